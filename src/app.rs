@@ -42,12 +42,12 @@ use crate::service::patterns::{MachinePatterns, PatternWatch};
 use crate::service::retention;
 use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
 use crate::service::storage_watch::StorageWatch;
-use crate::storage::{AuditRetention, Keep, Retention, Storage};
+use crate::storage::{AuditRetention, RecordRetention, Retention, Storage};
 use crate::store::Store;
-use crate::supervisor::{Ending, Signals, Supervisor};
-use crate::telemetry::metrics::{Levels, Metrics};
+use crate::supervisor::{Shutdown, Signals, Supervisor};
+use crate::telemetry::metrics::{Metrics, SampledMetrics};
 
-pub use checks::{Checked, check, check_with_state};
+pub use checks::{CheckedSettings, check, check_with_state};
 
 /// How long a shutdown may take before what still runs is dropped.
 const GRACE: Duration = Duration::from_secs(30);
@@ -79,7 +79,7 @@ pub struct Settings {
 
 /// An embedded, simulated host to serve in place of a real one.
 #[derive(Clone, Debug)]
-pub struct Simulated {
+pub struct SimulatedHost {
     pub url: String,
     pub fingerprint: String,
 }
@@ -89,7 +89,7 @@ pub struct Simulated {
 ///
 /// # Errors
 /// What is missing or cannot be.
-pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<Settings> {
+pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Result<Settings> {
     let Config { esx, http, machines, snapshots, jobs, leases, pools, audit, state, log, warnings } =
         config;
     let state_dir = match &simulated {
@@ -98,7 +98,7 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
     };
     let protected = machines.protected;
     let mut built_in = Vec::new();
-    let mut options = if let Some(Simulated { url, fingerprint }) = simulated {
+    let mut options = if let Some(SimulatedHost { url, fingerprint }) = simulated {
         if protected.is_empty() {
             built_in.push("golden*".to_owned());
         }
@@ -144,8 +144,8 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
             deadlines: Deadlines { power, guest, create, revert, remove, prepare },
         },
         retention: Retention {
-            jobs: kept_for(jobs.retention_days),
-            leases: kept_for(leases.retention_days),
+            jobs: record_retention(jobs.retention_days),
+            leases: record_retention(leases.retention_days),
             audit: AuditRetention { time: days(audit.retention_days), max_bytes: audit.max_bytes },
             ..Retention::default()
         },
@@ -195,8 +195,8 @@ fn connection_limit(wanted: usize) -> usize {
     wanted.min(room)
 }
 
-fn kept_for(days: u32) -> Keep {
-    Keep { time: self::days(days), ..Keep::default() }
+fn record_retention(days: u32) -> RecordRetention {
+    RecordRetention { time: self::days(days), ..RecordRetention::default() }
 }
 
 fn days(days: u32) -> Duration {
@@ -222,7 +222,7 @@ impl App {
     /// # Errors
     /// Told for people: what could not be had, and why.
     pub async fn bind(settings: Settings, clock: Clock) -> anyhow::Result<Self> {
-        Self::bind_with(vim25, settings, clock).await
+        Self::bind_with(vim25_backend, settings, clock).await
     }
 
     /// The same in front of any host.
@@ -236,7 +236,7 @@ impl App {
     ) -> anyhow::Result<Self> {
         let checked = check(&settings).await?;
         checked.log(settings.state_dir.as_deref());
-        let Checked { tls, in_the_clear, warnings: _, state: _ } = checked;
+        let CheckedSettings { tls, in_the_clear, warnings: _, state: _ } = checked;
         let metrics = Metrics::default();
         let hosts = Hosts::one(backend(&settings, &clock, &metrics)?);
         let Settings {
@@ -269,7 +269,7 @@ impl App {
         let audit = Arc::new(Audit::new(Arc::clone(&storage), clock.clone()));
         let callers = Arc::new(Callers::load(Arc::clone(&storage), clock.clone()).await?);
         let supervisor = Supervisor::new(clock.clone(), grace);
-        let listener = bound(&listen, tls, &supervisor, &audit).await?;
+        let listener = bind_listener(&listen, tls, &supervisor, &audit).await?;
         let feed = Feed::with(&clock, &feed);
         let inventory = Arc::new(Inventory::new(clock.clone(), feed.clone(), guest_settle));
         let (published_leases, pools) = (Arc::new(PublishedLeases::default()), Arc::new(pools));
@@ -329,7 +329,7 @@ impl App {
             audit,
             hosts,
         };
-        refresh(&metrics, &services, &store, &clock);
+        sample_metrics(&metrics, &services, &store, &clock);
         Ok(Self { clock, supervisor, store, services, listener, http, metrics, retention })
     }
 
@@ -337,7 +337,7 @@ impl App {
     ///
     /// # Errors
     /// The system's.
-    pub fn bound_to(&self) -> std::io::Result<String> {
+    pub fn listen_address_text(&self) -> std::io::Result<String> {
         self.listener.describe()
     }
 
@@ -361,7 +361,7 @@ impl App {
 
     /// Has the host's password read anew like this on SIGHUP: the next login uses it, and a refused
     /// account is tried again.
-    pub fn renew_password_by<E>(
+    pub fn reload_password_with<E>(
         &self,
         read: impl Fn() -> Result<SecretString, E> + Send + Sync + 'static,
     ) where
@@ -379,7 +379,7 @@ impl App {
     /// All that it serves, for those who call it without a socket.
     pub fn router(&self) -> axum::Router {
         let Self { clock, supervisor, services, http, metrics, .. } = self;
-        let stop = supervisor.stopping();
+        let stop = supervisor.shutdown_token();
         Api::new(services.clone(), clock.clone(), stop, http.clone(), metrics.clone()).router()
     }
 
@@ -387,7 +387,7 @@ impl App {
     ///
     /// # Errors
     /// Where the jobs cannot be read back.
-    pub async fn run(self, signals: Signals) -> anyhow::Result<Ending> {
+    pub async fn run(self, signals: Signals) -> anyhow::Result<Shutdown> {
         let router = self.router();
         let Self { clock, supervisor, store, services, listener, http, metrics: _, retention } =
             self;
@@ -396,7 +396,7 @@ impl App {
         // stops just before it, because it counts refused calls until then.
         let audit = Arc::clone(&services.audit);
         let is_shared = store.is_shared();
-        supervisor.spawn_last("store", |stop| async move {
+        supervisor.spawn_stopping_last("store", |stop| async move {
             let audited = CancellationToken::new();
             let mut storing = std::pin::pin!(store.run(audited.clone()));
             tokio::select! {
@@ -440,7 +440,7 @@ impl App {
 
 /// Binds the address. On TCP it serves TLS if there are files for it, which are read again on
 /// SIGHUP.
-async fn bound(
+async fn bind_listener(
     listen: &Listen,
     tls: Option<Tls>,
     supervisor: &Supervisor,
@@ -476,7 +476,7 @@ impl<F: FnOnce(&Settings, &Clock, &Metrics) -> anyhow::Result<Arc<dyn Hypervisor
 ///
 /// # Errors
 /// If the settings of the host cannot work.
-pub fn vim25(
+pub fn vim25_backend(
     settings: &Settings,
     clock: &Clock,
     metrics: &Metrics,
@@ -487,11 +487,11 @@ pub fn vim25(
 }
 
 /// Has what merely is read each time the metrics are told.
-fn refresh(metrics: &Metrics, services: &Services, store: &Store, clock: &Clock) {
+fn sample_metrics(metrics: &Metrics, services: &Services, store: &Store, clock: &Clock) {
     let (services, store, clock) = (services.clone(), store.clone(), clock.clone());
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    metrics.refresh_with(move |metrics| {
-        let levels = metrics.levels();
+    metrics.before_scrape(move |metrics| {
+        let levels = metrics.sampled();
         let (waiting, running) = services.jobs.counts();
         levels.jobs_waiting.set(number(waiting));
         levels.jobs_running.set(number(running));
@@ -504,12 +504,12 @@ fn refresh(metrics: &Metrics, services: &Services, store: &Store, clock: &Clock)
         levels.datastores.set(number(contents.datastores.len()));
         let age = contents.updated_at.map(|at| clock.now().duration_since(at).as_secs_f64());
         levels.inventory_age.set(age.unwrap_or(f64::NAN));
-        Levels::count(&levels.events, services.feed.published());
-        Levels::count(&levels.store_transactions, store.transactions());
-        Levels::count(&levels.store_statements, store.queries());
-        Levels::count(&levels.store_refusals, store.refused());
+        SampledMetrics::count(&levels.events, services.feed.published());
+        SampledMetrics::count(&levels.store_transactions, store.transactions());
+        SampledMetrics::count(&levels.store_statements, store.statements());
+        SampledMetrics::count(&levels.store_refusals, store.refused_writes());
         levels.store_failing.set(i64::from(store.is_failing()));
-        metrics.outage_until(clock.elapsed());
+        metrics.count_outage_until(clock.elapsed());
     });
 }
 

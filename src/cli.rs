@@ -24,13 +24,13 @@ use secrecy::SecretString;
 use self::run::{Exit, RunCommand};
 use self::store::StoreCommand;
 use self::token::TokenCommand;
-use crate::app::{self, App, Checked, Simulated};
+use crate::app::{self, App, CheckedSettings, SimulatedHost};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Flags, LogFormat};
 use crate::domain::terminal::{printable, printable_lines};
 use crate::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 use crate::store::Existing;
-use crate::supervisor::{Cause, Signals};
+use crate::supervisor::{ShutdownCause, Signals};
 use crate::telemetry::logs::{self, Style};
 
 /// A REST daemon in front of a VMware ESX host.
@@ -231,24 +231,25 @@ async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
     } else {
         None
     };
-    let host = simulated
-        .as_ref()
-        .map(|simulator| Simulated { url: simulator.url(), fingerprint: simulator.fingerprint() });
+    let host = simulated.as_ref().map(|simulator| SimulatedHost {
+        url: simulator.url(),
+        fingerprint: simulator.fingerprint(),
+    });
     let with_a_password = host.is_none();
     let settings = app::settings(config, host)?;
     let state = settings.state_dir.clone();
     let app = App::bind(settings, clock).await?;
     if with_a_password {
-        app.renew_password_by(move || sources.read()?.esx.host().map(|host| host.password));
+        app.reload_password_with(move || sources.read()?.esx.host().map(|host| host.password));
     }
-    let bound = app.bound_to().context("the bound address cannot be read")?;
+    let bound = app.listen_address_text().context("the bound address cannot be read")?;
     tracing::info!(address = bound, "listening");
     say(&printable_lines(&greeting(&bound, state.as_deref())));
     let ending = app.run(signals).await?;
     if let Some(simulator) = simulated {
         simulator.stop().await;
     }
-    if let Cause::Task(failure) = &ending.cause {
+    if let ShutdownCause::Task(failure) = &ending.cause {
         eprintln!("otter: {}", printable_lines(&failure.to_string()));
     }
     Ok(ExitCode::from(ending.exit_code()))
@@ -276,7 +277,7 @@ async fn simulate(simulate: Simulate) -> anyhow::Result<ExitCode> {
     if let Some(admin) = simulator.admin() {
         say(&format!("  admin        http://{admin}\n"));
     }
-    signals.until_asked_to_end().await;
+    signals.wait_for_termination().await;
     simulator.stop().await;
     Ok(ExitCode::SUCCESS)
 }
@@ -284,7 +285,7 @@ async fn simulate(simulate: Simulate) -> anyhow::Result<ExitCode> {
 async fn check_config(check: CheckConfig) -> anyhow::Result<ExitCode> {
     let CheckConfig { host, sources } = check;
     let settings = app::settings(sources.read()?, None)?;
-    let Checked { warnings, state, .. } = app::check_with_state(&settings).await?;
+    let CheckedSettings { warnings, state, .. } = app::check_with_state(&settings).await?;
     for warning in &warnings {
         eprintln!("otter: warning: {}", printable(warning));
     }

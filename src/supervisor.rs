@@ -1,12 +1,12 @@
 //! The life of the process: its tasks, each named and tracked, its signals, and its end.
 //!
 //! ```text
-//! running ──SIGTERM, SIGINT, stop(), a room task that ended──► soft: rooms finish what they do
+//! running ──SIGTERM, SIGINT, stop(), a room task that ended──► soft: services finish what they do
 //!    │ SIGHUP: reload                                            │ all ended   │ grace over, or a second signal
 //!    └─► running                                                 │             ▼
 //!                                                                │           hard: what still runs is dropped
 //!                                                                ▼             ▼
-//!                                                              last: the rooms that the others needed (the store)
+//!                                                              last: the services that the others needed (the store)
 //! ```
 //! A room task that ends before it was asked to, in whatever way, ends the daemon, and the exit
 //! code says so. A contained task, such as a job, may panic: whoever started it is told.
@@ -36,8 +36,8 @@ use crate::clock::Clock;
 
 pub use signals::{Signal, Signals};
 
-/// How long what is dropped, and the rooms that stop last, may take; the disk may be slow.
-const LAST_GRACE: Duration = Duration::from_secs(10);
+/// How long what is dropped, and the services that stop last, may take; the disk may be slow.
+const FINAL_GRACE: Duration = Duration::from_secs(10);
 
 /// Starts tasks and sees them through. Clones are the same supervisor.
 #[derive(Clone)]
@@ -46,17 +46,17 @@ pub struct Supervisor(Arc<Inner>);
 struct Inner {
     clock: Clock,
     grace: Duration,
-    rooms: Stage,
-    last: Stage,
-    end: Mutex<End>,
-    reloads: Mutex<Vec<Reload>>,
+    services: TaskGroup,
+    final_services: TaskGroup,
+    shutdown: Mutex<ShutdownState>,
+    reload_handlers: Mutex<Vec<ReloadHandler>>,
     notify: Notify,
     spawn: Spawn,
 }
 
 /// Tasks that stop together: asked by `soft`, dropped by `hard`.
 #[derive(Clone, Default)]
-struct Stage {
+struct TaskGroup {
     soft: CancellationToken,
     hard: CancellationToken,
     tasks: TaskTracker,
@@ -64,13 +64,13 @@ struct Stage {
 
 /// What is known of the end so far.
 #[derive(Default)]
-struct End {
-    cause: Option<Cause>,
+struct ShutdownState {
+    cause: Option<ShutdownCause>,
     failures: Vec<TaskFailure>,
 }
 
 #[derive(Clone)]
-struct Reload {
+struct ReloadHandler {
     name: &'static str,
     handler: Arc<dyn Fn() -> Result<(), BoxError> + Send + Sync>,
 }
@@ -105,12 +105,12 @@ impl<E: Into<BoxError>> TaskResult for Result<(), E> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskFailure {
     pub task: &'static str,
-    pub how: HowItEnded,
+    pub outcome: TaskOutcome,
 }
 
 /// The ways in which a task fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HowItEnded {
+pub enum TaskOutcome {
     /// It returned although nobody asked it to stop.
     Returned,
     /// With an error: its text, causes included.
@@ -122,16 +122,16 @@ pub enum HowItEnded {
 
 impl fmt::Display for TaskFailure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { task, how } = self;
-        match how {
-            HowItEnded::Returned => {
+        let Self { task, outcome } = self;
+        match outcome {
+            TaskOutcome::Returned => {
                 write!(formatter, "the task {task} ended although nothing asked it to")
             }
-            HowItEnded::Failed(error) => write!(formatter, "the task {task} failed: {error}"),
-            HowItEnded::Panicked(message) => {
+            TaskOutcome::Failed(error) => write!(formatter, "the task {task} failed: {error}"),
+            TaskOutcome::Panicked(message) => {
                 write!(formatter, "the task {task} panicked: {message}")
             }
-            HowItEnded::Dropped => write!(formatter, "the task {task} did not stop in time"),
+            TaskOutcome::Dropped => write!(formatter, "the task {task} did not stop in time"),
         }
     }
 }
@@ -140,7 +140,7 @@ impl Error for TaskFailure {}
 
 /// Why the daemon ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum ShutdownCause {
     /// The operator, or the service manager, said so.
     Signal(Signal),
     /// [`Supervisor::stop`] was called.
@@ -151,34 +151,34 @@ pub enum Cause {
 
 /// How the daemon ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ending {
-    pub cause: Cause,
+pub struct Shutdown {
+    pub cause: ShutdownCause,
     /// Every task that failed, from the start on, each once.
     pub failures: Vec<TaskFailure>,
 }
 
-impl Ending {
+impl Shutdown {
     /// 0 if the daemon was asked to end and every task ended well; else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
-        u8::from(matches!(self.cause, Cause::Task(_)) || !self.failures.is_empty())
+        u8::from(matches!(self.cause, ShutdownCause::Task(_)) || !self.failures.is_empty())
     }
 }
 
-/// A task that was started by [`Supervisor::contain`]. Dropping this lets it run on.
+/// A task that was started by [`Supervisor::spawn_isolated`]. Dropping this lets it run on.
 #[derive(Debug)]
-pub struct Contained<T> {
+pub struct IsolatedTask<T> {
     name: &'static str,
     result: oneshot::Receiver<Result<T, TaskFailure>>,
 }
 
-impl<T> Contained<T> {
+impl<T> IsolatedTask<T> {
     /// Waits for its end.
     ///
     /// # Errors
     /// `Panicked` with the message, or `Dropped` at a hard shutdown.
     pub async fn join(self) -> Result<T, TaskFailure> {
-        let dropped = TaskFailure { task: self.name, how: HowItEnded::Dropped };
+        let dropped = TaskFailure { task: self.name, outcome: TaskOutcome::Dropped };
         self.result.await.unwrap_or(Err(dropped))
     }
 }
@@ -208,10 +208,10 @@ impl Supervisor {
         Self(Arc::new(Inner {
             clock,
             grace,
-            rooms: Stage::default(),
-            last: Stage::default(),
-            end: Mutex::default(),
-            reloads: Mutex::default(),
+            services: TaskGroup::default(),
+            final_services: TaskGroup::default(),
+            shutdown: Mutex::default(),
+            reload_handlers: Mutex::default(),
             notify,
             spawn,
         }))
@@ -223,34 +223,37 @@ impl Supervisor {
     where
         F: Future<Output: TaskResult> + Send + 'static,
     {
-        self.spawn_in(&self.0.rooms, name, task);
+        self.spawn_in(&self.0.services, name, task);
     }
 
     /// Starts a room's task that the others need to finish: it is told to once they all ended.
-    pub fn spawn_last<F>(&self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
-    where
+    pub fn spawn_stopping_last<F>(
+        &self,
+        name: &'static str,
+        task: impl FnOnce(CancellationToken) -> F,
+    ) where
         F: Future<Output: TaskResult> + Send + 'static,
     {
-        self.spawn_in(&self.0.last, name, task);
+        self.spawn_in(&self.0.final_services, name, task);
     }
 
     /// Starts a task that may fail by itself. It is waited for at the end; what it should know of
-    /// the shutdown it learns from [`Supervisor::stopping`].
-    pub fn contain<T, F>(&self, name: &'static str, task: F) -> Contained<T>
+    /// the shutdown it learns from [`Supervisor::shutdown_token`].
+    pub fn spawn_isolated<T, F>(&self, name: &'static str, task: F) -> IsolatedTask<T>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
         let (sender, result) = oneshot::channel();
-        let hard = self.0.rooms.hard.clone();
+        let hard = self.0.services.hard.clone();
         let guarded = async move {
             let caught = AssertUnwindSafe(task).catch_unwind();
             tokio::select! {
                 biased;
                 ended = caught => {
                     let ended = ended.map_err(|payload| {
-                        let how = HowItEnded::Panicked(panic_message(payload.as_ref()));
-                        let failure = TaskFailure { task: name, how };
+                        let outcome = TaskOutcome::Panicked(panic_message(payload.as_ref()));
+                        let failure = TaskFailure { task: name, outcome };
                         tracing::error!("{failure}");
                         failure
                     });
@@ -260,19 +263,19 @@ impl Supervisor {
                 () = hard.cancelled() => {}
             }
         };
-        self.spawn_tracked(&self.0.rooms.tasks, name, guarded);
-        Contained { name, result }
+        self.spawn_tracked(&self.0.services.tasks, name, guarded);
+        IsolatedTask { name, result }
     }
 
     /// Cancelled when the soft shutdown begins.
     #[must_use]
-    pub fn stopping(&self) -> CancellationToken {
-        self.0.rooms.soft.clone()
+    pub fn shutdown_token(&self) -> CancellationToken {
+        self.0.services.soft.clone()
     }
 
     /// Begins the soft shutdown.
     pub fn stop(&self) {
-        self.begin_end(Cause::Stopped);
+        self.begin_shutdown(ShutdownCause::Stopped);
     }
 
     /// Has this called on SIGHUP. An error is logged, and what was before stays.
@@ -283,10 +286,10 @@ impl Supervisor {
     ) {
         let handler = Arc::new(move || handler().map_err(Into::into));
         self.0
-            .reloads
+            .reload_handlers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(Reload { name, handler });
+            .push(ReloadHandler { name, handler });
     }
 
     /// Tells the service manager that the daemon serves.
@@ -295,88 +298,88 @@ impl Supervisor {
     }
 
     /// Sees the daemon through to its end, and tells how it came to that.
-    pub async fn run(&self, mut signals: Signals) -> Ending {
+    pub async fn run(&self, mut signals: Signals) -> Shutdown {
         tokio::select! {
             biased;
-            ending = self.until_the_end(&mut signals) => ending,
-            never = self.feed_watchdog() => match never {},
+            ending = self.run_until_shutdown(&mut signals) => ending,
+            never = self.notify_watchdog() => match never {},
         }
     }
 
-    async fn until_the_end(&self, signals: &mut Signals) -> Ending {
-        let Inner { clock, grace, rooms, last, .. } = &*self.0;
+    async fn run_until_shutdown(&self, signals: &mut Signals) -> Shutdown {
+        let Inner { clock, grace, services, final_services, .. } = &*self.0;
         loop {
             tokio::select! {
                 biased;
-                () = rooms.soft.cancelled() => break,
+                () = services.soft.cancelled() => break,
                 signal = signals.next() => match signal {
                     Signal::Hangup => self.reload(),
                     signal => {
                         tracing::info!("{signal}: stopping");
-                        self.begin_end(Cause::Signal(signal));
+                        self.begin_shutdown(ShutdownCause::Signal(signal));
                     }
                 },
             }
         }
         self.notify(&[NotifyState::Stopping]);
-        rooms.tasks.close();
+        services.tasks.close();
         tokio::select! {
             biased;
-            () = rooms.tasks.wait() => {}
-            () = signals.next_to_end() => tracing::warn!("a second signal: dropping what still runs"),
+            () = services.tasks.wait() => {}
+            () = signals.next_termination() => tracing::warn!("a second signal: dropping what still runs"),
             () = clock.sleep(*grace) => {
                 tracing::warn!("not everything stopped within {} s: dropping the rest", grace.as_secs());
             }
         }
-        rooms.hard.cancel();
-        self.wait(rooms).await;
-        last.soft.cancel();
-        last.tasks.close();
-        self.wait(last).await;
-        last.hard.cancel();
-        self.wait(last).await;
-        let mut end = self.0.end.lock().unwrap_or_else(PoisonError::into_inner);
-        Ending {
-            cause: end.cause.clone().unwrap_or(Cause::Stopped),
-            failures: std::mem::take(&mut end.failures),
+        services.hard.cancel();
+        self.wait(services).await;
+        final_services.soft.cancel();
+        final_services.tasks.close();
+        self.wait(final_services).await;
+        final_services.hard.cancel();
+        self.wait(final_services).await;
+        let mut shutdown = self.0.shutdown.lock().unwrap_or_else(PoisonError::into_inner);
+        Shutdown {
+            cause: shutdown.cause.clone().unwrap_or(ShutdownCause::Stopped),
+            failures: std::mem::take(&mut shutdown.failures),
         }
     }
 
-    /// Waits for a stage, but no longer than [`LAST_GRACE`]: a task that never yields cannot be
+    /// Waits for a stage, but no longer than [`FINAL_GRACE`]: a task that never yields cannot be
     /// dropped.
-    async fn wait(&self, stage: &Stage) {
+    async fn wait(&self, stage: &TaskGroup) {
         tokio::select! {
             biased;
             () = stage.tasks.wait() => {}
-            () = self.0.clock.sleep(LAST_GRACE) => {}
+            () = self.0.clock.sleep(FINAL_GRACE) => {}
         }
     }
 
     fn spawn_in<F>(
         &self,
-        stage: &Stage,
+        stage: &TaskGroup,
         name: &'static str,
         task: impl FnOnce(CancellationToken) -> F,
     ) where
         F: Future<Output: TaskResult> + Send + 'static,
     {
         let supervisor = self.clone();
-        let Stage { soft, hard, tasks } = stage.clone();
+        let TaskGroup { soft, hard, tasks } = stage.clone();
         let task = task(soft.clone());
         let guarded = async move {
-            let how = tokio::select! {
+            let outcome = tokio::select! {
                 biased;
                 ended = AssertUnwindSafe(task).catch_unwind() => match ended {
-                    Err(payload) => HowItEnded::Panicked(panic_message(payload.as_ref())),
+                    Err(payload) => TaskOutcome::Panicked(panic_message(payload.as_ref())),
                     Ok(result) => match result.into_result() {
-                        Err(error) => HowItEnded::Failed(chain(error.as_ref())),
+                        Err(error) => TaskOutcome::Failed(error_chain(error.as_ref())),
                         Ok(()) if soft.is_cancelled() => return,
-                        Ok(()) => HowItEnded::Returned,
+                        Ok(()) => TaskOutcome::Returned,
                     },
                 },
-                () = hard.cancelled() => HowItEnded::Dropped,
+                () = hard.cancelled() => TaskOutcome::Dropped,
             };
-            supervisor.failed(TaskFailure { task: name, how });
+            supervisor.record_failure(TaskFailure { task: name, outcome });
         };
         self.spawn_tracked(&tasks, name, guarded);
     }
@@ -391,19 +394,19 @@ impl Supervisor {
         (self.0.spawn)(tasks.track_future(task).boxed());
     }
 
-    fn failed(&self, failure: TaskFailure) {
+    fn record_failure(&self, failure: TaskFailure) {
         tracing::error!("{failure}");
         {
-            let mut end = self.0.end.lock().unwrap_or_else(PoisonError::into_inner);
-            end.failures.push(failure.clone());
+            let mut shutdown = self.0.shutdown.lock().unwrap_or_else(PoisonError::into_inner);
+            shutdown.failures.push(failure.clone());
         }
-        self.begin_end(Cause::Task(failure));
+        self.begin_shutdown(ShutdownCause::Task(failure));
     }
 
     /// The first cause is the one that counts.
-    fn begin_end(&self, cause: Cause) {
-        self.0.end.lock().unwrap_or_else(PoisonError::into_inner).cause.get_or_insert(cause);
-        self.0.rooms.soft.cancel();
+    fn begin_shutdown(&self, cause: ShutdownCause) {
+        self.0.shutdown.lock().unwrap_or_else(PoisonError::into_inner).cause.get_or_insert(cause);
+        self.0.services.soft.cancel();
     }
 
     fn reload(&self) {
@@ -413,11 +416,14 @@ impl Supervisor {
             Ok(now) => self.notify(&[NotifyState::Reloading, now]),
             Err(error) => tracing::warn!(%error, "the service manager was not told of the reload"),
         }
-        let reloads = self.0.reloads.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for Reload { name, handler } in reloads {
+        let reload_handlers =
+            self.0.reload_handlers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for ReloadHandler { name, handler } in reload_handlers {
             match handler() {
                 Ok(()) => tracing::info!("reloaded: {name}"),
-                Err(error) => tracing::error!("not reloaded: {name}: {}", chain(error.as_ref())),
+                Err(error) => {
+                    tracing::error!("not reloaded: {name}: {}", error_chain(error.as_ref()))
+                }
             }
         }
         self.notify(&[NotifyState::Ready]);
@@ -430,7 +436,7 @@ impl Supervisor {
     }
 
     /// Says twice in the service manager's interval that this runtime is alive.
-    async fn feed_watchdog(&self) -> std::convert::Infallible {
+    async fn notify_watchdog(&self) -> std::convert::Infallible {
         let Some(interval) = sd_notify::watchdog_enabled() else {
             return std::future::pending().await;
         };
@@ -450,7 +456,7 @@ fn panic_message(payload: &(dyn Any + Send)) -> String {
 }
 
 /// An error and its causes in one line.
-fn chain(error: &(dyn Error + 'static)) -> String {
+fn error_chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

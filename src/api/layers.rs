@@ -106,7 +106,7 @@ async fn outermost(State(edge): State<Edge>, mut request: Request, next: Next) -
     set(&mut response, X_CONTENT_TYPE_OPTIONS, "nosniff");
     edge.checks.cors.mark(page, &mut response);
     let took = edge.clock.elapsed().saturating_sub(started);
-    edge.metrics.answered(operation, response.status().as_u16(), took);
+    edge.metrics.record_request(operation, response.status().as_u16(), took);
     log(&method, &path, &response, took, &id);
     if edge.access_log {
         let caller = response.extensions().get::<Caller>();

@@ -32,7 +32,7 @@ async fn metrics(
         return Err(Failure::new(FailureKind::Forbidden, detail).into());
     }
     let waits = api.settings().max_waits.saturating_sub(api.waits().available_permits());
-    api.metrics().levels().waits.set(i64::try_from(waits).unwrap_or(i64::MAX));
+    api.metrics().sampled().waits.set(i64::try_from(waits).unwrap_or(i64::MAX));
     let text = api
         .metrics()
         .text()

@@ -64,8 +64,9 @@ impl RequestChecks {
             let given = String::from_utf8_lossy(given.as_bytes());
             let origin: Option<WebOrigin> = given.parse().ok();
             let is_listed = origin.as_ref().is_some_and(|origin| self.cors.lists(origin));
-            let is_own =
-                origin.zip(host).is_some_and(|(origin, host)| origin.is_of(host, self.scheme));
+            let is_own = origin
+                .zip(host)
+                .is_some_and(|(origin, host)| origin.is_served_by(host, self.scheme));
             if !is_listed && !is_own {
                 return Err(foreign_page(&format!(
                     "A web page of {} sent this request",

@@ -76,7 +76,7 @@ pub fn lease(api: &Api, headers: &HeaderMap) -> Result<Option<LeaseId>, Failure>
         return Ok(Some(id));
     }
     let detail = format!("The secret is not that of the lease {id}.");
-    Err(Failure::new(FailureKind::MachineLeased, detail).of_lease(id))
+    Err(Failure::new(FailureKind::MachineLeased, detail).with_lease(id))
 }
 
 /// Says in every answer to a call that showed a lease when that ends.

@@ -29,7 +29,7 @@ use super::connections::{AnswerBody, Connections, Entered, Place, Way};
 use super::refusal::Refusals;
 use super::tls::Tls;
 use crate::clock::Clock;
-use crate::held_stream::HeldStream;
+use crate::connection_stream::ConnectionStream;
 use crate::supervisor::Supervisor;
 
 /// How long a client may take, once the daemon stops, for the rest of its request and for taking
@@ -198,7 +198,7 @@ pub async fn serve(
                     let connection = impatient(connection, PATIENCE);
                     let connection = Refusals::new(connection, clock.clone(), place.is_upgraded());
                     let end = ended(stop.clone(), clock.clone());
-                    let connection = HeldStream::new(connection, held, end);
+                    let connection = ConnectionStream::new(connection, held, end);
                     one(connection, &place, peer, router, timeout, clock, stop).await;
                 }
                 Err(error) => {
@@ -210,7 +210,7 @@ pub async fn serve(
             }
             drop(place);
         });
-        drop(supervisor.contain("connection", tracked));
+        drop(supervisor.spawn_isolated("connection", tracked));
     }
     if let Listener::Unix(_, path) = &listener {
         // What is left behind is replaced by the next start anyway.

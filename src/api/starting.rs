@@ -389,7 +389,7 @@ pub fn outcome(api: &Api, version: &Version, view: &JobView) -> Result<Response,
 fn succeeded(view: &JobView) -> Result<(), Failure> {
     match (&view.job.state, &view.job.error) {
         (JobState::Succeeded, _) => Ok(()),
-        (_, Some(failure)) => Err(failure.clone().of_job(view.job.id)),
+        (_, Some(failure)) => Err(failure.clone().with_job(view.job.id)),
         (_, None) => {
             tracing::error!(job = %view.job.id, "the job ended without success and without a reason");
             Err(Failure::new(FailureKind::Internal, "a job without a reason"))
@@ -416,7 +416,7 @@ pub fn not_ended(kind: FailureKind, id: JobId, view: &JobView) -> Failure {
             links::job(id)
         ),
     };
-    job.name_machine(Failure::new(kind, detail)).of_job(id)
+    job.add_machine_to(Failure::new(kind, detail)).with_job(id)
 }
 
 /// A job that was accepted and is nowhere: never the caller's fault.

@@ -10,13 +10,13 @@ use anyhow::{Context, anyhow};
 use super::Settings;
 use crate::api::serve::Listener;
 use crate::api::tls::Tls;
-use crate::config::{Listen, open_to_all};
+use crate::config::{Listen, readable_by_all_warning};
 use crate::domain::access::is_reserved_name;
 use crate::domain::verify::Verify;
-use crate::store::{Existing, FoundState, Store, key, open_to_others};
+use crate::store::{Existing, FoundState, Store, key, reachable_by_others};
 
 /// The results of the checks, if otter can start.
-pub struct Checked {
+pub struct CheckedSettings {
     /// TLS with the files of the settings.
     pub tls: Option<Tls>,
     /// Whether tokens come over a network without TLS.
@@ -27,7 +27,7 @@ pub struct Checked {
     pub state: Option<FoundState>,
 }
 
-impl Checked {
+impl CheckedSettings {
     /// Logs the warnings, and where the state is kept. Warns of a directory or database that is
     /// new.
     pub fn log(&self, state_dir: Option<&Path>) {
@@ -59,7 +59,7 @@ impl Checked {
 ///
 /// # Errors
 /// Everything that keeps otter from starting, each with what to do.
-pub async fn check(settings: &Settings) -> anyhow::Result<Checked> {
+pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
     let Settings { listen, tls, state_dir, esx, warnings, .. } = settings;
     let (mut warnings, mut problems) = (warnings.clone(), Vec::new());
     let mut sound = |outcome: anyhow::Result<()>| problems.extend(outcome.err());
@@ -74,7 +74,8 @@ pub async fn check(settings: &Settings) -> anyhow::Result<Checked> {
         sound(Err(error.into()));
         None
     });
-    warnings.extend(tls.as_ref().and_then(|files| open_to_all(&files.key, "the TLS key")));
+    warnings
+        .extend(tls.as_ref().and_then(|files| readable_by_all_warning(&files.key, "the TLS key")));
     let state = match state_dir {
         Some(directory) => match Store::examine(directory).await {
             Ok(found) => {
@@ -92,13 +93,13 @@ pub async fn check(settings: &Settings) -> anyhow::Result<Checked> {
     let mut in_the_clear = false;
     match listen {
         Listen::Tcp(address) => {
-            sound(is_own(*address));
+            sound(require_bindable(*address));
             if !address.ip().is_loopback() {
                 let has_tokens = state.as_ref().is_some_and(|state| state.has_tokens_in_force);
                 sound(if has_tokens {
                     Ok(())
                 } else {
-                    Err(no_token(*address, state_dir.as_deref()))
+                    Err(missing_token_error(*address, state_dir.as_deref()))
                 });
                 in_the_clear = tls.is_none();
             }
@@ -114,7 +115,7 @@ pub async fn check(settings: &Settings) -> anyhow::Result<Checked> {
         ),
     }
     match problems.len() {
-        0 => Ok(Checked { tls: loaded, in_the_clear, warnings, state }),
+        0 => Ok(CheckedSettings { tls: loaded, in_the_clear, warnings, state }),
         1 => Err(problems.remove(0)),
         count => {
             let lines: Vec<String> =
@@ -129,12 +130,12 @@ pub async fn check(settings: &Settings) -> anyhow::Result<Checked> {
 ///
 /// # Errors
 /// Those of [`check`]; a damaged database.
-pub async fn check_with_state(settings: &Settings) -> anyhow::Result<Checked> {
+pub async fn check_with_state(settings: &Settings) -> anyhow::Result<CheckedSettings> {
     let mut checked = check(settings).await?;
     let existing = checked.state.map(|state| state.existing);
     let Some(directory) = settings.state_dir.as_deref() else { return Ok(checked) };
     if matches!(existing, Some(Existing::Directory | Existing::Database)) {
-        let open = open_to_others(directory).with_context(|| {
+        let open = reachable_by_others(directory).with_context(|| {
             format!("the state directory {} cannot be read", directory.display())
         })?;
         checked.warnings.extend(open.into_iter().map(|(path, mode)| {
@@ -155,7 +156,7 @@ pub async fn check_with_state(settings: &Settings) -> anyhow::Result<Checked> {
 
 /// Refuses an address that otter cannot listen on. The check ignores whether the port is taken,
 /// because a running otter usually holds it while its new configuration is checked.
-fn is_own(address: SocketAddr) -> anyhow::Result<()> {
+fn require_bindable(address: SocketAddr) -> anyhow::Result<()> {
     match TcpListener::bind(address) {
         Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
             Err(error).with_context(|| format!("cannot listen on {address}"))
@@ -165,7 +166,7 @@ fn is_own(address: SocketAddr) -> anyhow::Result<()> {
 }
 
 /// Other machines reach this address, so otter needs tokens to identify callers.
-fn no_token(address: SocketAddr, state_dir: Option<&Path>) -> anyhow::Error {
+fn missing_token_error(address: SocketAddr, state_dir: Option<&Path>) -> anyhow::Error {
     match state_dir {
         None => anyhow!(
             "other machines reach {address}, and there is no token to tell callers apart: tokens are kept in a state \

@@ -35,7 +35,7 @@ pub fn open(
     let key = match state_dir {
         Some(directory) => match key::require(directory, has_leases)? {
             Some(key) => key,
-            None => make(directory, clock)?,
+            None => create(directory, clock)?,
         },
         None => random(clock)?,
     };
@@ -46,9 +46,9 @@ pub fn open(
 ///
 /// # Errors
 /// `Exists` if there is one; a file that cannot be made.
-pub fn make(state_dir: &Path, clock: &Clock) -> Result<Key, LeaseKeyError> {
+pub fn create(state_dir: &Path, clock: &Clock) -> Result<Key, LeaseKeyError> {
     let key = random(clock)?;
-    key::make(state_dir, &key)?;
+    key::create(state_dir, &key)?;
     Ok(key)
 }
 
@@ -88,9 +88,9 @@ mod tests {
         let refused = open(Some(state.path()), true, &clock);
         assert!(matches!(refused, Err(LeaseKeyError::Key(KeyError::Missing { .. }))));
         assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
-        let made = LeaseSecrets::new(make(state.path(), &clock).unwrap());
+        let made = LeaseSecrets::new(create(state.path(), &clock).unwrap());
         assert!(matches!(
-            make(state.path(), &clock),
+            create(state.path(), &clock),
             Err(LeaseKeyError::Key(KeyError::Exists { .. }))
         ));
         let lease = LeaseId::new(Uuid::from_u128(1));

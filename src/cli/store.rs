@@ -12,7 +12,7 @@ use super::{Sources, say};
 use crate::app::lease_key;
 use crate::clock::Clock;
 use crate::storage::Storage as _;
-use crate::store::{self, Checked, Compacted, Restored, Store};
+use crate::store::{self, CheckReport, CompactReport, RestoreReport, Store};
 
 #[derive(Debug, Args)]
 pub struct StoreCommand {
@@ -83,8 +83,13 @@ async fn restore(file: PathBuf, sources: &Sources) -> anyhow::Result<ExitCode> {
         bail!("say where to restore to: otter store restore {} --state-dir DIR", file.display());
     };
     let restored = store::restore(&file, &directory, Clock::system().now()).await?;
-    let Restored { manifest, cancelled_jobs, unknown_jobs, revoked_leases, quarantined_machines } =
-        restored;
+    let RestoreReport {
+        manifest,
+        cancelled_jobs,
+        unknown_jobs,
+        revoked_leases,
+        quarantined_machines,
+    } = restored;
     say(&format!(
         "{} is the store as it was at {:.0}.\n\
          jobs cancelled: {cancelled_jobs}, jobs unknown: {unknown_jobs}, leases revoked: {revoked_leases}, machines \
@@ -99,7 +104,7 @@ async fn restore(file: PathBuf, sources: &Sources) -> anyhow::Result<ExitCode> {
 
 async fn check(sources: &Sources) -> anyhow::Result<ExitCode> {
     let state = sources.load()?.state;
-    let Checked { jobs, leases, tokens, problems, key_problem } =
+    let CheckReport { jobs, leases, tokens, problems, key_problem } =
         store::check(state.directory()).await?;
     for problem in problems.iter().chain(&key_problem) {
         eprintln!("otter: {problem}");
@@ -121,15 +126,15 @@ async fn check(sources: &Sources) -> anyhow::Result<ExitCode> {
 
 async fn compact(sources: &Sources) -> anyhow::Result<ExitCode> {
     let state = sources.load()?.state;
-    let Compacted { before, after } = store::compact(state.directory()).await?;
+    let CompactReport { before, after } = store::compact(state.directory()).await?;
     say(&format!("{before} bytes before, {after} bytes after.\n"));
     Ok(ExitCode::SUCCESS)
 }
 
 async fn new_key(sources: &Sources) -> anyhow::Result<ExitCode> {
     let state = sources.load()?.state;
-    let open = Store::beside(state.directory()).await?.open_leases().await?.len();
-    lease_key::make(state.directory(), &Clock::system())?;
+    let open = Store::open_shared(state.directory()).await?.open_leases().await?.len();
+    lease_key::create(state.directory(), &Clock::system())?;
     say(&format!(
         "There is a new key. Open leases whose secrets are void: {open}. An operator has to revoke them, or they end \
          when their time is over.\n"

@@ -385,15 +385,15 @@ async fn revoke(name: &str, sources: &Sources) -> anyhow::Result<ExitCode> {
 }
 
 async fn beside(sources: &Sources) -> anyhow::Result<Store> {
-    Ok(Store::beside(sources.load()?.state.directory()).await?)
+    Ok(Store::open_shared(sources.load()?.state.directory()).await?)
 }
 
 /// The first token may be made before the daemon's first start, but only in a directory that the
 /// user named: no daemon would read a database in another place.
 async fn beside_or_new(state: &State) -> anyhow::Result<Store> {
     match &state.dir {
-        Some(directory) => Ok(Store::beside_or_new(directory).await?),
-        None => Ok(Store::beside(state.directory()).await?),
+        Some(directory) => Ok(Store::open_or_create_shared(directory).await?),
+        None => Ok(Store::open_shared(state.directory()).await?),
     }
 }
 

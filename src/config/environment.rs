@@ -17,7 +17,7 @@ pub const VARIABLES: [&str; 7] = [
 ];
 
 /// What `otter run` reads or sets for its command, and what `deploy/ci/otter.sh` reads.
-const OF_RUNS: [&str; 12] = [
+const RUN_COMMAND_VARIABLES: [&str; 12] = [
     "OTTER_URL",
     "OTTER_TOKEN",
     "OTTER_LEASE",
@@ -34,17 +34,17 @@ const OF_RUNS: [&str; 12] = [
 
 /// The problem with a variable that otter does not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unread {
+pub enum UnreadVariable {
     /// It looks like a setting of the host: the configuration is refused.
-    OfTheHost(String),
+    HostSetting(String),
     /// Anything else: the sentence is a warning.
     Other(String),
 }
 
 /// Judges a variable that is not empty. `None` if it is read, or has nothing to do with the daemon.
-pub fn judge(name: &str, value: &str) -> Option<Unread> {
-    let known = VARIABLES.contains(&name) || OF_RUNS.contains(&name);
-    if !name.starts_with("OTTER_") || known || is_of_kubernetes(name, value) {
+pub fn check_unread(name: &str, value: &str) -> Option<UnreadVariable> {
+    let known = VARIABLES.contains(&name) || RUN_COMMAND_VARIABLES.contains(&name);
+    if !name.starts_with("OTTER_") || known || is_kubernetes_service_variable(name, value) {
         return None;
     }
     let nearest = nearest(name);
@@ -52,7 +52,7 @@ pub fn judge(name: &str, value: &str) -> Option<Unread> {
         let known = VARIABLES.join(", ");
         let message =
             format!("nothing reads this variable; did you mean {nearest}? There are {known}");
-        return Some(Unread::OfTheHost(message));
+        return Some(UnreadVariable::HostSetting(message));
     }
     let hint = if name.starts_with("OTTER_LOG") {
         "; the log is set by --log-level and --log-format, or by log.level and log.format"
@@ -61,7 +61,7 @@ pub fn judge(name: &str, value: &str) -> Option<Unread> {
     };
     let message =
         format!("{name} is ignored: nothing reads this variable; the nearest is {nearest}{hint}");
-    Some(Unread::Other(message))
+    Some(UnreadVariable::Other(message))
 }
 
 fn nearest(name: &str) -> &'static str {
@@ -74,7 +74,7 @@ fn nearest(name: &str) -> &'static str {
 /// `otter` or begins with `otter-`: `<SERVICE>_SERVICE_HOST`, `<SERVICE>_SERVICE_PORT[_<NAME>]`,
 /// `<SERVICE>_PORT` with an address in it, and
 /// `<SERVICE>_PORT_<NUMBER>_<PROTOCOL>[_PROTO|_PORT|_ADDR]`.
-fn is_of_kubernetes(name: &str, value: &str) -> bool {
+fn is_kubernetes_service_variable(name: &str, value: &str) -> bool {
     let has_scheme = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     if name.ends_with("_SERVICE_HOST") || (name.ends_with("_PORT") && has_scheme) {
         return true;
@@ -117,7 +117,7 @@ mod tests {
             ("OTTER_PORT_8080_TCP_ADDR", "10.96.0.8"),
             ("OTTER_PORT_53_UDP_PROTO", "udp"),
         ] {
-            assert_eq!(judge(name, value), None, "{name}={value}");
+            assert_eq!(check_unread(name, value), None, "{name}={value}");
         }
         for (name, value) in [
             ("OTTER_ESX_PORT", "443"),
@@ -125,25 +125,31 @@ mod tests {
             ("OTTER_ESX_PORT_443_TCP_NAME", "esx"),
             ("OTTER_ESX_SERVICE_PORTS", "443"),
         ] {
-            assert!(matches!(judge(name, value), Some(Unread::OfTheHost(_))), "{name}={value}");
+            assert!(
+                matches!(check_unread(name, value), Some(UnreadVariable::HostSetting(_))),
+                "{name}={value}"
+            );
         }
-        assert!(matches!(judge("OTTER_PORT", "8080"), Some(Unread::Other(_))));
+        assert!(matches!(check_unread("OTTER_PORT", "8080"), Some(UnreadVariable::Other(_))));
     }
 
     #[test]
     fn what_nothing_reads_is_told_with_the_nearest_name() {
-        for name in VARIABLES.into_iter().chain(OF_RUNS).chain(["PATH", "OTTERS"]) {
-            assert_eq!(judge(name, "x"), None, "{name}");
+        for name in VARIABLES.into_iter().chain(RUN_COMMAND_VARIABLES).chain(["PATH", "OTTERS"]) {
+            assert_eq!(check_unread(name, "x"), None, "{name}");
         }
-        let warning = |name: &str| match judge(name, "x") {
-            Some(Unread::Other(warning)) => warning,
+        let warning = |name: &str| match check_unread(name, "x") {
+            Some(UnreadVariable::Other(warning)) => warning,
             other => panic!("{name}: {other:?}"),
         };
         let near = warning("OTTER_STATEDIR");
         assert!(near.starts_with("OTTER_STATEDIR") && near.contains("OTTER_STATE_DIR"), "{near}");
         let log = warning("OTTER_LOG");
         assert!(log.contains("--log-level"), "{log}");
-        let Some(Unread::OfTheHost(wrong)) = judge("OTTER_ESX_PASSWORDD", "x") else { panic!() };
+        let Some(UnreadVariable::HostSetting(wrong)) = check_unread("OTTER_ESX_PASSWORDD", "x")
+        else {
+            panic!()
+        };
         assert!(wrong.contains("did you mean OTTER_ESX_PASSWORD?"), "{wrong}");
     }
 }

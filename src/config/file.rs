@@ -12,10 +12,10 @@ use secrecy::SecretString;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::Problem;
+use super::problem::ConfigProblem;
 use super::sections::{
-    Audit, Config, Deadlines, Draft, Esx, Http, Jobs, Leases, Log, Machines, Password, Snapshots,
-    State,
+    Audit, Config, ConfigDraft, Deadlines, Esx, Http, Jobs, Leases, Log, Machines, Password,
+    Snapshots, State,
 };
 use super::values;
 use crate::domain::duration;
@@ -27,8 +27,8 @@ use crate::domain::power::PowerState;
 const DEADLINES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(7 * 24);
 
 /// What reading a file came to.
-pub struct Read {
-    pub problems: Vec<Problem>,
+pub struct ReadFile {
+    pub problems: Vec<ConfigProblem>,
     /// The full path of every key that is read from a file.
     #[cfg_attr(
         not(test),
@@ -38,7 +38,7 @@ pub struct Read {
 }
 
 /// Puts what the file says over the draft.
-pub fn read(text: &str, path: &Path, draft: &mut Draft) -> Read {
+pub fn read(text: &str, path: &Path, draft: &mut ConfigDraft) -> ReadFile {
     let source = Source { text, path, problems: RefCell::default(), known: RefCell::default() };
     let (root, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
@@ -51,10 +51,10 @@ pub fn read(text: &str, path: &Path, draft: &mut Draft) -> Read {
     if errors.is_empty() {
         sections(Table::new(&source, String::new(), Some(root.get_ref())), draft);
     }
-    Read { problems: source.problems.into_inner(), known: source.known.into_inner() }
+    ReadFile { problems: source.problems.into_inner(), known: source.known.into_inner() }
 }
 
-fn sections(mut root: Table<'_>, draft: &mut Draft) {
+fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
     // Warnings are found once the whole configuration is known.
     let Config {
         esx,
@@ -258,7 +258,7 @@ fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {
 struct Source<'a> {
     text: &'a str,
     path: &'a Path,
-    problems: RefCell<Vec<Problem>>,
+    problems: RefCell<Vec<ConfigProblem>>,
     known: RefCell<Vec<String>>,
 }
 
@@ -266,10 +266,10 @@ impl Source<'_> {
     fn problem(&self, offset: Option<usize>, at: &str, message: impl Into<String>) {
         let before = offset.and_then(|offset| self.text.get(..offset));
         let line = before.map(|before| 1 + before.matches('\n').count());
-        self.problems.borrow_mut().push(Problem {
+        self.problems.borrow_mut().push(ConfigProblem {
             line,
             at: at.to_owned(),
-            ..Problem::of_file(self.path, message)
+            ..ConfigProblem::in_file(self.path, message)
         });
     }
 }
@@ -280,7 +280,7 @@ struct Table<'a> {
     /// The path of its keys, with a dot behind it where it is not the root.
     prefix: String,
     entries: BTreeMap<&'a str, (usize, &'a Spanned<DeValue<'a>>)>,
-    asked: Vec<&'static str>,
+    known_keys: Vec<&'static str>,
     /// Where each key that was taken is.
     taken: BTreeMap<&'static str, usize>,
 }
@@ -292,7 +292,7 @@ impl<'a> Table<'a> {
             .flatten()
             .map(|(key, value)| (key.get_ref().as_ref(), (key.span().start, value)))
             .collect();
-        Self { source, prefix, entries, asked: Vec::new(), taken: BTreeMap::new() }
+        Self { source, prefix, entries, known_keys: Vec::new(), taken: BTreeMap::new() }
     }
 
     /// Takes a key: none where it is absent or wrong.
@@ -301,7 +301,7 @@ impl<'a> Table<'a> {
         key: &'static str,
         read: impl FnOnce(&DeValue<'a>) -> Result<T, String>,
     ) -> Option<T> {
-        self.asked.push(key);
+        self.known_keys.push(key);
         self.source.known.borrow_mut().push(format!("{}{key}", self.prefix));
         let (offset, value) = self.entries.remove(key)?;
         self.taken.insert(key, offset);
@@ -342,7 +342,7 @@ impl<'a> Table<'a> {
 
     /// Takes a table within this one; an absent one is empty.
     fn table(&mut self, key: &'static str) -> Table<'a> {
-        self.asked.push(key);
+        self.known_keys.push(key);
         let path = format!("{}{key}", self.prefix);
         let table = match self.entries.remove(key) {
             None => None,
@@ -395,7 +395,7 @@ impl<'a> Table<'a> {
     /// What was not taken is known to nobody.
     fn finish(self) {
         for (key, (offset, _)) in &self.entries {
-            let nearest = self.asked.iter().max_by(|one, other| {
+            let nearest = self.known_keys.iter().max_by(|one, other| {
                 strsim::jaro_winkler(one, key).total_cmp(&strsim::jaro_winkler(other, key))
             });
             let hint = nearest.map(|nearest| format!("; did you mean {}{nearest}?", self.prefix));

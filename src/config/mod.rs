@@ -22,14 +22,14 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
-pub use problem::{ConfigError, Problem};
+pub use problem::{ConfigError, ConfigProblem};
 pub use sections::{
     Config, DEFAULT_STATE_DIR, Deadlines, Esx, Host, Http, Jobs, Log, Machines, Snapshots, State,
 };
 pub use values::{InvalidValue, Listen, LogFormat};
 
-use environment::{Unread, VARIABLES};
-use sections::{Draft, Password};
+use environment::{UnreadVariable, VARIABLES};
+use sections::{ConfigDraft, Password};
 
 /// What the command line says; `None` where it says nothing.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +44,7 @@ pub struct Flags {
 pub const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Password files are a line; what is longer is some other file.
-const LONGEST_PASSWORD_FILE: usize = 64 * 1024;
+const MAX_PASSWORD_FILE: usize = 64 * 1024;
 
 impl Config {
     /// Loads the configuration. `environment` is the process's, or what stands in for it; an empty
@@ -57,16 +57,16 @@ impl Config {
         environment: &BTreeMap<OsString, OsString>,
         flags: &Flags,
     ) -> Result<Self, ConfigError> {
-        let mut draft = Draft::default();
+        let mut draft = ConfigDraft::default();
         let mut problems = Vec::new();
         if let Some(path) = path {
             match std::fs::read_to_string(path) {
                 Ok(text) => problems.extend(file::read(&text, path, &mut draft).problems),
-                Err(error) => problems.push(Problem::of_file(path, unreadable(&error))),
+                Err(error) => problems.push(ConfigProblem::in_file(path, read_error(&error))),
             }
         }
         let mut warnings = Vec::new();
-        let environment = &readable(environment, &mut problems, &mut warnings);
+        let environment = &readable_variables(environment, &mut problems, &mut warnings);
         let Flags { listen, state_dir, log_level, log_format } = flags;
         let flags = [
             ("--listen", listen),
@@ -80,20 +80,23 @@ impl Config {
         });
         if let [.., (_, Some(_)), (_, Some(_))] = variables {
             let [.., (name, _), (other, _)] = variables;
-            problems.push(Problem::of(name, format!("{other} is set too: one of them must go")));
+            problems
+                .push(ConfigProblem::new(name, format!("{other} is set too: one of them must go")));
         }
         for (name, value) in environment {
-            match environment::judge(name, value) {
-                Some(Unread::OfTheHost(message)) => problems.push(Problem::of(name, message)),
-                Some(Unread::Other(warning)) => warnings.push(warning),
+            match environment::check_unread(name, value) {
+                Some(UnreadVariable::HostSetting(message)) => {
+                    problems.push(ConfigProblem::new(name, message))
+                }
+                Some(UnreadVariable::Other(warning)) => warnings.push(warning),
                 None => {}
             }
         }
         for (name, value) in variables.into_iter().chain(flags) {
             if let Some(value) = value
-                && let Err(message) = apply(&mut draft, name, value)
+                && let Err(message) = override_setting(&mut draft, name, value)
             {
-                problems.push(Problem::of(name, message));
+                problems.push(ConfigProblem::new(name, message));
             }
         }
         let password = match draft.password {
@@ -103,18 +106,23 @@ impl Config {
                 if environment.get("OTTER_ESX_PASSWORD").is_none_or(String::is_empty)
                     && let Some(path) = path
                 {
-                    warnings
-                        .extend(open_to_all(path, "the configuration with the host's password"));
+                    warnings.extend(readable_by_all_warning(
+                        path,
+                        "the configuration with the host's password",
+                    ));
                 }
                 Some(password)
             }
-            Password::InFile { file, named_by } => match password_in(&file) {
+            Password::InFile { file, named_by } => match read_password(&file) {
                 Ok(password) => {
-                    warnings.extend(open_to_all(&file, "the password file"));
+                    warnings.extend(readable_by_all_warning(&file, "the password file"));
                     Some(password)
                 }
                 Err(message) => {
-                    problems.push(Problem { at: named_by, ..Problem::of_file(&file, message) });
+                    problems.push(ConfigProblem {
+                        at: named_by,
+                        ..ConfigProblem::in_file(&file, message)
+                    });
                     None
                 }
             },
@@ -130,9 +138,9 @@ impl Config {
 
 /// The variables that are text. A value of otter's that is none is a problem, or a warning if
 /// otter would ignore the variable anyway.
-fn readable(
+fn readable_variables(
     environment: &BTreeMap<OsString, OsString>,
-    problems: &mut Vec<Problem>,
+    problems: &mut Vec<ConfigProblem>,
     warnings: &mut Vec<String>,
 ) -> BTreeMap<String, String> {
     let mut readable = BTreeMap::new();
@@ -142,7 +150,7 @@ fn readable(
                 readable.insert(name.to_owned(), value.to_owned());
             }
             (Some(name), None) if VARIABLES.contains(&name) => {
-                problems.push(Problem::of(name, "its value is not UTF-8".to_owned()));
+                problems.push(ConfigProblem::new(name, "its value is not UTF-8".to_owned()));
             }
             _ if name.to_string_lossy().starts_with("OTTER_") => {
                 let name = name.to_string_lossy();
@@ -156,15 +164,15 @@ fn readable(
 
 /// The problems of a file's text alone. The files that it names are not read.
 #[must_use]
-pub fn problems_of(text: &str, path: &Path) -> Vec<Problem> {
-    file::read(text, path, &mut Draft::default()).problems
+pub fn find_problems(text: &str, path: &Path) -> Vec<ConfigProblem> {
+    file::read(text, path, &mut ConfigDraft::default()).problems
 }
 
 /// The warning that every account of this machine can read a file with a secret in it.
 ///
 /// It is not an error: Kubernetes mounts secrets readable for all, in a container with one user.
 #[must_use]
-pub fn open_to_all(file: &Path, what: &str) -> Option<String> {
+pub fn readable_by_all_warning(file: &Path, what: &str) -> Option<String> {
     let mode = std::fs::metadata(file).ok()?.permissions().mode() & 0o777;
     (mode & 0o004 != 0).then(|| {
         let path = file.display();
@@ -175,7 +183,11 @@ pub fn open_to_all(file: &Path, what: &str) -> Option<String> {
 }
 
 /// Puts what a variable or a flag says over what was there.
-fn apply(draft: &mut Draft, name: &'static str, value: &str) -> Result<(), String> {
+fn override_setting(
+    draft: &mut ConfigDraft,
+    name: &'static str,
+    value: &str,
+) -> Result<(), String> {
     let Config { esx, http, state, log, .. } = &mut draft.config;
     match name {
         "OTTER_LISTEN" | "--listen" => http.listen = values::parsed(value)?,
@@ -198,8 +210,8 @@ fn apply(draft: &mut Draft, name: &'static str, value: &str) -> Result<(), Strin
 }
 
 /// The one line of a password file, without its end.
-fn password_in(file: &Path) -> Result<SecretString, String> {
-    let text = std::fs::read_to_string(file).map_err(|error| unreadable(&error))?;
+fn read_password(file: &Path) -> Result<SecretString, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| read_error(&error))?;
     // Some editors begin a file with this mark. It is never part of a password.
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
     let password =
@@ -207,13 +219,13 @@ fn password_in(file: &Path) -> Result<SecretString, String> {
     if password.is_empty() {
         return Err("the file is empty, and should hold the password".to_owned());
     }
-    if text.len() > LONGEST_PASSWORD_FILE || password.contains('\n') {
+    if text.len() > MAX_PASSWORD_FILE || password.contains('\n') {
         return Err("the file should hold the password in one line, and nothing else".to_owned());
     }
     Ok(SecretString::from(password))
 }
 
-fn unreadable(error: &std::io::Error) -> String {
+fn read_error(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
         std::io::ErrorKind::InvalidData => "the file is not text in UTF-8".to_owned(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigProblem {
     pub file: Option<PathBuf>,
     /// Counted from 1.
     pub line: Option<usize>,
@@ -19,20 +19,20 @@ pub struct Problem {
 /// A configuration that cannot be used: everything that is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    pub problems: Vec<Problem>,
+    pub problems: Vec<ConfigProblem>,
 }
 
-impl Problem {
-    pub(super) fn of(at: &str, message: impl Into<String>) -> Self {
+impl ConfigProblem {
+    pub(super) fn new(at: &str, message: impl Into<String>) -> Self {
         Self { file: None, line: None, at: at.to_owned(), message: message.into() }
     }
 
-    pub(super) fn of_file(file: &Path, message: impl Into<String>) -> Self {
-        Self { file: Some(file.to_owned()), ..Self::of("", message) }
+    pub(super) fn in_file(file: &Path, message: impl Into<String>) -> Self {
+        Self { file: Some(file.to_owned()), ..Self::new("", message) }
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigProblem {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { file, line, at, message } = self;
         if let Some(file) = file {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::{ConfigError, Listen, LogFormat, Problem};
+use super::{ConfigError, ConfigProblem, Listen, LogFormat};
 use crate::domain::host_limits::HostLimits;
 use crate::domain::network::Network;
 use crate::domain::pool::Pool;
@@ -281,7 +281,8 @@ impl Esx {
                 password: password.clone(),
             });
         }
-        let missing = |at: &str, absent: bool, how: &str| absent.then(|| Problem::of(at, how));
+        let missing =
+            |at: &str, absent: bool, how: &str| absent.then(|| ConfigProblem::new(at, how));
         let problems = [
             missing(
                 "esx.url",
@@ -306,7 +307,7 @@ impl Esx {
 
 /// A configuration in the making.
 #[derive(Default)]
-pub struct Draft {
+pub struct ConfigDraft {
     pub config: Config,
     pub password: Password,
 }

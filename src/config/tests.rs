@@ -41,7 +41,7 @@ fn wrong(text: &str) -> Vec<String> {
 }
 
 fn told(error: &ConfigError) -> Vec<String> {
-    let tell = |problem: &Problem| {
+    let tell = |problem: &ConfigProblem| {
         let line = problem.line.map(|line| format!("{line}: ")).unwrap_or_default();
         format!("{line}{}: {}", problem.at, problem.message)
     };
@@ -67,7 +67,7 @@ fn the_annotated_file_says_the_defaults() {
 
 #[test]
 fn the_annotated_file_has_every_key_and_no_other() {
-    let known = file::read("", Path::new(""), &mut Draft::default()).known;
+    let known = file::read("", Path::new(""), &mut ConfigDraft::default()).known;
     // Pools have names of their own, so that without one nothing is asked for.
     let shown = shown().into_iter().filter(|key| !key.starts_with("pools."));
     assert_eq!(shown.collect::<BTreeSet<_>>(), known.iter().cloned().collect());
@@ -396,7 +396,7 @@ fn durations_may_be_bare_seconds() {
 proptest! {
     #[test]
     fn no_file_is_too_much(text in "\\PC{0,60}|(\\[(esx|http|jobs)\\]\n)?([a-z_]{1,12} = ('x'|1|\\[\\]|-5|1.5)\n){0,3}") {
-        let mut draft = Draft::default();
+        let mut draft = ConfigDraft::default();
         file::read(&text, Path::new("otter.toml"), &mut draft);
     }
 }

@@ -102,8 +102,8 @@ pub struct TokenLimits {
 
 /// Whether a token admits its callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenStanding {
-    InForce,
+pub enum TokenStatus {
+    Valid,
     Expired,
     Revoked,
 }

@@ -18,7 +18,7 @@ use super::origin::{Actor, RequestId, RequestOrigin};
 const MAX_DETAIL: usize = 1_024;
 
 /// Declares an enum together with the stable words that callers and the store use.
-macro_rules! words {
+macro_rules! stable_words {
     ($(#[$doc:meta])* $enum:ident { $($(#[$variant_doc:meta])* $name:ident = $word:literal,)* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,7 +47,7 @@ macro_rules! words {
     };
 }
 
-words! {
+stable_words! {
     /// What happened.
     AuditAction {
         JobAccepted = "job.accepted",
@@ -80,7 +80,7 @@ words! {
     }
 }
 
-words! {
+stable_words! {
     /// How it came out: the state that a job or lease came to, or whether the rest was done.
     AuditOutcome {
         Queued = "queued",
@@ -180,7 +180,7 @@ impl AuditRecord {
     /// A job was accepted.
     #[must_use]
     pub fn job_accepted(job: &Job) -> Self {
-        Self::new(job.created_at, AuditAction::JobAccepted, job.state.into()).of_job(job)
+        Self::new(job.created_at, AuditAction::JobAccepted, job.state.into()).with_job(job)
     }
 
     /// A job began to run. The duration is the time that it waited.
@@ -188,14 +188,18 @@ impl AuditRecord {
     pub fn job_started(job: &Job) -> Self {
         let at = job.started_at.unwrap_or(job.updated_at);
         let duration = Some(between(job.created_at, at));
-        Self { duration, ..Self::new(at, AuditAction::JobStarted, job.state.into()).of_job(job) }
+        Self { duration, ..Self::new(at, AuditAction::JobStarted, job.state.into()).with_job(job) }
     }
 
     /// Somebody asked to cancel a job. `None` if nobody did.
     #[must_use]
     pub fn job_cancel_requested(job: &Job) -> Option<Self> {
         let (at, by) = (job.cancel_requested_at?, job.cancel_requested_by.as_ref()?);
-        Some(Self::new(at, AuditAction::JobCancelRequested, AuditOutcome::Done).of_job(job).by(by))
+        Some(
+            Self::new(at, AuditAction::JobCancelRequested, AuditOutcome::Done)
+                .with_job(job)
+                .with_actor(by),
+        )
     }
 
     /// A job ended. Its duration counts from its acceptance.
@@ -203,8 +207,8 @@ impl AuditRecord {
     pub fn job_ended(job: &Job) -> Self {
         let at = job.finished_at.unwrap_or(job.updated_at);
         let duration = Some(between(job.created_at, at));
-        let record = Self::new(at, AuditAction::JobEnded, job.state.into()).of_job(job);
-        Self { duration, ..record }.because_of(job.error.as_ref())
+        let record = Self::new(at, AuditAction::JobEnded, job.state.into()).with_job(job);
+        Self { duration, ..record }.with_failure(job.error.as_ref())
     }
 
     /// A job was accepted only because of an operator's `Otter-Override`, for this reason. `holder`
@@ -213,25 +217,25 @@ impl AuditRecord {
     pub fn machine_overridden(job: &Job, holder: Option<LeaseId>, reason: &str) -> Self {
         let record = Self::new(job.created_at, AuditAction::MachineOverridden, AuditOutcome::Done);
         let detail = format!("{}: {reason}", job.kind().as_str());
-        Self { lease: holder, ..record.of_job(job) }.with_detail(detail)
+        Self { lease: holder, ..record.with_job(job) }.with_detail(detail)
     }
 
     /// Names the actor and the request.
     #[must_use]
-    pub fn by(self, actor: &Actor) -> Self {
-        Self { actor: Some(actor.name.clone()), ..self }.from_request(actor.origin)
+    pub fn with_actor(self, actor: &Actor) -> Self {
+        Self { actor: Some(actor.name.clone()), ..self }.with_origin(actor.origin)
     }
 
     /// Names the request that it comes from.
     #[must_use]
-    pub fn from_request(self, origin: RequestOrigin) -> Self {
+    pub fn with_origin(self, origin: RequestOrigin) -> Self {
         let RequestOrigin { address, request_id } = origin;
         Self { address: address.map(|address| address.to_string()), request_id, ..self }
     }
 
     /// Names a lease, its machine and its reference.
     #[must_use]
-    pub fn of_lease(self, lease: &Lease) -> Self {
+    pub fn with_lease(self, lease: &Lease) -> Self {
         let name = || lease.machine_name.clone().unwrap_or_default();
         Self {
             machine: lease.machine.as_ref().map(|machine| (machine.id.clone(), name())),
@@ -243,7 +247,7 @@ impl AuditRecord {
 
     /// Adds the code and the words of a failure.
     #[must_use]
-    pub fn because_of(self, failure: Option<&Failure>) -> Self {
+    pub fn with_failure(self, failure: Option<&Failure>) -> Self {
         let Some(failure) = failure else { return self };
         let detail = match &self.detail {
             Some(detail) => format!("{detail}: {}", failure.detail),
@@ -263,7 +267,7 @@ impl AuditRecord {
         Self { detail: Some(detail), ..self }
     }
 
-    fn of_job(self, job: &Job) -> Self {
+    fn with_job(self, job: &Job) -> Self {
         Self {
             machine: job.machine_id().map(|machine| (machine.clone(), job.target_name.clone())),
             lease: job.lease,
@@ -271,7 +275,7 @@ impl AuditRecord {
             reference: job.reference.clone(),
             ..self
         }
-        .by(&job.asker())
+        .with_actor(&job.requester())
         .with_detail(job.kind().as_str())
     }
 }

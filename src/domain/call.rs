@@ -91,7 +91,7 @@ impl CallKind {
 
     /// Whether the guest does it by itself after the call: its end is seen in the machine alone.
     #[must_use]
-    pub const fn is_of_guest(self) -> bool {
+    pub const fn is_guest_operation(self) -> bool {
         matches!(self, Self::ShutdownGuest | Self::RebootGuest)
     }
 
@@ -128,7 +128,7 @@ pub struct Evidence {
     pub power_state: Option<PowerState>,
     pub current_snapshot: Option<SnapshotId>,
     /// All that the machine has, parents before their children.
-    pub snapshots: Vec<SeenSnapshot>,
+    pub snapshots: Vec<SnapshotEvidence>,
     /// Whether the guest's tools run.
     pub tools_running: bool,
     pub question: Option<QuestionId>,
@@ -141,7 +141,7 @@ pub struct Evidence {
 
 /// A snapshot as found on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SeenSnapshot {
+pub struct SnapshotEvidence {
     pub id: SnapshotId,
     pub parent: Option<SnapshotId>,
     /// Unescaped. Empty in what was recorded before a call, as is the description: there the ids
@@ -150,10 +150,10 @@ pub struct SeenSnapshot {
     pub description: String,
 }
 
-impl SeenSnapshot {
+impl SnapshotEvidence {
     /// Whether it has this name and this description; what is not given is as it may be.
     #[must_use]
-    pub fn is_called(&self, name: Option<&str>, description: Option<&str>) -> bool {
+    pub fn has_name_and_description(&self, name: Option<&str>, description: Option<&str>) -> bool {
         name.is_none_or(|name| name == self.name)
             && description.is_none_or(|description| description == self.description)
     }
@@ -179,7 +179,7 @@ impl Evidence {
 
     /// The snapshot of this id.
     #[must_use]
-    pub fn snapshot(&self, id: &SnapshotId) -> Option<&SeenSnapshot> {
+    pub fn snapshot(&self, id: &SnapshotId) -> Option<&SnapshotEvidence> {
         self.snapshots.iter().find(|snapshot| snapshot.id == *id)
     }
 
@@ -199,7 +199,7 @@ impl Evidence {
     /// What of it is worth recording before a call: names and descriptions can be long and prove
     /// nothing.
     #[must_use]
-    pub fn to_record(mut self) -> Self {
+    pub fn without_texts(mut self) -> Self {
         for snapshot in &mut self.snapshots {
             snapshot.name = String::new();
             snapshot.description = String::new();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The longest one that is taken, so that adding it to a time never overflows: a hundred years.
-pub const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
+pub const MAX_DURATION: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// The units, the largest first: the order in which they may follow each other.
 const UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
@@ -21,7 +21,7 @@ pub enum InvalidDuration {
     NotANumber(String),
     #[error(
         "{unit:?} is not a unit of time{}: the units are d, h, m and s",
-        in_letters(number, unit)
+        unit_hint(number, unit)
     )]
     UnknownUnit {
         /// What stands before it.
@@ -87,14 +87,14 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
             .ok()
             .and_then(|number| number.checked_mul(scale))
             .and_then(|part| part.checked_add(seconds))
-            .filter(|seconds| *seconds <= LONGEST.as_secs())
+            .filter(|seconds| *seconds <= MAX_DURATION.as_secs())
             .ok_or(InvalidDuration::TooLong)?;
     }
     Ok(Duration::from_secs(seconds))
 }
 
 /// What to write in place of a unit that is written out, if it is clear which is meant.
-fn in_letters(number: &str, unit: &str) -> String {
+fn unit_hint(number: &str, unit: &str) -> String {
     let unit = unit.to_lowercase();
     let letter = match unit.as_str() {
         "sec" | "secs" | "second" | "seconds" => "s",
@@ -144,7 +144,7 @@ mod tests {
             ("1d2h3m4s", 93_784),
             ("90m", 5_400),
             ("007s", 7),
-            ("36500d", LONGEST.as_secs()),
+            ("36500d", MAX_DURATION.as_secs()),
         ] {
             assert_eq!(parse(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
@@ -217,7 +217,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(seconds in 0..=LONGEST.as_secs()) {
+        fn what_is_written_is_read_back(seconds in 0..=MAX_DURATION.as_secs()) {
             let duration = Duration::from_secs(seconds);
             prop_assert_eq!(parse(&format(duration)), Ok(duration));
         }
@@ -225,7 +225,7 @@ mod tests {
         #[test]
         fn no_text_is_too_much(text in "[0-9dhms .\\-]{0,24}|\\PC{0,12}") {
             if let Ok(duration) = parse(&text) {
-                prop_assert!(duration <= LONGEST);
+                prop_assert!(duration <= MAX_DURATION);
                 prop_assert_eq!(parse(&format(duration)), Ok(duration));
             }
         }

@@ -106,7 +106,7 @@ pub struct EventFilter {
 impl Subject {
     /// A change of this job.
     #[must_use]
-    pub fn of_job(job: &Arc<Job>) -> Self {
+    pub fn from_job(job: &Arc<Job>) -> Self {
         Self::Job {
             id: job.id,
             machine: job.machine_id().cloned(),
@@ -118,7 +118,7 @@ impl Subject {
 
     /// A change of this lease.
     #[must_use]
-    pub fn of_lease(lease: &Arc<Lease>) -> Self {
+    pub fn from_lease(lease: &Arc<Lease>) -> Self {
         Self::Lease {
             id: lease.id,
             machine: lease.machine.as_ref().map(|machine| machine.id.clone()),
@@ -161,7 +161,7 @@ impl Subject {
 
     /// About how many bytes it keeps in memory.
     #[must_use]
-    pub fn weight(&self) -> usize {
+    pub fn memory_size(&self) -> usize {
         let kept = match self {
             Self::Machine(id) | Self::MachineRemoved(id) => id.size(),
             Self::Snapshot(machine, id) | Self::SnapshotRemoved(machine, id) => {
@@ -170,7 +170,7 @@ impl Subject {
             Self::Job { machine, reference, ended, .. } => {
                 machine.as_ref().map_or(0, MachineId::size)
                     + reference.as_ref().map_or(0, |reference| reference.len())
-                    + ended.as_ref().map_or(0, |job| weight_of_job(job))
+                    + ended.as_ref().map_or(0, |job| job_memory_size(job))
             }
             Self::Lease { machine, reference, .. } => {
                 machine.as_ref().map_or(0, MachineId::size)
@@ -180,13 +180,13 @@ impl Subject {
                 id.size()
             }
             Self::Session => 0,
-            Self::Placement(change) => weight_of_placement(change),
+            Self::Placement(change) => placement_memory_size(change),
         };
         size_of::<Event>() + kept
     }
 }
 
-fn weight_of_placement(change: &PlacementChange) -> usize {
+fn placement_memory_size(change: &PlacementChange) -> usize {
     let of = |placement: &Placement| {
         let pools = placement.annotated_pools.iter().map(String::len).sum::<usize>();
         let datastores = placement.datastores.iter().map(|id| size_of::<DatastoreId>() + id.size());
@@ -198,7 +198,7 @@ fn weight_of_placement(change: &PlacementChange) -> usize {
     size_of::<PlacementChange>() + placements + snapshots
 }
 
-fn weight_of_job(job: &Job) -> usize {
+fn job_memory_size(job: &Job) -> usize {
     const TEXTS: usize = 512;
     let steps: usize =
         job.steps.iter().map(|step| TEXTS + step.detail.as_ref().map_or(0, String::len)).sum();
@@ -257,13 +257,13 @@ impl EventType {
 impl EventFilter {
     /// Whether events of this type are wanted at all.
     #[must_use]
-    pub fn wants(&self, event_type: EventType) -> bool {
+    pub fn includes_type(&self, event_type: EventType) -> bool {
         self.types.is_empty() || self.types.contains(&event_type)
     }
 
     /// Whether an event about this is wanted: all that is said must fit.
     #[must_use]
-    pub fn fits(&self, subject: &Subject) -> bool {
+    pub fn matches(&self, subject: &Subject) -> bool {
         let (job, of_reference, lease) = match subject {
             Subject::Job { id, reference, lease, .. } => (Some(*id), reference.as_deref(), *lease),
             Subject::Lease { id, reference, .. } => (None, reference.as_deref(), Some(*id)),
@@ -277,10 +277,10 @@ impl EventFilter {
                     EventType::SnapshotChanged,
                     EventType::DatastoreChanged,
                 ];
-                self.placements && told.into_iter().any(|told| self.wants(told))
+                self.placements && told.into_iter().any(|told| self.includes_type(told))
             }
             Subject::DatastoreCount(_) if self.placements => false,
-            _ => self.wants(subject.event_type()),
+            _ => self.includes_type(subject.event_type()),
         };
         is_wanted
             && self.machine.as_ref().is_none_or(|machine| subject.machine() == Some(machine))
@@ -318,21 +318,21 @@ mod tests {
         };
         let all = EventFilter::default;
         let of_machine = EventFilter { machine: Some(machine.clone()), ..all() };
-        assert!(of_machine.fits(&job) && of_machine.fits(&snapshot));
-        assert!(of_machine.fits(&Subject::MachineRemoved(machine)));
+        assert!(of_machine.matches(&job) && of_machine.matches(&snapshot));
+        assert!(of_machine.matches(&Subject::MachineRemoved(machine)));
         assert!(
-            !of_machine.fits(&Subject::Machine(MachineId::from_backend("17")))
-                && !of_machine.fits(&Subject::Session)
+            !of_machine.matches(&Subject::Machine(MachineId::from_backend("17")))
+                && !of_machine.matches(&Subject::Session)
         );
-        assert!(!of_machine.fits(&of_host) && all().fits(&of_host));
+        assert!(!of_machine.matches(&of_host) && all().matches(&of_host));
         let of_job = EventFilter { job: Some(id), ..all() };
-        assert!(of_job.fits(&job) && !of_job.fits(&snapshot));
+        assert!(of_job.matches(&job) && !of_job.matches(&snapshot));
         let of_reference = EventFilter { reference: Some("ci/7".to_owned()), ..all() };
-        assert!(of_reference.fits(&job) && !of_reference.fits(&snapshot));
+        assert!(of_reference.matches(&job) && !of_reference.matches(&snapshot));
         let other = EventFilter { reference: Some("ci".to_owned()), ..of_job };
-        assert!(!other.fits(&job));
+        assert!(!other.matches(&job));
         let typed = EventFilter { types: vec![EventType::SnapshotChanged], ..of_machine.clone() };
-        assert!(typed.fits(&snapshot) && !typed.fits(&job));
+        assert!(typed.matches(&snapshot) && !typed.matches(&job));
         let moved = Subject::Placement(Arc::new(PlacementChange {
             machine: MachineId::from_backend("16"),
             before: Some(Placement {
@@ -344,9 +344,9 @@ mod tests {
             snapshots: Vec::new(),
         }));
         let placements = EventFilter { placements: true, ..of_machine.clone() };
-        assert!(placements.fits(&moved) && !of_machine.fits(&moved));
-        assert!(!EventFilter { types: vec![EventType::JobChanged], ..placements }.fits(&moved));
-        assert!(!EventFilter { lease: Some(LeaseId::new(Uuid::nil())), ..all() }.fits(&job));
+        assert!(placements.matches(&moved) && !of_machine.matches(&moved));
+        assert!(!EventFilter { types: vec![EventType::JobChanged], ..placements }.matches(&moved));
+        assert!(!EventFilter { lease: Some(LeaseId::new(Uuid::nil())), ..all() }.matches(&job));
     }
 
     #[test]

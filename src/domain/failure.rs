@@ -158,21 +158,21 @@ impl Failure {
 
     /// Names the machine that it happened to.
     #[must_use]
-    pub fn of_machine(mut self, id: &MachineId, name: &str) -> Self {
+    pub fn with_machine(mut self, id: &MachineId, name: &str) -> Self {
         self.machine = Some((id.clone(), name.to_owned()));
         self
     }
 
     /// Names the job that it happened to.
     #[must_use]
-    pub fn of_job(mut self, id: JobId) -> Self {
+    pub fn with_job(mut self, id: JobId) -> Self {
         self.job = Some(id);
         self
     }
 
     /// Names the lease that it happened to.
     #[must_use]
-    pub fn of_lease(mut self, id: LeaseId) -> Self {
+    pub fn with_lease(mut self, id: LeaseId) -> Self {
         self.lease = Some(id);
         self
     }

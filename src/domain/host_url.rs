@@ -4,23 +4,23 @@ use std::net::IpAddr;
 
 use http::Uri;
 
-/// A text is no address of a host: it, without an account that may stand in it, and why.
+/// A text is no address of a host: it, without an account that may stand in it, and reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\u{201c}{shown}\u{201d} is no address of a host: {why}; https://<host> or https://<host>:<port> is wanted"
+    "\u{201c}{url}\u{201d} is no address of a host: {reason}; https://<host> or https://<host>:<port> is wanted"
 )]
 pub struct InvalidHostUrl {
-    shown: String,
-    why: &'static str,
+    url: String,
+    reason: &'static str,
 }
 
 impl InvalidHostUrl {
-    /// Says why this text is none.
+    /// Says reason this text is none.
     #[must_use]
-    pub fn new(text: &str, why: &'static str) -> Self {
+    pub fn new(text: &str, reason: &'static str) -> Self {
         // What stands before an @ may be a password.
-        let shown = text.rsplit_once('@').map_or(text, |(_, host)| host).to_owned();
-        Self { shown, why }
+        let url = text.rsplit_once('@').map_or(text, |(_, host)| host).to_owned();
+        Self { url, reason }
     }
 }
 
@@ -28,7 +28,7 @@ impl InvalidHostUrl {
 /// its way, so `http` is for this machine alone.
 pub fn normalize(text: &str) -> Result<String, InvalidHostUrl> {
     let text = text.trim();
-    let wrong = |why| InvalidHostUrl::new(text, why);
+    let wrong = |reason| InvalidHostUrl::new(text, reason);
     // A fragment is no part of a `Uri`, which drops it.
     if text.contains(['?', '#']) {
         return Err(wrong("it has more than a host and a port"));
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn what_is_refused_and_why() {
-        for (given, why) in [
+        for (given, reason) in [
             ("", "not a URL"),
             ("esx.lab", "does not begin with https://"),
             ("/sdk", "does not begin with https://"),
@@ -107,7 +107,7 @@ mod tests {
             ("https://esx:", "its port"),
         ] {
             let error = normalize(given).unwrap_err().to_string();
-            assert!(error.contains(why), "{given}: {error}");
+            assert!(error.contains(reason), "{given}: {error}");
         }
     }
 

@@ -15,7 +15,7 @@ pub struct EmptyId;
 /// Declares a newtype around the text by which a backend knows something; clones share the text.
 /// Only backends make and read such a text, and the store brings it back. To everybody else it is
 /// opaque: it is compared and shown, and read from what a caller or the configuration wrote.
-macro_rules! reference {
+macro_rules! backend_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,31 +63,31 @@ macro_rules! reference {
     };
 }
 
-reference!(
+backend_id!(
     /// A machine's moid: the value of its `VirtualMachine` moref. Hosts use an id again after the
     /// machine is gone, so whatever outlives a moment binds a
     /// [`MachineIdentity`](super::machine::MachineIdentity).
     MachineId
 );
-reference!(
+backend_id!(
     /// The value of a `VirtualMachineSnapshot` moref.
     SnapshotId
 );
-reference!(
+backend_id!(
     /// The value of a `Datastore` moref: a UUID on VMFS, `server:/export` on NFS.
     DatastoreId
 );
-reference!(
+backend_id!(
     /// The value of a `Task` moref, such as `haTask-16-vim.VirtualMachine.powerOn-123456`.
     TaskId
 );
-reference!(
+backend_id!(
     /// The id of a question that a machine waits on (`VirtualMachineQuestionInfo.id`).
     QuestionId
 );
 
 /// Declares a newtype around a UUID of version 7, so that ids sort by the time they were made.
-macro_rules! uuid {
+macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -124,16 +124,16 @@ macro_rules! uuid {
     };
 }
 
-uuid!(
+uuid_id!(
     /// A job.
     JobId
 );
-uuid!(
+uuid_id!(
     /// A token. A rotated token keeps its id; a token that is made again under the name of a
     /// revoked one has another.
     TokenId
 );
-uuid!(
+uuid_id!(
     /// A lease. Ids sort by the time at which the leases were asked for.
     LeaseId
 );

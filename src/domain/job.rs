@@ -262,7 +262,7 @@ impl JobKind {
     /// Whether it waits neither for what runs on the machine nor for a question: it is what ends
     /// them.
     #[must_use]
-    pub const fn is_impatient(self) -> bool {
+    pub const fn bypasses_queue(self) -> bool {
         matches!(self, Self::MachineKill | Self::MachineAnswer)
     }
 }
@@ -326,7 +326,7 @@ pub struct Job {
     pub request: JobRequest,
     /// What is going on, in a few words for people.
     pub phase: String,
-    pub steps: Vec<Step>,
+    pub steps: Vec<JobStep>,
     pub cancel_requested_at: Option<Timestamp>,
     /// Who asked for that first. Jobs of earlier versions lack it.
     pub cancel_requested_by: Option<Actor>,
@@ -369,16 +369,16 @@ impl Job {
 
     /// Names its machine in a failure, if it works on one.
     #[must_use]
-    pub fn name_machine(&self, failure: Failure) -> Failure {
+    pub fn add_machine_to(&self, failure: Failure) -> Failure {
         match self.machine_id() {
-            Some(machine) => failure.of_machine(machine, &self.target_name),
+            Some(machine) => failure.with_machine(machine, &self.target_name),
             None => failure,
         }
     }
 
     /// Who asked for it, by which request.
     #[must_use]
-    pub fn asker(&self) -> Actor {
+    pub fn requester(&self) -> Actor {
         Actor { name: self.requested_by.clone(), origin: self.origin }
     }
 
@@ -393,9 +393,9 @@ impl Job {
 
 /// One step of a job: a host call of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct JobStep {
     pub name: String,
-    pub state: StepState,
+    pub state: JobStepState,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub detail: Option<String>,
@@ -403,7 +403,7 @@ pub struct Step {
 
 /// Where a step is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StepState {
+pub enum JobStepState {
     Running,
     Succeeded,
     Failed,
@@ -411,7 +411,7 @@ pub enum StepState {
     Unknown,
 }
 
-impl StepState {
+impl JobStepState {
     /// Every state, for the store and documents.
     pub const ALL: &'static [Self] =
         &[Self::Running, Self::Succeeded, Self::Failed, Self::Skipped, Self::Unknown];

@@ -24,7 +24,7 @@ pub mod network;
 pub mod origin;
 pub mod pool;
 pub mod power;
-pub mod restored;
+pub mod restore;
 pub mod scope;
 pub mod snapshot;
 pub mod snapshot_rules;

@@ -9,7 +9,7 @@ use super::terminal::first_unprintable;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HiddenCharacter {
     /// A terminal obeys it.
-    Obeyed(char),
+    Control(char),
     /// It takes no place, or an empty one.
     Invisible(char),
     /// White space at the beginning or the end.
@@ -19,7 +19,7 @@ pub enum HiddenCharacter {
 /// The first character that a new name may not have. Names of the host may have all of them.
 #[must_use]
 pub fn hidden_character(name: &str) -> Option<HiddenCharacter> {
-    let obeyed = first_unprintable(name).map(HiddenCharacter::Obeyed);
+    let obeyed = first_unprintable(name).map(HiddenCharacter::Control);
     let invisible = || name.chars().find(|character| is_invisible(*character));
     let surrounding = || [name.chars().next(), name.chars().next_back()].into_iter().flatten();
     obeyed
@@ -158,15 +158,15 @@ mod tests {
 
     #[test]
     fn characters_that_hide_in_a_name_are_found() {
-        use HiddenCharacter::{Invisible, Obeyed, Surrounding};
+        use HiddenCharacter::{Control, Invisible, Surrounding};
         for (name, found) in [
             ("kickstart", None),
             ("nächtlich 7 🦦", None),
             ("kick\u{a0}start", None),
             ("", None),
-            ("a\u{7}", Some(Obeyed('\u{7}'))),
-            ("\u{2029}a", Some(Obeyed('\u{2029}'))),
-            ("a\u{2066}b", Some(Obeyed('\u{2066}'))),
+            ("a\u{7}", Some(Control('\u{7}'))),
+            ("\u{2029}a", Some(Control('\u{2029}'))),
+            ("a\u{2066}b", Some(Control('\u{2066}'))),
             ("a\u{200d}b", Some(Invisible('\u{200d}'))),
             ("\u{feff}a", Some(Invisible('\u{feff}'))),
             ("a\u{e0061}", Some(Invisible('\u{e0061}'))),

@@ -25,7 +25,7 @@ pub struct SnapshotRules {
     /// `snapshots.runners_may_remove`
     pub runners_may_remove: bool,
     /// The snapshots that were made under the lease of the job that the rules are applied to.
-    pub made: BTreeSet<SnapshotId>,
+    pub made_under_lease: BTreeSet<SnapshotId>,
 }
 
 /// A change of a tree of snapshots.
@@ -86,7 +86,7 @@ pub enum RefusalReason {
 impl<'a> SnapshotChange<'a> {
     /// The change that a job asks for; none if it changes no tree of snapshots.
     #[must_use]
-    pub fn of(request: &'a JobRequest) -> Option<Self> {
+    pub fn from_request(request: &'a JobRequest) -> Option<Self> {
         match request {
             JobRequest::CreateSnapshot { name, .. } => Some(Self::Create { name }),
             JobRequest::RenameSnapshot { snapshot, name, .. } => {
@@ -114,7 +114,7 @@ impl<'a> SnapshotChange<'a> {
 impl SnapshotTree {
     /// The tree that the inventory shows.
     #[must_use]
-    pub fn of_inventory(snapshots: &Snapshots) -> Self {
+    pub fn from_inventory(snapshots: &Snapshots) -> Self {
         let nodes = snapshots.items.iter().map(|snapshot| Node {
             id: snapshot.id.clone(),
             parent: snapshot.parent.clone(),
@@ -125,7 +125,7 @@ impl SnapshotTree {
 
     /// The tree that was read directly from the host.
     #[must_use]
-    pub fn of_evidence(evidence: &Evidence) -> Self {
+    pub fn from_evidence(evidence: &Evidence) -> Self {
         let nodes = evidence.snapshots.iter().map(|snapshot| Node {
             id: snapshot.id.clone(),
             parent: snapshot.parent.clone(),
@@ -275,7 +275,7 @@ impl SnapshotRules {
         }
         if authority == Authority::Runner
             && !self.runners_may_remove
-            && !self.made.contains(&node.id)
+            && !self.made_under_lease.contains(&node.id)
         {
             return refused(RefusalReason::NotOwn);
         }
@@ -394,7 +394,7 @@ mod tests {
         SnapshotRules {
             protected: protected.iter().map(|pattern| (*pattern).to_owned()).collect(),
             runners_may_remove: false,
-            made: made
+            made_under_lease: made
                 .iter()
                 .map(|number| SnapshotId::from_backend(format!("id-{number}")))
                 .collect(),

@@ -77,7 +77,7 @@ impl HostName {
 impl WebOrigin {
     /// Whether a server that is reached by `scheme` as `authority` serves the pages of this origin.
     #[must_use]
-    pub fn is_of(&self, authority: &Authority, scheme: Scheme) -> bool {
+    pub fn is_served_by(&self, authority: &Authority, scheme: Scheme) -> bool {
         self.host == authority.host && self.port == authority.port.unwrap_or(scheme.default_port())
     }
 }
@@ -229,7 +229,7 @@ mod tests {
         ] {
             let (from, to): (WebOrigin, Authority) =
                 (origin.parse().unwrap(), authority.parse().unwrap());
-            assert_eq!(from.is_of(&to, scheme), is_of, "{origin} {authority}");
+            assert_eq!(from.is_served_by(&to, scheme), is_of, "{origin} {authority}");
         }
     }
 

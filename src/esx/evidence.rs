@@ -10,7 +10,7 @@ use super::soap::property::references;
 use super::soap::xml::Element;
 use super::soap::{Reference, json};
 use super::task_info::{TaskInfo, TaskState};
-use crate::domain::call::{Evidence, RecentTask, SeenSnapshot};
+use crate::domain::call::{Evidence, RecentTask, SnapshotEvidence};
 use crate::domain::ids::{MachineId, TaskId};
 use crate::domain::machine::MachineIdentity;
 use crate::domain::snapshot::{Snapshot, Snapshots};
@@ -143,7 +143,7 @@ pub async fn read_properties(
     Ok(values)
 }
 
-fn snapshot_evidence(snapshot: Snapshot) -> SeenSnapshot {
+fn snapshot_evidence(snapshot: Snapshot) -> SnapshotEvidence {
     let Snapshot {
         id,
         name,
@@ -154,7 +154,7 @@ fn snapshot_evidence(snapshot: Snapshot) -> SeenSnapshot {
         quiesced: _,
         children: _,
     } = snapshot;
-    SeenSnapshot { id, parent, name, description }
+    SnapshotEvidence { id, parent, name, description }
 }
 
 fn reference(machine: &MachineId) -> Reference {

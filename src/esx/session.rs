@@ -437,7 +437,7 @@ impl Session {
             Err(ExchangeError::NotSent(_)) => "not_sent",
             Err(ExchangeError::Disconnected(_) | ExchangeError::NoAnswer(_)) => "lost",
         };
-        self.metrics.called(method, result, self.clock.elapsed().saturating_sub(began));
+        self.metrics.record_host_call(method, result, self.clock.elapsed().saturating_sub(began));
         answer
     }
 

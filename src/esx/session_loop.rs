@@ -143,7 +143,7 @@ impl SessionLoop {
         if login.generation() > self.generation {
             self.generation = login.generation();
             self.reporter.status.logins += 1;
-            self.session.metrics().logged_in();
+            self.session.metrics().record_login();
         }
         self.login = Some(Arc::clone(&login));
         self.reporter.status.product = Some(login.content.product.clone());
@@ -207,7 +207,7 @@ impl StatusReporter {
         if !same || state == SessionState::Connecting {
             self.status.since = self.clock.now();
         }
-        self.metrics.session(state == SessionState::Connected, self.clock.elapsed());
+        self.metrics.record_session(state == SessionState::Connected, self.clock.elapsed());
         self.status.state = state;
         self.observer.session(self.status.clone());
     }

@@ -104,9 +104,9 @@ impl Audit {
                 AuditAction::RequestRefused,
                 AuditOutcome::Refused,
             )
-            .from_request(*origin)
+            .with_origin(*origin)
             .with_detail(*operation)
-            .because_of(Some(failure));
+            .with_failure(Some(failure));
             record.actor.clone_from(&source.actor);
             record.machine.clone_from(&failure.machine);
             record.lease = failure.lease;
@@ -130,7 +130,7 @@ impl Audit {
     /// Audits that a setting was read again by the running daemon, or could not be.
     pub fn reloaded(&self, action: AuditAction, done: bool) {
         let outcome = if done { AuditOutcome::Done } else { AuditOutcome::Failed };
-        self.note(AuditRecord::new(self.clock.now(), action, outcome).by(&Actor::otter()));
+        self.note(AuditRecord::new(self.clock.now(), action, outcome).with_actor(&Actor::otter()));
     }
 
     /// A page of the audit, the newest first.

@@ -16,9 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::limits::Limiter;
 use crate::clock::Clock;
-use crate::domain::access::{
-    Role, Token, TokenDigest, TokenLimits, TokenStanding, is_reserved_name,
-};
+use crate::domain::access::{Role, Token, TokenDigest, TokenLimits, TokenStatus, is_reserved_name};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::TokenId;
@@ -82,7 +80,7 @@ impl Caller {
         }
         let role = self.role.with_article();
         let detail = format!("{} is {role} and does not hold {}.", self.name, machine.name);
-        Err(Failure::new(FailureKind::Forbidden, detail).of_machine(&machine.id, &machine.name))
+        Err(Failure::new(FailureKind::Forbidden, detail).with_machine(&machine.id, &machine.name))
     }
 
     /// Whether it may cancel a job that this one asked for.
@@ -191,12 +189,12 @@ impl Callers {
 
     /// Whether a token admits its callers now.
     #[must_use]
-    pub fn standing(&self, token: TokenId) -> TokenStanding {
+    pub fn standing(&self, token: TokenId) -> TokenStatus {
         let known = self.known.load();
         match known.valid.iter().find(|known| known.id == token) {
-            Some(known) if known.is_in_force(self.clock.now()) => TokenStanding::InForce,
-            Some(_) => TokenStanding::Expired,
-            None => TokenStanding::Revoked,
+            Some(known) if known.is_in_force(self.clock.now()) => TokenStatus::Valid,
+            Some(_) => TokenStatus::Expired,
+            None => TokenStatus::Revoked,
         }
     }
 
@@ -279,7 +277,9 @@ impl Callers {
                             AuditRecord::new(now, AuditAction::TokensReloaded, AuditOutcome::Done);
                         let detail = format!("{} in force", known.valid.len());
                         // The process that changed the tokens has audited the change.
-                        telemetry::audit::log(&record.by(&Actor::otter()).with_detail(detail));
+                        telemetry::audit::log(
+                            &record.with_actor(&Actor::otter()).with_detail(detail),
+                        );
                         self.known.store(Arc::new(known));
                         self.changes.send_replace(());
                     }
@@ -444,7 +444,7 @@ mod tests {
         let who = |token: &Token| callers.identify(Some(token.text()));
         let caller = who(&ci).unwrap();
         assert_eq!((&*caller.name, caller.role), ("ci", Role::Runner));
-        assert_eq!(callers.standing(caller.token.unwrap()), TokenStanding::InForce);
+        assert_eq!(callers.standing(caller.token.unwrap()), TokenStatus::Valid);
         assert_eq!(who(&boss).unwrap().role, Role::Operator);
         let unknown = Token::new(&clock.random().unwrap());
         for refused in [callers.identify(None), callers.identify(Some("otter_")), who(&unknown)] {

@@ -47,6 +47,7 @@ impl Hosts {
             Capability::Properties => "gives no raw properties",
         };
         let detail = format!("The host of {} {cannot}.", machine.name);
-        Err(Failure::new(FailureKind::NotSupported, detail).of_machine(&machine.id, &machine.name))
+        Err(Failure::new(FailureKind::NotSupported, detail)
+            .with_machine(&machine.id, &machine.name))
     }
 }

@@ -185,7 +185,7 @@ impl Machines {
         };
         let detail = format!("{} is protected: {why}. Nothing was done.", machine.name);
         Err(Failure::new(FailureKind::SelfProtection, detail)
-            .of_machine(&machine.id, &machine.name))
+            .with_machine(&machine.id, &machine.name))
     }
 
     /// The current machine of this id, if it is in the scope.
@@ -218,7 +218,7 @@ impl Machines {
         loop {
             let Some(view) = self.get_in(scope, id) else {
                 let detail = "The machine was removed from the host while it was waited for.";
-                return Err(Failure::new(FailureKind::MachineGone, detail).of_machine(id, &name));
+                return Err(Failure::new(FailureKind::MachineGone, detail).with_machine(id, &name));
             };
             name.clone_from(&view.machine.name);
             if until.holds(&view) {
@@ -230,7 +230,7 @@ impl Machines {
                     "{name} is off and no job is about to change that, so no address will come."
                 );
                 return Err(
-                    Failure::new(FailureKind::InvalidPowerState, detail).of_machine(id, &name)
+                    Failure::new(FailureKind::InvalidPowerState, detail).with_machine(id, &name)
                 );
             }
             if changes.changed().await.is_err() {

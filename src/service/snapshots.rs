@@ -48,7 +48,7 @@ impl SnapshotProtection {
         job: &Job,
         machine: Option<&Machine>,
     ) -> Result<SnapshotRules, StorageError> {
-        if SnapshotChange::of(&job.request).is_none() {
+        if SnapshotChange::from_request(&job.request).is_none() {
             return Ok(SnapshotRules::default());
         }
         let made = match (job.target.machine(), job.lease) {
@@ -60,7 +60,7 @@ impl SnapshotProtection {
         Ok(SnapshotRules {
             protected: self.patterns(machine),
             runners_may_remove: self.settings.runners_may_remove,
-            made,
+            made_under_lease: made,
         })
     }
 
@@ -83,10 +83,10 @@ impl SnapshotProtection {
 /// # Errors
 /// `forbidden`, which names the first snapshot that stands in its way.
 pub fn check(job: &Job, rules: &SnapshotRules, tree: &SnapshotTree) -> Result<(), Failure> {
-    let Some(change) = SnapshotChange::of(&job.request) else { return Ok(()) };
+    let Some(change) = SnapshotChange::from_request(&job.request) else { return Ok(()) };
     rules.check(job.authority, change, tree).map_err(|refusal| {
         let detail = refusal.detail(change, job.authority, &job.target_name, job.lease);
-        job.name_machine(Failure::new(FailureKind::Forbidden, detail))
+        job.add_machine_to(Failure::new(FailureKind::Forbidden, detail))
     })
 }
 
@@ -98,8 +98,8 @@ pub fn overridden(
     tree: &SnapshotTree,
     reason: &str,
 ) -> Option<String> {
-    let change =
-        SnapshotChange::of(&job.request).filter(|_| job.authority == Authority::Override)?;
+    let change = SnapshotChange::from_request(&job.request)
+        .filter(|_| job.authority == Authority::Override)?;
     let refusal = rules.check(Authority::Operator, change, tree).err()?;
     let (by, path) = (&job.requested_by, &refusal.path);
     Some(format!("{by} overrode the protection of the snapshot {path}: {reason}"))

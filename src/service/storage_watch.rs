@@ -44,7 +44,7 @@ impl StorageWatch {
             }
             if self.store.refusal().is_some() {
                 // The store itself records whether it refused the write again.
-                let _ = self.store.note_seen(self.clock.now()).await;
+                let _ = self.store.record_last_seen(self.clock.now()).await;
             }
         }
     }

@@ -28,7 +28,7 @@ use super::faults::{Comeback, Disruption};
 use super::methods::{self, CallContext};
 use super::soap;
 use super::{Shared, SimulatorError};
-use crate::held_stream::HeldStream;
+use crate::connection_stream::ConnectionStream;
 
 /// A request larger than this is refused; a list of 100,000 tasks fits.
 const MAX_REQUEST: usize = 16 << 20;
@@ -136,7 +136,7 @@ async fn serve_with<A>(
             }
         }
         .shared();
-        let stream = HeldStream::new(stream, connections.token(), end.clone());
+        let stream = ConnectionStream::new(stream, connections.token(), end.clone());
         let service = {
             let (shared, address) = (Arc::clone(&shared), address.ip().to_string());
             service_fn(move |request| answer(Arc::clone(&shared), address.clone(), request))
@@ -156,7 +156,7 @@ async fn serve_with<A>(
 }
 
 async fn serve_connection<S>(
-    stream: HeldStream<TcpStream, TaskTrackerToken>,
+    stream: ConnectionStream<TcpStream, TaskTrackerToken>,
     acceptor: TlsAcceptor,
     service: S,
 ) where

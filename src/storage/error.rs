@@ -14,13 +14,13 @@ pub enum StorageError {
     #[error("the database refused a statement")]
     Refused {
         /// The database's own words.
-        words: String,
+        message: String,
         source: Arc<dyn Error + Send + Sync>,
     },
     /// The write contradicts what is stored: two leases that hold one machine, or a key or an id
     /// that is there.
     #[error("the database refused a statement")]
-    Contradiction(#[source] Arc<dyn Error + Send + Sync>),
+    Conflict(#[source] Arc<dyn Error + Send + Sync>),
     /// This otter cannot make sense of something that is stored, or cannot store it.
     #[error("the stored {what} cannot be read")]
     Unreadable {
@@ -51,7 +51,7 @@ impl StorageError {
     #[must_use]
     pub fn refusal(&self) -> Option<&str> {
         match self {
-            Self::Refused { words, .. } => Some(words),
+            Self::Refused { message, .. } => Some(message),
             _ => None,
         }
     }

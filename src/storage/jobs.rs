@@ -42,7 +42,7 @@ pub struct JobPage {
 impl JobCursor {
     /// The point just behind this job.
     #[must_use]
-    pub fn behind(job: &Job) -> Self {
+    pub fn after(job: &Job) -> Self {
         Self { created_at: job.created_at.as_microsecond(), id: job.id }
     }
 }

@@ -27,7 +27,7 @@ pub enum KeyOwner {
 
 /// A key that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeptKey {
+pub struct StoredKey {
     pub owner: KeyOwner,
     pub fingerprint_matches: bool,
 }

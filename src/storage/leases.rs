@@ -12,13 +12,13 @@ use crate::domain::lease::{Lease, LeaseState, Quarantine};
 
 /// Everything that one step of the leases changed.
 #[derive(Clone, Debug, Default)]
-pub struct SaveLeases {
+pub struct LeaseTransaction {
     /// No two of them are of one lease.
-    pub leases: Vec<LeaseChange>,
+    pub leases: Vec<ChangedLease>,
     /// By the key of who each is.
-    pub machines: BTreeMap<String, KeptMachine>,
+    pub machines: BTreeMap<String, StoredMachine>,
     /// The keys of the machines of which nothing is kept any more.
-    pub forgotten: Vec<String>,
+    pub deleted_machines: Vec<String>,
     /// Every later grant gets a higher fence than this.
     pub fence_floor: u64,
     /// The key of the call that asked for this lease.
@@ -29,13 +29,13 @@ pub struct SaveLeases {
 
 /// What a lease has become.
 #[derive(Clone, Debug)]
-pub struct LeaseChange {
+pub struct ChangedLease {
     pub lease: Arc<Lease>,
     /// The key of the machine that the lease keeps from all others.
     pub held: Option<String>,
 }
 
-impl LeaseChange {
+impl ChangedLease {
     /// A lease that keeps this machine from others if its state holds one.
     #[must_use]
     pub fn new(lease: impl Into<Arc<Lease>>, machine: Option<String>) -> Self {
@@ -47,7 +47,7 @@ impl LeaseChange {
 
 /// What is kept of a machine, by the key of who it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KeptMachine {
+pub struct StoredMachine {
     pub fence: u64,
     pub last_lease_end: Option<Timestamp>,
     pub quarantine: Option<Quarantine>,

@@ -25,9 +25,9 @@ use crate::telemetry::audit as audit_log;
 pub use audit::{AuditCursor, AuditEntry, AuditFilter, AuditPage, InvalidAuditCursor};
 pub use error::StorageError;
 pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
-pub use keys::{IdempotencyKey, KeptKey, KeyOwner};
-pub use leases::{KeptMachine, LeaseChange, LeaseFilter, SaveLeases};
-pub use retention::{AuditRetention, Keep, Purged, PurgedAudit, Retention};
+pub use keys::{IdempotencyKey, KeyOwner, StoredKey};
+pub use leases::{ChangedLease, LeaseFilter, LeaseTransaction, StoredMachine};
+pub use retention::{AuditRetention, Purged, PurgedAudit, RecordRetention, Retention};
 pub use tokens::{StoredToken, TokenUse};
 
 /// Jobs, leases, idempotency keys, tokens and the audit.
@@ -53,7 +53,7 @@ pub trait Storage: Send + Sync {
     /// if any, and the idempotency key that it was asked for with, if any.
     ///
     /// # Errors
-    /// `Contradiction` if there is a job of this id, or the key is known.
+    /// `Conflict` if there is a job of this id, or the key is known.
     async fn insert_job(
         &self,
         job: &Job,
@@ -84,10 +84,10 @@ pub trait Storage: Send + Sync {
     /// it, and the key of the call that asked for a lease. A lease that has ended stays as it is.
     ///
     /// # Errors
-    /// `Contradiction` if two leases would hold one machine, or the key is known.
-    async fn save_leases(&self, step: SaveLeases) -> Result<(), StorageError> {
-        let audit = step.audit.clone();
-        self.commit_leases(step).await?;
+    /// `Conflict` if two leases would hold one machine, or the key is known.
+    async fn save_leases(&self, transaction: LeaseTransaction) -> Result<(), StorageError> {
+        let audit = transaction.audit.clone();
+        self.commit_leases(transaction).await?;
         audit.iter().for_each(audit_log::log);
         Ok(())
     }
@@ -104,7 +104,7 @@ pub trait Storage: Send + Sync {
     async fn commit_job(&self, job: &Job) -> Result<Vec<AuditRecord>, StorageError>;
 
     /// [`Storage::save_leases`] without a log.
-    async fn commit_leases(&self, step: SaveLeases) -> Result<(), StorageError>;
+    async fn commit_leases(&self, transaction: LeaseTransaction) -> Result<(), StorageError>;
 
     /// Reads one job.
     async fn job(&self, id: JobId) -> Result<Option<Job>, StorageError>;
@@ -124,7 +124,7 @@ pub trait Storage: Send + Sync {
     /// Looks an idempotency key up: what the call with it started, and whether for the same
     /// request. A key's method and path belong to calls that start jobs or to calls that ask for
     /// leases, never to both.
-    async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeptKey>, StorageError>;
+    async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<StoredKey>, StorageError>;
 
     /// Reads which snapshots of a machine were made under a lease.
     async fn snapshots_made_under(
@@ -153,7 +153,7 @@ pub trait Storage: Send + Sync {
     async fn has_leases(&self) -> Result<bool, StorageError>;
 
     /// Reads what is kept of machines, by the key of who each is.
-    async fn kept_machines(&self) -> Result<BTreeMap<String, KeptMachine>, StorageError>;
+    async fn stored_machines(&self) -> Result<BTreeMap<String, StoredMachine>, StorageError>;
 
     /// Reads the floor that every new fence is above. It never falls.
     async fn fence_floor(&self) -> Result<u64, StorageError>;
@@ -210,7 +210,7 @@ pub trait Storage: Send + Sync {
     ) -> Result<PurgedAudit, StorageError>;
 
     /// Commits that otter runs at this time.
-    async fn note_seen(&self, now: Timestamp) -> Result<(), StorageError>;
+    async fn record_last_seen(&self, now: Timestamp) -> Result<(), StorageError>;
 
     /// Reads when otter last ran, as it was noted.
     async fn last_seen(&self) -> Result<Option<Timestamp>, StorageError>;

@@ -7,8 +7,8 @@ const DAY: Duration = Duration::from_hours(24);
 /// How long to keep what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retention {
-    pub jobs: Keep,
-    pub leases: Keep,
+    pub jobs: RecordRetention,
+    pub leases: RecordRetention,
     /// Idempotency keys, counted from the call.
     pub keys: Duration,
     pub audit: AuditRetention,
@@ -37,7 +37,7 @@ pub struct PurgedAudit {
 
 /// How long to keep what has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Keep {
+pub struct RecordRetention {
     /// Counted from its end,
     pub time: Duration,
     /// but this many of the last to end whatever their age,
@@ -49,11 +49,16 @@ pub struct Keep {
 impl Default for Retention {
     fn default() -> Self {
         let audit = AuditRetention::default();
-        Self { jobs: Keep::default(), leases: Keep::default(), keys: DAY, audit }
+        Self {
+            jobs: RecordRetention::default(),
+            leases: RecordRetention::default(),
+            keys: DAY,
+            audit,
+        }
     }
 }
 
-impl Default for Keep {
+impl Default for RecordRetention {
     fn default() -> Self {
         Self { time: DAY * 30, at_least: 10_000, at_most: 1_000_000 }
     }

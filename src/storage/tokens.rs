@@ -82,10 +82,10 @@ impl StoredToken {
 
     /// The audit fact of a change of the token. Only the command line changes tokens.
     #[must_use]
-    pub fn fact(&self, at: Timestamp, action: AuditAction) -> AuditRecord {
+    pub fn audit_record(&self, at: Timestamp, action: AuditAction) -> AuditRecord {
         let detail = format!("{}, {}{}", self.name, self.role, self.restrictions());
         AuditRecord::new(at, action, AuditOutcome::Done)
-            .by(&Actor::token_command())
+            .with_actor(&Actor::token_command())
             .with_detail(detail)
     }
 }

@@ -29,11 +29,11 @@ pub struct Manifest {
     /// The schema of its database.
     pub schema: i64,
     pub created_at: Timestamp,
-    members: Vec<Member>,
+    members: Vec<ArchiveMember>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Member {
+struct ArchiveMember {
     name: String,
     bytes: u64,
     sha256: String,
@@ -70,7 +70,7 @@ pub fn write(
     let mut members = Vec::new();
     for (name, path) in sources.into_iter().flatten() {
         let (bytes, sha256) = copy_hashed(&mut File::open(path)?, &mut io::sink())?;
-        members.push(Member { name: name.to_owned(), bytes, sha256 });
+        members.push(ArchiveMember { name: name.to_owned(), bytes, sha256 });
     }
     let manifest = Manifest {
         format: FORMAT,
@@ -128,7 +128,7 @@ pub fn extract(
     let mut expected = manifest.members.iter();
     for entry in entries {
         let mut entry = entry.map_err(ArchiveError::Unreadable)?;
-        let name = name_in(&entry)?;
+        let name = member_name(&entry)?;
         let Some(member) = expected.next().filter(|member| member.name == name) else {
             return Err(ArchiveError::Foreign(name));
         };
@@ -151,7 +151,7 @@ pub fn extract(
 fn read_manifest(entries: &mut tar::Entries<'_, File>) -> Result<Manifest, ArchiveError> {
     let entry = entries.next().ok_or(ArchiveError::Missing(MANIFEST))?;
     let entry = entry.map_err(ArchiveError::Unreadable)?;
-    if name_in(&entry)? != MANIFEST {
+    if member_name(&entry)? != MANIFEST {
         return Err(ArchiveError::Missing(MANIFEST));
     }
     let mut text = Vec::new();
@@ -164,7 +164,7 @@ fn read_manifest(entries: &mut tar::Entries<'_, File>) -> Result<Manifest, Archi
     }
 }
 
-fn name_in(entry: &tar::Entry<'_, File>) -> Result<String, ArchiveError> {
+fn member_name(entry: &tar::Entry<'_, File>) -> Result<String, ArchiveError> {
     let path = entry.path().map_err(ArchiveError::Unreadable)?;
     Ok(path.to_string_lossy().into_owned())
 }

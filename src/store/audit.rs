@@ -115,8 +115,12 @@ pub async fn list(
     let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM audit WHERE 1 = 1");
     let AuditFilter { actions, outcomes, actor, machine, lease, job, reference, since, until } =
         filter;
-    one_of(&mut query, " AND action IN (", actions.iter().map(|action| action.as_str()));
-    one_of(&mut query, " AND outcome IN (", outcomes.iter().map(|outcome| outcome.as_str()));
+    push_in_condition(&mut query, " AND action IN (", actions.iter().map(|action| action.as_str()));
+    push_in_condition(
+        &mut query,
+        " AND outcome IN (",
+        outcomes.iter().map(|outcome| outcome.as_str()),
+    );
     let columns = [
         (" AND actor = ", actor.clone()),
         (" AND machine = ", machine.as_ref().map(ToString::to_string)),
@@ -149,7 +153,7 @@ pub async fn list(
 }
 
 /// An empty list of words is no condition.
-fn one_of(
+fn push_in_condition(
     query: &mut QueryBuilder<Sqlite>,
     condition: &'static str,
     words: impl ExactSizeIterator<Item = &'static str>,
@@ -225,8 +229,8 @@ mod tests {
     use crate::domain::lease::LeaseState;
     use crate::domain::origin::{Actor, RequestOrigin};
     use crate::storage::{
-        AuditRetention, IdempotencyKey, InvalidAuditCursor, LeaseChange, PurgedAudit, SaveLeases,
-        Storage, StoredToken,
+        AuditRetention, ChangedLease, IdempotencyKey, InvalidAuditCursor, LeaseTransaction,
+        PurgedAudit, Storage, StoredToken,
     };
     use crate::store::Store;
     use crate::store::samples::{ended, lease, queued, start};
@@ -265,9 +269,9 @@ mod tests {
             duration: Some(Duration::from_millis(1_500)),
             count: 3,
             ..AuditRecord::new(start(), AuditAction::RequestRefused, AuditOutcome::Refused)
-                .by(&Actor { name: "ci".to_owned(), origin })
-                .of_lease(&lease(1, LeaseState::Active, None))
-                .because_of(Some(&failure))
+                .with_actor(&Actor { name: "ci".to_owned(), origin })
+                .with_lease(&lease(1, LeaseState::Active, None))
+                .with_failure(Some(&failure))
         }
     }
 
@@ -348,11 +352,14 @@ mod tests {
         let store = started().await;
         let held = |number| {
             let lease = lease(number, LeaseState::Active, None);
-            vec![LeaseChange::new(lease, Some("uuid:one".to_owned()))]
+            vec![ChangedLease::new(lease, Some("uuid:one".to_owned()))]
         };
         let save = async |number| {
-            let step =
-                SaveLeases { leases: held(number), audit: vec![full()], ..SaveLeases::default() };
+            let step = LeaseTransaction {
+                leases: held(number),
+                audit: vec![full()],
+                ..LeaseTransaction::default()
+            };
             store.save_leases(step).await
         };
         save(1).await.unwrap();

@@ -12,9 +12,9 @@ use super::archive::{self, Manifest};
 use super::files::{self, SECRET_KEY};
 use super::migrate::{self, CopyError};
 use super::open;
-use super::restore::Undo;
+use super::restore::RemoveOnDrop;
 use super::sqlite_errors::refusal;
-use super::{StoreError, key, schema, sqlite_errors, upkeep};
+use super::{StoreError, key, maintenance, schema, sqlite_errors};
 
 /// Writes the archive into a new file that only its owner may read.
 ///
@@ -27,20 +27,20 @@ pub async fn backup(
     archive: &Path,
     now: Timestamp,
 ) -> Result<Manifest, StoreError> {
-    let database = open::existing(state_dir)?;
-    let mut connection = open::read_only(state_dir, &database).await?;
+    let database = open::require_database(state_dir)?;
+    let mut connection = open::open_read_only(state_dir, &database).await?;
     migrate::require_current(&mut connection, state_dir, &database).await?;
     let refused = |source| refusal(state_dir, &database, source);
-    let has_leases = upkeep::has_leases(&mut connection).await.map_err(refused)?;
+    let has_leases = maintenance::has_leases(&mut connection).await.map_err(refused)?;
     let key = key::require(state_dir, has_leases)?.map(|_| state_dir.join(SECRET_KEY));
     let not_written = |source: io::Error| match source.kind() {
         io::ErrorKind::AlreadyExists => StoreError::FileExists { path: archive.to_owned() },
         _ => StoreError::ArchiveNotWritten { path: archive.to_owned(), source: source.into() },
     };
     let file = files::create(archive).map_err(not_written)?;
-    let mut undo = Undo::of(archive);
-    let copy = beside(archive);
-    let _copy = Undo::of(&copy);
+    let mut cleanup = RemoveOnDrop::new(archive);
+    let copy = copy_path(archive);
+    let _copy = RemoveOnDrop::new(&copy);
     migrate::copy_into(&mut connection, &copy).await.map_err(|error| match error {
         CopyError::File(source) => not_written(source),
         CopyError::Database(source) if sqlite_errors::is_unwritable(&source) => {
@@ -53,13 +53,13 @@ pub async fn backup(
     let manifest = archive::write(&file, &copy, key.as_deref(), schema::current(), now)
         .map_err(not_written)?;
     sync_parent(archive).map_err(not_written)?;
-    undo.keep();
+    cleanup.disarm();
     Ok(manifest)
 }
 
 /// The path of the database's copy while the archive is written. It is on the same disk, which
 /// needs the room anyway.
-fn beside(archive: &Path) -> PathBuf {
+fn copy_path(archive: &Path) -> PathBuf {
     let mut name = archive.as_os_str().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     PathBuf::from(name)

@@ -11,13 +11,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::key::KeyError;
 use super::samples::{ended, lease, queued, start};
-use super::{Checked, Restored, SECRET_KEY, Store, StoreError, backup, check, compact, restore};
+use super::{
+    CheckReport, RestoreReport, SECRET_KEY, Store, StoreError, backup, check, compact, restore,
+};
 use crate::domain::access::{Role, TokenDigest};
 use crate::domain::audit::AuditAction;
 use crate::domain::ids::{TaskId, TokenId};
 use crate::domain::job::{Job, JobState};
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
-use crate::storage::{AuditFilter, KeptMachine, LeaseChange, SaveLeases, Storage, StoredToken};
+use crate::storage::{
+    AuditFilter, ChangedLease, LeaseTransaction, Storage, StoredMachine, StoredToken,
+};
 
 const KEY: [u8; 32] = [9; 32];
 
@@ -63,15 +67,19 @@ async fn filled(directory: &Path) {
     }
     for lease in leases() {
         let machine = format!("uuid:{}", lease.id);
-        let row = LeaseChange::new(lease.clone(), Some(machine.clone()));
-        let kept = KeptMachine {
+        let row = ChangedLease::new(lease.clone(), Some(machine.clone()));
+        let kept = StoredMachine {
             fence: 5,
             quarantine: (lease.state == LeaseState::Releasing).then(by_operator),
-            ..KeptMachine::default()
+            ..StoredMachine::default()
         };
         let machines = [(machine, kept)].into();
         store
-            .save_leases(SaveLeases { leases: vec![row], machines, ..SaveLeases::default() })
+            .save_leases(LeaseTransaction {
+                leases: vec![row],
+                machines,
+                ..LeaseTransaction::default()
+            })
             .await
             .unwrap();
     }
@@ -115,7 +123,7 @@ async fn a_restored_store_has_no_old_work() {
     let target = elsewhere.path().join("restored");
     let now = start() + SignedDuration::from_hours(5);
     let restored = restore(&archive, &target, now).await.unwrap();
-    let Restored {
+    let RestoreReport {
         manifest: _,
         cancelled_jobs,
         unknown_jobs,
@@ -141,7 +149,7 @@ async fn a_restored_store_has_no_old_work() {
     assert!(unknown.warnings[0].contains("powerOn-77"), "{:?}", unknown.warnings);
     assert_eq!(unknown.error.unwrap().kind.code(), "outcome-unknown");
     assert_eq!(succeeded, ended(queued(3), JobState::Succeeded, start()));
-    let machines = store.kept_machines().await.unwrap();
+    let machines = store.stored_machines().await.unwrap();
     for before in leases() {
         let after = store.lease(before.id).await.unwrap().unwrap();
         let kept = &machines[&format!("uuid:{}", before.id)];
@@ -285,7 +293,7 @@ async fn a_backup_replaces_no_file_and_needs_a_database_and_its_key() {
 async fn a_check_finds_what_is_damaged_and_changes_nothing() {
     let state = TempDir::new().unwrap();
     filled(state.path()).await;
-    let Checked { jobs, leases, tokens, problems, key_problem } =
+    let CheckReport { jobs, leases, tokens, problems, key_problem } =
         check(state.path()).await.unwrap();
     assert_eq!((jobs, leases, tokens, problems, key_problem), (3, 4, 1, Vec::new(), None));
     change(state.path(), "UPDATE jobs SET document = '{' WHERE state = 'succeeded'").await;
@@ -301,7 +309,7 @@ async fn a_check_finds_what_is_damaged_and_changes_nothing() {
     .await;
     std::fs::remove_file(state.path().join(SECRET_KEY)).unwrap();
     let before = std::fs::read(state.path().join("otter.db")).unwrap();
-    let Checked { problems, key_problem, .. } = check(state.path()).await.unwrap();
+    let CheckReport { problems, key_problem, .. } = check(state.path()).await.unwrap();
     assert_eq!(std::fs::read(state.path().join("otter.db")).unwrap(), before);
     assert!(key_problem.is_some_and(|problem| problem.contains("secret.key is missing")));
     let expected = ["lease_keys", "cannot be read", "version 9", "cannot be read", "token ci"];
@@ -373,7 +381,9 @@ async fn files_that_others_can_read_are_tightened() {
 async fn a_restore_that_was_cut_short_is_no_empty_store() {
     let state = TempDir::new().unwrap();
     std::fs::write(state.path().join("otter.db.restoring"), "half of it").unwrap();
-    for opened in [Store::open(state.path()).await, Store::beside_or_new(state.path()).await] {
+    for opened in
+        [Store::open(state.path()).await, Store::open_or_create_shared(state.path()).await]
+    {
         let error = opened.err().expect("its work would be lost in silence");
         assert!(matches!(error, StoreError::UnfinishedRestore { .. }), "{error}");
     }

@@ -13,10 +13,10 @@ use crate::domain::machine::MachineIdentity;
 use crate::storage::StorageError;
 
 /// The number of rows that one commit deletes. Other commits run in between.
-const PORTION: i64 = 500;
+const BATCH_ROWS: i64 = 500;
 
 /// What the end of a job changes in the table.
-pub enum Origin {
+pub enum SnapshotOriginChange {
     /// The job made a snapshot, under this lease or under none.
     Made { machine: String, snapshot: String, lease: Option<String> },
     /// The job removed a snapshot.
@@ -25,9 +25,9 @@ pub enum Origin {
     RemovedAll { machine: String },
 }
 
-impl Origin {
+impl SnapshotOriginChange {
     /// What a job changes, if it succeeded and made or removed snapshots.
-    pub fn of(job: &Job) -> Option<Self> {
+    pub fn from_job(job: &Job) -> Option<Self> {
         if job.state != JobState::Succeeded {
             return None;
         }
@@ -54,7 +54,7 @@ impl Origin {
         match self {
             Self::Made { machine, snapshot, lease } => {
                 // A host may use the id of a removed snapshot again, so the old row is wrong now.
-                forget(transaction, machine, snapshot).await?;
+                delete_row(transaction, machine, snapshot).await?;
                 let Some(lease) = lease else { return Ok(()) };
                 let insert =
                     "INSERT INTO created_snapshots (machine, snapshot, lease) VALUES ($1, $2, $3)";
@@ -65,7 +65,9 @@ impl Origin {
                     .execute(transaction.statement())
                     .await?;
             }
-            Self::Removed { machine, snapshot } => forget(transaction, machine, snapshot).await?,
+            Self::Removed { machine, snapshot } => {
+                delete_row(transaction, machine, snapshot).await?
+            }
             Self::RemovedAll { machine } => {
                 sqlx::query("DELETE FROM created_snapshots WHERE machine = $1")
                     .bind(machine)
@@ -77,7 +79,7 @@ impl Origin {
     }
 }
 
-async fn forget(
+async fn delete_row(
     transaction: &mut Transaction<'_>,
     machine: &str,
     snapshot: &str,
@@ -108,15 +110,15 @@ pub async fn made_under(
 }
 
 /// Deletes the rows of leases that are no longer kept.
-pub struct DeleteOfForgottenLeases;
+pub struct DeleteRowsOfPurgedLeases;
 
-impl DeleteOfForgottenLeases {
+impl DeleteRowsOfPurgedLeases {
     /// How many rows one write deletes at most.
-    pub const PORTION: u64 = PORTION.unsigned_abs();
+    pub const BATCH_ROWS: u64 = BATCH_ROWS.unsigned_abs();
 }
 
 #[async_trait]
-impl Write for DeleteOfForgottenLeases {
+impl Write for DeleteRowsOfPurgedLeases {
     type Output = u64;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<u64, sqlx::Error> {
@@ -124,7 +126,7 @@ impl Write for DeleteOfForgottenLeases {
             "DELETE FROM created_snapshots WHERE (machine, snapshot) IN (SELECT c.machine, c.snapshot FROM \
              created_snapshots AS c WHERE NOT EXISTS (SELECT 1 FROM leases AS l WHERE l.id = c.lease) LIMIT $1)",
         )
-        .bind(PORTION)
+        .bind(BATCH_ROWS)
         .execute(transaction.statement())
         .await?;
         Ok(done.rows_affected())

@@ -146,21 +146,21 @@ impl From<sqlx::Error> for StoreError {
 
 impl From<sqlx::Error> for StorageError {
     fn from(source: sqlx::Error) -> Self {
-        refused(Arc::new(source))
+        statement_error(Arc::new(source))
     }
 }
 
 /// The error of a statement that failed. Writes that were committed together share the cause.
-pub fn refused(cause: Arc<sqlx::Error>) -> StorageError {
-    if contradicts(&cause) {
-        StorageError::Contradiction(cause)
+pub fn statement_error(cause: Arc<sqlx::Error>) -> StorageError {
+    if is_conflict(&cause) {
+        StorageError::Conflict(cause)
     } else {
-        StorageError::Refused { words: super::told(&cause), source: cause }
+        StorageError::Refused { message: super::database_message(&cause), source: cause }
     }
 }
 
 /// Whether a write was refused because of its content, not because of the disk.
-pub fn contradicts(cause: &sqlx::Error) -> bool {
+pub fn is_conflict(cause: &sqlx::Error) -> bool {
     use sqlx::error::ErrorKind;
     let kind = cause.as_database_error().map(sqlx::error::DatabaseError::kind);
     kind.is_some_and(|kind| !matches!(kind, ErrorKind::Other))

@@ -9,7 +9,7 @@ use sqlx::{Connection, SqliteConnection};
 use super::files::{DATABASE, LOCK};
 use super::open::{self, BUSY_TIMEOUT, require_content};
 use super::sqlite_errors::refusal;
-use super::state_directory::directory;
+use super::state_directory::is_usable_directory;
 use super::{StoreError, migrate};
 
 /// What a state directory holds.
@@ -37,13 +37,13 @@ pub enum Existing {
 /// # Errors
 /// What would keep a start from using it.
 pub async fn examine(path: &Path) -> Result<FoundState, StoreError> {
-    if !directory(path)? {
+    if !is_usable_directory(path)? {
         return Ok(FoundState::default());
     }
     require_writable(&path.join(LOCK))?;
     let file = path.join(DATABASE);
     if !file.exists() {
-        open::require_no_remains(path)?;
+        open::require_no_leftovers(path)?;
         return Ok(FoundState { existing: Existing::Directory, ..FoundState::default() });
     }
     require_writable(&file)?;

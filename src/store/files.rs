@@ -41,7 +41,7 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
 
 /// Whether both files exist and hold the same bytes.
 pub fn are_equal(one: &Path, other: &Path) -> io::Result<bool> {
-    let (Some(one), Some(other)) = (open_if_there(one)?, open_if_there(other)?) else {
+    let (Some(one), Some(other)) = (open_if_exists(one)?, open_if_exists(other)?) else {
         return Ok(false);
     };
     if one.metadata()?.len() != other.metadata()?.len() {
@@ -62,7 +62,7 @@ pub fn are_equal(one: &Path, other: &Path) -> io::Result<bool> {
     }
 }
 
-fn open_if_there(path: &Path) -> io::Result<Option<File>> {
+fn open_if_exists(path: &Path) -> io::Result<Option<File>> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

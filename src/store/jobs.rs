@@ -6,7 +6,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use super::audit;
-use super::created_snapshots::Origin;
+use super::created_snapshots::SnapshotOriginChange;
 use super::keys;
 use super::writer::{Transaction, Write};
 use super::{Reader, document, microseconds};
@@ -31,7 +31,7 @@ pub struct Row {
 }
 
 impl Row {
-    pub fn of(job: &Job) -> Result<Self, StorageError> {
+    pub fn from_job(job: &Job) -> Result<Self, StorageError> {
         let document = document::encode(job)
             .map_err(|source| StorageError::unreadable(format!("job {}", job.id), source))?;
         let ended_at: Option<Timestamp> =
@@ -99,13 +99,13 @@ pub struct UpdateJob {
     id: JobId,
     row: Row,
     /// The facts that may be new with this update, in order.
-    facts: Vec<(AuditRecord, Transition)>,
+    facts: Vec<(AuditRecord, FactCondition)>,
     /// What the job's end records about the origin of snapshots.
-    origin: Option<Origin>,
+    origin: Option<SnapshotOriginChange>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Transition {
+enum FactCondition {
     /// New if the stored job is queued.
     Start,
     /// New if the stored job has no request to cancel it.
@@ -115,24 +115,29 @@ enum Transition {
 }
 
 impl UpdateJob {
-    pub fn of(job: &Job) -> Result<Self, StorageError> {
+    pub fn from_job(job: &Job) -> Result<Self, StorageError> {
         // Later updates of a running job have steps or an intent, so the stored job is not read.
         let may_start =
             job.state == JobState::Running && job.steps.is_empty() && job.intent.is_none();
-        let start = may_start.then(|| (AuditRecord::job_started(job), Transition::Start));
+        let start = may_start.then(|| (AuditRecord::job_started(job), FactCondition::Start));
         let cancel = AuditRecord::job_cancel_requested(job)
-            .map(|record| (record, Transition::CancelRequest));
-        let end = job.state.is_end().then(|| (AuditRecord::job_ended(job), Transition::End));
+            .map(|record| (record, FactCondition::CancelRequest));
+        let end = job.state.is_end().then(|| (AuditRecord::job_ended(job), FactCondition::End));
         let facts = start.into_iter().chain(cancel).chain(end).collect();
-        Ok(Self { id: job.id, row: Row::of(job)?, facts, origin: Origin::of(job) })
+        Ok(Self {
+            id: job.id,
+            row: Row::from_job(job)?,
+            facts,
+            origin: SnapshotOriginChange::from_job(job),
+        })
     }
 
     /// The facts that the stored job does not show yet.
-    async fn new_facts(
+    async fn facts_to_add(
         &self,
         transaction: &mut Transaction<'_>,
     ) -> Result<Result<Vec<AuditRecord>, StorageError>, sqlx::Error> {
-        let stored = if self.facts.iter().all(|(_, transition)| *transition == Transition::End) {
+        let stored = if self.facts.iter().all(|(_, transition)| *transition == FactCondition::End) {
             None
         } else {
             let row = sqlx::query("SELECT id, document_version, document FROM jobs WHERE id = $1")
@@ -144,12 +149,14 @@ impl UpdateJob {
                 Err(error) => return Ok(Err(error)),
             }
         };
-        let is_new = |transition: &Transition| match transition {
-            Transition::Start => stored.as_ref().is_some_and(|job| job.state == JobState::Queued),
-            Transition::CancelRequest => {
+        let is_new = |transition: &FactCondition| match transition {
+            FactCondition::Start => {
+                stored.as_ref().is_some_and(|job| job.state == JobState::Queued)
+            }
+            FactCondition::CancelRequest => {
                 stored.as_ref().is_some_and(|job| job.cancel_requested_at.is_none())
             }
-            Transition::End => true,
+            FactCondition::End => true,
         };
         let new = self.facts.iter().filter(|(_, transition)| is_new(transition));
         Ok(Ok(new.map(|(record, _)| record.clone()).collect()))
@@ -163,7 +170,7 @@ impl Write for UpdateJob {
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<Self::Output, sqlx::Error> {
         let row = &self.row;
-        let audited = match self.new_facts(transaction).await? {
+        let audited = match self.facts_to_add(transaction).await? {
             Ok(audited) => audited,
             Err(error) => return Ok(Err(error)),
         };
@@ -229,8 +236,8 @@ pub async fn jobs(
     let mut query =
         QueryBuilder::<Sqlite>::new("SELECT id, document_version, document FROM jobs WHERE 1 = 1");
     let JobFilter { states, machine, kinds, requested_by, reference, lease } = filter;
-    one_of(&mut query, "state", states.iter().map(|state| state.as_str()));
-    one_of(&mut query, "kind", kinds.iter().map(|kind| kind.as_str()));
+    push_in_condition(&mut query, "state", states.iter().map(|state| state.as_str()));
+    push_in_condition(&mut query, "kind", kinds.iter().map(|kind| kind.as_str()));
     if let Some(machine) = machine {
         let target = TargetId::Machine(machine.clone());
         query.push(" AND target_kind = ").push_bind(target.kind());
@@ -255,12 +262,12 @@ pub async fn jobs(
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     let items = rows.iter().map(read).collect::<Result<Vec<Job>, _>>()?;
-    let next = if more { items.last().map(JobCursor::behind) } else { None };
+    let next = if more { items.last().map(JobCursor::after) } else { None };
     Ok(JobPage { items, next })
 }
 
 /// No word at all is no condition.
-fn one_of(
+fn push_in_condition(
     query: &mut QueryBuilder<Sqlite>,
     column: &'static str,
     words: impl ExactSizeIterator<Item = &'static str>,

@@ -58,7 +58,7 @@ pub fn require(state_dir: &Path, has_leases: bool) -> Result<Option<Key>, KeyErr
 ///
 /// # Errors
 /// `Exists` if there is one; a file that cannot be made.
-pub fn make(state_dir: &Path, key: &Key) -> Result<(), KeyError> {
+pub fn create(state_dir: &Path, key: &Key) -> Result<(), KeyError> {
     let path = state_dir.join(SECRET_KEY);
     let written = files::create(&path).and_then(|mut file| {
         file.write_all(key.expose_secret())?;

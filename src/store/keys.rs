@@ -6,27 +6,27 @@ use sqlx::sqlite::SqliteRow;
 
 use super::writer::Transaction;
 use super::{Reader, microseconds};
-use crate::storage::{IdempotencyKey, KeptKey, KeyOwner};
+use crate::storage::{IdempotencyKey, KeyOwner, StoredKey};
 
 const FIND: &str = "SELECT job, NULL AS lease, fingerprint FROM idempotency_keys \
      WHERE caller = $1 AND method = $2 AND path = $3 AND key = $4 \
      UNION ALL SELECT NULL, lease, fingerprint FROM lease_keys \
      WHERE caller = $1 AND method = $2 AND path = $3 AND key = $4";
 
-const INSERT_OF_JOB: &str = "INSERT INTO idempotency_keys (caller, method, path, key, fingerprint, job, created_at) \
+const INSERT_JOB_KEY: &str = "INSERT INTO idempotency_keys (caller, method, path, key, fingerprint, job, created_at) \
      VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
-const INSERT_OF_LEASE: &str = "INSERT INTO lease_keys (caller, method, path, key, fingerprint, lease, created_at) \
+const INSERT_LEASE_KEY: &str = "INSERT INTO lease_keys (caller, method, path, key, fingerprint, lease, created_at) \
      VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
 pub async fn find(
     reader: &mut Reader<'_>,
     key: &IdempotencyKey,
-) -> Result<Option<KeptKey>, sqlx::Error> {
+) -> Result<Option<StoredKey>, sqlx::Error> {
     let IdempotencyKey { caller, method, path, key: name, fingerprint: _, created_at: _ } = key;
     let select = sqlx::query(FIND).bind(caller).bind(method).bind(path).bind(name);
     let row = select.fetch_optional(reader.statement()).await?;
-    row.map(|row| kept(key, &row)).transpose()
+    row.map(|row| read_key(key, &row)).transpose()
 }
 
 pub async fn insert(
@@ -36,8 +36,8 @@ pub async fn insert(
 ) -> Result<(), sqlx::Error> {
     let IdempotencyKey { caller, method, path, key, fingerprint, created_at } = key;
     let (statement, owner) = match owner {
-        KeyOwner::Job(id) => (INSERT_OF_JOB, id.to_string()),
-        KeyOwner::Lease(id) => (INSERT_OF_LEASE, id.to_string()),
+        KeyOwner::Job(id) => (INSERT_JOB_KEY, id.to_string()),
+        KeyOwner::Lease(id) => (INSERT_LEASE_KEY, id.to_string()),
     };
     sqlx::query(statement)
         .bind(caller)
@@ -52,13 +52,13 @@ pub async fn insert(
     Ok(())
 }
 
-fn kept(key: &IdempotencyKey, row: &SqliteRow) -> Result<KeptKey, sqlx::Error> {
+fn read_key(key: &IdempotencyKey, row: &SqliteRow) -> Result<StoredKey, sqlx::Error> {
     let (job, lease): (Option<&str>, Option<&str>) = (row.try_get("job")?, row.try_get("lease")?);
     let fingerprint: &str = row.try_get("fingerprint")?;
     let job = job.map(|job| job.parse().map(KeyOwner::Job)).transpose();
     let lease = lease.map(|lease| lease.parse().map(KeyOwner::Lease)).transpose();
     let owner = job.and_then(|job| Ok(job.or(lease?))).ok().flatten();
-    Ok(KeptKey {
+    Ok(StoredKey {
         owner: owner.ok_or_else(|| sqlx::Error::Decode("a key's job or lease is no id".into()))?,
         fingerprint_matches: fingerprint == hex::encode(key.fingerprint),
     })

@@ -9,10 +9,10 @@ use super::{Reader, microseconds};
 use crate::storage::StorageError;
 
 /// Notes that otter runs at this time.
-pub struct Seen(pub Timestamp);
+pub struct RecordLastSeen(pub Timestamp);
 
 #[async_trait]
-impl Write for Seen {
+impl Write for RecordLastSeen {
     type Output = ();
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {

@@ -16,7 +16,8 @@ use crate::domain::audit::AuditRecord;
 use crate::domain::ids::{LeaseId, MachineId};
 use crate::domain::lease::Lease;
 use crate::storage::{
-    IdempotencyKey, KeptMachine, KeyOwner, LeaseChange, LeaseFilter, SaveLeases, StorageError,
+    ChangedLease, IdempotencyKey, KeyOwner, LeaseFilter, LeaseTransaction, StorageError,
+    StoredMachine,
 };
 
 /// A lease as its columns.
@@ -34,8 +35,8 @@ struct Row {
 }
 
 impl Row {
-    fn of(change: LeaseChange) -> Result<Self, StorageError> {
-        let LeaseChange { lease, held } = change;
+    fn from_change(change: ChangedLease) -> Result<Self, StorageError> {
+        let ChangedLease { lease, held } = change;
         let document = document::encode_lease(&lease)
             .map_err(|source| StorageError::unreadable(format!("lease {}", lease.id), source))?;
         Ok(Self {
@@ -66,8 +67,8 @@ struct MachineRow {
 }
 
 impl MachineRow {
-    fn of(machine: String, kept: &KeptMachine) -> Result<Self, StorageError> {
-        let KeptMachine { fence, last_lease_end, quarantine, absent_since } = kept;
+    fn new(machine: String, kept: &StoredMachine) -> Result<Self, StorageError> {
+        let StoredMachine { fence, last_lease_end, quarantine, absent_since } = kept;
         let quarantine = quarantine
             .as_ref()
             .map(document::encode_quarantine)
@@ -84,27 +85,28 @@ impl MachineRow {
 }
 
 /// One step of the leases as rows.
-pub struct Step {
+pub struct SaveLeases {
     /// Those that hold no machine before those that do, which may take one that the step sets free.
     leases: Vec<Row>,
     machines: Vec<MachineRow>,
-    forgotten: Vec<String>,
+    deleted_machines: Vec<String>,
     fence_floor: u64,
     key: Option<(IdempotencyKey, LeaseId)>,
     audit: Vec<AuditRecord>,
 }
 
-impl Step {
-    pub fn of(step: SaveLeases) -> Result<Self, StorageError> {
-        let SaveLeases { mut leases, machines, forgotten, fence_floor, key, audit } = step;
+impl SaveLeases {
+    pub fn from_transaction(transaction: LeaseTransaction) -> Result<Self, StorageError> {
+        let LeaseTransaction { mut leases, machines, deleted_machines, fence_floor, key, audit } =
+            transaction;
         leases.sort_by_key(|change| change.held.is_some());
         Ok(Self {
-            leases: leases.into_iter().map(Row::of).collect::<Result<_, _>>()?,
+            leases: leases.into_iter().map(Row::from_change).collect::<Result<_, _>>()?,
             machines: machines
                 .into_iter()
                 .map(|(machine, kept)| MachineRow::of(machine, &kept))
                 .collect::<Result<_, _>>()?,
-            forgotten,
+            deleted_machines,
             fence_floor,
             key,
             audit,
@@ -113,7 +115,7 @@ impl Step {
 }
 
 #[async_trait]
-impl Write for Step {
+impl Write for SaveLeases {
     type Output = ();
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
@@ -135,7 +137,7 @@ impl Write for Step {
             .execute(transaction.statement())
             .await?;
         }
-        for machine in &self.forgotten {
+        for machine in &self.deleted_machines {
             sqlx::query("DELETE FROM kept_machines WHERE machine = $1")
                 .bind(machine)
                 .execute(transaction.statement())
@@ -239,7 +241,7 @@ pub async fn list(
 /// Everything that is kept of machines.
 pub async fn machines(
     reader: &mut Reader<'_>,
-) -> Result<BTreeMap<String, KeptMachine>, StorageError> {
+) -> Result<BTreeMap<String, StoredMachine>, StorageError> {
     let rows = sqlx::query(
         "SELECT machine, fence, last_lease_end, quarantine, absent_since FROM kept_machines",
     )
@@ -249,7 +251,7 @@ pub async fn machines(
 }
 
 /// Reads a row of `kept_machines`: the key of the machine, and what is kept of it.
-pub fn read_machine(row: &SqliteRow) -> Result<(String, KeptMachine), StorageError> {
+pub fn read_machine(row: &SqliteRow) -> Result<(String, StoredMachine), StorageError> {
     let machine: String = row.try_get("machine")?;
     let fence: i64 = row.try_get("fence")?;
     let last: Option<i64> = row.try_get("last_lease_end")?;
@@ -259,7 +261,7 @@ pub fn read_machine(row: &SqliteRow) -> Result<(String, KeptMachine), StorageErr
         .map(document::decode_quarantine)
         .transpose()
         .map_err(|source| StorageError::unreadable(format!("machine {machine}"), source))?;
-    let kept = KeptMachine {
+    let kept = StoredMachine {
         fence: u64::try_from(fence).unwrap_or_default(),
         last_lease_end: last.and_then(|last| Timestamp::from_microsecond(last).ok()),
         quarantine,

@@ -49,7 +49,7 @@ pub async fn migrate_with_copy(
     let applied = applied(connection, directory, file).await?;
     refuse_newer(&applied, file)?;
     if is_pending(&applied) {
-        let copy = keep_copy(connection, directory, file, version(&applied)).await?;
+        let copy = save_copy(connection, directory, file, version(&applied)).await?;
         tracing::info!(
             from = version(&applied),
             to = current(),
@@ -79,7 +79,7 @@ pub async fn migrate(
         }
         source => StoreError::Migrate { path: file.to_owned(), source },
     })?;
-    if let Some(what) = dangling(&mut transaction).await.map_err(refused)? {
+    if let Some(what) = find_dangling_reference(&mut transaction).await.map_err(refused)? {
         return Err(StoreError::Damaged { path: file.to_owned(), what });
     }
     transaction.commit().await.map_err(refused)?;
@@ -87,7 +87,9 @@ pub async fn migrate(
 }
 
 /// The table that has a row with a broken reference, if there is one.
-pub async fn dangling(connection: &mut SqliteConnection) -> Result<Option<String>, sqlx::Error> {
+pub async fn find_dangling_reference(
+    connection: &mut SqliteConnection,
+) -> Result<Option<String>, sqlx::Error> {
     let found: Option<(String, Option<i64>, String, i64)> =
         sqlx::query_as("PRAGMA foreign_key_check").fetch_optional(connection).await?;
     Ok(found.map(|(table, _, parent, _)| {
@@ -137,14 +139,14 @@ fn refuse_newer(applied: &BTreeSet<i64>, file: &Path) -> Result<(), StoreError> 
 
 /// Copies the database as it is to `otter.db.before-<schema>`. A copy of the same schema from an
 /// earlier migration that holds something else is kept as `otter.db.before-<schema>.old`.
-async fn keep_copy(
+async fn save_copy(
     connection: &mut SqliteConnection,
     directory: &Path,
     file: &Path,
     schema: i64,
 ) -> Result<PathBuf, StoreError> {
-    let beside = |suffix: &str| directory.join(format!("otter.db.before-{schema}{suffix}"));
-    let (copy, old, new) = (beside(""), beside(".old"), beside(".new"));
+    let sibling = |suffix: &str| directory.join(format!("otter.db.before-{schema}{suffix}"));
+    let (copy, old, new) = (sibling(""), sibling(".old"), sibling(".new"));
     let not_writable = |source| StoreError::not_writable(directory, source);
     files::remove(&new).map_err(not_writable)?;
     copy_into(connection, &new).await.map_err(|error| match error {

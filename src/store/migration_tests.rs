@@ -209,7 +209,7 @@ async fn assert_whole(store: &Store, schema: i64) {
         assert_eq!(store.lease(released.id).await.unwrap(), Some(released), "schema {schema}");
         let found = store.find_key(&key("/leases")).await.unwrap().map(|kept| kept.owner);
         assert_eq!(found, Some(KeyOwner::Lease(expected[1])), "schema {schema}");
-        let machines = store.kept_machines().await.unwrap();
+        let machines = store.stored_machines().await.unwrap();
         assert_eq!(machines["uuid:4"].fence, 41, "schema {schema}");
         assert!(machines["uuid:4"].last_lease_end.is_some(), "schema {schema}");
         assert_eq!(machines["uuid:5"].quarantine, Some(quarantine()), "schema {schema}");
@@ -236,7 +236,7 @@ async fn a_filled_database_of_every_schema_is_migrated_whole_and_copied_before()
         let again = TempDir::new().unwrap();
         std::fs::copy(&copy, again.path().join("otter.db")).unwrap();
         let error =
-            Store::beside(again.path()).await.err().expect("the copy has an earlier schema");
+            Store::open_shared(again.path()).await.err().expect("the copy has an earlier schema");
         assert!(
             matches!(error, StoreError::OlderDatabase { found, .. } if found == schema),
             "{error}"
@@ -302,16 +302,17 @@ async fn a_migration_that_leaves_a_dangling_row_is_undone() {
 #[tokio::test]
 async fn only_the_daemon_makes_or_migrates_a_database() {
     let directory = TempDir::new().unwrap();
-    let error = Store::beside(directory.path()).await.err().expect("there is none");
+    let error = Store::open_shared(directory.path()).await.err().expect("there is none");
     assert!(matches!(error, StoreError::NoDatabase { .. }), "{error}");
     let missing = directory.path().join("missing");
-    let error = Store::beside_or_new(&missing).await.err().expect("there is no directory");
+    let error = Store::open_or_create_shared(&missing).await.err().expect("there is no directory");
     assert!(matches!(error, StoreError::NoStateDirectory { .. }) && !missing.exists(), "{error}");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     filled(directory.path(), 3).await;
-    for opened in
-        [Store::beside(directory.path()).await, Store::beside_or_new(directory.path()).await]
-    {
+    for opened in [
+        Store::open_shared(directory.path()).await,
+        Store::open_or_create_shared(directory.path()).await,
+    ] {
         let error = opened.err().expect("its schema is another");
         assert!(error.to_string().contains("has schema 3"), "{error}");
     }

@@ -23,6 +23,7 @@ pub mod key;
 mod keys;
 mod last_seen;
 mod leases;
+mod maintenance;
 mod migrate;
 #[cfg(test)]
 mod migration_tests;
@@ -39,7 +40,6 @@ mod storage;
 #[cfg(test)]
 mod tests;
 mod tokens;
-mod upkeep;
 mod writer;
 
 use std::fs::File;
@@ -61,9 +61,9 @@ pub use document::DocumentError;
 pub use error::StoreError;
 pub use examine::{Existing, FoundState};
 pub use files::SECRET_KEY;
-pub use restore::{Restored, restore};
-pub use state_directory::open_to_others;
-pub use upkeep::{Checked, Compacted, check, compact};
+pub use maintenance::{CheckReport, CompactReport, check, compact};
+pub use restore::{RestoreReport, restore};
+pub use state_directory::reachable_by_others;
 
 /// The database. Clones share it; the last one to go releases the lock on the state directory.
 #[derive(Clone)]
@@ -103,7 +103,7 @@ impl Store {
     /// directory private to its owner), brings the database up to date, and locks the directory for
     /// as long as the store lives.
     pub async fn open(state_dir: &Path) -> Result<Self, StoreError> {
-        let open::Opened { writer, readers, lock } = open::open(state_dir).await?;
+        let open::OpenedDatabase { writer, readers, lock } = open::open(state_dir).await?;
         Ok(Self::new(Arc::new(Mutex::new(writer)), Readers::Pool(readers), Some(lock)))
     }
 
@@ -113,15 +113,15 @@ impl Store {
     /// # Errors
     /// `NoDatabase` if there is none, since nothing is made; `OlderDatabase` or `NewerDatabase` if
     /// its schema is not this otter's, since a daemon may be using it.
-    pub async fn beside(state_dir: &Path) -> Result<Self, StoreError> {
-        let (writer, readers) = open::beside(state_dir).await?;
+    pub async fn open_shared(state_dir: &Path) -> Result<Self, StoreError> {
+        let (writer, readers) = open::open_shared(state_dir).await?;
         Ok(Self::new(Arc::new(Mutex::new(writer)), Readers::Pool(readers), None))
     }
 
     /// The same, but makes the database if the directory exists and has none.
-    pub async fn beside_or_new(state_dir: &Path) -> Result<Self, StoreError> {
-        open::make_if_missing(state_dir).await?;
-        Self::beside(state_dir).await
+    pub async fn open_or_create_shared(state_dir: &Path) -> Result<Self, StoreError> {
+        open::create_if_missing(state_dir).await?;
+        Self::open_shared(state_dir).await
     }
 
     /// Looks at this directory without changing it.
@@ -176,7 +176,7 @@ impl Store {
 
     /// How many statements have run so far.
     #[must_use]
-    pub fn queries(&self) -> u64 {
+    pub fn statements(&self) -> u64 {
         self.0.statements.load(Ordering::Relaxed)
     }
 
@@ -188,7 +188,7 @@ impl Store {
 
     /// How many writes were refused by the disk or the database so far.
     #[must_use]
-    pub fn refused(&self) -> u64 {
+    pub fn refused_writes(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)
     }
 
@@ -238,7 +238,7 @@ impl Reader<'_> {
 }
 
 /// An error of the database in SQLite's own words, without its number.
-fn told(error: &sqlx::Error) -> String {
+fn database_message(error: &sqlx::Error) -> String {
     error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 

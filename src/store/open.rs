@@ -31,55 +31,55 @@ const READERS: u32 = 4;
 const READER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// sqlx logs statements that take this long separately.
-const SLOW: Duration = Duration::from_secs(1);
+const SLOW_STATEMENT: Duration = Duration::from_secs(1);
 
-pub struct Opened {
+pub struct OpenedDatabase {
     pub writer: SqliteConnection,
     pub readers: SqlitePool,
     pub lock: File,
 }
 
 /// Opens the database for the daemon: locks the directory, makes what is missing, and migrates.
-pub async fn open(directory: &Path) -> Result<Opened, StoreError> {
-    state_directory::make_directory(directory)?;
+pub async fn open(directory: &Path) -> Result<OpenedDatabase, StoreError> {
+    state_directory::create_directory(directory)?;
     let lock = lock(directory)?;
-    state_directory::tighten(directory)?;
+    state_directory::restrict_permissions(directory)?;
     let file = directory.join(DATABASE);
     if !file.exists() {
-        make(directory, &file).await?;
+        create(directory, &file).await?;
     }
-    let mut writer = whole(directory, &file).await?;
+    let mut writer = open_checked(directory, &file).await?;
     migrate::migrate_with_copy(&mut writer, directory, &file).await?;
     let readers = readers(directory, &file).await?;
-    Ok(Opened { writer, readers, lock })
+    Ok(OpenedDatabase { writer, readers, lock })
 }
 
 /// Opens the database without the lock. A daemon may hold it. Makes and migrates nothing.
-pub async fn beside(directory: &Path) -> Result<(SqliteConnection, SqlitePool), StoreError> {
-    let file = existing(directory)?;
-    let mut writer = whole(directory, &file).await?;
+pub async fn open_shared(directory: &Path) -> Result<(SqliteConnection, SqlitePool), StoreError> {
+    let file = require_database(directory)?;
+    let mut writer = open_checked(directory, &file).await?;
     migrate::require_current(&mut writer, directory, &file).await?;
     let readers = readers(directory, &file).await?;
     Ok((writer, readers))
 }
 
 /// Makes the database in a directory that exists and has none; no daemon may start there meanwhile.
-pub async fn make_if_missing(directory: &Path) -> Result<(), StoreError> {
+pub async fn create_if_missing(directory: &Path) -> Result<(), StoreError> {
     let file = directory.join(DATABASE);
     if !directory.exists() {
         return Err(StoreError::NoStateDirectory { path: directory.to_owned() });
     }
     if file.exists() || !directory.is_dir() {
-        return existing(directory).map(drop);
+        return require_database(directory).map(drop);
     }
     let _lock = lock(directory)?;
-    state_directory::tighten(directory)?;
+    state_directory::restrict_permissions(directory)?;
     // A daemon may have made the database before this process had the lock.
-    if file.exists() { Ok(()) } else { make(directory, &file).await }
+    if file.exists() { Ok(()) } else { create(directory, &file).await }
 }
 
 /// The database of a directory, which must exist.
-pub fn existing(directory: &Path) -> Result<PathBuf, StoreError> {
+pub fn require_database(directory: &Path) -> Result<PathBuf, StoreError> {
     let file = directory.join(DATABASE);
     if file.exists() {
         Ok(file)
@@ -89,20 +89,20 @@ pub fn existing(directory: &Path) -> Result<PathBuf, StoreError> {
 }
 
 /// Opens a database for writing, after reading it through.
-pub async fn whole(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
-    check(directory, file).await?;
+pub async fn open_checked(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
+    check_file(directory, file).await?;
     connect(directory, file, &options(file)).await
 }
 
 /// Opens a database only to read it.
-pub async fn read_only(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
+pub async fn open_read_only(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
     let options =
         SqliteConnectOptions::new().filename(file).read_only(true).busy_timeout(BUSY_TIMEOUT);
     connect(directory, file, &options).await
 }
 
 /// Opens a database that no other process uses, without a write-ahead log.
-pub async fn alone(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
+pub async fn open_exclusive(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
     connect(directory, file, &options(file).journal_mode(SqliteJournalMode::Delete)).await
 }
 
@@ -110,7 +110,7 @@ async fn readers(directory: &Path, file: &Path) -> Result<SqlitePool, StoreError
     SqlitePoolOptions::new()
         .max_connections(READERS)
         .acquire_timeout(READER_TIMEOUT)
-        .connect_with(quiet(
+        .connect_with(without_statement_logs(
             SqliteConnectOptions::new()
                 .filename(file)
                 .busy_timeout(BUSY_TIMEOUT)
@@ -121,8 +121,10 @@ async fn readers(directory: &Path, file: &Path) -> Result<SqlitePool, StoreError
 }
 
 /// Only `trace` shows the text of statements.
-fn quiet(options: SqliteConnectOptions) -> SqliteConnectOptions {
-    options.log_statements(LevelFilter::Trace).log_slow_statements(LevelFilter::Trace, SLOW)
+fn without_statement_logs(options: SqliteConnectOptions) -> SqliteConnectOptions {
+    options
+        .log_statements(LevelFilter::Trace)
+        .log_slow_statements(LevelFilter::Trace, SLOW_STATEMENT)
 }
 
 fn options(file: &Path) -> SqliteConnectOptions {
@@ -139,16 +141,16 @@ async fn connect(
     file: &Path,
     options: &SqliteConnectOptions,
 ) -> Result<SqliteConnection, StoreError> {
-    SqliteConnection::connect_with(&quiet(options.clone()))
+    SqliteConnection::connect_with(&without_statement_logs(options.clone()))
         .await
         .map_err(|source| refusal(directory, file, source))
 }
 
 /// Reads the whole database, so that damage is told now and not by a wrong answer later. By a
 /// connection that cannot write, since even looking would else fold the log into the file.
-async fn check(directory: &Path, file: &Path) -> Result<(), StoreError> {
+async fn check_file(directory: &Path, file: &Path) -> Result<(), StoreError> {
     require_content(file)?;
-    let mut connection = read_only(directory, file).await?;
+    let mut connection = open_read_only(directory, file).await?;
     let checked = quick_check(&mut connection, directory, file).await;
     // Nothing of it matters any more.
     drop(connection.close().await);
@@ -181,7 +183,7 @@ fn damaged(file: &Path, what: &str) -> StoreError {
 }
 
 /// Refuses to make a database where files of another are left.
-pub fn require_no_remains(directory: &Path) -> Result<(), StoreError> {
+pub fn require_no_leftovers(directory: &Path) -> Result<(), StoreError> {
     let log = directory.join("otter.db-wal");
     if log.exists() {
         return Err(StoreError::LogAlone { path: log });
@@ -192,15 +194,15 @@ pub fn require_no_remains(directory: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn make(directory: &Path, file: &Path) -> Result<(), StoreError> {
-    require_no_remains(directory)?;
-    let beside = |name: &str| -> PathBuf { directory.join(name) };
+async fn create(directory: &Path, file: &Path) -> Result<(), StoreError> {
+    require_no_leftovers(directory)?;
+    let sibling = |name: &str| -> PathBuf { directory.join(name) };
     let not_writable = |source| StoreError::not_writable(directory, source);
     // What a start that was cut short left.
     for left in ["otter.db.new", "otter.db.new-wal", "otter.db.new-shm"] {
-        files::remove(&beside(left)).map_err(not_writable)?;
+        files::remove(&sibling(left)).map_err(not_writable)?;
     }
-    let new = beside("otter.db.new");
+    let new = sibling("otter.db.new");
     // SQLite gives its other files the permissions of this one.
     files::create(&new).map_err(not_writable)?;
     let mut connection = connect(directory, file, &options(&new)).await?;
@@ -213,7 +215,7 @@ async fn make(directory: &Path, file: &Path) -> Result<(), StoreError> {
 
 pub async fn in_memory() -> Result<SqliteConnection, StoreError> {
     let options = SqliteConnectOptions::new().in_memory(true).foreign_keys(true);
-    let mut connection = SqliteConnection::connect_with(&quiet(options)).await?;
+    let mut connection = SqliteConnection::connect_with(&without_statement_logs(options)).await?;
     let memory = Path::new(":memory:");
     migrate::migrate(&mut connection, memory, memory).await?;
     Ok(connection)

@@ -11,13 +11,15 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::Row as _;
 
-use super::created_snapshots::DeleteOfForgottenLeases;
+use super::created_snapshots::DeleteRowsOfPurgedLeases;
 use super::writer::{Transaction, Write};
 use super::{Store, microseconds};
-use crate::storage::{AuditRetention, Keep, Purged, PurgedAudit, Retention, StorageError};
+use crate::storage::{
+    AuditRetention, Purged, PurgedAudit, RecordRetention, Retention, StorageError,
+};
 
 /// Rows deleted in one commit; others get in between.
-const PORTION: i64 = 500;
+const BATCH_ROWS: i64 = 500;
 
 pub async fn purge(
     store: &Store,
@@ -27,7 +29,7 @@ pub async fn purge(
     let Retention { jobs, leases, keys, audit: _ } = retention;
     let (jobs, keys_of_jobs) = purge_records(store, &JOBS, now, jobs, *keys).await?;
     let (leases, keys_of_leases) = purge_records(store, &LEASES, now, leases, *keys).await?;
-    while store.write(DeleteOfForgottenLeases).await? >= DeleteOfForgottenLeases::PORTION {}
+    while store.write(DeleteRowsOfPurgedLeases).await? >= DeleteRowsOfPurgedLeases::BATCH_ROWS {}
     Ok(Purged { jobs, leases, keys: keys_of_jobs + keys_of_leases })
 }
 
@@ -39,47 +41,47 @@ pub async fn purge_audit(
     retention: &AuditRetention,
 ) -> Result<PurgedAudit, StorageError> {
     let AuditRetention { time, max_bytes } = retention;
-    let by_age = in_portions(store, || DeleteAudit::Before(ago(now, *time))).await?;
+    let by_age = in_batches(store, || DeleteAudit::Before(ago(now, *time))).await?;
     let max_bytes = i64::try_from(*max_bytes).unwrap_or(i64::MAX);
-    let by_bytes = in_portions(store, || DeleteAudit::Over(max_bytes)).await?;
+    let by_bytes = in_batches(store, || DeleteAudit::Over(max_bytes)).await?;
     Ok(PurgedAudit { by_age, by_bytes })
 }
 
 /// How many records, and how many of their keys, were deleted.
 async fn purge_records(
     store: &Store,
-    records: &'static Records,
+    records: &'static RecordStatements,
     now: Timestamp,
-    keep: &Keep,
+    keep: &RecordRetention,
     keys: Duration,
 ) -> Result<(u64, u64), StorageError> {
-    let Keep { time, at_least, at_most } = keep;
+    let RecordRetention { time, at_least, at_most } = keep;
     // Keys first: they hold what they belong to.
-    let keys = in_portions(store, || DeleteKeys { records, before: ago(now, keys) }).await?;
+    let keys = in_batches(store, || DeleteKeys { records, before: ago(now, keys) }).await?;
     let mut deleted = 0;
-    if let Some(last) = behind_the_last(store, records, *at_least).await? {
+    if let Some(last) = newest_beyond(store, records, *at_least).await? {
         let old = || DeleteEnded { records, before: ago(now, *time), last: last.clone() };
-        deleted += in_portions(store, old).await?;
+        deleted += in_batches(store, old).await?;
     }
-    if let Some(last) = behind_the_last(store, records, (*at_most).max(*at_least)).await? {
+    if let Some(last) = newest_beyond(store, records, (*at_most).max(*at_least)).await? {
         let any = || DeleteEnded { records, before: i64::MAX, last: last.clone() };
-        deleted += in_portions(store, any).await?;
+        deleted += in_batches(store, any).await?;
     }
     Ok((deleted, keys))
 }
 
 /// The statements about one table of what ends, and the table of its keys.
-struct Records {
+struct RecordStatements {
     /// The place of an end, counted from the last.
-    behind: &'static str,
+    newest_beyond: &'static str,
     delete: &'static str,
     delete_keys: &'static str,
 }
 
 macro_rules! records {
     ($table:literal, $keys:literal, $column:literal) => {
-        Records {
-            behind: concat!(
+        RecordStatements {
+            newest_beyond: concat!(
                 "SELECT ended_at, id FROM ",
                 $table,
                 " WHERE ended_at IS NOT NULL ORDER BY ended_at DESC, id DESC LIMIT 1 OFFSET $1"
@@ -110,8 +112,8 @@ macro_rules! records {
     };
 }
 
-static JOBS: Records = records!("jobs", "idempotency_keys", "job");
-static LEASES: Records = records!("leases", "lease_keys", "lease");
+static JOBS: RecordStatements = records!("jobs", "idempotency_keys", "job");
+static LEASES: RecordStatements = records!("leases", "lease_keys", "lease");
 
 /// The point in time this long ago, or the first of all where there is none.
 fn ago(now: Timestamp, duration: Duration) -> i64 {
@@ -119,15 +121,15 @@ fn ago(now: Timestamp, duration: Duration) -> i64 {
     microseconds(now).saturating_sub(duration)
 }
 
-async fn in_portions<W: Write<Output = u64>>(
+async fn in_batches<W: Write<Output = u64>>(
     store: &Store,
-    portion: impl Fn() -> W,
+    batch: impl Fn() -> W,
 ) -> Result<u64, StorageError> {
     let mut total = 0;
     loop {
-        let deleted = store.write(portion()).await?;
+        let deleted = store.write(batch()).await?;
         total += deleted;
-        if deleted < PORTION.unsigned_abs() {
+        if deleted < BATCH_ROWS.unsigned_abs() {
             return Ok(total);
         }
     }
@@ -135,29 +137,30 @@ async fn in_portions<W: Write<Output = u64>>(
 
 /// A place in the order of ends.
 #[derive(Clone)]
-struct Ended {
+struct EndPosition {
     at: i64,
     id: String,
 }
 
 /// The newest end that is not among the last `count`.
-async fn behind_the_last(
+async fn newest_beyond(
     store: &Store,
-    records: &Records,
+    records: &RecordStatements,
     count: u32,
-) -> Result<Option<Ended>, StorageError> {
-    let row = sqlx::query(records.behind)
+) -> Result<Option<EndPosition>, StorageError> {
+    let row = sqlx::query(records.newest_beyond)
         .bind(i64::from(count))
         .fetch_optional(store.read().await?.statement())
         .await?;
-    row.map(|row| Ok(Ended { at: row.try_get("ended_at")?, id: row.try_get("id")? })).transpose()
+    row.map(|row| Ok(EndPosition { at: row.try_get("ended_at")?, id: row.try_get("id")? }))
+        .transpose()
 }
 
 /// Deletes what ended before a time and no later than `last`.
 struct DeleteEnded {
-    records: &'static Records,
+    records: &'static RecordStatements,
     before: i64,
-    last: Ended,
+    last: EndPosition,
 }
 
 #[async_trait]
@@ -169,7 +172,7 @@ impl Write for DeleteEnded {
             .bind(self.before)
             .bind(self.last.at)
             .bind(&self.last.id)
-            .bind(PORTION)
+            .bind(BATCH_ROWS)
             .execute(transaction.statement())
             .await?;
         Ok(done.rows_affected())
@@ -178,7 +181,7 @@ impl Write for DeleteEnded {
 
 /// Deletes keys that were made before a time and whose job or lease has ended.
 struct DeleteKeys {
-    records: &'static Records,
+    records: &'static RecordStatements,
     before: i64,
 }
 
@@ -189,7 +192,7 @@ impl Write for DeleteKeys {
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<u64, sqlx::Error> {
         let done = sqlx::query(self.records.delete_keys)
             .bind(self.before)
-            .bind(PORTION)
+            .bind(BATCH_ROWS)
             .execute(transaction.statement())
             .await?;
         Ok(done.rows_affected())
@@ -200,7 +203,7 @@ impl Write for DeleteKeys {
 enum DeleteAudit {
     /// Rows before this time, in microseconds.
     Before(i64),
-    /// Rows that lie more than this many bytes behind the newest.
+    /// Rows that lie more than this many bytes newest_beyond the newest.
     Over(i64),
 }
 
@@ -228,7 +231,7 @@ impl Write for DeleteAudit {
         };
         let done = sqlx::query(statement)
             .bind(bound)
-            .bind(PORTION)
+            .bind(BATCH_ROWS)
             .execute(transaction.statement())
             .await?;
         Ok(done.rows_affected())
@@ -245,7 +248,8 @@ mod tests {
     use super::*;
     use crate::domain::lease::{Lease, LeaseState, Quarantine};
     use crate::storage::{
-        IdempotencyKey, KeptMachine, KeyOwner, LeaseChange, LeaseFilter, SaveLeases, Storage,
+        ChangedLease, IdempotencyKey, KeyOwner, LeaseFilter, LeaseTransaction, Storage,
+        StoredMachine,
     };
     use crate::store::samples::{lease, start};
 
@@ -274,11 +278,12 @@ mod tests {
     async fn save(store: &Store, lease: &Lease, key: Option<&str>) {
         let machine = format!("uuid:{}", lease.id);
         let kept =
-            KeptMachine { fence: 7, last_lease_end: lease.ended_at, ..KeptMachine::default() };
-        let row = LeaseChange::new(lease.clone(), Some(machine.clone()));
+            StoredMachine { fence: 7, last_lease_end: lease.ended_at, ..StoredMachine::default() };
+        let row = ChangedLease::new(lease.clone(), Some(machine.clone()));
         let key = key.map(|name| (self::key(name), lease.id));
         let machines = BTreeMap::from([(machine, kept)]);
-        let step = SaveLeases { leases: vec![row], machines, key, ..SaveLeases::default() };
+        let step =
+            LeaseTransaction { leases: vec![row], machines, key, ..LeaseTransaction::default() };
         store.save_leases(step).await.unwrap();
     }
 
@@ -309,25 +314,32 @@ mod tests {
             automatic: false,
             job: None,
         };
-        let aside = KeptMachine { fence: 9, quarantine: Some(aside), ..KeptMachine::default() };
+        let aside = StoredMachine { fence: 9, quarantine: Some(aside), ..StoredMachine::default() };
         let machines = BTreeMap::from([("id:9".to_owned(), aside)]);
-        store.save_leases(SaveLeases { machines, ..SaveLeases::default() }).await.unwrap();
-        let machines = store.kept_machines().await.unwrap();
-        let month =
-            Retention { leases: Keep { at_least: 3, ..Keep::default() }, ..Retention::default() };
+        store
+            .save_leases(LeaseTransaction { machines, ..LeaseTransaction::default() })
+            .await
+            .unwrap();
+        let machines = store.stored_machines().await.unwrap();
+        let month = Retention {
+            leases: RecordRetention { at_least: 3, ..RecordRetention::default() },
+            ..Retention::default()
+        };
         let purged = |leases| Purged { leases, ..Purged::default() };
         let now = after(5) + month.leases.time;
         assert_eq!(store.purge(now, &month).await.unwrap(), purged(5));
         let years = now + Duration::from_hours(24 * 3_650);
         assert_eq!(store.purge(years, &month).await.unwrap(), purged(2));
-        let few =
-            Retention { leases: Keep { at_least: 1, at_most: 2, ..Keep::default() }, ..month };
+        let few = Retention {
+            leases: RecordRetention { at_least: 1, at_most: 2, ..RecordRetention::default() },
+            ..month
+        };
         assert_eq!(store.purge(start(), &few).await.unwrap(), purged(1), "never more than so many");
         let left = left(&store).await;
         assert_eq!(left.len(), usize::try_from(open + 2).unwrap());
         assert_eq!(left.iter().filter(|lease| lease.state.is_end()).count(), 2);
         assert_eq!(
-            store.kept_machines().await.unwrap(),
+            store.stored_machines().await.unwrap(),
             machines,
             "no age of a lease deletes what is kept of machines"
         );
@@ -339,7 +351,8 @@ mod tests {
         save(&store, &lease(1, LeaseState::Active, None), Some("open")).await;
         let done = lease(2, LeaseState::Released, Some(after(2)));
         save(&store, &done, Some("done")).await;
-        let at_once = Keep { time: Duration::ZERO, at_least: 0, ..Keep::default() };
+        let at_once =
+            RecordRetention { time: Duration::ZERO, at_least: 0, ..RecordRetention::default() };
         let retention = Retention { leases: at_once, ..Retention::default() };
         let early = start() + Duration::from_hours(23);
         assert_eq!(

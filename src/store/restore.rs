@@ -19,23 +19,23 @@ use super::audit;
 use super::fence_floor::RaiseFenceFloor;
 use super::files::{self, DATABASE, LOCK, SECRET_KEY, UNFINISHED_RESTORE as UNFINISHED};
 use super::jobs::{self, UpdateJob};
-use super::leases::{self, Step};
+use super::leases::{self, SaveLeases};
 use super::open;
 use super::sqlite_errors::refusal;
 use super::writer::{Transaction, Write};
-use super::{StoreError, migrate, schema, state_directory, upkeep};
+use super::{StoreError, maintenance, migrate, schema, state_directory};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::job::JobState;
 use crate::domain::origin::Actor;
-use crate::domain::restored;
-use crate::storage::{KeptMachine, LeaseChange, SaveLeases};
+use crate::domain::restore;
+use crate::storage::{ChangedLease, LeaseTransaction, StoredMachine};
 
 /// The cause, in the audit, of the ended leases and the quarantines.
 const RESTORED: &str = "the state was restored from a backup";
 
 /// What was restored, and what old work was ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Restored {
+pub struct RestoreReport {
     pub manifest: Manifest,
     pub cancelled_jobs: usize,
     pub unknown_jobs: usize,
@@ -52,22 +52,22 @@ pub async fn restore(
     archive: &Path,
     state_dir: &Path,
     now: Timestamp,
-) -> Result<Restored, StoreError> {
+) -> Result<RestoreReport, StoreError> {
     let unusable = |source| StoreError::Archive { path: archive.to_owned(), source };
     let schema = archive::manifest(archive).map_err(unusable)?.schema;
     if schema > schema::current() {
         return Err(StoreError::NewerArchive { path: archive.to_owned(), schema });
     }
-    let mut undo = Undo::default();
+    let mut cleanup = RemoveOnDrop::default();
     let was_there = state_dir.exists();
-    state_directory::make_directory(state_dir)?;
+    state_directory::create_directory(state_dir)?;
     if !was_there {
-        undo.add(state_dir);
+        cleanup.add(state_dir);
     }
-    let _lock = lock_empty(state_dir, &mut undo)?;
-    state_directory::tighten(state_dir)?;
+    let _lock = lock_empty_directory(state_dir, &mut cleanup)?;
+    state_directory::restrict_permissions(state_dir)?;
     for name in [UNFINISHED, "otter.db.restoring-journal", SECRET_KEY] {
-        undo.add(&state_dir.join(name));
+        cleanup.add(&state_dir.join(name));
     }
     let name_of = |member: &str| match member {
         DATABASE => Some(UNFINISHED),
@@ -78,16 +78,19 @@ pub async fn restore(
         ArchiveError::Write { source, .. } => StoreError::not_writable(state_dir, source),
         error => unusable(error),
     })?;
-    let restored = end_old_work(state_dir, manifest, now).await?;
+    let restored = end_unfinished_work(state_dir, manifest, now).await?;
     std::fs::rename(state_dir.join(UNFINISHED), state_dir.join(DATABASE))
         .and_then(|()| files::sync_directory(state_dir))
         .map_err(|source| StoreError::not_writable(state_dir, source))?;
-    undo.keep();
+    cleanup.disarm();
     Ok(restored)
 }
 
 /// Locks a directory that must be empty, except for an old lock.
-fn lock_empty(directory: &Path, undo: &mut Undo) -> Result<std::fs::File, StoreError> {
+fn lock_empty_directory(
+    directory: &Path,
+    cleanup: &mut RemoveOnDrop,
+) -> Result<std::fs::File, StoreError> {
     let lock = directory.join(LOCK);
     let locked = if lock.exists() { Some(open::lock(directory)?) } else { None };
     let entries = std::fs::read_dir(directory)
@@ -98,19 +101,19 @@ fn lock_empty(directory: &Path, undo: &mut Undo) -> Result<std::fs::File, StoreE
     if let Some(locked) = locked {
         return Ok(locked);
     }
-    undo.add(&lock);
+    cleanup.add(&lock);
     open::lock(directory)
 }
 
 /// Checks the database, brings it up to date, and ends all work in it that had not ended.
-async fn end_old_work(
+async fn end_unfinished_work(
     state_dir: &Path,
     manifest: Manifest,
     now: Timestamp,
-) -> Result<Restored, StoreError> {
+) -> Result<RestoreReport, StoreError> {
     let file = state_dir.join(UNFINISHED);
-    let mut connection = open::alone(state_dir, &file).await?;
-    let problems = upkeep::damage(&mut connection)
+    let mut connection = open::open_exclusive(state_dir, &file).await?;
+    let problems = maintenance::find_damage(&mut connection)
         .await
         .map_err(|source| refusal(state_dir, &file, source))?;
     if let Some(what) = problems.into_iter().next() {
@@ -118,7 +121,7 @@ async fn end_old_work(
     }
     migrate::migrate(&mut connection, state_dir, &file).await?;
     let mut transaction = connection.begin().await?;
-    let mut restored = Restored {
+    let mut restored = RestoreReport {
         manifest,
         cancelled_jobs: 0,
         unknown_jobs: 0,
@@ -128,7 +131,7 @@ async fn end_old_work(
     end_jobs(&mut transaction, now, &mut restored).await?;
     end_leases(&mut transaction, now, &mut restored).await?;
     raise_fences(&mut transaction, now).await?;
-    note_restore(&mut transaction, now, &restored.manifest).await?;
+    audit_restore(&mut transaction, now, &restored.manifest).await?;
     transaction.commit().await?;
     connection.close().await?;
     Ok(restored)
@@ -137,7 +140,7 @@ async fn end_old_work(
 async fn end_jobs(
     connection: &mut SqliteConnection,
     now: Timestamp,
-    restored: &mut Restored,
+    restored: &mut RestoreReport,
 ) -> Result<(), StoreError> {
     let rows =
         sqlx::query("SELECT id, document_version, document FROM jobs WHERE ended_at IS NULL")
@@ -146,12 +149,12 @@ async fn end_jobs(
     let statements = AtomicU64::new(0);
     for row in &rows {
         let mut job = jobs::read(row)?;
-        restored::end_job(&mut job, now);
+        restore::end_job(&mut job, now);
         match job.state {
             JobState::Cancelled => restored.cancelled_jobs += 1,
             _ => restored.unknown_jobs += 1,
         }
-        let update = UpdateJob::of(&job)?;
+        let update = UpdateJob::from_job(&job)?;
         update.apply(&mut Transaction::new(connection, &statements)).await??;
     }
     Ok(())
@@ -160,14 +163,14 @@ async fn end_jobs(
 async fn end_leases(
     connection: &mut SqliteConnection,
     now: Timestamp,
-    restored: &mut Restored,
+    restored: &mut RestoreReport,
 ) -> Result<(), StoreError> {
     let rows = sqlx::query(
         "SELECT machine, fence, last_lease_end, quarantine, absent_since FROM kept_machines",
     )
     .fetch_all(&mut *connection)
     .await?;
-    let mut machines: BTreeMap<String, KeptMachine> =
+    let mut machines: BTreeMap<String, StoredMachine> =
         rows.iter().map(leases::read_machine).collect::<Result<_, _>>()?;
     let rows = sqlx::query(
         "SELECT id, held, document_version, document FROM leases WHERE ended_at IS NULL",
@@ -178,23 +181,25 @@ async fn end_leases(
     let mut audit = Vec::new();
     for row in &rows {
         let mut lease = leases::read(row)?;
-        restored::end_lease(&mut lease, now);
+        restore::end_lease(&mut lease, now);
         let record = AuditRecord::new(now, AuditAction::LeaseEnded, lease.state.into());
-        audit.push(record.by(&Actor::otter()).of_lease(&lease).with_detail(RESTORED));
+        audit.push(record.with_actor(&Actor::otter()).with_lease(&lease).with_detail(RESTORED));
         if let Some(held) = row.try_get::<Option<String>, _>("held")? {
             let kept = machines.entry(held).or_default();
             kept.fence = kept.fence.max(lease.fence.unwrap_or_default());
             kept.last_lease_end = Some(now);
-            kept.quarantine = Some(restored::quarantine(kept.quarantine.as_ref(), now));
+            kept.quarantine = Some(restore::quarantine(kept.quarantine.as_ref(), now));
             restored.quarantined_machines += 1;
             let record = AuditRecord::new(now, AuditAction::MachineQuarantined, AuditOutcome::Done);
-            audit.push(record.by(&Actor::otter()).of_lease(&lease).with_detail(RESTORED));
+            audit.push(record.with_actor(&Actor::otter()).with_lease(&lease).with_detail(RESTORED));
         }
-        ended.push(LeaseChange::new(lease, None));
+        ended.push(ChangedLease::new(lease, None));
     }
     restored.revoked_leases = ended.len();
-    let save = SaveLeases { leases: ended, machines, audit, ..SaveLeases::default() };
-    Ok(Step::of(save)?.apply(&mut Transaction::new(connection, &AtomicU64::new(0))).await?)
+    let save = LeaseTransaction { leases: ended, machines, audit, ..LeaseTransaction::default() };
+    Ok(SaveLeases::from_transaction(save)?
+        .apply(&mut Transaction::new(connection, &AtomicU64::new(0)))
+        .await?)
 }
 
 async fn raise_fences(connection: &mut SqliteConnection, now: Timestamp) -> Result<(), StoreError> {
@@ -204,29 +209,29 @@ async fn raise_fences(connection: &mut SqliteConnection, now: Timestamp) -> Resu
     .fetch_one(&mut *connection)
     .await?;
     let highest = highest.and_then(|highest| u64::try_from(highest).ok()).unwrap_or_default();
-    let raise = RaiseFenceFloor(restored::fence_floor(highest, now));
+    let raise = RaiseFenceFloor(restore::fence_floor(highest, now));
     Ok(raise.apply(&mut Transaction::new(connection, &AtomicU64::new(0))).await?)
 }
 
 /// Audits the restore, because the facts since the backup are missing from now on.
-async fn note_restore(
+async fn audit_restore(
     connection: &mut SqliteConnection,
     now: Timestamp,
     manifest: &Manifest,
 ) -> Result<(), StoreError> {
     let record = AuditRecord::new(now, AuditAction::StoreRestored, AuditOutcome::Done);
     let detail = format!("from the backup of {:.0}", manifest.created_at);
-    let record = record.by(&Actor::store_command()).with_detail(detail);
+    let record = record.with_actor(&Actor::store_command()).with_detail(detail);
     Ok(audit::append(&mut Transaction::new(connection, &AtomicU64::new(0)), &[record]).await?)
 }
 
-/// Removes files, and directories that are then empty, on drop. [`Undo::keep`] prevents this.
+/// Removes files, and directories that are then empty, on drop. [`RemoveOnDrop::disarm`] prevents this.
 #[derive(Default)]
-pub struct Undo(Vec<PathBuf>);
+pub struct RemoveOnDrop(Vec<PathBuf>);
 
-impl Undo {
+impl RemoveOnDrop {
     /// Removes this file.
-    pub fn of(path: &Path) -> Self {
+    pub fn new(path: &Path) -> Self {
         Self(vec![path.to_owned()])
     }
 
@@ -236,12 +241,12 @@ impl Undo {
     }
 
     /// Removes nothing.
-    pub fn keep(&mut self) {
+    pub fn disarm(&mut self) {
         self.0.clear();
     }
 }
 
-impl Drop for Undo {
+impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
         for path in self.0.iter().rev() {
             // A file that stays is harmless, and the cause of the failure was already reported.

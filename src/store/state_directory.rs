@@ -19,13 +19,13 @@ const STICKY: u32 = 0o1000;
 ///
 /// # Errors
 /// What is in the way, and what to do.
-pub fn directory(path: &Path) -> Result<bool, StoreError> {
+pub fn is_usable_directory(path: &Path) -> Result<bool, StoreError> {
     let failed =
         |source: std::io::Error| StoreError::CreateDirectory { path: path.to_owned(), source };
     let writable = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
     match std::fs::metadata(path) {
         Ok(found) if !found.is_dir() => Err(StoreError::NotADirectory { path: path.to_owned() }),
-        Ok(found) if is_shared(&found) => {
+        Ok(found) if is_open_to_all_users(&found) => {
             Err(StoreError::SharedDirectory { path: path.to_owned() })
         }
         Ok(_) => rustix::fs::access(path, writable)
@@ -47,8 +47,8 @@ pub fn directory(path: &Path) -> Result<bool, StoreError> {
 
 /// Makes the state directory if it is missing, for its owner alone. Its parent must exist: a parent
 /// that is missing is more likely a typing error, or a disk that is not mounted.
-pub fn make_directory(directory: &Path) -> Result<(), StoreError> {
-    if self::directory(directory)? {
+pub fn create_directory(directory: &Path) -> Result<(), StoreError> {
+    if is_usable_directory(directory)? {
         return Ok(());
     }
     let failed = |source| StoreError::CreateDirectory { path: directory.to_owned(), source };
@@ -66,13 +66,13 @@ pub fn make_directory(directory: &Path) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// `SharedDirectory` if the directory is one that all users share, such as `/tmp`.
-pub fn tighten(directory: &Path) -> Result<(), StoreError> {
+pub fn restrict_permissions(directory: &Path) -> Result<(), StoreError> {
     let not_writable = |source| StoreError::not_writable(directory, source);
-    if is_shared(&directory.metadata().map_err(not_writable)?) {
+    if is_open_to_all_users(&directory.metadata().map_err(not_writable)?) {
         return Err(StoreError::SharedDirectory { path: directory.to_owned() });
     }
-    for (path, mode) in open_to_others(directory).map_err(not_writable)? {
-        tighten_one(&path, mode);
+    for (path, mode) in reachable_by_others(directory).map_err(not_writable)? {
+        restrict_file(&path, mode);
     }
     Ok(())
 }
@@ -81,10 +81,10 @@ pub fn tighten(directory: &Path) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// The system's, if the directory cannot be read.
-pub fn open_to_others(directory: &Path) -> io::Result<Vec<(PathBuf, u32)>> {
+pub fn reachable_by_others(directory: &Path) -> io::Result<Vec<(PathBuf, u32)>> {
     let ours = std::fs::read_dir(directory)?.flatten().filter(|entry| {
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-        is_file && entry.file_name().to_str().is_some_and(is_ours)
+        is_file && entry.file_name().to_str().is_some_and(is_otter_file)
     });
     let all = std::iter::once(directory.to_owned()).chain(ours.map(|entry| entry.path()));
     let open = all.filter_map(|path| {
@@ -95,17 +95,17 @@ pub fn open_to_others(directory: &Path) -> io::Result<Vec<(PathBuf, u32)>> {
 }
 
 /// Whether all users share a directory, as they do `/tmp`.
-fn is_shared(directory: &Metadata) -> bool {
+fn is_open_to_all_users(directory: &Metadata) -> bool {
     let mode = directory.permissions().mode();
     mode & STICKY != 0 && mode & 0o022 != 0
 }
 
 /// Whether otter makes files of this name in its state directory.
-fn is_ours(name: &str) -> bool {
+fn is_otter_file(name: &str) -> bool {
     name.starts_with(DATABASE) || name == SECRET_KEY || name == LOCK
 }
 
-fn tighten_one(path: &Path, mode: u32) {
+fn restrict_file(path: &Path, mode: u32) {
     let private = if path.is_dir() { PRIVATE_DIRECTORY } else { PRIVATE_FILE };
     let (was, now) = (format!("{mode:04o}"), format!("{private:04o}"));
     match std::fs::set_permissions(path, Permissions::from_mode(private)) {

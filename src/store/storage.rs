@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::{
-    Store, audit, created_snapshots, fence_floor, jobs, keys, last_seen, leases, purge, tokens,
-    upkeep,
+    Store, audit, created_snapshots, fence_floor, jobs, keys, last_seen, leases, maintenance,
+    purge, tokens,
 };
 use crate::domain::access::TokenDigest;
 use crate::domain::audit::AuditRecord;
@@ -18,8 +18,8 @@ use crate::domain::lease::Lease;
 use crate::domain::machine::MachineIdentity;
 use crate::storage::{
     AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, JobCursor, JobFilter,
-    JobPage, KeptKey, KeptMachine, LeaseFilter, Purged, PurgedAudit, Retention, SaveLeases,
-    Storage, StorageError, StoredToken, TokenUse,
+    JobPage, LeaseFilter, LeaseTransaction, Purged, PurgedAudit, Retention, Storage, StorageError,
+    StoredKey, StoredMachine, StoredToken, TokenUse,
 };
 
 #[async_trait]
@@ -32,7 +32,7 @@ impl Storage for Store {
     ) -> Result<(), StorageError> {
         self.write(jobs::InsertJob {
             id: job.id,
-            row: jobs::Row::of(job)?,
+            row: jobs::Row::from_job(job)?,
             key: key.cloned(),
             audit,
         })
@@ -40,11 +40,11 @@ impl Storage for Store {
     }
 
     async fn commit_job(&self, job: &Job) -> Result<Vec<AuditRecord>, StorageError> {
-        self.write(jobs::UpdateJob::of(job)?).await?
+        self.write(jobs::UpdateJob::from_job(job)?).await?
     }
 
-    async fn commit_leases(&self, step: SaveLeases) -> Result<(), StorageError> {
-        self.write(leases::Step::of(step)?).await
+    async fn commit_leases(&self, transaction: LeaseTransaction) -> Result<(), StorageError> {
+        self.write(leases::SaveLeases::from_transaction(transaction)?).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>, StorageError> {
@@ -64,7 +64,7 @@ impl Storage for Store {
         jobs::unfinished(&mut self.read().await?).await
     }
 
-    async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeptKey>, StorageError> {
+    async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<StoredKey>, StorageError> {
         Ok(keys::find(&mut self.read().await?, key).await?)
     }
 
@@ -94,10 +94,10 @@ impl Storage for Store {
     }
 
     async fn has_leases(&self) -> Result<bool, StorageError> {
-        Ok(upkeep::has_leases(self.read().await?.statement()).await?)
+        Ok(maintenance::has_leases(self.read().await?.statement()).await?)
     }
 
-    async fn kept_machines(&self) -> Result<BTreeMap<String, KeptMachine>, StorageError> {
+    async fn stored_machines(&self) -> Result<BTreeMap<String, StoredMachine>, StorageError> {
         leases::machines(&mut self.read().await?).await
     }
 
@@ -156,8 +156,8 @@ impl Storage for Store {
         purge::purge_audit(self, now, retention).await
     }
 
-    async fn note_seen(&self, now: Timestamp) -> Result<(), StorageError> {
-        self.write(last_seen::Seen(now)).await
+    async fn record_last_seen(&self, now: Timestamp) -> Result<(), StorageError> {
+        self.write(last_seen::RecordLastSeen(now)).await
     }
 
     async fn last_seen(&self) -> Result<Option<Timestamp>, StorageError> {
@@ -166,6 +166,6 @@ impl Storage for Store {
 
     fn refusal(&self) -> Option<String> {
         let refusal = self.0.refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        refusal.as_ref().map(|cause| super::told(cause))
+        refusal.as_ref().map(|cause| super::database_message(cause))
     }
 }

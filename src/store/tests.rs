@@ -17,8 +17,8 @@ use super::{Readers, Store, StoreError, document};
 use crate::domain::ids::{DatastoreId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState, JobTarget};
 use crate::storage::{
-    AuditFilter, IdempotencyKey, JobCursor, JobFilter, Keep, KeptKey, KeyOwner, Purged, Retention,
-    Storage, StorageError,
+    AuditFilter, IdempotencyKey, JobCursor, JobFilter, KeyOwner, Purged, RecordRetention,
+    Retention, Storage, StorageError, StoredKey,
 };
 
 /// Starts the writer of a store.
@@ -191,9 +191,9 @@ async fn a_key_starts_one_job_only() {
     for (fingerprint, fingerprint_matches) in [(1, true), (2, false)] {
         let owner = KeyOwner::Job(queued(1).id);
         let again = store.insert_job(&queued(2), Some(&key("a", fingerprint)), None).await;
-        assert!(matches!(again, Err(StorageError::Contradiction(_))), "{again:?}");
+        assert!(matches!(again, Err(StorageError::Conflict(_))), "{again:?}");
         let kept = store.find_key(&key("a", fingerprint)).await.unwrap();
-        assert_eq!(kept, Some(KeptKey { owner, fingerprint_matches }));
+        assert_eq!(kept, Some(StoredKey { owner, fingerprint_matches }));
     }
     assert_eq!(store.job(queued(2).id).await.unwrap(), None);
     let elsewhere = IdempotencyKey { path: "/v1/machines/2/power".to_owned(), ..key("a", 1) };
@@ -216,7 +216,7 @@ async fn the_same_key_at_the_same_moment_starts_one_job_only() {
     for (n, answer) in answers {
         match answer {
             Ok(()) => assert_eq!(queued(n).id, only.id),
-            Err(error) => assert!(matches!(error, StorageError::Contradiction(_)), "{error}"),
+            Err(error) => assert!(matches!(error, StorageError::Conflict(_)), "{error}"),
         }
     }
 }
@@ -276,12 +276,12 @@ async fn a_full_disk_refuses_writes_until_there_is_room() {
     later.phase = "x".repeat(100_000);
     let refused = store.insert_job(&later, None, None).await;
     assert!(matches!(refused, Err(StorageError::Refused { .. })), "{refused:?}");
-    assert_eq!((store.is_failing(), store.refused()), (true, 2));
+    assert_eq!((store.is_failing(), store.refused_writes()), (true, 2));
     assert_eq!(store.unfinished_jobs().await.unwrap().len(), kept as usize);
 
     limit("PRAGMA max_page_count = 1000000").await;
     store.insert_job(&later, Some(&key("a", 1)), None).await.unwrap();
-    assert_eq!((store.is_failing(), store.refused()), (false, 2));
+    assert_eq!((store.is_failing(), store.refused_writes()), (false, 2));
     assert_eq!(store.unfinished_jobs().await.unwrap().len(), kept as usize + 1);
 }
 
@@ -311,12 +311,12 @@ async fn what_was_accepted_is_written_before_the_writer_returns() {
 async fn statements_are_counted_and_waiting_costs_none() {
     let store = in_memory().await;
     store.insert_job(&queued(1), None, None).await.unwrap();
-    let before = store.queries();
+    let before = store.statements();
     assert!(before > 0);
     tokio::task::yield_now().await;
-    assert_eq!(store.queries(), before);
+    assert_eq!(store.statements(), before);
     store.job(queued(1).id).await.unwrap();
-    assert_eq!(store.queries(), before + 1);
+    assert_eq!(store.statements(), before + 1);
 }
 
 #[tokio::test]
@@ -369,7 +369,7 @@ async fn the_last_page_has_no_next() {
 
 #[test]
 fn other_texts_are_no_cursors() {
-    let cursor = JobCursor::behind(&queued(1)).to_string();
+    let cursor = JobCursor::after(&queued(1)).to_string();
     assert!(cursor.parse::<JobCursor>().is_ok());
     for text in
         ["", "_", "1", "1_2", &format!("+{cursor}"), &cursor.to_uppercase().replace('0', "O")]
@@ -423,7 +423,10 @@ async fn old_jobs_go_but_the_last_ones_stay() {
             .unwrap();
     }
     store.insert_job(&queued(10), None, None).await.unwrap();
-    let month = Retention { jobs: Keep { at_least: 3, ..Keep::default() }, ..Retention::default() };
+    let month = Retention {
+        jobs: RecordRetention { at_least: 3, ..RecordRetention::default() },
+        ..Retention::default()
+    };
     let now = after(5) + month.jobs.time;
     // Jobs 0 to 4 are older than a month.
     assert_eq!(store.purge(now, &month).await.unwrap(), Purged { jobs: 5, keys: 0, leases: 0 });
@@ -445,7 +448,7 @@ async fn there_are_never_too_many_jobs() {
             .unwrap();
     }
     let retention = Retention {
-        jobs: Keep { at_least: 10, at_most: 100, ..Keep::default() },
+        jobs: RecordRetention { at_least: 10, at_most: 100, ..RecordRetention::default() },
         ..Retention::default()
     };
     assert_eq!(
@@ -461,7 +464,8 @@ async fn a_key_is_kept_for_a_day_and_while_its_job_has_no_end() {
     store.insert_job(&queued(1), Some(&key("running", 1)), None).await.unwrap();
     let done = ended(queued(2), JobState::Succeeded, after(2));
     store.insert_job(&done, Some(&key("done", 1)), None).await.unwrap();
-    let at_once = Keep { time: Duration::ZERO, at_least: 0, ..Keep::default() };
+    let at_once =
+        RecordRetention { time: Duration::ZERO, at_least: 0, ..RecordRetention::default() };
     let retention = Retention { jobs: at_once, ..Retention::default() };
     let early = start() + Duration::from_hours(23);
     // The job is old enough to go, and stays for its key.

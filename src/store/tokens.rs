@@ -68,7 +68,7 @@ impl Write for InsertToken {
         .await?;
         let inserted = inserted.rows_affected() > 0;
         if inserted {
-            let fact = self.0.fact(*created_at, AuditAction::TokenCreated);
+            let fact = self.0.audit_record(*created_at, AuditAction::TokenCreated);
             audit::append(transaction, &[fact]).await?;
         }
         Ok(inserted)
@@ -103,7 +103,8 @@ impl Write for RotateToken {
         let rotated = rotated.rows_affected() > 0;
         if rotated {
             let fact =
-                fact_of(transaction, &self.name, self.now, AuditAction::TokenRotated).await?;
+                token_audit_record(transaction, &self.name, self.now, AuditAction::TokenRotated)
+                    .await?;
             audit::append(transaction, &[fact]).await?;
         }
         Ok(rotated)
@@ -121,7 +122,8 @@ impl Write for RevokeToken {
     type Output = bool;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<bool, sqlx::Error> {
-        let fact = fact_of(transaction, &self.name, self.now, AuditAction::TokenRevoked).await?;
+        let fact = token_audit_record(transaction, &self.name, self.now, AuditAction::TokenRevoked)
+            .await?;
         let revoked =
             sqlx::query("UPDATE tokens SET revoked_at = $2 WHERE name = $1 AND revoked_at IS NULL")
                 .bind(&self.name)
@@ -158,7 +160,7 @@ impl Write for MarkTokensUsed {
 
 /// A change of the token of this name that is not revoked. A row that cannot be read does not
 /// prevent it.
-async fn fact_of(
+async fn token_audit_record(
     transaction: &mut Transaction<'_>,
     name: &str,
     at: Timestamp,
@@ -172,9 +174,9 @@ async fn fact_of(
     Ok(token.map_or_else(
         || {
             let record = AuditRecord::new(at, action, AuditOutcome::Done);
-            record.by(&Actor::token_command()).with_detail(name)
+            record.with_actor(&Actor::token_command()).with_detail(name)
         },
-        |token| token.fact(at, action),
+        |token| token.audit_record(at, action),
     ))
 }
 

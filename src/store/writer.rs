@@ -17,15 +17,15 @@ use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::error::{contradicts, refused};
+use super::error::{is_conflict, statement_error};
 use super::{Store, StoreError};
 use crate::storage::StorageError;
 
 /// Writes that may wait; whoever comes then waits to be let in.
-const CAPACITY: usize = 1_024;
+const QUEUE_CAPACITY: usize = 1_024;
 
 /// Writes of one commit, so that none waits long for its own.
-const GROUP: usize = 256;
+const MAX_WRITES_PER_COMMIT: usize = 256;
 
 /// One change of the database: a few statements that hold together.
 #[async_trait]
@@ -59,13 +59,13 @@ impl<'a> Transaction<'a> {
 /// The way to the writer, and what it needs until it runs.
 pub struct Writer {
     connection: Arc<Mutex<SqliteConnection>>,
-    sender: mpsc::Sender<Box<dyn Waiting>>,
-    receiver: std::sync::Mutex<Option<mpsc::Receiver<Box<dyn Waiting>>>>,
+    sender: mpsc::Sender<Box<dyn PendingWrite>>,
+    receiver: std::sync::Mutex<Option<mpsc::Receiver<Box<dyn PendingWrite>>>>,
 }
 
 impl Writer {
     pub fn new(connection: Arc<Mutex<SqliteConnection>>) -> Self {
-        let (sender, receiver) = mpsc::channel(CAPACITY);
+        let (sender, receiver) = mpsc::channel(QUEUE_CAPACITY);
         Self { connection, sender, receiver: std::sync::Mutex::new(Some(receiver)) }
     }
 
@@ -75,7 +75,7 @@ impl Writer {
         write: W,
         reply: Reply<W::Output>,
     ) -> Result<(), StorageError> {
-        let request = Request { write, output: None, reply };
+        let request = WriteRequest { write, output: None, reply };
         self.sender.send(Box::new(request)).await.map_err(|_| StorageError::Closed)
     }
 
@@ -94,7 +94,7 @@ impl Writer {
 
 type Reply<T> = oneshot::Sender<Result<T, StorageError>>;
 
-struct Request<W: Write> {
+struct WriteRequest<W: Write> {
     write: W,
     /// What applying it gave, held back until the commit.
     output: Option<W::Output>,
@@ -103,23 +103,23 @@ struct Request<W: Write> {
 
 /// A request whatever its type.
 #[async_trait]
-trait Waiting: Send {
+trait PendingWrite: Send {
     async fn apply(&mut self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error>;
-    fn settle(self: Box<Self>, committed: Result<(), Arc<sqlx::Error>>);
+    fn finish(self: Box<Self>, committed: Result<(), Arc<sqlx::Error>>);
 }
 
 #[async_trait]
-impl<W: Write> Waiting for Request<W> {
+impl<W: Write> PendingWrite for WriteRequest<W> {
     async fn apply(&mut self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
         self.output = Some(self.write.apply(transaction).await?);
         Ok(())
     }
 
-    fn settle(self: Box<Self>, committed: Result<(), Arc<sqlx::Error>>) {
+    fn finish(self: Box<Self>, committed: Result<(), Arc<sqlx::Error>>) {
         let result = match (committed, self.output) {
             (Ok(()), Some(output)) => Ok(output),
             (Ok(()), None) => Err(StorageError::Closed),
-            (Err(source), _) => Err(refused(source)),
+            (Err(source), _) => Err(statement_error(source)),
         };
         // A caller that went away needs no answer; its write stands.
         drop(self.reply.send(result));
@@ -130,7 +130,7 @@ impl<W: Write> Waiting for Request<W> {
 pub async fn run(store: &Store, stop: CancellationToken) -> Result<(), StoreError> {
     let requests = store.0.writer.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
     let mut requests = requests.ok_or(StoreError::WriterTaken)?;
-    let mut group = Vec::with_capacity(GROUP);
+    let mut group = Vec::with_capacity(MAX_WRITES_PER_COMMIT);
     loop {
         let count = tokio::select! {
             biased;
@@ -138,10 +138,10 @@ pub async fn run(store: &Store, stop: CancellationToken) -> Result<(), StoreErro
                 requests.close();
                 continue;
             }
-            count = requests.recv_many(&mut group, GROUP) => count,
+            count = requests.recv_many(&mut group, MAX_WRITES_PER_COMMIT) => count,
         };
         if count == 0 {
-            fold_log(store).await;
+            checkpoint_log(store).await;
             return Ok(());
         }
         commit(store, &mut group).await;
@@ -149,7 +149,7 @@ pub async fn run(store: &Store, stop: CancellationToken) -> Result<(), StoreErro
 }
 
 /// Moves the log into the database: otter.db alone must be complete while no daemon runs.
-async fn fold_log(store: &Store) {
+async fn checkpoint_log(store: &Store) {
     let mut connection = store.0.writer.connection.lock().await;
     if store.0.lock.is_none() {
         // A daemon may be running. This form waits for no other process. If another process is in
@@ -179,42 +179,42 @@ async fn fold_log(store: &Store) {
     }
 }
 
-async fn commit(store: &Store, group: &mut Vec<Box<dyn Waiting>>) {
+async fn commit(store: &Store, group: &mut Vec<Box<dyn PendingWrite>>) {
     match transaction(store, group).await {
         Ok(()) => {
             for request in group.drain(..) {
-                request.settle(Ok(()));
+                request.finish(Ok(()));
             }
         }
-        Err(Aborted::Statement(_)) if group.len() > 1 => {
+        Err(TransactionError::Statement(_)) if group.len() > 1 => {
             for mut request in group.drain(..) {
                 let alone = transaction(store, std::slice::from_mut(&mut request))
                     .await
-                    .map_err(Aborted::cause);
-                note(store, 1, alone.as_ref().err());
-                request.settle(alone);
+                    .map_err(TransactionError::cause);
+                record_outcome(store, 1, alone.as_ref().err());
+                request.finish(alone);
             }
             return;
         }
-        Err(aborted) => {
-            let cause = aborted.cause();
-            note(store, group.len(), Some(&cause));
+        Err(error) => {
+            let cause = error.cause();
+            record_outcome(store, group.len(), Some(&cause));
             for request in group.drain(..) {
-                request.settle(Err(Arc::clone(&cause)));
+                request.finish(Err(Arc::clone(&cause)));
             }
             return;
         }
     }
-    note(store, 0, None);
+    record_outcome(store, 0, None);
 }
 
 /// Keeps in mind whether commits are refused, and tells of it once.
-fn note(store: &Store, writes: usize, refusal: Option<&Arc<sqlx::Error>>) {
+fn record_outcome(store: &Store, writes: usize, refusal: Option<&Arc<sqlx::Error>>) {
     let inner = &store.0;
     let failed_before = {
         let mut last = inner.refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        // A write that contradicts stored data does not show that the store fails.
-        let failing = refusal.filter(|cause| !contradicts(cause)).cloned();
+        // A write that is_conflict stored data does not show that the store fails.
+        let failing = refusal.filter(|cause| !is_conflict(cause)).cloned();
         std::mem::replace(&mut *last, failing).is_some()
     };
     if refusal.is_some() {
@@ -230,14 +230,14 @@ fn note(store: &Store, writes: usize, refusal: Option<&Arc<sqlx::Error>>) {
 }
 
 /// Where a transaction ended without a commit.
-enum Aborted {
+enum TransactionError {
     /// In a write: the others are sound.
     Statement(sqlx::Error),
     /// At its begin or its commit; a failed commit is not tried again, for it may have happened.
     Commit(sqlx::Error),
 }
 
-impl Aborted {
+impl TransactionError {
     fn cause(self) -> Arc<sqlx::Error> {
         match self {
             Self::Statement(source) | Self::Commit(source) => Arc::new(source),
@@ -249,7 +249,10 @@ impl Aborted {
 ///
 /// In plain statements: where the disk is full or fails `SQLite` ends a transaction by itself, and
 /// sqlx, which counts their depth, would never begin another.
-async fn transaction(store: &Store, group: &mut [Box<dyn Waiting>]) -> Result<(), Aborted> {
+async fn transaction(
+    store: &Store,
+    group: &mut [Box<dyn PendingWrite>],
+) -> Result<(), TransactionError> {
     let inner = &store.0;
     let mut connection = inner.writer.connection.lock().await;
     inner.statements.fetch_add(2, Ordering::Relaxed);
@@ -257,7 +260,7 @@ async fn transaction(store: &Store, group: &mut [Box<dyn Waiting>]) -> Result<()
     match outcome {
         Ok(()) => _ = inner.transactions.fetch_add(1, Ordering::Relaxed),
         // Fails where there is nothing left to roll back.
-        Err(_) => drop(run_plain(&mut connection, "ROLLBACK").await),
+        Err(_) => drop(run_statement(&mut connection, "ROLLBACK").await),
     }
     outcome
 }
@@ -265,17 +268,17 @@ async fn transaction(store: &Store, group: &mut [Box<dyn Waiting>]) -> Result<()
 async fn try_transaction(
     store: &Store,
     connection: &mut SqliteConnection,
-    group: &mut [Box<dyn Waiting>],
-) -> Result<(), Aborted> {
-    run_plain(connection, "BEGIN IMMEDIATE").await.map_err(Aborted::Commit)?;
+    group: &mut [Box<dyn PendingWrite>],
+) -> Result<(), TransactionError> {
+    run_statement(connection, "BEGIN IMMEDIATE").await.map_err(TransactionError::Commit)?;
     for request in group {
         let mut counted = Transaction { connection, statements: &store.0.statements };
-        request.apply(&mut counted).await.map_err(Aborted::Statement)?;
+        request.apply(&mut counted).await.map_err(TransactionError::Statement)?;
     }
-    run_plain(connection, "COMMIT").await.map_err(Aborted::Commit)
+    run_statement(connection, "COMMIT").await.map_err(TransactionError::Commit)
 }
 
-async fn run_plain(
+async fn run_statement(
     connection: &mut SqliteConnection,
     statement: &'static str,
 ) -> Result<(), sqlx::Error> {

@@ -26,10 +26,10 @@ impl fmt::Display for Signal {
 
 /// Where signals come from.
 #[derive(Debug)]
-pub struct Signals(From);
+pub struct Signals(SignalSource);
 
 #[derive(Debug)]
-enum From {
+enum SignalSource {
     System { terminate: Source, interrupt: Source, hangup: Source },
     Sender(mpsc::Receiver<Signal>),
 }
@@ -40,7 +40,7 @@ impl Signals {
     /// # Errors
     /// Where the operating system refuses.
     pub fn install() -> io::Result<Self> {
-        Ok(Self(From::System {
+        Ok(Self(SignalSource::System {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
@@ -51,23 +51,23 @@ impl Signals {
     #[must_use]
     pub fn from_sender() -> (mpsc::Sender<Signal>, Self) {
         let (sender, receiver) = mpsc::channel(4);
-        (sender, Self(From::Sender(receiver)))
+        (sender, Self(SignalSource::Sender(receiver)))
     }
 
     /// Waits until the process is asked to end.
-    pub async fn until_asked_to_end(&mut self) {
-        self.next_to_end().await;
+    pub async fn wait_for_termination(&mut self) {
+        self.next_termination().await;
     }
 
     /// Waits for the next one.
     pub async fn next(&mut self) -> Signal {
         match &mut self.0 {
-            From::System { terminate, interrupt, hangup } => tokio::select! {
+            SignalSource::System { terminate, interrupt, hangup } => tokio::select! {
                 _ = terminate.recv() => Signal::Terminate,
                 _ = interrupt.recv() => Signal::Interrupt,
                 _ = hangup.recv() => Signal::Hangup,
             },
-            From::Sender(receiver) => match receiver.recv().await {
+            SignalSource::Sender(receiver) => match receiver.recv().await {
                 Some(signal) => signal,
                 None => std::future::pending().await,
             },
@@ -75,7 +75,7 @@ impl Signals {
     }
 
     /// Waits for one that asks for the end.
-    pub(super) async fn next_to_end(&mut self) {
+    pub(super) async fn next_termination(&mut self) {
         while self.next().await == Signal::Hangup {}
     }
 }

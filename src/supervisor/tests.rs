@@ -16,7 +16,7 @@ struct Fixture {
     clock: Clock,
     signals: mpsc::Sender<Signal>,
     told: Arc<Mutex<Vec<String>>>,
-    ending: JoinHandle<Ending>,
+    ending: JoinHandle<Shutdown>,
 }
 
 /// A supervisor that runs, with these tasks.
@@ -48,7 +48,7 @@ impl Fixture {
     }
 
     /// Moves the clock on until the daemon has ended.
-    async fn end_by_time(mut self) -> Ending {
+    async fn end_by_time(mut self) -> Shutdown {
         while !self.ending.is_finished() {
             self.clock.advance(Duration::from_secs(1));
             tokio::task::yield_now().await;
@@ -66,12 +66,12 @@ async fn a_signal_ends_a_sound_daemon_with_0() {
     for signal in [Signal::Terminate, Signal::Interrupt] {
         let daemon = running(|supervisor| {
             supervisor.spawn("collector", until_asked);
-            supervisor.spawn_last("store", until_asked);
+            supervisor.spawn_stopping_last("store", until_asked);
             supervisor.ready();
         });
         daemon.send(signal).await;
         let ending = daemon.ending.await.unwrap();
-        assert_eq!(ending, Ending { cause: Cause::Signal(signal), failures: Vec::new() });
+        assert_eq!(ending, Shutdown { cause: ShutdownCause::Signal(signal), failures: Vec::new() });
         assert_eq!(ending.exit_code(), 0);
         assert_eq!(*daemon.told.lock().unwrap(), ["READY=1", "STOPPING=1"]);
     }
@@ -82,7 +82,7 @@ async fn stop_does_the_same() {
     let daemon = running(|supervisor| supervisor.spawn("collector", until_asked));
     daemon.supervisor.stop();
     let ending = daemon.ending.await.unwrap();
-    assert_eq!((ending.cause.clone(), ending.exit_code()), (Cause::Stopped, 0));
+    assert_eq!((ending.cause.clone(), ending.exit_code()), (ShutdownCause::Stopped, 0));
 }
 
 #[tokio::test]
@@ -96,9 +96,9 @@ async fn a_room_task_that_panics_ends_the_daemon() {
     });
     let ending = daemon.ending.await.unwrap();
     let failure =
-        TaskFailure { task: "collector", how: HowItEnded::Panicked("no luck".to_owned()) };
+        TaskFailure { task: "collector", outcome: TaskOutcome::Panicked("no luck".to_owned()) };
     assert_eq!(failure.to_string(), "the task collector panicked: no luck");
-    assert_eq!(ending.cause, Cause::Task(failure.clone()));
+    assert_eq!(ending.cause, ShutdownCause::Task(failure.clone()));
     assert_eq!(ending.failures, [failure]);
     assert_eq!(ending.exit_code(), 1);
 }
@@ -107,15 +107,18 @@ async fn a_room_task_that_panics_ends_the_daemon() {
 async fn a_room_task_that_returns_or_fails_ends_the_daemon() {
     let daemon = running(|supervisor| supervisor.spawn("collector", |_| async {}));
     let ending = daemon.ending.await.unwrap();
-    let returned = TaskFailure { task: "collector", how: HowItEnded::Returned };
-    assert_eq!((ending.cause.clone(), ending.exit_code()), (Cause::Task(returned), 1));
+    let returned = TaskFailure { task: "collector", outcome: TaskOutcome::Returned };
+    assert_eq!((ending.cause.clone(), ending.exit_code()), (ShutdownCause::Task(returned), 1));
 
     let daemon = running(|supervisor| {
-        supervisor.spawn_last("store", |_| async { Err::<(), _>(io::Error::other("disk full")) });
+        supervisor.spawn_stopping_last("store", |_| async {
+            Err::<(), _>(io::Error::other("disk full"))
+        });
     });
     let ending = daemon.ending.await.unwrap();
-    let failed = TaskFailure { task: "store", how: HowItEnded::Failed("disk full".to_owned()) };
-    assert_eq!((ending.cause.clone(), ending.exit_code()), (Cause::Task(failed), 1));
+    let failed =
+        TaskFailure { task: "store", outcome: TaskOutcome::Failed("disk full".to_owned()) };
+    assert_eq!((ending.cause.clone(), ending.exit_code()), (ShutdownCause::Task(failed), 1));
 }
 
 #[tokio::test]
@@ -128,7 +131,7 @@ async fn a_task_that_fails_while_stopping_spoils_the_exit_code() {
     });
     daemon.send(Signal::Terminate).await;
     let ending = daemon.ending.await.unwrap();
-    assert_eq!(ending.cause, Cause::Signal(Signal::Terminate));
+    assert_eq!(ending.cause, ShutdownCause::Signal(Signal::Terminate));
     assert_eq!(ending.exit_code(), 1);
 }
 
@@ -140,8 +143,8 @@ async fn soft_becomes_hard_when_the_grace_is_over() {
     });
     daemon.send(Signal::Terminate).await;
     let ending = daemon.end_by_time().await;
-    assert_eq!(ending.failures, [TaskFailure { task: "stuck", how: HowItEnded::Dropped }]);
-    assert_eq!(ending.cause, Cause::Signal(Signal::Terminate));
+    assert_eq!(ending.failures, [TaskFailure { task: "stuck", outcome: TaskOutcome::Dropped }]);
+    assert_eq!(ending.cause, ShutdownCause::Signal(Signal::Terminate));
     assert_eq!(ending.exit_code(), 1);
 }
 
@@ -150,12 +153,12 @@ async fn a_second_signal_makes_it_hard_at_once() {
     let daemon = running(|supervisor| supervisor.spawn("stuck", |_| pending::<()>()));
     daemon.send(Signal::Interrupt).await;
     daemon.send(Signal::Hangup).await;
-    daemon.supervisor.stopping().cancelled().await;
+    daemon.supervisor.shutdown_token().cancelled().await;
     assert!(!daemon.ending.is_finished());
     daemon.send(Signal::Interrupt).await;
     // The clock stands still: nothing but the signal can have ended it.
     let ending = daemon.ending.await.unwrap();
-    assert_eq!(ending.failures, [TaskFailure { task: "stuck", how: HowItEnded::Dropped }]);
+    assert_eq!(ending.failures, [TaskFailure { task: "stuck", outcome: TaskOutcome::Dropped }]);
 }
 
 #[tokio::test]
@@ -163,7 +166,7 @@ async fn the_last_rooms_outlive_the_others() {
     let order = Arc::new(Mutex::new(Vec::new()));
     let (first, second) = (Arc::clone(&order), Arc::clone(&order));
     let daemon = running(|supervisor| {
-        supervisor.spawn_last("store", |stop| async move {
+        supervisor.spawn_stopping_last("store", |stop| async move {
             stop.cancelled().await;
             second.lock().unwrap().push("store");
         });
@@ -183,13 +186,13 @@ async fn the_last_rooms_outlive_the_others() {
 #[tokio::test]
 async fn a_contained_panic_is_told_to_who_started_it_and_harms_nobody() {
     let daemon = running(|supervisor| supervisor.spawn("collector", until_asked));
-    let job = daemon.supervisor.contain("job", async {
+    let job = daemon.supervisor.spawn_isolated("job", async {
         assert!(!daemon_is_up(), "a bug");
         7
     });
-    let failure = TaskFailure { task: "job", how: HowItEnded::Panicked("a bug".to_owned()) };
+    let failure = TaskFailure { task: "job", outcome: TaskOutcome::Panicked("a bug".to_owned()) };
     assert_eq!(job.join().await, Err(failure));
-    assert_eq!(daemon.supervisor.contain("job", async { 7 }).join().await, Ok(7));
+    assert_eq!(daemon.supervisor.spawn_isolated("job", async { 7 }).join().await, Ok(7));
     daemon.send(Signal::Terminate).await;
     assert_eq!(daemon.ending.await.unwrap().exit_code(), 0);
 }
@@ -203,16 +206,16 @@ fn daemon_is_up() -> bool {
 #[tokio::test]
 async fn contained_tasks_are_waited_for_and_dropped_when_hard() {
     let daemon = running(|_| {});
-    let stop = daemon.supervisor.stopping();
-    let quick = daemon.supervisor.contain("job", async move {
+    let stop = daemon.supervisor.shutdown_token();
+    let quick = daemon.supervisor.spawn_isolated("job", async move {
         stop.cancelled().await;
         "finished"
     });
-    let stuck = daemon.supervisor.contain("job", pending::<()>());
+    let stuck = daemon.supervisor.spawn_isolated("job", pending::<()>());
     daemon.send(Signal::Terminate).await;
     assert_eq!(quick.join().await, Ok("finished"));
     let ending = daemon.end_by_time().await;
-    assert_eq!(stuck.join().await, Err(TaskFailure { task: "job", how: HowItEnded::Dropped }));
+    assert_eq!(stuck.join().await, Err(TaskFailure { task: "job", outcome: TaskOutcome::Dropped }));
     // What a job leaves undone is judged at the next start; it is no failure of the daemon.
     assert_eq!(ending.exit_code(), 0);
 }

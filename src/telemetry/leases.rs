@@ -10,7 +10,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 /// In seconds: from a machine that is free at once to one that is held for a week.
-const TIMES: [f64; 10] = [0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0, 604_800.0];
+const LEASE_DURATION_BUCKETS: [f64; 10] =
+    [0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0, 604_800.0];
 
 /// The numbers of leases.
 pub struct LeaseMetrics {
@@ -35,11 +36,11 @@ struct ReasonLabels {
 
 impl LeaseMetrics {
     /// All of them, told from now on.
-    pub fn registered(table: &mut Registry) -> Self {
+    pub fn register(table: &mut Registry) -> Self {
         let metrics = Self {
             open: Family::default(),
-            waited: Histogram::new(TIMES),
-            held: Histogram::new(TIMES),
+            waited: Histogram::new(LEASE_DURATION_BUCKETS),
+            held: Histogram::new(LEASE_DURATION_BUCKETS),
             ended: Family::default(),
             prepare_failures: Counter::default(),
             release_failures: Counter::default(),
@@ -87,22 +88,22 @@ impl LeaseMetrics {
     }
 
     /// So many leases are in this state now.
-    pub fn open(&self, state: &'static str, count: usize) {
+    pub fn set_open(&self, state: &'static str, count: usize) {
         self.open.get_or_create(&StateLabels { state }).set(number(count));
     }
 
     /// So many machines are set aside now.
-    pub fn aside(&self, count: usize) {
+    pub fn set_quarantined(&self, count: usize) {
         self.machines_quarantined.set(number(count));
     }
 
     /// A lease became active, this long after it was asked for.
-    pub fn active(&self, waited: Duration) {
+    pub fn record_active(&self, waited: Duration) {
         self.waited.observe(waited.as_secs_f64());
     }
 
     /// A lease came to its end, this long after it became active, if it did.
-    pub fn ended(&self, reason: &'static str, held: Option<Duration>) {
+    pub fn record_ended(&self, reason: &'static str, held: Option<Duration>) {
         self.ended.get_or_create(&ReasonLabels { reason }).inc();
         if let Some(held) = held {
             self.held.observe(held.as_secs_f64());
@@ -110,12 +111,12 @@ impl LeaseMetrics {
     }
 
     /// A machine could not be prepared for a lease.
-    pub fn prepare_failed(&self) {
+    pub fn record_prepare_failure(&self) {
         self.prepare_failures.inc();
     }
 
     /// A machine could not be released after a lease.
-    pub fn release_failed(&self) {
+    pub fn record_release_failure(&self) {
         self.release_failures.inc();
     }
 }

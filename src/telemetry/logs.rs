@@ -59,7 +59,7 @@ where
         .with_default_directive(LevelFilter::INFO.into())
         .parse(level)
         .map_err(|source| LogsError::Level { level: level.to_owned(), source })?;
-    let layer = layer(style, writer).with_filter(wanted.and(filter_fn(is_fit_to_show)));
+    let layer = layer(style, writer).with_filter(wanted.and(filter_fn(is_free_of_secrets)));
     Ok(Registry::default().with(layer))
 }
 
@@ -87,7 +87,7 @@ impl<'w> FormatFields<'w> for PrintableFields {
     }
 }
 
-fn is_fit_to_show(metadata: &Metadata<'_>) -> bool {
+fn is_free_of_secrets(metadata: &Metadata<'_>) -> bool {
     let name = metadata.target().split("::").next().unwrap_or_default();
     *metadata.level() <= tracing::Level::INFO || !WIRE_CRATES.contains(&name)
 }

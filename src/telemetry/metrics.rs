@@ -25,10 +25,11 @@ use super::leases::LeaseMetrics;
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// In seconds. Calls that wait reach the longest wait there is.
-const LATENCIES: [f64; 10] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0];
+const LATENCY_BUCKETS: [f64; 10] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0];
 
 /// In seconds, for jobs: from a power-on to the removal of a large snapshot.
-const JOB_TIMES: [f64; 10] = [0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0];
+const JOB_DURATION_BUCKETS: [f64; 10] =
+    [0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0];
 
 /// All numbers. Clones share them.
 #[derive(Clone)]
@@ -36,10 +37,10 @@ pub struct Metrics(Arc<Inner>);
 
 struct Inner {
     registry: Registry,
-    refresh: OnceLock<Refresh>,
+    sample: OnceLock<SampleFunction>,
     http: Family<HttpLabels, Histogram, fn() -> Histogram>,
     jobs_accepted: Family<KindLabels, Counter>,
-    jobs_ended: Family<EndLabels, Histogram, fn() -> Histogram>,
+    jobs_ended: Family<JobEndLabels, Histogram, fn() -> Histogram>,
     leases: LeaseMetrics,
     unmatched_patterns: Family<SettingLabels, Gauge>,
     soap: Family<SoapLabels, Histogram, fn() -> Histogram>,
@@ -48,13 +49,13 @@ struct Inner {
     outage: Counter<f64, AtomicU64>,
     streams_open: Gauge,
     stream_resets: Family<ReasonLabels, Counter>,
-    away_since: Mutex<Option<Duration>>,
-    levels: Levels,
+    disconnected_since: Mutex<Option<Duration>>,
+    levels: SampledMetrics,
 }
 
-/// What is read anew each time, by [`Metrics::refresh_with`].
+/// What is read anew each time, by [`Metrics::before_scrape`].
 #[derive(Clone, Debug, Default)]
-pub struct Levels {
+pub struct SampledMetrics {
     pub jobs_waiting: Gauge,
     pub jobs_running: Gauge,
     pub machines: Gauge,
@@ -68,13 +69,13 @@ pub struct Levels {
     pub store_failing: Gauge,
 }
 
-type Refresh = Box<dyn Fn(&Metrics) + Send + Sync>;
+type SampleFunction = Box<dyn Fn(&Metrics) + Send + Sync>;
 
-type Word = Cow<'static, str>;
+type Text = Cow<'static, str>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct HttpLabels {
-    operation: Word,
+    operation: Text,
     status: &'static str,
 }
 
@@ -84,7 +85,7 @@ struct KindLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct EndLabels {
+struct JobEndLabels {
     kind: &'static str,
     state: &'static str,
 }
@@ -105,9 +106,9 @@ struct SoapLabels {
     result: &'static str,
 }
 
-impl Levels {
+impl SampledMetrics {
     fn register(&self, table: &mut Registry) {
-        let Levels {
+        let SampledMetrics {
             jobs_waiting,
             jobs_running,
             machines,
@@ -153,8 +154,8 @@ impl Levels {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let latencies: fn() -> Histogram = || Histogram::new(LATENCIES);
-        let job_times: fn() -> Histogram = || Histogram::new(JOB_TIMES);
+        let latencies: fn() -> Histogram = || Histogram::new(LATENCY_BUCKETS);
+        let job_times: fn() -> Histogram = || Histogram::new(JOB_DURATION_BUCKETS);
         let http = Family::new_with_constructor(latencies);
         let jobs_accepted = Family::default();
         let jobs_ended = Family::new_with_constructor(job_times);
@@ -162,7 +163,7 @@ impl Default for Metrics {
         let (session_up, logins, outage) =
             (Gauge::default(), Counter::default(), Counter::default());
         let (streams_open, stream_resets) = (Gauge::default(), Family::default());
-        let levels = Levels::default();
+        let levels = SampledMetrics::default();
         let mut table = Registry::with_prefix("otter");
         levels.register(&mut table);
         table.register_with_unit(
@@ -178,7 +179,7 @@ impl Default for Metrics {
             Unit::Seconds,
             jobs_ended.clone(),
         );
-        let leases = LeaseMetrics::registered(&mut table);
+        let leases = LeaseMetrics::register(&mut table);
         let unmatched_patterns = Family::default();
         table.register(
             "unmatched_patterns",
@@ -207,7 +208,7 @@ impl Default for Metrics {
 
         Self(Arc::new(Inner {
             registry: table,
-            refresh: OnceLock::new(),
+            sample: OnceLock::new(),
             http,
             jobs_accepted,
             jobs_ended,
@@ -219,17 +220,17 @@ impl Default for Metrics {
             outage,
             streams_open,
             stream_resets,
-            away_since: Mutex::new(Some(Duration::ZERO)),
+            disconnected_since: Mutex::new(Some(Duration::ZERO)),
             levels,
         }))
     }
 }
 
 impl Metrics {
-    /// Has this set the [`Levels`] before each telling. The first one stays.
-    pub fn refresh_with(&self, refresh: impl Fn(&Self) + Send + Sync + 'static) {
+    /// Has this set the [`SampledMetrics`] before each telling. The first one stays.
+    pub fn before_scrape(&self, sample: impl Fn(&Self) + Send + Sync + 'static) {
         // Whoever puts an application together does this once.
-        drop(self.0.refresh.set(Box::new(refresh)));
+        drop(self.0.sample.set(Box::new(sample)));
     }
 
     /// All numbers as `OpenMetrics` text, which Prometheus reads.
@@ -237,8 +238,8 @@ impl Metrics {
     /// # Errors
     /// None that is known: writing to a text does not fail.
     pub fn text(&self) -> Result<String, fmt::Error> {
-        if let Some(refresh) = self.0.refresh.get() {
-            refresh(self);
+        if let Some(sample) = self.0.sample.get() {
+            sample(self);
         }
         let mut text = String::new();
         encode(&mut text, &self.0.registry)?;
@@ -246,12 +247,12 @@ impl Metrics {
     }
 
     #[must_use]
-    pub fn levels(&self) -> &Levels {
+    pub fn sampled(&self) -> &SampledMetrics {
         &self.0.levels
     }
 
     /// A request was answered. `operation` is its method and the pattern of its route.
-    pub fn answered(&self, operation: Word, status: u16, took: Duration) {
+    pub fn record_request(&self, operation: Text, status: u16, took: Duration) {
         let status = match status {
             ..200 => "1xx",
             200..300 => "2xx",
@@ -268,7 +269,7 @@ impl Metrics {
 
     /// A job came to its end, this long after it was accepted.
     pub fn job_ended(&self, kind: &'static str, state: &'static str, took: Duration) {
-        self.0.jobs_ended.get_or_create(&EndLabels { kind, state }).observe(took.as_secs_f64());
+        self.0.jobs_ended.get_or_create(&JobEndLabels { kind, state }).observe(took.as_secs_f64());
     }
 
     /// This many patterns of a setting match no machine.
@@ -284,17 +285,17 @@ impl Metrics {
     }
 
     /// The host was called.
-    pub fn called(&self, method: &'static str, result: &'static str, took: Duration) {
+    pub fn record_host_call(&self, method: &'static str, result: &'static str, took: Duration) {
         self.0.soap.get_or_create(&SoapLabels { method, result }).observe(took.as_secs_f64());
     }
 
     /// The session is up or not, at this time of the clock that never jumps.
-    pub fn session(&self, up: bool, now: Duration) {
+    pub fn record_session(&self, up: bool, now: Duration) {
         self.0.session_up.set(i64::from(up));
         self.count_outage(now, |since| if up { None } else { since.or(Some(now)) });
     }
 
-    pub fn logged_in(&self) {
+    pub fn record_login(&self) {
         self.0.logins.inc();
     }
 
@@ -311,12 +312,12 @@ impl Metrics {
     }
 
     /// Counts an outage that goes on up to now.
-    pub fn outage_until(&self, now: Duration) {
+    pub fn count_outage_until(&self, now: Duration) {
         self.count_outage(now, |since| since);
     }
 
     fn count_outage(&self, now: Duration, next: impl FnOnce(Option<Duration>) -> Option<Duration>) {
-        let mut since = self.0.away_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since = self.0.disconnected_since.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = *since;
         if let Some(gone) = gone {
             self.0.outage.inc_by(now.saturating_sub(gone).as_secs_f64());
@@ -335,7 +336,7 @@ impl Drop for OpenStream {
     }
 }
 
-impl Levels {
+impl SampledMetrics {
     /// Shows a count that somebody else keeps.
     pub fn count(counter: &Counter, value: u64) {
         counter.inner().store(value, Ordering::Relaxed);
@@ -362,16 +363,16 @@ mod tests {
         let seconds = Duration::from_secs;
         let metrics = Metrics::default();
         let outage = |at| {
-            metrics.outage_until(seconds(at));
+            metrics.count_outage_until(seconds(at));
             value(&metrics, "otter_session_outage_seconds_total").unwrap()
         };
         assert_eq!(outage(3), "3.0", "the start is one");
-        metrics.session(true, seconds(5));
+        metrics.record_session(true, seconds(5));
         assert_eq!(outage(9), "5.0");
-        metrics.session(false, seconds(10));
-        metrics.session(false, seconds(12));
+        metrics.record_session(false, seconds(10));
+        metrics.record_session(false, seconds(12));
         assert_eq!(outage(14), "9.0");
-        metrics.session(true, seconds(15));
+        metrics.record_session(true, seconds(15));
         assert_eq!(outage(60), "10.0");
         assert_eq!(value(&metrics, "otter_session_up"), Some("1".to_owned()));
     }
@@ -379,22 +380,24 @@ mod tests {
     #[test]
     fn every_name_is_told_with_its_help() {
         let metrics = Metrics::default();
-        metrics.answered(Cow::Borrowed("GET /v1/machines"), 204, Duration::from_millis(2));
+        metrics.record_request(Cow::Borrowed("GET /v1/machines"), 204, Duration::from_millis(2));
         metrics.job_accepted("machine.power_on");
         metrics.job_ended("machine.power_on", "failed", Duration::from_secs(2));
         let leases = metrics.leases();
-        leases.open("active", 3);
-        leases.aside(2);
-        leases.active(Duration::from_secs(2));
-        leases.ended("expired", Some(Duration::from_mins(1)));
-        leases.ended("abandoned", None);
-        leases.prepare_failed();
-        leases.release_failed();
+        leases.set_open("active", 3);
+        leases.set_quarantined(2);
+        leases.record_active(Duration::from_secs(2));
+        leases.record_ended("expired", Some(Duration::from_mins(1)));
+        leases.record_ended("abandoned", None);
+        leases.record_prepare_failure();
+        leases.record_release_failure();
         metrics.unmatched_patterns("machines.protected", 2);
-        metrics.called("Login", "ok", Duration::from_millis(20));
+        metrics.record_host_call("Login", "ok", Duration::from_millis(20));
         metrics.stream_reset("too_slow");
         let _open = metrics.stream_opened();
-        metrics.refresh_with(|metrics| Levels::count(&metrics.levels().store_transactions, 7));
+        metrics.before_scrape(|metrics| {
+            SampledMetrics::count(&metrics.sampled().store_transactions, 7)
+        });
         let text = metrics.text().unwrap();
         let types = text.lines().filter(|line| line.starts_with("# TYPE otter_")).count();
         let helps = text.lines().filter(|line| line.starts_with("# HELP otter_")).count();

@@ -25,7 +25,7 @@ fn calls(lab: &Lab) -> BTreeMap<String, u64> {
 async fn ten_thousand_reads_do_not_ask_the_host() {
     let lab = many(50).await;
     let before = calls(&lab);
-    let queries = lab.store.queries();
+    let queries = lab.store.statements();
     for _ in 0..1_000 {
         for path in [
             "/v1/machines?limit=5",
@@ -43,7 +43,7 @@ async fn ten_thousand_reads_do_not_ask_the_host() {
         }
     }
     assert_eq!(calls(&lab), before);
-    assert_eq!(lab.store.queries(), queries);
+    assert_eq!(lab.store.statements(), queries);
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn ten_thousand_that_wait_cost_the_store_nothing_and_all_are_answered() {
     ];
     let mut waits: Vec<_> =
         (0..10_000).map(|n| Box::pin(lab.status(&paths[n % paths.len()]))).collect();
-    let queries = lab.store.queries();
+    let queries = lab.store.statements();
     // Each is polled once, and so waits.
     for wait in &mut waits {
         assert!(futures_util::poll!(wait.as_mut()).is_pending());
@@ -99,13 +99,13 @@ async fn ten_thousand_that_wait_cost_the_store_nothing_and_all_are_answered() {
     tokio::task::yield_now().await;
     // While there is a job, otter records every ten seconds that it runs, independent of waiting
     // calls.
-    assert!(lab.store.queries() - queries <= 3, "ten thousand wait");
+    assert!(lab.store.statements() - queries <= 3, "ten thousand wait");
     assert_eq!(calls(&lab), before);
     lab.control().finish_task(&task);
     let answered = join_all(waits).await;
     assert!(answered.iter().all(|status| *status == 200));
     // The end of the job is committed once, not once for each.
-    assert!(lab.store.queries() - queries < 20, "{}", lab.store.queries() - queries);
+    assert!(lab.store.statements() - queries < 20, "{}", lab.store.statements() - queries);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use otter::clock::Clock;
-use otter::storage::{Keep, Retention, Storage};
+use otter::storage::{RecordRetention, Retention, Storage};
 use reqwest::Method;
 use serde_json::json;
 
@@ -253,7 +253,7 @@ async fn a_filter_names_a_lease_or_a_job_that_is_known() {
     };
     // What is gone is known while jobs of it are kept, and in the audit while its facts are.
     assert_eq!(statuses().await, [200; 5]);
-    let at_once = Keep { time: Duration::ZERO, at_least: 0, at_most: 0 };
+    let at_once = RecordRetention { time: Duration::ZERO, at_least: 0, at_most: 0 };
     let leases = Retention { leases: at_once.clone(), ..Retention::default() };
     let jobs = Retention { jobs: at_once, keys: Duration::ZERO, ..Retention::default() };
     let now = Clock::system().now();

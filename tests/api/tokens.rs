@@ -30,7 +30,7 @@ impl Guarded {
 
     pub async fn with(plan: Plan) -> Self {
         let state = tempfile::tempdir().unwrap();
-        let beside = Store::beside_or_new(state.path()).await.unwrap();
+        let beside = Store::open_or_create_shared(state.path()).await.unwrap();
         let writer = beside.clone();
         tokio::spawn(async move { writer.run(CancellationToken::new()).await });
         let mut tokens = BTreeMap::new();

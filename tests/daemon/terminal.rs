@@ -75,7 +75,7 @@ async fn hostile_names_of_tokens_and_of_keys_are_escaped() {
     let created = ["token", "create", "--name", "ci", "--role", "runner", "--state-dir"];
     let created = otter(&[&created[..], &[state.to_str().unwrap()]].concat()).output().unwrap();
     assert!(created.status.success());
-    let store = Store::beside(&state).await.unwrap();
+    let store = Store::open_shared(&state).await.unwrap();
     let writer = store.clone();
     tokio::spawn(async move { writer.run(CancellationToken::new()).await });
     let clock = Clock::system();

@@ -86,7 +86,7 @@ pub fn update_sets(bytes: &[u8]) {
 /// Every problem of a file has a message.
 pub fn configuration(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    for problem in config::problems_of(text, Path::new("otter.toml")) {
+    for problem in config::find_problems(text, Path::new("otter.toml")) {
         assert!(!problem.message.trim().is_empty());
     }
 }
@@ -125,7 +125,7 @@ pub fn durations(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match duration::parse(text) {
         Ok(read) => {
-            assert!(read <= duration::LONGEST);
+            assert!(read <= duration::MAX_DURATION);
             assert_eq!(duration::parse(&duration::format(read)), Ok(read));
         }
         Err(error) => assert!(!error.to_string().is_empty()),

@@ -37,7 +37,7 @@ use otter::service::snapshots::SnapshotSettings;
 use otter::simulator::{Control, Pace, Scenario};
 use otter::storage::Retention;
 use otter::store::Store;
-use otter::supervisor::{Ending, Signal, Signals};
+use otter::supervisor::{Shutdown, Signal, Signals};
 use otter::telemetry::metrics::Metrics;
 use reqwest::Method;
 use secrecy::SecretString;
@@ -70,7 +70,7 @@ pub struct Lab {
     pub router: axum::Router,
     client: reqwest::Client,
     signals: mpsc::Sender<Signal>,
-    running: JoinHandle<anyhow::Result<Ending>>,
+    running: JoinHandle<anyhow::Result<Shutdown>>,
 }
 
 /// How a lab is to be.
@@ -164,7 +164,7 @@ impl Lab {
             }
             Host::Ours(_) | Host::Peer(_) => {
                 let backend = |settings: &Settings, clock: &Clock, metrics: &Metrics| {
-                    Ok((plan.between)(app::vim25(settings, clock, metrics)?))
+                    Ok((plan.between)(app::vim25_backend(settings, clock, metrics)?))
                 };
                 App::bind_with(backend, settings, clock).await.unwrap()
             }
@@ -303,7 +303,7 @@ impl Lab {
     }
 
     /// Stops as SIGTERM does, and tells how it went.
-    pub async fn stop(self) -> Ending {
+    pub async fn stop(self) -> Shutdown {
         self.signals.send(Signal::Terminate).await.unwrap();
         let ending = tokio::time::timeout(PATIENCE, self.running)
             .await

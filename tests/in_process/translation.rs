@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use otter::domain::call::{CallKind, Evidence, HostCall, RecentTask, SeenSnapshot};
+use otter::domain::call::{CallKind, Evidence, HostCall, RecentTask, SnapshotEvidence};
 use otter::domain::datastore::Datastore;
 use otter::domain::ids::{DatastoreId, MachineId, QuestionId, SnapshotId, TaskId};
 use otter::domain::machine::{
@@ -163,7 +163,7 @@ pub fn evidence(world: &World, id: &MachineId) -> Result<(Evidence, Vec<String>)
     let read = machine(existing(world, id)?);
     let seen = |snapshot: Snapshot| {
         let Snapshot { id, name, description, parent, .. } = snapshot;
-        SeenSnapshot { id, parent, name, description }
+        SnapshotEvidence { id, parent, name, description }
     };
     let evidence = Evidence {
         identity: MachineIdentity {

@@ -16,7 +16,7 @@ use otter::domain::job::{Job, JobRequest, JobState, JobTarget};
 use otter::domain::origin::Actor;
 use otter::domain::power::PowerState;
 use otter::service::idempotency::Claimed;
-use otter::storage::{IdempotencyKey, Keep, Retention, Storage};
+use otter::storage::{IdempotencyKey, RecordRetention, Retention, Storage};
 
 use self::lab::Lab;
 use self::script::Answer;
@@ -96,12 +96,12 @@ async fn ten_thousand_waiters_wake_at_once_and_none_asks_the_store() {
         ends.push(waiter);
     }
     // The job commits its task and its end, and nothing else happens.
-    let (before, commits) = (lab.store.queries(), lab.store.transactions());
+    let (before, commits) = (lab.store.statements(), lab.store.transactions());
     lab.host.release();
     for end in ends {
         assert_eq!(end.await.unwrap(), SUCCEEDED);
     }
-    let (queries, commits) = (lab.store.queries() - before, lab.store.transactions() - commits);
+    let (queries, commits) = (lab.store.statements() - before, lab.store.transactions() - commits);
     assert!(queries <= 20 && commits <= 2, "{queries} queries, {commits} commits");
 }
 
@@ -219,7 +219,7 @@ async fn a_job_that_the_store_lost_leaves_its_machine() {
     let mut lost = stored(&lab, id).await;
     (lost.state, lost.finished_at) = (SUCCEEDED, Some(lab.clock.now()));
     lab.store.update_job(&lost).await.unwrap();
-    let nothing = Keep { time: Duration::ZERO, at_least: 0, at_most: 0 };
+    let nothing = RecordRetention { time: Duration::ZERO, at_least: 0, at_most: 0 };
     let retention = Retention { jobs: nothing, ..Retention::default() };
     lab.clock.advance(Duration::from_secs(1));
     assert_eq!(lab.store.purge(lab.clock.now(), &retention).await.unwrap().jobs, 1);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use otter::domain::ids::{JobId, LeaseId};
 use otter::domain::job::Job;
 use otter::domain::lease::Lease;
-use otter::storage::{IdempotencyKey, KeptMachine, SaveLeases};
+use otter::storage::{IdempotencyKey, LeaseTransaction, StoredMachine};
 
 /// A key within its scope: caller, method, path, key.
 pub type Scope = (String, String, String, String);
@@ -24,7 +24,7 @@ pub struct Committed {
     /// The leases in their order of arrival.
     pub arrivals: Vec<LeaseId>,
     /// By the key of who each is.
-    pub machines: BTreeMap<String, KeptMachine>,
+    pub machines: BTreeMap<String, StoredMachine>,
 }
 
 impl Committed {
@@ -44,7 +44,7 @@ impl Committed {
     }
 
     /// What those leases were before that there were.
-    pub fn save_leases(&mut self, step: &SaveLeases) -> BTreeMap<LeaseId, Lease> {
+    pub fn save_leases(&mut self, step: &LeaseTransaction) -> BTreeMap<LeaseId, Lease> {
         let mut before = BTreeMap::new();
         for change in &step.leases {
             let id = change.lease.id;
@@ -54,7 +54,7 @@ impl Committed {
             }
         }
         self.machines.extend(step.machines.clone());
-        step.forgotten.iter().for_each(|machine| drop(self.machines.remove(machine)));
+        step.deleted_machines.iter().for_each(|machine| drop(self.machines.remove(machine)));
         before
     }
 }

@@ -11,7 +11,7 @@ use otter::domain::lease::{EndReason, Lease, LeaseState};
 use otter::service::leases::lease_table::MachineKey;
 use otter::service::leases::matching::{CandidateMachine, Selection, has_snapshots};
 use otter::simulator::world::{PowerState, World};
-use otter::storage::SaveLeases;
+use otter::storage::LeaseTransaction;
 
 use super::committed::{Committed, Scope, scope};
 use super::lease_clients::{LIMITED_CALLER, MAX_LEASES};
@@ -76,7 +76,7 @@ impl LeaseInvariants {
     /// A step is on disk, which was taken at this time among these machines.
     pub fn committed(
         &mut self,
-        (step, at, candidates): (&SaveLeases, Duration, &[CandidateMachine]),
+        (step, at, candidates): (&LeaseTransaction, Duration, &[CandidateMachine]),
         before: &BTreeMap<LeaseId, Lease>,
         disk: &Committed,
     ) {

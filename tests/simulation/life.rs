@@ -89,7 +89,7 @@ async fn serve(run: &Arc<Run>, life: u32) -> Result<Services, StorageError> {
     let disk = run.disk.open(run.clock.clone());
     let mounted = Arc::new(Mounted::new(run, disk.clone()));
     let store = Arc::clone(&mounted) as Arc<dyn Storage>;
-    supervisor.spawn_last("store", |stop| async move { disk.run(stop).await });
+    supervisor.spawn_stopping_last("store", |stop| async move { disk.run(stop).await });
     run.forget_keys(&*store).await?;
     let feed = Feed::new(&clock);
     let inventory = Arc::new(Inventory::new(clock.clone(), feed.clone(), GUEST_SETTLE));

@@ -10,7 +10,7 @@ use otter::clock::{Clock, Time};
 use otter::domain::ids::JobId;
 use otter::domain::job::{Job, JobKind, JobState};
 use otter::hypervisor::Hypervisor;
-use otter::storage::{IdempotencyKey, Retention, SaveLeases, Storage, StorageError};
+use otter::storage::{IdempotencyKey, LeaseTransaction, Retention, Storage, StorageError};
 use uuid::Uuid;
 
 use super::Run;
@@ -78,7 +78,7 @@ impl Run {
     }
 
     /// Whether a step counts as committed at once.
-    pub fn hurries(&self, step: &SaveLeases) -> bool {
+    pub fn hurries(&self, step: &LeaseTransaction) -> bool {
         let is_grant = step.leases.iter().any(|change| change.held.is_some());
         is_grant && self.makes(Mistake::GrantBeforeCommit)
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use otter::domain::call::{CallKind, HostCall};
 use otter::domain::ids::{JobId, TaskId};
-use otter::domain::job::{Job, JobKind, JobState, StepState};
+use otter::domain::job::{Job, JobKind, JobState, JobStepState};
 use otter::domain::lease::LeaseState;
 use otter::domain::power::PowerState;
 use otter::hypervisor::TaskStatus;
@@ -236,7 +236,7 @@ impl Promises {
             Some(task) => {
                 self.tasks.insert(task.to_owned(), (id, call.kind()));
             }
-            None if call.kind().is_of_guest() => {}
+            None if call.kind().is_guest_operation() => {}
             None => self.did(id, call.kind(), revision),
         }
     }
@@ -449,7 +449,7 @@ impl Promises {
             || job.finished_at.is_some_and(|finished| finished >= job.deadline_at);
         let tidy = job.intent.is_none()
             && job.finished_at.is_some()
-            && job.steps.iter().all(|step| step.state != StepState::Running)
+            && job.steps.iter().all(|step| step.state != JobStepState::Running)
             && job.error.is_none() == (job.state == JobState::Succeeded);
         match job.state {
             JobState::Succeeded => {
@@ -485,7 +485,7 @@ impl Promises {
         let told = |kind: CallKind| {
             job.steps
                 .iter()
-                .any(|step| step.name == kind.as_str() && step.state == StepState::Succeeded)
+                .any(|step| step.name == kind.as_str() && step.state == JobStepState::Succeeded)
         };
         let untold: Vec<CallKind> =
             history.deeds.iter().map(|(kind, _)| *kind).filter(|kind| !told(*kind)).collect();

@@ -18,8 +18,8 @@ use otter::service::leases::matching::{CandidateMachine, required_snapshots};
 use otter::service::machines::{MachineFilter, Machines};
 use otter::storage::{
     AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, JobCursor, JobFilter,
-    JobPage, KeptKey, KeptMachine, KeyOwner, LeaseFilter, Purged, PurgedAudit, Retention,
-    SaveLeases, Storage, StorageError, StoredToken, TokenUse,
+    JobPage, KeyOwner, LeaseFilter, LeaseTransaction, Purged, PurgedAudit, Retention, Storage,
+    StorageError, StoredKey, StoredMachine, StoredToken, TokenUse,
 };
 
 use super::Run;
@@ -53,7 +53,7 @@ impl Mounted {
     }
 
     /// The machines as the leases find them at this moment.
-    fn candidates(&self, step: &SaveLeases) -> Vec<CandidateMachine> {
+    fn candidates(&self, step: &LeaseTransaction) -> Vec<CandidateMachine> {
         let Some(machines) = self.machines.get() else { return Vec::new() };
         let seen = self.run.witness.seen();
         let leases =
@@ -98,7 +98,7 @@ impl Storage for Mounted {
         self.heard(self.storage.commit_job(job).await)
     }
 
-    async fn commit_leases(&self, step: SaveLeases) -> Result<(), StorageError> {
+    async fn commit_leases(&self, step: LeaseTransaction) -> Result<(), StorageError> {
         self.run.crash_with(8);
         let (at, candidates) = (self.run.handle.true_time(), self.candidates(&step));
         self.run.witness.seen().step = (at, candidates);
@@ -130,11 +130,11 @@ impl Storage for Mounted {
         self.storage.unfinished_jobs().await
     }
 
-    async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeptKey>, StorageError> {
+    async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<StoredKey>, StorageError> {
         let found = self.storage.find_key(key).await?;
         let confused = self.run.confused_job(key, &self.run.witness.seen().disk);
         Ok(confused
-            .map(|job| KeptKey { owner: KeyOwner::Job(job), fingerprint_matches: true })
+            .map(|job| StoredKey { owner: KeyOwner::Job(job), fingerprint_matches: true })
             .or(found))
     }
 
@@ -167,8 +167,8 @@ impl Storage for Mounted {
         self.storage.has_leases().await
     }
 
-    async fn kept_machines(&self) -> Result<BTreeMap<String, KeptMachine>, StorageError> {
-        let mut machines = self.storage.kept_machines().await?;
+    async fn stored_machines(&self) -> Result<BTreeMap<String, StoredMachine>, StorageError> {
+        let mut machines = self.storage.stored_machines().await?;
         if self.run.makes(Mistake::FenceForgotten) {
             for machine in machines.values_mut() {
                 machine.fence = 0;
@@ -236,8 +236,8 @@ impl Storage for Mounted {
         self.storage.purge_audit(now, retention).await
     }
 
-    async fn note_seen(&self, now: Timestamp) -> Result<(), StorageError> {
-        self.storage.note_seen(now).await
+    async fn record_last_seen(&self, now: Timestamp) -> Result<(), StorageError> {
+        self.storage.record_last_seen(now).await
     }
 
     fn refusal(&self) -> Option<String> {

@@ -14,7 +14,7 @@ use otter::hypervisor::Accepted;
 use otter::service::inventory::InventoryContents;
 use otter::service::leases::matching::CandidateMachine;
 use otter::simulator::world::{TaskState, World};
-use otter::storage::SaveLeases;
+use otter::storage::LeaseTransaction;
 
 use super::committed::Committed;
 use super::executor::Handle;
@@ -150,7 +150,7 @@ impl Witness {
         lease_invariants.job_written(&before, job, world, disk);
     }
 
-    fn leases(&self, step: &SaveLeases, world: &World) {
+    fn leases(&self, step: &LeaseTransaction, world: &World) {
         for change in &step.leases {
             let lease = &change.lease;
             self.trace(|| {

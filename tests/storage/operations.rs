@@ -19,8 +19,9 @@ use otter::domain::job::{Job, JobKind, JobRequest, JobResult, JobState, JobTarge
 use otter::domain::lease::{Lease, LeaseState, Quarantine};
 use otter::domain::scope::Scope;
 use otter::storage::{
-    AuditFilter, AuditRetention, IdempotencyKey, JobFilter, Keep, KeptMachine, LeaseChange,
-    LeaseFilter, Retention, SaveLeases, Storage, StorageError, StoredToken, TokenUse,
+    AuditFilter, AuditRetention, ChangedLease, IdempotencyKey, JobFilter, LeaseFilter,
+    LeaseTransaction, RecordRetention, Retention, Storage, StorageError, StoredMachine,
+    StoredToken, TokenUse,
 };
 
 use super::samples::{any_job, any_time, identity, lease, queued, start};
@@ -36,7 +37,7 @@ pub enum Operation {
         overridden: Option<AuditRecord>,
     },
     UpdateJob(Box<Job>),
-    SaveLeases(SaveLeases),
+    SaveLeases(LeaseTransaction),
     AppendAudit(Vec<AuditRecord>),
     InsertToken(StoredToken),
     RevokeToken {
@@ -97,7 +98,7 @@ impl Operation {
             Self::PurgeAudit { now, retention } => {
                 told(&storage.purge_audit(now, &retention).await)
             }
-            Self::NoteSeen(now) => told(&storage.note_seen(now).await),
+            Self::NoteSeen(now) => told(&storage.record_last_seen(now).await),
             Self::ListJobs { filter, page } => told(&jobs(storage, &filter, page).await),
             Self::ListLeases { filter, page } => told(&leases(storage, &filter, page).await),
             Self::ListAudit { filter, page } => told(&audit(storage, &filter, page).await),
@@ -121,7 +122,7 @@ pub async fn contents(storage: &dyn Storage) -> Vec<String> {
         told(&leases(storage, &LeaseFilter::default(), 100).await),
         told(&storage.open_leases().await),
         told(&storage.has_leases().await),
-        told(&storage.kept_machines().await),
+        told(&storage.stored_machines().await),
         told(&storage.fence_floor().await),
         told(&audit(storage, &AuditFilter::default(), 100).await),
         told(&storage.tokens().await),
@@ -196,7 +197,7 @@ impl<T: Debug> Tellable for Result<T, StorageError> {
         match self {
             Ok(value) => format!("{value:?}"),
             Err(StorageError::Refused { .. }) => "refused".to_owned(),
-            Err(StorageError::Contradiction(_)) => "contradiction".to_owned(),
+            Err(StorageError::Conflict(_)) => "contradiction".to_owned(),
             Err(StorageError::Unreadable { what, .. }) => format!("{what} is unreadable"),
             Err(error) => error.to_string(),
         }
@@ -359,7 +360,7 @@ fn record() -> BoxedStrategy<AuditRecord> {
         .boxed()
 }
 
-fn step() -> BoxedStrategy<SaveLeases> {
+fn step() -> BoxedStrategy<LeaseTransaction> {
     let machine = || select(vec!["uuid:a".to_owned(), "uuid:b".to_owned()]);
     let change = (
         0..LEASES,
@@ -372,11 +373,11 @@ fn step() -> BoxedStrategy<SaveLeases> {
         .prop_map(|(n, state, ended_at, machine, reference, ttl)| {
             let created_at = start() + SignedDuration::from_nanos(i64::from(n / 2) * 1_000);
             let lease = Lease { created_at, reference, ttl, ..lease(n, state, ended_at) };
-            (n, LeaseChange::new(lease, machine))
+            (n, ChangedLease::new(lease, machine))
         });
     let kept =
         (any::<u64>(), option::of(any_time()), option::of(quarantine()), option::of(any_time()))
-            .prop_map(|(fence, last_lease_end, quarantine, absent_since)| KeptMachine {
+            .prop_map(|(fence, last_lease_end, quarantine, absent_since)| StoredMachine {
                 fence,
                 last_lease_end,
                 quarantine,
@@ -390,13 +391,15 @@ fn step() -> BoxedStrategy<SaveLeases> {
         option::of((key(), 0..LEASES)),
         vec(record(), 0..2),
     )
-        .prop_map(|(leases, machines, forgotten, fence_floor, key, audit)| SaveLeases {
-            leases: leases.into_iter().collect::<BTreeMap<_, _>>().into_values().collect(),
-            machines,
-            forgotten,
-            fence_floor,
-            key: key.map(|(key, n)| (key, lease(n, LeaseState::Queued, None).id)),
-            audit,
+        .prop_map(|(leases, machines, deleted_machines, fence_floor, key, audit)| {
+            LeaseTransaction {
+                leases: leases.into_iter().collect::<BTreeMap<_, _>>().into_values().collect(),
+                machines,
+                deleted_machines,
+                fence_floor,
+                key: key.map(|(key, n)| (key, lease(n, LeaseState::Queued, None).id)),
+                audit,
+            }
         })
         .boxed()
 }
@@ -452,11 +455,9 @@ fn token() -> BoxedStrategy<StoredToken> {
         .boxed()
 }
 
-fn keep() -> impl Strategy<Value = Keep> {
-    (select(vec![0, 1, 30]), 0..3_u32, 0..5_u32).prop_map(|(days, at_least, at_most)| Keep {
-        time: DAY * days,
-        at_least,
-        at_most,
+fn keep() -> impl Strategy<Value = RecordRetention> {
+    (select(vec![0, 1, 30]), 0..3_u32, 0..5_u32).prop_map(|(days, at_least, at_most)| {
+        RecordRetention { time: DAY * days, at_least, at_most }
     })
 }
 

@@ -10,13 +10,13 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use otter::domain::access::Authority;
-use otter::domain::call::{CallKind, Evidence, HostCall, RecentTask, SeenSnapshot};
+use otter::domain::call::{CallKind, Evidence, HostCall, RecentTask, SnapshotEvidence};
 use otter::domain::failure::{Failure, FailureKind, Fault, InputError};
 use otter::domain::ids::{
     DatastoreId, JobId, LeaseId, MachineId, QuestionId, SnapshotId, TaskId, TokenId,
 };
 use otter::domain::job::{
-    Intent, Job, JobRequest, JobResult, JobState, JobTarget, Step, StepState,
+    Intent, Job, JobRequest, JobResult, JobState, JobStep, JobStepState, JobTarget,
 };
 use otter::domain::lease::{
     EndReason, Lease, LeaseEnd, LeaseState, Readiness, Release, Select, TimeLeft,
@@ -292,15 +292,15 @@ fn any_request() -> impl Strategy<Value = JobRequest> {
     ]
 }
 
-fn any_step() -> impl Strategy<Value = Step> {
+fn any_step() -> impl Strategy<Value = JobStep> {
     (
         any::<String>(),
-        proptest::sample::select(StepState::ALL),
+        proptest::sample::select(JobStepState::ALL),
         option::of(any_time()),
         option::of(any_time()),
         any::<Option<String>>(),
     )
-        .prop_map(|(name, state, started_at, finished_at, detail)| Step {
+        .prop_map(|(name, state, started_at, finished_at, detail)| JobStep {
             name,
             state,
             started_at,
@@ -396,11 +396,8 @@ fn any_intent() -> impl Strategy<Value = Intent> {
 
 fn any_evidence() -> impl Strategy<Value = Evidence> {
     let call = proptest::sample::select(CallKind::ALL);
-    let seen = (any_snapshot(), option::of(any_snapshot())).prop_map(|(id, parent)| SeenSnapshot {
-        id,
-        parent,
-        name: String::new(),
-        description: String::new(),
+    let seen = (any_snapshot(), option::of(any_snapshot())).prop_map(|(id, parent)| {
+        SnapshotEvidence { id, parent, name: String::new(), description: String::new() }
     });
     let task = (any::<String>(), option::of(call), any::<bool>(), any::<bool>()).prop_map(
         |(id, call, by_us, running)| RecentTask {

@@ -136,7 +136,7 @@ fn of_placement(
         let counted = counted.iter().filter_map(|id| of_datastore(api, caller, id));
         told.extend(counted.map(|datastore| (EventType::DatastoreChanged, datastore)));
     }
-    told.into_iter().filter(|(event_type, _)| filter.wants(*event_type)).collect()
+    told.into_iter().filter(|(event_type, _)| filter.includes_type(*event_type)).collect()
 }
 
 fn of_datastore(api: &Api, caller: &Caller, id: &DatastoreId) -> Option<Shown> {
@@ -199,7 +199,7 @@ impl Objects {
         let machines = services.machines.list(&caller.scope, &MachineFilter::default())?;
         let datastores = services.machines.contents()?.datastores.clone();
         // What no event of any job would fit needs no look into the store.
-        let no_jobs = !filter.wants(EventType::JobChanged);
+        let no_jobs = !filter.includes_type(EventType::JobChanged);
         let leases = services.leases.open_leases(caller);
         Ok(Self {
             caller: caller.clone(),
@@ -219,11 +219,11 @@ impl Objects {
     /// # Errors
     /// The store's.
     pub async fn next(&mut self, api: &Api) -> Result<Option<(EventType, Shown)>, Failure> {
-        if std::mem::take(&mut self.session) && self.filter.fits(&Subject::Session) {
+        if std::mem::take(&mut self.session) && self.filter.matches(&Subject::Session) {
             return Ok(Some((EventType::SessionChanged, of_session(api))));
         }
         for datastore in self.datastores.by_ref() {
-            if self.filter.fits(&Subject::Datastore(datastore.id.clone())) {
+            if self.filter.matches(&Subject::Datastore(datastore.id.clone())) {
                 let object = shown(
                     datastore.id.to_string(),
                     &DatastoreView::of(api, &self.caller.scope, &datastore),
@@ -238,7 +238,7 @@ impl Objects {
             let Some(view) = self.machines.next() else { break };
             self.snapshots = self.snapshots_of(&view).into_iter();
             let id = &view.machine.id;
-            if self.filter.fits(&Subject::Machine(id.clone())) {
+            if self.filter.matches(&Subject::Machine(id.clone())) {
                 return Ok(Some((
                     EventType::MachineChanged,
                     shown(id.to_string(), &Machine::of(&view)),
@@ -246,14 +246,14 @@ impl Objects {
             }
         }
         for view in self.leases.by_ref() {
-            if self.filter.fits(&Subject::of_lease(&view.lease)) {
+            if self.filter.matches(&Subject::from_lease(&view.lease)) {
                 let object = shown(view.lease.id.to_string(), &WireLease::from_view(&view, None));
                 return Ok(Some((EventType::LeaseChanged, object)));
             }
         }
         loop {
             for view in self.jobs.by_ref() {
-                if self.filter.fits(&Subject::of_job(&Arc::new(view.job.clone()))) {
+                if self.filter.matches(&Subject::from_job(&Arc::new(view.job.clone()))) {
                     return Ok(Some((EventType::JobChanged, of_job(&view))));
                 }
             }
@@ -270,7 +270,7 @@ impl Objects {
         let machine = &view.machine;
         let all = machine.snapshots.items.iter().zip(Snapshot::all(view));
         all.filter(|(snapshot, _)| {
-            self.filter.fits(&Subject::Snapshot(machine.id.clone(), snapshot.id.clone()))
+            self.filter.matches(&Subject::Snapshot(machine.id.clone(), snapshot.id.clone()))
         })
         .map(|(snapshot, wire)| shown(snapshot.id.to_string(), &wire))
         .collect()

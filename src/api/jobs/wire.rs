@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use crate::api::links;
 use crate::api::problem::Problem;
 use crate::domain::duration;
-use crate::domain::job::{self, JobKind, JobRequest, JobState, StepState};
+use crate::domain::job::{self, JobKind, JobRequest, JobState, JobStepState};
 use crate::service::jobs::JobView;
 
 /// One tracked operation on a machine, from its acceptance to its one end.
@@ -336,8 +336,8 @@ impl JobRequestView {
 }
 
 impl JobStep {
-    fn of(step: &job::Step) -> Self {
-        let job::Step { name, state, started_at, finished_at, detail } = step;
+    fn of(step: &job::JobStep) -> Self {
+        let job::JobStep { name, state, started_at, finished_at, detail } = step;
         Self {
             name: name.clone(),
             state: state.as_str().to_owned(),
@@ -372,5 +372,5 @@ fn kinds() -> Vec<&'static str> {
 }
 
 fn step_states() -> Vec<&'static str> {
-    StepState::ALL.iter().map(|state| state.as_str()).collect()
+    JobStepState::ALL.iter().map(|state| state.as_str()).collect()
 }

@@ -75,14 +75,14 @@ pub fn authorize(
         Some(shown) if shown == id => Ok(true),
         Some(shown) => {
             let detail = format!("Otter-Lease is of the lease {shown}, and this is {id}.");
-            Err(Failure::new(FailureKind::MachineLeased, detail).of_lease(id))
+            Err(Failure::new(FailureKind::MachineLeased, detail).with_lease(id))
         }
         None if caller.role >= Role::Operator => Ok(false),
         None => {
             let role = caller.role.with_article();
             let detail =
                 format!("{} is {role}; show that the lease is yours: Otter-Lease.", caller.name);
-            Err(Failure::new(FailureKind::Forbidden, detail).of_lease(id))
+            Err(Failure::new(FailureKind::Forbidden, detail).with_lease(id))
         }
     }
 }

@@ -81,7 +81,7 @@ pub async fn wait_until(
         }
     };
     let detail = format!("The lease is {} and goes on: wait again.", view.lease.state.as_str());
-    Err(Failure::new(kind, detail).of_lease(id))
+    Err(Failure::new(kind, detail).with_lease(id))
 }
 
 /// Why a lease that was waited for is not active.
@@ -97,5 +97,5 @@ fn failure_of_ended(view: &LeaseView) -> Failure {
         end.map(|end| format!(" ({}, by {})", end.reason.as_str(), end.by)).unwrap_or_default();
     let detail = format!("The lease is {}{by}.{why}", lease.state.as_str());
     let fault = lease.error.as_ref().and_then(|error| error.fault.clone());
-    Failure::new(kind, detail).of_lease(lease.id).with_fault(fault)
+    Failure::new(kind, detail).with_lease(lease.id).with_fault(fault)
 }

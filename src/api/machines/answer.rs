@@ -83,5 +83,5 @@ fn check_choice(machine: &Machine, question: &QuestionId, choice: &str) -> Resul
         asked.choices.iter().map(|known| format!("{} ({})", known.key, known.summary)).collect();
     let detail =
         format!("choice is {}; write the key of one of {}.", shorten(choice), known.join(", "));
-    Err(failure_in_body("/choice", "not-one-of", detail).of_machine(&machine.id, &machine.name))
+    Err(failure_in_body("/choice", "not-one-of", detail).with_machine(&machine.id, &machine.name))
 }

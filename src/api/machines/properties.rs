@@ -77,6 +77,6 @@ pub async fn get_properties(
         _ => Trouble::from(&error).failure(),
     });
     let properties =
-        properties.map_err(|failure| failure.of_machine(&machine.id, &machine.name))?;
+        properties.map_err(|failure| failure.with_machine(&machine.id, &machine.name))?;
     Ok(respond::object(&api, &version, &properties))
 }

@@ -117,7 +117,7 @@ fn bind(
         Some(wanted) => api.services().machines.snapshot(view, wanted)?,
         None => snapshots.current.as_ref().and_then(|id| snapshots.get(id)).ok_or_else(|| {
             let detail = format!("{} has no current snapshot to revert to.", machine.name);
-            Failure::new(FailureKind::NotFound, detail).of_machine(&machine.id, &machine.name)
+            Failure::new(FailureKind::NotFound, detail).with_machine(&machine.id, &machine.name)
         })?,
     };
     Ok(JobRequest::Revert {

@@ -88,7 +88,7 @@ pub fn check_name(name: &str) -> Result<(), Failure> {
     }
     match hidden_character(name) {
         None => Ok(()),
-        Some(HiddenCharacter::Obeyed(character)) => {
+        Some(HiddenCharacter::Control(character)) => {
             wrong("control-character", control_character("The name", character))
         }
         Some(HiddenCharacter::Invisible(character)) => {

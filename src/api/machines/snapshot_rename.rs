@@ -83,7 +83,7 @@ fn show(api: &Api, version: &Version, job: &JobView) -> Result<Response, Failure
     let machine = job.job.machine_id();
     machine.and_then(|machine| look(api, version, machine, snapshot)).ok_or_else(|| {
         let detail = format!("The snapshot {path} was renamed, and is no longer on the machine.");
-        Failure::new(FailureKind::NotFound, detail).of_job(job.job.id)
+        Failure::new(FailureKind::NotFound, detail).with_job(job.job.id)
     })
 }
 

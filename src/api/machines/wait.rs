@@ -77,11 +77,11 @@ pub async fn wait_for_machine(
         Waited::TimeUp => {
             let seconds = time.as_secs();
             let detail = format!("{name} did not come to {word} within {seconds} s; wait again.");
-            Err(Failure::new(FailureKind::WaitTimeout, detail).of_machine(&id, &name))
+            Err(Failure::new(FailureKind::WaitTimeout, detail).with_machine(&id, &name))
         }
         Waited::ShuttingDown => {
             let detail = "otter is shutting down; wait again once it is back.";
-            Err(Failure::new(FailureKind::ShuttingDown, detail).of_machine(&id, &name))
+            Err(Failure::new(FailureKind::ShuttingDown, detail).with_machine(&id, &name))
         }
     };
     let mut response = answered.unwrap_or_else(|failure| ApiError(failure).into_response());

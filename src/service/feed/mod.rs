@@ -173,7 +173,7 @@ impl Follower {
         let waiting = self.feed.0.waiting;
         if ring.newest() - fresh > waiting as u64 {
             let fitting = ring.after(fresh).into_iter().flatten();
-            let fitting = fitting.filter(|(_, event)| self.filter.fits(&event.subject));
+            let fitting = fitting.filter(|(_, event)| self.filter.matches(&event.subject));
             if fitting.take(waiting + 1).count() > waiting {
                 return Next::TooSlow;
             }
@@ -181,7 +181,7 @@ impl Follower {
         let end = self.end.unwrap_or(u64::MAX);
         for (number, event) in events.take_while(|(number, _)| *number <= end) {
             self.cursor = number;
-            if self.filter.fits(&event.subject) {
+            if self.filter.matches(&event.subject) {
                 return Next::Event(event.clone());
             }
         }

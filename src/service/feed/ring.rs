@@ -25,11 +25,11 @@ impl Ring {
     /// Adds an event.
     pub fn push(&mut self, event: Event) {
         self.newest += 1;
-        self.weight += event.subject.weight();
+        self.weight += event.subject.memory_size();
         self.events.push_back(event);
         while self.events.len() > self.most || self.weight > self.heaviest {
             let Some(oldest) = self.events.pop_front() else { break };
-            self.weight -= oldest.subject.weight();
+            self.weight -= oldest.subject.memory_size();
         }
     }
 
@@ -78,7 +78,7 @@ mod tests {
             let all: Vec<(u64, Event)> = (1..).zip(ids.iter().map(|id| event(id))).collect();
             prop_assert_eq!(ring.newest(), ids.len() as u64);
             let fits = |kept: &[(u64, Event)]| {
-                kept.len() <= most && kept.iter().map(|(_, event)| event.subject.weight()).sum::<usize>() <= bytes
+                kept.len() <= most && kept.iter().map(|(_, event)| event.subject.memory_size()).sum::<usize>() <= bytes
             };
             let first = (0..=all.len()).find(|first| fits(&all[*first..])).unwrap();
             let expected = usize::try_from(asked).ok().and_then(|asked| all.get(asked..)).filter(|rest| {

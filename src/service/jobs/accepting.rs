@@ -42,7 +42,8 @@ impl Jobs {
     pub async fn start(&self, new: NewJob) -> Result<JobId, Failure> {
         // Contained and not awaited in place: a caller that hangs up must not leave a place half
         // taken.
-        let accepted = self.0.parts.supervisor.contain("accept", self.clone().accept(new)).join();
+        let accepted =
+            self.0.parts.supervisor.spawn_isolated("accept", self.clone().accept(new)).join();
         accepted.await.unwrap_or_else(|_| {
             Err(Failure::new(FailureKind::Internal, "accepting the job panicked"))
         })
@@ -93,7 +94,7 @@ impl Jobs {
         {
             self.refuse(&target, id);
             let refused = queue_full_of_token(&right.caller.name, &format!("{most} queued jobs"));
-            return Err(refused.of_machine(&machine.id, &machine.name));
+            return Err(refused.with_machine(&machine.id, &machine.name));
         }
         fail_point!("accept");
         let overridden = overridden(&job, admission, overrides_protection, &right);
@@ -106,7 +107,7 @@ impl Jobs {
         self.0.parts.metrics.job_accepted(kind.as_str());
         self.expire_at(due, id, &target);
         self.queues().ready(&target, id);
-        self.0.parts.feed.publish([Subject::of_job(&Arc::new(job))]);
+        self.0.parts.feed.publish([Subject::from_job(&Arc::new(job))]);
         self.dispatch(&target);
         self.queue_moved(&target);
         Ok(id)
@@ -122,7 +123,7 @@ impl Jobs {
     ) -> Result<bool, Failure> {
         let rules = self.0.parts.snapshots.rules(job, Some(machine)).await;
         let rules = rules.map_err(|error| store_failure(&error))?;
-        let tree = SnapshotTree::of_inventory(&machine.snapshots);
+        let tree = SnapshotTree::from_inventory(&machine.snapshots);
         snapshots::check(job, &rules, &tree)?;
         let reason = right.override_reason.as_deref().unwrap_or_default();
         let warning = snapshots::overridden(job, &rules, &tree, reason);

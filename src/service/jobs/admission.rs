@@ -28,14 +28,14 @@ pub fn admit(
     let NewJob { machine, request, right, reference, deadline, key: _ } = new;
     let kind = request.kind();
     // What otter starts by itself waits for the answer.
-    let minds = !kind.is_impatient() && !right.is_own();
+    let minds = !kind.bypasses_queue() && !right.is_own();
     if let Some(question) = machine.question.as_ref().filter(|_| minds) {
         let detail = format!(
             "{} waits on a question ({}); answer it first: {}",
             machine.name, question.id, question.text
         );
         return Err(Failure::new(FailureKind::QuestionPending, detail)
-            .of_machine(&machine.id, &machine.name));
+            .with_machine(&machine.id, &machine.name));
     }
     let deadline = deadline.unwrap_or(deadlines.of(kind));
     if let JobRequest::Shutdown { force_after: Some(after) } = request
@@ -99,7 +99,7 @@ pub fn has_question(machine: &Machine, request: &JobRequest) -> Result<(), Failu
     };
     let detail = format!("{} {waits}. Nothing was done.", machine.name);
     let failure = Failure::new(FailureKind::NotFound, detail.clone());
-    Err(failure.of_machine(&machine.id, &machine.name).with_error(InputError {
+    Err(failure.with_machine(&machine.id, &machine.name).with_error(InputError {
         pointer: Some("/question".to_owned()),
         parameter: None,
         code: "not-pending".into(),
@@ -140,5 +140,5 @@ pub fn queue_full(full: Full, machine: &Machine) -> Failure {
         }
         Full::All => "Too many jobs wait in all; try again once some have ended.".to_owned(),
     };
-    Failure::new(FailureKind::QueueFull, detail).of_machine(&machine.id, &machine.name)
+    Failure::new(FailureKind::QueueFull, detail).with_machine(&machine.id, &machine.name)
 }

@@ -19,7 +19,7 @@
 //! | `reboot` | has none | wait for the tools' cycle; never sent again |
 //! | `answer` | has none | the same question is still there: ask again. Gone: unknown |
 
-use crate::domain::call::{Evidence, HostCall, RecentTask, SeenSnapshot};
+use crate::domain::call::{Evidence, HostCall, RecentTask, SnapshotEvidence};
 use crate::domain::ids::{SnapshotId, TaskId};
 use crate::domain::job::Intent;
 use crate::domain::power::PowerState;
@@ -77,7 +77,9 @@ pub fn judge(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Verdict {
         }
         HostCall::RemoveAllSnapshots => by_absence_of_all(intent, now),
         HostCall::RenameSnapshot { snapshot, name, description } => match now.snapshot(snapshot) {
-            Some(seen) if seen.is_called(name.as_deref(), description.as_deref()) => {
+            Some(seen)
+                if seen.has_name_and_description(name.as_deref(), description.as_deref()) =>
+            {
                 Verdict::Succeeded
             }
             Some(_) => Verdict::AskAgain,
@@ -122,8 +124,8 @@ fn new_of_name<'e>(
     intent: &'e Intent,
     now: &'e Evidence,
     name: &'e str,
-) -> impl Iterator<Item = &'e SeenSnapshot> {
-    let is_new = |snapshot: &&SeenSnapshot| intent.before.snapshot(&snapshot.id).is_none();
+) -> impl Iterator<Item = &'e SnapshotEvidence> {
+    let is_new = |snapshot: &&SnapshotEvidence| intent.before.snapshot(&snapshot.id).is_none();
     now.snapshots.iter().filter(is_new).filter(move |snapshot| snapshot.name == name)
 }
 
@@ -316,7 +318,7 @@ mod tests {
     #[test]
     fn a_snapshot_was_made_if_exactly_one_new_one_can_be_it() {
         let intent = intent(create(), PowerState::Off);
-        let with = |more: &[SeenSnapshot], boot: Option<&str>| {
+        let with = |more: &[SnapshotEvidence], boot: Option<&str>| {
             let mut now = evidence(PowerState::Off);
             now.snapshots.extend(more.iter().cloned());
             now.host_boot_time = boot.map(str::to_owned);
@@ -433,7 +435,7 @@ mod tests {
         ])
     }
 
-    fn any_tree() -> impl Strategy<Value = Vec<SeenSnapshot>> {
+    fn any_tree() -> impl Strategy<Value = Vec<SnapshotEvidence>> {
         let name = prop::sample::select(vec!["base", "new", "renamed"]);
         prop::collection::btree_map(1..5u8, name, 0..4).prop_map(|tree| {
             let mut above: Option<String> = None;
@@ -513,7 +515,7 @@ mod tests {
                     prop_assert!(intent.call.kind() == CallKind::CreateSnapshot);
                     prop_assert!(intent.before.snapshot(&id).is_none() && now.snapshot(&id).is_some());
                 }
-                Verdict::Wait => prop_assert!(intent.call.kind().is_of_guest()),
+                Verdict::Wait => prop_assert!(intent.call.kind().is_guest_operation()),
                 Verdict::Failed(_) => prop_assert!(false, "the host did not reboot"),
                 Verdict::Follow(id) => {
                     let found = now.recent_tasks.iter().find(|task| task.id == id).unwrap();

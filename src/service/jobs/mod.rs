@@ -147,7 +147,7 @@ impl Jobs {
     #[must_use]
     pub fn new(parts: JobsParts) -> Self {
         let queues = Queues::new(parts.settings.queue_per_machine, parts.settings.queue_in_all);
-        let stop = parts.supervisor.stopping();
+        let stop = parts.supervisor.shutdown_token();
         let keys = Keys::new(Arc::clone(&parts.store));
         Self(Arc::new(Shared {
             parts,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::domain::call::{CallKind, Evidence, HostCall};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::SnapshotId;
-use crate::domain::job::{Job, JobRequest, StepState};
+use crate::domain::job::{Job, JobRequest, JobStepState};
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState;
 use crate::service::jobs::judgement::MAX_ASKS;
@@ -87,9 +87,9 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
         JobRequest::RemoveAllSnapshots if now.snapshots.is_empty() => Plan::Done,
         JobRequest::RemoveAllSnapshots => Plan::Call(HostCall::RemoveAllSnapshots),
         JobRequest::RenameSnapshot { snapshot, name, description, .. }
-            if now
-                .snapshot(snapshot)
-                .is_some_and(|seen| seen.is_called(name.as_deref(), description.as_deref())) =>
+            if now.snapshot(snapshot).is_some_and(|seen| {
+                seen.has_name_and_description(name.as_deref(), description.as_deref())
+            }) =>
         {
             Plan::Done
         }
@@ -177,7 +177,7 @@ pub fn may_continue(job: &Job) -> bool {
 #[must_use]
 pub fn guest_may_still_obey(job: &Job) -> bool {
     let shutdown = CallKind::ShutdownGuest.as_str();
-    job.steps.iter().any(|step| step.name == shutdown && step.state == StepState::Failed)
+    job.steps.iter().any(|step| step.name == shutdown && step.state == JobStepState::Failed)
 }
 
 /// The call whose success is the job's, where looking at the machine does not tell.
@@ -216,7 +216,7 @@ fn power_again(job: &Job, now: &Evidence, wanted: PowerState) -> Plan {
     let Plan::Call(call) = &plan else { return plan };
     let name = call.kind().as_str();
     let done =
-        job.steps.iter().filter(|step| step.name == name && step.state == StepState::Succeeded);
+        job.steps.iter().filter(|step| step.name == name && step.state == JobStepState::Succeeded);
     if done.count() < MAX_ASKS as usize {
         return plan;
     }
@@ -243,7 +243,7 @@ fn not_on(what: &str) -> Plan {
 }
 
 fn has_done(job: &Job, call: CallKind) -> bool {
-    job.steps.iter().any(|step| step.name == call.as_str() && step.state == StepState::Succeeded)
+    job.steps.iter().any(|step| step.name == call.as_str() && step.state == JobStepState::Succeeded)
 }
 
 /// Whether it was waited for since the last call: what was ready before is not ready after.
@@ -254,10 +254,10 @@ fn has_waited(job: &Job, step: &str) -> bool {
         .iter()
         .rev()
         .take_while(|step| step.name == SETTLE || waits.contains(&&*step.name));
-    since.into_iter().any(|waited| waited.name == step && waited.state == StepState::Succeeded)
+    since.into_iter().any(|waited| waited.name == step && waited.state == JobStepState::Succeeded)
 }
 
 /// Whether it was called, or could not be, and is over.
 fn has_tried(job: &Job, call: CallKind) -> bool {
-    job.steps.iter().any(|step| step.name == call.as_str() && step.state != StepState::Running)
+    job.steps.iter().any(|step| step.name == call.as_str() && step.state != JobStepState::Running)
 }

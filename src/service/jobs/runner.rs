@@ -503,7 +503,7 @@ impl Runner {
     }
 
     fn tell(&self, live: &watch::Sender<Live>) {
-        let changed = Subject::of_job(&live.borrow().job);
+        let changed = Subject::from_job(&live.borrow().job);
         self.feed.publish([changed]);
     }
 }

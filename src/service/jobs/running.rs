@@ -142,7 +142,10 @@ impl Jobs {
     pub(super) fn queue_moved(&self, target: &TargetId) {
         let waiting = self.queues().waiting_on(target);
         let live = waiting.into_iter().filter_map(|id| self.0.board.get(id));
-        self.0.parts.feed.publish(live.map(|live| Subject::of_job(&live.job)).collect::<Vec<_>>());
+        self.0
+            .parts
+            .feed
+            .publish(live.map(|live| Subject::from_job(&live.job)).collect::<Vec<_>>());
         if let Some(machine) = target.machine() {
             self.0.parts.inventory.wake_watchers(machine);
         }
@@ -150,7 +153,7 @@ impl Jobs {
 
     /// Cancels a job for a kill on its machine, in the name of the caller who asked for the kill.
     fn cancel_killed(&self, killed: Killed) {
-        let by = self.0.board.get(killed.by).map_or_else(Actor::otter, |kill| kill.job.asker());
+        let by = self.0.board.get(killed.by).map_or_else(Actor::otter, |kill| kill.job.requester());
         self.0.board.interrupt(killed.job, Interrupt::Cancel(by));
     }
 
@@ -159,14 +162,14 @@ impl Jobs {
     fn spawn(&self, target: TargetId, id: JobId, first: Option<Effect>) {
         let outer = self.clone();
         // Followed by nobody: the job's own record says how it went.
-        drop(self.0.parts.supervisor.contain("job", async move {
+        drop(self.0.parts.supervisor.spawn_isolated("job", async move {
             let mut first = first;
             // A panic that comes back each time must not spin.
             let mut pause = Duration::from_secs(1);
             let mut failed_runs = 0;
             loop {
                 let (inner, from) = (outer.clone(), first.take());
-                let run = outer.0.parts.supervisor.contain("job run", async move { inner.run(id, from).await });
+                let run = outer.0.parts.supervisor.spawn_isolated("job run", async move { inner.run(id, from).await });
                 match run.join().await {
                     Ok(Some(Ran::UntilStopped)) => return,
                     Ok(None | Some(Ran::ToTheEnd)) => break,
@@ -217,7 +220,7 @@ impl Jobs {
             *pause = (*pause * 2).min(Duration::from_mins(1));
             let error = match self.0.parts.store.job(id).await {
                 Ok(Some(job)) if job.state.is_end() => {
-                    let ended = Subject::of_job(&Arc::new(job.clone()));
+                    let ended = Subject::from_job(&Arc::new(job.clone()));
                     self.0.board.show(job);
                     self.0.parts.feed.publish([ended]);
                     return ReadBack::Ended;
@@ -240,7 +243,7 @@ impl Jobs {
                         }
                         _ => (Driver::queued(job, self.rules()), None),
                     };
-                    let changed = Subject::of_job(&Arc::new(driver.job().clone()));
+                    let changed = Subject::from_job(&Arc::new(driver.job().clone()));
                     self.0.board.renew(driver);
                     self.0.parts.feed.publish([changed]);
                     return ReadBack::Unfinished(first);
@@ -267,7 +270,7 @@ impl Jobs {
         self.mind_leftover(&job);
         self.queues().finish(&job.target.id(), job.id);
         count_end(&self.0.parts.metrics, &self.0.parts.clock, &job);
-        let ended = Subject::of_job(&Arc::new(job.clone()));
+        let ended = Subject::from_job(&Arc::new(job.clone()));
         self.0.board.show(job);
         self.0.parts.feed.publish([ended]);
         Ok(())
@@ -282,7 +285,7 @@ impl Jobs {
     ) {
         let inner = self.clone();
         let target = target.clone();
-        drop(self.0.parts.supervisor.contain("job end", async move {
+        drop(self.0.parts.supervisor.spawn_isolated("job end", async move {
             let Some((mut waiting, live)) = inner.0.board.take(id) else { return };
             let first = end(&mut waiting.driver, inner.0.parts.clock.now());
             if inner.drive(waiting, first, live, |_| {}).await == Ran::ToTheEnd {
@@ -346,7 +349,7 @@ impl Jobs {
         let Some((task, machine)) = left.filter(|_| job.state == JobState::Unknown) else { return };
         let inner = self.clone();
         self.leftovers().entry(machine.clone()).or_default().insert(task.clone());
-        drop(self.0.parts.supervisor.contain("leftover task", async move {
+        drop(self.0.parts.supervisor.spawn_isolated("leftover task", async move {
             let mut status = inner.0.parts.hosts.of(&machine).follow(&task).await;
             tokio::select! {
                 biased;

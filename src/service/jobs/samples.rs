@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use crate::domain::access::Authority;
-use crate::domain::call::{Evidence, SeenSnapshot};
+use crate::domain::call::{Evidence, SnapshotEvidence};
 use crate::domain::ids::{JobId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState, JobTarget};
 use crate::domain::origin::RequestOrigin;
@@ -64,8 +64,8 @@ pub fn evidence(power_state: PowerState) -> Evidence {
 }
 
 #[must_use]
-pub fn seen(id: &str, parent: Option<&str>, name: &str) -> SeenSnapshot {
-    SeenSnapshot {
+pub fn seen(id: &str, parent: Option<&str>, name: &str) -> SnapshotEvidence {
+    SnapshotEvidence {
         id: SnapshotId::from_backend(id),
         parent: parent.map(SnapshotId::from_backend),
         name: name.to_owned(),

@@ -76,7 +76,7 @@ impl Jobs {
             }
             let has_more = page.items.len() > limit as usize;
             page.items.truncate(limit as usize);
-            page.next = page.items.last().filter(|_| has_more).map(JobCursor::behind);
+            page.next = page.items.last().filter(|_| has_more).map(JobCursor::after);
         }
         let view = |job: Job| match self.0.board.get(job.id) {
             Some(live) => self.view(&live),

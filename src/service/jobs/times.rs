@@ -60,7 +60,7 @@ impl Jobs {
             if self.counts() != (0, 0) {
                 // Without this record, a start counts the downtime from the last change of each
                 // job.
-                let _ = parts.store.note_seen(now.wall).await;
+                let _ = parts.store.record_last_seen(now.wall).await;
             }
             if stopping {
                 return;
@@ -71,7 +71,7 @@ impl Jobs {
     async fn wall_clock_jumped(&self, by: SignedDuration, now: Timestamp) {
         tracing::warn!(seconds = by.as_secs(), "the wall clock jumped; deadlines move with it");
         let moved = self.0.board.shift_deadlines(by, now);
-        self.0.parts.feed.publish(moved.iter().map(Subject::of_job));
+        self.0.parts.feed.publish(moved.iter().map(Subject::from_job));
         for job in moved {
             if let Err(error) = self.0.parts.store.update_job(&job).await {
                 // An ended job needs no deadline. Otherwise a start would count by the old one.
@@ -92,7 +92,7 @@ impl Jobs {
                 unless_refused(parts.store.update_job(job).await)?;
             }
         }
-        unless_refused(parts.store.note_seen(now).await)
+        unless_refused(parts.store.record_last_seen(now).await)
     }
 
     pub(super) fn expire_at(&self, due: Duration, id: JobId, target: &TargetId) {

@@ -42,10 +42,10 @@ pub fn for_transition(
         let record = match &ledger.quarantine {
             Some(quarantine) => quarantined(quarantine, cause, now),
             None => AuditRecord::new(now, AuditAction::QuarantineCleared, AuditOutcome::Done)
-                .by(cause.actor),
+                .with_actor(cause.actor),
         };
         let record = match lease {
-            Some(lease) => record.of_lease(lease),
+            Some(lease) => record.with_lease(lease),
             None => record,
         };
         let machine = machine_of(key).or_else(|| {
@@ -73,7 +73,7 @@ fn transitions(
     let state_before = was.map(|was| was.state);
     let requester = Actor { name: lease.requested_by.clone(), origin: lease.origin };
     let record_of = |action, outcome: AuditOutcome, actor: &Actor| {
-        AuditRecord::new(now, action, outcome).by(actor).of_lease(lease)
+        AuditRecord::new(now, action, outcome).with_actor(actor).with_lease(lease)
     };
     let since_request = Some(between(lease.created_at, now));
     if was.is_none() {
@@ -109,7 +109,7 @@ fn transitions(
     let held = lease.active_at.map(|active_at| between(active_at, now));
     let with_end = |record: AuditRecord| {
         let record = AuditRecord { duration: held, ..record.with_detail(end_detail(end)) };
-        record.because_of(lease.error.as_ref())
+        record.with_failure(lease.error.as_ref())
     };
     if ends_now && state_before.is_some_and(LeaseState::holds_machine) {
         records.push(with_end(record_of(
@@ -127,7 +127,7 @@ fn quarantined(quarantine: &Quarantine, cause: Cause<'_>, now: Timestamp) -> Aud
     let Quarantine { reason, by, since: _, automatic: _, job } = quarantine;
     let actor = Actor { name: by.clone(), origin: origin_of(by, cause) };
     let record = AuditRecord::new(now, AuditAction::MachineQuarantined, AuditOutcome::Done);
-    AuditRecord { job: *job, ..record }.by(&actor).with_detail(reason.clone())
+    AuditRecord { job: *job, ..record }.with_actor(&actor).with_detail(reason.clone())
 }
 
 /// The request of the actor, if the actor ordered the step.

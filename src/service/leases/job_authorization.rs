@@ -60,7 +60,7 @@ impl PublishedLeases {
         if self.is_reserved(&machine.id) {
             let detail = format!("{} is being leased at this moment.", machine.name);
             return Err(Failure::new(FailureKind::MachineLeased, detail)
-                .of_machine(&machine.id, &machine.name));
+                .with_machine(&machine.id, &machine.name));
         }
         right.caller.may_change(machine)?;
         Ok(Admission::Free)
@@ -100,5 +100,5 @@ fn failure_with_lease(
     machine: &Machine,
     lease: LeaseId,
 ) -> Failure {
-    Failure::new(kind, detail).of_machine(&machine.id, &machine.name).of_lease(lease)
+    Failure::new(kind, detail).with_machine(&machine.id, &machine.name).with_lease(lease)
 }

@@ -16,7 +16,7 @@ use super::lease_table::{
 };
 use super::matching::{CandidateMachine, Selection, required_snapshots};
 use super::{LeaseView, LeasesParts, PoolView, metrics};
-use crate::domain::access::{TokenLimits, TokenStanding};
+use crate::domain::access::{TokenLimits, TokenStatus};
 use crate::domain::audit::AuditRecord;
 use crate::domain::event::{EventFilter, EventType, Subject};
 use crate::domain::failure::{Failure, FailureKind};
@@ -32,7 +32,7 @@ use crate::service::jobs::clocks::{Jumps, Moment};
 use crate::service::limits::{queue_full, too_many};
 use crate::service::machines::{MachineFilter, NotFreeReason};
 use crate::service::storage_watch::write_failure;
-use crate::storage::{IdempotencyKey, KeptMachine, LeaseChange, SaveLeases, StorageError};
+use crate::storage::{ChangedLease, IdempotencyKey, LeaseTransaction, StorageError, StoredMachine};
 
 /// While leases have time that runs, the store notes this often that otter runs. After a crash at
 /// most this much of the time that passed is unknown.
@@ -75,7 +75,7 @@ impl LeaseActor {
         changed: watch::Sender<()>,
         last_seen: Option<Timestamp>,
     ) -> Self {
-        let stop = parts.supervisor.stopping();
+        let stop = parts.supervisor.shutdown_token();
         let keys = Keys::new(Arc::clone(&parts.store));
         Self { parts, keys, commands, receiver, changed, stop, last_seen }
     }
@@ -379,9 +379,8 @@ impl LeaseActor {
         let tokens: BTreeSet<TokenId> =
             table.queued_leases().filter_map(|lease| lease.token).collect();
         let standing = |token| (token, self.parts.callers.standing(token));
-        let standings: BTreeMap<TokenId, TokenStanding> =
-            tokens.into_iter().map(standing).collect();
-        if standings.values().all(|standing| *standing == TokenStanding::InForce) {
+        let standings: BTreeMap<TokenId, TokenStatus> = tokens.into_iter().map(standing).collect();
+        if standings.values().all(|standing| *standing == TokenStatus::Valid) {
             return Ok(());
         }
         let end = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
@@ -437,7 +436,7 @@ impl LeaseActor {
         }
         *jumps = found;
         // The store logged the refusal, which costs some time of the leases after a crash.
-        let _ = self.parts.store.note_seen(now.wall).await;
+        let _ = self.parts.store.record_last_seen(now.wall).await;
     }
 
     /// Forgets machines that are absent from the host for long. Returns whether that was done.
@@ -511,16 +510,16 @@ impl LeaseActor {
     ) -> Result<(), StorageError> {
         let leases = changes.leases.values().map(|lease| {
             let machine = lease.machine.as_ref().map(MachineKey::from_identity);
-            LeaseChange::new(lease.clone(), machine.map(|machine| machine.0))
+            ChangedLease::new(lease.clone(), machine.map(|machine| machine.0))
         });
         let ledgers = changes
             .ledgers
             .iter()
-            .map(|(machine, ledger)| (machine.0.clone(), KeptMachine::from(ledger)));
-        let step = SaveLeases {
+            .map(|(machine, ledger)| (machine.0.clone(), StoredMachine::from(ledger)));
+        let step = LeaseTransaction {
             leases: leases.collect(),
             machines: ledgers.collect(),
-            forgotten: changes.forgotten.iter().map(|machine| machine.0.clone()).collect(),
+            deleted_machines: changes.forgotten.iter().map(|machine| machine.0.clone()).collect(),
             fence_floor: changes.fence_floor.unwrap_or_default(),
             key,
             audit,
@@ -561,7 +560,7 @@ impl LeaseActor {
                     .map(|machine| machine.id.clone()),
             );
         }
-        self.parts.feed.publish(changes.leases.values().map(Subject::of_lease));
+        self.parts.feed.publish(changes.leases.values().map(Subject::from_lease));
         for machine in machines {
             self.parts.inventory.wake_watchers(&machine);
         }
@@ -644,14 +643,14 @@ impl PoolView {
     }
 }
 
-impl From<KeptMachine> for MachineLedger {
-    fn from(kept: KeptMachine) -> Self {
-        let KeptMachine { fence, last_lease_end, quarantine, absent_since } = kept;
+impl From<StoredMachine> for MachineLedger {
+    fn from(kept: StoredMachine) -> Self {
+        let StoredMachine { fence, last_lease_end, quarantine, absent_since } = kept;
         Self { fence, last_lease_end, quarantine, absent_since }
     }
 }
 
-impl From<&MachineLedger> for KeptMachine {
+impl From<&MachineLedger> for StoredMachine {
     fn from(ledger: &MachineLedger) -> Self {
         let MachineLedger { fence, last_lease_end, quarantine, absent_since } = ledger.clone();
         Self { fence, last_lease_end, quarantine, absent_since }

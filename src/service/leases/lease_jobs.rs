@@ -39,13 +39,13 @@ impl LeaseActor {
     fn spawn_lease_job(this: &Arc<Self>, id: LeaseId, state: LeaseState) {
         let (worker, this) = (Arc::clone(this), Arc::clone(this));
         let supervisor = this.parts.supervisor.clone();
-        let work = supervisor.contain("lease work", async move {
+        let work = supervisor.spawn_isolated("lease work", async move {
             match state {
                 LeaseState::Preparing => worker.prepare(id).await,
                 _ => worker.release(id).await,
             }
         });
-        drop(supervisor.contain("lease", async move {
+        drop(supervisor.spawn_isolated("lease", async move {
             if work.join().await.is_ok() || this.stop.is_cancelled() {
                 return;
             }
@@ -198,10 +198,10 @@ fn idempotency_key(lease: &Lease, state: LeaseState, now: Timestamp) -> Idempote
 fn job_outcome(job: &Job) -> Option<Result<(), Failure>> {
     match (job.state, &job.error) {
         (JobState::Succeeded, _) => Some(Ok(())),
-        (state, Some(failure)) if state.is_end() => Some(Err(failure.clone().of_job(job.id))),
+        (state, Some(failure)) if state.is_end() => Some(Err(failure.clone().with_job(job.id))),
         (state, None) if state.is_end() => {
             let detail = "The job ended without a reason.";
-            Some(Err(Failure::new(FailureKind::OutcomeUnknown, detail).of_job(job.id)))
+            Some(Err(Failure::new(FailureKind::OutcomeUnknown, detail).with_job(job.id)))
         }
         _ => None,
     }

@@ -16,7 +16,7 @@ use crate::telemetry::metrics::Metrics;
 pub fn set_open_leases(metrics: &Metrics, table: &LeaseTable) {
     for state in LeaseState::ALL.iter().filter(|state| !state.is_end()) {
         let count = table.open_leases().filter(|open| open.lease.state == *state).count();
-        metrics.leases().open(state.as_str(), count);
+        metrics.leases().set_open(state.as_str(), count);
     }
 }
 
@@ -27,11 +27,11 @@ pub fn record_transition(metrics: &Metrics, before: &LeaseTable, changes: &Table
         if let (LeaseState::Active, Some(active_at)) = (lease.state, lease.active_at)
             && was != Some(LeaseState::Active)
         {
-            metrics.leases().active(between(lease.created_at, active_at));
+            metrics.leases().record_active(between(lease.created_at, active_at));
         }
         if let (true, Some(end)) = (lease.state.is_end(), &lease.end) {
             let held = lease.active_at.zip(lease.ended_at).map(|(from, to)| between(from, to));
-            metrics.leases().ended(end.reason.as_str(), held);
+            metrics.leases().record_ended(end.reason.as_str(), held);
         }
     }
 }
@@ -43,9 +43,9 @@ pub fn failure_counter(table: &LeaseTable, command: &LeaseCommand) -> Option<fn(
     match command {
         LeaseCommand::PrepareFinished(id, Err(failure)) => (is_in(*id, LeaseState::Preparing)
             && failure.kind != FailureKind::MachineGone)
-            .then_some(LeaseMetrics::prepare_failed),
+            .then_some(LeaseMetrics::record_prepare_failure),
         LeaseCommand::ReleaseFinished(id, Err(_)) => {
-            is_in(*id, LeaseState::Releasing).then_some(LeaseMetrics::release_failed)
+            is_in(*id, LeaseState::Releasing).then_some(LeaseMetrics::record_release_failure)
         }
         _ => None,
     }

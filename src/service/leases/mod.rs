@@ -131,7 +131,7 @@ impl Leases {
     /// The store's.
     pub async fn load(parts: LeasesParts) -> Result<Self, StorageError> {
         let (commands, receiver) = mpsc::channel(COMMAND_CAPACITY);
-        let kept = parts.store.kept_machines().await?;
+        let kept = parts.store.stored_machines().await?;
         let ledgers: BTreeMap<MachineKey, MachineLedger> = kept
             .into_iter()
             .map(|(machine, kept)| (MachineKey(machine), MachineLedger::from(kept)))
@@ -421,7 +421,7 @@ impl Leases {
             shown.ledger(machine).is_some_and(|ledger| ledger.quarantine.is_some())
         };
         let quarantined = parts.inventory.contents().machines.iter().filter(is_quarantined).count();
-        parts.metrics.leases().aside(quarantined);
+        parts.metrics.leases().set_quarantined(quarantined);
     }
 
     /// When a lease that is active ends.

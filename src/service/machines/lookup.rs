@@ -95,7 +95,7 @@ pub fn snapshot<'m>(machine: &'m Machine, reference: &str) -> Result<&'m Snapsho
                 machine.id
             ),
         )
-        .of_machine(&machine.id, &machine.name),
+        .with_machine(&machine.id, &machine.name),
         SnapshotLookupError::Ambiguous(ids) => {
             let detail = format!(
                 "{} snapshots of {} are called {}; name one by its path or id.",
@@ -104,7 +104,7 @@ pub fn snapshot<'m>(machine: &'m Machine, reference: &str) -> Result<&'m Snapsho
                 shorten(reference)
             );
             let mut failure = Failure::new(FailureKind::AmbiguousName, detail)
-                .of_machine(&machine.id, &machine.name);
+                .with_machine(&machine.id, &machine.name);
             let paths = machine.snapshots.paths();
             let path = |id: &SnapshotId| {
                 let place = machine.snapshots.items.iter().position(|snapshot| snapshot.id == *id);

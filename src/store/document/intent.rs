@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::IdentityDocument;
 use super::{DocumentError, power};
-use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask, SeenSnapshot};
+use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask, SnapshotEvidence};
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::job::Intent;
 
@@ -211,10 +211,11 @@ impl From<&Evidence> for EvidenceDocument {
             host_boot_time,
             recent_tasks,
         } = evidence;
-        // Of a snapshot's words nothing is recorded: see `Evidence::to_record`.
-        let parent = |SeenSnapshot { id: _, parent, name: _, description: _ }: &SeenSnapshot| {
-            parent.as_ref().map(ToString::to_string)
-        };
+        // Of a snapshot's words nothing is recorded: see `Evidence::without_texts`.
+        let parent =
+            |SnapshotEvidence { id: _, parent, name: _, description: _ }: &SnapshotEvidence| {
+                parent.as_ref().map(ToString::to_string)
+            };
         Self {
             identity: identity.into(),
             power_state: power_state.map(|state| state.as_str().to_owned()),
@@ -253,7 +254,7 @@ impl TryFrom<EvidenceDocument> for Evidence {
             recent_tasks,
         } = evidence;
         let parents = parents.into_iter().chain(std::iter::repeat(None));
-        let snapshot = |(id, parent): (String, Option<String>)| SeenSnapshot {
+        let snapshot = |(id, parent): (String, Option<String>)| SnapshotEvidence {
             id: SnapshotId::from_backend(id),
             parent: parent.map(SnapshotId::from_backend),
             name: String::new(),

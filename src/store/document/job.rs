@@ -12,7 +12,7 @@ use super::origin::{ActorDocument, OriginDocument};
 use super::{DocumentError, job_id, lease_id, power, time, word};
 use crate::domain::access::Authority;
 use crate::domain::ids::{DatastoreId, QuestionId, SnapshotId, TaskId};
-use crate::domain::job::{Job, JobRequest, JobResult, JobState, JobTarget, Step, StepState};
+use crate::domain::job::{Job, JobRequest, JobResult, JobState, JobStep, JobStepState, JobTarget};
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState;
 
@@ -273,7 +273,7 @@ impl TryFrom<JobDocument> for Job {
 impl JobDocument {
     /// Reads a document of version 1: each is of a job on a machine, which it names in fields of
     /// its own.
-    pub fn of_version_1(text: &str) -> Result<Self, serde_json::Error> {
+    pub fn from_version_1(text: &str) -> Result<Self, serde_json::Error> {
         let mut fields: Map<String, Value> = serde_json::from_str(text)?;
         if let Some(Value::Object(machine)) = fields.get_mut("machine") {
             machine.insert("kind".to_owned(), "machine".into());
@@ -488,9 +488,9 @@ impl From<RequestDocument> for JobRequest {
     }
 }
 
-impl From<&Step> for StepDocument {
-    fn from(step: &Step) -> Self {
-        let Step { name, state, started_at, finished_at, detail } = step;
+impl From<&JobStep> for StepDocument {
+    fn from(step: &JobStep) -> Self {
+        let JobStep { name, state, started_at, finished_at, detail } = step;
         Self {
             name: name.clone(),
             state: state.as_str().to_owned(),
@@ -501,14 +501,14 @@ impl From<&Step> for StepDocument {
     }
 }
 
-impl TryFrom<StepDocument> for Step {
+impl TryFrom<StepDocument> for JobStep {
     type Error = DocumentError;
 
     fn try_from(step: StepDocument) -> Result<Self, DocumentError> {
         let StepDocument { name, state, started_at, finished_at, detail } = step;
         Ok(Self {
             name,
-            state: word("state of a step", state, StepState::parse)?,
+            state: word("state of a step", state, JobStepState::parse)?,
             started_at: started_at.map(time).transpose()?,
             finished_at: finished_at.map(time).transpose()?,
             detail,

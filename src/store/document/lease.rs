@@ -167,7 +167,7 @@ impl From<&Lease> for LeaseDocument {
             id: id.to_string(),
             state: state.as_str().to_owned(),
             select: select.into(),
-            scope: ScopeDocument::of(scope),
+            scope: ScopeDocument::from_scope(scope),
             machine: machine.as_ref().map(IdentityDocument::from),
             machine_name: machine_name.clone(),
             pool: pool.clone(),
@@ -301,7 +301,7 @@ impl TryFrom<SelectDocument> for Select {
 }
 
 impl ScopeDocument {
-    fn of(scope: &Scope) -> Option<Self> {
+    fn from_scope(scope: &Scope) -> Option<Self> {
         match scope {
             Scope::All => None,
             Scope::Selected { machines, pools } => {

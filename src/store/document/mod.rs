@@ -47,7 +47,7 @@ pub fn encode(job: &Job) -> Result<String, DocumentError> {
 /// Reads a job's document.
 pub fn decode(version: i64, text: &str) -> Result<Job, DocumentError> {
     let document = match version {
-        1 => JobDocument::of_version_1(text),
+        1 => JobDocument::from_version_1(text),
         VERSION => serde_json::from_str(text),
         _ => return Err(DocumentError::Version(version)),
     };

@@ -218,10 +218,10 @@ async fn what_is_kept_of_a_machine_that_is_absent_for_long_is_forgotten_but_no_f
     let gone = lab.control().mutate(|world| world.remove_machine("16")).unwrap();
     lab.until_gone("16").await;
     // Every hour otter looks who is absent. The first time is at the first checkpoint.
-    let kept = async || lab.store.kept_machines().await.unwrap().len();
+    let kept = async || lab.store.stored_machines().await.unwrap().len();
     clock.advance(Duration::from_secs(10));
     let absent = async || {
-        let kept = lab.store.kept_machines().await.unwrap();
+        let kept = lab.store.stored_machines().await.unwrap();
         kept.values().all(|kept| kept.absent_since.is_some())
     };
     eventually("the machine to be known as absent", absent).await;

@@ -44,7 +44,7 @@ pub async fn over_a_limit(pairs: Vec<Pair>) -> Vec<Verdict> {
 }
 
 async fn token_in(state: &std::path::Path, limits: TokenLimits) -> Token {
-    let store = Store::beside_or_new(state).await.unwrap();
+    let store = Store::open_or_create_shared(state).await.unwrap();
     let writer = store.clone();
     tokio::spawn(async move { writer.run(tokio_util::sync::CancellationToken::new()).await });
     let clock = Clock::system();

@@ -7,7 +7,7 @@ use otter::domain::ids::{JobId, LeaseId, SnapshotId};
 use otter::domain::job::{Job, JobRequest, JobState};
 use otter::domain::machine::MachineIdentity;
 use otter::storage::{
-    IdempotencyKey, JobCursor, JobFilter, JobPage, KeptKey, KeyOwner, StorageError,
+    IdempotencyKey, JobCursor, JobFilter, JobPage, KeyOwner, StorageError, StoredKey,
 };
 use otter::store::document;
 
@@ -104,7 +104,7 @@ impl Tables {
         jobs.sort_by_key(|job| std::cmp::Reverse(place(job)));
         let more = jobs.len() > limit;
         jobs.truncate(limit);
-        let next = if more { jobs.last().map(|job| JobCursor::behind(job)) } else { None };
+        let next = if more { jobs.last().map(|job| JobCursor::after(job)) } else { None };
         JobPage { items: jobs.into_iter().map(read).collect(), next }
     }
 
@@ -112,14 +112,14 @@ impl Tables {
         by_arrival(self.jobs.values().filter(|row| !row.record.state.is_end())).map(read).collect()
     }
 
-    pub fn find_key(&self, key: &IdempotencyKey) -> Option<KeptKey> {
+    pub fn find_key(&self, key: &IdempotencyKey) -> Option<StoredKey> {
         let job = self.keys.get(&call(key)).map(|kept| (KeyOwner::Job(kept.of), kept.fingerprint));
         let lease = self
             .lease_keys
             .get(&call(key))
             .map(|kept| (KeyOwner::Lease(kept.of), kept.fingerprint));
         let (owner, fingerprint) = job.or(lease)?;
-        Some(KeptKey { owner, fingerprint_matches: fingerprint == key.fingerprint })
+        Some(StoredKey { owner, fingerprint_matches: fingerprint == key.fingerprint })
     }
 
     pub fn snapshots_made_under(

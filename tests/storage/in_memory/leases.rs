@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use otter::domain::ids::LeaseId;
 use otter::domain::lease::Lease;
-use otter::storage::{KeptMachine, LeaseChange, LeaseFilter, SaveLeases, StorageError};
+use otter::storage::{ChangedLease, LeaseFilter, LeaseTransaction, StorageError, StoredMachine};
 use otter::store::document;
 
 use super::tables::{
@@ -22,8 +22,9 @@ fn read(lease: &Lease) -> Lease {
 }
 
 impl Tables {
-    pub fn save_leases(&mut self, step: SaveLeases) -> Result<(), StorageError> {
-        let SaveLeases { mut leases, machines, forgotten, fence_floor, key, audit } = step;
+    pub fn save_leases(&mut self, step: LeaseTransaction) -> Result<(), StorageError> {
+        let LeaseTransaction { mut leases, machines, deleted_machines, fence_floor, key, audit } =
+            step;
         // Those that let go of a machine before those that take it.
         leases.sort_by_key(|change| change.held.is_some());
         let held = self.held_after(&leases)?;
@@ -38,7 +39,7 @@ impl Tables {
             }
         }
         self.held = held;
-        for LeaseChange { lease, held: _ } in leases {
+        for ChangedLease { lease, held: _ } in leases {
             let arrival = next_arrival(&self.leases);
             let row = self
                 .leases
@@ -49,8 +50,8 @@ impl Tables {
             }
         }
         for (machine, kept) in machines {
-            let KeptMachine { fence, last_lease_end, quarantine, absent_since } = kept;
-            let kept = KeptMachine {
+            let StoredMachine { fence, last_lease_end, quarantine, absent_since } = kept;
+            let kept = StoredMachine {
                 fence: column(fence),
                 last_lease_end: last_lease_end.map(to_the_microsecond),
                 quarantine,
@@ -58,7 +59,7 @@ impl Tables {
             };
             self.machines.insert(machine, kept);
         }
-        for machine in forgotten {
+        for machine in deleted_machines {
             self.machines.remove(&machine);
         }
         self.fence_floor = self.fence_floor.max(column(fence_floor));
@@ -72,10 +73,10 @@ impl Tables {
     /// Who holds what after these changes, made one after another.
     fn held_after(
         &self,
-        changes: &[LeaseChange],
+        changes: &[ChangedLease],
     ) -> Result<BTreeMap<String, LeaseId>, StorageError> {
         let mut all = self.held.clone();
-        for LeaseChange { lease, held } in changes {
+        for ChangedLease { lease, held } in changes {
             if held.is_some() != lease.state.holds_machine() {
                 return Err(contradiction("a lease in this state holds a machine, or holds none"));
             }
@@ -120,7 +121,7 @@ impl Tables {
         !self.leases.is_empty()
     }
 
-    pub fn kept_machines(&self) -> BTreeMap<String, KeptMachine> {
+    pub fn stored_machines(&self) -> BTreeMap<String, StoredMachine> {
         self.machines.clone()
     }
 }

@@ -34,8 +34,8 @@ use otter::domain::lease::Lease;
 use otter::domain::machine::MachineIdentity;
 use otter::storage::{
     AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, JobCursor, JobFilter,
-    JobPage, KeptKey, KeptMachine, LeaseFilter, Purged, PurgedAudit, Retention, SaveLeases,
-    Storage, StorageError, StoredToken, TokenUse,
+    JobPage, LeaseFilter, LeaseTransaction, Purged, PurgedAudit, Retention, Storage, StorageError,
+    StoredKey, StoredMachine, StoredToken, TokenUse,
 };
 
 use self::tables::Tables;
@@ -65,7 +65,7 @@ pub type Latency = Box<dyn FnMut(Moment) -> Duration + Send>;
 pub enum Committed<'a> {
     NewJob(&'a Job),
     Job(&'a Job),
-    Leases(&'a SaveLeases),
+    Leases(&'a LeaseTransaction),
 }
 
 /// Observes each commit of a job or of leases, whether its caller hears of it or not.
@@ -164,7 +164,7 @@ impl Inner {
     /// Refuses the first `count` writes.
     fn refuse(&mut self, count: usize) -> Vec<Answer> {
         let refused = || StorageError::Refused {
-            words: FULL.to_owned(),
+            message: FULL.to_owned(),
             source: Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(FULL)),
         };
         self.waiting.drain(..count).map(|write| write(Err(refused()))).collect()
@@ -300,7 +300,7 @@ impl Storage for InMemory {
         .await
     }
 
-    async fn commit_leases(&self, step: SaveLeases) -> Result<(), StorageError> {
+    async fn commit_leases(&self, step: LeaseTransaction) -> Result<(), StorageError> {
         self.write(move |tables| {
             tables.save_leases(step.clone())?;
             tables.tell(Committed::Leases(&step));
@@ -326,7 +326,7 @@ impl Storage for InMemory {
         self.read(Tables::unfinished_jobs).await
     }
 
-    async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeptKey>, StorageError> {
+    async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<StoredKey>, StorageError> {
         self.read(|tables| tables.find_key(key)).await
     }
 
@@ -359,8 +359,8 @@ impl Storage for InMemory {
         self.read(Tables::has_leases).await
     }
 
-    async fn kept_machines(&self) -> Result<BTreeMap<String, KeptMachine>, StorageError> {
-        self.read(Tables::kept_machines).await
+    async fn stored_machines(&self) -> Result<BTreeMap<String, StoredMachine>, StorageError> {
+        self.read(Tables::stored_machines).await
     }
 
     async fn fence_floor(&self) -> Result<u64, StorageError> {
@@ -437,7 +437,7 @@ impl Storage for InMemory {
         Ok(PurgedAudit { by_age, by_bytes })
     }
 
-    async fn note_seen(&self, now: Timestamp) -> Result<(), StorageError> {
+    async fn record_last_seen(&self, now: Timestamp) -> Result<(), StorageError> {
         self.write(move |tables| {
             tables.last_seen = Some(tables::to_the_microsecond(now));
             Ok(())

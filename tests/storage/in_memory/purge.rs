@@ -5,14 +5,19 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use otter::storage::Keep;
+use otter::storage::RecordRetention;
 
 use super::tables::{Call, Key, Row, Tables, ago};
 use super::{jobs, leases};
 
 impl Tables {
     /// How many jobs, and how many of their keys, are deleted.
-    pub fn purge_jobs(&mut self, now: Timestamp, keep: &Keep, keys: Duration) -> (u64, u64) {
+    pub fn purge_jobs(
+        &mut self,
+        now: Timestamp,
+        keep: &RecordRetention,
+        keys: Duration,
+    ) -> (u64, u64) {
         purge(
             &mut self.jobs,
             &mut self.keys,
@@ -24,7 +29,12 @@ impl Tables {
     }
 
     /// How many leases, and how many of their keys, are deleted.
-    pub fn purge_leases(&mut self, now: Timestamp, keep: &Keep, keys: Duration) -> (u64, u64) {
+    pub fn purge_leases(
+        &mut self,
+        now: Timestamp,
+        keep: &RecordRetention,
+        keys: Duration,
+    ) -> (u64, u64) {
         let Self { leases, lease_keys, created_snapshots, .. } = self;
         let deleted =
             purge(leases, lease_keys, leases::ended_at, ago(now, keep.time), keep, ago(now, keys));
@@ -38,7 +48,7 @@ fn purge<I: Ord + Copy, T>(
     keys: &mut BTreeMap<Call, Key<I>>,
     ended_at: impl Fn(&T) -> Option<i64>,
     ended_before: i64,
-    Keep { time: _, at_least, at_most }: &Keep,
+    RecordRetention { time: _, at_least, at_most }: &RecordRetention,
     called_before: i64,
 ) -> (u64, u64) {
     let known = keys.len();

@@ -11,7 +11,7 @@ use otter::domain::audit::AuditRecord;
 use otter::domain::ids::{JobId, LeaseId, SnapshotId};
 use otter::domain::job::Job;
 use otter::domain::lease::Lease;
-use otter::storage::{IdempotencyKey, KeptMachine, StorageError, StoredToken};
+use otter::storage::{IdempotencyKey, StorageError, StoredMachine, StoredToken};
 
 use super::{Committed, Watcher};
 
@@ -23,7 +23,7 @@ pub struct Tables {
     pub lease_keys: BTreeMap<Call, Key<LeaseId>>,
     /// Which lease holds a machine.
     pub held: BTreeMap<String, LeaseId>,
-    pub machines: BTreeMap<String, KeptMachine>,
+    pub machines: BTreeMap<String, StoredMachine>,
     pub fence_floor: u64,
     /// By the key of the machine and the snapshot.
     pub created_snapshots: BTreeMap<(String, SnapshotId), LeaseId>,
@@ -91,7 +91,7 @@ pub fn by_arrival<'a, T: 'a>(
 }
 
 pub fn contradiction(what: &str) -> StorageError {
-    StorageError::Contradiction(Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(what)))
+    StorageError::Conflict(Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(what)))
 }
 
 /// A time as columns keep it.

@@ -17,7 +17,7 @@ impl Tables {
         if self.tokens.iter().any(|other| other.id == token.id || other.digest == token.digest) {
             return Err(contradiction("there is a token of this id or secret"));
         }
-        let fact = token.fact(token.created_at, AuditAction::TokenCreated);
+        let fact = token.audit_record(token.created_at, AuditAction::TokenCreated);
         self.tokens.push(kept(token));
         self.append_audit(vec![fact]);
         Ok(true)
@@ -25,7 +25,7 @@ impl Tables {
 
     pub fn revoke_token(&mut self, name: &str, now: Timestamp) -> bool {
         let Some(place) = self.in_force(name) else { return false };
-        let fact = self.tokens[place].fact(now, AuditAction::TokenRevoked);
+        let fact = self.tokens[place].audit_record(now, AuditAction::TokenRevoked);
         self.tokens[place].revoked_at = Some(to_the_microsecond(now));
         self.append_audit(vec![fact]);
         true
@@ -52,7 +52,7 @@ impl Tables {
         token.rotated_at = Some(to_the_microsecond(now));
         token.expires_at = expires_at.map(to_the_microsecond).or(token.expires_at);
         token.last_used_at = None;
-        let fact = token.fact(now, AuditAction::TokenRotated);
+        let fact = token.audit_record(now, AuditAction::TokenRotated);
         self.append_audit(vec![fact]);
         Ok(true)
     }

@@ -7,7 +7,7 @@ use super::vocabulary::{Blocker, Called, Effect, Others, Seen, TaskEnd};
 use super::{Driver, End, RETRY_PAUSE, Stage, Then};
 use crate::domain::call::{Evidence, HostCall};
 use crate::domain::failure::Failure;
-use crate::domain::job::{Intent, JobKind, Step, StepState};
+use crate::domain::job::{Intent, JobKind, JobStep, JobStepState};
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::SnapshotTree;
@@ -37,7 +37,7 @@ impl Driver {
         // A kill neither waits for what runs nor minds a question: it is what ends both. But a
         // machine that is off while a task works on it may be about to be on, unless the task hangs
         // on a question.
-        let patient = !self.job.kind().is_impatient();
+        let patient = !self.job.kind().bypasses_queue();
         let killing = self.job.kind() == JobKind::MachineKill;
         let not_off_yet = killing && plan == Plan::Done && evidence.question.is_none();
         let in_the_way =
@@ -51,7 +51,7 @@ impl Driver {
         {
             // Too late to be cancelled or to run out of time. A step that still waited was not
             // needed.
-            self.finish_step(StepState::Skipped, Some(ALREADY), now);
+            self.finish_step(JobStepState::Skipped, Some(ALREADY), now);
             return self.end(End::Succeeded, now);
         }
         if self.job.cancel_requested_at.is_some() {
@@ -91,7 +91,7 @@ impl Driver {
     /// Why the job may not change the present snapshots. The snapshots may have changed since the
     /// job was accepted, and the call may cover other snapshots than it did then.
     pub(super) fn refused_by_rules(&self, evidence: &Evidence, others: &Others) -> Option<Failure> {
-        let tree = SnapshotTree::of_evidence(evidence);
+        let tree = SnapshotTree::from_evidence(evidence);
         snapshots::check(&self.job, &others.snapshot_rules, &tree).err()
     }
 
@@ -101,7 +101,7 @@ impl Driver {
         self.job.host_task = None;
         self.after_loss = false;
         self.vanished = false;
-        self.job.intent = Some(Intent { call, before: before.to_record(), asked: 1 });
+        self.job.intent = Some(Intent { call, before: before.without_texts(), asked: 1 });
         self.begin_step(name, now);
         self.save(Then::Call)
     }
@@ -118,19 +118,20 @@ impl Driver {
             // It is off or gone: what that means the machine itself has to tell.
             return self.begin();
         }
-        self.finish_step(StepState::Succeeded, None, now);
+        self.finish_step(JobStepState::Succeeded, None, now);
         self.save(Then::Begin)
     }
 
     /// A step that runs, or runs again: where it did before, it was proven to have had no effect.
     fn begin_step(&mut self, name: &str, now: Timestamp) {
-        let running = |step: &&mut Step| step.name == name && step.state == StepState::Running;
+        let running =
+            |step: &&mut JobStep| step.name == name && step.state == JobStepState::Running;
         if let Some(step) = self.job.steps.iter_mut().find(running) {
             step.started_at = Some(now);
         } else {
-            self.job.steps.push(Step {
+            self.job.steps.push(JobStep {
                 name: name.to_owned(),
-                state: StepState::Running,
+                state: JobStepState::Running,
                 started_at: Some(now),
                 finished_at: None,
                 detail: None,
@@ -255,9 +256,9 @@ impl Driver {
         {
             if self.asked_before() {
                 // The refusal says that the call whose answer was lost came through after all.
-                self.finish_step(StepState::Succeeded, None, now);
+                self.finish_step(JobStepState::Succeeded, None, now);
             } else {
-                self.finish_step(StepState::Skipped, Some(ALREADY), now);
+                self.finish_step(JobStepState::Skipped, Some(ALREADY), now);
             }
             self.job.intent = None;
             return self.save(Then::Begin);
@@ -272,7 +273,7 @@ impl Driver {
             // task, or looks, again.
             return self.end(End::Succeeded, now);
         }
-        self.finish_step(StepState::Succeeded, None, now);
+        self.finish_step(JobStepState::Succeeded, None, now);
         self.job.intent = None;
         if plan::may_continue(&self.job) {
             return self.save(Then::Begin);
@@ -313,7 +314,7 @@ impl Driver {
     }
 
     fn asks_guest(&self) -> bool {
-        self.job.intent.as_ref().is_some_and(|intent| intent.call.kind().is_of_guest())
+        self.job.intent.as_ref().is_some_and(|intent| intent.call.kind().is_guest_operation())
     }
 
     /// Whether a sending of the current call, before the last one, was lost.

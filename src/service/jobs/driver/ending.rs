@@ -7,7 +7,7 @@ use super::vocabulary::{Blocker, Effect, Shown};
 use super::{Deadline, Driver, RETRY_PAUSE, Stage, Then};
 use crate::domain::call::CallKind;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::job::{JobRequest, JobResult, JobState, StepState};
+use crate::domain::job::{JobRequest, JobResult, JobState, JobStepState};
 use crate::service::jobs::plan;
 
 /// How a job ends.
@@ -124,10 +124,10 @@ impl Driver {
     pub(super) fn close(&mut self, end: End, shown: Option<Shown>, now: Timestamp) -> Effect {
         self.blocker = None;
         let (state, step, error) = match end {
-            End::Succeeded => (JobState::Succeeded, StepState::Succeeded, None),
-            End::Failed(failure) => (JobState::Failed, StepState::Failed, Some(failure)),
-            End::Cancelled(failure) => (JobState::Cancelled, StepState::Failed, Some(failure)),
-            End::Unknown(failure) => (JobState::Unknown, StepState::Unknown, Some(failure)),
+            End::Succeeded => (JobState::Succeeded, JobStepState::Succeeded, None),
+            End::Failed(failure) => (JobState::Failed, JobStepState::Failed, Some(failure)),
+            End::Cancelled(failure) => (JobState::Cancelled, JobStepState::Failed, Some(failure)),
+            End::Unknown(failure) => (JobState::Unknown, JobStepState::Unknown, Some(failure)),
         };
         self.finish_step(step, None, now);
         self.phase(state.as_str(), now);
@@ -139,7 +139,7 @@ impl Driver {
             let shown = shown.unwrap_or_default();
             self.job.result = Some(JobResult {
                 // A guest that was off after all, just before the plug was pulled, was asked to.
-                changed: self.job.steps.iter().any(|step| step.state == StepState::Succeeded)
+                changed: self.job.steps.iter().any(|step| step.state == JobStepState::Succeeded)
                     || plan::guest_may_still_obey(&self.job),
                 snapshot: match &self.job.request {
                     JobRequest::Revert { snapshot, .. }
@@ -157,8 +157,13 @@ impl Driver {
         self.save(Then::Publish)
     }
 
-    pub(super) fn finish_step(&mut self, state: StepState, detail: Option<&str>, now: Timestamp) {
-        for step in self.job.steps.iter_mut().filter(|step| step.state == StepState::Running) {
+    pub(super) fn finish_step(
+        &mut self,
+        state: JobStepState,
+        detail: Option<&str>,
+        now: Timestamp,
+    ) {
+        for step in self.job.steps.iter_mut().filter(|step| step.state == JobStepState::Running) {
             step.state = state;
             step.finished_at = Some(now);
             step.detail = detail.map(str::to_owned);
@@ -166,7 +171,7 @@ impl Driver {
     }
 
     pub(super) fn about(&self, failure: Failure) -> Failure {
-        self.job.name_machine(failure).of_job(self.job.id)
+        self.job.add_machine_to(failure).with_job(self.job.id)
     }
 
     pub(super) fn failure(&self, kind: FailureKind, detail: &str) -> Failure {
@@ -190,7 +195,7 @@ impl Driver {
     }
 
     fn so_far(&self) -> &'static str {
-        if self.job.steps.iter().any(|step| step.state == StepState::Succeeded) {
+        if self.job.steps.iter().any(|step| step.state == JobStepState::Succeeded) {
             "only the steps that succeeded were done"
         } else {
             "nothing was done"

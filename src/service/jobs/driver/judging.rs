@@ -58,9 +58,9 @@ impl Driver {
             );
         }
         // A guest takes its own time, whatever else works on the machine.
-        let of_guest = intent.call.kind().is_of_guest();
+        let of_guest = intent.call.kind().is_guest_operation();
         // A kill and an answer settle by time alone: they must not wait for what they are to end.
-        let patient = !of_guest && !self.job.kind().is_impatient();
+        let patient = !of_guest && !self.job.kind().bypasses_queue();
         if patient && let Some(task) = evidence.recent_tasks.iter().find(|task| task.running) {
             let task = task.id.clone();
             self.blocker = Some((Blocker::HostTask(task.clone()), now));

@@ -280,7 +280,7 @@ impl Driver {
             }
             // What answers the question, or ends who asks, was not held up by it.
             Interrupt::Deadline { question } => {
-                let question = *question && !self.job.kind().is_impatient();
+                let question = *question && !self.job.kind().bypasses_queue();
                 self.deadline = Deadline::Passed { question };
             }
             Interrupt::GraceOver => {

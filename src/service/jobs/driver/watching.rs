@@ -14,7 +14,7 @@ use super::vocabulary::{Effect, Glimpse, Glimpsed};
 use super::{Driver, Stage, Then, UNSEEN};
 use crate::domain::call::{CallKind, HostCall};
 use crate::domain::duration;
-use crate::domain::job::{Job, JobRequest, StepState};
+use crate::domain::job::{Job, JobRequest, JobStepState};
 use crate::domain::power::PowerState;
 
 impl Driver {
@@ -65,7 +65,7 @@ impl Driver {
             return self.watch(None, now);
         };
         let detail = format!("the guest was not off after {}", duration::format(after));
-        self.finish_step(StepState::Failed, Some(&detail), now);
+        self.finish_step(JobStepState::Failed, Some(&detail), now);
         self.job.intent = None;
         self.phase("pulling the plug", now);
         self.save(Then::Begin)
@@ -77,7 +77,7 @@ impl Driver {
         if !forced || self.job.intent.as_ref()?.call != HostCall::ShutdownGuest {
             return None;
         }
-        self.finish_step(StepState::Skipped, Some("no guest tools run"), now);
+        self.finish_step(JobStepState::Skipped, Some("no guest tools run"), now);
         self.job.intent = None;
         Some(self.save(Then::Begin))
     }

@@ -7,7 +7,7 @@ use super::{Plan, guest_may_still_obey, may_continue, next};
 use crate::domain::call::{CallKind, Evidence, HostCall};
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{QuestionId, SnapshotId};
-use crate::domain::job::{Job, JobRequest, Step, StepState};
+use crate::domain::job::{Job, JobRequest, JobStep, JobStepState};
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState::{self, Off, On, Suspended};
 use crate::service::jobs::judgement::MAX_ASKS;
@@ -51,8 +51,8 @@ fn remove(children: bool) -> JobRequest {
 }
 
 /// Of this job, which has these steps behind it.
-fn after(request: JobRequest, steps: &[(&str, StepState)]) -> Job {
-    let step = |(name, state): &(&str, StepState)| Step {
+fn after(request: JobRequest, steps: &[(&str, JobStepState)]) -> Job {
+    let step = |(name, state): &(&str, JobStepState)| JobStep {
         name: (*name).to_owned(),
         state: *state,
         started_at: None,
@@ -63,8 +63,8 @@ fn after(request: JobRequest, steps: &[(&str, StepState)]) -> Job {
 }
 
 /// A step for each name, that went well.
-fn well<'a>(names: &[&'a str]) -> Vec<(&'a str, StepState)> {
-    names.iter().map(|name| (*name, StepState::Succeeded)).collect()
+fn well<'a>(names: &[&'a str]) -> Vec<(&'a str, JobStepState)> {
+    names.iter().map(|name| (*name, JobStepState::Succeeded)).collect()
 }
 
 fn follows(request: &JobRequest, done: &[&str], power: PowerState) -> Plan {
@@ -129,21 +129,24 @@ fn a_guest_is_asked_once_to_shut_down() {
         JobRequest::Shutdown { force_after: None },
         JobRequest::Shutdown { force_after: Some(MINUTE) },
     );
-    for state in [StepState::Succeeded, StepState::Failed, StepState::Skipped] {
+    for state in [JobStepState::Succeeded, JobStepState::Failed, JobStepState::Skipped] {
         let tried = |request: &JobRequest| after(request.clone(), &[("shutdown", state)]);
         assert_eq!(next(&tried(&forced), &evidence(On)), Call(HostCall::PowerOff), "{state:?}");
         let patient = next(&tried(&patient), &evidence(On));
         assert_eq!(refused(&patient), FailureKind::InvalidPowerState, "{state:?}");
     }
-    let asking = after(forced.clone(), &[("shutdown", StepState::Running)]);
+    let asking = after(forced.clone(), &[("shutdown", JobStepState::Running)]);
     assert_eq!(next(&asking, &evidence(On)), Call(HostCall::ShutdownGuest));
     // Another step tells nothing of it.
-    let other = after(forced.clone(), &[("power_off", StepState::Failed)]);
+    let other = after(forced.clone(), &[("power_off", JobStepState::Failed)]);
     assert_eq!(next(&other, &evidence(On)), Call(HostCall::ShutdownGuest));
 
-    assert!(guest_may_still_obey(&after(forced.clone(), &[("shutdown", StepState::Failed)])));
-    assert!(!guest_may_still_obey(&after(forced.clone(), &[("shutdown", StepState::Succeeded)])));
-    assert!(!guest_may_still_obey(&after(forced.clone(), &[("power_off", StepState::Failed)])));
+    assert!(guest_may_still_obey(&after(forced.clone(), &[("shutdown", JobStepState::Failed)])));
+    assert!(!guest_may_still_obey(&after(
+        forced.clone(),
+        &[("shutdown", JobStepState::Succeeded)]
+    )));
+    assert!(!guest_may_still_obey(&after(forced.clone(), &[("power_off", JobStepState::Failed)])));
     assert!(!guest_may_still_obey(&after(forced, &[])));
 }
 
@@ -182,7 +185,7 @@ fn a_call_that_says_by_itself_that_it_is_done_is_made_once() {
     ] {
         assert_eq!(follows(&request, &[], On), Call(call.clone()), "{request:?}");
         assert_eq!(follows(&request, &[call.kind().as_str()], On), Done, "{request:?}");
-        for failed in [StepState::Failed, StepState::Running] {
+        for failed in [JobStepState::Failed, JobStepState::Running] {
             let steps = [(call.kind().as_str(), failed)];
             assert_eq!(next(&after(request.clone(), &steps), &evidence(On)), Call(call.clone()));
         }
@@ -286,9 +289,9 @@ fn a_wait_counts_until_the_next_call_and_only_where_it_succeeded() {
     // Another wait is not this one, and does not take it back.
     assert_eq!(follows(&all, &["wait_ip"], On), Await(Readiness::Tools));
     assert_eq!(follows(&all, &["wait_tools", "wait_ip"], On), Settle(MINUTE));
-    let failed = [("wait_tools", StepState::Failed)];
+    let failed = [("wait_tools", JobStepState::Failed)];
     assert_eq!(next(&after(all.clone(), &failed), &evidence(On)), Await(Readiness::Tools));
-    let settling = [("wait_tools", StepState::Succeeded), ("settle", StepState::Running)];
+    let settling = [("wait_tools", JobStepState::Succeeded), ("settle", JobStepState::Running)];
     assert_eq!(next(&after(all, &settling), &evidence(On)), Settle(MINUTE));
 }
 
@@ -340,8 +343,8 @@ fn what_somebody_undoes_each_time_is_not_done_for_ever() {
         // Only what was done counts, and only of this call.
         let mut steps = well(&vec![name; most - 1]);
         steps.extend([
-            (name, StepState::Failed),
-            (CallKind::Suspend.as_str(), StepState::Succeeded),
+            (name, JobStepState::Failed),
+            (CallKind::Suspend.as_str(), JobStepState::Succeeded),
         ]);
         assert_eq!(next(&after(request, &steps), &evidence(power)), Call(call));
     }

@@ -34,7 +34,7 @@ use jiff::Timestamp;
 
 use self::transition::Transition;
 use super::matching::CandidateMachine;
-use crate::domain::access::TokenStanding;
+use crate::domain::access::TokenStatus;
 use crate::domain::failure::Failure;
 use crate::domain::ids::{JobId, LeaseId, TokenId};
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine, TimeLeft};
@@ -140,7 +140,7 @@ pub enum LeaseInput<'a> {
         detail: Option<String>,
     },
     /// How the tokens of leases stand.
-    TokenStandings(&'a BTreeMap<TokenId, TokenStanding>),
+    TokenStandings(&'a BTreeMap<TokenId, TokenStatus>),
     /// A job of the lease was started for its preparation or release: for which state it is.
     JobStarted(LeaseId, LeaseState, JobId),
     PrepareFinished(LeaseId, Result<(), Failure>),

@@ -10,7 +10,7 @@ use super::super::matching::{CandidateMachine, Selection, has_snapshots};
 use super::{
     FollowUp, LeaseInput, LeaseTable, MachineKey, MachineLedger, Moment, OpenLease, TableChanges,
 };
-use crate::domain::access::TokenStanding;
+use crate::domain::access::TokenStatus;
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, LeaseId, TokenId};
@@ -237,14 +237,14 @@ impl<'t> Transition<'t> {
     }
 
     /// A machine that is held stays so: what its holder runs there may need no call of otter.
-    fn end_leases_of_invalid_tokens(&mut self, standings: &BTreeMap<TokenId, TokenStanding>) {
+    fn end_leases_of_invalid_tokens(&mut self, standings: &BTreeMap<TokenId, TokenStatus>) {
         for id in self.table.queued_ids() {
             let Some(open) = self.table.leases.get(&id) else { continue };
             let standing = open.lease.token.and_then(|token| standings.get(&token));
             let verb = match standing {
-                Some(TokenStanding::Revoked) => "was revoked",
-                Some(TokenStanding::Expired) => "has expired",
-                Some(TokenStanding::InForce) | None => continue,
+                Some(TokenStatus::Revoked) => "was revoked",
+                Some(TokenStatus::Expired) => "has expired",
+                Some(TokenStatus::Valid) | None => continue,
             };
             let detail = format!("The token {} {verb}.", open.lease.requested_by);
             self.end(id, EndReason::Revoked, "otter".to_owned(), Some(detail));

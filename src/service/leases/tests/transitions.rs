@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     MINUTE, all, ask, at, empty, end, failed, id, identity, key, lease, machine, rules, state,
 };
-use crate::domain::access::{Role, TokenStanding};
+use crate::domain::access::{Role, TokenStatus};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, LeaseId, MachineId, TokenId};
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
@@ -100,9 +100,9 @@ fn a_deleted_waiter_does_not_block_the_queue_and_an_abandoned_one_drops() {
 fn the_queued_leases_of_a_token_that_admits_nobody_end_and_no_others() {
     let token = |number| TokenId::new(Uuid::from_u128(number));
     let standings = BTreeMap::from([
-        (token(1), TokenStanding::Revoked),
-        (token(2), TokenStanding::Expired),
-        (token(3), TokenStanding::InForce),
+        (token(1), TokenStatus::Revoked),
+        (token(2), TokenStatus::Expired),
+        (token(3), TokenStatus::Valid),
     ]);
     let mut table = empty(rules());
     let mut ask = |number, token, prepare, candidates: &[CandidateMachine]| {

@@ -1,7 +1,7 @@
 //! Direct reads: evidence, the guest, and properties.
 
 use anyhow::{Context, Result, bail, ensure};
-use otter::domain::call::{CallKind, HostCall, SeenSnapshot};
+use otter::domain::call::{CallKind, HostCall, SnapshotEvidence};
 use otter::domain::ids::MachineId;
 use otter::domain::power::PowerState;
 use otter::hypervisor::{Capability, Fact, HostErrorKind};
@@ -47,7 +47,7 @@ async fn evidence_matches_the_machine(test: &TestContext) -> Result<()> {
             "question: {:?}",
             evidence.question
         );
-        let snapshots = machine.snapshots.items.iter().map(|snapshot| SeenSnapshot {
+        let snapshots = machine.snapshots.items.iter().map(|snapshot| SnapshotEvidence {
             id: snapshot.id.clone(),
             parent: snapshot.parent.clone(),
             name: snapshot.name.clone(),

@@ -6,7 +6,7 @@ use super::{create_request, remove, revert};
 use crate::domain::call::HostCall;
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{QuestionId, SnapshotId};
-use crate::domain::job::{JobRequest, JobState, StepState};
+use crate::domain::job::{JobRequest, JobState, JobStepState};
 use crate::domain::power::PowerState::{Off, On, Suspended};
 use crate::hypervisor::HostErrorKind;
 use crate::service::jobs::driver::Effect;
@@ -441,7 +441,7 @@ fn what_another_did_while_the_job_waited_is_no_change_of_its_own() {
     run.check();
     assert_eq!(
         run.disk.steps.iter().map(|step| step.state).collect::<Vec<_>>(),
-        [StepState::Skipped]
+        [JobStepState::Skipped]
     );
     assert!(run.disk.result.is_some_and(|result| !result.changed));
 }
@@ -659,7 +659,7 @@ fn the_plug_is_pulled_in_time_or_at_once_where_no_tools_run() {
     hangs.check();
     let steps: Vec<_> =
         hangs.disk.steps.iter().map(|step| (step.name.as_str(), step.state)).collect();
-    assert_eq!(steps, [("shutdown", StepState::Failed), ("power_off", StepState::Succeeded)]);
+    assert_eq!(steps, [("shutdown", JobStepState::Failed), ("power_off", JobStepState::Succeeded)]);
     let mut without_tools = Run::begin(request(), World { tools: false, ..World::new(On) });
     without_tools.settle(true);
     without_tools.check();

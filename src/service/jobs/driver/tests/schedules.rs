@@ -8,7 +8,7 @@ use super::world::{Owner, World, kickstart, trouble};
 use super::{RULES, create, job, others, revert, start};
 use crate::domain::call::{CallKind, HostCall};
 use crate::domain::ids::TaskId;
-use crate::domain::job::{Job, JobKind, JobRequest, JobState, StepState};
+use crate::domain::job::{Job, JobKind, JobRequest, JobState, JobStepState};
 use crate::domain::lease::Readiness;
 use crate::domain::origin::Actor;
 use crate::domain::power::PowerState;
@@ -424,12 +424,12 @@ impl Run {
     pub fn check(&self) {
         let job = &self.disk;
         assert!(job.state.is_end() && job.intent.is_none() && job.finished_at.is_some());
-        assert!(job.steps.iter().all(|step| step.state != StepState::Running));
+        assert!(job.steps.iter().all(|step| step.state != JobStepState::Running));
         assert_eq!(job.error.is_none(), job.state == JobState::Succeeded);
         let done = |kind: CallKind| {
             job.steps
                 .iter()
-                .any(|step| step.name == kind.as_str() && step.state == StepState::Succeeded)
+                .any(|step| step.name == kind.as_str() && step.state == JobStepState::Succeeded)
         };
         // What the steps do not say was done.
         let untold = self.world.effects.iter().filter(|call| !done(call.kind())).count();

@@ -1,7 +1,7 @@
 //! A machine and its host, small enough to know the truth: what every call really did, and whether
 //! it was seen.
 
-use crate::domain::call::{Evidence, HostCall, RecentTask, SeenSnapshot};
+use crate::domain::call::{Evidence, HostCall, RecentTask, SnapshotEvidence};
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::power::PowerState;
 use crate::hypervisor::{Accepted, HostErrorKind};
@@ -18,7 +18,7 @@ pub struct World {
     pub snapshot_power: PowerState,
     pub current: Option<SnapshotId>,
     /// Parents before their children.
-    pub snapshots: Vec<SeenSnapshot>,
+    pub snapshots: Vec<SnapshotEvidence>,
     pub tools: bool,
     /// How often the tools stopped.
     pub tools_stops: u32,
@@ -375,7 +375,7 @@ impl World {
                 let id = SnapshotId::from_backend(format!("made-{}", self.next));
                 let (parent, name, description) =
                     (self.current.clone(), name.clone(), description.clone());
-                self.snapshots.push(SeenSnapshot { id: id.clone(), parent, name, description });
+                self.snapshots.push(SnapshotEvidence { id: id.clone(), parent, name, description });
                 self.current = Some(id.clone());
                 made = Some(id);
             }
@@ -414,8 +414,8 @@ impl World {
     }
 }
 
-pub fn snapshot(id: &str, parent: Option<&str>) -> SeenSnapshot {
-    SeenSnapshot {
+pub fn snapshot(id: &str, parent: Option<&str>) -> SnapshotEvidence {
+    SnapshotEvidence {
         id: SnapshotId::from_backend(id),
         parent: parent.map(SnapshotId::from_backend),
         name: id.to_owned(),

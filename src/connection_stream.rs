@@ -10,14 +10,14 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A stream that holds `held` until it is dropped, and fails once `end` is ready.
-pub struct HeldStream<S, H> {
+pub struct ConnectionStream<S, H> {
     stream: S,
     end: Pin<Box<dyn Future<Output = ()> + Send>>,
     has_ended: bool,
     _held: H,
 }
 
-impl<S, H> HeldStream<S, H> {
+impl<S, H> ConnectionStream<S, H> {
     /// Wraps a stream.
     pub fn new(stream: S, held: H, end: impl Future<Output = ()> + Send + 'static) -> Self {
         Self { stream, end: Box::pin(end), has_ended: false, _held: held }
@@ -30,7 +30,7 @@ impl<S, H> HeldStream<S, H> {
     }
 }
 
-impl<S: AsyncRead + Unpin, H: Unpin> AsyncRead for HeldStream<S, H> {
+impl<S: AsyncRead + Unpin, H: Unpin> AsyncRead for ConnectionStream<S, H> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -41,7 +41,7 @@ impl<S: AsyncRead + Unpin, H: Unpin> AsyncRead for HeldStream<S, H> {
     }
 }
 
-impl<S: AsyncWrite + Unpin, H: Unpin> AsyncWrite for HeldStream<S, H> {
+impl<S: AsyncWrite + Unpin, H: Unpin> AsyncWrite for ConnectionStream<S, H> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

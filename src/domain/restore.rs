@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 
 use super::failure::{Failure, FailureKind};
-use super::job::{Job, JobState, StepState};
+use super::job::{Job, JobState, JobStepState};
 use super::lease::{EndReason, Lease, LeaseEnd, LeaseState, Quarantine};
 
 /// Fences rise at least by this much, even if the wall clock is wrong.
@@ -44,15 +44,15 @@ pub fn end_job(job: &mut Job, now: Timestamp) {
         ),
         JobState::Succeeded | JobState::Failed | JobState::Cancelled | JobState::Unknown => return,
     };
-    for step in job.steps.iter_mut().filter(|step| step.state == StepState::Running) {
-        step.state = StepState::Unknown;
+    for step in job.steps.iter_mut().filter(|step| step.state == JobStepState::Running) {
+        step.state = JobStepState::Unknown;
         step.finished_at = Some(now);
     }
     // otter would follow a named task on the host.
     if let Some(task) = job.host_task.take() {
         job.warnings.push(format!("When the backup was made its task on the host was {task}."));
     }
-    let failure = job.name_machine(Failure::new(kind, detail)).of_job(job.id);
+    let failure = job.add_machine_to(Failure::new(kind, detail)).with_job(job.id);
     state.as_str().clone_into(&mut job.phase);
     job.state = state;
     job.updated_at = now;

@@ -25,11 +25,11 @@ const MACHINES: &str =
     "SELECT machine, fence, last_lease_end, quarantine, absent_since FROM kept_machines";
 
 /// A check lists at most this many problems.
-const MOST_PROBLEMS: usize = 50;
+const MAX_PROBLEMS: usize = 50;
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Checked {
+pub struct CheckReport {
     pub jobs: usize,
     pub leases: usize,
     pub tokens: usize,
@@ -41,7 +41,7 @@ pub struct Checked {
 
 /// The size of a database before and after it was compacted, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Compacted {
+pub struct CompactReport {
     pub before: u64,
     pub after: u64,
 }
@@ -50,15 +50,18 @@ pub struct Compacted {
 ///
 /// # Errors
 /// Those of opening a database; damage that does not keep it from being read is in the answer.
-pub async fn check(state_dir: &Path) -> Result<Checked, StoreError> {
-    let file = open::existing(state_dir)?;
-    let mut connection = open::read_only(state_dir, &file).await?;
+pub async fn check(state_dir: &Path) -> Result<CheckReport, StoreError> {
+    let file = open::require_database(state_dir)?;
+    let mut connection = open::open_read_only(state_dir, &file).await?;
     migrate::require_current(&mut connection, state_dir, &file).await?;
     let refused = |source| refusal(state_dir, &file, source);
-    let mut checked =
-        Checked { problems: damage(&mut connection).await.map_err(refused)?, ..Checked::default() };
+    let mut checked = CheckReport {
+        problems: find_damage(&mut connection).await.map_err(refused)?,
+        ..CheckReport::default()
+    };
     let has_leases = has_leases(&mut connection).await.map_err(refused)?;
-    checked.key_problem = key::require(state_dir, has_leases).err().map(|error| told(&error));
+    checked.key_problem =
+        key::require(state_dir, has_leases).err().map(|error| error_with_cause(&error));
     let problems = &mut checked.problems;
     checked.jobs = read_each(&mut connection, JOBS, jobs::read, problems).await.map_err(refused)?;
     checked.leases =
@@ -70,7 +73,7 @@ pub async fn check(state_dir: &Path) -> Result<Checked, StoreError> {
         Reader { connection: ReadConnection::Shared(connection), statements: &statements };
     match tokens::all(&mut reader).await {
         Ok(tokens) => checked.tokens = tokens.len(),
-        Err(error) => problems.push(told(&error)),
+        Err(error) => problems.push(error_with_cause(&error)),
     }
     Ok(checked)
 }
@@ -79,12 +82,12 @@ pub async fn check(state_dir: &Path) -> Result<Checked, StoreError> {
 ///
 /// # Errors
 /// `Locked` while a daemon runs; those of opening a database.
-pub async fn compact(state_dir: &Path) -> Result<Compacted, StoreError> {
-    let file = open::existing(state_dir)?;
+pub async fn compact(state_dir: &Path) -> Result<CompactReport, StoreError> {
+    let file = open::require_database(state_dir)?;
     let _lock = open::lock(state_dir)?;
-    state_directory::tighten(state_dir)?;
+    state_directory::restrict_permissions(state_dir)?;
     let refused = |source| refusal(state_dir, &file, source);
-    let mut connection = open::whole(state_dir, &file).await?;
+    let mut connection = open::open_checked(state_dir, &file).await?;
     migrate::require_current(&mut connection, state_dir, &file).await?;
     let before = size(state_dir);
     sqlx::query("VACUUM").execute(&mut connection).await.map_err(refused)?;
@@ -93,16 +96,16 @@ pub async fn compact(state_dir: &Path) -> Result<Compacted, StoreError> {
         .await
         .map_err(refused)?;
     connection.close().await.map_err(refused)?;
-    Ok(Compacted { before, after: size(state_dir) })
+    Ok(CompactReport { before, after: size(state_dir) })
 }
 
 /// The problems of a database's pages and of its foreign keys, at most ten.
-pub async fn damage(connection: &mut SqliteConnection) -> Result<Vec<String>, sqlx::Error> {
+pub async fn find_damage(connection: &mut SqliteConnection) -> Result<Vec<String>, sqlx::Error> {
     let found: Vec<String> =
         sqlx::query_scalar("PRAGMA integrity_check(10)").fetch_all(&mut *connection).await?;
     let mut problems: Vec<String> =
         found.into_iter().filter(|line| line != "ok").map(|line| line.trim().to_owned()).collect();
-    problems.extend(migrate::dangling(connection).await?);
+    problems.extend(migrate::find_dangling_reference(connection).await?);
     Ok(problems)
 }
 
@@ -124,16 +127,16 @@ async fn read_each<T>(
     while let Some(row) = rows.try_next().await? {
         count += 1;
         if let Err(error) = read(&row)
-            && problems.len() < MOST_PROBLEMS
+            && problems.len() < MAX_PROBLEMS
         {
-            problems.push(told(&error));
+            problems.push(error_with_cause(&error));
         }
     }
     Ok(count)
 }
 
 /// An error and its cause in one line.
-fn told(error: &dyn std::error::Error) -> String {
+fn error_with_cause(error: &dyn std::error::Error) -> String {
     let cause = error.source().map(|cause| format!(": {cause}"));
     format!("{error}{}", cause.unwrap_or_default())
 }
