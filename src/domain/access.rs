@@ -1,33 +1,33 @@
-//! Who may call, and how much: the roles, and the tokens that carry them.
+//! Authentication and authorization: the roles of callers, and the tokens that carry a role.
 //!
 //! ```text
 //! otter_<64 hexadecimal digits: 256 random bits><8 hexadecimal digits: the beginning of their SHA-256>
 //! ```
-//! A token is shown once; what is kept is its digest.
+//! otter shows a token's text once and stores only its digest.
 
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
-/// What a caller may do; each role may do what those before it may.
+/// What a caller may do. Each role includes the permissions of the roles before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
-    /// Reads.
+    /// May read.
     Viewer,
-    /// Takes leases, and changes machines that it holds.
+    /// May also take leases, and change machines that it holds by a lease.
     Runner,
-    /// Changes any machine, revokes leases, sets machines aside.
+    /// May also change any machine, revoke leases and quarantine machines.
     Operator,
-    /// Whatever there is.
+    /// May call every operation.
     Admin,
 }
 
 impl Role {
-    /// From the least to the most.
+    /// Every role, from the fewest permissions to the most.
     pub const ALL: [Self; 4] = [Self::Viewer, Self::Runner, Self::Operator, Self::Admin];
 
-    /// Its word in the contract.
+    /// The role's word in the HTTP API and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -38,7 +38,7 @@ impl Role {
         }
     }
 
-    /// Its word with the article, for sentences.
+    /// The word with its article, for use in a sentence.
     #[must_use]
     pub const fn with_article(self) -> &'static str {
         match self {
@@ -49,7 +49,7 @@ impl Role {
         }
     }
 
-    /// Reads its word.
+    /// Parses the word. `None` if it names no role.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.as_str() == word)
@@ -62,10 +62,10 @@ impl fmt::Display for Role {
     }
 }
 
-/// How much a caller may do to snapshots.
+/// The permission that a job has for changes of snapshots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Authority {
-    /// A caller below operator, who holds the machine by a lease.
+    /// A caller with a role below operator. It holds the machine by a lease.
     Runner,
     /// An operator, an admin, or any caller if there are no tokens.
     Operator,
@@ -75,17 +75,18 @@ pub enum Authority {
     System,
 }
 
-/// Names that otter uses for itself, and for callers without a token. No new token can have one.
+/// Names that otter uses for itself and for callers without a token. A new token cannot have one of
+/// them.
 const RESERVED_NAMES: [&str; 2] = ["otter", "anonymous"];
 
-/// Whether otter uses this name for itself or for callers without a token, in any case of its
-/// letters.
+/// Whether otter uses this name for itself or for callers without a token. The comparison ignores
+/// the case of ASCII letters.
 #[must_use]
 pub fn is_reserved_name(name: &str) -> bool {
     RESERVED_NAMES.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
 }
 
-/// How much one token may use at a time; `None` means no limit.
+/// The limits of one token. `None` means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenLimits {
     /// Leases that have not ended, queued ones included.
@@ -96,11 +97,11 @@ pub struct TokenLimits {
     pub queued_jobs: Option<u32>,
     /// Open streams of events.
     pub streams: Option<u32>,
-    /// Requests in a second, of any kind.
+    /// Requests per second, of any kind.
     pub requests_per_second: Option<u32>,
 }
 
-/// Whether a token admits its callers.
+/// Whether a token can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenStatus {
     Valid,
@@ -108,18 +109,18 @@ pub enum TokenStatus {
     Revoked,
 }
 
-/// A token, whole. Its text is a secret.
+/// The complete text of a token, which is a secret.
 #[derive(Clone, Debug)]
 pub struct Token(SecretString);
 
-/// What is kept of a token: the SHA-256 of its text. The text holds 256 random bits, so that
-/// nothing slower is needed.
+/// The stored form of a token: the SHA-256 of its text. A slow hash is not necessary, because the
+/// text holds 256 random bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TokenDigest(pub [u8; 32]);
 
-/// The text is no token: misspelt, cut off, or something else.
+/// The text is not a token: it is misspelt, cut off, or something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it is no token of otter's: not as long, or not as it was given out")]
+#[error("this is not a token of otter: its length or its checksum is wrong")]
 pub struct InvalidToken;
 
 const PREFIX: &str = "otter_";
@@ -127,7 +128,7 @@ const RANDOM: usize = 64;
 const CHECKSUM: usize = 8;
 
 impl Token {
-    /// The token of these random bits.
+    /// Builds a token from random bits.
     #[must_use]
     pub fn new(random: &[u8; 32]) -> Self {
         let random = hex::encode(random);
@@ -135,7 +136,10 @@ impl Token {
         Self(SecretString::from(format!("{PREFIX}{random}{checksum}")))
     }
 
-    /// Reads a token's text. Misspelt ones are found out without a look at those that are known.
+    /// Parses a token's text.
+    ///
+    /// # Errors
+    /// The checksum detects a misspelt token without a lookup in the store.
     pub fn parse(text: &str) -> Result<Self, InvalidToken> {
         let rest = text.strip_prefix(PREFIX).ok_or(InvalidToken)?;
         let hexadecimal = rest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -150,13 +154,13 @@ impl Token {
         }
     }
 
-    /// Its text, to be shown once.
+    /// The token's text. It is shown to the operator once.
     #[must_use]
     pub fn text(&self) -> &str {
         self.0.expose_secret()
     }
 
-    /// What is kept of it.
+    /// The digest that the store keeps.
     #[must_use]
     pub fn digest(&self) -> TokenDigest {
         TokenDigest(Sha256::digest(self.0.expose_secret()).into())
@@ -172,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_read_back_and_a_misspelt_one_is_not() {
+    fn a_token_is_parsed_and_a_misspelt_token_is_refused() {
         let token = Token::new(&[0xa7; 32]);
         let text = token.text().to_owned();
         assert_eq!(text.len(), PREFIX.len() + RANDOM + CHECKSUM);
@@ -183,7 +187,7 @@ mod tests {
         let cut = &text[..text.len() - 1];
         let longer = format!("{text}0");
         let other_checksum = format!("{}00000000", &text[..text.len() - CHECKSUM]);
-        for wrong in [
+        for invalid in [
             "",
             "otter_",
             cut,
@@ -195,18 +199,18 @@ mod tests {
             &format!("{}é{}", &text[..20], &text[22..]),
             &format!(" {text}"),
         ] {
-            assert!(Token::parse(wrong).is_err(), "{wrong}");
+            assert!(Token::parse(invalid).is_err(), "{invalid}");
         }
     }
 
     #[test]
-    fn a_token_is_not_shown_by_accident() {
+    fn debug_output_hides_the_token() {
         let token = Token::new(&[7; 32]);
         assert!(!format!("{token:?}").contains("0707"), "{token:?}");
     }
 
     #[test]
-    fn reserved_names_are_known_in_any_case() {
+    fn reserved_names_are_recognised_in_any_case() {
         for reserved in ["otter", "anonymous", "Otter", "ANONYMOUS"] {
             assert!(is_reserved_name(reserved), "{reserved}");
         }
@@ -214,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn roles_are_ordered_and_read_back() {
+    fn roles_are_ordered_and_parsed() {
         assert!(Role::ALL.is_sorted());
         for role in Role::ALL {
             assert_eq!(Role::parse(&role.to_string()), Some(role));

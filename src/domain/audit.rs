@@ -1,8 +1,7 @@
-//! One fact for the audit and the log: who did what, to which machine, lease or job, and how it
-//! came out.
+//! One record of the audit: the actor, the action, its machine, lease or job, and the outcome.
 //!
-//! Every fact is built here or from the parts here, once; the row of the audit and the line of the
-//! log are both made of it. A fact never holds a secret.
+//! Every record is built once, by the constructors and builders of this file. Both the row of the
+//! audit table and the log line come from it. A record never holds a secret.
 
 use std::time::Duration;
 
@@ -14,10 +13,10 @@ use super::job::{Job, JobState};
 use super::lease::{Lease, LeaseState};
 use super::origin::{Actor, RequestId, RequestOrigin};
 
-/// The longest detail, in characters.
+/// The maximum length of a detail, in characters.
 const MAX_DETAIL: usize = 1_024;
 
-/// Declares an enum together with the stable words that callers and the store use.
+/// Declares an enum together with the stable words that the HTTP API and the store use.
 macro_rules! stable_words {
     ($(#[$doc:meta])* $enum:ident { $($(#[$variant_doc:meta])* $name:ident = $word:literal,)* }) => {
         $(#[$doc])*
@@ -27,10 +26,10 @@ macro_rules! stable_words {
         }
 
         impl $enum {
-            /// Every one, for filters and documents.
+            /// Every variant, for filters and for the OpenAPI document.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// The word that callers see.
+            /// The word in the HTTP API and in the store.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -38,7 +37,7 @@ macro_rules! stable_words {
                 }
             }
 
-            /// Reads the word back; `None` for any other.
+            /// Parses the word. `None` if it names no variant.
             #[must_use]
             pub fn parse(word: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|one| one.as_str() == word)
@@ -48,11 +47,11 @@ macro_rules! stable_words {
 }
 
 stable_words! {
-    /// What happened.
+    /// The action that was audited.
     AuditAction {
         JobAccepted = "job.accepted",
         JobStarted = "job.started",
-        /// Somebody asked to cancel a job. The first such call of a job is audited.
+        /// A caller requested the cancellation of a job. Only the first request of a job is audited.
         JobCancelRequested = "job.cancel_requested",
         JobEnded = "job.ended",
         LeaseQueued = "lease.queued",
@@ -63,25 +62,26 @@ stable_words! {
         LeaseEnded = "lease.ended",
         MachineQuarantined = "machine.quarantined",
         QuarantineCleared = "machine.quarantine_cleared",
-        /// An operator's `Otter-Override` let a job through that would have been refused without
-        /// it.
+        /// otter accepted a job only because an operator sent `Otter-Override`.
         MachineOverridden = "machine.overridden",
         RequestRefused = "request.refused",
         TokenCreated = "token.created",
         TokenRevoked = "token.revoked",
         TokenRotated = "token.rotated",
-        /// The running daemon read a token change of another process. This is only logged.
+        /// The running daemon read a change that another process made to the tokens. otter logs
+        /// this action and does not store it.
         TokensReloaded = "tokens.reloaded",
         CertificateReloaded = "certificate.reloaded",
         PasswordReloaded = "password.reloaded",
-        /// The state was restored from a backup. Facts that are younger than the backup are
+        /// The state was restored from a backup. Records that are younger than the backup are
         /// missing.
         StoreRestored = "store.restored",
     }
 }
 
 stable_words! {
-    /// How it came out: the state that a job or lease came to, or whether the rest was done.
+    /// The outcome of an action: the new state of a job or lease, or whether another action was
+    /// done or refused.
     AuditOutcome {
         Queued = "queued",
         Running = "running",
@@ -128,35 +128,36 @@ impl From<LeaseState> for AuditOutcome {
     }
 }
 
-/// One fact.
+/// One record of the audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRecord {
     pub at: Timestamp,
     pub action: AuditAction,
-    /// A token's name, `anonymous`, `otter`, `otter token` or `otter store`. `None` if a call was
-    /// refused that showed no valid token, or before its token was read.
+    /// A token's name, `anonymous`, `otter`, `otter token` or `otter store`. `None` if otter refused
+    /// a call that had no valid token, or refused it before it read the token.
     pub actor: Option<String>,
-    /// The client's address; `other` for refused calls from more addresses than are counted apart.
+    /// The client's address. `other` for refused calls from addresses beyond the number that otter
+    /// counts separately.
     pub address: Option<String>,
     pub request_id: Option<RequestId>,
     /// The machine's id and name.
     pub machine: Option<(MachineId, String)>,
     pub lease: Option<LeaseId>,
     pub job: Option<JobId>,
-    /// What the caller sent as `Otter-Reference`.
+    /// The value of the header `Otter-Reference`.
     pub reference: Option<String>,
     pub outcome: AuditOutcome,
-    /// The code of the problem, if it is one.
+    /// The problem code, if the action failed or was refused.
     pub code: Option<FailureKind>,
     pub duration: Option<Duration>,
-    /// For people: the kind of a job, why a lease ended, the reason of a quarantine.
+    /// Text for people: the kind of a job, the reason why a lease ended, the reason of a quarantine.
     pub detail: Option<String>,
-    /// How many such facts this one stands for.
+    /// The number of equal actions that this record stands for.
     pub count: u64,
 }
 
 impl AuditRecord {
-    /// A fact without an object.
+    /// A record without an actor, machine, lease, job or detail.
     #[must_use]
     pub fn new(at: Timestamp, action: AuditAction, outcome: AuditOutcome) -> Self {
         Self {
@@ -183,7 +184,7 @@ impl AuditRecord {
         Self::new(job.created_at, AuditAction::JobAccepted, job.state.into()).with_job(job)
     }
 
-    /// A job began to run. The duration is the time that it waited.
+    /// A job started. The duration is the time that it waited in its queue.
     #[must_use]
     pub fn job_started(job: &Job) -> Self {
         let at = job.started_at.unwrap_or(job.updated_at);
@@ -191,7 +192,7 @@ impl AuditRecord {
         Self { duration, ..Self::new(at, AuditAction::JobStarted, job.state.into()).with_job(job) }
     }
 
-    /// Somebody asked to cancel a job. `None` if nobody did.
+    /// A caller requested the cancellation of a job. `None` if the job has no such request.
     #[must_use]
     pub fn job_cancel_requested(job: &Job) -> Option<Self> {
         let (at, by) = (job.cancel_requested_at?, job.cancel_requested_by.as_ref()?);
@@ -202,7 +203,7 @@ impl AuditRecord {
         )
     }
 
-    /// A job ended. Its duration counts from its acceptance.
+    /// A job ended. The duration counts from its acceptance.
     #[must_use]
     pub fn job_ended(job: &Job) -> Self {
         let at = job.finished_at.unwrap_or(job.updated_at);
@@ -211,8 +212,11 @@ impl AuditRecord {
         Self { duration, ..record }.with_failure(job.error.as_ref())
     }
 
-    /// A job was accepted only because of an operator's `Otter-Override`, for this reason. `holder`
-    /// is the lease that holds the machine.
+    /// A job was accepted only because an operator sent `Otter-Override`.
+    ///
+    /// # Parameters
+    /// - `holder`: the lease that holds the machine.
+    /// - `reason`: the value of `Otter-Override`.
     #[must_use]
     pub fn machine_overridden(job: &Job, holder: Option<LeaseId>, reason: &str) -> Self {
         let record = Self::new(job.created_at, AuditAction::MachineOverridden, AuditOutcome::Done);
@@ -220,20 +224,20 @@ impl AuditRecord {
         Self { lease: holder, ..record.with_job(job) }.with_detail(detail)
     }
 
-    /// Names the actor and the request.
+    /// Adds the actor and the origin of its request.
     #[must_use]
     pub fn with_actor(self, actor: &Actor) -> Self {
         Self { actor: Some(actor.name.clone()), ..self }.with_origin(actor.origin)
     }
 
-    /// Names the request that it comes from.
+    /// Adds the client's address and the request id.
     #[must_use]
     pub fn with_origin(self, origin: RequestOrigin) -> Self {
         let RequestOrigin { address, request_id } = origin;
         Self { address: address.map(|address| address.to_string()), request_id, ..self }
     }
 
-    /// Names a lease, its machine and its reference.
+    /// Adds a lease, its machine and its reference.
     #[must_use]
     pub fn with_lease(self, lease: &Lease) -> Self {
         let name = || lease.machine_name.clone().unwrap_or_default();
@@ -245,7 +249,7 @@ impl AuditRecord {
         }
     }
 
-    /// Adds the code and the words of a failure.
+    /// Adds the code and the detail of a failure, if there is one.
     #[must_use]
     pub fn with_failure(self, failure: Option<&Failure>) -> Self {
         let Some(failure) = failure else { return self };
@@ -256,7 +260,7 @@ impl AuditRecord {
         Self { code: Some(failure.kind), ..self }.with_detail(detail)
     }
 
-    /// Adds words for people, cut if they are very long.
+    /// Sets the detail. A very long text is truncated.
     #[must_use]
     pub fn with_detail(self, detail: impl Into<String>) -> Self {
         let mut detail = detail.into();
@@ -280,7 +284,7 @@ impl AuditRecord {
     }
 }
 
-/// The time between two points of the wall clock; zero if the clock was put back.
+/// The time between two points of the wall clock. Zero if the clock was set back in between.
 #[must_use]
 pub fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
@@ -291,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_read_back() {
+    fn every_word_is_parsed() {
         for action in AuditAction::ALL {
             assert_eq!(AuditAction::parse(action.as_str()), Some(*action));
         }
@@ -308,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_detail_is_cut_between_characters() {
+    fn a_long_detail_is_truncated_between_characters() {
         let record =
             AuditRecord::new(Timestamp::UNIX_EPOCH, AuditAction::JobEnded, AuditOutcome::Failed);
         let detail = record.with_detail("ß".repeat(5_000)).detail.unwrap();

@@ -1,40 +1,40 @@
-//! A call to the host that changes a machine, and what is known about the machine around it.
+//! A call to the host that changes a machine, and the evidence about the machine before and after
+//! the call.
 
 use super::ids::{QuestionId, SnapshotId, TaskId};
 use super::machine::MachineIdentity;
 use super::power::PowerState;
 
-/// One changing call. A job makes one, or several one after the other.
+/// One call that changes a machine. A job makes one call, or several one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostCall {
     /// `PowerOnVM_Task`
     PowerOn,
-    /// `PowerOffVM_Task`: hard, like pulling the plug.
+    /// `PowerOffVM_Task`. The guest is not shut down first.
     PowerOff,
     /// `ResetVM_Task`
     Reset,
     /// `SuspendVM_Task`
     Suspend,
-    /// `ShutdownGuest`: asks the guest; no task, the end is seen in the power state.
+    /// `ShutdownGuest`. There is no task: the power state shows when the guest has shut down.
     ShutdownGuest,
-    /// `RebootGuest`: asks the guest; no task, the end is seen in the guest tools that go and come
-    /// back.
+    /// `RebootGuest`. There is no task: the guest tools stop and start again.
     RebootGuest,
-    /// `AnswerVM`; no task. The choice is the key of one.
+    /// `AnswerVM`. There is no task. `choice` is the key of one of the question's choices.
     Answer { question: QuestionId, choice: String },
-    /// `CreateSnapshot_Task`, of what is current.
+    /// `CreateSnapshot_Task`. The new snapshot is a child of the current one.
     CreateSnapshot { name: String, description: String, memory: bool, quiesce: bool },
-    /// `RevertToSnapshot_Task`; with `suppress_power_on` the machine is never on afterwards.
+    /// `RevertToSnapshot_Task`. With `suppress_power_on` the host does not power the machine on.
     RevertToSnapshot { snapshot: SnapshotId, suppress_power_on: bool },
-    /// `RemoveSnapshot_Task`; without its children they move up.
+    /// `RemoveSnapshot_Task`. If `children` is false, the children move up to the parent.
     RemoveSnapshot { snapshot: SnapshotId, children: bool },
     /// `RemoveAllSnapshots_Task`
     RemoveAllSnapshots,
-    /// `RenameSnapshot`; no task. What is `None` stays as it is.
+    /// `RenameSnapshot`. There is no task. `None` leaves the name or the description unchanged.
     RenameSnapshot { snapshot: SnapshotId, name: Option<String>, description: Option<String> },
 }
 
-/// Which method a call or a task is of, without its parameters.
+/// The method of a call or of a task, without its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CallKind {
     PowerOn,
@@ -52,7 +52,7 @@ pub enum CallKind {
 }
 
 impl HostCall {
-    /// Its method.
+    /// The method of this call.
     #[must_use]
     pub const fn kind(&self) -> CallKind {
         match self {
@@ -73,7 +73,7 @@ impl HostCall {
 }
 
 impl CallKind {
-    /// Every kind.
+    /// Every method.
     pub const ALL: &'static [Self] = &[
         Self::PowerOn,
         Self::PowerOff,
@@ -89,13 +89,14 @@ impl CallKind {
         Self::RenameSnapshot,
     ];
 
-    /// Whether the guest does it by itself after the call: its end is seen in the machine alone.
+    /// Whether the guest executes the operation after the call returned. Only the state of the
+    /// machine shows when it is done.
     #[must_use]
     pub const fn is_guest_operation(self) -> bool {
         matches!(self, Self::ShutdownGuest | Self::RebootGuest)
     }
 
-    /// The name of the step that a job shows for it.
+    /// The name of the job step that makes this call. Stored jobs contain it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -114,44 +115,43 @@ impl CallKind {
         }
     }
 
-    /// Reads the name back; `None` for any other.
+    /// Parses the name of a step. `None` if no call has that name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.as_str() == name)
     }
 }
 
-/// What the host itself said of a machine, read from it directly and at one moment.
+/// The state of a machine, read directly from the host at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
     pub identity: MachineIdentity,
     pub power_state: Option<PowerState>,
     pub current_snapshot: Option<SnapshotId>,
-    /// All that the machine has, parents before their children.
+    /// All snapshots of the machine, parents before their children.
     pub snapshots: Vec<SnapshotEvidence>,
-    /// Whether the guest's tools run.
     pub tools_running: bool,
     pub question: Option<QuestionId>,
-    /// When the host itself started, in its own words: compared for equality and never with our
-    /// clock.
+    /// The time at which the host booted, as the host writes it. otter compares it for equality
+    /// only, never with its own clock.
     pub host_boot_time: Option<String>,
-    /// The machine's `recentTask` list: running and lately ended tasks.
+    /// The machine's `recentTask` list: running tasks, and tasks that ended recently.
     pub recent_tasks: Vec<RecentTask>,
 }
 
-/// A snapshot as found on the host.
+/// A snapshot that was read from the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotEvidence {
     pub id: SnapshotId,
     pub parent: Option<SnapshotId>,
-    /// Unescaped. Empty in what was recorded before a call, as is the description: there the ids
-    /// count.
+    /// Unescaped. The name and the description are empty in evidence that was recorded before a
+    /// call, because only the ids matter there.
     pub name: String,
     pub description: String,
 }
 
 impl SnapshotEvidence {
-    /// Whether it has this name and this description; what is not given is as it may be.
+    /// Whether the snapshot has this name and this description. `None` matches every text.
     #[must_use]
     pub fn has_name_and_description(&self, name: Option<&str>, description: Option<&str>) -> bool {
         name.is_none_or(|name| name == self.name)
@@ -159,31 +159,31 @@ impl SnapshotEvidence {
     }
 }
 
-/// One task of a machine as found on the host.
+/// A task of a machine that was read from the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecentTask {
     pub id: TaskId,
-    /// `None` where its description is not that of a call which otter makes.
+    /// `None` if otter does not make calls with the task's `descriptionId`.
     pub call: Option<CallKind>,
-    /// Whether the host says that our own account started it.
+    /// Whether otter's own account started the task.
     pub by_us: bool,
     pub running: bool,
 }
 
 impl Evidence {
-    /// Whether any task works on the machine now.
+    /// Whether a task of the machine is running.
     #[must_use]
     pub fn has_running_task(&self) -> bool {
         self.recent_tasks.iter().any(|task| task.running)
     }
 
-    /// The snapshot of this id.
+    /// The snapshot with this id. `None` if the machine has no such snapshot.
     #[must_use]
     pub fn snapshot(&self, id: &SnapshotId) -> Option<&SnapshotEvidence> {
         self.snapshots.iter().find(|snapshot| snapshot.id == *id)
     }
 
-    /// Every snapshot below `id`, not itself.
+    /// Every snapshot below `id`, without `id` itself.
     #[must_use]
     pub fn descendants(&self, id: &SnapshotId) -> Vec<SnapshotId> {
         let mut below: Vec<SnapshotId> = Vec::new();
@@ -196,8 +196,8 @@ impl Evidence {
         below
     }
 
-    /// What of it is worth recording before a call: names and descriptions can be long and prove
-    /// nothing.
+    /// The evidence that is recorded before a call: without names and descriptions of snapshots,
+    /// which can be long and prove nothing.
     #[must_use]
     pub fn without_texts(mut self) -> Self {
         for snapshot in &mut self.snapshots {

@@ -1,22 +1,22 @@
-//! Durations as people write them: `30s`, `10m`, `1h30m`, `7d`, and a bare number of seconds.
+//! The text form of durations: `30s`, `10m`, `1h30m`, `7d`, or a number of seconds without a unit.
 
 use std::time::Duration;
 
-/// The longest one that is taken, so that adding it to a time never overflows: a hundred years.
+/// The longest duration that is accepted, a hundred years. Adding it to a time never overflows.
 pub const MAX_DURATION: Duration = Duration::from_hours(100 * 365 * 24);
 
-/// The units, the largest first: the order in which they may follow each other.
+/// The units in seconds, in the order in which they may follow each other.
 const UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
 
-/// Why a text is no duration, in words for whoever wrote it.
+/// Why a text is not a duration. The messages are for the person who wrote the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDuration {
-    #[error("a duration is wanted, such as 30s, 10m or 1h30m, not an empty text")]
+    #[error("expected a duration, such as 30s, 10m or 1h30m, not an empty text")]
     Empty,
     #[error("a duration cannot be negative")]
     Negative,
     #[error(
-        "a duration is whole numbers with units, such as 30s, 10m or 1h30m; {0:?} is no number"
+        "a duration is whole numbers with units, such as 30s, 10m or 1h30m; {0:?} is not a number"
     )]
     NotANumber(String),
     #[error(
@@ -24,7 +24,7 @@ pub enum InvalidDuration {
         unit_hint(number, unit)
     )]
     UnknownUnit {
-        /// What stands before it.
+        /// The number before the unit.
         number: String,
         unit: String,
     },
@@ -36,7 +36,7 @@ pub enum InvalidDuration {
     TooLong,
 }
 
-/// Reads a duration.
+/// Parses a duration.
 pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     if text.is_empty() {
         return Err(InvalidDuration::Empty);
@@ -62,7 +62,7 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
         let scale = match behind.chars().next() {
             None if rest.len() == text.len() => 1,
             None => return Err(InvalidDuration::MissingUnit),
-            // A unit is one letter: more of them are a word.
+            // A unit is one letter. More letters are a word.
             Some(unit) if letters > unit.len_utf8() => return Err(unknown(&behind[..letters])),
             Some(unit) => {
                 let known = UNITS.iter().any(|(known, _)| *known == unit);
@@ -93,7 +93,8 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     Ok(Duration::from_secs(seconds))
 }
 
-/// What to write in place of a unit that is written out, if it is clear which is meant.
+/// A hint with the correct letter, for a unit that is written out or in upper case. Empty if the
+/// unit is not recognised.
 fn unit_hint(number: &str, unit: &str) -> String {
     let unit = unit.to_lowercase();
     let letter = match unit.as_str() {
@@ -109,7 +110,7 @@ fn unit_hint(number: &str, unit: &str) -> String {
     format!(" (write {number}{letter})")
 }
 
-/// Writes a duration so that [`parse`] reads the same; parts of a second are left out.
+/// Writes a duration in the form that [`parse`] reads. Fractions of a second are dropped.
 #[must_use]
 pub fn format(duration: Duration) -> String {
     let mut seconds = duration.as_secs();
@@ -132,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_people_write() {
+    fn usual_spellings_are_parsed() {
         for (text, seconds) in [
             ("30s", 30),
             ("10m", 600),
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_units_that_are_needed_are_written() {
+    fn units_with_a_zero_are_not_written() {
         for (seconds, text) in [
             (0, "0s"),
             (45, "45s"),
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_and_why() {
+    fn invalid_texts_are_refused_with_a_reason() {
         let number = |text: &str| InvalidDuration::NotANumber(text.to_owned());
         let unit = |number: &str, unit: &str| InvalidDuration::UnknownUnit {
             number: number.to_owned(),
@@ -200,8 +201,8 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_that_is_written_out_is_told_with_its_letter() {
-        for (text, wanted) in [
+    fn a_unit_that_is_written_out_gets_a_hint() {
+        for (text, expected) in [
             ("5min", "\"min\" is not a unit of time (write 5m): the units are d, h, m and s"),
             ("1h30minutes", "(write 30m)"),
             ("90Seconds", "(write 90s)"),
@@ -210,20 +211,20 @@ mod tests {
             ("5S", "(write 5s)"),
             ("5x", "\"x\" is not a unit of time: the units"),
         ] {
-            let told = parse(text).unwrap_err().to_string();
-            assert!(told.contains(wanted), "{wanted} in {told}");
+            let message = parse(text).unwrap_err().to_string();
+            assert!(message.contains(expected), "{expected} in {message}");
         }
     }
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(seconds in 0..=MAX_DURATION.as_secs()) {
+        fn a_formatted_duration_is_parsed(seconds in 0..=MAX_DURATION.as_secs()) {
             let duration = Duration::from_secs(seconds);
             prop_assert_eq!(parse(&format(duration)), Ok(duration));
         }
 
         #[test]
-        fn no_text_is_too_much(text in "[0-9dhms .\\-]{0,24}|\\PC{0,12}") {
+        fn no_text_makes_parse_panic(text in "[0-9dhms .\\-]{0,24}|\\PC{0,12}") {
             if let Ok(duration) = parse(&text) {
                 prop_assert!(duration <= MAX_DURATION);
                 prop_assert_eq!(parse(&format(duration)), Ok(duration));

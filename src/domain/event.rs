@@ -1,6 +1,6 @@
-//! An event: what changed of all that callers can see, and when. It names the object; what that is
-//! like is read when the event is sent, so that no reader is shown an older state after a newer
-//! one.
+//! An event: an object that callers can see has changed. An event holds the id of the object and
+//! not its state. The state is read when the event is sent, so that a reader never gets an older
+//! state after a newer one.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub struct Event {
     pub subject: Subject,
 }
 
-/// What changed, or is gone.
+/// The object that changed or was removed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Subject {
     Machine(MachineId),
@@ -29,7 +29,7 @@ pub enum Subject {
         machine: Option<MachineId>,
         reference: Option<Arc<str>>,
         lease: Option<LeaseId>,
-        /// The job at its end, which never changes: nobody need read it back from the store.
+        /// The ended job. An ended job never changes, so readers need not load it from the store.
         ended: Option<Arc<Job>>,
     },
     Lease {
@@ -38,8 +38,8 @@ pub enum Subject {
         reference: Option<Arc<str>>,
     },
     Datastore(DatastoreId),
-    /// Only the number of machines on a datastore changed. Streams of restricted callers, which
-    /// count the machines of their scope, do not report it.
+    /// Only the number of machines on a datastore changed. Streams of restricted callers do not
+    /// report this event, because they count only the machines of their scope.
     DatastoreCount(DatastoreId),
     DatastoreRemoved(DatastoreId),
     Session,
@@ -59,17 +59,17 @@ pub struct PlacementChange {
     pub snapshots: Vec<SnapshotId>,
 }
 
-/// The properties that decide the scopes of a machine, except its id, and its datastores.
+/// The properties of a machine that decide which scopes contain it, and its datastores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     pub name: String,
-    /// The pools that its annotation names.
+    /// The pools that the machine's annotation names.
     pub annotated_pools: Vec<String>,
-    /// The datastores that hold files of it.
+    /// The datastores that hold files of the machine.
     pub datastores: Vec<DatastoreId>,
 }
 
-/// The type of an event, as callers see and filter it.
+/// The type of an event in the HTTP API. Callers can filter by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventType {
     MachineChanged,
@@ -81,19 +81,19 @@ pub enum EventType {
     DatastoreRemoved,
     LeaseChanged,
     SessionChanged,
-    /// Every object was sent; what follows are changes.
+    /// Every object was sent. The events that follow are changes.
     Synced,
-    /// There is a gap before this: read anew what is there.
+    /// Events before this one are missing. The client must load all objects again.
     Reset,
     /// The stream ends.
     Bye,
 }
 
-/// Which events are wanted, by identity alone: whether one fits never changes while its object
-/// lives.
+/// Selects events by the identity of their object. Whether an event matches never changes while its
+/// object exists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventFilter {
-    /// Empty: all.
+    /// An empty list selects every type.
     pub types: Vec<EventType>,
     pub machine: Option<MachineId>,
     pub job: Option<JobId>,
@@ -104,7 +104,7 @@ pub struct EventFilter {
 }
 
 impl Subject {
-    /// A change of this job.
+    /// The subject of an event about this job.
     #[must_use]
     pub fn from_job(job: &Arc<Job>) -> Self {
         Self::Job {
@@ -116,7 +116,7 @@ impl Subject {
         }
     }
 
-    /// A change of this lease.
+    /// The subject of an event about this lease.
     #[must_use]
     pub fn from_lease(lease: &Arc<Lease>) -> Self {
         Self::Lease {
@@ -126,7 +126,7 @@ impl Subject {
         }
     }
 
-    /// The type that its events have.
+    /// The type of the events about this subject.
     #[must_use]
     pub const fn event_type(&self) -> EventType {
         match self {
@@ -142,7 +142,8 @@ impl Subject {
         }
     }
 
-    /// The machine that it is, or is about.
+    /// The machine that changed, or the machine of the object that changed. `None` if the object
+    /// belongs to no machine.
     #[must_use]
     pub fn machine(&self) -> Option<&MachineId> {
         match self {
@@ -159,7 +160,7 @@ impl Subject {
         }
     }
 
-    /// About how many bytes it keeps in memory.
+    /// The approximate number of bytes that an event with this subject takes in memory.
     #[must_use]
     pub fn memory_size(&self) -> usize {
         let kept = match self {
@@ -187,14 +188,15 @@ impl Subject {
 }
 
 fn placement_memory_size(change: &PlacementChange) -> usize {
-    let of = |placement: &Placement| {
+    let size_of_one = |placement: &Placement| {
         let pools = placement.annotated_pools.iter().map(String::len).sum::<usize>();
         let datastores = placement.datastores.iter().map(|id| size_of::<DatastoreId>() + id.size());
         placement.name.len() + pools + datastores.sum::<usize>()
     };
     let snapshots: usize =
         change.snapshots.iter().map(|id| size_of::<SnapshotId>() + id.size()).sum();
-    let placements: usize = [&change.before, &change.after].into_iter().flatten().map(of).sum();
+    let placements: usize =
+        [&change.before, &change.after].into_iter().flatten().map(size_of_one).sum();
     size_of::<PlacementChange>() + placements + snapshots
 }
 
@@ -212,7 +214,7 @@ fn job_memory_size(job: &Job) -> usize {
 }
 
 impl EventType {
-    /// Every type, for filters and documents.
+    /// Every type, for filters and for the OpenAPI document.
     pub const ALL: &'static [Self] = &[
         Self::MachineChanged,
         Self::MachineRemoved,
@@ -228,7 +230,7 @@ impl EventType {
         Self::Bye,
     ];
 
-    /// The word that callers see.
+    /// The word in the HTTP API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -247,7 +249,7 @@ impl EventType {
         }
     }
 
-    /// Reads the word back; `None` for any other.
+    /// Parses the word. `None` if it names no type.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|known| known.as_str() == word)
@@ -255,38 +257,38 @@ impl EventType {
 }
 
 impl EventFilter {
-    /// Whether events of this type are wanted at all.
+    /// Whether the filter selects events of this type.
     #[must_use]
     pub fn includes_type(&self, event_type: EventType) -> bool {
         self.types.is_empty() || self.types.contains(&event_type)
     }
 
-    /// Whether an event about this is wanted: all that is said must fit.
+    /// Whether the filter selects events about this subject. Every condition must be true.
     #[must_use]
     pub fn matches(&self, subject: &Subject) -> bool {
-        let (job, of_reference, lease) = match subject {
+        let (job, reference, lease) = match subject {
             Subject::Job { id, reference, lease, .. } => (Some(*id), reference.as_deref(), *lease),
             Subject::Lease { id, reference, .. } => (None, reference.as_deref(), Some(*id)),
             _ => (None, None, None),
         };
-        let is_wanted = match subject {
+        let matches_type = match subject {
             Subject::Placement(_) => {
-                let told = [
+                let reported = [
                     EventType::MachineRemoved,
                     EventType::SnapshotRemoved,
                     EventType::SnapshotChanged,
                     EventType::DatastoreChanged,
                 ];
-                self.placements && told.into_iter().any(|told| self.includes_type(told))
+                self.placements && reported.into_iter().any(|reported| self.includes_type(reported))
             }
             Subject::DatastoreCount(_) if self.placements => false,
             _ => self.includes_type(subject.event_type()),
         };
-        is_wanted
+        matches_type
             && self.machine.as_ref().is_none_or(|machine| subject.machine() == Some(machine))
-            && self.job.is_none_or(|wanted| job == Some(wanted))
-            && self.reference.as_deref().is_none_or(|wanted| of_reference == Some(wanted))
-            && self.lease.is_none_or(|wanted| lease == Some(wanted))
+            && self.job.is_none_or(|filtered| job == Some(filtered))
+            && self.reference.as_deref().is_none_or(|filtered| reference == Some(filtered))
+            && self.lease.is_none_or(|filtered| lease == Some(filtered))
     }
 }
 
@@ -297,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_goes_by_all_that_it_says() {
+    fn a_filter_needs_every_condition() {
         let machine = MachineId::from_backend("16");
         let id = JobId::new(Uuid::from_u128(1));
         let job = Subject::Job {
@@ -309,7 +311,7 @@ mod tests {
         };
         let snapshot =
             Subject::Snapshot(machine.clone(), SnapshotId::from_backend("16-snapshot-1"));
-        let of_host = Subject::Job {
+        let host_job = Subject::Job {
             id: JobId::new(Uuid::from_u128(2)),
             machine: None,
             reference: Some("ci/7".into()),
@@ -317,21 +319,21 @@ mod tests {
             ended: None,
         };
         let all = EventFilter::default;
-        let of_machine = EventFilter { machine: Some(machine.clone()), ..all() };
-        assert!(of_machine.matches(&job) && of_machine.matches(&snapshot));
-        assert!(of_machine.matches(&Subject::MachineRemoved(machine)));
+        let by_machine = EventFilter { machine: Some(machine.clone()), ..all() };
+        assert!(by_machine.matches(&job) && by_machine.matches(&snapshot));
+        assert!(by_machine.matches(&Subject::MachineRemoved(machine)));
         assert!(
-            !of_machine.matches(&Subject::Machine(MachineId::from_backend("17")))
-                && !of_machine.matches(&Subject::Session)
+            !by_machine.matches(&Subject::Machine(MachineId::from_backend("17")))
+                && !by_machine.matches(&Subject::Session)
         );
-        assert!(!of_machine.matches(&of_host) && all().matches(&of_host));
-        let of_job = EventFilter { job: Some(id), ..all() };
-        assert!(of_job.matches(&job) && !of_job.matches(&snapshot));
-        let of_reference = EventFilter { reference: Some("ci/7".to_owned()), ..all() };
-        assert!(of_reference.matches(&job) && !of_reference.matches(&snapshot));
-        let other = EventFilter { reference: Some("ci".to_owned()), ..of_job };
+        assert!(!by_machine.matches(&host_job) && all().matches(&host_job));
+        let by_job = EventFilter { job: Some(id), ..all() };
+        assert!(by_job.matches(&job) && !by_job.matches(&snapshot));
+        let by_reference = EventFilter { reference: Some("ci/7".to_owned()), ..all() };
+        assert!(by_reference.matches(&job) && !by_reference.matches(&snapshot));
+        let other = EventFilter { reference: Some("ci".to_owned()), ..by_job };
         assert!(!other.matches(&job));
-        let typed = EventFilter { types: vec![EventType::SnapshotChanged], ..of_machine.clone() };
+        let typed = EventFilter { types: vec![EventType::SnapshotChanged], ..by_machine.clone() };
         assert!(typed.matches(&snapshot) && !typed.matches(&job));
         let moved = Subject::Placement(Arc::new(PlacementChange {
             machine: MachineId::from_backend("16"),
@@ -343,14 +345,14 @@ mod tests {
             after: None,
             snapshots: Vec::new(),
         }));
-        let placements = EventFilter { placements: true, ..of_machine.clone() };
-        assert!(placements.matches(&moved) && !of_machine.matches(&moved));
+        let placements = EventFilter { placements: true, ..by_machine.clone() };
+        assert!(placements.matches(&moved) && !by_machine.matches(&moved));
         assert!(!EventFilter { types: vec![EventType::JobChanged], ..placements }.matches(&moved));
         assert!(!EventFilter { lease: Some(LeaseId::new(Uuid::nil())), ..all() }.matches(&job));
     }
 
     #[test]
-    fn words_are_read_back() {
+    fn every_word_is_parsed() {
         for known in EventType::ALL {
             assert_eq!(EventType::parse(known.as_str()), Some(*known));
         }

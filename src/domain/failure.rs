@@ -1,7 +1,7 @@
-//! What can go wrong, by kind: the vocabulary in which rooms tell each other of failures.
+//! Failures: the kinds of failure, and the details of one failure.
 //!
-//! A kind says nothing of HTTP: one table in `api::problem` turns each into a code, a status and
-//! advice.
+//! A kind is independent of HTTP. One table in `api::problem` gives each kind its status and its
+//! retry advice.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::ids::{JobId, LeaseId, MachineId};
 
-/// Declares the kinds together with their stable codes, which callers and the store know them by.
+/// Declares the kinds together with the stable codes that the HTTP API and the store use.
 macro_rules! failure_kinds {
     ($($(#[$doc:meta])* $name:ident = $code:literal,)*) => {
         /// One kind of failure. The code is part of the contract and never changes its meaning.
@@ -20,7 +20,7 @@ macro_rules! failure_kinds {
         }
 
         impl FailureKind {
-            /// Every kind, in the order of the contract.
+            /// Every kind.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
             /// The stable code.
@@ -51,7 +51,7 @@ failure_kinds! {
     QuestionPending = "question-pending",
     ToolsUnavailable = "tools-unavailable",
     NoFreeMachine = "no-free-machine",
-    /// A lease that was waited for came to nothing.
+    /// A caller waited for a lease that failed.
     LeaseFailed = "lease-failed",
     JobCancelled = "job-cancelled",
     JobStillRunning = "job-still-running",
@@ -61,29 +61,30 @@ failure_kinds! {
     UnsupportedMediaType = "unsupported-media-type",
     HeadersTooLarge = "headers-too-large",
     IdempotencyMismatch = "idempotency-mismatch",
-    /// The host refused for a reason of its own; its fault says which.
+    /// The host refused the call. The fault gives the reason.
     HostRejected = "host-rejected",
     /// The host's account lacks a privilege.
     ForbiddenByHost = "forbidden-by-host",
     /// The host's licence makes its API read-only.
     LicenseRestricted = "license-restricted",
-    /// Another holds the machine.
+    /// Another lease holds the machine.
     MachineLeased = "machine-leased",
-    /// The lease that a call goes by is over.
+    /// The lease that the call names has ended.
     LeaseEnded = "lease-ended",
     QueueFull = "queue-full",
-    /// The limits of the caller's token allow no more at a time.
+    /// The call exceeds a limit of the caller's token.
     TooManyRequests = "too-many-requests",
-    /// A fault of otter's own. Nothing of it is shown but the request id.
+    /// An error within otter. The caller gets only the request id.
     Internal = "internal",
     NotSupported = "not-supported",
-    /// What answered does not speak vim25.
+    /// The server at the host's address does not speak vim25.
     HostProtocol = "host-protocol",
     HostUnreachable = "host-unreachable",
-    /// The host refused the account; otter does not go on trying, for that would lock it.
+    /// The host refused the account. otter does not retry the login, because retries would lock the
+    /// account.
     HostLoginRefused = "host-login-refused",
     InventoryLoading = "inventory-loading",
-    /// The store cannot write: its disk is full, or gone read-only.
+    /// The store cannot write: its disk is full or read-only.
     StorageUnavailable = "storage-unavailable",
     TooManyWaits = "too-many-waits",
     ShuttingDown = "shutting-down",
@@ -93,39 +94,39 @@ failure_kinds! {
 }
 
 impl FailureKind {
-    /// Reads a code back from the store.
+    /// Parses a code. `None` if it names no kind.
     #[must_use]
     pub fn parse(code: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.code() == code)
     }
 }
 
-/// A fault in the host's own words.
+/// A vim25 fault, with the texts of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The vim25 type, such as `InvalidPowerState`.
+    /// The type of the fault, such as `InvalidPowerState`.
     pub name: String,
     pub message: String,
-    /// The fault's own simple fields, such as `existingState`.
+    /// The simple fields of the fault, such as `existingState`.
     pub details: BTreeMap<String, String>,
 }
 
-/// Something that went wrong, told so that a person knows what happened, to which object, and what
-/// to do.
+/// One failure: its kind, its object, and a text that says what happened and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub kind: FailureKind,
-    /// One or two sentences for the caller. Never holds a secret or the text of an internal error.
+    /// One or two sentences for the caller. The text never holds a secret or the message of an
+    /// internal error.
     pub detail: String,
     pub fault: Option<Fault>,
     pub machine: Option<(MachineId, String)>,
     pub job: Option<JobId>,
     pub lease: Option<LeaseId>,
-    /// What an ambiguous name could have meant: id and name.
+    /// The ids and names of the objects that match an ambiguous name.
     pub candidates: Vec<(String, String)>,
-    /// The parts of the request that were wrong.
+    /// The parts of the request that are wrong.
     pub errors: Vec<InputError>,
-    /// When a repeat may succeed, if that is known.
+    /// The time after which a retry may succeed. `None` if it is not known.
     pub retry_after: Option<Duration>,
 }
 
@@ -141,7 +142,7 @@ pub struct InputError {
 }
 
 impl Failure {
-    /// A failure of this kind, told by this sentence.
+    /// A failure of this kind, with this detail and nothing else.
     pub fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
         Self {
             kind,
@@ -156,35 +157,35 @@ impl Failure {
         }
     }
 
-    /// Names the machine that it happened to.
+    /// Adds the machine that the failure concerns.
     #[must_use]
     pub fn with_machine(mut self, id: &MachineId, name: &str) -> Self {
         self.machine = Some((id.clone(), name.to_owned()));
         self
     }
 
-    /// Names the job that it happened to.
+    /// Adds the job that the failure concerns.
     #[must_use]
     pub fn with_job(mut self, id: JobId) -> Self {
         self.job = Some(id);
         self
     }
 
-    /// Names the lease that it happened to.
+    /// Adds the lease that the failure concerns.
     #[must_use]
     pub fn with_lease(mut self, id: LeaseId) -> Self {
         self.lease = Some(id);
         self
     }
 
-    /// Adds the host's own words.
+    /// Adds the fault of the host, if there is one.
     #[must_use]
     pub fn with_fault(mut self, fault: Option<Fault>) -> Self {
         self.fault = fault;
         self
     }
 
-    /// Points at the part of the request that was wrong.
+    /// Adds a part of the request that is wrong.
     #[must_use]
     pub fn with_error(mut self, error: InputError) -> Self {
         self.errors.push(error);

@@ -1,5 +1,4 @@
-//! How long otter waits for a host, and how much of an answer it reads, unless the configuration
-//! says otherwise.
+//! The default timeouts of calls to a host, and the default limit of an answer's size.
 
 use std::time::Duration;
 
@@ -7,9 +6,9 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostLimits {
     pub connect_timeout: Duration,
-    /// How long an ordinary call may take in all.
+    /// The maximum duration of an ordinary call.
     pub read_timeout: Duration,
-    /// The longest answer, in bytes after decompression.
+    /// The maximum size of an answer, in bytes after decompression.
     pub answer_limit: usize,
 }
 

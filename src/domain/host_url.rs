@@ -4,32 +4,34 @@ use std::net::IpAddr;
 
 use http::Uri;
 
-/// A text is no address of a host: it, without an account that may stand in it, and reason.
+/// The text is not the address of a host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\u{201c}{url}\u{201d} is no address of a host: {reason}; https://<host> or https://<host>:<port> is wanted"
+    "\u{201c}{url}\u{201d} is not the address of a host: {reason}; write https://<host> or \
+     https://<host>:<port>"
 )]
 pub struct InvalidHostUrl {
+    /// The text without the account that may stand before an `@`.
     url: String,
     reason: &'static str,
 }
 
 impl InvalidHostUrl {
-    /// Says reason this text is none.
+    /// The error for this text, without the account that it may contain.
     #[must_use]
     pub fn new(text: &str, reason: &'static str) -> Self {
-        // What stands before an @ may be a password.
+        // The text before an @ may be a password.
         let url = text.rsplit_once('@').map_or(text, |(_, host)| host).to_owned();
         Self { url, reason }
     }
 }
 
-/// Completes an address to `https://host[:port]/sdk`. Without TLS the password would be readable on
-/// its way, so `http` is for this machine alone.
+/// Completes an address to `https://host[:port]/sdk`. `http` is accepted only for loopback
+/// addresses, because the password would cross the network unencrypted.
 pub fn normalize(text: &str) -> Result<String, InvalidHostUrl> {
     let text = text.trim();
     let wrong = |reason| InvalidHostUrl::new(text, reason);
-    // A fragment is no part of a `Uri`, which drops it.
+    // `Uri` drops a fragment without an error.
     if text.contains(['?', '#']) {
         return Err(wrong("it has more than a host and a port"));
     }
@@ -38,19 +40,21 @@ pub fn normalize(text: &str) -> Result<String, InvalidHostUrl> {
         return Err(wrong("it does not begin with https://"));
     };
     if authority.as_str().contains('@') {
-        return Err(wrong("the account belongs into esx.username and esx.password_file"));
+        return Err(wrong("the account belongs in esx.username and esx.password_file"));
     }
     let host = authority.host();
     if host.is_empty() {
         return Err(wrong("it names no host"));
     }
     if authority.as_str() != host && authority.port_u16().is_none_or(|port| port == 0) {
-        return Err(wrong("its port is none from 1 to 65535"));
+        return Err(wrong("its port is not a number from 1 to 65535"));
     }
     match scheme {
         "https" => {}
         "http" if is_loopback(host) => {}
-        "http" => return Err(wrong("without TLS the password could be read on the way")),
+        "http" => {
+            return Err(wrong("without TLS the password would cross the network unencrypted"));
+        }
         _ => return Err(wrong("it does not begin with https://")),
     }
     if !matches!(uri.path(), "" | "/" | "/sdk" | "/sdk/") {
@@ -72,7 +76,7 @@ mod tests {
 
     #[test]
     fn an_address_is_completed() {
-        for (given, want) in [
+        for (given, expected) in [
             ("https://esx.lab", "https://esx.lab/sdk"),
             ("https://esx.lab:8443/", "https://esx.lab:8443/sdk"),
             ("https://esx.lab/sdk/", "https://esx.lab/sdk"),
@@ -83,12 +87,12 @@ mod tests {
             ("http://[::1]:8989", "http://[::1]:8989/sdk"),
             ("http://localhost", "http://localhost/sdk"),
         ] {
-            assert_eq!(normalize(given).as_deref(), Ok(want));
+            assert_eq!(normalize(given).as_deref(), Ok(expected));
         }
     }
 
     #[test]
-    fn what_is_refused_and_why() {
+    fn invalid_addresses_are_refused_with_a_reason() {
         for (given, reason) in [
             ("", "not a URL"),
             ("esx.lab", "does not begin with https://"),
@@ -112,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_it_is_not_shown() {
+    fn an_error_hides_the_password() {
         for given in
             ["https://root:secret@esx", "https://root:sec@ret@esx", "https://root:secret/@esx"]
         {
@@ -126,7 +130,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_completed_stays(text in "(https?://)?(\\PC|[a-z0-9.:/@\\[\\]]){0,24}") {
+        fn completing_an_address_twice_changes_nothing(text in "(https?://)?(\\PC|[a-z0-9.:/@\\[\\]]){0,24}") {
             if let Ok(url) = normalize(&text) {
                 prop_assert_eq!(normalize(&url), Ok(url));
             }

@@ -1,5 +1,5 @@
-//! The identifiers of the field, one type for each, so that a machine's moid is never taken for a
-//! task's.
+//! Ids: one type for each kind of object, so that the id of a machine cannot be used as the id of a
+//! task.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-/// The text is empty, so it is the id of nothing.
+/// The text is empty. An empty text is not an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("empty")]
 pub struct EmptyId;
 
-/// Declares a newtype around the text by which a backend knows something; clones share the text.
-/// Only backends make and read such a text, and the store brings it back. To everybody else it is
-/// opaque: it is compared and shown, and read from what a caller or the configuration wrote.
+/// Declares a newtype around an id of a backend. Clones share the text. Only backends create and
+/// interpret the text, and the store restores it. For all other code the id is opaque: it is
+/// compared, shown, and parsed from the text of a caller or of the configuration.
 macro_rules! backend_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -22,7 +22,7 @@ macro_rules! backend_id {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Takes the text of a backend.
+            /// Wraps the text of a backend.
             pub fn from_backend(text: impl AsRef<str>) -> Self {
                 Self(Arc::from(text.as_ref()))
             }
@@ -33,14 +33,14 @@ macro_rules! backend_id {
                 &self.0
             }
 
-            /// How many bytes its text takes.
+            /// The length of the text in bytes.
             #[must_use]
             pub fn size(&self) -> usize {
                 self.0.len()
             }
         }
 
-        /// Reads what a caller wrote. Any text but the empty one may be an id.
+        /// Parses the text of a caller. Every text that is not empty can be an id.
         impl FromStr for $name {
             type Err = EmptyId;
 
@@ -64,8 +64,8 @@ macro_rules! backend_id {
 }
 
 backend_id!(
-    /// A machine's moid: the value of its `VirtualMachine` moref. Hosts use an id again after the
-    /// machine is gone, so whatever outlives a moment binds a
+    /// A machine's moid: the value of its `VirtualMachine` moref. A host can reuse the id after the
+    /// machine is removed. Jobs and leases therefore store a
     /// [`MachineIdentity`](super::machine::MachineIdentity).
     MachineId
 );
@@ -82,7 +82,7 @@ backend_id!(
     TaskId
 );
 backend_id!(
-    /// The id of a question that a machine waits on (`VirtualMachineQuestionInfo.id`).
+    /// The id of a machine's pending question (`VirtualMachineQuestionInfo.id`).
     QuestionId
 );
 
@@ -125,15 +125,15 @@ macro_rules! uuid_id {
 }
 
 uuid_id!(
-    /// A job.
+    /// The id of a job.
     JobId
 );
 uuid_id!(
-    /// A token. A rotated token keeps its id; a token that is made again under the name of a
-    /// revoked one has another.
+    /// The id of a token. A rotated token keeps its id. A new token with the name of a revoked one
+    /// gets another id.
     TokenId
 );
 uuid_id!(
-    /// A lease. Ids sort by the time at which the leases were asked for.
+    /// The id of a lease. Ids sort by the time of the request.
     LeaseId
 );

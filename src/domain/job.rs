@@ -1,12 +1,19 @@
-//! A job: one tracked operation on a machine, a datastore or the host, from its acceptance to its
-//! one end.
+//! A job: one tracked operation on a machine, a datastore or the host. Every job has exactly one
+//! end.
 //!
 //! ```text
 //! queued ──► running ──► succeeded | failed | cancelled | unknown
 //!    └──────────────────► failed (deadline, machine gone) | cancelled
 //! ```
-//! An end is never taken back. `unknown` is an end: the host may or may not have done it, and
-//! looking proves nothing more.
+//! - `queued`: the job is stored and waits for its turn. The host was not called.
+//! - `running`: the job has its turn. It may have called the host.
+//! - `succeeded`: the requested state was reached.
+//! - `failed`: the operation was not done, or only a part of it.
+//! - `cancelled`: a caller cancelled the job before the operation was done.
+//! - `unknown`: the host may or may not have done the operation, and the state of the machine
+//!   cannot prove either.
+//!
+//! An ended job never changes.
 
 use std::fmt;
 use std::time::Duration;
@@ -22,25 +29,26 @@ use super::machine::MachineIdentity;
 use super::origin::{Actor, RequestOrigin};
 use super::power::PowerState;
 
-/// What a caller asked for.
+/// The operation that a caller requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobRequest {
     PowerOn,
     PowerOff,
     Reset,
-    /// Power off ahead of everything else that is queued.
+    /// Powers off before the queued jobs of the machine.
     Kill,
     Suspend,
-    /// Asks the guest, and pulls the plug where it is not off after `force_after`.
+    /// Asks the guest to shut down. If the machine is still on after `force_after`, powers it off.
     Shutdown {
         force_after: Option<Duration>,
     },
-    /// Asks the guest.
+    /// Asks the guest to reboot.
     Reboot,
-    /// Answers the machine's question beside whatever waits for that.
+    /// Answers the machine's pending question. The job runs while another job of the machine waits
+    /// for the answer.
     Answer {
         question: QuestionId,
-        /// The key of a choice.
+        /// The key of one of the question's choices.
         choice: String,
     },
     CreateSnapshot {
@@ -50,46 +58,46 @@ pub enum JobRequest {
         quiesce: bool,
     },
     Revert {
-        /// Bound when the job was accepted, whatever it was called by.
+        /// The id to which the caller's reference was resolved when the job was accepted.
         snapshot: SnapshotId,
-        /// The path that it had then, for people.
+        /// The path of the snapshot at that time, for texts.
         path: String,
-        /// `None`: as the host does.
+        /// Whether the machine is on afterwards. `None` leaves it as the host's revert leaves it.
         power_on: Option<bool>,
     },
     RemoveSnapshot {
-        /// Bound as a revert's.
+        /// Resolved as in a revert.
         snapshot: SnapshotId,
         path: String,
         children: bool,
     },
     RemoveAllSnapshots,
-    /// One of the two at least.
+    /// At least one of `name` and `description` is set.
     RenameSnapshot {
-        /// Bound as a revert's.
+        /// Resolved as in a revert.
         snapshot: SnapshotId,
         path: String,
         name: Option<String>,
         description: Option<String>,
     },
-    /// Makes a machine ready for whoever leased it.
+    /// Prepares a machine for its lease.
     Prepare {
-        /// Bound as a revert's, with its path.
+        /// The snapshot to revert to, and its path. Resolved as in a revert.
         snapshot: Option<(SnapshotId, String)>,
         power: Option<PowerState>,
         until: Option<Readiness>,
         settle: Option<Duration>,
     },
-    /// Brings a machine back after its lease, and proves it.
+    /// Cleans a machine up after its lease, and verifies the result.
     Release {
-        /// Left as it is; else it is powered off.
+        /// Whether the power state stays unchanged. If false, the machine is powered off.
         keep_power: bool,
-        /// Bound as a revert's, with its path.
+        /// The snapshot to revert to, and its path. Resolved as in a revert.
         snapshot: Option<(SnapshotId, String)>,
     },
 }
 
-/// What a job works on.
+/// The object that a job works on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobTarget {
     Machine(MachineIdentity),
@@ -98,8 +106,8 @@ pub enum JobTarget {
     Host,
 }
 
-/// A target by its id alone, which finds it now: a host uses the id of a machine again once it is
-/// gone.
+/// The id of a target. It identifies the target only while the target exists, because a host can
+/// reuse the id of a removed machine.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TargetId {
     Machine(MachineId),
@@ -108,7 +116,7 @@ pub enum TargetId {
 }
 
 impl JobTarget {
-    /// Its id.
+    /// The id of the target.
     #[must_use]
     pub fn id(&self) -> TargetId {
         match self {
@@ -118,7 +126,7 @@ impl JobTarget {
         }
     }
 
-    /// The machine, if it is one.
+    /// The machine. `None` if the target is not a machine.
     #[must_use]
     pub const fn machine(&self) -> Option<&MachineIdentity> {
         match self {
@@ -127,15 +135,15 @@ impl JobTarget {
         }
     }
 
-    /// Whether a machine, read now, is the target.
+    /// Whether a machine that was just read from the host is the target.
     #[must_use]
-    pub fn is_machine(&self, seen: &MachineIdentity) -> bool {
-        self.machine().is_some_and(|machine| machine.agrees_with(seen))
+    pub fn is_machine(&self, observed: &MachineIdentity) -> bool {
+        self.machine().is_some_and(|machine| machine.agrees_with(observed))
     }
 }
 
 impl TargetId {
-    /// The word for what it is the id of.
+    /// The word for the kind of the target, as it is stored.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -145,7 +153,7 @@ impl TargetId {
         }
     }
 
-    /// The machine, if it is one.
+    /// The id of the machine. `None` if the target is not a machine.
     #[must_use]
     pub const fn machine(&self) -> Option<&MachineId> {
         match self {
@@ -165,7 +173,7 @@ impl fmt::Display for TargetId {
     }
 }
 
-/// The kind of a job, as callers see and filter it.
+/// The kind of a job in the HTTP API. Callers can filter by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum JobKind {
     MachinePowerOn,
@@ -186,7 +194,7 @@ pub enum JobKind {
 }
 
 impl JobKind {
-    /// Every kind, for filters and documents.
+    /// Every kind, for filters and for the OpenAPI document.
     pub const ALL: &'static [Self] = &[
         Self::MachinePowerOn,
         Self::MachinePowerOff,
@@ -205,7 +213,7 @@ impl JobKind {
         Self::LeaseRelease,
     ];
 
-    /// The word that callers see.
+    /// The word in the HTTP API and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -227,7 +235,7 @@ impl JobKind {
         }
     }
 
-    /// Reads the word back; `None` for any other.
+    /// Parses the word. `None` if it names none.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.as_str() == word)
@@ -235,7 +243,7 @@ impl JobKind {
 }
 
 impl JobRequest {
-    /// The kind of job that this makes.
+    /// The kind of the job that executes this request.
     #[must_use]
     pub const fn kind(&self) -> JobKind {
         match self {
@@ -259,15 +267,15 @@ impl JobRequest {
 }
 
 impl JobKind {
-    /// Whether it waits neither for what runs on the machine nor for a question: it is what ends
-    /// them.
+    /// Whether a job of this kind does not wait for the running job of its machine or for a pending
+    /// question. Jobs of these kinds end what the other jobs wait for.
     #[must_use]
     pub const fn bypasses_queue(self) -> bool {
         matches!(self, Self::MachineKill | Self::MachineAnswer)
     }
 }
 
-/// Where a job is. Closed for ever.
+/// The state of a job. The header of this file defines each state. No state is ever added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum JobState {
     Queued,
@@ -279,7 +287,7 @@ pub enum JobState {
 }
 
 impl JobState {
-    /// Every state, for filters and documents.
+    /// Every state, for filters and for the OpenAPI document.
     pub const ALL: &'static [Self] = &[
         Self::Queued,
         Self::Running,
@@ -289,7 +297,7 @@ impl JobState {
         Self::Unknown,
     ];
 
-    /// The word that callers see.
+    /// The word in the HTTP API and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -302,20 +310,20 @@ impl JobState {
         }
     }
 
-    /// Reads the word back; `None` for any other.
+    /// Parses the word. `None` if it names none.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|state| state.as_str() == word)
     }
 
-    /// Whether this is an end.
+    /// Whether a job in this state has ended.
     #[must_use]
     pub const fn is_end(self) -> bool {
         !matches!(self, Self::Queued | Self::Running)
     }
 }
 
-/// One tracked operation. All of this is durable.
+/// One tracked operation. The store keeps every field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     pub id: JobId,
@@ -324,50 +332,52 @@ pub struct Job {
     /// The name that the target had when the job was accepted.
     pub target_name: String,
     pub request: JobRequest,
-    /// What is going on, in a few words for people.
+    /// The current activity, in a few words for people.
     pub phase: String,
     pub steps: Vec<JobStep>,
     pub cancel_requested_at: Option<Timestamp>,
-    /// Who asked for that first. Jobs of earlier versions lack it.
+    /// The first caller that requested the cancellation. `None` if no caller did, and in jobs of
+    /// earlier versions.
     pub cancel_requested_by: Option<Actor>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub deadline_at: Timestamp,
-    /// The token's name, or `anonymous` where none is asked for.
+    /// The name of the caller's token. `anonymous` if otter has no tokens.
     pub requested_by: String,
-    /// The request that asked for it; the default for what otter starts by itself.
+    /// The HTTP request that created the job. The default if otter itself created the job.
     pub origin: RequestOrigin,
-    /// What the caller sent as `Otter-Reference`.
+    /// The value of the header `Otter-Reference`.
     pub reference: Option<String>,
-    /// The lease that it was asked for under, or that it prepares or releases.
+    /// The lease that the caller showed, or the lease whose machine the job prepares or releases.
     pub lease: Option<LeaseId>,
-    /// What it may do to snapshots.
+    /// The job's permission to change snapshots.
     pub authority: Authority,
     pub result: Option<JobResult>,
     pub warnings: Vec<String>,
     pub error: Option<Failure>,
-    /// The host's task of the call that is, or was last, under way.
+    /// The host's task of the current or the last call.
     pub host_task: Option<TaskId>,
-    /// The host call that was committed and has not been settled; what a judgement goes by.
+    /// The host call that was committed and whose result is not known yet. After a lost answer it
+    /// is the basis for the decision what the call did.
     pub intent: Option<Intent>,
 }
 
 impl Job {
-    /// Its kind.
+    /// The kind of the job.
     #[must_use]
     pub const fn kind(&self) -> JobKind {
         self.request.kind()
     }
 
-    /// The id of its machine, if it works on one.
+    /// The id of the job's machine. `None` if the job does not work on a machine.
     #[must_use]
     pub fn machine_id(&self) -> Option<&MachineId> {
         self.target.machine().map(|machine| &machine.id)
     }
 
-    /// Names its machine in a failure, if it works on one.
+    /// Adds the job's machine to a failure, if the job works on a machine.
     #[must_use]
     pub fn add_machine_to(&self, failure: Failure) -> Failure {
         match self.machine_id() {
@@ -376,13 +386,13 @@ impl Job {
         }
     }
 
-    /// Who asked for it, by which request.
+    /// The caller that created the job, and its request.
     #[must_use]
     pub fn requester(&self) -> Actor {
         Actor { name: self.requested_by.clone(), origin: self.origin }
     }
 
-    /// Notes that somebody asks to cancel it. The first one counts.
+    /// Records a request to cancel the job. Later requests change nothing.
     pub fn request_cancel(&mut self, by: Actor, now: Timestamp) {
         if self.cancel_requested_at.is_none() {
             self.cancel_requested_at = Some(now);
@@ -391,7 +401,7 @@ impl Job {
     }
 }
 
-/// One step of a job: a host call of its own.
+/// One step of a job: a host call, or a wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobStep {
     pub name: String,
@@ -401,7 +411,7 @@ pub struct JobStep {
     pub detail: Option<String>,
 }
 
-/// Where a step is.
+/// The state of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum JobStepState {
     Running,
@@ -412,11 +422,11 @@ pub enum JobStepState {
 }
 
 impl JobStepState {
-    /// Every state, for the store and documents.
+    /// Every state, for the store and for the OpenAPI document.
     pub const ALL: &'static [Self] =
         &[Self::Running, Self::Succeeded, Self::Failed, Self::Skipped, Self::Unknown];
 
-    /// The word that callers see.
+    /// The word in the HTTP API and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -428,30 +438,30 @@ impl JobStepState {
         }
     }
 
-    /// Reads the word back; `None` for any other.
+    /// Parses the word. `None` if it names none.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|state| state.as_str() == word)
     }
 }
 
-/// What a job that succeeded did.
+/// The result of a job that succeeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobResult {
-    /// False where the machine was in the wanted state already.
+    /// False if the machine was in the requested state before the job.
     pub changed: bool,
     pub snapshot: Option<SnapshotId>,
     pub power_state: Option<PowerState>,
-    /// The machine's believed address when the job ended.
+    /// The machine's address when the job ended, if otter trusts the address.
     pub ip_address: Option<String>,
 }
 
-/// A host call as it was committed to disk before it was made.
+/// A host call, as it is committed to the store before otter makes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
     pub call: HostCall,
-    /// What the machine was like just before.
+    /// The state of the machine just before the call.
     pub before: Evidence,
-    /// How often the call was, or may have been, sent: 1 from the first on.
+    /// How often otter sent the call, or may have sent it. At least 1.
     pub asked: u32,
 }

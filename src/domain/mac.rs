@@ -1,21 +1,21 @@
-//! Hardware addresses, read from every spelling that people and tools use.
+//! Hardware (MAC) addresses, in every spelling that people and tools use.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Six octets; shown lower-case with colons.
+/// A hardware address. It is formatted in lower case with colons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MacAddress([u8; 6]);
 
-/// The text is no hardware address.
+/// The text is not a hardware address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "not a hardware address: six octets of hexadecimal digits, such as 00:50:56:ab:cd:ef, are wanted"
+    "not a hardware address: write six octets of hexadecimal digits, such as 00:50:56:ab:cd:ef"
 )]
 pub struct InvalidMacAddress;
 
 impl MacAddress {
-    /// Takes the octets in the order in which they are shown.
+    /// An address with these octets, in the order of the text form.
     #[must_use]
     pub const fn new(octets: [u8; 6]) -> Self {
         Self(octets)
@@ -35,9 +35,10 @@ impl fmt::Display for MacAddress {
 impl FromStr for MacAddress {
     type Err = InvalidMacAddress;
 
-    /// Any case. With `:`, `-` or `.` between six octets each may lack its leading zero
-    /// (`0:50:56:1:2:3`); the three groups of four of some switches (`0050.56ab.cdef`) pass too.
-    /// Without separators the whole is left-padded with zeros to twelve digits.
+    /// Parses an address in any case. Six octets may be separated by `:`, `-` or `.`, and an octet
+    /// may lack its leading zero (`0:50:56:1:2:3`). Three groups of four digits, as some switches
+    /// write them (`0050.56ab.cdef`), are also accepted. Digits without separators are left-padded
+    /// with zeros to twelve digits.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let separator = text.chars().find(|character| matches!(character, ':' | '-' | '.'));
         let digits = match separator {
@@ -62,7 +63,7 @@ impl FromStr for MacAddress {
             None => return Err(InvalidMacAddress),
         };
         let mut octets = [0; 6];
-        // `hex` refuses whatever is no digit, separators of another kind among it.
+        // `hex` refuses every character that is not a digit, such as other separators.
         hex::decode_to_slice(digits, &mut octets).map_err(|_| InvalidMacAddress)?;
         Ok(Self(octets))
     }
@@ -95,8 +96,8 @@ mod tests {
     }
 
     #[test]
-    fn what_people_and_tools_write() {
-        let wanted = MacAddress([0x00, 0x50, 0x56, 0x01, 0x02, 0x0f]);
+    fn usual_spellings_are_parsed() {
+        let expected = MacAddress([0x00, 0x50, 0x56, 0x01, 0x02, 0x0f]);
         for text in [
             "00:50:56:01:02:0f",
             "0:50:56:1:2:f",
@@ -107,13 +108,13 @@ mod tests {
             "00505601020f",
             "505601020F",
         ] {
-            assert_eq!(text.parse(), Ok(wanted), "{text}");
+            assert_eq!(text.parse(), Ok(expected), "{text}");
         }
         assert_eq!("1".parse(), Ok(MacAddress([0, 0, 0, 0, 0, 1])));
     }
 
     #[test]
-    fn what_is_refused() {
+    fn other_texts_are_refused() {
         for text in [
             "",
             ":",
@@ -149,7 +150,11 @@ mod tests {
         }
 
         #[test]
-        fn bare_digits_are_read_back_without_their_leading_zeros(octets: [u8; 6], zeros in 0..6usize, upper: bool) {
+        fn bare_digits_are_parsed_without_their_leading_zeros(
+            octets: [u8; 6],
+            zeros in 0..6usize,
+            upper: bool,
+        ) {
             let mut octets = octets;
             octets[..zeros].fill(0);
             let digits = hex::encode(octets);
@@ -161,13 +166,17 @@ mod tests {
         }
 
         #[test]
-        fn what_is_shown_is_read_back(octets: [u8; 6]) {
+        fn a_formatted_address_is_parsed(octets: [u8; 6]) {
             let address = MacAddress::new(octets);
             prop_assert_eq!(address.to_string().parse(), Ok(address));
         }
 
         #[test]
-        fn a_broken_spelling_is_refused((_, text) in separated(), at: prop::sample::Index, wrong in "[^0-9a-fA-F:.-]") {
+        fn a_broken_spelling_is_refused(
+            (_, text) in separated(),
+            at: prop::sample::Index,
+            wrong in "[^0-9a-fA-F:.-]",
+        ) {
             let at = at.index(text.len());
             let (before, behind) = text.split_at(at);
             let separator = text.find([':', '-', '.']).unwrap();
@@ -183,7 +192,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_is_too_much(text in "\\PC{0,20}|[0-9a-fA-F:.\\-]{0,20}") {
+        fn no_text_makes_parse_panic(text in "\\PC{0,20}|[0-9a-fA-F:.\\-]{0,20}") {
             if let Ok(address) = text.parse::<MacAddress>() {
                 prop_assert_eq!(address.to_string().parse(), Ok(address));
             }

@@ -1,4 +1,4 @@
-//! How a caller names one machine: by id, or by name, UUID or hardware address with a prefix.
+//! References to one machine: an id, or a name, UUID or hardware address with a prefix.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,15 +11,16 @@ use super::machine::Machine;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MachineReference {
     Id(MachineId),
-    /// `name:…`, the whole name to the letter.
+    /// `name:…`, the complete name, case-sensitive.
     Name(String),
-    /// `uuid:…` in any case: the instance UUID, or if no machine has that one, the BIOS UUID.
+    /// `uuid:…` in any case: the instance UUID, or the BIOS UUID if no machine has that instance
+    /// UUID.
     Uuid(String),
-    /// `mac:…`, the address of any network card.
+    /// `mac:…`, the address of one of the machine's network cards.
     Mac(MacAddress),
 }
 
-/// Why a text is no reference to a machine.
+/// Why a text is not a reference to a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMachineReference {
     #[error("empty")]
@@ -28,7 +29,7 @@ pub enum InvalidMachineReference {
     Mac(InvalidMacAddress),
 }
 
-/// What a reference can name a machine by.
+/// The properties by which a reference can select a machine.
 pub trait ReferencedMachine {
     fn id(&self) -> &MachineId;
     fn name(&self) -> &str;
@@ -38,19 +39,20 @@ pub trait ReferencedMachine {
 }
 
 impl MachineReference {
-    /// Whether it is an id, and not a name, UUID or hardware address.
+    /// Whether the reference is an id, and not a name, UUID or hardware address.
     #[must_use]
     pub const fn is_id(&self) -> bool {
         matches!(self, Self::Id(_))
     }
 
-    /// The machines that it names, in the order given. More than one makes it ambiguous.
+    /// The machines that match the reference, in the given order. The reference is ambiguous if
+    /// there are several.
     pub fn matching<'m, M: ReferencedMachine>(
         &self,
         machines: impl Iterator<Item = &'m M> + Clone,
     ) -> Vec<&'m M> {
-        let same = |uuid: Option<&str>, wanted: &str| {
-            uuid.is_some_and(|uuid| uuid.eq_ignore_ascii_case(wanted))
+        let same = |uuid: Option<&str>, other: &str| {
+            uuid.is_some_and(|uuid| uuid.eq_ignore_ascii_case(other))
         };
         match self {
             Self::Id(id) => machines.filter(|machine| machine.id() == id).collect(),
@@ -75,18 +77,18 @@ impl FromStr for MachineReference {
     type Err = InvalidMachineReference;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (prefix, wanted) = match text.split_once(':') {
-            Some((prefix @ ("name" | "uuid" | "mac"), wanted)) => (prefix, wanted),
+        let (prefix, value) = match text.split_once(':') {
+            Some((prefix @ ("name" | "uuid" | "mac"), value)) => (prefix, value),
             _ => ("", text),
         };
-        if wanted.is_empty() {
+        if value.is_empty() {
             return Err(InvalidMachineReference::Empty);
         }
         Ok(match prefix {
-            "name" => Self::Name(wanted.to_owned()),
-            "uuid" => Self::Uuid(wanted.to_owned()),
-            "mac" => Self::Mac(wanted.parse().map_err(InvalidMachineReference::Mac)?),
-            _ => Self::Id(wanted.parse().map_err(|EmptyId| InvalidMachineReference::Empty)?),
+            "name" => Self::Name(value.to_owned()),
+            "uuid" => Self::Uuid(value.to_owned()),
+            "mac" => Self::Mac(value.parse().map_err(InvalidMachineReference::Mac)?),
+            _ => Self::Id(value.parse().map_err(|EmptyId| InvalidMachineReference::Empty)?),
         })
     }
 }
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_goes_by_its_id_name_uuids_and_addresses() {
+    fn a_reference_selects_by_id_name_uuid_and_address() {
         let machines = machines();
         for (text, ids) in [
             ("16", vec!["16"]),
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_is_shown_as_it_is_written() {
+    fn a_parsed_reference_is_formatted_unchanged() {
         for text in ["16", "odd:16", "name:a:b", "uuid:AA-1", "mac:00:50:56:00:00:01"] {
             assert_eq!(text.parse::<MachineReference>().unwrap().to_string(), text);
         }

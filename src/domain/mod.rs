@@ -1,8 +1,8 @@
-//! Pure values and rules: ids, machines, snapshots, datastores, jobs, events, the audit, how a host
-//! is reached. No I/O, no clock, no wire format.
+//! Pure values and rules: ids, machines, snapshots, datastores, jobs, leases, events, the audit,
+//! the address of a host. No I/O, no clock, no wire format.
 //!
-//! Nothing here is serialised: the API and the store have types of their own and convert field by
-//! field, so that a new field breaks the build in each place that must know of it.
+//! No type of this module is serialised. The API and the store have their own types and convert
+//! them field by field. A new field therefore breaks the build at each place that must handle it.
 
 pub mod access;
 pub mod audit;

@@ -1,34 +1,34 @@
-//! How names are compared, ordered, escaped on the wire, and matched by patterns; and which
-//! characters a new name may not have.
+//! Rules for names: comparison, order, vim25 escapes, patterns, and the characters that a new name
+//! must not contain.
 
 use std::cmp::Ordering;
 
 use super::terminal::first_unprintable;
 
-/// A character by which a name looks like another one, or does something to a terminal.
+/// A character that makes a name look like another name, or that controls a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HiddenCharacter {
-    /// A terminal obeys it.
+    /// It controls a terminal.
     Control(char),
-    /// It takes no place, or an empty one.
+    /// It is not drawn.
     Invisible(char),
-    /// White space at the beginning or the end.
+    /// White space at the beginning or at the end.
     Surrounding(char),
 }
 
-/// The first character that a new name may not have. Names of the host may have all of them.
+/// The first character of a name that a new name must not contain. `None` if there is none. Names
+/// that the host reports may contain all characters.
 #[must_use]
 pub fn hidden_character(name: &str) -> Option<HiddenCharacter> {
-    let obeyed = first_unprintable(name).map(HiddenCharacter::Control);
+    let control = first_unprintable(name).map(HiddenCharacter::Control);
     let invisible = || name.chars().find(|character| is_invisible(*character));
     let surrounding = || [name.chars().next(), name.chars().next_back()].into_iter().flatten();
-    obeyed
+    control
         .or_else(|| invisible().map(HiddenCharacter::Invisible))
         .or_else(|| surrounding().find(|end| end.is_whitespace()).map(HiddenCharacter::Surrounding))
 }
 
-/// Whether nothing is drawn for this character: the Unicode property
-/// `Default_Ignorable_Code_Point`.
+/// Whether the character is not drawn: it has the Unicode property `Default_Ignorable_Code_Point`.
 const fn is_invisible(character: char) -> bool {
     matches!(
         character,
@@ -47,25 +47,26 @@ const fn is_invisible(character: char) -> bool {
     )
 }
 
-/// Loose matching: Unicode lower-case, contained in.
+/// Whether the name contains the fragment, without regard to case. Both are compared in Unicode
+/// lower case.
 #[must_use]
-pub fn contains_loosely(name: &str, wanted: &str) -> bool {
-    if name.is_ascii() && wanted.is_ascii() {
+pub fn contains_loosely(name: &str, fragment: &str) -> bool {
+    if name.is_ascii() && fragment.is_ascii() {
         // Lists compare every name, so the usual case allocates nothing.
-        let (name, wanted) = (name.as_bytes(), wanted.as_bytes());
-        return wanted.is_empty()
-            || name.windows(wanted.len()).any(|part| part.eq_ignore_ascii_case(wanted));
+        let (name, fragment) = (name.as_bytes(), fragment.as_bytes());
+        return fragment.is_empty()
+            || name.windows(fragment.len()).any(|part| part.eq_ignore_ascii_case(fragment));
     }
-    name.to_lowercase().contains(&wanted.to_lowercase())
+    name.to_lowercase().contains(&fragment.to_lowercase())
 }
 
-/// The order of every list and find: by lower-cased name, then by id.
+/// The order of lists and of searches: by the lower-case name, then by the id.
 #[must_use]
 pub fn list_order(a: (&str, &str), b: (&str, &str)) -> Ordering {
     a.0.to_lowercase().cmp(&b.0.to_lowercase()).then_with(|| a.1.cmp(b.1))
 }
 
-/// Undoes the escapes of vim25 names: `%2f`, `%5c` and `%25` in either case. Any other `%` stays.
+/// Decodes the escapes of vim25 names: `%2f`, `%5c` and `%25`, in either case. Any other `%` stays.
 #[must_use]
 pub fn unescape_vim(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
@@ -86,20 +87,20 @@ pub fn unescape_vim(name: &str) -> String {
     out
 }
 
-/// Escapes a name as vim25 wants it from callers.
+/// Encodes the characters that vim25 requires to be escaped in names of requests.
 #[must_use]
 pub fn escape_vim(name: &str) -> String {
     name.replace('%', "%25").replace('/', "%2f").replace('\\', "%5c")
 }
 
-/// Whether `name` fits a pattern of `*` (any text) and `?` (any one character), the rest to the
-/// letter.
+/// Whether a pattern matches a name. `*` matches any text, `?` matches any one character, and every
+/// other character matches itself.
 #[must_use]
 pub fn matches_pattern(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let name: Vec<char> = name.chars().collect();
-    // `star` remembers what follows the last `*`, and how much of the name is behind or in it, to
-    // go back to.
+    // `star` holds the position after the last `*`, and how much of the name the pattern up to
+    // there has matched. The loop returns there if the rest does not match.
     let (mut p, mut n, mut star) = (0, 0, None);
     while n < name.len() {
         match pattern.get(p) {
@@ -107,7 +108,7 @@ pub fn matches_pattern(pattern: &str, name: &str) -> bool {
                 p += 1;
                 star = Some((p, n));
             }
-            Some(&wanted) if wanted == '?' || wanted == name[n] => {
+            Some(&expected) if expected == '?' || expected == name[n] => {
                 p += 1;
                 n += 1;
             }
@@ -129,18 +130,18 @@ mod tests {
 
     use super::*;
 
-    /// What the pattern means, said as plainly as can be.
+    /// The definition of a pattern, without regard to the running time.
     fn fits(pattern: &[char], name: &[char]) -> bool {
         match pattern {
             [] => name.is_empty(),
             ['*', rest @ ..] => (0..=name.len()).any(|swallowed| fits(rest, &name[swallowed..])),
             ['?', rest @ ..] => !name.is_empty() && fits(rest, &name[1..]),
-            [wanted, rest @ ..] => name.first() == Some(wanted) && fits(rest, &name[1..]),
+            [letter, rest @ ..] => name.first() == Some(letter) && fits(rest, &name[1..]),
         }
     }
 
     #[test]
-    fn escapes_are_undone_in_either_case_and_all_else_stays() {
+    fn escapes_are_decoded_in_either_case() {
         for (escaped, name) in [
             ("a%2fb%2Fc", "a/b/c"),
             ("a%5cb%5C", "a\\b\\"),
@@ -179,22 +180,22 @@ mod tests {
     }
 
     #[test]
-    fn loosely_means_contained_in_whatever_the_case() {
-        for (name, wanted) in [
+    fn loose_comparison_ignores_case() {
+        for (name, fragment) in [
             ("sd-Whonix", "WHONIX"),
             ("ÄÖÜ", "äö"),
             ("a", ""),
             ("qubes-4.2", "4.2"),
             ("ΟΔΟΣ", "οδος"),
         ] {
-            assert!(contains_loosely(name, wanted), "{wanted} in {name}");
+            assert!(contains_loosely(name, fragment), "{fragment} in {name}");
         }
         assert!(!contains_loosely("qubes", "qubes-4"));
         assert!(!contains_loosely("", "a"));
     }
 
     #[test]
-    fn many_stars_do_not_take_for_ever() {
+    fn many_stars_are_matched_in_short_time() {
         let name = "a".repeat(255);
         assert!(!matches_pattern(&("a*".repeat(100) + "b"), &name));
         assert!(matches_pattern(&"*a".repeat(100), &name));
@@ -202,7 +203,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_escaped_name_is_read_back(name in "(\\PC|[%/\\\\2f5c]){0,24}") {
+        fn an_escaped_name_is_decoded(name in "(\\PC|[%/\\\\2f5c]){0,24}") {
             let escaped = escape_vim(&name);
             prop_assert!(!escaped.contains(['/', '\\']));
             prop_assert_eq!(unescape_vim(&escaped), name);
@@ -214,15 +215,15 @@ mod tests {
         }
 
         #[test]
-        fn what_is_cut_out_of_a_name_is_found_in_it(parts: [String; 3], upper: bool) {
+        fn a_part_of_a_name_is_found_in_it(parts: [String; 3], upper: bool) {
             // Of ß, the ligatures and the last Σ of a word the upper and the lower case are no
             // pairs.
-            let [before, wanted, behind] = parts.map(|part| {
+            let [before, fragment, behind] = parts.map(|part| {
                 part.chars().filter(|letter| letter.is_ascii() || ('А'..='я').contains(letter)).collect::<String>()
             });
-            let name = format!("{before}{wanted}{behind}");
-            let wanted = if upper { wanted.to_uppercase() } else { wanted.to_lowercase() };
-            prop_assert!(contains_loosely(&name, &wanted));
+            let name = format!("{before}{fragment}{behind}");
+            let fragment = if upper { fragment.to_uppercase() } else { fragment.to_lowercase() };
+            prop_assert!(contains_loosely(&name, &fragment));
         }
 
         #[test]
@@ -240,13 +241,13 @@ mod tests {
         }
 
         #[test]
-        fn patterns_fit_as_they_are_meant(pattern in "[abé*?]{0,8}", name in "[abé*?]{0,8}") {
+        fn patterns_match_as_defined(pattern in "[abé*?]{0,8}", name in "[abé*?]{0,8}") {
             let letters = |text: &str| text.chars().collect::<Vec<_>>();
             prop_assert_eq!(matches_pattern(&pattern, &name), fits(&letters(&pattern), &letters(&name)));
         }
 
         #[test]
-        fn a_name_fits_itself_and_a_star(name in "[^*?]{0,16}", at: prop::sample::Index) {
+        fn a_name_matches_itself_and_a_star(name in "[^*?]{0,16}", at: prop::sample::Index) {
             prop_assert!(matches_pattern(&name, &name));
             let letters: Vec<char> = name.chars().collect();
             let (before, behind) = letters.split_at(at.index(letters.len() + 1));

@@ -1,4 +1,4 @@
-//! IP networks, and whether an address is within one.
+//! IP networks.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,8 +16,8 @@ pub struct Network(IpNet);
 pub struct InvalidNetwork;
 
 impl Network {
-    /// Whether the address is within this network. An IPv4 address that is written as IPv6
-    /// (`::ffff:10.0.0.1`) counts as the IPv4 address.
+    /// Whether the network contains the address. An IPv4-mapped IPv6 address (`::ffff:10.0.0.1`)
+    /// counts as the IPv4 address.
     #[must_use]
     pub fn contains(self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
@@ -27,7 +27,7 @@ impl Network {
 impl FromStr for Network {
     type Err = InvalidNetwork;
 
-    /// Reads `address/prefix`; without a prefix the network is that one address.
+    /// Parses `address/prefix`. Without a prefix the network contains only that address.
     fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
         let network = match text.parse::<IpAddr>() {
             Ok(address) => address.into(),

@@ -1,26 +1,25 @@
-//! Who acts, and the origin of a request: the client's address, and the id under which otter logs
-//! the request.
+//! The actor of an action, and the origin of its request: the client's address, and the request id
+//! that otter logs.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use uuid::Uuid;
 
-/// The id of one request. It is in the header `X-Request-Id` of the answer, in problems and in the
-/// log.
+/// The id of one request. The response header `X-Request-Id`, problems and the log contain it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(Uuid);
 
-/// The origin of a request. The default is for otter's own actions, which have no request.
+/// The origin of a request. otter's own actions have no request and use the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RequestOrigin {
-    /// The client's address; absent on a Unix socket.
+    /// The client's address. `None` on a Unix socket.
     pub address: Option<IpAddr>,
     pub request_id: Option<RequestId>,
 }
 
-/// The actor: a token's name, `anonymous`, `otter` or a command of its, and the request of the
-/// action.
+/// The actor of an action: the name of a token, `anonymous`, `otter` or a command of otter, and the
+/// origin of the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
     pub name: String,
@@ -34,7 +33,7 @@ impl Actor {
         Self { name: "otter".to_owned(), origin: RequestOrigin::default() }
     }
 
-    /// The command `otter token`. Its name has a space, so no token has the same.
+    /// The command `otter token`. The name contains a space, so no token can have it.
     #[must_use]
     pub fn token_command() -> Self {
         Self { name: "otter token".to_owned(), origin: RequestOrigin::default() }
@@ -48,13 +47,13 @@ impl Actor {
 }
 
 impl RequestId {
-    /// Takes a UUID made by [`Clock::uuid`](crate::clock::Clock::uuid) or read back from the store.
+    /// Wraps a UUID from [`Clock::uuid`](crate::clock::Clock::uuid) or from the store.
     #[must_use]
     pub const fn new(uuid: Uuid) -> Self {
         Self(uuid)
     }
 
-    /// The UUID itself.
+    /// The UUID of this id.
     #[must_use]
     pub const fn uuid(self) -> Uuid {
         self.0

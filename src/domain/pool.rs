@@ -1,5 +1,5 @@
-//! Pools: which machines belong together, by the configuration and by a line of a machine's
-//! annotation.
+//! Pools of machines. The configuration and a line of a machine's annotation put machines into
+//! pools.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,32 +9,32 @@ use super::lease::{Prepare, Release};
 use super::machine::Machine;
 use super::names::matches_pattern;
 
-/// What a line of an annotation begins with that puts the machine into a pool.
+/// The beginning of an annotation's line that names a pool of the machine.
 const ANNOTATION_PREFIX: &str = "otter.pool:";
 
-/// The pools of the configuration, by name. Annotations may name others.
+/// The pools of the configuration, by name. Annotations may name other pools.
 #[derive(Clone, Debug, Default)]
 pub struct Pools(pub BTreeMap<String, Pool>);
 
-/// What the configuration says of a pool.
+/// The settings of a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pool {
-    /// Ids, and patterns of names.
+    /// Ids, and patterns of names, of the machines in the pool.
     pub machines: Vec<String>,
-    /// How its machines are prepared where a lease does not say.
+    /// The preparation for a lease that does not request one.
     pub prepare: Option<Prepare>,
-    /// How they are released where a lease does not say.
+    /// The release for a lease that does not request one.
     pub release: Option<Release>,
-    /// The longest time of a lease.
+    /// The maximum TTL of a lease.
     pub max_ttl: Option<Duration>,
-    /// Whether a runner may leave a machine on.
+    /// Whether a lease of a runner may end without a power-off.
     pub may_keep_power: bool,
     /// Patterns of names and paths of snapshots that only an operator with an override may change.
     pub protected_snapshots: Vec<String>,
 }
 
 impl Pools {
-    /// The pools that a machine is in, in order of their names.
+    /// The names of the pools that contain a machine, sorted.
     #[must_use]
     pub fn for_machine(&self, machine: &Machine) -> Vec<String> {
         self.for_named_machine(
@@ -44,7 +44,10 @@ impl Pools {
         )
     }
 
-    /// The pools of a machine with this id, name and annotation, in order of their names.
+    /// The names of the pools that contain a machine, sorted.
+    ///
+    /// # Parameters
+    /// - `annotated`: the pools that the machine's annotation names.
     #[must_use]
     pub fn for_named_machine(
         &self,
@@ -60,7 +63,7 @@ impl Pools {
         pools
     }
 
-    /// What the configuration says of a pool.
+    /// The settings of a pool. `None` if the configuration does not contain it.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Pool> {
         self.0.get(name)
@@ -74,7 +77,7 @@ impl Pool {
     }
 }
 
-/// The pools that a machine's annotation names.
+/// The names of the pools in a machine's annotation.
 #[must_use]
 pub fn annotated_pools(annotation: Option<&str>) -> Vec<String> {
     let lines = annotation.unwrap_or_default().lines();

@@ -1,6 +1,6 @@
-//! A machine's power state, and the words for it.
+//! A machine's power state.
 
-/// Whether a machine runs. Unknown words of a host become `None` where this is optional.
+/// The power state of a machine. An optional field is `None` if the host reports another word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PowerState {
     On,
@@ -12,7 +12,7 @@ impl PowerState {
     /// Every state, for filters.
     pub const ALL: &'static [Self] = &[Self::On, Self::Off, Self::Suspended];
 
-    /// The word that callers see.
+    /// The word in the HTTP API and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -22,7 +22,7 @@ impl PowerState {
         }
     }
 
-    /// Reads the word that callers use; `None` for any other.
+    /// Parses the word. `None` if it names no state.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|state| state.as_str() == word)

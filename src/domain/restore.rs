@@ -1,5 +1,5 @@
-//! Ends old work when a store is restored from a backup, because the store does not know what the
-//! host and the callers have done since.
+//! The rules of a restore from a backup: it ends all unfinished jobs and leases, because the backup
+//! does not contain what the host and the callers have done since.
 
 use jiff::Timestamp;
 
@@ -7,40 +7,42 @@ use super::failure::{Failure, FailureKind};
 use super::job::{Job, JobState, JobStepState};
 use super::lease::{EndReason, Lease, LeaseEnd, LeaseState, Quarantine};
 
-/// Fences rise at least by this much, even if the wall clock is wrong.
+/// The minimum by which a restore raises the fence floor, even if the wall clock is wrong.
 const FENCE_STEP: u64 = 1_000_000;
 
-/// The reason of the quarantine, which operators and programs can look for.
+/// The reason of the quarantine. Operators and programs can search for it.
 pub const REASON: &str = "restored";
 
 const OTTER: &str = "otter";
 
-/// The floor of fences after a restore: every later grant gets a higher one.
+/// The fence floor after a restore: every later grant gets a higher fence.
 ///
-/// The archive knows neither the grants after it was made nor those after an earlier restore of the
-/// same archive. The time of the restore in milliseconds is above both: no machine is granted as
-/// often as once in a millisecond. It is also exact in every JSON reader.
+/// The archive contains neither the grants after the backup nor those after an earlier restore of
+/// the same archive. The time of the restore in milliseconds is higher than all these fences,
+/// because no machine is granted as often as once per millisecond. JSON readers that use
+/// double-precision numbers read this value exactly.
 ///
 /// # Parameters
-/// - `highest`: the highest fence in the archive, or its floor if that is higher.
+/// - `highest`: the highest fence in the archive, or the floor in the archive if that is higher.
 #[must_use]
 pub fn fence_floor(highest: u64, now: Timestamp) -> u64 {
     let clock = u64::try_from(now.as_millisecond()).unwrap_or_default();
     highest.saturating_add(FENCE_STEP).max(clock)
 }
 
-/// Ends a job that had not ended: `cancelled` if it was queued, `unknown` if it ran.
+/// Ends an unfinished job: `cancelled` if it was queued, `unknown` if it was running. Does nothing
+/// to an ended job.
 pub fn end_job(job: &mut Job, now: Timestamp) {
     let (state, kind, detail) = match job.state {
         JobState::Queued => (
             JobState::Cancelled,
             FailureKind::JobCancelled,
-            "The store was restored from a backup while the job was queued; nothing was done for it since.",
+            "The store was restored from a backup in which the job was queued. The job called no host.",
         ),
         JobState::Running => (
             JobState::Unknown,
             FailureKind::OutcomeUnknown,
-            "The store was restored from a backup that was made while the job ran: look at the machine.",
+            "The store was restored from a backup in which the job was running. Check the machine.",
         ),
         JobState::Succeeded | JobState::Failed | JobState::Cancelled | JobState::Unknown => return,
     };
@@ -48,9 +50,10 @@ pub fn end_job(job: &mut Job, now: Timestamp) {
         step.state = JobStepState::Unknown;
         step.finished_at = Some(now);
     }
-    // otter would follow a named task on the host.
+    // otter follows the task of `host_task`, but the job has ended.
     if let Some(task) = job.host_task.take() {
-        job.warnings.push(format!("When the backup was made its task on the host was {task}."));
+        job.warnings
+            .push(format!("At the time of the backup the job's task on the host was {task}."));
     }
     let failure = job.add_machine_to(Failure::new(kind, detail)).with_job(job.id);
     state.as_str().clone_into(&mut job.phase);
@@ -61,7 +64,7 @@ pub fn end_job(job: &mut Job, now: Timestamp) {
     job.error = Some(failure);
 }
 
-/// Ends a lease that had not ended: `revoked`.
+/// Ends an open lease as `revoked`. Does nothing to an ended lease.
 pub fn end_lease(lease: &mut Lease, now: Timestamp) {
     if lease.state.is_end() {
         return;
@@ -77,7 +80,8 @@ pub fn end_lease(lease: &mut Lease, now: Timestamp) {
     lease.ended_at = Some(now);
 }
 
-/// The quarantine of a machine that a lease held. The reason keeps an earlier note of an operator.
+/// The quarantine of a machine that an open lease held. If an operator had quarantined the machine
+/// before, the new reason includes the operator's reason.
 #[must_use]
 pub fn quarantine(before: Option<&Quarantine>, now: Timestamp) -> Quarantine {
     let reason = match before.filter(|before| !before.automatic) {

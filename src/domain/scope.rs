@@ -1,5 +1,5 @@
-//! Which machines a caller sees and may act on. A machine outside of it does not exist for that
-//! caller.
+//! The scope of a caller: the machines that the caller can see and act on. For the caller, other
+//! machines do not exist.
 
 use super::names::matches_pattern;
 
@@ -13,7 +13,8 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// The scope of these patterns of names and these pools; all machines if both lists are empty.
+    /// The scope with these patterns of names and these pools. If both lists are empty, the scope
+    /// contains all machines.
     #[must_use]
     pub fn new(machines: Vec<String>, pools: Vec<String>) -> Self {
         if machines.is_empty() && pools.is_empty() {
@@ -22,13 +23,13 @@ impl Scope {
         Self::Selected { machines, pools }
     }
 
-    /// Whether it leaves any machine out.
+    /// Whether the scope is limited to selected machines.
     #[must_use]
     pub const fn is_restricted(&self) -> bool {
         matches!(self, Self::Selected { .. })
     }
 
-    /// Whether a machine of this name and in these pools is in it.
+    /// Whether the scope contains a machine with this name, which is in these pools.
     #[must_use]
     pub fn contains(&self, name: &str, pools: &[String]) -> bool {
         match self {

@@ -1,4 +1,4 @@
-//! A machine's snapshots: the whole tree as a flat list, parents before children, however deep.
+//! The snapshots of a machine: the tree as a flat list, with parents before their children.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,22 +15,22 @@ pub struct Snapshot {
     pub name: String,
     pub description: String,
     pub created_at: Option<Timestamp>,
-    /// What the machine will be after a revert; a snapshot without memory of a running machine says
-    /// off.
+    /// The power state of the machine after a revert to this snapshot. A snapshot of a running
+    /// machine without its memory has `Off`.
     pub power_state: Option<PowerState>,
     pub quiesced: bool,
     pub parent: Option<SnapshotId>,
     pub children: Vec<SnapshotId>,
 }
 
-/// The whole tree of a machine: `items` has every parent before its children.
+/// The snapshot tree of a machine. In `items` every parent comes before its children.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshots {
     pub current: Option<SnapshotId>,
     pub items: Vec<Snapshot>,
 }
 
-/// Why a name of a snapshot leads to no single one.
+/// Why a reference does not select exactly one snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SnapshotLookupError {
     NotFound,
@@ -38,14 +38,14 @@ pub enum SnapshotLookupError {
 }
 
 impl Snapshots {
-    /// The snapshot of this id.
+    /// The snapshot with this id. `None` if the machine has no such snapshot.
     #[must_use]
     pub fn get(&self, id: &SnapshotId) -> Option<&Snapshot> {
         self.items.iter().find(|snapshot| snapshot.id == *id)
     }
 
-    /// The path of each snapshot in the order of `items`: the names from the root on, joined by
-    /// `/`, where a `/` of a name is `%2F` and a `%` is `%25`.
+    /// The path of each snapshot, in the order of `items`. A path is the names from the root on,
+    /// joined by `/`. In a name, `/` is written `%2F` and `%` is written `%25`.
     #[must_use]
     pub fn paths(&self) -> Vec<String> {
         let mut by_id: HashMap<&SnapshotId, usize> = HashMap::with_capacity(self.items.len());
@@ -64,12 +64,13 @@ impl Snapshots {
 
     /// The path of one snapshot of this tree.
     #[must_use]
-    pub fn path(&self, of: &Snapshot) -> String {
+    pub fn path(&self, snapshot: &Snapshot) -> String {
         let by_id: HashMap<&SnapshotId, &Snapshot> =
             self.items.iter().map(|snapshot| (&snapshot.id, snapshot)).collect();
-        let mut segments = vec![path_segment(&of.name)];
-        let mut parent = of.parent.as_ref();
-        // A tree has no more ancestors than snapshots; a host that says otherwise must not hang us.
+        let mut segments = vec![path_segment(&snapshot.name)];
+        let mut parent = snapshot.parent.as_ref();
+        // A snapshot has fewer ancestors than the tree has snapshots. The bound prevents an endless
+        // loop if the host reports a cycle.
         for _ in 0..self.items.len() {
             let Some(ancestor) = parent.and_then(|parent| by_id.get(parent)) else { break };
             segments.push(path_segment(&ancestor.name));
@@ -79,17 +80,17 @@ impl Snapshots {
         segments.join("/")
     }
 
-    /// Finds a snapshot by its id, else its exact name, else its path.
+    /// Finds a snapshot by its id, otherwise by its exact name, otherwise by its path.
     ///
     /// # Errors
-    /// `Ambiguous` with all that match where several do, `NotFound` where none does.
-    pub fn find(&self, wanted: &str) -> Result<&Snapshot, SnapshotLookupError> {
-        if let Some(snapshot) = self.items.iter().find(|snapshot| snapshot.id == *wanted) {
+    /// `NotFound` if no snapshot matches. `Ambiguous`, with the ids, if several match.
+    pub fn find(&self, reference: &str) -> Result<&Snapshot, SnapshotLookupError> {
+        if let Some(snapshot) = self.items.iter().find(|snapshot| snapshot.id == *reference) {
             return Ok(snapshot);
         }
         let named: Vec<&Snapshot> =
-            self.items.iter().filter(|snapshot| snapshot.name == wanted).collect();
-        let matching = if named.is_empty() { self.at_path(wanted) } else { named };
+            self.items.iter().filter(|snapshot| snapshot.name == reference).collect();
+        let matching = if named.is_empty() { self.at_path(reference) } else { named };
         match matching.as_slice() {
             [one] => Ok(one),
             [] => Err(SnapshotLookupError::NotFound),
@@ -99,7 +100,7 @@ impl Snapshots {
         }
     }
 
-    /// Every snapshot below `id`, not itself.
+    /// Every snapshot below `id`, without `id` itself.
     #[must_use]
     pub fn descendants(&self, id: &SnapshotId) -> Vec<SnapshotId> {
         let mut family = HashSet::from([id]);
@@ -114,17 +115,18 @@ impl Snapshots {
         below
     }
 
-    /// All that have this path, found on one way through the tree: whole paths of a deep one are
-    /// long.
-    fn at_path(&self, wanted: &str) -> Vec<&Snapshot> {
+    /// The snapshots with this path, found in one pass over the tree. The paths of all snapshots of
+    /// a deep tree are long, so they are not built.
+    fn at_path(&self, path: &str) -> Vec<&Snapshot> {
         // `%2f` and `%2F` are the same escape.
-        let wanted = wanted.replace("%2f", "%2F");
-        let segments: Vec<&str> = wanted.split('/').collect();
-        // How many segments lead to each snapshot; `None` beside the way.
-        let mut led: HashMap<&SnapshotId, Option<usize>> = HashMap::with_capacity(self.items.len());
+        let path = path.replace("%2f", "%2F");
+        let segments: Vec<&str> = path.split('/').collect();
+        // How many segments match the path of each snapshot. `None` if its path differs.
+        let mut matched: HashMap<&SnapshotId, Option<usize>> =
+            HashMap::with_capacity(self.items.len());
         let mut found = Vec::new();
         for snapshot in &self.items {
-            let above = snapshot.parent.as_ref().and_then(|parent| led.get(parent)).copied();
+            let above = snapshot.parent.as_ref().and_then(|parent| matched.get(parent)).copied();
             let here = above.unwrap_or(Some(0)).and_then(|above| {
                 let segment = segments.get(above)?;
                 (path_segment(&snapshot.name) == *segment).then_some(above + 1)
@@ -132,7 +134,7 @@ impl Snapshots {
             if here == Some(segments.len()) {
                 found.push(snapshot);
             }
-            led.insert(&snapshot.id, here);
+            matched.insert(&snapshot.id, here);
         }
         found
     }
@@ -204,8 +206,8 @@ mod tests {
             ("id-0", Some(1)),
             ("base/updated", Some(1)),
         ]);
-        let found = |wanted: &str| tree.find(wanted).map(|snapshot| snapshot.id.to_string());
-        for (wanted, id) in [
+        let found = |reference: &str| tree.find(reference).map(|snapshot| snapshot.id.to_string());
+        for (reference, id) in [
             ("id-1", "id-1"),
             ("updated", "id-1"),
             ("base/updated/kickstart", "id-2"),
@@ -217,14 +219,14 @@ mod tests {
             ("id-0", "id-0"),
             ("base/updated", "id-6"),
         ] {
-            assert_eq!(found(wanted).as_deref(), Ok(id), "{wanted}");
+            assert_eq!(found(reference).as_deref(), Ok(id), "{reference}");
         }
         let ids = ["id-2", "id-3"].map(SnapshotId::from_backend).to_vec();
         assert_eq!(found("kickstart"), Err(SnapshotLookupError::Ambiguous(ids)));
-        for wanted in
+        for reference in
             ["Updated", "kick", "updated/kickstart", "/base", "base/", "base/a/b 100%", "id-7", ""]
         {
-            assert_eq!(found(wanted), Err(SnapshotLookupError::NotFound), "{wanted}");
+            assert_eq!(found(reference), Err(SnapshotLookupError::NotFound), "{reference}");
         }
     }
 
@@ -272,12 +274,12 @@ mod tests {
                 let by_id = ids(&|place| tree.items[place].id.backend_text() == path);
                 let by_name = ids(&|place| tree.items[place].name == *path);
                 let by_path = ids(&|place| paths[place] == *path);
-                let wanted = [by_id, by_name, by_path].into_iter().find(|ids| !ids.is_empty()).unwrap();
+                let reference = [by_id, by_name, by_path].into_iter().find(|ids| !ids.is_empty()).unwrap();
                 match tree.find(path) {
-                    Ok(snapshot) => prop_assert_eq!(std::slice::from_ref(&snapshot.id), wanted.as_slice()),
+                    Ok(snapshot) => prop_assert_eq!(std::slice::from_ref(&snapshot.id), reference.as_slice()),
                     Err(SnapshotLookupError::Ambiguous(ids)) => {
                         prop_assert!(ids.len() > 1);
-                        prop_assert_eq!(ids, wanted);
+                        prop_assert_eq!(ids, reference);
                     }
                     Err(SnapshotLookupError::NotFound) => prop_assert!(false, "{path} is not found"),
                 }
@@ -301,8 +303,8 @@ mod tests {
         }
 
         #[test]
-        fn no_text_is_too_much(tree in any_tree(), wanted in "\\PC{0,8}|(a|b|/|%|2F|2f){0,6}") {
-            let _ = tree.find(&wanted);
+        fn no_text_is_too_much(tree in any_tree(), reference in "\\PC{0,8}|(a|b|/|%|2F|2f){0,6}") {
+            let _ = tree.find(&reference);
         }
     }
 }

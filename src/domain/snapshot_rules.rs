@@ -1,12 +1,14 @@
-//! The rules for changes of a machine's snapshots, by caller. Pure, over one tree of snapshots.
+//! The rules for changes of a machine's snapshots: which caller may make which change. Pure, over
+//! one snapshot tree.
 //!
-//! | who | protected snapshot | other snapshot |
+//! | caller | protected snapshot | other snapshot |
 //! | --- | --- | --- |
-//! | runner | no change; cannot make one | only those made under its own lease, unless configured |
-//! | operator without an override | can make one, no other change | any change |
+//! | runner | no change, no creation | those of its own lease; all if so configured |
+//! | operator without an override | creation only | any change |
 //! | operator with an override, otter itself | any change | any change |
 //!
-//! A change covers every snapshot that it removes or whose path it alters.
+//! The rules apply to every snapshot that a change removes, and to every snapshot whose path it
+//! changes.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -20,27 +22,28 @@ use super::snapshot::{Snapshots, path_segment};
 /// The rules for the snapshots of one machine, and the known origins of its snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotRules {
-    /// Patterns of names and of paths, as configured for otter and for the machine's pools.
+    /// Patterns of names and of paths, from the configuration of otter and of the machine's pools.
     pub protected: Vec<String>,
-    /// `snapshots.runners_may_remove`
+    /// The setting `snapshots.runners_may_remove`.
     pub runners_may_remove: bool,
-    /// The snapshots that were made under the lease of the job that the rules are applied to.
+    /// The snapshots that were created under the lease of the job.
     pub made_under_lease: BTreeSet<SnapshotId>,
 }
 
-/// A change of a tree of snapshots.
+/// A change of a snapshot tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotChange<'a> {
-    /// Make one below the current snapshot.
+    /// Creates a snapshot below the current one.
     Create {
         name: &'a str,
     },
-    /// Give one another name, another description, or both.
+    /// Changes the name or the description of a snapshot, or both.
     Rename {
         snapshot: &'a SnapshotId,
         name: Option<&'a str>,
     },
-    /// Remove one; with `children` all below it too, else these move up.
+    /// Removes a snapshot. With `children` all snapshots below it are removed too, otherwise they
+    /// move up.
     Remove {
         snapshot: &'a SnapshotId,
         children: bool,
@@ -62,29 +65,29 @@ struct Node {
     name: String,
 }
 
-/// Why a change is not allowed, and the snapshot that stands in its way.
+/// Why a change is not allowed, and the snapshot that prevents it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The path of the snapshot, or the future path of a snapshot that the change makes.
+    /// The path of the snapshot. For a new snapshot, the path that it would get.
     pub path: String,
     pub reason: RefusalReason,
 }
 
-/// Why a snapshot may not be changed.
+/// Why a snapshot must not be changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RefusalReason {
-    /// This pattern protects it.
+    /// The pattern protects the snapshot.
     Protected { pattern: String },
-    /// This pattern protects it, and would no longer match the path that it would get.
+    /// The pattern protects the snapshot now and does not match the path after the change.
     LosesProtection { pattern: String },
-    /// The change would give it a name or path that this pattern protects.
+    /// The pattern would protect the name or path that the snapshot would get.
     BecomesProtected { pattern: String },
-    /// It was not made under the lease of the caller.
+    /// The snapshot was not created under the lease of the caller.
     NotOwn,
 }
 
 impl<'a> SnapshotChange<'a> {
-    /// The change that a job asks for; none if it changes no tree of snapshots.
+    /// The change that a job makes. `None` if the job changes no snapshot tree.
     #[must_use]
     pub fn from_request(request: &'a JobRequest) -> Option<Self> {
         match request {
@@ -100,7 +103,7 @@ impl<'a> SnapshotChange<'a> {
         }
     }
 
-    /// What the change does, as part of a sentence.
+    /// The verb for the change, for use in a sentence.
     #[must_use]
     pub const fn verb(self) -> &'static str {
         match self {
@@ -112,7 +115,7 @@ impl<'a> SnapshotChange<'a> {
 }
 
 impl SnapshotTree {
-    /// The tree that the inventory shows.
+    /// The tree in the inventory.
     #[must_use]
     pub fn from_inventory(snapshots: &Snapshots) -> Self {
         let nodes = snapshots.items.iter().map(|snapshot| Node {
@@ -138,7 +141,7 @@ impl SnapshotTree {
         self.nodes.iter().position(|node| node.id == *id)
     }
 
-    /// Whether each node is below `root`, which itself is not.
+    /// For each node, whether it is below `root`. `root` is not below itself.
     fn below(&self, root: &SnapshotId) -> Vec<bool> {
         let mut family = BTreeSet::from([root]);
         let mut below = Vec::with_capacity(self.nodes.len());
@@ -167,15 +170,15 @@ impl SnapshotTree {
         paths
     }
 
-    /// The tree with another name for one snapshot.
+    /// The tree after one snapshot was renamed.
     fn renamed(&self, position: usize, name: &str) -> Self {
         let mut renamed = self.clone();
         name.clone_into(&mut renamed.nodes[position].name);
         renamed
     }
 
-    /// The tree after one snapshot is gone and those below it moved up. The positions stay: the
-    /// snapshot itself is left in place as a leaf.
+    /// The tree after one snapshot was removed and its children moved up. The removed snapshot
+    /// stays as a leaf, so that the positions do not change.
     fn without(&self, position: usize) -> Self {
         let mut left = self.clone();
         let Node { id, parent, .. } = self.nodes[position].clone();
@@ -190,7 +193,7 @@ impl SnapshotRules {
     /// Whether a change is allowed.
     ///
     /// # Errors
-    /// The first snapshot that may not be changed so, and why.
+    /// The first snapshot that the change must not affect, and the reason.
     pub fn check(
         &self,
         authority: Authority,
@@ -249,7 +252,7 @@ impl SnapshotRules {
         self.check_new(name, path)
     }
 
-    /// Refuses a name or a path that only operators may give.
+    /// Refuses a name or a path that only operators may use.
     fn check_new(&self, name: &str, path: String) -> Result<(), Refusal> {
         match self.protecting(name, &path) {
             Some(pattern) => Err(Refusal {
@@ -282,8 +285,8 @@ impl SnapshotRules {
         Ok(())
     }
 
-    /// Refuses a change of path below the target by which a snapshot loses its protection, or, if
-    /// the caller is a runner, gains one.
+    /// Checks the snapshots below the target, whose paths change. Refuses the change if one of them
+    /// loses its protection. Refuses a runner's change also if one of them becomes protected.
     fn check_moved(
         &self,
         authority: Authority,
@@ -311,7 +314,8 @@ impl SnapshotRules {
         Ok(())
     }
 
-    /// The pattern that protects a snapshot, if one does. In a path `%2f` and `%2F` are the same.
+    /// The pattern that protects a snapshot. `None` if no pattern matches. In a path, `%2f` and
+    /// `%2F` are equal.
     fn protecting(&self, name: &str, path: &str) -> Option<&str> {
         let protects = |pattern: &&String| {
             matches_pattern(pattern, name) || matches_pattern(&pattern.replace("%2f", "%2F"), path)
@@ -321,9 +325,11 @@ impl SnapshotRules {
 }
 
 impl Refusal {
-    /// The sentences that say why the change is refused.
+    /// The text that explains the refusal to the caller.
     ///
-    /// `machine` is the name of the machine, `lease` the lease that the caller showed.
+    /// # Parameters
+    /// - `machine`: the name of the machine.
+    /// - `lease`: the lease that the caller showed, if there is one.
     #[must_use]
     pub fn detail(
         &self,
@@ -336,27 +342,29 @@ impl Refusal {
         let verb = change.verb();
         let way_out = match authority {
             Authority::Runner => "Only an operator may do this",
-            _ => "Say why it must be: Otter-Override: <reason>",
+            _ => "To do it anyway, send a reason: Otter-Override: <reason>",
         };
         match reason {
             RefusalReason::Protected { pattern } => format!(
-                "The snapshot {path} of {machine} is protected by the pattern {pattern:?}, so this call may \
+                "The pattern {pattern:?} protects the snapshot {path} of {machine}, so this call may \
                  not {verb} it. Nothing was done. {way_out}."
             ),
             RefusalReason::LosesProtection { pattern } => format!(
-                "The snapshot {path} of {machine} is protected by the pattern {pattern:?}, and this call \
-                 would move it to a path that is not. Nothing was done. {way_out}."
+                "The pattern {pattern:?} protects the snapshot {path} of {machine}, and this call \
+                 would move it to a path that the pattern does not protect. Nothing was done. \
+                 {way_out}."
             ),
             RefusalReason::BecomesProtected { pattern } => format!(
-                "The snapshot {path} of {machine} would be protected by the pattern {pattern:?}, and a \
-                 runner may not make a protected snapshot. Nothing was done. Choose another name."
+                "The pattern {pattern:?} would protect the snapshot {path} of {machine}, and a \
+                 runner may not create a protected snapshot. Nothing was done. Choose another name."
             ),
             RefusalReason::NotOwn => {
                 let lease = lease
                     .map_or_else(|| "your lease".to_owned(), |lease| format!("the lease {lease}"));
                 format!(
-                    "The snapshot {path} of {machine} was not made under {lease}, so a runner may not {verb} \
-                     it. Nothing was done. An operator may, or set snapshots.runners_may_remove."
+                    "The snapshot {path} of {machine} was not created under {lease}, so a runner may \
+                     not {verb} it. Nothing was done. An operator may do this, or set \
+                     snapshots.runners_may_remove."
                 )
             }
         }
@@ -367,14 +375,14 @@ impl Refusal {
 mod tests {
     use super::*;
 
-    fn tree(of: &[(&str, Option<usize>)]) -> SnapshotTree {
+    fn tree(nodes: &[(&str, Option<usize>)]) -> SnapshotTree {
         let id = |number: usize| SnapshotId::from_backend(format!("id-{number}"));
         let node = |(number, (name, parent)): (usize, &(&str, Option<usize>))| Node {
             id: id(number),
             parent: parent.map(id),
             name: (*name).to_owned(),
         };
-        SnapshotTree { nodes: of.iter().enumerate().map(node).collect(), current: None }
+        SnapshotTree { nodes: nodes.iter().enumerate().map(node).collect(), current: None }
     }
 
     fn lab() -> SnapshotTree {
@@ -435,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runner_changes_what_its_lease_made_and_is_not_protected() {
+    fn a_runner_changes_unprotected_snapshots_of_its_lease() {
         let lab = lab();
         let remove = |number: usize, children, rules: &SnapshotRules| {
             let id = SnapshotId::from_backend(format!("id-{number}"));
@@ -477,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn only_operators_make_protected_names_and_paths() {
+    fn only_operators_create_protected_names_and_paths() {
         let (lab, work) = (lab(), SnapshotId::from_backend("id-3"));
         let rules = rules(&["base", "*/work/more%2Fwork/sub", "*/free/more*"], &[3]);
         let create =

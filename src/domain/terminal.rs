@@ -1,13 +1,13 @@
-//! Texts that a terminal may show: which characters it would obey instead of showing, and their
+//! Texts that are safe to show on a terminal: which characters control the terminal, and their
 //! escapes.
 //!
-//! Names come from the host and from callers. A control character in one could clear a screen,
-//! forge a line of a log, or reverse the order of what follows.
+//! Names come from the host and from callers. A control character in a name could clear the screen,
+//! forge a log line, or reverse the direction of the text after it.
 
 use std::borrow::Cow;
 
-/// Whether a terminal obeys this character instead of showing it: C0, DEL and C1, the separators of
-/// lines and paragraphs of Unicode, and the marks that change the direction of a text.
+/// Whether the character controls a terminal: C0, DEL and C1, the line and paragraph separators of
+/// Unicode, and the marks that change the direction of a text.
 #[must_use]
 pub fn is_unprintable(character: char) -> bool {
     character.is_control()
@@ -19,20 +19,20 @@ pub fn is_unprintable(character: char) -> bool {
         )
 }
 
-/// The first character of a text that a terminal obeys.
+/// The first character of a text that controls a terminal. `None` if there is none.
 #[must_use]
 pub fn first_unprintable(text: &str) -> Option<char> {
     text.chars().find(|character| is_unprintable(*character))
 }
 
-/// The text as one line that is safe to show: each such character is escaped, as in `\n` or
-/// `\u{1b}`.
+/// The text as one line that is safe to show. Each character that controls a terminal is escaped,
+/// as `\n` or `\u{1b}`.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, is_unprintable)
 }
 
-/// The same for a text of several lines, whose line ends stay.
+/// The same for a text of several lines. The line ends are not escaped.
 #[must_use]
 pub fn printable_lines(text: &str) -> Cow<'_, str> {
     escaped(text, |character| character != '\n' && is_unprintable(character))
@@ -42,15 +42,15 @@ fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
     if !text.contains(&is_escaped) {
         return Cow::Borrowed(text);
     }
-    let mut shown = String::with_capacity(text.len() + 8);
+    let mut safe = String::with_capacity(text.len() + 8);
     for character in text.chars() {
         match character {
-            plain if !is_escaped(plain) => shown.push(plain),
-            '\n' | '\r' | '\t' => shown.extend(character.escape_default()),
-            other => shown.extend(other.escape_unicode()),
+            plain if !is_escaped(plain) => safe.push(plain),
+            '\n' | '\r' | '\t' => safe.extend(character.escape_default()),
+            other => safe.extend(other.escape_unicode()),
         }
     }
-    Cow::Owned(shown)
+    Cow::Owned(safe)
 }
 
 #[cfg(test)]
@@ -58,16 +58,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_obeys_is_escaped_and_all_else_stays() {
-        for (text, shown) in [
+    fn only_control_characters_are_escaped() {
+        for (text, safe) in [
             ("qubes-4.2 ÄÖ 🦦 \\", "qubes-4.2 ÄÖ 🦦 \\"),
             ("a\u{1b}[2Jb", "a\\u{1b}[2Jb"),
             ("\r\n\t", "\\r\\n\\t"),
             ("\u{7f}\u{9b}31m", "\\u{7f}\\u{9b}31m"),
             ("a\u{2028}b\u{202e}c\u{2066}", "a\\u{2028}b\\u{202e}c\\u{2066}"),
         ] {
-            assert_eq!(printable(text), shown);
-            assert_eq!(first_unprintable(text).is_some(), text != shown);
+            assert_eq!(printable(text), safe);
+            assert_eq!(first_unprintable(text).is_some(), text != safe);
         }
         assert_eq!(printable_lines("a\nb\u{1b}"), "a\nb\\u{1b}");
     }

@@ -1,37 +1,38 @@
-//! How the certificate of a host is judged, and the fingerprint that can be pinned.
+//! The verification of a host's certificate, and the fingerprint that can be pinned.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// How the host's certificate is judged.
+/// How otter verifies the host's certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Verify {
-    /// By the roots that the system trusts, and for the host's name.
+    /// With the roots that the system trusts. The certificate must be valid for the host's name.
     #[default]
     SystemRoots,
-    /// By the roots in this PEM file, and for the host's name.
+    /// With the roots in this PEM file. The certificate must be valid for the host's name.
     CaFile(PathBuf),
-    /// It must be exactly the one of this SHA-256; name, dates and issuer do not matter.
+    /// The certificate must have this SHA-256. Name, dates and issuer are not checked.
     Fingerprint(Fingerprint),
-    /// Not at all: whoever answers is believed.
+    /// otter does not verify the certificate. It accepts every server.
     Off,
 }
 
-/// The SHA-256 of a certificate in DER; shown upper-case with colons, as openssl does.
+/// The SHA-256 of a certificate in DER. It is formatted in upper case with colons, as openssl does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint(pub [u8; 32]);
 
-/// Why a text is no [`Verify`], or no [`Fingerprint`].
+/// Why a text is not a [`Verify`] or a [`Fingerprint`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
-    #[error("true, false, ca:<file> or sha256:<fingerprint> is wanted")]
+    #[error("expected true, false, ca:<file> or sha256:<fingerprint>")]
     Form,
     #[error("ca: lacks the name of a PEM file")]
     NoFile,
     #[error(
-        "this is a {0} fingerprint; wanted is the SHA-256 of the host's certificate, 64 hexadecimal digits. \
-         `openssl s_client -connect <host>:443 </dev/null | openssl x509 -noout -fingerprint -sha256` shows it"
+        "this is a {0} fingerprint; expected the SHA-256 of the host's certificate, 64 hexadecimal \
+         digits. `openssl s_client -connect <host>:443 </dev/null | openssl x509 -noout \
+         -fingerprint -sha256` shows it"
     )]
     OtherDigest(&'static str),
     #[error(
@@ -45,7 +46,7 @@ pub enum VerifyError {
 impl FromStr for Verify {
     type Err = VerifyError;
 
-    /// `true`, `false`, `ca:<file>` or `sha256:<fingerprint>`.
+    /// Parses `true`, `false`, `ca:<file>` or `sha256:<fingerprint>`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
         match (text, text.split_once(':')) {
@@ -67,7 +68,7 @@ impl FromStr for Verify {
 impl FromStr for Fingerprint {
     type Err = VerifyError;
 
-    /// 64 hexadecimal digits in either case; colons and white space among them do not count.
+    /// Parses 64 hexadecimal digits in either case. Colons and white space are ignored.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let digits: String = text
             .chars()
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_and_why() {
+    fn invalid_texts_are_refused_with_a_reason() {
         for (text, error) in [
             (String::new(), VerifyError::Form),
             ("True".to_owned(), VerifyError::Form),
@@ -144,13 +145,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_fingerprint_that_is_shown_is_read_back(bytes: [u8; 32]) {
+        fn a_formatted_fingerprint_is_parsed(bytes: [u8; 32]) {
             let fingerprint = Fingerprint(bytes);
             prop_assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
         }
 
         #[test]
-        fn no_text_is_too_much(text in "(sha256:)?(\\PC|[0-9a-f:]){0,70}") {
+        fn no_text_makes_parse_panic(text in "(sha256:)?(\\PC|[0-9a-f:]){0,70}") {
             let _ = text.parse::<Verify>();
         }
     }

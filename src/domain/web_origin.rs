@@ -1,18 +1,18 @@
-//! How the web names a server: by an authority, as in the header `Host` (`otter.lab:8080`), and by
-//! an origin, as in the header `Origin` (`https://otter.lab`).
+//! Names of a server on the web: the authority of the header `Host` (`otter.lab:8080`), and the
+//! origin of the header `Origin` (`https://otter.lab`, RFC 6454).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
-/// How a browser reaches a server.
+/// The scheme of a URL of otter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     Http,
     Https,
 }
 
-/// The host of an authority or an origin. Names compare without regard to case.
+/// The host of an authority or an origin. The comparison ignores the case of names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostName {
     /// In lower case.
@@ -20,14 +20,14 @@ pub enum HostName {
     Address(IpAddr),
 }
 
-/// A host, and a port if it is written.
+/// A host and an optional port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
     pub host: HostName,
     pub port: Option<u16>,
 }
 
-/// A scheme, a host and a port: what a browser holds a page's rights against.
+/// An origin: a scheme, a host and a port. A browser grants permissions to pages by their origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebOrigin {
     scheme: Scheme,
@@ -46,7 +46,7 @@ pub struct InvalidAuthority;
 pub struct InvalidOrigin;
 
 impl Scheme {
-    /// The port that an authority without one means.
+    /// The port of an authority that contains no port.
     #[must_use]
     pub const fn default_port(self) -> u16 {
         match self {
@@ -64,7 +64,7 @@ impl Scheme {
 }
 
 impl HostName {
-    /// Whether only this machine can be meant.
+    /// Whether the host is the local machine: `localhost` or a loopback address.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         match self {
@@ -75,7 +75,10 @@ impl HostName {
 }
 
 impl WebOrigin {
-    /// Whether a server that is reached by `scheme` as `authority` serves the pages of this origin.
+    /// Whether pages of this origin come from the server at `authority`.
+    ///
+    /// # Parameters
+    /// - `scheme`: the scheme that the server uses. It gives the port of an authority without one.
     #[must_use]
     pub fn is_served_by(&self, authority: &Authority, scheme: Scheme) -> bool {
         self.host == authority.host && self.port == authority.port.unwrap_or(scheme.default_port())
@@ -94,8 +97,8 @@ impl FromStr for HostName {
         if let Ok(address) = text.parse() {
             return Ok(Self::Address(IpAddr::V4(address)));
         }
-        let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-        if !text.is_empty() && text.bytes().all(is_of_name) {
+        let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        if !text.is_empty() && text.bytes().all(is_name_byte) {
             Ok(Self::Name(text.to_ascii_lowercase()))
         } else {
             Err(InvalidAuthority)
@@ -107,7 +110,7 @@ impl FromStr for Authority {
     type Err = InvalidAuthority;
 
     fn from_str(text: &str) -> Result<Self, InvalidAuthority> {
-        // The colons of an IPv6 address stand within its brackets.
+        // The colons of an IPv6 address are within its brackets.
         let after_address = text.find(']').map_or(0, |end| end + 1);
         let colon = text[after_address..].find(':').map(|at| after_address + at);
         let (host, port) = match colon {
@@ -213,8 +216,8 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_of_the_server_with_its_host_and_port() {
-        for (origin, authority, scheme, is_of) in [
+    fn an_origin_is_served_by_the_server_with_its_host_and_port() {
+        for (origin, authority, scheme, is_served) in [
             ("http://127.0.0.1:8080", "127.0.0.1:8080", Scheme::Http, true),
             ("HTTP://LocalHost:8080", "localhost:8080", Scheme::Http, true),
             ("http://localhost", "localhost:80", Scheme::Http, true),
@@ -229,7 +232,7 @@ mod tests {
         ] {
             let (from, to): (WebOrigin, Authority) =
                 (origin.parse().unwrap(), authority.parse().unwrap());
-            assert_eq!(from.is_served_by(&to, scheme), is_of, "{origin} {authority}");
+            assert_eq!(from.is_served_by(&to, scheme), is_served, "{origin} {authority}");
         }
     }
 
