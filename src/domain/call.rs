@@ -153,7 +153,7 @@ pub struct SnapshotEvidence {
 impl SnapshotEvidence {
     /// Whether the snapshot has this name and this description. `None` matches every text.
     #[must_use]
-    pub fn has_name_and_description(&self, name: Option<&str>, description: Option<&str>) -> bool {
+    pub fn matches(&self, name: Option<&str>, description: Option<&str>) -> bool {
         name.is_none_or(|name| name == self.name)
             && description.is_none_or(|description| description == self.description)
     }

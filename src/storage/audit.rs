@@ -1,4 +1,4 @@
-//! The audit as it is listed: its facts, which of them a list has, and its pages.
+//! Lists of audit records: the filter, the cursor and the pages.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,15 +8,15 @@ use jiff::Timestamp;
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::ids::{JobId, LeaseId, MachineId};
 
-/// A fact as it is kept.
+/// A stored audit record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {
-    /// Grows with each one.
+    /// Increases with each record.
     pub id: i64,
     pub record: AuditRecord,
 }
 
-/// Which facts to list. A filter that is empty or `None` matches every fact.
+/// Selects audit records. An empty list or `None` matches every record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditFilter {
     pub actions: Vec<AuditAction>,
@@ -26,29 +26,29 @@ pub struct AuditFilter {
     pub lease: Option<LeaseId>,
     pub job: Option<JobId>,
     pub reference: Option<String>,
-    /// This time or later.
+    /// Matches records at this time or later.
     pub since: Option<Timestamp>,
-    /// Before this time.
+    /// Matches records before this time.
     pub until: Option<Timestamp>,
 }
 
-/// The end of a page of the audit.
+/// The position after a page of the audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuditCursor(
-    /// The id of its last fact.
+    /// The id of the page's last record.
     pub i64,
 );
 
-/// The text is no cursor of the audit.
+/// The text is not a cursor of the audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a cursor of the audit")]
 pub struct InvalidAuditCursor;
 
-/// Some facts, the newest first.
+/// One page of audit records, the newest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditPage {
     pub items: Vec<AuditEntry>,
-    /// The start of the next page; `None` on the last page.
+    /// The cursor of the next page. `None` on the last page.
     pub next: Option<AuditCursor>,
 }
 
@@ -64,7 +64,7 @@ impl FromStr for AuditCursor {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let id =
             text.strip_prefix("audit_").and_then(|id| id.parse().ok()).ok_or(InvalidAuditCursor)?;
-        // A number has several spellings. A cursor must have the one that otter gave out.
+        // A number has several spellings. Only the spelling that otter writes is a cursor.
         let cursor = Self(id);
         if cursor.to_string() == text { Ok(cursor) } else { Err(InvalidAuditCursor) }
     }

@@ -1,30 +1,30 @@
-//! Why the storage did not do what it was asked.
+//! The failures of the storage.
 
 use std::error::Error;
 use std::sync::Arc;
 
 use crate::domain::ids::JobId;
 
-/// A failure of the storage. Except for `Closed`, a read shows nothing of the write that failed.
+/// A failure of the storage. Unless the failure is `Closed`, later reads do not show the write that
+/// failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StorageError {
-    /// The disk is full or failing, or something else holds the database. The same write may
-    /// succeed later. If the disk failed within the commit itself, a restart may find the write
-    /// committed.
+    /// The disk is full or fails, or another process holds the database. A retry may succeed. If
+    /// the disk failed during the commit, a restart may find the write committed.
     #[error("the database refused a statement")]
     Refused {
-        /// The database's own words.
+        /// The message of the database.
         message: String,
         source: Arc<dyn Error + Send + Sync>,
     },
-    /// The write contradicts what is stored: two leases that hold one machine, or a key or an id
-    /// that is there.
+    /// The write conflicts with the stored data: a second lease would hold a machine, or the key or
+    /// the id exists already.
     #[error("the database refused a statement")]
     Conflict(#[source] Arc<dyn Error + Send + Sync>),
-    /// This otter cannot make sense of something that is stored, or cannot store it.
+    /// This version of otter cannot decode a stored object, or cannot encode it.
     #[error("the stored {what} cannot be read")]
     Unreadable {
-        /// What it is and its name: `job 0190…`.
+        /// The kind and the id of the object: `job 0190…`.
         what: String,
         source: Arc<dyn Error + Send + Sync>,
     },
@@ -32,13 +32,13 @@ pub enum StorageError {
     AlreadyEnded(JobId),
     #[error("there is no job {0} in the store")]
     NoSuchJob(JobId),
-    /// The storage takes no more writes. Whether this one is committed is not known.
+    /// The storage accepts no more writes. It is not known whether this write is committed.
     #[error("the store is closed")]
     Closed,
 }
 
 impl StorageError {
-    /// This cannot be read, for this reason.
+    /// The error for an object that cannot be decoded or encoded.
     pub fn unreadable(
         what: impl Into<String>,
         source: impl Into<Box<dyn Error + Send + Sync>>,
@@ -46,8 +46,7 @@ impl StorageError {
         Self::Unreadable { what: what.into(), source: Arc::from(source.into()) }
     }
 
-    /// The words of a refused write. `None` for every other failure, including a write that
-    /// contradicts what is stored.
+    /// The message of the database, if the failure is `Refused`. `None` for every other failure.
     #[must_use]
     pub fn refusal(&self) -> Option<&str> {
         match self {

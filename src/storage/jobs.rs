@@ -1,4 +1,4 @@
-//! Which jobs a list has, and its pages.
+//! Lists of jobs: the filter, the cursor and the pages.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::job::{Job, JobKind, JobState};
 
-/// Which jobs to list; what is empty or `None` does not matter.
+/// Selects jobs. An empty list or `None` matches every job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobFilter {
     pub states: Vec<JobState>,
@@ -14,33 +14,32 @@ pub struct JobFilter {
     pub kinds: Vec<JobKind>,
     pub requested_by: Option<String>,
     pub reference: Option<String>,
-    /// Of this lease.
     pub lease: Option<LeaseId>,
 }
 
-/// Where a page of jobs ended. Jobs that come later do not move it.
+/// The position after a page of jobs. Jobs that are created later do not change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobCursor {
-    /// When the last job was made, in microseconds since 1970.
+    /// The creation time of the page's last job, in microseconds since 1970.
     pub created_at: i64,
     pub id: JobId,
 }
 
-/// The text is no cursor of a list of jobs.
+/// The text is not a cursor of a list of jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a cursor of a list of jobs")]
 pub struct InvalidJobCursor;
 
-/// Some jobs, the newest first.
+/// One page of jobs, the newest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobPage {
     pub items: Vec<Job>,
-    /// Where the next page begins; `None` on the last.
+    /// The cursor of the next page. `None` on the last page.
     pub next: Option<JobCursor>,
 }
 
 impl JobCursor {
-    /// The point just behind this job.
+    /// The position after this job.
     #[must_use]
     pub fn after(job: &Job) -> Self {
         Self { created_at: job.created_at.as_microsecond(), id: job.id }
@@ -62,7 +61,7 @@ impl FromStr for JobCursor {
             created_at: created_at.parse().map_err(|_| InvalidJobCursor)?,
             id: id.parse().map_err(|_| InvalidJobCursor)?,
         };
-        // Numbers and ids have several spellings; a cursor has the one that was given out.
+        // Numbers and ids have several spellings. Only the spelling that otter writes is a cursor.
         if cursor.to_string() == text { Ok(cursor) } else { Err(InvalidJobCursor) }
     }
 }

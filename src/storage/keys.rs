@@ -1,39 +1,40 @@
-//! Idempotency keys: which call started which job or lease, so that the same call made again starts
-//! no second one.
+//! Idempotency keys. A key records which job or lease a call started, so that a repeated call does
+//! not start a second one.
 
 use jiff::Timestamp;
 
 use crate::domain::ids::{JobId, LeaseId};
 
-/// The key of one call. Two calls are the same if caller, method, path and key are.
+/// The key of one call. Two calls are the same call if caller, method, path and key are equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdempotencyKey {
     pub caller: String,
     pub method: String,
-    /// As the caller wrote it.
+    /// The path exactly as the caller wrote it.
     pub path: String,
     pub key: String,
-    /// SHA-256 over body and query; tells another request under the same key.
+    /// The SHA-256 of body and query. It detects another request with the same key.
     pub fingerprint: [u8; 32],
     pub created_at: Timestamp,
 }
 
-/// What a call with a key started.
+/// The job or the lease that a call with a key started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyOwner {
     Job(JobId),
     Lease(LeaseId),
 }
 
-/// A key that is known.
+/// The result of the lookup of a stored key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredKey {
     pub owner: KeyOwner,
+    /// Whether the call has the same body and query as the call that stored the key.
     pub fingerprint_matches: bool,
 }
 
 impl KeyOwner {
-    /// The job that the call started, if it started one.
+    /// The job that the call started. `None` if the call started a lease.
     #[must_use]
     pub const fn job(self) -> Option<JobId> {
         match self {
@@ -42,7 +43,7 @@ impl KeyOwner {
         }
     }
 
-    /// The lease that the call asked for, if it asked for one.
+    /// The lease that the call started. `None` if the call started a job.
     #[must_use]
     pub const fn lease(self) -> Option<LeaseId> {
         match self {

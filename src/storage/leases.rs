@@ -1,4 +1,5 @@
-//! What one step of the leases commits, what is kept of machines, and which leases a list has.
+//! Changes of leases that are committed together, the stored state of machines, and the filter of
+//! lists of leases.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,33 +11,36 @@ use crate::domain::audit::AuditRecord;
 use crate::domain::ids::{LeaseId, MachineId};
 use crate::domain::lease::{Lease, LeaseState, Quarantine};
 
-/// Everything that one step of the leases changed.
+/// The changes of one transition of the leases. The storage commits all of them or none.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseTransaction {
-    /// No two of them are of one lease.
+    /// At most one entry for each lease.
     pub leases: Vec<ChangedLease>,
-    /// By the key of who each is.
+    /// The new state of machines, by [`MachineIdentity::key`].
+    ///
+    /// [`MachineIdentity::key`]: crate::domain::machine::MachineIdentity::key
     pub machines: BTreeMap<String, StoredMachine>,
-    /// The keys of the machines of which nothing is kept any more.
+    /// The keys of the machines whose stored state is deleted.
     pub deleted_machines: Vec<String>,
-    /// Every later grant gets a higher fence than this.
+    /// The minimum of the fence floor: every later grant gets a higher fence.
     pub fence_floor: u64,
-    /// The key of the call that asked for this lease.
+    /// The idempotency key of the call that requested a lease, and that lease.
     pub key: Option<(IdempotencyKey, LeaseId)>,
-    /// The audit facts of the step.
+    /// The audit records of the transition.
     pub audit: Vec<AuditRecord>,
 }
 
-/// What a lease has become.
+/// The new state of a lease.
 #[derive(Clone, Debug)]
 pub struct ChangedLease {
     pub lease: Arc<Lease>,
-    /// The key of the machine that the lease keeps from all others.
+    /// The key of the machine that the lease holds. No other lease can hold the same machine.
     pub held: Option<String>,
 }
 
 impl ChangedLease {
-    /// A lease that keeps this machine from others if its state holds one.
+    /// The new state of a lease. The lease holds `machine` only if a lease in its state holds a
+    /// machine.
     #[must_use]
     pub fn new(lease: impl Into<Arc<Lease>>, machine: Option<String>) -> Self {
         let lease = lease.into();
@@ -45,17 +49,20 @@ impl ChangedLease {
     }
 }
 
-/// What is kept of a machine, by the key of who it is.
+/// The stored state of a machine. It outlives the leases of the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredMachine {
+    /// The fence of the machine's last grant.
     pub fence: u64,
+    /// The time at which the machine's last lease ended.
     pub last_lease_end: Option<Timestamp>,
+    /// `None` if the machine is not quarantined.
     pub quarantine: Option<Quarantine>,
-    /// Since when the machine is absent from the host; `None` while it is there.
+    /// The time since which the machine is absent from the host. `None` if it is present.
     pub absent_since: Option<Timestamp>,
 }
 
-/// Which leases to list; what is empty or `None` does not matter.
+/// Selects leases. An empty list or `None` matches every lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeaseFilter {
     pub states: Vec<LeaseState>,

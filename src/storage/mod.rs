@@ -1,5 +1,5 @@
-//! The seam to what outlives a restart, as a trait with a written contract, and the values that it
-//! speaks of.
+//! The storage of everything that outlives a restart: a trait with its contract, and the types of
+//! its parameters and results.
 
 mod audit;
 mod error;
@@ -32,28 +32,31 @@ pub use tokens::{StoredToken, TokenUse};
 
 /// Jobs, leases, idempotency keys, tokens and the audit.
 ///
-/// **Writes.** Each method that changes something is one write: all of it is committed, or nothing,
-/// unless it says otherwise. It returns once the write is on disk, so that a crash after that loses
-/// nothing. Writes are committed in the order in which they were handed over. If the caller goes
-/// away before it has the answer, the write may be committed all the same. While the disk is full
-/// or fails, writes fail as [`StorageError::Refused`], and reads go on; see [`StorageError`] for
-/// what a failure says about the write.
+/// **Writes.** Each method that changes something is one write, unless its documentation says
+/// otherwise: the storage commits all of the write or nothing. The method returns once the write is
+/// on disk, so a later crash does not lose it. The storage commits writes in the order of their
+/// calls. If the caller drops the future before it completes, the write may still be committed.
+/// While the disk is full or fails, writes fail as [`StorageError::Refused`] and reads succeed. See
+/// [`StorageError`] for what a failure means for the write.
 ///
-/// **Reads.** A read sees what is committed at one moment between its call and its answer. What is
-/// read is what was written, except for what is only of use while a call runs; times are kept to
-/// the microsecond at least.
+/// **Reads.** A read returns the committed state at one moment between its call and its result. It
+/// returns the values that were written, except values that matter only during a call. Times are
+/// kept to the microsecond or better.
 ///
-/// **Conformance.** `tests/storage` tries an implementation against SQLite, call by call.
+/// **Conformance.** `tests/storage` compares an implementation with SQLite, call by call.
 ///
-/// **Audit.** The facts of a change are committed with the change. The provided methods log them
-/// after that; a caller uses these, not the `commit_` methods that they call.
+/// **Audit.** The audit records of a change are committed with the change. The provided methods log
+/// them after the commit. Callers use the provided methods and not the `commit_` methods.
 #[async_trait]
 pub trait Storage: Send + Sync {
-    /// Commits a new job, the fact that it was accepted, the fact of the override that it needed,
-    /// if any, and the idempotency key that it was asked for with, if any.
+    /// Commits a new job and the audit record of its acceptance.
+    ///
+    /// # Parameters
+    /// - `key`: the idempotency key of the call that created the job, if it had one.
+    /// - `overridden`: the audit record of the override that the job needed, if it needed one.
     ///
     /// # Errors
-    /// `Conflict` if there is a job of this id, or the key is known.
+    /// `Conflict` if a job with this id exists, or the key is stored already.
     async fn insert_job(
         &self,
         job: &Job,
@@ -67,24 +70,26 @@ pub trait Storage: Send + Sync {
         Ok(())
     }
 
-    /// Commits what a job has become, the facts that it started, was asked to cancel or ended, if
-    /// they are new, and with its end the lease that a snapshot was made under. A job's id and
-    /// lease never change. Its start is new if the stored job is queued, and this one runs and has
-    /// neither a step nor an intent.
+    /// Commits the new state of a job. The id and the lease of a job never change.
+    ///
+    /// Also commits an audit record if the update starts the job, requests its cancellation for the
+    /// first time, or ends it. An update starts the job if the stored job is queued, and the new
+    /// state is running without a step and without an intent. If the job ends and has created or
+    /// removed snapshots, the write also updates the lease under which each snapshot was created.
     ///
     /// # Errors
-    /// `AlreadyEnded` if the stored job has an end: that is kept. `NoSuchJob` if it was never
-    /// inserted.
+    /// `AlreadyEnded` if the stored job has ended; it stays unchanged. `NoSuchJob` if the job was
+    /// never inserted.
     async fn update_job(&self, job: &Job) -> Result<(), StorageError> {
         self.commit_job(job).await?.iter().for_each(audit_log::log);
         Ok(())
     }
 
-    /// Commits together what one step changed of leases and machines, the facts to be audited of
-    /// it, and the key of the call that asked for a lease. A lease that has ended stays as it is.
+    /// Commits the changes of one transition of the leases. A stored lease that has ended stays
+    /// unchanged.
     ///
     /// # Errors
-    /// `Conflict` if two leases would hold one machine, or the key is known.
+    /// `Conflict` if two leases would hold one machine, or the key is stored already.
     async fn save_leases(&self, transaction: LeaseTransaction) -> Result<(), StorageError> {
         let audit = transaction.audit.clone();
         self.commit_leases(transaction).await?;
@@ -92,7 +97,7 @@ pub trait Storage: Send + Sync {
         Ok(())
     }
 
-    /// [`Storage::insert_job`] with these facts, without a log.
+    /// [`Storage::insert_job`] with these audit records, without log lines.
     async fn commit_new_job(
         &self,
         job: &Job,
@@ -100,17 +105,22 @@ pub trait Storage: Send + Sync {
         audit: Vec<AuditRecord>,
     ) -> Result<(), StorageError>;
 
-    /// [`Storage::update_job`] without a log. Returns the facts that were committed with the job.
+    /// [`Storage::update_job`] without log lines. Returns the audit records that were committed
+    /// with the job.
     async fn commit_job(&self, job: &Job) -> Result<Vec<AuditRecord>, StorageError>;
 
-    /// [`Storage::save_leases`] without a log.
+    /// [`Storage::save_leases`] without log lines.
     async fn commit_leases(&self, transaction: LeaseTransaction) -> Result<(), StorageError>;
 
-    /// Reads one job.
+    /// Reads one job. `None` if there is no job with this id.
     async fn job(&self, id: JobId) -> Result<Option<Job>, StorageError>;
 
-    /// Reads the jobs that pass the filter, the newest first, at most `limit` from `after` on. Of
-    /// jobs made in the same microsecond, the one with the greater id is the newer.
+    /// Reads one page of the jobs that match the filter, the newest first. Of jobs that were
+    /// created in the same microsecond, the one with the greater id is the newer.
+    ///
+    /// # Parameters
+    /// - `after`: the position at which the page begins. `None` for the first page.
+    /// - `limit`: the maximum number of jobs in the page.
     async fn jobs(
         &self,
         filter: &JobFilter,
@@ -118,27 +128,29 @@ pub trait Storage: Send + Sync {
         limit: u32,
     ) -> Result<JobPage, StorageError>;
 
-    /// Reads every job without an end, in the order in which they were committed.
+    /// Reads every job that has not ended, in the order of their insertion.
     async fn unfinished_jobs(&self) -> Result<Vec<Job>, StorageError>;
 
-    /// Looks an idempotency key up: what the call with it started, and whether for the same
-    /// request. A key's method and path belong to calls that start jobs or to calls that ask for
-    /// leases, never to both.
+    /// Looks up an idempotency key. `None` if it is not stored. The method and path of a key belong
+    /// either to calls that start jobs or to calls that request leases.
     async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<StoredKey>, StorageError>;
 
-    /// Reads which snapshots of a machine were made under a lease.
+    /// Reads the ids of a machine's snapshots that were created under a lease.
     async fn snapshots_made_under(
         &self,
         machine: &MachineIdentity,
         lease: LeaseId,
     ) -> Result<BTreeSet<SnapshotId>, StorageError>;
 
-    /// Reads one lease.
+    /// Reads one lease. `None` if there is no lease with this id.
     async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, StorageError>;
 
-    /// Reads the leases that pass the filter, the newest first, at most `limit` of those that are
-    /// older than `after`. Of leases made in the same microsecond, the one with the greater id is
-    /// the newer.
+    /// Reads the leases that match the filter, the newest first. Of leases that were created in the
+    /// same microsecond, the one with the greater id is the newer.
+    ///
+    /// # Parameters
+    /// - `after`: reads only leases that are older than this one. `None` reads from the newest on.
+    /// - `limit`: the maximum number of leases.
     async fn leases(
         &self,
         filter: &LeaseFilter,
@@ -146,23 +158,26 @@ pub trait Storage: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Lease>, StorageError>;
 
-    /// Reads every lease that has not ended, in the order in which they were first committed.
+    /// Reads every lease that has not ended, in the order of their first commits.
     async fn open_leases(&self) -> Result<Vec<Lease>, StorageError>;
 
     /// Whether there are any leases, including ended ones.
     async fn has_leases(&self) -> Result<bool, StorageError>;
 
-    /// Reads what is kept of machines, by the key of who each is.
+    /// Reads the stored state of all machines, by [`MachineIdentity::key`].
     async fn stored_machines(&self) -> Result<BTreeMap<String, StoredMachine>, StorageError>;
 
-    /// Reads the floor that every new fence is above. It never falls.
+    /// Reads the fence floor: every new fence is higher. The floor never falls.
     async fn fence_floor(&self) -> Result<u64, StorageError>;
 
-    /// Commits facts that belong to no other change. The caller logs them.
+    /// Commits audit records that belong to no other change. The caller logs them.
     async fn append_audit(&self, records: Vec<AuditRecord>) -> Result<(), StorageError>;
 
-    /// Reads the facts that pass the filter, the last committed first, at most `limit` from `after`
-    /// on.
+    /// Reads one page of the audit records that match the filter, the last committed first.
+    ///
+    /// # Parameters
+    /// - `after`: the position at which the page begins. `None` for the first page.
+    /// - `limit`: the maximum number of records in the page.
     async fn audit(
         &self,
         filter: &AuditFilter,
@@ -170,17 +185,20 @@ pub trait Storage: Send + Sync {
         limit: u32,
     ) -> Result<AuditPage, StorageError>;
 
-    /// Commits a new token and the fact of it. Returns false, and nothing is written, if one of
+    /// Commits a new token and its audit record. Returns false and writes nothing if a token with
     /// that name is not revoked.
     async fn insert_token(&self, token: &StoredToken) -> Result<bool, StorageError>;
 
-    /// Revokes the token of this name, and commits the fact. Returns false if every token of that
-    /// name is revoked, or there is none.
+    /// Revokes the token with this name, and commits the audit record. Returns false if there is no
+    /// token with that name that is not revoked.
     async fn revoke_token(&self, name: &str, now: Timestamp) -> Result<bool, StorageError>;
 
-    /// Gives the token of this name another secret, and another expiry if one is given, and commits
-    /// the fact. The old secret becomes unknown. Returns false if every token of that name is
-    /// revoked, or there is none.
+    /// Replaces the secret of the token with this name, and commits the audit record. The old
+    /// secret is no longer valid. Returns false if there is no token with that name that is not
+    /// revoked.
+    ///
+    /// # Parameters
+    /// - `expires_at`: the new expiry. `None` leaves the expiry unchanged.
     async fn rotate_token(
         &self,
         name: &str,
@@ -189,33 +207,33 @@ pub trait Storage: Send + Sync {
         expires_at: Option<Timestamp>,
     ) -> Result<bool, StorageError>;
 
-    /// Commits when the secrets of tokens were last used. A use of a secret that the token no
-    /// longer has does not count.
+    /// Commits the times at which the secrets of tokens were last used. A use of a secret that the
+    /// token no longer has is ignored.
     async fn mark_tokens_used(&self, uses: Vec<TokenUse>) -> Result<(), StorageError>;
 
     /// Reads every token, including revoked ones, the oldest first.
     async fn tokens(&self) -> Result<Vec<StoredToken>, StorageError>;
 
-    /// Deletes ended jobs and leases, and keys, that were kept long enough. What has a key that is
-    /// kept is kept too, and so is the key of what has no end. A series of writes: if one fails,
-    /// those before it stand.
+    /// Deletes ended jobs and leases, and keys, whose retention is over. A job or lease is kept
+    /// while its key is kept, and a key is kept while its job or lease has not ended. This is a
+    /// series of writes: if one fails, the earlier ones stay committed.
     async fn purge(&self, now: Timestamp, retention: &Retention) -> Result<Purged, StorageError>;
 
-    /// Deletes the part of the audit that exceeds its age or its size, the oldest facts first, but
-    /// never the last fact. A series of writes, as [`Storage::purge`].
+    /// Deletes the oldest audit records until the audit is within its maximum age and size. The
+    /// newest record is never deleted. This is a series of writes, as [`Storage::purge`].
     async fn purge_audit(
         &self,
         now: Timestamp,
         retention: &AuditRetention,
     ) -> Result<PurgedAudit, StorageError>;
 
-    /// Commits that otter runs at this time.
+    /// Commits the time at which otter was last running.
     async fn record_last_seen(&self, now: Timestamp) -> Result<(), StorageError>;
 
-    /// Reads when otter last ran, as it was noted.
+    /// Reads the time at which otter was last running. `None` if it was never recorded.
     async fn last_seen(&self) -> Result<Option<Timestamp>, StorageError>;
 
-    /// Why the last commit was refused; `None` if it succeeded. Until a commit succeeds, otter
-    /// accepts no new work.
+    /// The reason why the last commit was refused. `None` if it succeeded. otter accepts no new
+    /// work until a commit succeeds.
     fn refusal(&self) -> Option<String>;
 }

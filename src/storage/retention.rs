@@ -1,24 +1,25 @@
-//! How long what is kept, and how much was deleted.
+//! The retention of stored records, and the number of records that a purge deleted.
 
 use std::time::Duration;
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// How long to keep what.
+/// The retention of each kind of record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retention {
     pub jobs: RecordRetention,
     pub leases: RecordRetention,
-    /// Idempotency keys, counted from the call.
+    /// The retention of idempotency keys, counted from the call.
     pub keys: Duration,
     pub audit: AuditRetention,
 }
 
-/// How much of the audit to keep. Both limits apply.
+/// The retention of the audit. Both limits apply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRetention {
+    /// The maximum age of a record.
     pub time: Duration,
-    /// About as many bytes as its rows take in the file.
+    /// The maximum size of all records in the database file, in bytes. The size is approximate.
     pub max_bytes: u64,
 }
 
@@ -28,21 +29,23 @@ impl Default for AuditRetention {
     }
 }
 
-/// How many rows of the audit were deleted.
+/// The number of audit records that a purge deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PurgedAudit {
+    /// Records that were too old.
     pub by_age: u64,
+    /// Records beyond the maximum size.
     pub by_bytes: u64,
 }
 
-/// How long to keep what has ended.
+/// The retention of ended jobs or of ended leases.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordRetention {
-    /// Counted from its end,
+    /// How long a record is kept, counted from its end.
     pub time: Duration,
-    /// but this many of the last to end whatever their age,
+    /// This number of records that ended last is kept, regardless of their age.
     pub at_least: u32,
-    /// and never more than this many.
+    /// At most this number of records that ended last is kept.
     pub at_most: u32,
 }
 
@@ -64,11 +67,11 @@ impl Default for RecordRetention {
     }
 }
 
-/// How much was deleted.
+/// The number of records that a purge deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
     pub jobs: u64,
     pub leases: u64,
-    /// Of both.
+    /// Idempotency keys of jobs and of leases.
     pub keys: u64,
 }

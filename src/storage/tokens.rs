@@ -1,4 +1,4 @@
-//! Tokens as they are kept, and their uses.
+//! Stored tokens and their uses.
 
 use jiff::Timestamp;
 
@@ -8,22 +8,23 @@ use crate::domain::ids::TokenId;
 use crate::domain::origin::Actor;
 use crate::domain::scope::Scope;
 
-/// A token as it is kept.
+/// A stored token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredToken {
     pub id: TokenId,
-    /// The name of its callers. No two tokens in force share a name.
+    /// The name of the token and of its callers. No two tokens that are not revoked have the same
+    /// name.
     pub name: String,
     pub role: Role,
     pub digest: TokenDigest,
     pub scope: Scope,
     pub limits: TokenLimits,
     pub created_at: Timestamp,
-    /// From when on it is refused.
+    /// The time from which on otter refuses the token. `None` if it never expires.
     pub expires_at: Option<Timestamp>,
-    /// When it last got a new secret.
+    /// The time at which the token last got a new secret.
     pub rotated_at: Option<Timestamp>,
-    /// When its secret was last used, to the minute.
+    /// The time at which the secret was last used, to the minute.
     pub last_used_at: Option<Timestamp>,
     pub revoked_at: Option<Timestamp>,
 }
@@ -53,24 +54,24 @@ impl StoredToken {
         }
     }
 
-    /// The limits, the expiry and the scope, for people; each begins with a comma. Empty if there
-    /// are none.
+    /// The limits, the expiry and the scope as text. Each part begins with a comma. Empty if the
+    /// token has no restriction.
     #[must_use]
     pub fn restrictions(&self) -> String {
         let mut parts = Vec::new();
         let TokenLimits { leases, queued_leases, queued_jobs, streams, requests_per_second } =
             self.limits;
-        for (limit, what) in [
+        for (limit, unit) in [
             (leases, "leases"),
             (queued_leases, "queued leases"),
             (queued_jobs, "queued jobs"),
             (streams, "streams"),
             (requests_per_second, "requests per second"),
         ] {
-            parts.extend(limit.map(|limit| format!("at most {limit} {what}")));
+            parts.extend(limit.map(|limit| format!("at most {limit} {unit}")));
         }
         parts.extend(self.expires_at.map(|expires_at| format!("until {expires_at:.0}")));
-        // The scope can be long, and the audit cuts the end of a long text.
+        // The scope comes last, because it can be long and the audit truncates a long text.
         if let Scope::Selected { machines, pools } = &self.scope {
             let machines = machines.iter().map(|machine| format!("machines {machine}"));
             let all: Vec<String> =
@@ -80,7 +81,7 @@ impl StoredToken {
         parts.into_iter().flat_map(|part| [", ".to_owned(), part]).collect()
     }
 
-    /// The audit fact of a change of the token. Only the command line changes tokens.
+    /// The audit record of a change of the token. Only the command line changes tokens.
     #[must_use]
     pub fn audit_record(&self, at: Timestamp, action: AuditAction) -> AuditRecord {
         let detail = format!("{}, {}{}", self.name, self.role, self.restrictions());

@@ -1,5 +1,4 @@
-//! What can go wrong between otter and its state directory, worded for the operator who has to mend
-//! it.
+//! The failures of the state directory and the database. The messages tell the operator what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,125 +13,129 @@ use crate::storage::StorageError;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(
-        "the state directory {} does not exist and cannot be made: check its spelling, create its parent, or name \
-         another directory with --state-dir, OTTER_STATE_DIR or state.dir",
+        "the state directory {} does not exist and cannot be created: check its spelling, create \
+         its parent, or name another directory with --state-dir, OTTER_STATE_DIR or state.dir",
         path.display()
     )]
     CreateDirectory { path: PathBuf, source: io::Error },
     #[error(
-        "the state directory {} is a file: name a directory with --state-dir, OTTER_STATE_DIR or state.dir",
+        "the state directory {} is a file: name a directory with --state-dir, OTTER_STATE_DIR or \
+         state.dir",
         path.display()
     )]
     NotADirectory { path: PathBuf },
     #[error(
-        "the state directory {} cannot be written to: otter's user needs to own it, on a file system \
+        "the state directory {} cannot be written to: otter's user must own it, on a file system \
          that is neither read-only nor full",
         path.display()
     )]
     NotWritable { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
     #[error(
-        "{} is a directory that all users share: name one of otter's own, such as {}",
+        "all users share the directory {}: name a directory that only otter uses, such as {}",
         path.display(), path.join("otter").display()
     )]
     SharedDirectory { path: PathBuf },
     #[error(
-        "the state directory {} does not exist: check its name, or make it with install -d -m 700 {}, \
-         owned by the account that otter runs as",
+        "the state directory {} does not exist: check its name, or create it with \
+         install -d -m 700 {}, owned by the account that otter runs as",
         path.display(), path.display()
     )]
     NoStateDirectory { path: PathBuf },
     #[error(
-        "there is no otter database in {}: name the state directory of the daemon by --state-dir, \
-         OTTER_STATE_DIR or state.dir",
+        "there is no otter database in {}: name the state directory of the daemon with \
+         --state-dir, OTTER_STATE_DIR or state.dir",
         directory.display()
     )]
     NoDatabase { directory: PathBuf },
     #[error(
-        "the state directory {} is in use by another otter{}: stop that one, or name another directory",
-        path.display(),
-        pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+        "another otter{} uses the state directory {}: stop that otter, or name another directory",
+        pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(),
+        path.display()
     )]
     Locked { path: PathBuf, pid: Option<u32> },
     #[error(
-        "the database {} was made by a newer otter (it has migration {migration}): run that version, or \
+        "a newer otter wrote the database {} (it has migration {migration}): run that version, or \
          restore a copy from before the upgrade",
         path.display()
     )]
     NewerDatabase { path: PathBuf, migration: i64 },
     #[error(
-        "the database {} has schema {found}, and this otter works with schema {}: use the otter that made it, or \
-         start this one's daemon once, which brings the database up to date",
+        "the database {} has schema {found}, and this otter uses schema {}: run the otter that \
+         wrote it, or start the daemon of this version once, which migrates the database",
         path.display(),
         current()
     )]
     OlderDatabase { path: PathBuf, found: i64 },
     #[error(
-        "the file {} is not an otter database, or is damaged: restore a copy, or move it and its -wal away to \
-         start anew, without the jobs in it",
+        "the file {} is not an otter database, or is damaged: restore a copy, or move it and its \
+         -wal away to start with an empty database",
         path.display()
     )]
     NotADatabase { path: PathBuf, source: sqlx::Error },
     #[error(
-        "the database {} is damaged ({what}): restore a copy, or move it and its -wal away to start anew, without \
-         the jobs in it",
+        "the database {} is damaged ({what}): restore a copy, or move it and its -wal away to \
+         start with an empty database",
         path.display()
     )]
     Damaged { path: PathBuf, what: String },
     #[error(
-        "the state directory {} is a symbolic link to {}, which does not exist: make that directory, mount its disk, \
-         or name another one with --state-dir, OTTER_STATE_DIR or state.dir",
+        "the state directory {} is a symbolic link to {}, which does not exist: create that \
+         directory, mount its disk, or name another one with --state-dir, OTTER_STATE_DIR or \
+         state.dir",
         path.display(), target.display()
     )]
     DanglingLink { path: PathBuf, target: PathBuf },
-    #[error("{} is not a file, and otter keeps one of this name: move it away", path.display())]
+    #[error("{} is not a file, and otter needs a file with this name: move it away", path.display())]
     NotAFile { path: PathBuf },
-    #[error("{} exists already: name a file that does not", path.display())]
+    #[error("{} exists already: name a file that does not exist", path.display())]
     FileExists { path: PathBuf },
-    #[error("{} cannot be written or read: otter's user needs to own it", path.display())]
+    #[error("{} cannot be written or read: otter's user must own it", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error(
-        "the archive {} cannot be written: its directory must be one that you may write to, with room for the \
-         database twice",
+        "the archive {} cannot be written: its directory must be writable, with room for two \
+         copies of the database",
         path.display()
     )]
     ArchiveNotWritten { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
     #[error(
-        "{} is not empty: name a directory that is, or that does not exist yet; nothing there was changed",
+        "{} is not empty: name a directory that is empty or does not exist; nothing in it was \
+         changed",
         path.display()
     )]
     NotEmpty { path: PathBuf },
-    #[error("a restore into {} was cut short: remove what is in it, and restore again", path.display())]
+    #[error("a restore into {} was interrupted: remove its contents, and restore again", path.display())]
     UnfinishedRestore { path: PathBuf },
     #[error("the archive {} cannot be restored", path.display())]
     Archive { path: PathBuf, source: ArchiveError },
     #[error(
-        "the archive {} has schema {schema}, and this otter works with schema {}: restore it with the otter that made \
-         it, or a newer one",
+        "the archive {} has schema {schema}, and this otter uses schema {}: restore it with the \
+         otter that wrote it, or a newer one",
         path.display(),
         current()
     )]
     NewerArchive { path: PathBuf, schema: i64 },
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// Somebody moved the one and forgot the other, which holds the last commits.
+    /// The database was moved without its write-ahead log, which contains the last commits.
     #[error(
-        "there is a {} without its database: put the database back beside it, or move it away too to start anew",
+        "{} exists without its database: put the database back into the same directory, or move \
+         this file away too, to start with an empty database",
         path.display()
     )]
     LogAlone { path: PathBuf },
     #[error("the database {} cannot be opened", path.display())]
     Open { path: PathBuf, source: sqlx::Error },
-    #[error("the database {} cannot be brought up to date", path.display())]
+    #[error("the database {} cannot be migrated", path.display())]
     Migrate { path: PathBuf, source: sqlx::migrate::MigrateError },
-    /// A statement failed, or what is stored cannot be read.
+    /// A statement failed, or a stored object cannot be decoded.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    #[error("the store's writer runs already, or has run")]
+    #[error("the writer of the store was already started")]
     WriterTaken,
 }
 
 impl StoreError {
-    /// A file of this state directory could not be made, changed or read.
+    /// A file of this state directory cannot be created, changed or read.
     pub(super) fn not_writable(directory: &Path, source: io::Error) -> Self {
         Self::NotWritable { path: directory.to_owned(), source: source.into() }
     }
@@ -150,7 +153,7 @@ impl From<sqlx::Error> for StorageError {
     }
 }
 
-/// The error of a statement that failed. Writes that were committed together share the cause.
+/// The error for a failed statement. Writes of one transaction share the cause.
 pub fn statement_error(cause: Arc<sqlx::Error>) -> StorageError {
     if is_conflict(&cause) {
         StorageError::Conflict(cause)
@@ -159,7 +162,8 @@ pub fn statement_error(cause: Arc<sqlx::Error>) -> StorageError {
     }
 }
 
-/// Whether a write was refused because of its content, not because of the disk.
+/// Whether the database refused a write because it conflicts with the stored data, and not because
+/// of the disk.
 pub fn is_conflict(cause: &sqlx::Error) -> bool {
     use sqlx::error::ErrorKind;
     let kind = cause.as_database_error().map(sqlx::error::DatabaseError::kind);

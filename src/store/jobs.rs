@@ -1,4 +1,4 @@
-//! Jobs as rows: inserted once, changed until they have an end, listed the newest first.
+//! The table of jobs. A job is inserted once and updated until it ends.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -15,7 +15,7 @@ use crate::domain::ids::JobId;
 use crate::domain::job::{Job, JobState, TargetId};
 use crate::storage::{IdempotencyKey, JobCursor, JobFilter, JobPage, KeyOwner, StorageError};
 
-/// A job as its columns.
+/// The columns of a job.
 pub struct Row {
     id: String,
     state: &'static str,
@@ -57,7 +57,7 @@ pub struct InsertJob {
     pub id: JobId,
     pub row: Row,
     pub key: Option<IdempotencyKey>,
-    /// The audit fact of the job's acceptance.
+    /// The audit records of the job's acceptance.
     pub audit: Vec<AuditRecord>,
 }
 
@@ -94,29 +94,31 @@ impl Write for InsertJob {
     }
 }
 
-/// What a job has become.
+/// The new state of a job.
 pub struct UpdateJob {
     id: JobId,
     row: Row,
-    /// The facts that may be new with this update, in order.
+    /// The audit records that this update may add, in order.
     facts: Vec<(AuditRecord, FactCondition)>,
-    /// What the job's end records about the origin of snapshots.
+    /// The change of the snapshots' origins, if the job ends with one.
     origin: Option<SnapshotOriginChange>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
+/// The condition under which an update adds an audit record.
 enum FactCondition {
-    /// New if the stored job is queued.
+    /// The stored job is queued.
     Start,
-    /// New if the stored job has no request to cancel it.
+    /// The stored job has no cancellation request.
     CancelRequest,
-    /// New whenever the update is accepted, because an ended job is never updated.
+    /// Always, because an ended job is never updated.
     End,
 }
 
 impl UpdateJob {
     pub fn from_job(job: &Job) -> Result<Self, StorageError> {
-        // Later updates of a running job have steps or an intent, so the stored job is not read.
+        // Later updates of a running job have steps or an intent. For them the stored job need not
+        // be read.
         let may_start =
             job.state == JobState::Running && job.steps.is_empty() && job.intent.is_none();
         let start = may_start.then(|| (AuditRecord::job_started(job), FactCondition::Start));
@@ -132,7 +134,7 @@ impl UpdateJob {
         })
     }
 
-    /// The facts that the stored job does not show yet.
+    /// The audit records whose condition is true for the stored job.
     async fn facts_to_add(
         &self,
         transaction: &mut Transaction<'_>,
@@ -165,7 +167,7 @@ impl UpdateJob {
 
 #[async_trait]
 impl Write for UpdateJob {
-    /// What was audited.
+    /// The audit records that were added.
     type Output = Result<Vec<AuditRecord>, StorageError>;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<Self::Output, sqlx::Error> {
@@ -256,7 +258,7 @@ pub async fn jobs(
         query.push(" AND (created_at, id) < (").push_bind(created_at);
         query.push(", ").push_bind(id.to_string()).push(")");
     }
-    // One more than asked for tells whether there is a next page.
+    // Reads one row more than the limit, which shows whether there is a next page.
     query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(i64::from(limit) + 1);
     let mut rows = query.build().fetch_all(reader.statement()).await?;
     let more = rows.len() > limit as usize;
@@ -266,7 +268,7 @@ pub async fn jobs(
     Ok(JobPage { items, next })
 }
 
-/// No word at all is no condition.
+/// Adds the condition that the column has one of these words. Adds nothing if there are no words.
 fn push_in_condition(
     query: &mut QueryBuilder<Sqlite>,
     column: &'static str,
@@ -283,7 +285,7 @@ fn push_in_condition(
     query.push(")");
 }
 
-/// Reads the columns `id`, `document_version` and `document`.
+/// Decodes a job from the columns `id`, `document_version` and `document`.
 pub fn read(row: &SqliteRow) -> Result<Job, StorageError> {
     let id: String = row.try_get("id")?;
     let version: i64 = row.try_get("document_version")?;

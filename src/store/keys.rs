@@ -1,5 +1,5 @@
-//! Idempotency keys of the calls that started jobs or asked for leases, as rows of a table for
-//! each.
+//! The tables of idempotency keys: one for calls that start jobs, one for calls that request
+//! leases.
 
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
@@ -59,7 +59,8 @@ fn read_key(key: &IdempotencyKey, row: &SqliteRow) -> Result<StoredKey, sqlx::Er
     let lease = lease.map(|lease| lease.parse().map(KeyOwner::Lease)).transpose();
     let owner = job.and_then(|job| Ok(job.or(lease?))).ok().flatten();
     Ok(StoredKey {
-        owner: owner.ok_or_else(|| sqlx::Error::Decode("a key's job or lease is no id".into()))?,
+        owner: owner
+            .ok_or_else(|| sqlx::Error::Decode("the job or lease of a key is not an id".into()))?,
         fingerprint_matches: fingerprint == hex::encode(key.fingerprint),
     })
 }

@@ -1,4 +1,4 @@
-//! Leases as rows, and what is kept of machines beside them.
+//! The table of leases, and the table of the machines' stored state (`kept_machines`).
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ use crate::storage::{
     StoredMachine,
 };
 
-/// A lease as its columns.
+/// The columns of a lease.
 struct Row {
     id: String,
     state: &'static str,
@@ -57,7 +57,7 @@ impl Row {
     }
 }
 
-/// What is kept of a machine, as its columns.
+/// The columns of a machine's stored state.
 struct MachineRow {
     machine: String,
     fence: i64,
@@ -84,9 +84,10 @@ impl MachineRow {
     }
 }
 
-/// One step of the leases as rows.
+/// The rows that one [`LeaseTransaction`] changes.
 pub struct SaveLeases {
-    /// Those that hold no machine before those that do, which may take one that the step sets free.
+    /// Leases without a machine come first, so that another lease can take the machine that one of
+    /// them frees.
     leases: Vec<Row>,
     machines: Vec<MachineRow>,
     deleted_machines: Vec<String>,
@@ -104,7 +105,7 @@ impl SaveLeases {
             leases: leases.into_iter().map(Row::from_change).collect::<Result<_, _>>()?,
             machines: machines
                 .into_iter()
-                .map(|(machine, kept)| MachineRow::of(machine, &kept))
+                .map(|(machine, kept)| MachineRow::new(machine, &kept))
                 .collect::<Result<_, _>>()?,
             deleted_machines,
             fence_floor,
@@ -179,8 +180,8 @@ async fn save(transaction: &mut Transaction<'_>, row: &Row) -> Result<(), sqlx::
     Ok(())
 }
 
-/// Every lease that has not ended, in order of arrival. Times and ids do not give that order: the
-/// clock may have jumped.
+/// Reads every lease that has not ended, in the order of arrival. Times and ids do not give that
+/// order, because the wall clock may have jumped.
 pub async fn open(reader: &mut Reader<'_>) -> Result<Vec<Lease>, StorageError> {
     let rows = sqlx::query(
         "SELECT id, document_version, document FROM leases WHERE ended_at IS NULL ORDER BY arrival",
@@ -198,7 +199,7 @@ pub async fn lease(reader: &mut Reader<'_>, id: LeaseId) -> Result<Option<Lease>
     row.as_ref().map(read).transpose()
 }
 
-/// The leases that pass the filter, the newest first, from `after` on.
+/// Reads the leases that match the filter and are older than `after`, the newest first.
 pub async fn list(
     reader: &mut Reader<'_>,
     filter: &LeaseFilter,
@@ -238,7 +239,7 @@ pub async fn list(
     rows.iter().map(read).collect()
 }
 
-/// Everything that is kept of machines.
+/// Reads the stored state of all machines.
 pub async fn machines(
     reader: &mut Reader<'_>,
 ) -> Result<BTreeMap<String, StoredMachine>, StorageError> {
@@ -250,7 +251,7 @@ pub async fn machines(
     rows.iter().map(read_machine).collect()
 }
 
-/// Reads a row of `kept_machines`: the key of the machine, and what is kept of it.
+/// Decodes a row of `kept_machines`: the key of the machine, and its stored state.
 pub fn read_machine(row: &SqliteRow) -> Result<(String, StoredMachine), StorageError> {
     let machine: String = row.try_get("machine")?;
     let fence: i64 = row.try_get("fence")?;
@@ -270,7 +271,7 @@ pub fn read_machine(row: &SqliteRow) -> Result<(String, StoredMachine), StorageE
     Ok((machine, kept))
 }
 
-/// Reads the columns `id`, `document_version` and `document`.
+/// Decodes a lease from the columns `id`, `document_version` and `document`.
 pub fn read(row: &SqliteRow) -> Result<Lease, StorageError> {
     let id: String = row.try_get("id")?;
     let version: i64 = row.try_get("document_version")?;

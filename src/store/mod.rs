@@ -1,11 +1,12 @@
-//! [`Storage`](crate::storage::Storage) in SQLite, through sqlx. All SQL of otter is in here.
+//! The SQLite implementation of [`Storage`](crate::storage::Storage), through sqlx. All SQL of
+//! otter is in this module.
 //!
 //! ```text
 //! writes ──bounded channel──► writer (one connection, many writes a commit) ──► otter.db
 //! reads  ──pool of read-only connections─────────────────────────────────────►    (WAL)
 //! ```
-//! A write returns once it is committed and on disk (`synchronous=FULL`). The SQL is kept to what
-//! PostgreSQL understands too.
+//! A write returns once it is committed and on disk (`synchronous=FULL`). The SQL is limited to what
+//! PostgreSQL also understands.
 
 mod archive;
 mod audit;
@@ -65,7 +66,7 @@ pub use maintenance::{CheckReport, CompactReport, check, compact};
 pub use restore::{RestoreReport, restore};
 pub use state_directory::reachable_by_others;
 
-/// The database. Clones share it; the last one to go releases the lock on the state directory.
+/// The database. Clones share it. Dropping the last clone releases the lock on the state directory.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
 
@@ -74,66 +75,66 @@ struct Inner {
     readers: Readers,
     statements: AtomicU64,
     transactions: AtomicU64,
-    /// Writes whose commit was refused.
+    /// The number of writes whose commit was refused.
     refused: AtomicU64,
-    /// The reason of the last refusal, if there was one.
+    /// The reason why the last commit was refused. `None` if it succeeded.
     refusal: std::sync::Mutex<Option<Arc<sqlx::Error>>>,
-    /// The daemon's lock on the state directory, held as long as the store lives.
+    /// The daemon's lock on the state directory. `None` if the store was opened without the lock.
     lock: Option<File>,
 }
 
 #[cfg(test)]
 impl Inner {
-    /// The connection that writes. A test uses it to break data without the store.
+    /// The connection of the writer. A test uses it to change data without the store.
     async fn writer_connection(&self) -> OwnedMutexGuard<SqliteConnection> {
         self.writer.connection().lock_owned().await
     }
 }
 
-/// Where reads come from.
+/// The connections for reads.
 enum Readers {
     Pool(SqlitePool),
-    /// The one connection that an in-memory database lives in. No pool: its time-outs would fire
-    /// under a clock that tests step.
+    /// The only connection of an in-memory database. It is not in a pool, because the timeouts of a
+    /// pool would fire under the stepped clock of tests.
     Writer(Arc<Mutex<SqliteConnection>>),
 }
 
 impl Store {
-    /// Opens the database `otter.db` in this directory, makes both where they are missing (the
-    /// directory private to its owner), brings the database up to date, and locks the directory for
-    /// as long as the store lives.
+    /// Opens the database `otter.db` of a state directory for the daemon. Creates the directory,
+    /// with access only for its owner, and the database if they are missing. Migrates the database
+    /// to the current schema. Locks the directory until the store is dropped.
     pub async fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let open::OpenedDatabase { writer, readers, lock } = open::open(state_dir).await?;
         Ok(Self::new(Arc::new(Mutex::new(writer)), Readers::Pool(readers), Some(lock)))
     }
 
-    /// Opens the same database beside the daemon that holds the lock, which sees what is changed
-    /// within a second.
+    /// Opens the database without the lock, while a daemon may use it. A running daemon reads the
+    /// changes within a second. Creates and migrates nothing.
     ///
     /// # Errors
-    /// `NoDatabase` if there is none, since nothing is made; `OlderDatabase` or `NewerDatabase` if
-    /// its schema is not this otter's, since a daemon may be using it.
+    /// `NoDatabase` if there is none. `OlderDatabase` or `NewerDatabase` if its schema is not the
+    /// current one: a daemon may be using it, so it is not migrated.
     pub async fn open_shared(state_dir: &Path) -> Result<Self, StoreError> {
         let (writer, readers) = open::open_shared(state_dir).await?;
         Ok(Self::new(Arc::new(Mutex::new(writer)), Readers::Pool(readers), None))
     }
 
-    /// The same, but makes the database if the directory exists and has none.
+    /// The same, but creates the database if the directory exists and has none.
     pub async fn open_or_create_shared(state_dir: &Path) -> Result<Self, StoreError> {
         open::create_if_missing(state_dir).await?;
         Self::open_shared(state_dir).await
     }
 
-    /// Looks at this directory without changing it.
+    /// Examines a state directory without a change.
     ///
     /// # Errors
-    /// What would keep a start from using it.
+    /// The reason why a daemon could not use it.
     pub async fn examine(state_dir: &Path) -> Result<FoundState, StoreError> {
         examine::examine(state_dir).await
     }
 
-    /// Reads the whole database of this directory without changing it, as [`Store::open`] does
-    /// before it uses it. Returns the names of the tokens in force.
+    /// Reads the whole database of a state directory without a change, as [`Store::open`] does
+    /// before it uses the database. Returns the names of the tokens that are not revoked.
     ///
     /// # Errors
     /// `Damaged` or `NotADatabase` if it is damaged.
@@ -141,7 +142,7 @@ impl Store {
         examine::read_through(state_dir).await
     }
 
-    /// A database that is gone with the store, for `--simulate` and tests.
+    /// A database in memory, for `--simulate` and tests. It is lost when the store is dropped.
     pub async fn in_memory() -> Result<Self, StoreError> {
         let connection = Arc::new(Mutex::new(open::in_memory().await?));
         Ok(Self::new(Arc::clone(&connection), Readers::Writer(connection), None))
@@ -159,34 +160,34 @@ impl Store {
         }))
     }
 
-    /// Commits writes until `stop` is cancelled, then those that were accepted before, and returns.
-    /// Without it running, writes wait.
+    /// Commits writes until `stop` is cancelled, then commits the writes that were accepted before,
+    /// and returns. Writes wait while this does not run.
     ///
     /// # Errors
-    /// `WriterTaken` where it was called before.
+    /// `WriterTaken` if it was called before.
     pub async fn run(&self, stop: CancellationToken) -> Result<(), StoreError> {
         writer::run(self, stop).await
     }
 
-    /// Whether other processes may change what is stored: nobody shares a database in memory.
+    /// Whether other processes can change the database. They cannot change a database in memory.
     #[must_use]
     pub fn is_shared(&self) -> bool {
         matches!(self.0.readers, Readers::Pool(_))
     }
 
-    /// How many statements have run so far.
+    /// The number of SQL statements that have run.
     #[must_use]
     pub fn statements(&self) -> u64 {
         self.0.statements.load(Ordering::Relaxed)
     }
 
-    /// How many transactions were committed so far; each may have held many writes.
+    /// The number of committed transactions. A transaction can contain several writes.
     #[must_use]
     pub fn transactions(&self) -> u64 {
         self.0.transactions.load(Ordering::Relaxed)
     }
 
-    /// How many writes were refused by the disk or the database so far.
+    /// The number of writes that the disk or the database refused.
     #[must_use]
     pub fn refused_writes(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)
@@ -215,7 +216,7 @@ impl Store {
     }
 }
 
-/// A connection to read by, which counts what it is used for.
+/// A connection for reads. It counts its statements.
 struct Reader<'a> {
     connection: ReadConnection,
     statements: &'a AtomicU64,
@@ -237,12 +238,12 @@ impl Reader<'_> {
     }
 }
 
-/// An error of the database in SQLite's own words, without its number.
+/// The message of SQLite for an error, without the result code.
 fn database_message(error: &sqlx::Error) -> String {
     error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
-/// A time as its column: microseconds since 1970.
+/// The value of a time's column: microseconds since 1970.
 fn microseconds(time: Timestamp) -> i64 {
     time.as_microsecond()
 }

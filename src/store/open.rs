@@ -1,13 +1,12 @@
-//! Opening the state directory: the lock, the file, the migrations, and a clear error for each
-//! problem.
+//! Opening the database of a state directory: the lock, the check of the file, and the migrations.
 //!
 //! ```text
-//! daemon:  lock ─► otter.db exists ─► read it through ─► migrate ─► writer, readers
-//!                    └─ is missing: make otter.db.new whole, then rename it to otter.db
-//! no lock: otter.db exists ─► read it through ─► its schema is this otter's ─► writer, readers
+//! daemon:  lock ─► otter.db exists ─► check the file ─► migrate ─► writer, readers
+//!                    └─ is missing: create otter.db.new, then rename it to otter.db
+//! no lock: otter.db exists ─► check the file ─► check the schema ─► writer, readers
 //! ```
-//! A half-made otter.db never exists: an empty or short one was damaged later. A file that is
-//! refused stays as it was.
+//! An incomplete otter.db never exists, so an empty or truncated file was damaged later. A file that
+//! is refused stays unchanged.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -23,14 +22,16 @@ use super::files::{self, DATABASE, LOCK, UNFINISHED_RESTORE};
 use super::sqlite_errors::refusal;
 use super::{StoreError, migrate, state_directory};
 
-/// How long a statement waits for another process, such as `otter token`, that writes just now.
+/// How long a statement waits while another process, such as `otter token`, writes.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reads at a time; more wait for a connection this long at most.
+/// The number of connections for reads.
 const READERS: u32 = 4;
+
+/// How long a read waits for a connection.
 const READER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// sqlx logs statements that take this long separately.
+/// sqlx logs statements that take longer than this separately.
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
 
 pub struct OpenedDatabase {
@@ -39,7 +40,8 @@ pub struct OpenedDatabase {
     pub lock: File,
 }
 
-/// Opens the database for the daemon: locks the directory, makes what is missing, and migrates.
+/// Opens the database for the daemon: locks the directory, creates the directory and the database
+/// if they are missing, and migrates the database.
 pub async fn open(directory: &Path) -> Result<OpenedDatabase, StoreError> {
     state_directory::create_directory(directory)?;
     let lock = lock(directory)?;
@@ -54,7 +56,7 @@ pub async fn open(directory: &Path) -> Result<OpenedDatabase, StoreError> {
     Ok(OpenedDatabase { writer, readers, lock })
 }
 
-/// Opens the database without the lock. A daemon may hold it. Makes and migrates nothing.
+/// Opens the database without the lock, which a daemon may hold. Creates and migrates nothing.
 pub async fn open_shared(directory: &Path) -> Result<(SqliteConnection, SqlitePool), StoreError> {
     let file = require_database(directory)?;
     let mut writer = open_checked(directory, &file).await?;
@@ -63,7 +65,8 @@ pub async fn open_shared(directory: &Path) -> Result<(SqliteConnection, SqlitePo
     Ok((writer, readers))
 }
 
-/// Makes the database in a directory that exists and has none; no daemon may start there meanwhile.
+/// Creates the database in a directory that exists and has none. Holds the lock meanwhile, so that
+/// no daemon starts there.
 pub async fn create_if_missing(directory: &Path) -> Result<(), StoreError> {
     let file = directory.join(DATABASE);
     if !directory.exists() {
@@ -74,11 +77,14 @@ pub async fn create_if_missing(directory: &Path) -> Result<(), StoreError> {
     }
     let _lock = lock(directory)?;
     state_directory::restrict_permissions(directory)?;
-    // A daemon may have made the database before this process had the lock.
+    // A daemon may have created the database before this process got the lock.
     if file.exists() { Ok(()) } else { create(directory, &file).await }
 }
 
-/// The database of a directory, which must exist.
+/// The path of a directory's database.
+///
+/// # Errors
+/// `NoDatabase` if the directory has none.
 pub fn require_database(directory: &Path) -> Result<PathBuf, StoreError> {
     let file = directory.join(DATABASE);
     if file.exists() {
@@ -88,13 +94,13 @@ pub fn require_database(directory: &Path) -> Result<PathBuf, StoreError> {
     }
 }
 
-/// Opens a database for writing, after reading it through.
+/// Opens a database for writing, after a check of the whole file.
 pub async fn open_checked(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
     check_file(directory, file).await?;
     connect(directory, file, &options(file)).await
 }
 
-/// Opens a database only to read it.
+/// Opens a database for reading only.
 pub async fn open_read_only(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
     let options =
         SqliteConnectOptions::new().filename(file).read_only(true).busy_timeout(BUSY_TIMEOUT);
@@ -120,7 +126,7 @@ async fn readers(directory: &Path, file: &Path) -> Result<SqlitePool, StoreError
         .map_err(|source| refusal(directory, file, source))
 }
 
-/// Only `trace` shows the text of statements.
+/// Logs the text of statements at the level `trace` only.
 fn without_statement_logs(options: SqliteConnectOptions) -> SqliteConnectOptions {
     options
         .log_statements(LevelFilter::Trace)
@@ -146,18 +152,21 @@ async fn connect(
         .map_err(|source| refusal(directory, file, source))
 }
 
-/// Reads the whole database, so that damage is told now and not by a wrong answer later. By a
-/// connection that cannot write, since even looking would else fold the log into the file.
+/// Reads the whole database, so that damage is detected now and not by a wrong result later. Uses a
+/// read-only connection, because another connection would move the write-ahead log into the file.
 async fn check_file(directory: &Path, file: &Path) -> Result<(), StoreError> {
     require_content(file)?;
     let mut connection = open_read_only(directory, file).await?;
     let checked = quick_check(&mut connection, directory, file).await;
-    // Nothing of it matters any more.
+    // Nothing was written, so an error of the close does not matter.
     drop(connection.close().await);
     checked
 }
 
-/// Reads a whole database, and refuses a damaged one.
+/// Reads a whole database.
+///
+/// # Errors
+/// `Damaged` or `NotADatabase` if it is damaged.
 pub async fn quick_check(
     connection: &mut SqliteConnection,
     directory: &Path,
@@ -172,7 +181,7 @@ pub async fn quick_check(
     }
 }
 
-/// Refuses an empty file, which SQLite takes for a new database.
+/// Refuses an empty file, because SQLite would treat it as a new database.
 pub fn require_content(file: &Path) -> Result<(), StoreError> {
     let is_empty = file.metadata().is_ok_and(|found| found.is_file() && found.len() == 0);
     if is_empty { Err(damaged(file, "it is empty")) } else { Ok(()) }
@@ -182,7 +191,7 @@ fn damaged(file: &Path, what: &str) -> StoreError {
     StoreError::Damaged { path: file.to_owned(), what: what.to_owned() }
 }
 
-/// Refuses to make a database where files of another are left.
+/// Refuses to create a database if files of an earlier one are in the directory.
 pub fn require_no_leftovers(directory: &Path) -> Result<(), StoreError> {
     let log = directory.join("otter.db-wal");
     if log.exists() {
@@ -198,12 +207,12 @@ async fn create(directory: &Path, file: &Path) -> Result<(), StoreError> {
     require_no_leftovers(directory)?;
     let sibling = |name: &str| -> PathBuf { directory.join(name) };
     let not_writable = |source| StoreError::not_writable(directory, source);
-    // What a start that was cut short left.
+    // An interrupted start leaves these files.
     for left in ["otter.db.new", "otter.db.new-wal", "otter.db.new-shm"] {
         files::remove(&sibling(left)).map_err(not_writable)?;
     }
     let new = sibling("otter.db.new");
-    // SQLite gives its other files the permissions of this one.
+    // SQLite creates its other files with the permissions of this one.
     files::create(&new).map_err(not_writable)?;
     let mut connection = connect(directory, file, &options(&new)).await?;
     migrate::migrate(&mut connection, directory, file).await?;
@@ -221,8 +230,11 @@ pub async fn in_memory() -> Result<SqliteConnection, StoreError> {
     Ok(connection)
 }
 
-/// The lock is the operating system's and goes with the process, however that ends. The file holds
-/// the process's id, only to say it to whoever finds it locked.
+/// Locks a state directory. The operating system releases the lock when the process ends. The lock
+/// file contains the process id, for the error message of another process.
+///
+/// # Errors
+/// `Locked` if another process holds the lock.
 pub fn lock(directory: &Path) -> Result<File, StoreError> {
     let not_writable = |source| StoreError::not_writable(directory, source);
     let mut file = OpenOptions::new()

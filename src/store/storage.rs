@@ -1,4 +1,5 @@
-//! [`Storage`] in the database: writes go through the one writer, reads through the readers.
+//! The implementation of [`Storage`] for [`Store`]: writes go through the writer, reads through the
+//! readers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;

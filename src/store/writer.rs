@@ -1,13 +1,13 @@
-//! The one writer: takes writes from a bounded channel and commits together whatever waits, so that
-//! one sync of the disk serves many.
+//! The only writer of the database. It takes writes from a bounded channel and commits all waiting
+//! writes in one transaction, so that one sync of the disk serves several writes.
 //!
 //! ```text
-//! wait for a write ─► begin ─► apply it and those behind it ─► commit ─► tell each caller
-//!                                  │ a statement fails: roll back, then each write by itself,
-//!                                  ▼ so that only the faulty one is refused
+//! wait for a write ─► begin ─► apply all waiting writes ─► commit ─► reply to each caller
+//!                                  │ a statement fails: roll back, then commit each write
+//!                                  ▼ separately, so that only the faulty write is refused
 //! ```
-//! A disk that is full or fails refuses commits until it is well again; the log says when that
-//! begins and ends.
+//! While the disk is full or fails, commits are refused. otter logs the first refusal and the first
+//! commit after it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -21,30 +21,33 @@ use super::error::{is_conflict, statement_error};
 use super::{Store, StoreError};
 use crate::storage::StorageError;
 
-/// Writes that may wait; whoever comes then waits to be let in.
+/// The number of writes that can wait in the channel. Further callers wait until it has room.
 const QUEUE_CAPACITY: usize = 1_024;
 
-/// Writes of one commit, so that none waits long for its own.
+/// The maximum number of writes in one commit. It limits how long a write waits for its commit.
 const MAX_WRITES_PER_COMMIT: usize = 256;
 
-/// One change of the database: a few statements that hold together.
+/// One change of the database: statements that are committed together or not at all.
 #[async_trait]
 pub trait Write: Send + Sync + 'static {
     type Output: Send + 'static;
 
-    /// Runs the statements; may be called again after a rollback. An `Err` rolls the whole
-    /// transaction back: refusals that leave it sound belong into the output.
+    /// Runs the statements. It is called again after a rollback.
+    ///
+    /// # Errors
+    /// An error rolls the whole transaction back. A refusal that changes nothing belongs in the
+    /// output instead.
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<Self::Output, sqlx::Error>;
 }
 
-/// The transaction under way, which counts what it is used for.
+/// The current transaction. It counts its statements.
 pub struct Transaction<'a> {
     connection: &'a mut SqliteConnection,
     statements: &'a AtomicU64,
 }
 
 impl<'a> Transaction<'a> {
-    /// A transaction that was begun on this connection.
+    /// A transaction that has begun on this connection.
     pub const fn new(connection: &'a mut SqliteConnection, statements: &'a AtomicU64) -> Self {
         Self { connection, statements }
     }
@@ -56,7 +59,7 @@ impl<'a> Transaction<'a> {
     }
 }
 
-/// The way to the writer, and what it needs until it runs.
+/// The channel to the writer, and the state that the writer takes over when it starts.
 pub struct Writer {
     connection: Arc<Mutex<SqliteConnection>>,
     sender: mpsc::Sender<Box<dyn PendingWrite>>,
@@ -69,7 +72,7 @@ impl Writer {
         Self { connection, sender, receiver: std::sync::Mutex::new(Some(receiver)) }
     }
 
-    /// Hands a write to the writer; `reply` hears of it once it is committed.
+    /// Hands a write to the writer. The writer sends the result to `reply` after the commit.
     pub async fn send<W: Write>(
         &self,
         write: W,
@@ -85,7 +88,7 @@ impl Writer {
         Arc::clone(&self.connection)
     }
 
-    /// How many writes wait.
+    /// The number of waiting writes.
     #[cfg(test)]
     pub fn waiting(&self) -> usize {
         self.sender.max_capacity() - self.sender.capacity()
@@ -96,12 +99,12 @@ type Reply<T> = oneshot::Sender<Result<T, StorageError>>;
 
 struct WriteRequest<W: Write> {
     write: W,
-    /// What applying it gave, held back until the commit.
+    /// The output of `apply`. It is sent after the commit.
     output: Option<W::Output>,
     reply: Reply<W::Output>,
 }
 
-/// A request whatever its type.
+/// A write request of any type.
 #[async_trait]
 trait PendingWrite: Send {
     async fn apply(&mut self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error>;
@@ -121,12 +124,12 @@ impl<W: Write> PendingWrite for WriteRequest<W> {
             (Ok(()), None) => Err(StorageError::Closed),
             (Err(source), _) => Err(statement_error(source)),
         };
-        // A caller that went away needs no answer; its write stands.
+        // The write stays committed if the caller does not wait any more.
         drop(self.reply.send(result));
     }
 }
 
-/// The loop of the writer, see [`Store::run`].
+/// The loop of the writer. See [`Store::run`].
 pub async fn run(store: &Store, stop: CancellationToken) -> Result<(), StoreError> {
     let requests = store.0.writer.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
     let mut requests = requests.ok_or(StoreError::WriterTaken)?;
@@ -148,12 +151,12 @@ pub async fn run(store: &Store, stop: CancellationToken) -> Result<(), StoreErro
     }
 }
 
-/// Moves the log into the database: otter.db alone must be complete while no daemon runs.
+/// Moves the write-ahead log into the database, so that otter.db is complete while no daemon runs.
 async fn checkpoint_log(store: &Store) {
     let mut connection = store.0.writer.connection.lock().await;
     if store.0.lock.is_none() {
-        // A daemon may be running. This form waits for no other process. If another process is in
-        // the way, the daemon moves the rest.
+        // A daemon may be running. This form does not wait for other processes. If one prevents
+        // the checkpoint, the daemon moves the rest of the log later.
         let folded = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut *connection).await;
         if let Err(error) = folded {
             tracing::warn!(%error, "the last commits stay in otter.db-wal: copy it with otter.db");
@@ -169,7 +172,7 @@ async fn checkpoint_log(store: &Store) {
             tracing::warn!(
                 in_log,
                 folded,
-                "another process reads the database, so that its last commits stay in otter.db-wal: \
+                "another process reads the database, so the last commits stay in otter.db-wal: \
                  copy that file with otter.db"
             );
         }
@@ -208,12 +211,17 @@ async fn commit(store: &Store, group: &mut Vec<Box<dyn PendingWrite>>) {
     record_outcome(store, 0, None);
 }
 
-/// Keeps in mind whether commits are refused, and tells of it once.
+/// Records the result of a commit. Logs when commits begin to be refused, and when they succeed
+/// again.
+///
+/// # Parameters
+/// - `writes`: the number of writes that were refused.
+/// - `refusal`: the reason, if the commit was refused.
 fn record_outcome(store: &Store, writes: usize, refusal: Option<&Arc<sqlx::Error>>) {
     let inner = &store.0;
     let failed_before = {
         let mut last = inner.refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        // A write that is_conflict stored data does not show that the store fails.
+        // A write that conflicts with stored data is not a failure of the store.
         let failing = refusal.filter(|cause| !is_conflict(cause)).cloned();
         std::mem::replace(&mut *last, failing).is_some()
     };
@@ -222,18 +230,22 @@ fn record_outcome(store: &Store, writes: usize, refusal: Option<&Arc<sqlx::Error
     }
     match (refusal, failed_before) {
         (Some(cause), false) => {
-            tracing::error!(error = %cause, "the database refuses commits: is the disk full, or gone read-only?");
+            tracing::error!(
+                error = %cause,
+                "the database refuses commits: check whether the disk is full or read-only"
+            );
         }
-        (None, true) => tracing::info!("the database takes commits again"),
+        (None, true) => tracing::info!("the database accepts commits again"),
         _ => {}
     }
 }
 
-/// Where a transaction ended without a commit.
+/// Why a transaction was not committed.
 enum TransactionError {
-    /// In a write: the others are sound.
+    /// A statement of a write failed. The other writes may succeed.
     Statement(sqlx::Error),
-    /// At its begin or its commit; a failed commit is not tried again, for it may have happened.
+    /// `BEGIN` or `COMMIT` failed. A failed `COMMIT` is not retried, because the transaction may be
+    /// committed.
     Commit(sqlx::Error),
 }
 
@@ -245,10 +257,10 @@ impl TransactionError {
     }
 }
 
-/// One transaction with these writes in it; whatever fails, nothing of it stays.
+/// Commits these writes in one transaction. Rolls the transaction back on a failure.
 ///
-/// In plain statements: where the disk is full or fails `SQLite` ends a transaction by itself, and
-/// sqlx, which counts their depth, would never begin another.
+/// It uses plain statements: if the disk is full or fails, SQLite ends the transaction itself, and
+/// the transaction counter of sqlx would never begin another one.
 async fn transaction(
     store: &Store,
     group: &mut [Box<dyn PendingWrite>],
@@ -259,7 +271,7 @@ async fn transaction(
     let outcome = try_transaction(store, &mut connection, group).await;
     match outcome {
         Ok(()) => _ = inner.transactions.fetch_add(1, Ordering::Relaxed),
-        // Fails where there is nothing left to roll back.
+        // The rollback fails if SQLite has already ended the transaction.
         Err(_) => drop(run_statement(&mut connection, "ROLLBACK").await),
     }
     outcome

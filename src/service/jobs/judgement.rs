@@ -77,9 +77,7 @@ pub fn judge(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Verdict {
         }
         HostCall::RemoveAllSnapshots => by_absence_of_all(intent, now),
         HostCall::RenameSnapshot { snapshot, name, description } => match now.snapshot(snapshot) {
-            Some(seen)
-                if seen.has_name_and_description(name.as_deref(), description.as_deref()) =>
-            {
+            Some(seen) if seen.matches(name.as_deref(), description.as_deref()) => {
                 Verdict::Succeeded
             }
             Some(_) => Verdict::AskAgain,

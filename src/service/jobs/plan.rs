@@ -87,9 +87,9 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
         JobRequest::RemoveAllSnapshots if now.snapshots.is_empty() => Plan::Done,
         JobRequest::RemoveAllSnapshots => Plan::Call(HostCall::RemoveAllSnapshots),
         JobRequest::RenameSnapshot { snapshot, name, description, .. }
-            if now.snapshot(snapshot).is_some_and(|seen| {
-                seen.has_name_and_description(name.as_deref(), description.as_deref())
-            }) =>
+            if now
+                .snapshot(snapshot)
+                .is_some_and(|seen| seen.matches(name.as_deref(), description.as_deref())) =>
         {
             Plan::Done
         }
