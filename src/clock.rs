@@ -1,5 +1,5 @@
-//! Time and randomness, injected: tests step them, and the direct ways are forbidden by
-//! `.clippy.toml`.
+//! Time and randomness, as a value that is passed to the code. Tests control it. `.clippy.toml`
+//! forbids direct access to the system clock.
 #![expect(clippy::disallowed_methods, reason = "the one place where the real clock is read")]
 
 use std::fmt::Debug;
@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-/// The wall clock, a clock that never jumps, sleeping, and random ids. Clones share the same time.
+/// The wall clock, the monotonic clock, sleeping, and random ids. Clones share the same time.
 #[derive(Clone, Debug)]
 pub struct Clock(Arc<Source>);
 
@@ -22,15 +22,15 @@ enum Source {
     Other(Box<dyn Time>),
 }
 
-/// Time and randomness of another kind than a [`Clock`] has by itself.
+/// A source of time and randomness that is not built in.
 pub trait Time: Debug + Send + Sync {
     /// The wall clock.
     fn now(&self) -> Timestamp;
 
-    /// Time since an arbitrary start, which never jumps.
+    /// The monotonic clock: the time since an arbitrary start.
     fn elapsed(&self) -> Duration;
 
-    /// Waits for this long.
+    /// Waits for this duration.
     fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()>;
 
     /// 256 random bits.
@@ -47,26 +47,26 @@ struct Stepped {
 }
 
 impl Clock {
-    /// The machine's own time.
+    /// The system's time.
     #[must_use]
     pub fn system() -> Self {
         Self(Arc::new(Source::System { started: Instant::now() }))
     }
 
-    /// Time that stands still until [`advance`](Self::advance) moves it.
+    /// A time that changes only by [`advance`](Self::advance) and [`jump`](Self::jump).
     #[must_use]
     pub fn stepped(start: Timestamp) -> Self {
         let now = Mutex::new(Stepped { wall: start, elapsed: Duration::ZERO });
         Self(Arc::new(Source::Stepped { now, moved: Notify::new() }))
     }
 
-    /// The time and the randomness of `time`.
+    /// The time and randomness of another source.
     #[must_use]
     pub fn from_time(time: impl Time + 'static) -> Self {
         Self(Arc::new(Source::Other(Box::new(time))))
     }
 
-    /// The wall clock, to the microsecond: RFC 3339 on the wire has at most six digits.
+    /// The wall clock, to the microsecond: times in the HTTP API have at most six fraction digits.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         let now = match &*self.0 {
@@ -77,7 +77,8 @@ impl Clock {
         Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
     }
 
-    /// Time since an arbitrary start; it never jumps, whatever happens to the wall clock.
+    /// The monotonic clock: the time since an arbitrary start. It does not follow jumps of the wall
+    /// clock.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         match &*self.0 {
@@ -89,7 +90,7 @@ impl Clock {
         }
     }
 
-    /// Waits for this long by this clock.
+    /// Waits until this duration has passed on the monotonic clock.
     pub async fn sleep(&self, duration: Duration) {
         match &*self.0 {
             Source::System { .. } => tokio::time::sleep(duration).await,
@@ -109,7 +110,8 @@ impl Clock {
         }
     }
 
-    /// Moves a stepped clock on and wakes those whose sleep is over. Does nothing to another.
+    /// Advances a stepped clock, and wakes the tasks whose sleep is over. Does nothing to another
+    /// clock.
     pub fn advance(&self, duration: Duration) {
         if let Source::Stepped { now, moved } = &*self.0 {
             {
@@ -121,8 +123,8 @@ impl Clock {
         }
     }
 
-    /// Makes a stepped wall clock jump, as an administrator or NTP does. The monotonic clock
-    /// continues. Does nothing to another clock.
+    /// Makes the wall clock of a stepped clock jump, as an administrator or NTP does. The monotonic
+    /// clock does not change. Does nothing to another clock.
     pub fn jump(&self, by: SignedDuration) {
         if let Source::Stepped { now, .. } = &*self.0 {
             let mut now = now.lock().unwrap_or_else(PoisonError::into_inner);
@@ -130,10 +132,10 @@ impl Clock {
         }
     }
 
-    /// 256 random bits, fit for a secret.
+    /// 256 random bits that are suitable for a secret.
     ///
     /// # Errors
-    /// Where the system has none to give.
+    /// The operating system provides no random bits.
     pub fn random(&self) -> Result<[u8; 32], getrandom::Error> {
         if let Source::Other(time) = &*self.0 {
             return Ok(time.random());
@@ -143,7 +145,7 @@ impl Clock {
         Ok(bits)
     }
 
-    /// A new UUID of version 7 by the wall clock, with random bits.
+    /// A new UUID of version 7, from the wall clock and random bits.
     #[must_use]
     pub fn uuid(&self) -> Uuid {
         match &*self.0 {

@@ -1,6 +1,5 @@
-//! A connection's byte stream, which keeps its place and ends with its server wherever it goes:
-//! once a connection was upgraded, hyper gives the stream away to the handler that asked for it,
-//! and knows it no more.
+//! The byte stream of a connection. It holds the connection's permit and fails when the server
+//! ends, even after an upgrade: hyper then gives the stream to a handler and does not close it.
 
 use std::future::Future;
 use std::io;
@@ -9,7 +8,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream that holds `held` until it is dropped, and fails once `end` is ready.
+/// A stream that holds a value, such as a permit, until it is dropped. Reads and writes fail once
+/// `end` is ready.
 pub struct ConnectionStream<S, H> {
     stream: S,
     end: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -19,11 +19,15 @@ pub struct ConnectionStream<S, H> {
 
 impl<S, H> ConnectionStream<S, H> {
     /// Wraps a stream.
+    ///
+    /// # Parameters
+    /// - `held`: the value to hold until the stream is dropped.
+    /// - `end`: completes when the stream must end.
     pub fn new(stream: S, held: H, end: impl Future<Output = ()> + Send + 'static) -> Self {
         Self { stream, end: Box::pin(end), has_ended: false, _held: held }
     }
 
-    /// Fails if the stream must end. Else the task wakes when it must.
+    /// Fails if the stream must end. Otherwise registers the task to be woken when it must end.
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         self.has_ended = self.has_ended || self.end.as_mut().poll(context).is_ready();
         if self.has_ended { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }

@@ -1,7 +1,7 @@
-//! Points at which a test makes the process fail: each lies before or after something that outlives
-//! it, or in a task that must be contained. They go through the `fail` crate and exist with the
-//! cargo feature `fail-points` alone, which only test builds have. The environment arms one, with
-//! the actions of that crate:
+//! Fail points: places at which a test makes the process fail. Each is before or after a change that
+//! outlives the process, or in an isolated task. They use the `fail` crate and exist only with the
+//! cargo feature `fail-points`, which only test builds have. The environment arms them, with the
+//! actions of that crate:
 //!
 //! ```text
 //! FAILPOINTS='intent-committed=2*off->return'    SIGKILL at the third visit
@@ -20,14 +20,14 @@ macro_rules! fail_point {
 
 pub(crate) use fail_point;
 
-/// Reads from the environment which points are armed.
+/// Arms the fail points that the environment names.
 #[cfg(feature = "fail-points")]
 pub fn arm() {
-    // Dropping it would disarm them.
+    // Dropping the scenario would disarm the fail points.
     std::mem::forget(fail::FailScenario::setup());
 }
 
-/// There is nothing to arm in this build.
+/// Does nothing: this build has no fail points.
 #[cfg(not(feature = "fail-points"))]
 pub const fn arm() {}
 
@@ -35,7 +35,7 @@ pub const fn arm() {}
 #[cfg(feature = "fail-points")]
 pub(crate) fn kill() -> ! {
     let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-    // The signal may take a moment, and nothing may happen after it.
+    // The signal may arrive later, and no further code may run.
     loop {
         std::thread::park();
     }

@@ -1,7 +1,6 @@
-//! otter: a REST daemon in front of a VMware ESX host. The binary is a thin shell around this
-//! library.
+//! otter: a REST daemon in front of a VMware ESX host. The binary calls this library.
 
-// The sample records of the tests are included by unit tests too, and name this crate.
+// Unit tests include the sample records of the integration tests, which name this crate.
 #[cfg(test)]
 extern crate self as otter;
 

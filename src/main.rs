@@ -1,4 +1,4 @@
-//! The binary: parses the command line, calls `otter::cli`, and maps how that went to an exit code.
+//! The binary: parses the command line, calls `otter::cli`, and returns its exit code.
 
 use std::process::ExitCode;
 

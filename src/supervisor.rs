@@ -1,15 +1,21 @@
-//! The life of the process: its tasks, each named and tracked, its signals, and its end.
+//! The process: its tasks, its signals and its shutdown. Each task has a name and is tracked.
 //!
 //! ```text
-//! running ──SIGTERM, SIGINT, stop(), a room task that ended──► soft: services finish what they do
-//!    │ SIGHUP: reload                                            │ all ended   │ grace over, or a second signal
-//!    └─► running                                                 │             ▼
-//!                                                                │           hard: what still runs is dropped
-//!                                                                ▼             ▼
-//!                                                              last: the services that the others needed (the store)
+//! running ──SIGTERM, SIGINT, stop(), end of a service task──► soft
+//!    │ SIGHUP: reload                                          │ all ended  │ grace over, or
+//!    └─► running                                               │            ▼ a second signal
+//!                                                              │          hard
+//!                                                              ▼            ▼
+//!                                                            final services
 //! ```
-//! A room task that ends before it was asked to, in whatever way, ends the daemon, and the exit
-//! code says so. A contained task, such as a job, may panic: whoever started it is told.
+//! - `running`: the tasks run. SIGHUP calls the reload handlers.
+//! - `soft`: the service tasks are asked to finish and have the grace time to do so.
+//! - `hard`: the tasks that still run are dropped.
+//! - `final services`: the service tasks that the others needed, such as the store, are asked to
+//!   finish, and are dropped if they do not.
+//!
+//! A service task that ends before it is asked to, for any reason, shuts the daemon down, and the
+//! exit code is 1. An isolated task, such as a job, may panic: its starter gets the failure.
 
 mod signals;
 #[cfg(test)]
@@ -36,10 +42,10 @@ use crate::clock::Clock;
 
 pub use signals::{Signal, Signals};
 
-/// How long what is dropped, and the services that stop last, may take; the disk may be slow.
+/// How long the supervisor waits for dropped tasks and for the final services. The disk may be slow.
 const FINAL_GRACE: Duration = Duration::from_secs(10);
 
-/// Starts tasks and sees them through. Clones are the same supervisor.
+/// Starts the tasks of the process and shuts them down. Clones share the tasks.
 #[derive(Clone)]
 pub struct Supervisor(Arc<Inner>);
 
@@ -54,7 +60,7 @@ struct Inner {
     spawn: Spawn,
 }
 
-/// Tasks that stop together: asked by `soft`, dropped by `hard`.
+/// Tasks that stop together. `soft` asks them to finish, `hard` drops them.
 #[derive(Clone, Default)]
 struct TaskGroup {
     soft: CancellationToken,
@@ -62,7 +68,7 @@ struct TaskGroup {
     tasks: TaskTracker,
 }
 
-/// What is known of the end so far.
+/// The cause of the shutdown and the failures, as far as they are known.
 #[derive(Default)]
 struct ShutdownState {
     cause: Option<ShutdownCause>,
@@ -75,7 +81,7 @@ struct ReloadHandler {
     handler: Arc<dyn Fn() -> Result<(), BoxError> + Send + Sync>,
 }
 
-/// Tells the service manager; tests listen in.
+/// Sends states to the service manager. Tests replace it.
 type Notify = Box<dyn Fn(&[NotifyState<'_>]) -> io::Result<()> + Send + Sync>;
 
 /// Runs a task.
@@ -83,9 +89,9 @@ type Spawn = Box<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// What a room task may end in: nothing, or a result with any error.
+/// The output of a service task: nothing, or a result with any error.
 pub trait TaskResult {
-    /// The error, if it is one.
+    /// Converts the output into a result.
     fn into_result(self) -> Result<(), BoxError>;
 }
 
@@ -101,22 +107,23 @@ impl<E: Into<BoxError>> TaskResult for Result<(), E> {
     }
 }
 
-/// How a task ended that should not have.
+/// The failure of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskFailure {
     pub task: &'static str,
     pub outcome: TaskOutcome,
 }
 
-/// The ways in which a task fails.
+/// How a failed task ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TaskOutcome {
-    /// It returned although nobody asked it to stop.
+    /// The task returned although it was not asked to stop.
     Returned,
-    /// With an error: its text, causes included.
+    /// The task returned an error: the text of the error and of its causes.
     Failed(String),
+    /// The task panicked with this message.
     Panicked(String),
-    /// It did not stop in time.
+    /// The task was dropped because it did not stop in time.
     Dropped,
 }
 
@@ -125,7 +132,7 @@ impl fmt::Display for TaskFailure {
         let Self { task, outcome } = self;
         match outcome {
             TaskOutcome::Returned => {
-                write!(formatter, "the task {task} ended although nothing asked it to")
+                write!(formatter, "the task {task} ended although it was not asked to stop")
             }
             TaskOutcome::Failed(error) => write!(formatter, "the task {task} failed: {error}"),
             TaskOutcome::Panicked(message) => {
@@ -138,34 +145,34 @@ impl fmt::Display for TaskFailure {
 
 impl Error for TaskFailure {}
 
-/// Why the daemon ended.
+/// Why the daemon shut down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ShutdownCause {
-    /// The operator, or the service manager, said so.
+    /// The operator or the service manager sent a signal.
     Signal(Signal),
     /// [`Supervisor::stop`] was called.
     Stopped,
-    /// A room task ended, without which the daemon is not whole.
+    /// A service task ended, and the daemon needs all of them.
     Task(TaskFailure),
 }
 
-/// How the daemon ended.
+/// The result of a shutdown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shutdown {
     pub cause: ShutdownCause,
-    /// Every task that failed, from the start on, each once.
+    /// The failures of service tasks since the start.
     pub failures: Vec<TaskFailure>,
 }
 
 impl Shutdown {
-    /// 0 if the daemon was asked to end and every task ended well; else 1.
+    /// 0 if the daemon was asked to shut down and no service task failed, otherwise 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         u8::from(matches!(self.cause, ShutdownCause::Task(_)) || !self.failures.is_empty())
     }
 }
 
-/// A task that was started by [`Supervisor::spawn_isolated`]. Dropping this lets it run on.
+/// A task that [`Supervisor::spawn_isolated`] started. The task continues if this is dropped.
 #[derive(Debug)]
 pub struct IsolatedTask<T> {
     name: &'static str,
@@ -173,10 +180,10 @@ pub struct IsolatedTask<T> {
 }
 
 impl<T> IsolatedTask<T> {
-    /// Waits for its end.
+    /// Waits until the task ends.
     ///
     /// # Errors
-    /// `Panicked` with the message, or `Dropped` at a hard shutdown.
+    /// `Panicked` with the message. `Dropped` in a hard shutdown.
     pub async fn join(self) -> Result<T, TaskFailure> {
         let dropped = TaskFailure { task: self.name, outcome: TaskOutcome::Dropped };
         self.result.await.unwrap_or(Err(dropped))
@@ -184,7 +191,7 @@ impl<T> IsolatedTask<T> {
 }
 
 impl Supervisor {
-    /// A supervisor that gives its tasks this long to stop.
+    /// A supervisor whose tasks have `grace` to finish in a soft shutdown.
     #[must_use]
     pub fn new(clock: Clock, grace: Duration) -> Self {
         Self::with(
@@ -195,7 +202,7 @@ impl Supervisor {
         )
     }
 
-    /// The same, whose tasks `spawn` runs. It tells the service manager nothing.
+    /// The same, but `spawn` runs the tasks. It does not notify the service manager.
     pub fn with_spawn(
         clock: Clock,
         grace: Duration,
@@ -217,8 +224,8 @@ impl Supervisor {
         }))
     }
 
-    /// Starts a room's task, without which the daemon cannot live. It is given a token that tells
-    /// it to finish.
+    /// Starts a service task, which the daemon needs. The task gets a token that is cancelled when
+    /// the task must finish.
     pub fn spawn<F>(&self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output: TaskResult> + Send + 'static,
@@ -226,7 +233,8 @@ impl Supervisor {
         self.spawn_in(&self.0.services, name, task);
     }
 
-    /// Starts a room's task that the others need to finish: it is told to once they all ended.
+    /// Starts a service task that the other service tasks need while they finish. Its token is
+    /// cancelled after all of them have ended.
     pub fn spawn_stopping_last<F>(
         &self,
         name: &'static str,
@@ -237,8 +245,8 @@ impl Supervisor {
         self.spawn_in(&self.0.final_services, name, task);
     }
 
-    /// Starts a task that may fail by itself. It is waited for at the end; what it should know of
-    /// the shutdown it learns from [`Supervisor::shutdown_token`].
+    /// Starts an isolated task. A panic of the task ends only this task. A soft shutdown waits for
+    /// the task. The task can observe the shutdown with [`Supervisor::shutdown_token`].
     pub fn spawn_isolated<T, F>(&self, name: &'static str, task: F) -> IsolatedTask<T>
     where
         T: Send + 'static,
@@ -257,7 +265,7 @@ impl Supervisor {
                         tracing::error!("{failure}");
                         failure
                     });
-                    // Nobody may be waiting for it.
+                    // The receiver may be dropped already.
                     drop(sender.send(ended));
                 }
                 () = hard.cancelled() => {}
@@ -267,7 +275,7 @@ impl Supervisor {
         IsolatedTask { name, result }
     }
 
-    /// Cancelled when the soft shutdown begins.
+    /// A token that is cancelled when the soft shutdown begins.
     #[must_use]
     pub fn shutdown_token(&self) -> CancellationToken {
         self.0.services.soft.clone()
@@ -278,7 +286,8 @@ impl Supervisor {
         self.begin_shutdown(ShutdownCause::Stopped);
     }
 
-    /// Has this called on SIGHUP. An error is logged, and what was before stays.
+    /// Registers a handler for SIGHUP. If the handler fails, the error is logged. The handler must
+    /// then leave the old state in use.
     pub fn on_reload<E: Into<BoxError>>(
         &self,
         name: &'static str,
@@ -292,7 +301,7 @@ impl Supervisor {
             .push(ReloadHandler { name, handler });
     }
 
-    /// Tells the service manager that the daemon serves.
+    /// Notifies the service manager that the daemon is ready.
     pub fn ready(&self) {
         self.notify(&[NotifyState::Ready]);
     }
@@ -326,9 +335,12 @@ impl Supervisor {
         tokio::select! {
             biased;
             () = services.tasks.wait() => {}
-            () = signals.next_termination() => tracing::warn!("a second signal: dropping what still runs"),
+            () = signals.next_termination() => {
+                tracing::warn!("a second signal: dropping the remaining tasks");
+            }
             () = clock.sleep(*grace) => {
-                tracing::warn!("not everything stopped within {} s: dropping the rest", grace.as_secs());
+                let grace = grace.as_secs();
+                tracing::warn!("tasks still run after {grace} s: dropping the remaining tasks");
             }
         }
         services.hard.cancel();
@@ -345,26 +357,26 @@ impl Supervisor {
         }
     }
 
-    /// Waits for a stage, but no longer than [`FINAL_GRACE`]: a task that never yields cannot be
-    /// dropped.
-    async fn wait(&self, stage: &TaskGroup) {
+    /// Waits for a group of tasks, but no longer than [`FINAL_GRACE`]: a task that never yields
+    /// cannot be dropped.
+    async fn wait(&self, group: &TaskGroup) {
         tokio::select! {
             biased;
-            () = stage.tasks.wait() => {}
+            () = group.tasks.wait() => {}
             () = self.0.clock.sleep(FINAL_GRACE) => {}
         }
     }
 
     fn spawn_in<F>(
         &self,
-        stage: &TaskGroup,
+        group: &TaskGroup,
         name: &'static str,
         task: impl FnOnce(CancellationToken) -> F,
     ) where
         F: Future<Output: TaskResult> + Send + 'static,
     {
         let supervisor = self.clone();
-        let TaskGroup { soft, hard, tasks } = stage.clone();
+        let TaskGroup { soft, hard, tasks } = group.clone();
         let task = task(soft.clone());
         let guarded = async move {
             let outcome = tokio::select! {
@@ -403,7 +415,7 @@ impl Supervisor {
         self.begin_shutdown(ShutdownCause::Task(failure));
     }
 
-    /// The first cause is the one that counts.
+    /// Begins the soft shutdown. Only the first cause is recorded.
     fn begin_shutdown(&self, cause: ShutdownCause) {
         self.0.shutdown.lock().unwrap_or_else(PoisonError::into_inner).cause.get_or_insert(cause);
         self.0.services.soft.cancel();
@@ -411,10 +423,10 @@ impl Supervisor {
 
     fn reload(&self) {
         tracing::info!("SIGHUP: reloading");
-        // systemd wants the time together with the word.
+        // systemd requires the time in the same message.
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.notify(&[NotifyState::Reloading, now]),
-            Err(error) => tracing::warn!(%error, "the service manager was not told of the reload"),
+            Err(error) => tracing::warn!(%error, "cannot notify the service manager of the reload"),
         }
         let reload_handlers =
             self.0.reload_handlers.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -422,7 +434,7 @@ impl Supervisor {
             match handler() {
                 Ok(()) => tracing::info!("reloaded: {name}"),
                 Err(error) => {
-                    tracing::error!("not reloaded: {name}: {}", error_chain(error.as_ref()))
+                    tracing::error!("cannot reload {name}: {}", error_chain(error.as_ref()));
                 }
             }
         }
@@ -431,11 +443,11 @@ impl Supervisor {
 
     fn notify(&self, states: &[NotifyState<'_>]) {
         if let Err(error) = (self.0.notify)(states) {
-            tracing::warn!(%error, "the service manager could not be told");
+            tracing::warn!(%error, "cannot notify the service manager");
         }
     }
 
-    /// Says twice in the service manager's interval that this runtime is alive.
+    /// Notifies the service manager twice per watchdog interval that this runtime is alive.
     async fn notify_watchdog(&self) -> std::convert::Infallible {
         let Some(interval) = sd_notify::watchdog_enabled() else {
             return std::future::pending().await;
@@ -455,7 +467,7 @@ fn panic_message(payload: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "without a message".to_owned())
 }
 
-/// An error and its causes in one line.
+/// The text of an error and of its causes, in one line.
 fn error_chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -86,7 +86,7 @@ impl Config {
         for (name, value) in environment {
             match environment::check_unread(name, value) {
                 Some(UnreadVariable::HostSetting(message)) => {
-                    problems.push(ConfigProblem::new(name, message))
+                    problems.push(ConfigProblem::new(name, message));
                 }
                 Some(UnreadVariable::Other(warning)) => warnings.push(warning),
                 None => {}

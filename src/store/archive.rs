@@ -1,6 +1,5 @@
-//! A backup as one file: a tar archive of `manifest.json`, `otter.db` and `secret.key`, in this
-//! order. The manifest holds the SHA-256 of the others: a restore finds damage before it puts
-//! anything into a state directory.
+//! The archive of a backup: a tar file of `manifest.json`, `otter.db` and `secret.key`, in this
+//! order. The manifest contains the SHA-256 of the other members, so that a restore detects damage.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -14,19 +13,19 @@ use super::files::{self, DATABASE, SECRET_KEY};
 
 const MANIFEST: &str = "manifest.json";
 
-/// The format that this otter writes and reads.
+/// The version of the format.
 const FORMAT: u32 = 1;
 
-/// A manifest is a few hundred bytes.
+/// The maximum size of a manifest. A valid one has a few hundred bytes.
 const MANIFEST_LIMIT: u64 = 64 * 1024;
 
-/// What an archive says of itself.
+/// The manifest of an archive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     format: u32,
-    /// The version of the otter that made it.
+    /// The version of the otter that wrote the archive.
     pub otter_version: String,
-    /// The schema of its database.
+    /// The schema of the database in the archive.
     pub schema: i64,
     pub created_at: Timestamp,
     members: Vec<ArchiveMember>,
@@ -42,17 +41,17 @@ struct ArchiveMember {
 /// Why an archive cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    #[error("it is not an archive that `otter store backup` made, or is cut short")]
+    #[error("`otter store backup` did not write this file, or it is truncated")]
     Unreadable(#[source] io::Error),
     #[error("its manifest cannot be read")]
     Manifest(#[source] serde_json::Error),
-    #[error("it has format {0}, and this otter reads format {FORMAT}: use a newer otter")]
+    #[error("the archive has format {0}, and this otter reads format {FORMAT}: use a newer otter")]
     Format(u32),
-    #[error("{0} is not what the manifest says: the archive is damaged")]
+    #[error("{0} does not match the manifest: the archive is damaged")]
     Damaged(String),
-    #[error("{0} is missing in it")]
+    #[error("the archive lacks {0}")]
     Missing(&'static str),
-    #[error("it holds {0:?}, which is no part of a backup")]
+    #[error("the archive contains {0:?}, which is not part of a backup")]
     Foreign(String),
     #[error("{} cannot be written", path.display())]
     Write { path: PathBuf, source: io::Error },
@@ -102,18 +101,17 @@ pub fn write(
     Ok(manifest)
 }
 
-/// Reads the manifest alone.
+/// Reads only the manifest of an archive.
 pub fn manifest(archive: &Path) -> Result<Manifest, ArchiveError> {
     let mut archive = tar::Archive::new(File::open(archive).map_err(ArchiveError::Unreadable)?);
     let mut entries = archive.entries().map_err(ArchiveError::Unreadable)?;
     read_manifest(&mut entries)
 }
 
-/// Puts the members of an archive into a directory under these names, each checked against the
-/// manifest.
+/// Extracts the members of an archive into a directory, and checks each against the manifest.
 ///
 /// # Parameters
-/// - `name_of`: the file that a member becomes, by the member's name.
+/// - `name_of`: the file name for a member's name. `None` refuses the member.
 pub fn extract(
     archive: &Path,
     directory: &Path,
@@ -169,7 +167,7 @@ fn member_name(entry: &tar::Entry<'_, File>) -> Result<String, ArchiveError> {
     Ok(path.to_string_lossy().into_owned())
 }
 
-/// Copies everything, and gives its length and its SHA-256 in hexadecimal.
+/// Copies all bytes. Returns their number and their SHA-256 in hexadecimal.
 fn copy_hashed(from: &mut impl Read, to: &mut impl Write) -> io::Result<(u64, String)> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 64 * 1024];

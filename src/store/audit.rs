@@ -1,4 +1,4 @@
-//! The audit as rows: each is added in the transaction of its change. The list is newest first.
+//! The table of the audit. Each record is added in the transaction of its change.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::origin::RequestId;
 use crate::storage::{AuditCursor, AuditEntry, AuditFilter, AuditPage, StorageError};
 
-/// The bytes of a row in the file, in addition to its texts. Includes its indexes.
+/// The size of a row in the file without its texts, in bytes. It includes the indexes.
 const ROW_OVERHEAD: usize = 400;
 
-/// Adds facts that belong to no other change.
+/// Adds records that belong to no other change.
 pub struct AppendAudit(pub Vec<AuditRecord>);
 
 #[async_trait]
@@ -30,7 +30,7 @@ impl Write for AppendAudit {
     }
 }
 
-/// Adds facts to the transaction of their change.
+/// Adds records in the transaction of their change.
 pub async fn append(
     transaction: &mut Transaction<'_>,
     records: &[AuditRecord],
@@ -105,7 +105,7 @@ async fn append_one(
     Ok(())
 }
 
-/// The facts that pass the filter, the newest first, from `after` on.
+/// Reads one page of the records that match the filter, the newest first.
 pub async fn list(
     reader: &mut Reader<'_>,
     filter: &AuditFilter,
@@ -152,7 +152,8 @@ pub async fn list(
     Ok(AuditPage { items, next })
 }
 
-/// An empty list of words is no condition.
+/// Adds the condition, which ends with `IN (`, and the list of words. Adds nothing if there are no
+/// words.
 fn push_in_condition(
     query: &mut QueryBuilder<Sqlite>,
     condition: &'static str,
@@ -213,7 +214,8 @@ fn id<T>(
 
 fn damaged(column: &str) -> sqlx::Error {
     sqlx::Error::Decode(
-        format!("a row of the audit has a {column} that otter did not write").into(),
+        format!("the column {column} of an audit record has a value that otter does not write")
+            .into(),
     )
 }
 
@@ -255,7 +257,7 @@ mod tests {
         Job { state: JobState::Running, started_at: Some(job.created_at), ..job.clone() }
     }
 
-    /// A fact with every field.
+    /// A record with every field.
     fn full() -> AuditRecord {
         let origin = RequestOrigin {
             address: Some("192.0.2.7".parse().unwrap()),
@@ -276,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_fact_comes_back_as_it_was() {
+    async fn a_record_is_read_unchanged() {
         let store = started().await;
         let bare = AuditRecord::new(start(), AuditAction::PasswordReloaded, AuditOutcome::Failed);
         store.append_audit(vec![full(), bare.clone()]).await.unwrap();
@@ -299,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_job_that_is_to_be_cancelled_is_audited_once_with_who_asked_first() {
+    async fn a_cancellation_is_audited_once_with_its_first_requester() {
         use AuditAction::{JobAccepted, JobCancelRequested, JobEnded, JobStarted};
         let store = started().await;
         let mut waiting = queued(1);
@@ -322,7 +324,7 @@ mod tests {
             store.update_job(&running).await.unwrap();
         }
         store.update_job(&ended(running, JobState::Cancelled, start())).await.unwrap();
-        // The wish and the end of a queued job are one update.
+        // The cancellation request and the end of a queued job are one update.
         waiting.request_cancel(actor("boss", 9), start());
         store.update_job(&ended(waiting, JobState::Cancelled, start())).await.unwrap();
         assert_eq!(
@@ -339,16 +341,17 @@ mod tests {
         );
         let cancelled =
             all(&store).await.into_iter().filter(|fact| fact.action == JobCancelRequested);
-        let told: Vec<_> = cancelled.map(|fact| (fact.actor, fact.request_id, fact.job)).collect();
+        let requests: Vec<_> =
+            cancelled.map(|fact| (fact.actor, fact.request_id, fact.job)).collect();
         let expected = [(7, queued(2).id), (9, queued(1).id)].map(|(number, job)| {
             let Actor { name, origin } = actor("boss", number);
             (Some(name), origin.request_id, Some(job))
         });
-        assert_eq!(told, expected);
+        assert_eq!(requests, expected);
     }
 
     #[tokio::test]
-    async fn a_change_that_is_refused_is_not_audited_and_the_other_way_round() {
+    async fn a_change_and_its_record_are_committed_together_or_not_at_all() {
         let store = started().await;
         let held = |number| {
             let lease = lease(number, LeaseState::Active, None);
@@ -363,7 +366,7 @@ mod tests {
             store.save_leases(step).await
         };
         save(1).await.unwrap();
-        // One machine for two leases: the database refuses it, and the fact with it.
+        // Two leases hold one machine: the database refuses the change and its record.
         save(2).await.unwrap_err();
         assert_eq!(all(&store).await.len(), 1);
         let mut connection = store.0.writer_connection().await;
@@ -372,15 +375,21 @@ mod tests {
         sqlx::query(refuse).execute(&mut *connection).await.unwrap();
         drop(connection);
         store.insert_job(&queued(1), None, None).await.unwrap_err();
-        assert!(store.job(queued(1).id).await.unwrap().is_none(), "no job without its fact");
+        assert!(
+            store.job(queued(1).id).await.unwrap().is_none(),
+            "a job was stored without its audit record"
+        );
         let id = crate::domain::ids::TokenId::new(uuid::Uuid::from_u128(1));
         let token = StoredToken::new(id, "ci", Role::Runner, TokenDigest([7; 32]), start());
         store.insert_token(&token).await.unwrap_err();
-        assert!(store.tokens().await.unwrap().is_empty(), "no token without its fact");
+        assert!(
+            store.tokens().await.unwrap().is_empty(),
+            "a token was stored without its audit record"
+        );
     }
 
     #[tokio::test]
-    async fn a_key_that_is_known_and_a_name_that_nobody_has_are_not_audited() {
+    async fn a_stored_key_and_an_unknown_token_name_are_not_audited() {
         let store = started().await;
         let key = IdempotencyKey {
             caller: "ci".to_owned(),

@@ -1,5 +1,4 @@
-//! `otter store backup`: copies the database and the key into one archive, even while a daemon
-//! runs.
+//! `otter store backup`: writes the database and the key into one archive. A daemon may be running.
 
 use std::fs::File;
 use std::io;
@@ -16,12 +15,12 @@ use super::restore::RemoveOnDrop;
 use super::sqlite_errors::refusal;
 use super::{StoreError, key, maintenance, schema, sqlite_errors};
 
-/// Writes the archive into a new file that only its owner may read.
+/// Writes the archive into a new file that only its owner can read.
 ///
 /// # Errors
-/// `FileExists` if there is such a file; `ArchiveNotWritten` if it cannot be written, for example
-/// because the disk is full; `Key` if the key is damaged, or missing although there are leases;
-/// those of opening a database.
+/// `FileExists` if the file exists. `ArchiveNotWritten` if it cannot be written, for example because
+/// the disk is full. `Key` if the key is damaged, or missing although there are leases. The errors
+/// of opening a database.
 pub async fn backup(
     state_dir: &Path,
     archive: &Path,
@@ -48,7 +47,7 @@ pub async fn backup(
         }
         CopyError::Database(source) => refused(source),
     })?;
-    // An error of this connection does not matter any more.
+    // The copy is complete, so an error of the close does not matter.
     drop(connection.close().await);
     let manifest = archive::write(&file, &copy, key.as_deref(), schema::current(), now)
         .map_err(not_written)?;
@@ -57,8 +56,8 @@ pub async fn backup(
     Ok(manifest)
 }
 
-/// The path of the database's copy while the archive is written. It is on the same disk, which
-/// needs the room anyway.
+/// The path of the database's copy that exists while the archive is written. It is in the archive's
+/// directory, whose disk needs room for the database anyway.
 fn copy_path(archive: &Path) -> PathBuf {
     let mut name = archive.as_os_str().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));

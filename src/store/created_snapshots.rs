@@ -1,4 +1,5 @@
-//! Which lease each snapshot was made under: written with the end of the job that made it.
+//! The table of the leases under which snapshots were created. The write that ends the job of a
+//! snapshot changes it.
 
 use std::collections::BTreeSet;
 
@@ -15,9 +16,9 @@ use crate::storage::StorageError;
 /// The number of rows that one commit deletes. Other commits run in between.
 const BATCH_ROWS: i64 = 500;
 
-/// What the end of a job changes in the table.
+/// The change of the table when a job ends.
 pub enum SnapshotOriginChange {
-    /// The job made a snapshot, under this lease or under none.
+    /// The job created a snapshot, under this lease or without a lease.
     Made { machine: String, snapshot: String, lease: Option<String> },
     /// The job removed a snapshot.
     Removed { machine: String, snapshot: String },
@@ -26,7 +27,8 @@ pub enum SnapshotOriginChange {
 }
 
 impl SnapshotOriginChange {
-    /// What a job changes, if it succeeded and made or removed snapshots.
+    /// The change that a job makes. `None` if the job did not succeed, or neither creates nor
+    /// removes snapshots.
     pub fn from_job(job: &Job) -> Option<Self> {
         if job.state != JobState::Succeeded {
             return None;
@@ -53,7 +55,7 @@ impl SnapshotOriginChange {
     pub async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
         match self {
             Self::Made { machine, snapshot, lease } => {
-                // A host may use the id of a removed snapshot again, so the old row is wrong now.
+                // A host can reuse the id of a removed snapshot, so an existing row is out of date.
                 delete_row(transaction, machine, snapshot).await?;
                 let Some(lease) = lease else { return Ok(()) };
                 let insert =
@@ -66,7 +68,7 @@ impl SnapshotOriginChange {
                     .await?;
             }
             Self::Removed { machine, snapshot } => {
-                delete_row(transaction, machine, snapshot).await?
+                delete_row(transaction, machine, snapshot).await?;
             }
             Self::RemovedAll { machine } => {
                 sqlx::query("DELETE FROM created_snapshots WHERE machine = $1")
@@ -92,7 +94,7 @@ async fn delete_row(
     Ok(())
 }
 
-/// The snapshots of a machine that were made under a lease.
+/// The ids of a machine's snapshots that were created under a lease.
 pub async fn made_under(
     reader: &mut Reader<'_>,
     machine: &MachineIdentity,
@@ -109,11 +111,11 @@ pub async fn made_under(
         .collect()
 }
 
-/// Deletes the rows of leases that are no longer kept.
+/// Deletes the rows whose lease was deleted.
 pub struct DeleteRowsOfPurgedLeases;
 
 impl DeleteRowsOfPurgedLeases {
-    /// How many rows one write deletes at most.
+    /// The maximum number of rows that one write deletes.
     pub const BATCH_ROWS: u64 = BATCH_ROWS.unsigned_abs();
 }
 

@@ -1,4 +1,4 @@
-//! Examines a state directory without changing it: whether otter could use it, and its contents.
+//! Examines a state directory without a change: whether otter can use it, and what it contains.
 
 use std::path::Path;
 
@@ -12,30 +12,30 @@ use super::sqlite_errors::refusal;
 use super::state_directory::is_usable_directory;
 use super::{StoreError, migrate};
 
-/// What a state directory holds.
+/// The contents of a state directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FoundState {
     pub existing: Existing,
-    /// Whether there are leases, ended ones included.
+    /// Whether there are leases. Ended leases count.
     pub has_leases: bool,
-    /// Whether there is a token that callers can come with.
+    /// Whether there is a token that is not revoked.
     pub has_tokens_in_force: bool,
 }
 
-/// How much of a state directory exists before a start makes the rest.
+/// The part of the state that exists before the daemon starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Existing {
     #[default]
     Nothing,
-    /// The directory, without a database in it.
+    /// The directory exists and has no database.
     Directory,
     Database,
 }
 
-/// Looks at a directory and its database.
+/// Examines a directory and its database.
 ///
 /// # Errors
-/// What would keep a start from using it.
+/// The reason why a daemon could not use it.
 pub async fn examine(path: &Path) -> Result<FoundState, StoreError> {
     if !is_usable_directory(path)? {
         return Ok(FoundState::default());
@@ -61,7 +61,8 @@ pub async fn examine(path: &Path) -> Result<FoundState, StoreError> {
     Ok(FoundState { existing: Existing::Database, has_leases, has_tokens_in_force })
 }
 
-/// Reads the whole database of a directory that has one. Returns the names of the tokens in force.
+/// Reads the whole database of a directory that has one. Returns the names of the tokens that are
+/// not revoked.
 ///
 /// # Errors
 /// `Damaged` or `NotADatabase` if it is damaged.
@@ -81,10 +82,10 @@ pub async fn read_through(path: &Path) -> Result<Vec<String>, StoreError> {
     Ok(names)
 }
 
-/// Opens a database to look at it. This makes no other file.
+/// Opens a database for reading, without a change and without a new file.
 async fn connect(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
-    // Without a log the file is the whole database, and reading it must neither make files nor
-    // change them.
+    // Without a write-ahead log the file is the whole database. The option `immutable` then prevents
+    // that SQLite creates or changes files.
     let is_whole =
         std::fs::metadata(directory.join("otter.db-wal")).map_or(true, |log| log.len() == 0);
     let options = SqliteConnectOptions::new()
@@ -97,7 +98,7 @@ async fn connect(directory: &Path, file: &Path) -> Result<SqliteConnection, Stor
         .map_err(|source| refusal(directory, file, source))
 }
 
-/// Refuses what a start cannot open for writing; nothing there is fine.
+/// Refuses a path that the daemon cannot open for writing. A missing file is accepted.
 fn require_writable(path: &Path) -> Result<(), StoreError> {
     match std::fs::metadata(path) {
         Ok(found) if !found.is_file() => Err(StoreError::NotAFile { path: path.to_owned() }),
@@ -108,8 +109,8 @@ fn require_writable(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// The answer of a statement that asks for rows of a table; false if the schema is older than the
-/// table.
+/// The result of a statement that asks whether a table has certain rows. False if the table does
+/// not exist yet in the schema of the database.
 async fn has_rows(
     connection: &mut SqliteConnection,
     table: &str,

@@ -1,5 +1,5 @@
-//! The fence floor: every grant gets a higher fence, also on a machine that the store does not
-//! know. It covers fences that were given but are no longer in the store. It never falls.
+//! The fence floor: every grant gets a higher fence, even on a machine that is not in the store. It
+//! is above all fences that were granted and are no longer in the store. It never falls.
 
 use async_trait::async_trait;
 
@@ -7,7 +7,7 @@ use super::Reader;
 use super::writer::{Transaction, Write};
 use crate::storage::StorageError;
 
-/// Raises the floor to this fence, if it is lower.
+/// Raises the floor to this fence, if the floor is lower.
 pub struct RaiseFenceFloor(pub u64);
 
 #[async_trait]
@@ -26,7 +26,7 @@ impl Write for RaiseFenceFloor {
     }
 }
 
-/// The floor; 0 if it was never raised.
+/// Reads the floor. 0 if it was never raised.
 pub async fn fence_floor(reader: &mut Reader<'_>) -> Result<u64, StorageError> {
     let fence: Option<i64> = sqlx::query_scalar("SELECT fence FROM fence_floor")
         .fetch_optional(reader.statement())

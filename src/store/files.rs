@@ -1,4 +1,4 @@
-//! The files of the state directory: their names, and how each is made, for its owner alone.
+//! The files of the state directory: their names, and their creation with access only for the owner.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader};
@@ -7,21 +7,24 @@ use std::path::Path;
 
 /// The database.
 pub const DATABASE: &str = "otter.db";
-/// The key that the secrets of leases are made from.
+/// The key from which the secrets of leases are derived.
 pub const SECRET_KEY: &str = "secret.key";
-/// The database of a restore until it is whole. If it stays, the restore was cut short.
+/// The database of a restore that is not complete. If it remains, the restore was interrupted.
 pub const UNFINISHED_RESTORE: &str = "otter.db.restoring";
-/// What the daemon holds a lock on.
+/// The file that the daemon locks.
 pub const LOCK: &str = "lock";
 
 /// The permissions of each file.
 pub const PRIVATE_FILE: u32 = 0o600;
 
-/// Makes a file that must not exist yet, for its owner alone.
+/// Creates a file that only its owner can access.
+///
+/// # Errors
+/// The kind is `AlreadyExists` if the file exists.
 pub fn create(path: &Path) -> io::Result<File> {
     let file =
         OpenOptions::new().read(true).write(true).create_new(true).mode(PRIVATE_FILE).open(path)?;
-    // An odd umask takes the owner's own permissions away.
+    // The umask may have removed permissions of the owner.
     file.set_permissions(Permissions::from_mode(PRIVATE_FILE))?;
     Ok(file)
 }
@@ -34,7 +37,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Has the names in a directory written to the disk.
+/// Writes the names in a directory to the disk.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }

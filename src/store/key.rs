@@ -1,5 +1,5 @@
-//! The key file of the state directory. The secrets of leases are made from its key, so it must not
-//! be replaced silently while there are leases.
+//! The key file of the state directory. The secrets of leases are derived from the key, so otter
+//! never replaces it without a command while there are leases.
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -8,37 +8,38 @@ use secrecy::{ExposeSecret, SecretBox};
 
 use super::files::{self, SECRET_KEY};
 
-/// A key.
+/// The key from which the secrets of leases are derived.
 pub type Key = SecretBox<[u8; 32]>;
 
-/// Why there is no key.
+/// Why the key cannot be read or created.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    #[error("the key file {} cannot be read or made", path.display())]
+    #[error("the key file {} cannot be read or created", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error(
-        "{} does not hold a key of 32 bytes: put back the secret.key of a backup, or remove the file and make a new \
-         key with otter store new-key",
+        "{} does not contain a key of 32 bytes: restore the secret.key of a backup, or remove the \
+         file and create a new key with otter store new-key",
         path.display()
     )]
     Damaged { path: PathBuf },
     #[error(
-        "there are leases in the database, but {} is missing, which their secrets are made from: put back the \
-         secret.key of a backup, or make a new key with otter store new-key",
+        "there are leases in the database, but {} is missing, and their secrets are derived from \
+         it: restore the secret.key of a backup, or create a new key with otter store new-key",
         path.display()
     )]
     Missing { path: PathBuf },
-    #[error("there is a key in {} already; it is kept", path.display())]
+    #[error("{} already contains a key; it stays unchanged", path.display())]
     Exists { path: PathBuf },
 }
 
-/// Reads the key of a state directory; `None` if it has none and needs none yet.
+/// Reads the key of a state directory. `None` if there is no key and there are no leases.
 ///
 /// # Parameters
 /// - `has_leases`: whether the state directory has leases. Their secrets need the key.
 ///
 /// # Errors
-/// A file that cannot be read, that is damaged, or that is missing although there are leases.
+/// `File` if the file cannot be read. `Damaged` if it does not contain a key. `Missing` if it does
+/// not exist although there are leases.
 pub fn require(state_dir: &Path, has_leases: bool) -> Result<Option<Key>, KeyError> {
     let path = state_dir.join(SECRET_KEY);
     let mut bytes = Vec::new();
@@ -57,7 +58,7 @@ pub fn require(state_dir: &Path, has_leases: bool) -> Result<Option<Key>, KeyErr
 /// Writes the key of a state directory that has none.
 ///
 /// # Errors
-/// `Exists` if there is one; a file that cannot be made.
+/// `Exists` if there is a key. `File` if the file cannot be created.
 pub fn create(state_dir: &Path, key: &Key) -> Result<(), KeyError> {
     let path = state_dir.join(SECRET_KEY);
     let written = files::create(&path).and_then(|mut file| {

@@ -1,5 +1,5 @@
-//! The time at which otter last ran. otter writes it while there are jobs, and as a test of a store
-//! that refused writes.
+//! The time at which otter was last running. otter writes it while there are jobs. It also writes it
+//! to find out whether a store that refused writes accepts them again.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -8,7 +8,7 @@ use super::writer::{Transaction, Write};
 use super::{Reader, microseconds};
 use crate::storage::StorageError;
 
-/// Notes that otter runs at this time.
+/// Records that otter was running at this time.
 pub struct RecordLastSeen(pub Timestamp);
 
 #[async_trait]
@@ -24,7 +24,7 @@ impl Write for RecordLastSeen {
     }
 }
 
-/// When otter last ran; `None` if that was never noted.
+/// Reads the time at which otter was last running. `None` if it was never recorded.
 pub async fn last_seen(reader: &mut Reader<'_>) -> Result<Option<Timestamp>, StorageError> {
     let at: Option<i64> =
         sqlx::query_scalar("SELECT at FROM last_seen").fetch_optional(reader.statement()).await?;

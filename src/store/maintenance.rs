@@ -1,5 +1,5 @@
-//! `otter store check` and `otter store compact`: check a database, and free room that it no longer
-//! needs.
+//! `otter store check` and `otter store compact`: check a database, and give unused space back to
+//! the disk.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,24 +18,24 @@ use super::{
 };
 use crate::storage::StorageError;
 
-/// The data that a check reads.
+/// The rows that a check decodes.
 const JOBS: &str = "SELECT id, document_version, document FROM jobs";
 const LEASES: &str = "SELECT id, document_version, document FROM leases";
 const MACHINES: &str =
     "SELECT machine, fence, last_lease_end, quarantine, absent_since FROM kept_machines";
 
-/// A check lists at most this many problems.
+/// The maximum number of problems that a check reports.
 const MAX_PROBLEMS: usize = 50;
 
-/// What a check found.
+/// The result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckReport {
     pub jobs: usize,
     pub leases: usize,
     pub tokens: usize,
-    /// What is damaged, each in one sentence.
+    /// The damage of the database, one sentence for each problem.
     pub problems: Vec<String>,
-    /// What is wrong with the key, and what to do; the database itself may be whole.
+    /// The problem with the key file, and what to do. `None` if the key can be used.
     pub key_problem: Option<String>,
 }
 
@@ -46,10 +46,10 @@ pub struct CompactReport {
     pub after: u64,
 }
 
-/// Reads everything that is stored, and changes nothing. A daemon may run meanwhile.
+/// Reads the whole database and decodes every row, without a change. A daemon may be running.
 ///
 /// # Errors
-/// Those of opening a database; damage that does not keep it from being read is in the answer.
+/// The errors of opening a database. Damage of a database that can be opened is in the result.
 pub async fn check(state_dir: &Path) -> Result<CheckReport, StoreError> {
     let file = open::require_database(state_dir)?;
     let mut connection = open::open_read_only(state_dir, &file).await?;
@@ -78,10 +78,10 @@ pub async fn check(state_dir: &Path) -> Result<CheckReport, StoreError> {
     Ok(checked)
 }
 
-/// Rewrites the database without the room of deleted rows. No daemon may run there.
+/// Rewrites the database without the space of deleted rows. No daemon may be running.
 ///
 /// # Errors
-/// `Locked` while a daemon runs; those of opening a database.
+/// `Locked` while a daemon is running. The errors of opening a database.
 pub async fn compact(state_dir: &Path) -> Result<CompactReport, StoreError> {
     let file = open::require_database(state_dir)?;
     let _lock = open::lock(state_dir)?;
@@ -99,7 +99,7 @@ pub async fn compact(state_dir: &Path) -> Result<CompactReport, StoreError> {
     Ok(CompactReport { before, after: size(state_dir) })
 }
 
-/// The problems of a database's pages and of its foreign keys, at most ten.
+/// The problems of a database's pages, at most ten, and of its foreign keys.
 pub async fn find_damage(connection: &mut SqliteConnection) -> Result<Vec<String>, sqlx::Error> {
     let found: Vec<String> =
         sqlx::query_scalar("PRAGMA integrity_check(10)").fetch_all(&mut *connection).await?;
@@ -109,13 +109,13 @@ pub async fn find_damage(connection: &mut SqliteConnection) -> Result<Vec<String
     Ok(problems)
 }
 
-/// Whether there are leases in any state.
+/// Whether there are leases, in any state.
 pub async fn has_leases(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM leases)").fetch_one(connection).await
 }
 
-/// Reads every row of a statement, and records those that cannot be read. Returns the number of
-/// rows.
+/// Decodes every row of a statement. Adds an entry to `problems` for each row that cannot be
+/// decoded. Returns the number of rows.
 async fn read_each<T>(
     connection: &mut SqliteConnection,
     statement: &'static str,
@@ -141,7 +141,7 @@ fn error_with_cause(error: &dyn std::error::Error) -> String {
     format!("{error}{}", cause.unwrap_or_default())
 }
 
-/// The size of the database with its log.
+/// The size of the database with its write-ahead log, in bytes.
 fn size(state_dir: &Path) -> u64 {
     let bytes = |name: &str| state_dir.join(name).metadata().map_or(0, |found| found.len());
     bytes(DATABASE) + bytes("otter.db-wal")

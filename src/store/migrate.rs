@@ -1,10 +1,11 @@
-//! Updates the schema of a database by its migrations, and refuses a database of another schema.
+//! Migrates a database to the current schema, and refuses databases of other schemas.
 //!
 //! ```text
-//! copy otter.db to otter.db.before-<schema> ─► foreign keys off ─► begin ─► migrations ─► foreign_key_check ─► commit
+//! copy otter.db to otter.db.before-<schema> ─► foreign keys off ─► begin ─► migrations
+//!   ─► foreign_key_check ─► commit
 //! ```
-//! Foreign keys are off because dropping a table that is rebuilt would delete the rows that refer
-//! to it.
+//! Foreign keys are off, because some migrations rebuild a table. Dropping the old table would
+//! otherwise delete the rows that refer to it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,10 @@ use super::schema::{MIGRATIONS, current};
 use super::sqlite_errors::refusal;
 use super::{StoreError, files};
 
-/// Refuses a database whose schema is not the one that this otter works with.
+/// Refuses a database whose schema is not the current one.
+///
+/// # Errors
+/// `OlderDatabase` or `NewerDatabase`.
 pub async fn require_current(
     connection: &mut SqliteConnection,
     directory: &Path,
@@ -30,7 +34,10 @@ pub async fn require_current(
     Ok(())
 }
 
-/// Refuses a database that a newer otter made.
+/// Refuses a database that a newer otter wrote.
+///
+/// # Errors
+/// `NewerDatabase`.
 pub async fn require_known(
     connection: &mut SqliteConnection,
     directory: &Path,
@@ -39,8 +46,8 @@ pub async fn require_known(
     refuse_newer(&applied(connection, directory, file).await?, file)
 }
 
-/// Brings the database in `file` up to date, all migrations in one transaction. If there is
-/// anything to do, the database is first copied to `otter.db.before-<schema>` in `directory`.
+/// Migrates the database in `file`, with all migrations in one transaction. If a migration is
+/// pending, the database is first copied to `otter.db.before-<schema>` in `directory`.
 pub async fn migrate_with_copy(
     connection: &mut SqliteConnection,
     directory: &Path,
@@ -54,20 +61,20 @@ pub async fn migrate_with_copy(
             from = version(&applied),
             to = current(),
             copy = %copy.display(),
-            "the database gets a new schema; the copy is how it was before"
+            "migrating the database; the copy has the old schema"
         );
     }
     migrate(connection, directory, file).await
 }
 
-/// The same without a copy, for a database that has just been made or that is a copy itself.
+/// The same without a copy, for a new database or for a database that is a copy itself.
 pub async fn migrate(
     connection: &mut SqliteConnection,
     directory: &Path,
     file: &Path,
 ) -> Result<(), StoreError> {
     let refused = |source| refusal(directory, file, source);
-    // Within a transaction this pragma does nothing.
+    // This pragma has no effect within a transaction.
     sqlx::query("PRAGMA foreign_keys = OFF").execute(&mut *connection).await.map_err(refused)?;
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(refused)?;
     MIGRATIONS.run(&mut *transaction).await.map_err(|error| match error {
@@ -86,18 +93,19 @@ pub async fn migrate(
     sqlx::query("PRAGMA foreign_keys = ON").execute(connection).await.map(drop).map_err(refused)
 }
 
-/// The table that has a row with a broken reference, if there is one.
+/// A description of a row with a broken reference. `None` if there is none.
 pub async fn find_dangling_reference(
     connection: &mut SqliteConnection,
 ) -> Result<Option<String>, sqlx::Error> {
     let found: Option<(String, Option<i64>, String, i64)> =
         sqlx::query_as("PRAGMA foreign_key_check").fetch_optional(connection).await?;
     Ok(found.map(|(table, _, parent, _)| {
-        format!("a row of {table} refers to one of {parent} that is gone")
+        format!("a row of {table} refers to a row of {parent} that does not exist")
     }))
 }
 
-/// The migrations that a database has had; none if it is not otter's, or is empty.
+/// The migrations that were applied to a database. Empty if the database is empty or does not
+/// belong to otter.
 async fn applied(
     connection: &mut SqliteConnection,
     directory: &Path,
@@ -137,8 +145,8 @@ fn refuse_newer(applied: &BTreeSet<i64>, file: &Path) -> Result<(), StoreError> 
     }
 }
 
-/// Copies the database as it is to `otter.db.before-<schema>`. A copy of the same schema from an
-/// earlier migration that holds something else is kept as `otter.db.before-<schema>.old`.
+/// Copies the database to `otter.db.before-<schema>`, and returns that path. If an earlier migration
+/// left a different copy with this name, that copy is renamed to `otter.db.before-<schema>.old`.
 async fn save_copy(
     connection: &mut SqliteConnection,
     directory: &Path,
@@ -172,9 +180,9 @@ pub enum CopyError {
     Database(sqlx::Error),
 }
 
-/// Copies the whole database, as it is at one moment, into a new file that only its owner may read.
+/// Copies the whole database at one moment into a new file that only its owner can read.
 pub async fn copy_into(connection: &mut SqliteConnection, copy: &Path) -> Result<(), CopyError> {
-    // SQLite takes an empty file, whose permissions are then ours.
+    // SQLite accepts an empty file as the target. The file already has the private permissions.
     let file = files::create(copy).map_err(CopyError::File)?;
     let text = copy.to_str().ok_or_else(|| {
         CopyError::File(std::io::Error::new(

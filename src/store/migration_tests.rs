@@ -289,7 +289,9 @@ async fn a_migration_that_leaves_a_dangling_row_is_undone() {
     run(&mut connection, "UPDATE lease_keys SET lease = 'gone'".to_owned()).await;
     let error = Store::open(directory.path()).await.err().expect("it must be refused");
     assert!(
-        error.to_string().contains("a row of lease_keys refers to one of leases that is gone"),
+        error
+            .to_string()
+            .contains("a row of lease_keys refers to a row of leases that does not exist"),
         "{error}"
     );
     let version: i64 = sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations")

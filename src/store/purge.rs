@@ -1,9 +1,8 @@
-//! Deletes ended jobs and leases, old keys, and the oldest part of the audit, once their time is
-//! over or they take more room than allowed.
+//! Deletes ended jobs and leases, idempotency keys and audit records whose retention is over.
 //!
-//! What has a key that is kept is kept too, and so is the key of what has no end yet: the call that
-//! started it, made again, must find it. What is kept of machines (fences, quarantines) is deleted
-//! by the leases, which have it in memory.
+//! A job or lease is kept while its key is kept, and a key is kept while its job or lease has not
+//! ended, so that a repeated call finds both. The stored state of machines (fences, quarantines) is
+//! not deleted here: the lease service holds it in memory and deletes it.
 
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use crate::storage::{
     AuditRetention, Purged, PurgedAudit, RecordRetention, Retention, StorageError,
 };
 
-/// Rows deleted in one commit; others get in between.
+/// The number of rows that one commit deletes. Other writes are committed in between.
 const BATCH_ROWS: i64 = 500;
 
 pub async fn purge(
@@ -33,8 +32,8 @@ pub async fn purge(
     Ok(Purged { jobs, leases, keys: keys_of_jobs + keys_of_leases })
 }
 
-/// Deletes rows that are too old, then rows over the size. The newest row stays, because the next
-/// id continues from it.
+/// Deletes rows that are too old, then rows beyond the maximum size. The newest row stays, because
+/// the id of the next row follows from it.
 pub async fn purge_audit(
     store: &Store,
     now: Timestamp,
@@ -47,7 +46,8 @@ pub async fn purge_audit(
     Ok(PurgedAudit { by_age, by_bytes })
 }
 
-/// How many records, and how many of their keys, were deleted.
+/// Deletes ended jobs or leases, and their keys. Returns the number of deleted records and the
+/// number of deleted keys.
 async fn purge_records(
     store: &Store,
     records: &'static RecordStatements,
@@ -56,7 +56,7 @@ async fn purge_records(
     keys: Duration,
 ) -> Result<(u64, u64), StorageError> {
     let RecordRetention { time, at_least, at_most } = keep;
-    // Keys first: they hold what they belong to.
+    // Keys come first, because a record is not deleted while it has a key.
     let keys = in_batches(store, || DeleteKeys { records, before: ago(now, keys) }).await?;
     let mut deleted = 0;
     if let Some(last) = newest_beyond(store, records, *at_least).await? {
@@ -70,9 +70,9 @@ async fn purge_records(
     Ok((deleted, keys))
 }
 
-/// The statements about one table of what ends, and the table of its keys.
+/// The SQL statements for jobs or for leases, and for their keys.
 struct RecordStatements {
-    /// The place of an end, counted from the last.
+    /// Selects the end at an offset, counted from the newest end.
     newest_beyond: &'static str,
     delete: &'static str,
     delete_keys: &'static str,
@@ -115,7 +115,7 @@ macro_rules! records {
 static JOBS: RecordStatements = records!("jobs", "idempotency_keys", "job");
 static LEASES: RecordStatements = records!("leases", "lease_keys", "lease");
 
-/// The point in time this long ago, or the first of all where there is none.
+/// The time this long ago, in microseconds. The earliest value if it does not fit.
 fn ago(now: Timestamp, duration: Duration) -> i64 {
     let duration = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
     microseconds(now).saturating_sub(duration)
@@ -135,14 +135,14 @@ async fn in_batches<W: Write<Output = u64>>(
     }
 }
 
-/// A place in the order of ends.
+/// A position in the order of ends.
 #[derive(Clone)]
 struct EndPosition {
     at: i64,
     id: String,
 }
 
-/// The newest end that is not among the last `count`.
+/// The newest end after the `count` newest ones. `None` if there are no more.
 async fn newest_beyond(
     store: &Store,
     records: &RecordStatements,
@@ -156,7 +156,7 @@ async fn newest_beyond(
         .transpose()
 }
 
-/// Deletes what ended before a time and no later than `last`.
+/// Deletes records that ended before a time and not after `last`.
 struct DeleteEnded {
     records: &'static RecordStatements,
     before: i64,
@@ -179,7 +179,7 @@ impl Write for DeleteEnded {
     }
 }
 
-/// Deletes keys that were made before a time and whose job or lease has ended.
+/// Deletes keys that were stored before a time and whose job or lease has ended.
 struct DeleteKeys {
     records: &'static RecordStatements,
     before: i64,
@@ -199,11 +199,11 @@ impl Write for DeleteKeys {
     }
 }
 
-/// Deletes the oldest rows of the audit.
+/// Deletes the oldest audit records.
 enum DeleteAudit {
-    /// Rows before this time, in microseconds.
+    /// Records before this time, in microseconds.
     Before(i64),
-    /// Rows that lie more than this many bytes newest_beyond the newest.
+    /// Records beyond this number of bytes, counted from the newest record.
     Over(i64),
 }
 
@@ -212,7 +212,7 @@ impl Write for DeleteAudit {
     type Output = u64;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<u64, sqlx::Error> {
-        // Reads only the oldest rows, so each step takes the same time.
+        // Reads only the oldest rows, so each batch takes the same time.
         let (statement, bound) = match self {
             Self::Before(time) => (
                 "DELETE FROM audit WHERE id IN (SELECT o.id FROM \

@@ -1,9 +1,9 @@
-//! `otter store restore`: an archive becomes a state directory whose daemon calls no host for old
-//! work.
+//! `otter store restore`: creates a state directory from an archive. It ends all unfinished jobs and
+//! leases, so that the daemon calls no host for them.
 //!
 //! ```text
-//! lock the empty directory ─► members, checked against the manifest ─► check the database, migrate it
-//!   ─► end old work ─► rename it to otter.db
+//! lock the empty directory ─► extract the members and check their hashes ─► check the database
+//!   ─► migrate it ─► end unfinished jobs and leases ─► rename it to otter.db
 //! ```
 //! A failure leaves the directory unchanged.
 
@@ -30,10 +30,10 @@ use crate::domain::origin::Actor;
 use crate::domain::restore;
 use crate::storage::{ChangedLease, LeaseTransaction, StoredMachine};
 
-/// The cause, in the audit, of the ended leases and the quarantines.
+/// The detail of the audit records of ended leases and of quarantines.
 const RESTORED: &str = "the state was restored from a backup";
 
-/// What was restored, and what old work was ended.
+/// The result of a restore: the archive's manifest, and what the restore ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoreReport {
     pub manifest: Manifest,
@@ -43,11 +43,11 @@ pub struct RestoreReport {
     pub quarantined_machines: usize,
 }
 
-/// Makes a state directory of an archive.
+/// Creates a state directory from an archive.
 ///
 /// # Errors
-/// `Locked` if an otter uses the directory, `NotEmpty` if anything is in it, `Archive` if the
-/// archive is damaged, `NewerArchive` if its schema is newer than this otter's.
+/// `Locked` if a daemon uses the directory. `NotEmpty` if the directory contains a file. `Archive`
+/// if the archive is damaged. `NewerArchive` if its schema is newer than the current one.
 pub async fn restore(
     archive: &Path,
     state_dir: &Path,
@@ -86,7 +86,7 @@ pub async fn restore(
     Ok(restored)
 }
 
-/// Locks a directory that must be empty, except for an old lock.
+/// Locks a directory. The directory must be empty, except for a lock file.
 fn lock_empty_directory(
     directory: &Path,
     cleanup: &mut RemoveOnDrop,
@@ -105,7 +105,7 @@ fn lock_empty_directory(
     open::lock(directory)
 }
 
-/// Checks the database, brings it up to date, and ends all work in it that had not ended.
+/// Checks the database, migrates it, and ends all unfinished jobs and leases.
 async fn end_unfinished_work(
     state_dir: &Path,
     manifest: Manifest,
@@ -213,7 +213,7 @@ async fn raise_fences(connection: &mut SqliteConnection, now: Timestamp) -> Resu
     Ok(raise.apply(&mut Transaction::new(connection, &AtomicU64::new(0))).await?)
 }
 
-/// Audits the restore, because the facts since the backup are missing from now on.
+/// Audits the restore. The audit records between the backup and the restore are missing.
 async fn audit_restore(
     connection: &mut SqliteConnection,
     now: Timestamp,
@@ -225,22 +225,23 @@ async fn audit_restore(
     Ok(audit::append(&mut Transaction::new(connection, &AtomicU64::new(0)), &[record]).await?)
 }
 
-/// Removes files, and directories that are then empty, on drop. [`RemoveOnDrop::disarm`] prevents this.
+/// Removes files, and directories that are then empty, when it is dropped, unless
+/// [`RemoveOnDrop::disarm`] was called.
 #[derive(Default)]
 pub struct RemoveOnDrop(Vec<PathBuf>);
 
 impl RemoveOnDrop {
-    /// Removes this file.
+    /// Removes this file when it is dropped.
     pub fn new(path: &Path) -> Self {
         Self(vec![path.to_owned()])
     }
 
-    /// Removes this too, before those that were added earlier.
+    /// Removes this path too, before the paths that were added earlier.
     pub fn add(&mut self, path: &Path) {
         self.0.push(path.to_owned());
     }
 
-    /// Removes nothing.
+    /// Prevents the removal of all paths.
     pub fn disarm(&mut self) {
         self.0.clear();
     }
@@ -249,7 +250,7 @@ impl RemoveOnDrop {
 impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
         for path in self.0.iter().rev() {
-            // A file that stays is harmless, and the cause of the failure was already reported.
+            // A remaining file is harmless, and the cause of the failure was already reported.
             let _ =
                 if path.is_dir() { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
         }

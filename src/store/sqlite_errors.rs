@@ -1,10 +1,10 @@
-//! The result codes of `SQLite`, and their meaning for otter's files.
+//! The result codes of SQLite, and what they mean for otter's files.
 
 use std::path::Path;
 
 use super::StoreError;
 
-/// The primary result codes of SQLite that tell what is wrong with a file.
+/// The primary result codes of SQLite that concern a file.
 const SQLITE_READONLY: i32 = 8;
 const SQLITE_IOERR: i32 = 10;
 const SQLITE_CORRUPT: i32 = 11;
@@ -16,7 +16,7 @@ const SQLITE_NOTADB: i32 = 26;
 const SQLITE_IOERR_READ: i32 = SQLITE_IOERR | (1 << 8);
 const SQLITE_IOERR_SHORT_READ: i32 = SQLITE_IOERR | (2 << 8);
 
-/// The meaning of an SQLite error for the process that opens this file.
+/// The error for the process that opens this file, from an error of SQLite.
 pub fn refusal(directory: &Path, file: &Path, source: sqlx::Error) -> StoreError {
     match extended_code(&source).map(primary_code) {
         Some(SQLITE_NOTADB | SQLITE_CORRUPT) => {
@@ -29,7 +29,7 @@ pub fn refusal(directory: &Path, file: &Path, source: sqlx::Error) -> StoreError
     }
 }
 
-/// Whether an SQLite error means that a file cannot be made or written.
+/// Whether an SQLite error means that a file cannot be created or written.
 pub fn is_unwritable(source: &sqlx::Error) -> bool {
     extended_code(source).is_some_and(|code| match code {
         SQLITE_IOERR_READ | SQLITE_IOERR_SHORT_READ => false,
@@ -41,7 +41,7 @@ fn extended_code(source: &sqlx::Error) -> Option<i32> {
     source.as_database_error()?.code()?.parse().ok()
 }
 
-/// Extended codes carry the primary one in their lowest byte.
+/// The lowest byte of an extended code is the primary code.
 const fn primary_code(extended: i32) -> i32 {
     extended & 0xff
 }

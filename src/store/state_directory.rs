@@ -1,5 +1,5 @@
-//! The state directory itself: whether it can be used, how it is made, and that only otter's user
-//! reaches what is in it, with every umask, and even if another process made the files.
+//! The state directory: the check whether it can be used, its creation, and its permissions. Only
+//! otter's user can access its files, with every umask, and even if another process created them.
 
 use std::fs::{DirBuilder, Metadata, Permissions};
 use std::io;
@@ -14,11 +14,11 @@ use super::files::{DATABASE, LOCK, PRIVATE_FILE, SECRET_KEY};
 const PRIVATE_DIRECTORY: u32 = 0o700;
 const STICKY: u32 = 0o1000;
 
-/// Checks that a directory can hold the state: it, or its parent if it is missing, must be
-/// writable. True if the directory exists.
+/// Checks whether a directory can hold the state: the directory must be writable, or its parent if
+/// the directory is missing. Returns whether the directory exists.
 ///
 /// # Errors
-/// What is in the way, and what to do.
+/// The reason why it cannot hold the state.
 pub fn is_usable_directory(path: &Path) -> Result<bool, StoreError> {
     let failed =
         |source: std::io::Error| StoreError::CreateDirectory { path: path.to_owned(), source };
@@ -35,7 +35,7 @@ pub fn is_usable_directory(path: &Path) -> Result<bool, StoreError> {
             if let Ok(target) = std::fs::read_link(path) {
                 return Err(StoreError::DanglingLink { path: path.to_owned(), target });
             }
-            // The parent of a bare name is the directory that otter was started in.
+            // The parent of a single name is the current directory.
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             rustix::fs::access(parent.unwrap_or(Path::new(".")), writable)
                 .map(|()| false)
@@ -45,8 +45,8 @@ pub fn is_usable_directory(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Makes the state directory if it is missing, for its owner alone. Its parent must exist: a parent
-/// that is missing is more likely a typing error, or a disk that is not mounted.
+/// Creates the state directory if it is missing, with access only for its owner. The parent must
+/// exist: a missing parent is more likely a typing error, or a disk that is not mounted.
 pub fn create_directory(directory: &Path) -> Result<(), StoreError> {
     if is_usable_directory(directory)? {
         return Ok(());
@@ -55,17 +55,17 @@ pub fn create_directory(directory: &Path) -> Result<(), StoreError> {
     match DirBuilder::new().mode(PRIVATE_DIRECTORY).create(directory) {
         Ok(()) => std::fs::set_permissions(directory, Permissions::from_mode(PRIVATE_DIRECTORY))
             .map_err(failed),
-        // Another command made it at this moment.
+        // Another process created it in the meantime.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
         Err(error) => Err(failed(error)),
     }
 }
 
-/// Removes the permissions of all users except the owner from the directory and otter's files in
-/// it. Warns of each file that had any.
+/// Removes the permissions of other users from the directory and from otter's files in it. Logs a
+/// warning for each file that had such permissions.
 ///
 /// # Errors
-/// `SharedDirectory` if the directory is one that all users share, such as `/tmp`.
+/// `SharedDirectory` if all users share the directory, such as `/tmp`.
 pub fn restrict_permissions(directory: &Path) -> Result<(), StoreError> {
     let not_writable = |source| StoreError::not_writable(directory, source);
     if is_open_to_all_users(&directory.metadata().map_err(not_writable)?) {
@@ -77,16 +77,17 @@ pub fn restrict_permissions(directory: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The directory and otter's files in it that other users have permissions on, each with its mode.
+/// The paths, among the directory and otter's files in it, that other users can access. Each comes
+/// with its mode.
 ///
 /// # Errors
-/// The system's, if the directory cannot be read.
+/// The directory cannot be read.
 pub fn reachable_by_others(directory: &Path) -> io::Result<Vec<(PathBuf, u32)>> {
-    let ours = std::fs::read_dir(directory)?.flatten().filter(|entry| {
+    let files = std::fs::read_dir(directory)?.flatten().filter(|entry| {
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
         is_file && entry.file_name().to_str().is_some_and(is_otter_file)
     });
-    let all = std::iter::once(directory.to_owned()).chain(ours.map(|entry| entry.path()));
+    let all = std::iter::once(directory.to_owned()).chain(files.map(|entry| entry.path()));
     let open = all.filter_map(|path| {
         let mode = path.metadata().ok()?.permissions().mode() & 0o7777;
         (mode & 0o077 != 0).then_some((path, mode))
@@ -94,13 +95,13 @@ pub fn reachable_by_others(directory: &Path) -> io::Result<Vec<(PathBuf, u32)>> 
     Ok(open.collect())
 }
 
-/// Whether all users share a directory, as they do `/tmp`.
+/// Whether all users can write to a directory, such as `/tmp`.
 fn is_open_to_all_users(directory: &Metadata) -> bool {
     let mode = directory.permissions().mode();
     mode & STICKY != 0 && mode & 0o022 != 0
 }
 
-/// Whether otter makes files of this name in its state directory.
+/// Whether otter creates files with this name in its state directory.
 fn is_otter_file(name: &str) -> bool {
     name.starts_with(DATABASE) || name == SECRET_KEY || name == LOCK
 }
@@ -111,11 +112,12 @@ fn restrict_file(path: &Path, mode: u32) {
     match std::fs::set_permissions(path, Permissions::from_mode(private)) {
         Ok(()) => tracing::warn!(
             path = %path.display(), was, now,
-            "other users could reach what otter keeps; its permissions are tightened"
+            "other users could access this path; otter removed their permissions"
         ),
         Err(error) => tracing::warn!(
             path = %path.display(), was, %error,
-            "other users can reach what otter keeps, and its permissions cannot be changed: make otter's user its owner"
+            "other users can access this path, and its permissions cannot be changed: make \
+             otter's user its owner"
         ),
     }
 }

@@ -106,7 +106,7 @@ fn fields_of_a_later_version_are_passed_over_and_other_versions_refused() {
     assert_eq!(error.to_string(), "its document has version 3, and this otter reads up to 2");
     let odd = text.replace("queued", "paused");
     let error = document::decode(document::VERSION, &odd).unwrap_err();
-    assert_eq!(error.to_string(), "\"paused\" is no state of a job");
+    assert_eq!(error.to_string(), "\"paused\" is not a valid state of a job");
 }
 
 /// As otter wrote it while every job worked on a machine.

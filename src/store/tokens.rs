@@ -1,4 +1,4 @@
-//! Tokens: who may call. Other processes make, rotate and revoke them while the daemon reads them.
+//! The table of tokens. Other processes create, rotate and revoke tokens while the daemon runs.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -18,7 +18,7 @@ pub struct InsertToken(pub StoredToken);
 
 #[async_trait]
 impl Write for InsertToken {
-    /// False if a token of that name is not revoked.
+    /// False if a token with that name is not revoked.
     type Output = bool;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<bool, sqlx::Error> {
@@ -75,12 +75,12 @@ impl Write for InsertToken {
     }
 }
 
-/// Gives a token another secret. The old secret becomes unknown.
+/// Replaces the secret of a token. The old secret is no longer valid.
 pub struct RotateToken {
     pub name: String,
     pub digest: TokenDigest,
     pub now: Timestamp,
-    /// `None` leaves its expiry as it is.
+    /// The new expiry. `None` leaves the expiry unchanged.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -146,7 +146,7 @@ impl Write for MarkTokensUsed {
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
         for TokenUse { id, digest, at } in &self.0 {
-            // A use of the secret before a rotation must not count for the new secret.
+            // The digest excludes a use of the secret before a rotation.
             sqlx::query("UPDATE tokens SET last_used_at = $3 WHERE id = $1 AND digest = $2")
                 .bind(id.to_string())
                 .bind(hex::encode(digest.0))
@@ -158,8 +158,8 @@ impl Write for MarkTokensUsed {
     }
 }
 
-/// A change of the token of this name that is not revoked. A row that cannot be read does not
-/// prevent it.
+/// The audit record of a change of the token with this name that is not revoked. If the row cannot
+/// be decoded, the record contains only the name.
 async fn token_audit_record(
     transaction: &mut Transaction<'_>,
     name: &str,
@@ -180,7 +180,7 @@ async fn token_audit_record(
     ))
 }
 
-/// Every token, the oldest first.
+/// Reads every token, the oldest first.
 pub async fn all(reader: &mut Reader<'_>) -> Result<Vec<StoredToken>, StorageError> {
     let rows = sqlx::query(
         "SELECT id, name, role, digest, created_at, revoked_at, machines, pools, expires_at, rotated_at, \
@@ -202,12 +202,12 @@ fn read(row: &SqliteRow) -> Result<StoredToken, StorageError> {
         microseconds.map(Timestamp::from_microsecond).transpose().map_err(|_| unreadable(column))
     };
     let limit = |column| -> Result<Option<u32>, StorageError> {
-        let most: Option<i64> = row.try_get(column)?;
-        most.map(u32::try_from).transpose().map_err(|_| unreadable(column))
+        let limit: Option<i64> = row.try_get(column)?;
+        limit.map(u32::try_from).transpose().map_err(|_| unreadable(column))
     };
     let texts = |column| -> Result<Vec<String>, StorageError> {
         let texts: Option<&str> = row.try_get(column)?;
-        // An unreadable restriction must never become no restriction.
+        // A restriction that cannot be decoded must not become the absence of a restriction.
         texts.map_or(Ok(Vec::new()), |texts| {
             serde_json::from_str(texts).map_err(|_| unreadable(column))
         })
@@ -236,7 +236,7 @@ fn read(row: &SqliteRow) -> Result<StoredToken, StorageError> {
     })
 }
 
-/// A list of texts always serialises.
+/// Encodes a list of texts as a JSON array.
 fn to_json(texts: &[String]) -> String {
     serde_json::json!(texts).to_string()
 }

@@ -1,4 +1,4 @@
-//! Signals as values: the process's own, or those of a program that has a daemon within it.
+//! Signals as values. They come from the operating system, or from a program that embeds a daemon.
 
 use std::fmt;
 use std::io;
@@ -6,7 +6,7 @@ use std::io;
 use tokio::signal::unix::{Signal as Source, SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// What the outside may say.
+/// A signal to the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     Terminate,
@@ -24,7 +24,7 @@ impl fmt::Display for Signal {
     }
 }
 
-/// Where signals come from.
+/// A source of signals.
 #[derive(Debug)]
 pub struct Signals(SignalSource);
 
@@ -35,10 +35,10 @@ enum SignalSource {
 }
 
 impl Signals {
-    /// Those of the process, which from now on do not end it by themselves.
+    /// The signals of this process. From now on these signals do not end the process by themselves.
     ///
     /// # Errors
-    /// Where the operating system refuses.
+    /// The operating system refuses to register a handler.
     pub fn install() -> io::Result<Self> {
         Ok(Self(SignalSource::System {
             terminate: signal(SignalKind::terminate())?,
@@ -47,19 +47,19 @@ impl Signals {
         }))
     }
 
-    /// Those that are sent here, for a daemon within another program.
+    /// The signals that come through a channel, for a daemon in another program.
     #[must_use]
     pub fn from_sender() -> (mpsc::Sender<Signal>, Self) {
         let (sender, receiver) = mpsc::channel(4);
         (sender, Self(SignalSource::Sender(receiver)))
     }
 
-    /// Waits until the process is asked to end.
+    /// Waits for SIGTERM or SIGINT.
     pub async fn wait_for_termination(&mut self) {
         self.next_termination().await;
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub async fn next(&mut self) -> Signal {
         match &mut self.0 {
             SignalSource::System { terminate, interrupt, hangup } => tokio::select! {
@@ -74,7 +74,7 @@ impl Signals {
         }
     }
 
-    /// Waits for one that asks for the end.
+    /// Waits for SIGTERM or SIGINT.
     pub(super) async fn next_termination(&mut self) {
         while self.next().await == Signal::Hangup {}
     }

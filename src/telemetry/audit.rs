@@ -1,10 +1,10 @@
-//! The log line of an audited fact, under the target `otter::audit`: every part is a field of its
-//! own.
+//! The log line of an audit record, with the target `otter::audit`. Each part of the record is a
+//! field.
 
 use crate::domain::audit::AuditRecord;
 use crate::domain::failure::FailureKind;
 
-/// Logs a fact at `info`. Leaves out the parts that the fact does not have.
+/// Logs an audit record at the level `info`. Omits the fields that the record does not have.
 pub fn log(record: &AuditRecord) {
     let AuditRecord {
         at: _,

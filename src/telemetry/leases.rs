@@ -1,4 +1,4 @@
-//! The numbers of leases: their names, each with its help, and how each is moved.
+//! The metrics of leases.
 
 use std::time::Duration;
 
@@ -9,11 +9,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-/// In seconds: from a machine that is free at once to one that is held for a week.
+/// The histogram buckets of waits and leases, in seconds: from a grant without a wait to a lease of
+/// one week.
 const LEASE_DURATION_BUCKETS: [f64; 10] =
     [0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0, 604_800.0];
 
-/// The numbers of leases.
+/// The metrics of leases. The functions record events and set gauges.
 pub struct LeaseMetrics {
     open: Family<StateLabels, Gauge>,
     waited: Histogram,
@@ -35,7 +36,7 @@ struct ReasonLabels {
 }
 
 impl LeaseMetrics {
-    /// All of them, told from now on.
+    /// Creates the metrics and registers them.
     pub fn register(table: &mut Registry) -> Self {
         let metrics = Self {
             open: Family::default(),
@@ -58,51 +59,51 @@ impl LeaseMetrics {
         table.register("leases_open", "Leases that have not ended, by state", open.clone());
         table.register_with_unit(
             "lease_wait",
-            "Leases that became active, and the time since each was asked for",
+            "Leases that became active, and the time from the request to then",
             Unit::Seconds,
             waited.clone(),
         );
         table.register_with_unit(
             "lease_held",
-            "Leases that had been active and ended, and the time from then on, until the machine was released",
+            "Leases that ended after they were active, and the time from active to the release",
             Unit::Seconds,
             held.clone(),
         );
         table.register("leases_ended", "Leases that ended, by reason", ended.clone());
         table.register(
             "lease_prepare_failures",
-            "Machines that could not be prepared for a lease, and were set aside",
+            "Machines that could not be prepared for a lease and were quarantined",
             prepare_failures.clone(),
         );
         table.register(
             "lease_release_failures",
-            "Machines that could not be released after a lease, and were set aside",
+            "Machines that could not be released after a lease and were quarantined",
             release_failures.clone(),
         );
         table.register(
             "machines_quarantined",
-            "Machines in the picture that are set aside, by an operator or by otter",
+            "Machines on the host that an operator or otter has quarantined",
             machines_quarantined.clone(),
         );
         metrics
     }
 
-    /// So many leases are in this state now.
+    /// Sets the number of leases that are in this state.
     pub fn set_open(&self, state: &'static str, count: usize) {
         self.open.get_or_create(&StateLabels { state }).set(number(count));
     }
 
-    /// So many machines are set aside now.
+    /// Sets the number of quarantined machines.
     pub fn set_quarantined(&self, count: usize) {
         self.machines_quarantined.set(number(count));
     }
 
-    /// A lease became active, this long after it was asked for.
+    /// Records that a lease became active. `waited` is the time since its request.
     pub fn record_active(&self, waited: Duration) {
         self.waited.observe(waited.as_secs_f64());
     }
 
-    /// A lease came to its end, this long after it became active, if it did.
+    /// Records the end of a lease. `held` is the time since it became active, if it did.
     pub fn record_ended(&self, reason: &'static str, held: Option<Duration>) {
         self.ended.get_or_create(&ReasonLabels { reason }).inc();
         if let Some(held) = held {
@@ -110,12 +111,12 @@ impl LeaseMetrics {
         }
     }
 
-    /// A machine could not be prepared for a lease.
+    /// Records that a machine could not be prepared for a lease.
     pub fn record_prepare_failure(&self) {
         self.prepare_failures.inc();
     }
 
-    /// A machine could not be released after a lease.
+    /// Records that a machine could not be released after a lease.
     pub fn record_release_failure(&self) {
         self.release_failures.inc();
     }

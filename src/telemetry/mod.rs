@@ -1,4 +1,4 @@
-//! What otter tells of itself to those who run it.
+//! Logs, metrics and the log lines of the audit.
 
 pub mod audit;
 pub mod leases;

@@ -247,7 +247,7 @@ async fn the_state_is_private_whatever_the_umask_and_whoever_made_it() {
     assert!(daemon.terminate().await.success());
     let log = std::fs::read_to_string(&log).unwrap();
     let warned: Vec<_> =
-        log.lines().filter(|line| line.contains("its permissions are tightened")).collect();
+        log.lines().filter(|line| line.contains("otter removed their permissions")).collect();
     assert_eq!(warned.len(), 3, "{log}");
     for name in ["state\"", "otter.db\"", "secret.key\""] {
         assert!(

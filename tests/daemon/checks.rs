@@ -138,7 +138,7 @@ async fn check_config_refuses_a_state_directory_that_serve_cannot_use() {
     let database = place.path("state/otter.db");
     std::fs::rename(&database, place.path("kept")).unwrap();
     for (name, told) in
-        [("otter.db-wal", "without its database"), ("otter.db.restoring", "was cut short")]
+        [("otter.db-wal", "without its database"), ("otter.db.restoring", "was interrupted")]
     {
         let file = place.write(&format!("state/{name}"), "", 0o600);
         let text = place.refused("", &arguments).await;

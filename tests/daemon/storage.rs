@@ -195,7 +195,7 @@ async fn while_the_disk_is_full_nothing_begins_and_nothing_ends() {
     let keyed = keyed.header("idempotency-key", "full").json(&json!({"action": "off"}));
     Answer::of(keyed).await.expect(202);
     assert_eq!(otter.logged("the database refuses commits"), 1);
-    assert_eq!(otter.logged("the database takes commits again"), 1);
+    assert_eq!(otter.logged("the database accepts commits again"), 1);
     assert_eq!(
         otter.logged(&format!("\"job\":\"{running}\",\"error\"")),
         1,

@@ -1,4 +1,4 @@
-//! What went wrong with a job.
+//! The document of a failure of a job or a lease.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ pub struct InputErrorDocument {
 
 impl From<&Failure> for FailureDocument {
     fn from(failure: &Failure) -> Self {
-        // Of a request that is refused, which is never kept.
+        // `retry_after` is not stored: only failures of refused requests have it.
         let Failure {
             kind,
             detail,

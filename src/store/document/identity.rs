@@ -1,4 +1,4 @@
-//! Which machine a job or a lease is bound to.
+//! The document of the identity of a job's or a lease's machine.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! The host call that a job is about to make, and what was known before it.
+//! The document of a host call that a job is about to make, and of the evidence before the call.
 
 use serde::{Deserialize, Serialize};
 
@@ -55,7 +55,8 @@ pub struct EvidenceDocument {
     power_state: Option<String>,
     current_snapshot: Option<String>,
     snapshots: Vec<String>,
-    /// Of each snapshot in turn; missing where an older otter wrote it.
+    /// The parent of each snapshot, in the order of `snapshots`. Empty in documents of earlier
+    /// versions.
     #[serde(default)]
     parents: Vec<Option<String>>,
     #[serde(default)]
@@ -211,7 +212,7 @@ impl From<&Evidence> for EvidenceDocument {
             host_boot_time,
             recent_tasks,
         } = evidence;
-        // Of a snapshot's words nothing is recorded: see `Evidence::without_texts`.
+        // Names and descriptions of snapshots are not stored: see `Evidence::without_texts`.
         let parent =
             |SnapshotEvidence { id: _, parent, name: _, description: _ }: &SnapshotEvidence| {
                 parent.as_ref().map(ToString::to_string)

@@ -1,4 +1,4 @@
-//! A job, what it was asked, its steps and its result.
+//! The document of a job, with its request, its steps and its result.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub struct JobDocument {
     phase: String,
     steps: Vec<StepDocument>,
     cancel_requested_at: Option<String>,
-    /// Jobs of earlier versions lack it.
+    /// `None` also in jobs of earlier versions.
     #[serde(default)]
     cancel_requested_by: Option<ActorDocument>,
     created_at: String,
@@ -40,7 +40,7 @@ pub struct JobDocument {
     reference: Option<String>,
     #[serde(default)]
     lease: Option<String>,
-    /// Jobs of earlier versions lack it.
+    /// `None` in jobs of earlier versions.
     #[serde(default)]
     authority: Option<AuthorityDocument>,
     result: Option<ResultDocument>,
@@ -271,8 +271,8 @@ impl TryFrom<JobDocument> for Job {
 }
 
 impl JobDocument {
-    /// Reads a document of version 1: each is of a job on a machine, which it names in fields of
-    /// its own.
+    /// Decodes a document of version 1. In that version every job works on a machine, and the
+    /// machine is in the fields `machine` and `machine_name`.
     pub fn from_version_1(text: &str) -> Result<Self, serde_json::Error> {
         let mut fields: Map<String, Value> = serde_json::from_str(text)?;
         if let Some(Value::Object(machine)) = fields.get_mut("machine") {
@@ -425,7 +425,7 @@ impl From<AuthorityDocument> for Authority {
     }
 }
 
-/// The authority of a job that was stored without one: the least that its caller can have had.
+/// The authority of a job that was stored without one: the lowest that its caller can have had.
 fn assumed_authority(request: &JobRequest, has_lease: bool) -> Authority {
     match request {
         JobRequest::Prepare { .. } | JobRequest::Release { .. } => Authority::System,
@@ -434,7 +434,7 @@ fn assumed_authority(request: &JobRequest, has_lease: bool) -> Authority {
     }
 }
 
-/// The longest duration is a hundred years, far below what fits.
+/// The maximum duration is a hundred years, which fits into a `u64`.
 fn milliseconds(duration: &Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! A lease, and why a machine is set aside.
+//! The documents of a lease and of a quarantine.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use crate::domain::lease::{
 };
 use crate::domain::scope::Scope;
 
-/// Writes a lease's document.
+/// Encodes a lease.
 pub fn encode(lease: &Lease) -> Result<String, DocumentError> {
     serde_json::to_string(&LeaseDocument::from(lease)).map_err(DocumentError::Json)
 }
 
-/// Reads a lease's document, which is the same in every version.
+/// Decodes a lease. The document is the same in every version.
 pub fn decode(version: i64, text: &str) -> Result<Lease, DocumentError> {
     if !(1..=super::VERSION).contains(&version) {
         return Err(DocumentError::Version(version));
@@ -27,12 +27,12 @@ pub fn decode(version: i64, text: &str) -> Result<Lease, DocumentError> {
     serde_json::from_str::<LeaseDocument>(text).map_err(DocumentError::Json)?.try_into()
 }
 
-/// Writes why a machine is set aside.
+/// Encodes a quarantine.
 pub fn encode_quarantine(quarantine: &Quarantine) -> Result<String, DocumentError> {
     serde_json::to_string(&QuarantineDocument::from(quarantine)).map_err(DocumentError::Json)
 }
 
-/// Reads why a machine is set aside.
+/// Decodes a quarantine.
 pub fn decode_quarantine(text: &str) -> Result<Quarantine, DocumentError> {
     serde_json::from_str::<QuarantineDocument>(text).map_err(DocumentError::Json)?.try_into()
 }
@@ -42,7 +42,7 @@ struct LeaseDocument {
     id: String,
     state: String,
     select: SelectDocument,
-    /// `None` if the scope covers all machines, as for every lease of an earlier otter.
+    /// `None` if the scope contains all machines, and in leases of earlier versions.
     #[serde(default)]
     scope: Option<ScopeDocument>,
     machine: Option<IdentityDocument>,
@@ -50,7 +50,7 @@ struct LeaseDocument {
     pool: Option<String>,
     holder: String,
     requested_by: String,
-    /// `None` if callers needed no token, and for every lease of an earlier otter.
+    /// `None` if callers needed no token, and in leases of earlier versions.
     #[serde(default)]
     token: Option<String>,
     #[serde(default)]
@@ -314,7 +314,7 @@ impl ScopeDocument {
 impl From<ScopeDocument> for Scope {
     fn from(document: ScopeDocument) -> Self {
         let ScopeDocument { machines, pools } = document;
-        // `new` would turn a document without entries into a scope of all machines.
+        // `Scope::new` would turn a document with empty lists into a scope of all machines.
         Self::Selected { machines, pools }
     }
 }

@@ -1,8 +1,9 @@
-//! The JSON document of a stored job: the store's own types, so that the domain may change freely.
+//! The JSON documents of stored jobs and leases. The documents have their own types, so that a
+//! change of the domain types does not change what is stored.
 //!
-//! [`VERSION`] is written beside each document. A field added with `#[serde(default)]` keeps it;
-//! anything else makes a new version, and the old one goes on being readable. Fields that are not
-//! known are passed over.
+//! Each row contains [`VERSION`] in another column. A new field with `#[serde(default)]` does not
+//! change the version. Any other change needs a new version, and otter must still read the old one.
+//! Unknown fields are ignored.
 
 mod failure;
 mod identity;
@@ -21,30 +22,33 @@ use crate::domain::ids::{JobId, LeaseId, TokenId};
 use crate::domain::job::Job;
 use crate::domain::power::PowerState;
 
-/// The version that this otter writes.
+/// The version of the documents that otter writes.
 pub const VERSION: i64 = 2;
 
-/// Why a document is not readable.
+/// Why a document cannot be decoded or encoded.
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
     #[error("its document has version {0}, and this otter reads up to {VERSION}")]
     Version(i64),
-    #[error("its document is not the JSON that is expected")]
+    #[error("its document is not the expected JSON")]
     Json(#[source] serde_json::Error),
-    #[error("{word:?} is no {what}")]
+    #[error("{word:?} is not a valid {what}")]
     Word { what: &'static str, word: String },
-    #[error("{text:?} is no time")]
+    #[error("{text:?} is not a time")]
     Time { text: String, source: jiff::Error },
-    #[error("{0:?} is no job id")]
+    #[error("{0:?} is not a job id")]
     JobId(String),
 }
 
-/// Writes a job's document.
+/// Encodes a job.
 pub fn encode(job: &Job) -> Result<String, DocumentError> {
     serde_json::to_string(&JobDocument::from(job)).map_err(DocumentError::Json)
 }
 
-/// Reads a job's document.
+/// Decodes a job.
+///
+/// # Parameters
+/// - `version`: the version of the document, from its column.
 pub fn decode(version: i64, text: &str) -> Result<Job, DocumentError> {
     let document = match version {
         1 => JobDocument::from_version_1(text),

@@ -1,4 +1,4 @@
-//! The origin of the request that asked for a job or a lease, and who asked to cancel a job.
+//! The documents of the origin of a request, and of the actor that requested a cancellation.
 
 use serde::{Deserialize, Serialize};
 
