@@ -1,11 +1,11 @@
-//! The environment: the variables that otter reads, and the messages about other names that begin
-//! with `OTTER_`.
+//! The environment: the variables that otter reads, and the messages about other variables whose
+//! names begin with `OTTER_`.
 //!
-//! An unknown name about the host is an error: a misspelt name of the password is hard to find. Any
-//! other unknown name is a warning. otter ignores the variables that Kubernetes sets for a service,
-//! and those that `otter run` and `deploy/ci/otter.sh` use.
+//! An unknown variable `OTTER_ESX_…` is an error, because a misspelt name of the password variable
+//! is hard to find. Any other unknown variable is a warning. otter ignores the variables that
+//! Kubernetes sets for a service, and those that `otter run` and `deploy/ci/otter.sh` use.
 
-/// The variables that are read. The last two exclude each other.
+/// The variables that the daemon reads. The last two exclude each other.
 pub const VARIABLES: [&str; 7] = [
     "OTTER_LISTEN",
     "OTTER_STATE_DIR",
@@ -16,7 +16,8 @@ pub const VARIABLES: [&str; 7] = [
     "OTTER_ESX_PASSWORD_FILE",
 ];
 
-/// What `otter run` reads or sets for its command, and what `deploy/ci/otter.sh` reads.
+/// The variables that `otter run` reads or sets for its command, and those that
+/// `deploy/ci/otter.sh` reads.
 const RUN_COMMAND_VARIABLES: [&str; 12] = [
     "OTTER_URL",
     "OTTER_TOKEN",
@@ -35,13 +36,14 @@ const RUN_COMMAND_VARIABLES: [&str; 12] = [
 /// The problem with a variable that otter does not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnreadVariable {
-    /// It looks like a setting of the host: the configuration is refused.
+    /// The name begins with `OTTER_ESX_`. The configuration is refused with this message.
     HostSetting(String),
-    /// Anything else: the sentence is a warning.
+    /// Any other name. The message is a warning.
     Other(String),
 }
 
-/// Judges a variable that is not empty. `None` if it is read, or has nothing to do with the daemon.
+/// Checks a variable that is not empty. `None` if otter reads the variable, or if it does not
+/// concern the daemon.
 pub fn check_unread(name: &str, value: &str) -> Option<UnreadVariable> {
     let known = VARIABLES.contains(&name) || RUN_COMMAND_VARIABLES.contains(&name);
     if !name.starts_with("OTTER_") || known || is_kubernetes_service_variable(name, value) {
@@ -70,9 +72,9 @@ fn nearest(name: &str) -> &'static str {
     nearest.unwrap_or(VARIABLES[0])
 }
 
-/// Whether Kubernetes sets this in each container of a namespace in which a service has the name
-/// `otter` or begins with `otter-`: `<SERVICE>_SERVICE_HOST`, `<SERVICE>_SERVICE_PORT[_<NAME>]`,
-/// `<SERVICE>_PORT` with an address in it, and
+/// Whether Kubernetes sets this variable. It sets variables in each container of a namespace for
+/// each service, here for one with the name `otter` or `otter-…`: `<SERVICE>_SERVICE_HOST`,
+/// `<SERVICE>_SERVICE_PORT[_<NAME>]`, `<SERVICE>_PORT` with an address in it, and
 /// `<SERVICE>_PORT_<NUMBER>_<PROTOCOL>[_PROTO|_PORT|_ADDR]`.
 fn is_kubernetes_service_variable(name: &str, value: &str) -> bool {
     let has_scheme = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
@@ -84,14 +86,14 @@ fn is_kubernetes_service_variable(name: &str, value: &str) -> bool {
     {
         return true;
     }
-    let of_a_port = |rest: &str| {
+    let is_port_suffix = |rest: &str| {
         let mut parts = rest.split('_');
         let number = parts.next().is_some_and(|part| part.parse::<u16>().is_ok());
         let protocol = parts.next().is_some_and(|part| matches!(part, "TCP" | "UDP" | "SCTP"));
         let detail = parts.next().is_none_or(|part| matches!(part, "PROTO" | "PORT" | "ADDR"));
         number && protocol && detail && parts.next().is_none()
     };
-    name.match_indices("_PORT_").any(|(at, found)| of_a_port(&name[at + found.len()..]))
+    name.match_indices("_PORT_").any(|(at, found)| is_port_suffix(&name[at + found.len()..]))
 }
 
 #[cfg(test)]
@@ -99,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_kubernetes_sets_for_a_service_is_silent() {
+    fn service_variables_of_kubernetes_are_ignored() {
         for (name, value) in [
             ("OTTER_ESX_SERVICE_HOST", "10.96.0.7"),
             ("OTTER_ESX_SERVICE_PORT", "443"),
@@ -134,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nothing_reads_is_told_with_the_nearest_name() {
+    fn an_unknown_variable_is_reported_with_the_nearest_name() {
         for name in VARIABLES.into_iter().chain(RUN_COMMAND_VARIABLES).chain(["PATH", "OTTERS"]) {
             assert_eq!(check_unread(name, "x"), None, "{name}");
         }

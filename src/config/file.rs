@@ -1,4 +1,5 @@
-//! Reading the file: every key by hand, so that each problem has its line and none hides another.
+//! Reads the configuration file. Each key is read separately, so that all problems are found and
+//! each has its line.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -23,13 +24,13 @@ use crate::domain::lease::{Prepare, Readiness, Release};
 use crate::domain::pool::Pool;
 use crate::domain::power::PowerState;
 
-/// Deadlines that callers and operators may set.
+/// The deadlines that callers and operators can set.
 const DEADLINES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(7 * 24);
 
-/// What reading a file came to.
+/// The result of reading a file.
 pub struct ReadFile {
     pub problems: Vec<ConfigProblem>,
-    /// The full path of every key that is read from a file.
+    /// The full path of every key that otter reads.
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "a test compares them with the annotated file")
@@ -37,7 +38,7 @@ pub struct ReadFile {
     pub known: Vec<String>,
 }
 
-/// Puts what the file says over the draft.
+/// Overrides the settings of the draft with those of the file.
 pub fn read(text: &str, path: &Path, draft: &mut ConfigDraft) -> ReadFile {
     let source = Source { text, path, problems: RefCell::default(), known: RefCell::default() };
     let (root, errors) = DeTable::parse_recoverable(text);
@@ -55,7 +56,7 @@ pub fn read(text: &str, path: &Path, draft: &mut ConfigDraft) -> ReadFile {
 }
 
 fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
-    // Warnings are found once the whole configuration is known.
+    // The warnings are added after all settings are known.
     let Config {
         esx,
         http,
@@ -93,8 +94,7 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
         } else {
             ("tls_certificate", "http.tls_key")
         };
-        table
-            .problem(given, format!("{missing} is missing: a certificate and its key go together"));
+        table.problem(given, format!("{missing} is missing: a certificate needs its key"));
     }
     table.set("max_wait", max_wait, timeout);
     table.set("max_waits", max_waits, count);
@@ -181,11 +181,11 @@ fn pool_section(table: &mut Table<'_>) -> Pool {
     inner.set("power", &mut prepare.power, |value| match text(value)? {
         "on" => Ok(Some(PowerState::On)),
         "off" => Ok(Some(PowerState::Off)),
-        _ => Err("on or off is wanted".to_owned()),
+        _ => Err("expected on or off".to_owned()),
     });
     inner.set("until", &mut prepare.until, |value| {
-        let wanted = || "power_state:on, ip or tools is wanted".to_owned();
-        Readiness::parse(text(value)?).map(Some).ok_or_else(wanted)
+        let expected = || "expected power_state:on, ip or tools".to_owned();
+        Readiness::parse(text(value)?).map(Some).ok_or_else(expected)
     });
     inner.set("settle", &mut prepare.settle, |value| timeout(value).map(Some));
     inner.finish();
@@ -196,7 +196,7 @@ fn pool_section(table: &mut Table<'_>) -> Pool {
     inner.set("power", &mut release.keep_power, |value| match text(value)? {
         "off" => Ok(false),
         "keep" => Ok(true),
-        _ => Err("off or keep is wanted".to_owned()),
+        _ => Err("expected off or keep".to_owned()),
     });
     inner.set("snapshot", &mut release.snapshot, |value| values::not_empty(text(value)?).map(Some));
     inner.finish();
@@ -208,7 +208,7 @@ fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {
     let Esx {
         url,
         username,
-        password: _, // read last, when it is known where from
+        password: _, // read later, because the environment may name another file
         headers,
         verify,
         machine_name,
@@ -231,7 +231,7 @@ fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {
             *password = Password::InFile { file, named_by: "esx.password_file".to_owned() };
         }
         (Some(_), Some(_)) => {
-            table.problem("password", "esx.password_file is set too: one of them must go");
+            table.problem("password", "esx.password_file is also set: remove one of them");
         }
     }
     let mut inner = table.table("headers");
@@ -240,7 +240,7 @@ fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {
         DeValue::Boolean(verify) => values::parsed(if *verify { "true" } else { "false" }),
         DeValue::String(text) => values::parsed(text),
         other => Err(format!(
-            "true, false, \"ca:<file>\" or \"sha256:<fingerprint>\" is wanted, not {}",
+            "expected true, false, \"ca:<file>\" or \"sha256:<fingerprint>\", not {}",
             kind(other)
         )),
     });
@@ -254,7 +254,7 @@ fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {
     table.finish();
 }
 
-/// The file, and what is found out while it is read.
+/// The file, its problems, and the keys that otter reads.
 struct Source<'a> {
     text: &'a str,
     path: &'a Path,
@@ -274,14 +274,14 @@ impl Source<'_> {
     }
 }
 
-/// One table of the file, from which its keys are taken one by one; what is left over is unknown.
+/// One table of the file. Its keys are taken one by one. The remaining keys are unknown.
 struct Table<'a> {
     source: &'a Source<'a>,
-    /// The path of its keys, with a dot behind it where it is not the root.
+    /// The prefix of the keys' paths. It ends with a dot, or is empty for the root.
     prefix: String,
     entries: BTreeMap<&'a str, (usize, &'a Spanned<DeValue<'a>>)>,
     known_keys: Vec<&'static str>,
-    /// Where each key that was taken is.
+    /// The offset in the file of each key that was taken.
     taken: BTreeMap<&'static str, usize>,
 }
 
@@ -295,7 +295,7 @@ impl<'a> Table<'a> {
         Self { source, prefix, entries, known_keys: Vec::new(), taken: BTreeMap::new() }
     }
 
-    /// Takes a key: none where it is absent or wrong.
+    /// Takes a key. `None` if it is absent or invalid.
     fn take<T>(
         &mut self,
         key: &'static str,
@@ -314,7 +314,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Takes a key into its place, which is left as it is where the key is absent or wrong.
+    /// Takes a key and stores its value. The old value stays if the key is absent or invalid.
     fn set<T>(
         &mut self,
         key: &'static str,
@@ -326,7 +326,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Takes all keys, whatever their names.
+    /// Takes all keys, with any names.
     fn take_all<T>(&mut self, read: impl Fn(&str, &DeValue<'a>) -> Result<T, String>) -> Vec<T> {
         let mut all = Vec::new();
         for (key, (offset, value)) in std::mem::take(&mut self.entries) {
@@ -340,7 +340,7 @@ impl<'a> Table<'a> {
         all
     }
 
-    /// Takes a table within this one; an absent one is empty.
+    /// Takes a table within this one. An absent table is empty.
     fn table(&mut self, key: &'static str) -> Table<'a> {
         self.known_keys.push(key);
         let path = format!("{}{key}", self.prefix);
@@ -349,7 +349,7 @@ impl<'a> Table<'a> {
             Some((offset, value)) => match value.get_ref() {
                 DeValue::Table(table) => Some(table),
                 other => {
-                    let message = format!("a section is wanted, [{path}], not {}", kind(other));
+                    let message = format!("expected a section [{path}], not {}", kind(other));
                     self.source.problem(Some(offset), &path, message);
                     None
                 }
@@ -358,12 +358,12 @@ impl<'a> Table<'a> {
         Self::new(self.source, format!("{path}."), table)
     }
 
-    /// Whether a key is there that was not taken.
+    /// Whether the table has a key that was not taken.
     fn has(&self, key: &str) -> bool {
         self.entries.contains_key(key)
     }
 
-    /// Takes every key as a table within this one, whatever their names.
+    /// Takes every key as a table within this one, with any names.
     fn tables(mut self) -> Vec<(String, Table<'a>)> {
         let mut all = Vec::new();
         for (key, (offset, value)) in std::mem::take(&mut self.entries) {
@@ -376,7 +376,7 @@ impl<'a> Table<'a> {
                     ));
                 }
                 other => {
-                    let message = format!("a section is wanted, [{path}], not {}", kind(other));
+                    let message = format!("expected a section [{path}], not {}", kind(other));
                     self.source.problem(Some(offset), &path, message);
                 }
             }
@@ -392,7 +392,7 @@ impl<'a> Table<'a> {
         );
     }
 
-    /// What was not taken is known to nobody.
+    /// Adds a problem for each key that was not taken.
     fn finish(self) {
         for (key, (offset, _)) in &self.entries {
             let nearest = self.known_keys.iter().max_by(|one, other| {
@@ -405,7 +405,7 @@ impl<'a> Table<'a> {
     }
 }
 
-/// What a value is, in words.
+/// The type of a value, for messages.
 fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a text",
@@ -419,7 +419,7 @@ fn kind(value: &DeValue<'_>) -> &'static str {
 }
 
 fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
-    value.as_str().ok_or_else(|| format!("a text in quotes is wanted, not {}", kind(value)))
+    value.as_str().ok_or_else(|| format!("expected a text in quotes, not {}", kind(value)))
 }
 
 fn parsed<T: FromStr<Err: Display>>(value: &DeValue<'_>) -> Result<T, String> {
@@ -431,12 +431,12 @@ fn some_path(value: &DeValue<'_>) -> Result<Option<PathBuf>, String> {
 }
 
 fn texts(value: &DeValue<'_>) -> Result<Vec<String>, String> {
-    let wrong = |value: &DeValue<'_>| format!("a list of texts is wanted, not {}", kind(value));
+    let wrong = |value: &DeValue<'_>| format!("expected a list of texts, not {}", kind(value));
     let list = value.as_array().ok_or_else(|| wrong(value))?;
     list.iter()
         .map(|item| match item.get_ref() {
             DeValue::String(text) => values::not_empty(text),
-            other => Err(format!("a list of texts is wanted, and {} is in it", kind(other))),
+            other => Err(format!("expected a list of texts, but it contains {}", kind(other))),
         })
         .collect()
 }
@@ -448,13 +448,14 @@ fn parsed_list<T: FromStr<Err: Display>>(value: &DeValue<'_>) -> Result<Vec<T>, 
 }
 
 fn integer<T: TryFrom<i64>>(value: &DeValue<'_>, range: RangeInclusive<i64>) -> Result<T, String> {
-    let wanted = || format!("a number from {} to {} is wanted", range.start(), range.end());
-    let integer = value.as_integer().ok_or_else(|| format!("{}, not {}", wanted(), kind(value)))?;
+    let expected = || format!("expected a number from {} to {}", range.start(), range.end());
+    let integer =
+        value.as_integer().ok_or_else(|| format!("{}, not {}", expected(), kind(value)))?;
     i64::from_str_radix(integer.as_str(), integer.radix())
         .ok()
         .filter(|number| range.contains(number))
         .and_then(|number| T::try_from(number).ok())
-        .ok_or_else(wanted)
+        .ok_or_else(expected)
 }
 
 fn count(value: &DeValue<'_>) -> Result<usize, String> {
@@ -465,7 +466,7 @@ fn days(value: &DeValue<'_>) -> Result<u32, String> {
     integer(value, 1..=36_500)
 }
 
-/// Room for the minute's refused calls at least.
+/// The minimum has room for the refused calls of one minute.
 fn audit_bytes(value: &DeValue<'_>) -> Result<u64, String> {
     integer(value, 1_048_576..=i64::MAX)
 }
@@ -473,18 +474,18 @@ fn audit_bytes(value: &DeValue<'_>) -> Result<u64, String> {
 fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
     match value {
         DeValue::Boolean(value) => Ok(*value),
-        other => Err(format!("true or false is wanted, not {}", kind(other))),
+        other => Err(format!("expected true or false, not {}", kind(other))),
     }
 }
 
 fn any_duration(value: &DeValue<'_>) -> Result<Duration, String> {
     let text = match value {
         DeValue::String(text) => text,
-        // As elsewhere, a bare number is seconds.
+        // A number without a unit is seconds, as in a text.
         DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
         other => {
             return Err(format!(
-                "a duration is wanted, such as \"30s\" or \"1h30m\", not {}",
+                "expected a duration, such as \"30s\" or \"1h30m\", not {}",
                 kind(other)
             ));
         }
@@ -492,10 +493,10 @@ fn any_duration(value: &DeValue<'_>) -> Result<Duration, String> {
     duration::parse(text).map_err(|error| error.to_string())
 }
 
-/// A duration in which something can happen at all.
+/// A duration that is not zero.
 fn timeout(value: &DeValue<'_>) -> Result<Duration, String> {
     match any_duration(value)? {
-        Duration::ZERO => Err("more than no time at all is wanted".to_owned()),
+        Duration::ZERO => Err("the duration must not be zero".to_owned()),
         duration => Ok(duration),
     }
 }
@@ -509,7 +510,7 @@ fn deadline(value: &DeValue<'_>) -> Result<Duration, String> {
     }
 }
 
-/// A header's value may be a secret, and so is in no message.
+/// An HTTP header. Its value may be a secret, so no message contains it.
 fn header(name: &str, value: &DeValue<'_>) -> Result<(http::HeaderName, SecretString), String> {
     let name = name.parse().map_err(|_| "this cannot be the name of a header".to_owned())?;
     let value = text(value)?;

@@ -1,11 +1,11 @@
-//! The configuration: a file, over it the environment, over that the command line; checked whole
-//! before anything starts.
+//! The configuration: a file, overridden by the environment, overridden by the command line. All of
+//! it is checked before anything starts.
 //!
 //! ```text
 //! defaults ─► file (TOML) ─► environment (OTTER_…) ─► flags ─► secrets read from their files ─► Config
 //! ```
-//! Everything that is wrong is told at once. An unknown key is an error. `config/otter.toml` shows
-//! every key.
+//! All problems are reported together. An unknown key is an error. `config/otter.toml` shows every
+//! key.
 
 mod environment;
 mod file;
@@ -31,7 +31,7 @@ pub use values::{InvalidValue, Listen, LogFormat};
 use environment::{UnreadVariable, VARIABLES};
 use sections::{ConfigDraft, Password};
 
-/// What the command line says; `None` where it says nothing.
+/// The settings of the command line. `None` if a flag is absent.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     pub listen: Option<String>,
@@ -40,18 +40,21 @@ pub struct Flags {
     pub log_format: Option<String>,
 }
 
-/// What some editors begin a text file with.
+/// The byte order mark, with which some editors begin a text file.
 pub const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// Password files are a line; what is longer is some other file.
+/// The maximum size of a password file, in bytes. A password file contains one line.
 const MAX_PASSWORD_FILE: usize = 64 * 1024;
 
 impl Config {
-    /// Loads the configuration. `environment` is the process's, or what stands in for it; an empty
-    /// variable counts as none.
+    /// Loads the configuration.
+    ///
+    /// # Parameters
+    /// - `path`: the file. `None` if there is no file.
+    /// - `environment`: the variables. An empty value counts as absent.
     ///
     /// # Errors
-    /// Everything that is wrong, with where and what is wanted.
+    /// All problems, each with its place and what to write instead.
     pub fn load(
         path: Option<&Path>,
         environment: &BTreeMap<OsString, OsString>,
@@ -81,7 +84,7 @@ impl Config {
         if let [.., (_, Some(_)), (_, Some(_))] = variables {
             let [.., (name, _), (other, _)] = variables;
             problems
-                .push(ConfigProblem::new(name, format!("{other} is set too: one of them must go")));
+                .push(ConfigProblem::new(name, format!("{other} is also set: remove one of them")));
         }
         for (name, value) in environment {
             match environment::check_unread(name, value) {
@@ -102,7 +105,7 @@ impl Config {
         let password = match draft.password {
             Password::None => None,
             Password::Given(password) => {
-                // The file's permissions expose a password only if the file itself holds it.
+                // The permissions of the file matter only if the password is in the file.
                 if environment.get("OTTER_ESX_PASSWORD").is_none_or(String::is_empty)
                     && let Some(path) = path
                 {
@@ -136,8 +139,8 @@ impl Config {
     }
 }
 
-/// The variables that are text. A value of otter's that is none is a problem, or a warning if
-/// otter would ignore the variable anyway.
+/// The variables whose name and value are UTF-8. Another value is a problem if otter reads the
+/// variable, and a warning if only its name belongs to otter.
 fn readable_variables(
     environment: &BTreeMap<OsString, OsString>,
     problems: &mut Vec<ConfigProblem>,
@@ -162,15 +165,17 @@ fn readable_variables(
     readable
 }
 
-/// The problems of a file's text alone. The files that it names are not read.
+/// The problems of a configuration's text. The files that it names are not read.
 #[must_use]
 pub fn find_problems(text: &str, path: &Path) -> Vec<ConfigProblem> {
     file::read(text, path, &mut ConfigDraft::default()).problems
 }
 
-/// The warning that every account of this machine can read a file with a secret in it.
+/// A warning if every account of this machine can read a file that contains a secret. `None` if
+/// other accounts cannot read it.
 ///
-/// It is not an error: Kubernetes mounts secrets readable for all, in a container with one user.
+/// It is not an error, because Kubernetes mounts secrets with permissions for all, in a container
+/// with one user.
 #[must_use]
 pub fn readable_by_all_warning(file: &Path, what: &str) -> Option<String> {
     let mode = std::fs::metadata(file).ok()?.permissions().mode() & 0o777;
@@ -182,7 +187,7 @@ pub fn readable_by_all_warning(file: &Path, what: &str) -> Option<String> {
     })
 }
 
-/// Puts what a variable or a flag says over what was there.
+/// Overrides a setting with the value of a variable or a flag.
 fn override_setting(
     draft: &mut ConfigDraft,
     name: &'static str,
@@ -209,7 +214,7 @@ fn override_setting(
     Ok(())
 }
 
-/// The one line of a password file, without its end.
+/// Reads a password file: its only line, without the line end.
 fn read_password(file: &Path) -> Result<SecretString, String> {
     let text = std::fs::read_to_string(file).map_err(|error| read_error(&error))?;
     // Some editors begin a file with this mark. It is never part of a password.
@@ -217,10 +222,10 @@ fn read_password(file: &Path) -> Result<SecretString, String> {
     let password =
         text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
     if password.is_empty() {
-        return Err("the file is empty, and should hold the password".to_owned());
+        return Err("the file is empty; it must contain the password".to_owned());
     }
     if text.len() > MAX_PASSWORD_FILE || password.contains('\n') {
-        return Err("the file should hold the password in one line, and nothing else".to_owned());
+        return Err("the file must contain only the password, in one line".to_owned());
     }
     Ok(SecretString::from(password))
 }

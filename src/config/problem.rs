@@ -1,22 +1,22 @@
-//! What is wrong with a configuration, said so that it can be mended without a look into the code.
+//! The problems of a configuration. Each message says what to write instead.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// One thing that is wrong.
+/// One problem of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigProblem {
     pub file: Option<PathBuf>,
-    /// Counted from 1.
+    /// The line in the file, counted from 1.
     pub line: Option<usize>,
-    /// The full path of a key, such as `esx.verify`, or the name of a variable or flag; empty for a
-    /// whole file.
+    /// The full path of a key, such as `esx.verify`, or the name of a variable or flag. Empty if
+    /// the problem concerns the whole file.
     pub at: String,
-    /// What is wrong, what is wanted. Never shows a secret.
+    /// The problem, and what to write instead. It never contains a secret.
     pub message: String,
 }
 
-/// A configuration that cannot be used: everything that is wrong with it.
+/// The problems of a configuration that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     pub problems: Vec<ConfigProblem>,

@@ -13,12 +13,12 @@ use crate::domain::pool::Pool;
 use crate::domain::verify::Verify;
 use crate::domain::web_origin::WebOrigin;
 
-/// Where the state is, unless it is said elsewhere.
+/// The default state directory.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/otter";
 
 const MIB: usize = 1024 * 1024;
 
-/// The whole configuration, checked.
+/// The checked configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     pub esx: Esx,
@@ -27,41 +27,41 @@ pub struct Config {
     pub snapshots: Snapshots,
     pub jobs: Jobs,
     pub leases: Leases,
-    /// `[pools.<name>]`: which machines belong together.
+    /// `[pools.<name>]`: the pools of machines.
     pub pools: BTreeMap<String, Pool>,
     pub audit: Audit,
     pub state: State,
     pub log: Log,
-    /// Warnings that do not stop a start, a sentence each.
+    /// Warnings that do not prevent a start, one sentence each.
     pub warnings: Vec<String>,
 }
 
-/// `[esx]`: the host, and how to talk to it.
+/// `[esx]`: the host, and the settings of calls to it.
 #[derive(Clone, Debug)]
 pub struct Esx {
-    /// With its path, `https://esx.lab/sdk`.
+    /// The complete URL, such as `https://esx.lab/sdk`.
     pub url: Option<String>,
     pub username: Option<String>,
     pub password: Option<SecretString>,
-    /// Sent along with every request, for a proxy in between.
+    /// Headers of every request to the host, for a proxy in between.
     pub headers: Vec<(http::HeaderName, SecretString)>,
     pub verify: Verify,
-    /// The name of the machine that otter runs in; else it is found by its MAC.
+    /// The name of the machine that otter runs in. `None`: otter finds the machine by its MAC.
     pub machine_name: Option<String>,
     pub connect_timeout: Duration,
-    /// How long an answer may stall.
+    /// The maximum duration of an ordinary call.
     pub read_timeout: Duration,
-    /// How long a machine must be without a task before a lost call is judged.
+    /// How long a machine must have no task before otter decides what a lost call did.
     pub settle: Duration,
-    /// How long after a start an address that nobody announced is asked for.
+    /// How long after a start otter reads the guest's address, if no update reported it.
     pub guest_settle: Duration,
-    /// How long new jobs are taken while the host is away.
+    /// How long otter accepts new jobs while the host is unreachable.
     pub outage_grace: Duration,
-    /// The largest answer of the host that is read, in bytes.
+    /// The maximum size of an answer of the host, in bytes.
     pub answer_limit: usize,
 }
 
-/// What it takes to log in to a host.
+/// The address and the account of the host.
 #[derive(Clone, Debug)]
 pub struct Host {
     pub url: String,
@@ -69,80 +69,80 @@ pub struct Host {
     pub password: SecretString,
 }
 
-/// `[http]`: what otter serves.
+/// `[http]`: the HTTP server.
 #[derive(Clone, Debug)]
 pub struct Http {
     pub listen: Listen,
-    /// The certificate to serve TLS with, in PEM; its key is beside it.
+    /// The certificate for TLS, in PEM.
     pub tls_certificate: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
-    /// The longest that a call may block.
+    /// The maximum time that a call can block.
     pub max_wait: Duration,
-    /// How many calls may block at a time.
+    /// The maximum number of calls that block at the same time.
     pub max_waits: usize,
-    /// The largest body that is read, in bytes.
+    /// The maximum size of a request's body, in bytes.
     pub body_limit: usize,
     pub header_timeout: Duration,
     pub body_timeout: Duration,
-    /// Origins of other servers whose pages may change things.
+    /// The origins of other servers whose pages may send changes.
     pub allowed_origins: Vec<WebOrigin>,
-    /// The proxies whose `X-Forwarded-For` is believed.
+    /// The proxies whose header `X-Forwarded-For` otter trusts.
     pub trusted_proxies: Vec<Network>,
 }
 
 /// `[machines]`: rules for the machines of the host.
 #[derive(Clone, Debug, Default)]
 pub struct Machines {
-    /// Ids and patterns of names (`*`, `?`) of machines that nobody may change.
+    /// Ids, and patterns of names (`*`, `?`), of machines that no caller may change.
     pub protected: Vec<String>,
 }
 
-/// `[snapshots]`: which snapshots only operators change.
+/// `[snapshots]`: the protection of snapshots.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshots {
-    /// Patterns (`*`, `?`) of the names and of the paths of snapshots.
+    /// Patterns (`*`, `?`) of names and of paths of snapshots.
     pub protected: Vec<String>,
-    /// Whether runners may remove and rename snapshots that were not made under their lease.
+    /// Whether runners may remove and rename snapshots that were not created under their lease.
     pub runners_may_remove: bool,
 }
 
-/// `[jobs]`: how long and how many.
+/// `[jobs]`: the deadlines, the queues and the retention of jobs.
 #[derive(Clone, Debug)]
 pub struct Jobs {
     pub deadlines: Deadlines,
-    /// Jobs that may wait for one machine.
+    /// The maximum number of queued jobs of one machine.
     pub queue_per_machine: usize,
-    /// Jobs that may wait in all.
+    /// The maximum number of queued jobs of all machines.
     pub queue_total: usize,
     /// How long ended jobs are kept.
     pub retention_days: u32,
 }
 
-/// `[jobs.deadlines]`: how long a job may take, waiting included, unless the caller says.
+/// `[jobs.deadlines]`: the default deadlines of jobs. The time in the queue counts.
 #[derive(Clone, Debug)]
 pub struct Deadlines {
-    /// On, off, reset, suspend and kill; answers and renames.
+    /// Power on, power off, reset, suspend, kill, answer and rename.
     pub power: Duration,
-    /// Shutdown and reboot, which the guest does.
+    /// Shutdown and reboot by the guest.
     pub guest: Duration,
     pub create: Duration,
     pub revert: Duration,
     /// Removals of snapshots.
     pub remove: Duration,
-    /// Making a machine ready for a lease, and bringing it back after one.
+    /// The preparation of a machine for a lease, and its release afterwards.
     pub prepare: Duration,
 }
 
-/// `[leases]`: how long machines may be held.
+/// `[leases]`: the limits of leases.
 #[derive(Clone, Debug)]
 pub struct Leases {
-    /// The longest time of a lease, and of one renewal.
+    /// The maximum TTL of a lease, and of one renewal.
     pub max_ttl: Duration,
-    /// The longest time of a lease with all its renewals.
+    /// The maximum time of a lease with all its renewals.
     pub max_total: Duration,
-    /// A lease that waits and that nobody asked about for this long is dropped.
+    /// A queued lease ends if no caller asks about it for this time.
     pub abandon_after: Duration,
-    /// After a restart no lease ends sooner than this.
+    /// No lease expires earlier than this time after a restart.
     pub grace: Duration,
     /// How long ended leases are kept.
     pub retention_days: u32,
@@ -160,11 +160,11 @@ impl Default for Leases {
     }
 }
 
-/// `[audit]`: how much of the audit is kept.
+/// `[audit]`: the retention of the audit.
 #[derive(Clone, Debug)]
 pub struct Audit {
     pub retention_days: u32,
-    /// In bytes; the oldest facts give way.
+    /// The maximum size in bytes. The oldest records are deleted.
     pub max_bytes: u64,
 }
 
@@ -174,20 +174,20 @@ impl Default for Audit {
     }
 }
 
-/// `[state]`: what outlives a restart.
+/// `[state]`: the state that outlives a restart.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    /// `None` where nothing names one.
+    /// The state directory. `None` if it is not configured.
     pub dir: Option<PathBuf>,
 }
 
-/// `[log]`: what is written to stderr.
+/// `[log]`: the log, which is written to stderr.
 #[derive(Clone, Debug)]
 pub struct Log {
     /// A level, or directives such as `info,otter::esx=debug`.
     pub level: String,
     pub format: LogFormat,
-    /// Whether each request is written.
+    /// Whether each request is logged.
     pub access: bool,
 }
 
@@ -259,7 +259,7 @@ impl Default for Log {
 }
 
 impl State {
-    /// The directory: what was named, else the usual one.
+    /// The configured state directory, otherwise the default one.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.dir.as_deref().unwrap_or(Path::new(DEFAULT_STATE_DIR))
@@ -267,10 +267,10 @@ impl State {
 }
 
 impl Esx {
-    /// What it takes to log in; without `--simulate` it must be there.
+    /// The address and the account of the host. They are required without `--simulate`.
     ///
     /// # Errors
-    /// Names each setting that is missing, and every way to give it.
+    /// The settings that are missing, and every way to set them.
     pub fn host(&self) -> Result<Host, ConfigError> {
         if let (Some(url), Some(username), Some(password)) =
             (&self.url, &self.username, &self.password)
@@ -305,14 +305,14 @@ impl Esx {
     }
 }
 
-/// A configuration in the making.
+/// A configuration that is not complete yet.
 #[derive(Default)]
 pub struct ConfigDraft {
     pub config: Config,
     pub password: Password,
 }
 
-/// Where the password comes from.
+/// The source of the password.
 #[derive(Default)]
 pub enum Password {
     #[default]
@@ -320,7 +320,7 @@ pub enum Password {
     Given(SecretString),
     InFile {
         file: PathBuf,
-        /// The key or variable.
+        /// The key or the variable that names the file.
         named_by: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Every way to say a setting, and every way to get one wrong.
+//! Tests of the configuration: every source of a setting, and every problem.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -35,17 +35,17 @@ fn loaded(text: &str) -> Config {
     load(text, &[], &Flags::default()).unwrap()
 }
 
-/// What is wrong with a file, each as `line: key: message`.
-fn wrong(text: &str) -> Vec<String> {
-    told(&load(text, &[], &Flags::default()).unwrap_err())
+/// The problems of a file, each as `line: key: message`.
+fn problems(text: &str) -> Vec<String> {
+    messages(&load(text, &[], &Flags::default()).unwrap_err())
 }
 
-fn told(error: &ConfigError) -> Vec<String> {
-    let tell = |problem: &ConfigProblem| {
+fn messages(error: &ConfigError) -> Vec<String> {
+    let message = |problem: &ConfigProblem| {
         let line = problem.line.map(|line| format!("{line}: ")).unwrap_or_default();
         format!("{line}{}: {}", problem.at, problem.message)
     };
-    error.problems.iter().map(tell).collect()
+    error.problems.iter().map(message).collect()
 }
 
 fn password(config: &Config) -> Option<&str> {
@@ -53,7 +53,7 @@ fn password(config: &Config) -> Option<&str> {
 }
 
 #[test]
-fn without_anything_there_are_defaults() {
+fn without_any_source_the_defaults_apply() {
     let config = Config::load(None, &BTreeMap::new(), &Flags::default()).unwrap();
     assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
     assert_eq!(config.http.listen.to_string(), "127.0.0.1:8080");
@@ -61,27 +61,27 @@ fn without_anything_there_are_defaults() {
 }
 
 #[test]
-fn the_annotated_file_says_the_defaults() {
+fn the_annotated_file_contains_the_defaults() {
     assert_eq!(format!("{:?}", loaded(ANNOTATED)), format!("{:?}", Config::default()));
 }
 
 #[test]
 fn the_annotated_file_has_every_key_and_no_other() {
     let known = file::read("", Path::new(""), &mut ConfigDraft::default()).known;
-    // Pools have names of their own, so that without one nothing is asked for.
-    let shown = shown().into_iter().filter(|key| !key.starts_with("pools."));
-    assert_eq!(shown.collect::<BTreeSet<_>>(), known.iter().cloned().collect());
+    // The keys of pools are read only for pools that are in the file.
+    let keys = keys_in_file().into_iter().filter(|key| !key.starts_with("pools."));
+    assert_eq!(keys.collect::<BTreeSet<_>>(), known.iter().cloned().collect());
 }
 
 #[test]
-fn what_the_annotated_file_leaves_out_is_sound_too() {
+fn the_commented_keys_of_the_annotated_file_are_valid() {
     let password = file("secret\n");
     let text: String = ANNOTATED
         .lines()
         // The two ways to give a password exclude each other.
         .filter(|line| !line.starts_with("# password ="))
         .map(|line| match line.strip_prefix("# ") {
-            Some(rest) if key_of(rest).is_some() || rest.starts_with('[') => format!("{rest}\n"),
+            Some(rest) if key_in(rest).is_some() || rest.starts_with('[') => format!("{rest}\n"),
             _ => format!("{line}\n"),
         })
         .collect::<String>()
@@ -91,15 +91,15 @@ fn what_the_annotated_file_leaves_out_is_sound_too() {
     assert_eq!(config.esx.headers.len(), 1);
 }
 
-/// The keys of the annotated file, those that are commented out among them.
-fn shown() -> BTreeSet<String> {
+/// The keys of the annotated file, including those that are commented out.
+fn keys_in_file() -> BTreeSet<String> {
     let mut section = String::new();
     let mut keys = BTreeSet::new();
     for line in ANNOTATED.lines() {
         let line = line.strip_prefix("# ").unwrap_or(line);
         if let Some(name) = line.strip_prefix('[') {
             section = name.trim_end_matches(']').to_owned();
-        } else if let Some(key) = key_of(line)
+        } else if let Some(key) = key_in(line)
             && section != "esx.headers"
         {
             keys.insert(format!("{section}.{key}"));
@@ -108,7 +108,7 @@ fn shown() -> BTreeSet<String> {
     keys
 }
 
-fn key_of(line: &str) -> Option<&str> {
+fn key_in(line: &str) -> Option<&str> {
     let (key, _) = line.split_once(" = ")?;
     key.chars()
         .all(|character| character.is_ascii_lowercase() || "_-".contains(character))
@@ -116,7 +116,7 @@ fn key_of(line: &str) -> Option<&str> {
 }
 
 #[test]
-fn the_environment_goes_over_the_file_and_flags_over_both() {
+fn the_environment_overrides_the_file_and_flags_override_both() {
     let text = "[http]\nlisten = '127.0.0.1:1'\n[state]\ndir = '/one'\n[log]\nlevel = 'warn'\n\
                 [esx]\nurl = 'https://one'\nusername = 'one'\npassword = 'one'\nverify = true";
     let config = loaded(text);
@@ -150,7 +150,7 @@ fn the_environment_goes_over_the_file_and_flags_over_both() {
 }
 
 #[test]
-fn an_empty_variable_is_none() {
+fn an_empty_variable_counts_as_absent() {
     let config =
         load("", &[("OTTER_LISTEN", ""), ("OTTER_ESX_PASSWORD", "")], &Flags::default()).unwrap();
     assert_eq!(config.http.listen, Listen::default());
@@ -158,7 +158,7 @@ fn an_empty_variable_is_none() {
 }
 
 #[test]
-fn passwords_come_from_files_too() {
+fn a_password_can_come_from_a_file() {
     for (content, expected) in
         [("secret", "secret"), ("secret\n", "secret"), (" se cret\r\n", " se cret")]
     {
@@ -176,9 +176,9 @@ fn passwords_come_from_files_too() {
 }
 
 #[test]
-fn a_password_file_that_is_none_is_refused() {
+fn an_invalid_password_file_is_refused() {
     assert_eq!(
-        wrong("[esx]\npassword_file = '/nowhere/password'"),
+        problems("[esx]\npassword_file = '/nowhere/password'"),
         ["esx.password_file: there is no such file"]
     );
     for (content, message) in [("\n", "is empty"), ("", "is empty"), ("a\nb\n", "in one line")] {
@@ -188,17 +188,17 @@ fn a_password_file_that_is_none_is_refused() {
             &[("OTTER_ESX_PASSWORD_FILE", &secret.path().display().to_string())],
             &Flags::default(),
         );
-        let told = told(&error.unwrap_err());
-        assert!(told[0].starts_with("OTTER_ESX_PASSWORD_FILE: "), "{told:?}");
-        assert!(told[0].contains(message), "{told:?}");
+        let messages = messages(&error.unwrap_err());
+        assert!(messages[0].starts_with("OTTER_ESX_PASSWORD_FILE: "), "{messages:?}");
+        assert!(messages[0].contains(message), "{messages:?}");
     }
 }
 
 #[test]
-fn two_passwords_are_one_too_many() {
+fn two_passwords_are_refused() {
     assert_eq!(
-        wrong("[esx]\npassword = 'a'\npassword_file = '/b'"),
-        ["2: esx.password: esx.password_file is set too: one of them must go"]
+        problems("[esx]\npassword = 'a'\npassword_file = '/b'"),
+        ["2: esx.password: esx.password_file is also set: remove one of them"]
     );
     let both = [
         ("OTTER_ESX_PASSWORD", "a"),
@@ -207,15 +207,15 @@ fn two_passwords_are_one_too_many() {
     .map(|(name, value)| (OsString::from(name), OsString::from(value)));
     let error = Config::load(None, &BTreeMap::from(both), &Flags::default()).unwrap_err();
     assert_eq!(
-        told(&error)[0],
-        "OTTER_ESX_PASSWORD: OTTER_ESX_PASSWORD_FILE is set too: one of them must go"
+        messages(&error)[0],
+        "OTTER_ESX_PASSWORD: OTTER_ESX_PASSWORD_FILE is also set: remove one of them"
     );
 }
 
 #[test]
-fn an_unknown_key_is_told_with_the_nearest() {
+fn an_unknown_key_is_reported_with_the_nearest() {
     assert_eq!(
-        wrong(
+        problems(
             "[http]\nlisten_on = '127.0.0.1:1'\n[jobs.deadlines]\npwoer = '1m'\n[esxi]\nurl = 'x'"
         ),
         [
@@ -229,47 +229,47 @@ fn an_unknown_key_is_told_with_the_nearest() {
 #[test]
 fn a_misspelt_variable_of_the_host_is_an_error() {
     let variables = [("OTTER_ESX_PASSWORDD", "secret"), ("OTTER_PYTHON", "python3")];
-    let told = told(&load("", &variables, &Flags::default()).unwrap_err());
-    let [told] = told.try_into().unwrap();
-    assert!(told.contains("OTTER_ESX_PASSWORDD: nothing reads this variable"), "{told}");
-    assert!(!told.contains("secret"), "{told}");
+    let messages = messages(&load("", &variables, &Flags::default()).unwrap_err());
+    let [message] = messages.try_into().unwrap();
+    assert!(message.contains("OTTER_ESX_PASSWORDD: nothing reads this variable"), "{message}");
+    assert!(!message.contains("secret"), "{messages}");
 }
 
 #[test]
-fn a_wrong_type_says_what_is_wanted() {
-    for (text, told) in [
-        ("[http]\nlisten = 8080", "2: http.listen: a text in quotes is wanted, not an integer"),
+fn a_wrong_type_is_reported_with_the_expected_one() {
+    for (text, expected) in [
+        ("[http]\nlisten = 8080", "2: http.listen: expected a text in quotes, not an integer"),
         (
             "[http]\nmax_waits = 'many'",
-            "2: http.max_waits: a number from 1 to 4294967295 is wanted, not a text",
+            "2: http.max_waits: expected a number from 1 to 4294967295, not a text",
         ),
-        ("[http]\nmax_waits = 0", "2: http.max_waits: a number from 1 to 4294967295 is wanted"),
+        ("[http]\nmax_waits = 0", "2: http.max_waits: expected a number from 1 to 4294967295"),
         (
             "[http]\nmax_wait = true",
-            "2: http.max_wait: a duration is wanted, such as \"30s\" or \"1h30m\", not true or false",
+            "2: http.max_wait: expected a duration, such as \"30s\" or \"1h30m\", not true or false",
         ),
-        ("[http]\nmax_wait = '0s'", "2: http.max_wait: more than no time at all is wanted"),
+        ("[http]\nmax_wait = '0s'", "2: http.max_wait: the duration must not be zero"),
         (
             "[esx]\nsettle = '5x'",
             "2: esx.settle: \"x\" is not a unit of time: the units are d, h, m and s",
         ),
         (
             "[esx]\nverify = 1",
-            "2: esx.verify: true, false, \"ca:<file>\" or \"sha256:<fingerprint>\" is wanted, not an integer",
+            "2: esx.verify: expected true, false, \"ca:<file>\" or \"sha256:<fingerprint>\", not an integer",
         ),
         (
             "[esx]\nverify = 'yes'",
-            "2: esx.verify: true, false, ca:<file> or sha256:<fingerprint> is wanted",
+            "2: esx.verify: expected true, false, ca:<file> or sha256:<fingerprint>",
         ),
-        ("[esx.headers]\nx = 1", "2: esx.headers.x: a text in quotes is wanted, not an integer"),
+        ("[esx.headers]\nx = 1", "2: esx.headers.x: expected a text in quotes, not an integer"),
         ("[esx.headers]\n'a b' = 'x'", "2: esx.headers.a b: this cannot be the name of a header"),
         (
             "[machines]\nprotected = 'a'",
-            "2: machines.protected: a list of texts is wanted, not a text",
+            "2: machines.protected: expected a list of texts, not a text",
         ),
         (
             "[machines]\nprotected = ['a', 1]",
-            "2: machines.protected: a list of texts is wanted, and an integer is in it",
+            "2: machines.protected: expected a list of texts, but it contains an integer",
         ),
         (
             "[http]\ntrusted_proxies = ['10.0.0.0/8', 'proxy']",
@@ -277,16 +277,16 @@ fn a_wrong_type_says_what_is_wanted() {
              or a single address",
         ),
         ("[jobs.deadlines]\npower = '8d'", "2: jobs.deadlines.power: a deadline is from 1s to 7d"),
-        ("jobs = 1", "1: jobs: a section is wanted, [jobs], not an integer"),
-        ("[log]\nformat = 'xml'", "2: log.format: auto, human or json is wanted"),
+        ("jobs = 1", "1: jobs: expected a section [jobs], not an integer"),
+        ("[log]\nformat = 'xml'", "2: log.format: expected auto, human or json"),
         ("[state]\ndir = ''", "2: state.dir: it must not be empty"),
     ] {
-        assert_eq!(wrong(text), [told], "{text}");
+        assert_eq!(problems(text), [expected], "{text}");
     }
 }
 
 #[test]
-fn all_problems_are_told_at_once() {
+fn all_problems_are_reported_together() {
     let text = "[http]\nlisten = 'here'\nbody_limit = -1\n[esx]\nurl = 'esx'\ntypo = 1";
     let flags = Flags { log_level: Some("loud".to_owned()), ..Flags::default() };
     let error = load(text, &[("OTTER_ESX_VERIFY", "maybe")], &flags).unwrap_err();
@@ -306,15 +306,15 @@ fn all_problems_are_told_at_once() {
 }
 
 #[test]
-fn what_is_not_toml_says_where() {
-    let told = wrong("[http]\nlisten = \n");
-    assert!(told[0].starts_with("2: : not TOML: "), "{told:?}");
-    let twice = wrong("[http]\nmax_waits = 1\nmax_waits = 2\n");
+fn a_syntax_error_is_reported_with_its_line() {
+    let messages = problems("[http]\nlisten = \n");
+    assert!(messages[0].starts_with("2: : not TOML: "), "{messages:?}");
+    let twice = problems("[http]\nmax_waits = 1\nmax_waits = 2\n");
     assert!(twice[0].starts_with("3: : not TOML: duplicate key"), "{twice:?}");
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_named() {
+fn an_unreadable_file_is_named() {
     let load = |path: &Path| Config::load(Some(path), &BTreeMap::new(), &Flags::default());
     let error = load(Path::new("/nowhere/otter.toml")).unwrap_err();
     assert_eq!(error.problems[0].to_string(), "/nowhere/otter.toml: there is no such file");
@@ -327,7 +327,7 @@ fn a_file_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn secrets_are_in_no_message_and_no_debug() {
+fn secrets_are_not_in_messages_or_debug_output() {
     let text = "[esx]\npassword = 'hunter2'\n[esx.headers]\nauthorization = 'hunter2'";
     let config = loaded(text);
     assert!(!format!("{config:?}").contains("hunter2"));
@@ -344,7 +344,7 @@ fn secrets_are_in_no_message_and_no_debug() {
 }
 
 #[test]
-fn what_a_login_needs_is_asked_for() {
+fn missing_settings_of_a_login_are_reported() {
     let error = loaded("[esx]\nusername = 'root'").esx.host().unwrap_err();
     let at: Vec<_> = error.problems.iter().map(|problem| problem.at.as_str()).collect();
     assert_eq!(at, ["esx.url", "esx.password"]);
@@ -354,7 +354,7 @@ fn what_a_login_needs_is_asked_for() {
 }
 
 #[test]
-fn places_to_listen() {
+fn addresses_to_listen_on() {
     for text in ["127.0.0.1:8080", "[::1]:0", "0.0.0.0:80", "unix:/run/otter/otter.sock"] {
         assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
     }
@@ -375,7 +375,7 @@ fn places_to_listen() {
 }
 
 #[test]
-fn levels_of_the_log() {
+fn log_levels() {
     for text in ["off", "info", "DEBUG", "info,otter::esx=debug", "otter=trace"] {
         assert_eq!(values::log_level(text).as_deref(), Ok(text));
     }
@@ -385,7 +385,7 @@ fn levels_of_the_log() {
 }
 
 #[test]
-fn durations_may_be_bare_seconds() {
+fn a_number_without_a_unit_is_seconds() {
     let config = loaded("[http]\nmax_wait = 45\n[esx]\nsettle = '0s'");
     assert_eq!(
         (config.http.max_wait, config.esx.settle),
@@ -395,14 +395,14 @@ fn durations_may_be_bare_seconds() {
 
 proptest! {
     #[test]
-    fn no_file_is_too_much(text in "\\PC{0,60}|(\\[(esx|http|jobs)\\]\n)?([a-z_]{1,12} = ('x'|1|\\[\\]|-5|1.5)\n){0,3}") {
+    fn no_file_makes_read_panic(text in "\\PC{0,60}|(\\[(esx|http|jobs)\\]\n)?([a-z_]{1,12} = ('x'|1|\\[\\]|-5|1.5)\n){0,3}") {
         let mut draft = ConfigDraft::default();
         file::read(&text, Path::new("otter.toml"), &mut draft);
     }
 }
 
 #[test]
-fn pools_are_read_whole_and_their_mistakes_told_by_place() {
+fn pools_are_read_and_their_problems_are_located() {
     let config = loaded(
         r#"[pools.qubes]
 machines = ["qubes-*", "17"]
@@ -422,13 +422,13 @@ release = { power = "keep", snapshot = "base" }
     );
     assert!(pool.may_keep_power && pool.release.as_ref().unwrap().keep_power);
     assert_eq!(config.pools["plain"], Pool::default());
-    let told = wrong("[pools.qubes]\nmachine = []\nprepare = { power = \"up\" }\n");
-    assert!(told.iter().any(|line| line.contains("pools.qubes.machine")), "{told:?}");
-    assert!(told.iter().any(|line| line.contains("pools.qubes.prepare.power")), "{told:?}");
+    let messages = problems("[pools.qubes]\nmachine = []\nprepare = { power = \"up\" }\n");
+    assert!(messages.iter().any(|line| line.contains("pools.qubes.machine")), "{messages:?}");
+    assert!(messages.iter().any(|line| line.contains("pools.qubes.prepare.power")), "{messages:?}");
 }
 
 #[test]
-fn a_variable_that_is_not_utf_8_is_refused_or_said_to_be_ignored() {
+fn a_variable_that_is_not_utf_8_is_refused_or_ignored_with_a_warning() {
     let broken = |text: &str| OsString::from_vec([text.as_bytes(), b"\xff"].concat());
     let load = |name: OsString, value: OsString| {
         Config::load(None, &BTreeMap::from([(name, value)]), &Flags::default())

@@ -1,4 +1,4 @@
-//! The single values: how each is read from text, and what is said where it cannot be.
+//! Single values of the configuration: how each is parsed, and the messages for invalid values.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,22 +9,22 @@ use tracing_subscriber::EnvFilter;
 
 use crate::domain::host_url;
 
-/// A text that is not what was wanted: the sentence that says what is.
+/// The text is not a valid value. The message says what to write.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidValue(&'static str);
 
-/// Where otter listens.
+/// The address that otter listens on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people on a terminal, else JSON.
+    /// `Human` if stderr is a terminal, otherwise `Json`.
     #[default]
     Auto,
     Human,
@@ -46,13 +46,13 @@ impl FromStr for Listen {
             Some(_) => {
                 Err(InvalidValue("the path of a Unix socket must be absolute, as in unix:/run/otter.sock"))
             }
-            // This name means the same everywhere. Any other name may have several addresses.
+            // `localhost` is the same address on every machine. Another name may have several.
             None => match text.strip_prefix("localhost:").map(str::parse) {
                 Some(Ok(port)) => Ok(Self::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))),
                 _ => text.parse().map(Self::Tcp).map_err(|_| {
                     InvalidValue(
                         "write an IP address and a port, such as 127.0.0.1:8080, 0.0.0.0:8080 or [::1]:8080, \
-                         or unix:/path; of names only localhost is taken",
+                         or unix:/path; the only accepted name is localhost",
                     )
                 }),
             },
@@ -77,12 +77,12 @@ impl FromStr for LogFormat {
             "auto" => Ok(Self::Auto),
             "human" => Ok(Self::Human),
             "json" => Ok(Self::Json),
-            _ => Err(InvalidValue("auto, human or json is wanted")),
+            _ => Err(InvalidValue("expected auto, human or json")),
         }
     }
 }
 
-/// Reads a value of a type that says itself what it wants.
+/// Parses a value of a type whose error says what to write.
 pub fn parsed<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error: T::Err| error.to_string())
 }
@@ -96,20 +96,21 @@ pub fn host_url(text: &str) -> Result<String, String> {
     host_url::normalize(text).map_err(|error| error.to_string())
 }
 
-/// A level, or the directives of `tracing_subscriber`. A lone word that is no level would be taken
-/// for the name of a module, and silence the rest.
+/// Checks a log level: a level, or the directives of `tracing_subscriber`. A single word that is not
+/// a level is refused, because it would be the name of a module and disable the log of all others.
 pub fn log_level(text: &str) -> Result<String, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    let lone = !text.contains(['=', ',', '[']);
-    let sound = if lone {
+    let is_single_word = !text.contains(['=', ',', '[']);
+    let is_valid = if is_single_word {
         LEVELS.contains(&text.to_ascii_lowercase().as_str())
     } else {
         EnvFilter::builder().parse(text).is_ok()
     };
-    if sound {
+    if is_valid {
         Ok(text.to_owned())
     } else {
-        Err("off, error, warn, info, debug or trace is wanted, or directives such as info,otter::esx=debug"
+        Err("expected off, error, warn, info, debug, trace or directives such as \
+             info,otter::esx=debug"
             .to_owned())
     }
 }

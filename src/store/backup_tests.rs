@@ -1,4 +1,4 @@
-//! Backups: the contents of an archive, the result of its restore, and the refusals.
+//! Tests of backups: the archive, the result of a restore, and the errors.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ fn leases() -> [Lease; 4] {
     ]
 }
 
-/// A state directory with work of every kind in it, stopped cleanly.
+/// Fills a state directory with jobs, leases and a token, and stops the store cleanly.
 async fn filled(directory: &Path) {
     std::fs::write(directory.join(SECRET_KEY), KEY).unwrap();
     let store = Store::open(directory).await.unwrap();
@@ -113,12 +113,12 @@ fn is_empty(directory: &Path) -> bool {
 }
 
 #[tokio::test]
-async fn a_restored_store_has_no_old_work() {
+async fn a_restored_store_has_no_unfinished_work() {
     let (state, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     filled(state.path()).await;
     let archive = archive(state.path(), &elsewhere).await;
     assert_eq!(mode(&archive), 0o600);
-    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 1, "nothing else is left");
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 1, "another file remains");
 
     let target = elsewhere.path().join("restored");
     let now = start() + SignedDuration::from_hours(5);
@@ -194,7 +194,7 @@ async fn the_fence_floor_of_a_restored_store_is_above_all_earlier_fences() {
     let (restored, twice) = floor_after(&first, later(2)).await;
     assert!(once > 5 && twice == once + 1_000, "{once}, {twice}");
 
-    // Fences rise although the wall clock is behind: at the second restore, and at all of them.
+    // Fences rise even if the wall clock is set back.
     let second = elsewhere.path().join("second.tar");
     backup(&restored, &second, start()).await.unwrap();
     let (_, behind) = floor_after(&second, start()).await;
@@ -220,14 +220,14 @@ async fn a_backup_is_restored_into_an_empty_directory_only() {
     assert!(matches!(error, StoreError::Locked { .. }), "{error}");
     drop(daemon);
 
-    // A lock file without a holder does not block the restore.
+    // A lock file that no process holds does not prevent the restore.
     let left = TempDir::new().unwrap();
     std::fs::write(left.path().join("lock"), "1").unwrap();
     restore(&archive, left.path(), start()).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_damaged_or_newer_archive_is_refused_and_leaves_nothing_behind() {
+async fn a_damaged_or_newer_archive_is_refused_without_a_trace() {
     let (state, elsewhere, target) =
         (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
     filled(state.path()).await;
@@ -241,35 +241,35 @@ async fn a_damaged_or_newer_archive_is_refused_and_leaves_nothing_behind() {
     };
     let current = super::schema::current().to_string();
     let schema = format!("\"schema\": {current}");
-    // Without the space there is room for a digit more.
+    // Without the space there is room for one more digit.
     let newest = format!("\"schema\":{}", "9".repeat(current.len() + 1));
     let newer = with(place(schema.as_bytes()), newest.as_bytes());
     let cases = [
         ("a page of the database", with(whole.len() / 2, &[0xa5; 64])),
         ("the key", with(place(&KEY), &[8])),
         ("cut in half", whole[..whole.len() / 2].to_vec()),
-        ("no archive", b"something else".to_vec()),
-        ("nothing", Vec::new()),
+        ("not an archive", b"something else".to_vec()),
+        ("an empty file", Vec::new()),
         ("another file in it", with(place(SECRET_KEY.as_bytes()), b"escape.key")),
         ("a newer schema", newer),
     ];
-    for (what, bytes) in cases {
+    for (damage, bytes) in cases {
         std::fs::write(&archive, bytes).unwrap();
         let directory = target.path().join("state");
-        let error = restore(&archive, &directory, start()).await.expect_err(what);
-        match what {
+        let error = restore(&archive, &directory, start()).await.expect_err(damage);
+        match damage {
             "a newer schema" => {
                 assert!(matches!(error, StoreError::NewerArchive { .. }), "{error}");
             }
-            _ => assert!(matches!(error, StoreError::Archive { .. }), "{what}: {error}"),
+            _ => assert!(matches!(error, StoreError::Archive { .. }), "{damage}: {error}"),
         }
         assert!(error.to_string().contains("otter.tar"), "{error}");
-        assert!(is_empty(target.path()), "{what}");
+        assert!(is_empty(target.path()), "{damage}");
     }
 }
 
 #[tokio::test]
-async fn a_backup_replaces_no_file_and_needs_a_database_and_its_key() {
+async fn a_backup_needs_a_database_its_key_and_a_new_file() {
     let (state, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let archive = elsewhere.path().join("otter.tar");
     let error = backup(state.path(), &archive, start()).await.unwrap_err();
@@ -290,7 +290,7 @@ async fn a_backup_replaces_no_file_and_needs_a_database_and_its_key() {
 }
 
 #[tokio::test]
-async fn a_check_finds_what_is_damaged_and_changes_nothing() {
+async fn a_check_reports_damage_and_changes_nothing() {
     let state = TempDir::new().unwrap();
     filled(state.path()).await;
     let CheckReport { jobs, leases, tokens, problems, key_problem } =
@@ -320,7 +320,7 @@ async fn a_check_finds_what_is_damaged_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn compacting_gives_back_room_and_waits_for_no_daemon() {
+async fn compacting_shrinks_the_file_and_needs_the_lock() {
     let state = TempDir::new().unwrap();
     filled(state.path()).await;
     change(
@@ -340,7 +340,7 @@ async fn compacting_gives_back_room_and_waits_for_no_daemon() {
 }
 
 #[tokio::test]
-async fn after_a_clean_stop_the_database_alone_is_whole() {
+async fn after_a_clean_stop_the_database_file_is_complete() {
     let (state, copy) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     filled(state.path()).await;
     std::fs::copy(state.path().join("otter.db"), copy.path().join("otter.db")).unwrap();
@@ -350,21 +350,21 @@ async fn after_a_clean_stop_the_database_alone_is_whole() {
 }
 
 #[tokio::test]
-async fn files_that_others_can_read_are_tightened() {
+async fn permissions_of_other_users_are_removed() {
     let parent = TempDir::new().unwrap();
     let state = parent.path().join("state");
     std::fs::create_dir(&state).unwrap();
     filled(&state).await;
     std::fs::write(state.join("otter.db.before-1"), "a copy").unwrap();
     std::fs::write(state.join("notes.txt"), "not otter's").unwrap();
-    let ours = ["otter.db", SECRET_KEY, "lock", "otter.db.before-1"];
-    for file in ours.iter().chain(&["notes.txt"]) {
+    let files = ["otter.db", SECRET_KEY, "lock", "otter.db.before-1"];
+    for file in files.iter().chain(&["notes.txt"]) {
         std::fs::set_permissions(state.join(file), std::fs::Permissions::from_mode(0o644)).unwrap();
     }
     std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o755)).unwrap();
     let store = Store::open(&state).await.unwrap();
     assert_eq!(mode(&state), 0o700);
-    for file in ours {
+    for file in files {
         assert_eq!(mode(&state.join(file)), 0o600, "{file}");
     }
     assert_eq!(mode(&state.join("notes.txt")), 0o644);
@@ -373,18 +373,18 @@ async fn files_that_others_can_read_are_tightened() {
     }
     drop(store);
     std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o1777)).unwrap();
-    let error = Store::open(&state).await.err().expect("all users share it");
+    let error = Store::open(&state).await.err().expect("all users share the directory");
     assert!(matches!(error, StoreError::SharedDirectory { .. }), "{error}");
 }
 
 #[tokio::test]
-async fn a_restore_that_was_cut_short_is_no_empty_store() {
+async fn an_interrupted_restore_is_not_an_empty_store() {
     let state = TempDir::new().unwrap();
     std::fs::write(state.path().join("otter.db.restoring"), "half of it").unwrap();
     for opened in
         [Store::open(state.path()).await, Store::open_or_create_shared(state.path()).await]
     {
-        let error = opened.err().expect("its work would be lost in silence");
+        let error = opened.err().expect("the restore is incomplete");
         assert!(matches!(error, StoreError::UnfinishedRestore { .. }), "{error}");
     }
     assert!(!state.path().join("otter.db").exists());

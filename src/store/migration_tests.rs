@@ -1,4 +1,4 @@
-//! A database of every earlier schema, filled, and brought up to date: nothing in it is lost.
+//! Tests of the migrations: a filled database of every earlier schema is migrated without a loss.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::domain::job::{Job, JobState};
 use crate::domain::lease::{LeaseState, Quarantine};
 use crate::storage::{IdempotencyKey, JobFilter, KeyOwner, Storage};
 
-/// The schemas at which the first rows of each kind can be written.
+/// The first schema that has the table of each kind of row.
 const WITH_TOKENS: i64 = 2;
 const WITH_LEASES: i64 = 3;
 const WITH_FENCE_FLOOR: i64 = 9;
@@ -78,7 +78,7 @@ async fn fill_jobs(connection: &mut SqliteConnection) {
     insert_key(connection, "idempotency_keys", "job", "/jobs", &queued(2).id.to_string()).await;
 }
 
-/// The document of a job on a machine as the first versions of otter wrote it.
+/// The document of a job in version 1.
 fn version_1(job: &Job) -> String {
     let mut fields: Map<String, Value> =
         serde_json::from_str(&document::encode(job).unwrap()).unwrap();
@@ -124,7 +124,7 @@ async fn fill_tokens(connection: &mut SqliteConnection) {
     }
 }
 
-/// Their ids are not in the order in which they arrive.
+/// Adds leases whose ids are not in the order of arrival.
 async fn fill_leases(connection: &mut SqliteConnection) {
     let leases = [
         lease(9, LeaseState::Queued, None),
@@ -161,7 +161,7 @@ async fn fill_leases(connection: &mut SqliteConnection) {
     .await;
 }
 
-/// A database of this schema, each of its tables filled as soon as there is one.
+/// Creates a database of this schema. Each table is filled at the first schema that has it.
 async fn filled(directory: &Path, schema: i64) {
     let mut connection = connection(directory).await;
     for migration in MIGRATIONS.iter().filter(|migration| migration.version <= schema) {
@@ -180,8 +180,8 @@ async fn filled(directory: &Path, schema: i64) {
     connection.close().await.unwrap();
 }
 
-/// Everything that was filled in is there.
-async fn assert_whole(store: &Store, schema: i64) {
+/// Checks that no row was lost.
+async fn assert_complete(store: &Store, schema: i64) {
     assert_eq!(store.unfinished_jobs().await.unwrap(), [queued(1)], "schema {schema}");
     let second = ended(queued(2), JobState::Succeeded, start());
     assert_eq!(store.job(second.id).await.unwrap(), Some(second.clone()), "schema {schema}");
@@ -219,12 +219,12 @@ async fn assert_whole(store: &Store, schema: i64) {
 }
 
 #[tokio::test]
-async fn a_filled_database_of_every_schema_is_migrated_whole_and_copied_before() {
+async fn a_filled_database_of_every_schema_is_copied_and_migrated() {
     for schema in MIGRATIONS.iter().map(|migration| migration.version) {
         let directory = TempDir::new().unwrap();
         filled(directory.path(), schema).await;
         let store = Store::open(directory.path()).await.unwrap();
-        assert_whole(&store, schema).await;
+        assert_complete(&store, schema).await;
         drop(store);
         let copy = directory.path().join(format!("otter.db.before-{schema}"));
         assert_eq!(copy.exists(), schema < schema::current(), "schema {schema}");
@@ -232,7 +232,7 @@ async fn a_filled_database_of_every_schema_is_migrated_whole_and_copied_before()
             continue;
         }
         assert_eq!(copy.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        // It is a whole database of the earlier schema, which can be opened in its place.
+        // The copy is a complete database of the earlier schema.
         let again = TempDir::new().unwrap();
         std::fs::copy(&copy, again.path().join("otter.db")).unwrap();
         let error =
@@ -241,12 +241,12 @@ async fn a_filled_database_of_every_schema_is_migrated_whole_and_copied_before()
             matches!(error, StoreError::OlderDatabase { found, .. } if found == schema),
             "{error}"
         );
-        assert_whole(&Store::open(again.path()).await.unwrap(), schema).await;
+        assert_complete(&Store::open(again.path()).await.unwrap(), schema).await;
     }
 }
 
 #[tokio::test]
-async fn a_copy_of_an_earlier_migration_is_kept_if_it_holds_something_else() {
+async fn a_different_copy_of_an_earlier_migration_is_kept() {
     let directory = TempDir::new().unwrap();
     let file = |name: &str| directory.path().join(name);
     let migrated_again = async || {
@@ -261,8 +261,7 @@ async fn a_copy_of_an_earlier_migration_is_kept_if_it_holds_something_else() {
     migrated_again().await;
     assert_eq!(std::fs::read_to_string(file("otter.db.before-3.old")).unwrap(), "another copy");
     assert_eq!(std::fs::read(file("otter.db.before-3")).unwrap().len(), first.len());
-    // A start that is repeated, for example after a crash, copies the same database again and loses
-    // nothing.
+    // A repeated start, for example after a crash, makes the same copy again and loses nothing.
     let store = Store::open(directory.path()).await.unwrap();
     drop(store);
     assert_eq!(std::fs::read_to_string(file("otter.db.before-3.old")).unwrap(), "another copy");
@@ -277,12 +276,12 @@ async fn the_order_of_leases_does_not_depend_on_the_order_of_rows() {
     run(&mut connection, "UPDATE leases SET rowid = 1000 - rowid".to_owned()).await;
     run(&mut connection, "VACUUM".to_owned()).await;
     connection.close().await.unwrap();
-    assert_whole(&Store::open(directory.path()).await.unwrap(), schema::current()).await;
+    assert_complete(&Store::open(directory.path()).await.unwrap(), schema::current()).await;
 }
 
-/// A migration that would leave a row without the one that it refers to changes nothing.
+/// A migration that would leave a broken reference changes nothing.
 #[tokio::test]
-async fn a_migration_that_leaves_a_dangling_row_is_undone() {
+async fn a_migration_with_a_broken_reference_is_rolled_back() {
     let directory = TempDir::new().unwrap();
     filled(directory.path(), 3).await;
     let mut connection = connection(directory.path()).await;
@@ -302,9 +301,9 @@ async fn a_migration_that_leaves_a_dangling_row_is_undone() {
 }
 
 #[tokio::test]
-async fn only_the_daemon_makes_or_migrates_a_database() {
+async fn only_the_daemon_creates_or_migrates_a_database() {
     let directory = TempDir::new().unwrap();
-    let error = Store::open_shared(directory.path()).await.err().expect("there is none");
+    let error = Store::open_shared(directory.path()).await.err().expect("there is no database");
     assert!(matches!(error, StoreError::NoDatabase { .. }), "{error}");
     let missing = directory.path().join("missing");
     let error = Store::open_or_create_shared(&missing).await.err().expect("there is no directory");
@@ -315,7 +314,7 @@ async fn only_the_daemon_makes_or_migrates_a_database() {
         Store::open_shared(directory.path()).await,
         Store::open_or_create_shared(directory.path()).await,
     ] {
-        let error = opened.err().expect("its schema is another");
+        let error = opened.err().expect("the database has another schema");
         assert!(error.to_string().contains("has schema 3"), "{error}");
     }
     let archive = directory.path().join("otter.tar");

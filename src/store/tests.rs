@@ -1,4 +1,5 @@
-//! The store as its callers see it: what is kept, what is refused, and what survives.
+//! Tests of the store through its public functions: what it stores, what it refuses, and what
+//! survives a crash.
 
 use std::path::Path;
 use std::time::Duration;
@@ -53,7 +54,7 @@ async fn all(store: &Store, filter: &JobFilter) -> Vec<Job> {
     store.jobs(filter, None, 1_000).await.unwrap().items
 }
 
-/// The error of an opening that must fail.
+/// The error of an open that must fail.
 async fn refused(directory: &Path) -> StoreError {
     match Store::open(directory).await {
         Ok(_) => panic!("{} was opened", directory.display()),
@@ -61,20 +62,20 @@ async fn refused(directory: &Path) -> StoreError {
     }
 }
 
-/// A second connection, beside the store's own.
-async fn beside(directory: &Path) -> SqliteConnection {
+/// A second connection to the store's database.
+async fn second_connection(directory: &Path) -> SqliteConnection {
     let options =
         SqliteConnectOptions::new().filename(directory.join("otter.db")).foreign_keys(true);
     SqliteConnection::connect_with(&options).await.unwrap()
 }
 
-/// Opens and closes a store, so that there is a database.
-async fn made(directory: &Path) {
+/// Creates a database.
+async fn create_database(directory: &Path) {
     drop(Store::open(directory).await.unwrap());
 }
 
 #[test]
-fn any_job_comes_back_as_it_was() {
+fn any_job_is_read_unchanged() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let store = runtime.block_on(in_memory());
     let config = Config { cases: 64, failure_persistence: None, ..Config::default() };
@@ -97,7 +98,7 @@ fn any_job_comes_back_as_it_was() {
 }
 
 #[test]
-fn fields_of_a_later_version_are_passed_over_and_other_versions_refused() {
+fn unknown_fields_are_ignored_and_unknown_versions_are_refused() {
     let job = queued(1);
     let text = document::encode(&job).unwrap();
     let more = text.replacen('{', r#"{"fence": 7, "#, 1);
@@ -109,7 +110,7 @@ fn fields_of_a_later_version_are_passed_over_and_other_versions_refused() {
     assert_eq!(error.to_string(), "\"paused\" is not a valid state of a job");
 }
 
-/// As otter wrote it while every job worked on a machine.
+/// A document of version 1, in which every job works on a machine.
 const VERSION_1: &str = r#"{
     "id": "01900000-0000-7000-8000-000000000001", "state": "queued",
     "machine": {"id": "1", "instance_uuid": "52f3b4d2-0000-0000-0000-000000000001", "path": null},
@@ -123,13 +124,13 @@ const VERSION_1: &str = r#"{
 fn a_job_of_the_first_version_works_on_a_machine() {
     assert_eq!(document::decode(1, VERSION_1).unwrap(), queued(1));
     let error = document::decode(document::VERSION, VERSION_1).unwrap_err();
-    assert_eq!(error.to_string(), "its document is not the JSON that is expected");
+    assert_eq!(error.to_string(), "its document is not the expected JSON");
 }
 
 #[tokio::test]
-async fn jobs_work_on_other_things_than_machines() {
+async fn jobs_on_datastores_and_on_the_host_are_stored() {
     let store = in_memory().await;
-    // Its id is written as that of the machine.
+    // The datastore has the same id as the machine.
     let datastore = JobTarget::Datastore(DatastoreId::from_backend("1"));
     let jobs = [
         queued(1),
@@ -145,7 +146,7 @@ async fn jobs_work_on_other_things_than_machines() {
     assert_eq!(store.jobs(&of_machine, None, 10).await.unwrap().items, [jobs[0].clone()]);
     let audited = store.audit(&AuditFilter::default(), None, 10).await.unwrap().items;
     let machines: Vec<bool> = audited.iter().map(|entry| entry.record.machine.is_some()).collect();
-    assert_eq!(machines, [false, false, true], "the last fact comes first");
+    assert_eq!(machines, [false, false, true], "the last record comes first");
 }
 
 #[tokio::test]
@@ -155,7 +156,7 @@ async fn an_unreadable_job_is_named() {
     started(&store);
     let job = queued(1);
     store.insert_job(&job, None, None).await.unwrap();
-    let mut connection = beside(directory.path()).await;
+    let mut connection = second_connection(directory.path()).await;
     sqlx::query("UPDATE jobs SET document = 'x'").execute(&mut connection).await.unwrap();
     for error in [
         store.job(job.id).await.unwrap_err(),
@@ -167,7 +168,7 @@ async fn an_unreadable_job_is_named() {
 }
 
 #[tokio::test]
-async fn an_end_is_never_taken_back() {
+async fn an_ended_job_never_changes() {
     let store = in_memory().await;
     let job = queued(1);
     store.insert_job(&job, None, None).await.unwrap();
@@ -201,7 +202,7 @@ async fn a_key_starts_one_job_only() {
 }
 
 #[tokio::test]
-async fn the_same_key_at_the_same_moment_starts_one_job_only() {
+async fn concurrent_calls_with_one_key_start_one_job_only() {
     let store = in_memory().await;
     let mut calls = JoinSet::new();
     for n in 0..50 {
@@ -230,7 +231,7 @@ async fn many_writes_share_a_commit() {
         let store = store.clone();
         calls.spawn(async move { store.insert_job(&queued(n), None, None).await.unwrap() });
     }
-    // They all wait before the writer starts.
+    // All writes wait before the writer starts.
     while store.0.writer.waiting() < 512 {
         tokio::task::yield_now().await;
     }
@@ -241,7 +242,7 @@ async fn many_writes_share_a_commit() {
 }
 
 #[tokio::test]
-async fn a_faulty_write_does_not_harm_those_beside_it() {
+async fn a_faulty_write_does_not_affect_other_writes() {
     let store = Store::in_memory().await.unwrap();
     let mut calls = JoinSet::new();
     for n in [1, 2, 2, 3] {
@@ -257,7 +258,7 @@ async fn a_faulty_write_does_not_harm_those_beside_it() {
     assert_eq!(store.unfinished_jobs().await.unwrap().len(), 3);
 }
 
-/// `SQLite` rolls back by itself where there is no room, and the writer must not be lost by that.
+/// SQLite rolls a transaction back by itself if the disk is full. The writer must survive that.
 #[tokio::test]
 async fn a_full_disk_refuses_writes_until_there_is_room() {
     let store = in_memory().await;
@@ -265,7 +266,7 @@ async fn a_full_disk_refuses_writes_until_there_is_room() {
     let limit = async |pragma: &'static str| {
         sqlx::query(pragma).fetch_one(&mut *connection.lock().await).await.unwrap();
     };
-    // Never less than what is in use.
+    // SQLite raises the limit to the pages that are in use.
     limit("PRAGMA max_page_count = 1").await;
     let mut kept = 0;
     while store.insert_job(&queued(kept + 1), None, None).await.is_ok() {
@@ -286,7 +287,7 @@ async fn a_full_disk_refuses_writes_until_there_is_room() {
 }
 
 #[tokio::test]
-async fn what_was_accepted_is_written_before_the_writer_returns() {
+async fn accepted_writes_are_committed_before_the_writer_returns() {
     let store = Store::in_memory().await.unwrap();
     let mut calls = JoinSet::new();
     for n in 0..300 {
@@ -308,7 +309,7 @@ async fn what_was_accepted_is_written_before_the_writer_returns() {
 }
 
 #[tokio::test]
-async fn statements_are_counted_and_waiting_costs_none() {
+async fn statements_are_counted() {
     let store = in_memory().await;
     store.insert_job(&queued(1), None, None).await.unwrap();
     let before = store.statements();
@@ -320,7 +321,7 @@ async fn statements_are_counted_and_waiting_costs_none() {
 }
 
 #[tokio::test]
-async fn unfinished_jobs_come_in_order_of_arrival() {
+async fn unfinished_jobs_are_in_order_of_arrival() {
     let store = in_memory().await;
     for n in [5, 1, 4, 2] {
         store.insert_job(&queued(n), None, None).await.unwrap();
@@ -345,7 +346,7 @@ async fn pages_are_stable_while_jobs_arrive() {
         seen.extend(page.items);
         later += 1;
         store.insert_job(&queued(later), None, None).await.unwrap();
-        // Cursors travel as text.
+        // A client sends the cursor as text.
         let Some(next) = page.next else { break };
         cursor = Some(next.to_string().parse().unwrap());
     }
@@ -353,10 +354,10 @@ async fn pages_are_stable_while_jobs_arrive() {
 }
 
 #[tokio::test]
-async fn the_last_page_has_no_next() {
+async fn the_last_page_has_no_cursor() {
     let store = in_memory().await;
     for n in 0..4 {
-        // The same moment: the id decides.
+        // All jobs have the same time, so the id decides.
         store.insert_job(&Job { created_at: start(), ..queued(n) }, None, None).await.unwrap();
     }
     let first = store.jobs(&JobFilter::default(), None, 2).await.unwrap();
@@ -368,7 +369,7 @@ async fn the_last_page_has_no_next() {
 }
 
 #[test]
-fn other_texts_are_no_cursors() {
+fn other_texts_are_not_cursors() {
     let cursor = JobCursor::after(&queued(1)).to_string();
     assert!(cursor.parse::<JobCursor>().is_ok());
     for text in
@@ -379,7 +380,7 @@ fn other_texts_are_no_cursors() {
 }
 
 #[tokio::test]
-async fn each_filter_leaves_what_it_names() {
+async fn each_filter_selects_matching_jobs() {
     let store = in_memory().await;
     let revert = JobRequest::Revert {
         snapshot: crate::domain::ids::SnapshotId::from_backend("7-snapshot-2"),
@@ -414,7 +415,7 @@ async fn each_filter_leaves_what_it_names() {
 }
 
 #[tokio::test]
-async fn old_jobs_go_but_the_last_ones_stay() {
+async fn old_jobs_are_deleted_except_the_newest() {
     let store = in_memory().await;
     for n in 0..10 {
         store
@@ -430,7 +431,7 @@ async fn old_jobs_go_but_the_last_ones_stay() {
     let now = after(5) + month.jobs.time;
     // Jobs 0 to 4 are older than a month.
     assert_eq!(store.purge(now, &month).await.unwrap(), Purged { jobs: 5, keys: 0, leases: 0 });
-    // All are now, but the last three stay, and so does what has no end.
+    // All are older than a month now. The three newest and the unfinished job stay.
     let later = now + Duration::from_hours(24 * 365);
     assert_eq!(store.purge(later, &month).await.unwrap(), Purged { jobs: 2, keys: 0, leases: 0 });
     let left: Vec<_> = all(&store, &JobFilter::default()).await.iter().map(|job| job.id).collect();
@@ -438,10 +439,9 @@ async fn old_jobs_go_but_the_last_ones_stay() {
 }
 
 #[tokio::test]
-async fn there_are_never_too_many_jobs() {
+async fn surplus_jobs_are_deleted() {
     let store = in_memory().await;
     for n in 0..1_200 {
-        // In one transaction each they would be slow on disk; in memory they are not.
         store
             .insert_job(&ended(queued(n), JobState::Succeeded, after(n.into())), None, None)
             .await
@@ -459,7 +459,7 @@ async fn there_are_never_too_many_jobs() {
 }
 
 #[tokio::test]
-async fn a_key_is_kept_for_a_day_and_while_its_job_has_no_end() {
+async fn a_key_is_kept_for_a_day_and_while_its_job_is_unfinished() {
     let store = in_memory().await;
     store.insert_job(&queued(1), Some(&key("running", 1)), None).await.unwrap();
     let done = ended(queued(2), JobState::Succeeded, after(2));
@@ -468,7 +468,7 @@ async fn a_key_is_kept_for_a_day_and_while_its_job_has_no_end() {
         RecordRetention { time: Duration::ZERO, at_least: 0, ..RecordRetention::default() };
     let retention = Retention { jobs: at_once, ..Retention::default() };
     let early = start() + Duration::from_hours(23);
-    // The job is old enough to go, and stays for its key.
+    // The retention of the job is over, but the job stays because of its key.
     assert_eq!(
         store.purge(early, &retention).await.unwrap(),
         Purged { jobs: 0, keys: 0, leases: 0 }
@@ -483,7 +483,7 @@ async fn a_key_is_kept_for_a_day_and_while_its_job_has_no_end() {
 }
 
 #[tokio::test]
-async fn what_was_committed_survives_a_drop_without_a_close() {
+async fn committed_writes_survive_a_drop_without_a_close() {
     let directory = TempDir::new().unwrap();
     let store = Store::open(directory.path()).await.unwrap();
     let (_stop, writer) = started(&store);
@@ -497,12 +497,12 @@ async fn what_was_committed_survives_a_drop_without_a_close() {
 }
 
 #[tokio::test]
-async fn what_was_committed_is_in_the_files_at_once() {
+async fn committed_writes_are_in_the_files_at_once() {
     let (directory, copy) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let store = Store::open(directory.path()).await.unwrap();
     started(&store);
     store.insert_job(&queued(1), None, None).await.unwrap();
-    // As a kill would leave them: the database and its log, with the store still open.
+    // Copies the database and its log while the store is open, as a kill would leave them.
     for file in ["otter.db", "otter.db-wal"] {
         std::fs::copy(directory.path().join(file), copy.path().join(file)).unwrap();
     }
@@ -511,11 +511,11 @@ async fn what_was_committed_is_in_the_files_at_once() {
 }
 
 #[tokio::test]
-async fn the_directory_is_made_private() {
+async fn the_new_directory_is_private() {
     use std::os::unix::fs::PermissionsExt;
     let parent = TempDir::new().unwrap();
     let directory = parent.path().join("state");
-    made(&directory).await;
+    create_database(&directory).await;
     let mode = directory.metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
 }
@@ -540,10 +540,10 @@ async fn a_file_in_the_place_of_the_directory_is_refused() {
 
 #[tokio::test]
 async fn a_directory_that_cannot_be_written_is_refused() {
-    // Even root makes no files here.
+    // Even root cannot create files here.
     let error = refused(Path::new("/proc/self")).await;
     assert!(matches!(error, StoreError::NotWritable { .. }), "{error}");
-    // Nor a database where a directory of that name is.
+    // A directory has the name of the database.
     let directory = TempDir::new().unwrap();
     std::fs::create_dir(directory.path().join("otter.db")).unwrap();
     let error = refused(directory.path()).await;
@@ -562,14 +562,14 @@ async fn a_directory_in_use_is_refused_by_the_process_that_uses_it() {
     let error = refused(directory.path()).await;
     assert!(matches!(error, StoreError::Locked { pid: None, .. }), "{error}");
     drop(store);
-    made(directory.path()).await;
+    create_database(directory.path()).await;
 }
 
 #[tokio::test]
 async fn a_database_of_a_newer_version_is_refused() {
     let directory = TempDir::new().unwrap();
-    made(directory.path()).await;
-    let mut connection = beside(directory.path()).await;
+    create_database(directory.path()).await;
+    let mut connection = second_connection(directory.path()).await;
     sqlx::query(
         "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
          VALUES (9999, 'to come', TRUE, x'00', 0)",
@@ -582,7 +582,7 @@ async fn a_database_of_a_newer_version_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_database_is_refused_and_left_alone() {
+async fn a_file_that_is_not_a_database_is_refused_unchanged() {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("otter.db");
     let text = "this is no database, but long enough to have a header of a hundred bytes, which \
@@ -603,14 +603,14 @@ async fn filled(directory: &Path) -> Vec<u8> {
     stop.cancel();
     writer.await.unwrap().unwrap();
     drop(store);
-    let mut connection = beside(directory).await;
+    let mut connection = second_connection(directory).await;
     sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     std::fs::read(directory.join("otter.db")).unwrap()
 }
 
 #[tokio::test]
-async fn a_damaged_database_is_refused_and_left_alone() {
+async fn a_damaged_database_is_refused_unchanged() {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("otter.db");
     let whole = filled(directory.path()).await;
@@ -622,22 +622,22 @@ async fn a_damaged_database_is_refused_and_left_alone() {
         bytes
     };
     let cases = [
-        ("the schema, behind a header that stays whole", overwritten(100, 4_096)),
+        ("the schema after an intact header", overwritten(100, 4_096)),
         ("a page in the middle", overwritten(pages / 2 * 4_096, (pages / 2 + 1) * 4_096)),
         ("the last page", overwritten((pages - 1) * 4_096, pages * 4_096)),
         ("cut in half", whole[..pages / 2 * 4_096].to_vec()),
         ("cut within a page", whole[..whole.len() - 1_000].to_vec()),
         ("cut to nothing", Vec::new()),
     ];
-    for (what, bytes) in cases {
+    for (damage, bytes) in cases {
         std::fs::write(&file, &bytes).unwrap();
         let error = refused(directory.path()).await;
         assert!(
             matches!(error, StoreError::NotADatabase { .. } | StoreError::Damaged { .. }),
-            "{what}: {error}"
+            "{damage}: {error}"
         );
         assert!(error.to_string().contains("otter.db"), "{error}");
-        assert_eq!(std::fs::read(&file).unwrap(), bytes, "{what}");
+        assert_eq!(std::fs::read(&file).unwrap(), bytes, "{damage}");
     }
     std::fs::write(&file, &whole).unwrap();
     assert_eq!(
@@ -647,14 +647,14 @@ async fn a_damaged_database_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_start_that_was_cut_short_is_made_good() {
+async fn a_start_repairs_an_interrupted_start() {
     let directory = TempDir::new().unwrap();
     std::fs::write(directory.path().join("otter.db.new"), "half of it").unwrap();
-    made(directory.path()).await;
+    create_database(directory.path()).await;
     assert!(!directory.path().join("otter.db.new").exists());
 }
 
-/// It would be played into the new database, or lost.
+/// SQLite would apply the log to the new database, or delete it.
 #[tokio::test]
 async fn a_log_without_its_database_is_refused() {
     let directory = TempDir::new().unwrap();

@@ -1,4 +1,5 @@
-//! The supervisor's promises: who ends the daemon, who does not, and in which order all stops.
+//! Tests of the supervisor: what shuts the daemon down, what does not, and the order of the
+//! shutdown.
 
 use std::future::pending;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,15 +16,15 @@ struct Fixture {
     supervisor: Supervisor,
     clock: Clock,
     signals: mpsc::Sender<Signal>,
-    told: Arc<Mutex<Vec<String>>>,
+    notified: Arc<Mutex<Vec<String>>>,
     ending: JoinHandle<Shutdown>,
 }
 
-/// A supervisor that runs, with these tasks.
+/// Runs a supervisor with these tasks.
 fn running(tasks: impl FnOnce(&Supervisor)) -> Fixture {
     let clock = Clock::stepped(Timestamp::UNIX_EPOCH);
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let log = Arc::clone(&told);
+    let notified = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&notified);
     let notify = move |states: &[NotifyState<'_>]| {
         let first = states.first().map(ToString::to_string).unwrap_or_default();
         log.lock().unwrap().push(first);
@@ -39,7 +40,7 @@ fn running(tasks: impl FnOnce(&Supervisor)) -> Fixture {
     let (sender, signals) = Signals::from_sender();
     let runner = supervisor.clone();
     let ending = tokio::spawn(async move { runner.run(signals).await });
-    Fixture { supervisor, clock, signals: sender, told, ending }
+    Fixture { supervisor, clock, signals: sender, notified, ending }
 }
 
 impl Fixture {
@@ -47,7 +48,7 @@ impl Fixture {
         self.signals.send(signal).await.unwrap();
     }
 
-    /// Moves the clock on until the daemon has ended.
+    /// Advances the clock until the daemon has shut down.
     async fn end_by_time(mut self) -> Shutdown {
         while !self.ending.is_finished() {
             self.clock.advance(Duration::from_secs(1));
@@ -62,7 +63,7 @@ async fn until_asked(stop: CancellationToken) {
 }
 
 #[tokio::test]
-async fn a_signal_ends_a_sound_daemon_with_0() {
+async fn a_signal_shuts_the_daemon_down_with_exit_code_0() {
     for signal in [Signal::Terminate, Signal::Interrupt] {
         let daemon = running(|supervisor| {
             supervisor.spawn("collector", until_asked);
@@ -73,12 +74,12 @@ async fn a_signal_ends_a_sound_daemon_with_0() {
         let ending = daemon.ending.await.unwrap();
         assert_eq!(ending, Shutdown { cause: ShutdownCause::Signal(signal), failures: Vec::new() });
         assert_eq!(ending.exit_code(), 0);
-        assert_eq!(*daemon.told.lock().unwrap(), ["READY=1", "STOPPING=1"]);
+        assert_eq!(*daemon.notified.lock().unwrap(), ["READY=1", "STOPPING=1"]);
     }
 }
 
 #[tokio::test]
-async fn stop_does_the_same() {
+async fn stop_shuts_the_daemon_down_with_exit_code_0() {
     let daemon = running(|supervisor| supervisor.spawn("collector", until_asked));
     daemon.supervisor.stop();
     let ending = daemon.ending.await.unwrap();
@@ -86,7 +87,7 @@ async fn stop_does_the_same() {
 }
 
 #[tokio::test]
-async fn a_room_task_that_panics_ends_the_daemon() {
+async fn a_panic_of_a_service_task_shuts_the_daemon_down() {
     let daemon = running(|supervisor| {
         supervisor.spawn("api", until_asked);
         supervisor.spawn("collector", |_| async {
@@ -104,7 +105,7 @@ async fn a_room_task_that_panics_ends_the_daemon() {
 }
 
 #[tokio::test]
-async fn a_room_task_that_returns_or_fails_ends_the_daemon() {
+async fn the_end_of_a_service_task_shuts_the_daemon_down() {
     let daemon = running(|supervisor| supervisor.spawn("collector", |_| async {}));
     let ending = daemon.ending.await.unwrap();
     let returned = TaskFailure { task: "collector", outcome: TaskOutcome::Returned };
@@ -122,7 +123,7 @@ async fn a_room_task_that_returns_or_fails_ends_the_daemon() {
 }
 
 #[tokio::test]
-async fn a_task_that_fails_while_stopping_spoils_the_exit_code() {
+async fn a_failure_during_the_shutdown_sets_exit_code_1() {
     let daemon = running(|supervisor| {
         supervisor.spawn("api", |stop| async move {
             stop.cancelled().await;
@@ -136,7 +137,7 @@ async fn a_task_that_fails_while_stopping_spoils_the_exit_code() {
 }
 
 #[tokio::test]
-async fn soft_becomes_hard_when_the_grace_is_over() {
+async fn tasks_are_dropped_when_the_grace_time_is_over() {
     let daemon = running(|supervisor| {
         supervisor.spawn("api", until_asked);
         supervisor.spawn("stuck", |_| pending::<()>());
@@ -149,20 +150,20 @@ async fn soft_becomes_hard_when_the_grace_is_over() {
 }
 
 #[tokio::test]
-async fn a_second_signal_makes_it_hard_at_once() {
+async fn a_second_signal_drops_the_tasks_at_once() {
     let daemon = running(|supervisor| supervisor.spawn("stuck", |_| pending::<()>()));
     daemon.send(Signal::Interrupt).await;
     daemon.send(Signal::Hangup).await;
     daemon.supervisor.shutdown_token().cancelled().await;
     assert!(!daemon.ending.is_finished());
     daemon.send(Signal::Interrupt).await;
-    // The clock stands still: nothing but the signal can have ended it.
+    // The clock does not advance, so only the signal can have ended the task.
     let ending = daemon.ending.await.unwrap();
     assert_eq!(ending.failures, [TaskFailure { task: "stuck", outcome: TaskOutcome::Dropped }]);
 }
 
 #[tokio::test]
-async fn the_last_rooms_outlive_the_others() {
+async fn final_services_stop_after_the_others() {
     let order = Arc::new(Mutex::new(Vec::new()));
     let (first, second) = (Arc::clone(&order), Arc::clone(&order));
     let daemon = running(|supervisor| {
@@ -184,7 +185,7 @@ async fn the_last_rooms_outlive_the_others() {
 }
 
 #[tokio::test]
-async fn a_contained_panic_is_told_to_who_started_it_and_harms_nobody() {
+async fn a_panic_of_an_isolated_task_ends_only_this_task() {
     let daemon = running(|supervisor| supervisor.spawn("collector", until_asked));
     let job = daemon.supervisor.spawn_isolated("job", async {
         assert!(!daemon_is_up(), "a bug");
@@ -197,14 +198,13 @@ async fn a_contained_panic_is_told_to_who_started_it_and_harms_nobody() {
     assert_eq!(daemon.ending.await.unwrap().exit_code(), 0);
 }
 
-/// True, in a way that the compiler does not see through: code behind a plain `panic!` would be
-/// unreachable.
+/// True, but the compiler does not know it. Code after a plain `panic!` would be unreachable.
 fn daemon_is_up() -> bool {
     std::hint::black_box(true)
 }
 
 #[tokio::test]
-async fn contained_tasks_are_waited_for_and_dropped_when_hard() {
+async fn a_shutdown_waits_for_isolated_tasks_and_then_drops_them() {
     let daemon = running(|_| {});
     let stop = daemon.supervisor.shutdown_token();
     let quick = daemon.supervisor.spawn_isolated("job", async move {
@@ -216,12 +216,12 @@ async fn contained_tasks_are_waited_for_and_dropped_when_hard() {
     assert_eq!(quick.join().await, Ok("finished"));
     let ending = daemon.end_by_time().await;
     assert_eq!(stuck.join().await, Err(TaskFailure { task: "job", outcome: TaskOutcome::Dropped }));
-    // What a job leaves undone is judged at the next start; it is no failure of the daemon.
+    // The next start continues an unfinished job, so dropping it is not a failure of the daemon.
     assert_eq!(ending.exit_code(), 0);
 }
 
 #[tokio::test]
-async fn a_hangup_reloads_what_can_be_and_goes_on() {
+async fn a_hangup_calls_every_reload_handler() {
     let reloaded = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&reloaded);
     let daemon = running(|supervisor| {
@@ -236,11 +236,11 @@ async fn a_hangup_reloads_what_can_be_and_goes_on() {
     daemon.send(Signal::Terminate).await;
     assert_eq!(daemon.ending.await.unwrap().exit_code(), 0);
     assert_eq!(reloaded.load(Ordering::SeqCst), 1);
-    assert_eq!(*daemon.told.lock().unwrap(), ["RELOADING=1", "READY=1", "STOPPING=1"]);
+    assert_eq!(*daemon.notified.lock().unwrap(), ["RELOADING=1", "READY=1", "STOPPING=1"]);
 }
 
 #[test]
-fn an_error_is_told_with_its_causes() {
+fn the_text_of_an_error_contains_its_causes() {
     #[derive(Debug, thiserror::Error)]
     #[error("outer")]
     struct Outer(#[source] io::Error);

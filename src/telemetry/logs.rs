@@ -1,8 +1,8 @@
-//! Log lines, written to stderr: for people on a terminal, else one JSON object a line.
+//! The log, written to stderr: plain lines for people, or one JSON object per line.
 //!
-//! Secrets stay out in two ways: ours live in `secrecy` types, which show themselves as
-//! `[REDACTED]`; and the crates that see requests and cookies in the clear are never heard below
-//! `info`, whatever the level.
+//! The log contains no secrets. otter's secrets are in `secrecy` types, which are formatted as
+//! `[REDACTED]`. Crates that handle headers and cookies log at `info` and above only, regardless of
+//! the configured level.
 
 use std::{fmt, io};
 
@@ -18,30 +18,32 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::domain::terminal::printable;
 
-/// Crates whose finer events may show headers and bodies.
+/// The crates whose `debug` and `trace` events may contain headers and bodies.
 const WIRE_CRATES: [&str; 7] =
     ["axum", "h2", "hyper", "hyper_util", "reqwest", "rustls", "tower_http"];
 
-/// How lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     Human { colour: bool },
     Json,
 }
 
-/// Why there can be no log.
+/// Why the log cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogsError {
     #[error(
-        "{level:?} is no level of a log: off, error, warn, info, debug or trace is wanted, or directives"
+        "{level:?} is not a log level: expected off, error, warn, info, debug, trace or directives"
     )]
     Level { level: String, source: tracing_subscriber::filter::ParseError },
     #[error("the log was set up already")]
     Installed(#[source] tracing::subscriber::SetGlobalDefaultError),
 }
 
-/// Has everything that the process logs from now on written to stderr. `level` is a level, or
-/// directives as of `EnvFilter`.
+/// Writes all log lines of the process to stderr from now on.
+///
+/// # Parameters
+/// - `level`: a level, or directives of `EnvFilter`.
 pub fn install(level: &str, style: Style) -> Result<(), LogsError> {
     let subscriber = subscriber(level, style, io::stderr)?;
     tracing::subscriber::set_global_default(subscriber).map_err(LogsError::Installed)
@@ -55,11 +57,11 @@ fn subscriber<W>(
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let wanted = EnvFilter::builder()
+    let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
         .parse(level)
         .map_err(|source| LogsError::Level { level: level.to_owned(), source })?;
-    let layer = layer(style, writer).with_filter(wanted.and(filter_fn(is_free_of_secrets)));
+    let layer = layer(style, writer).with_filter(filter.and(filter_fn(is_free_of_secrets)));
     Ok(Registry::default().with(layer))
 }
 
@@ -75,8 +77,8 @@ where
     }
 }
 
-/// Writes the fields of an event and escapes characters that a terminal obeys: texts of the host
-/// and of callers must not leave their line or change a colour.
+/// Formats the fields of an event and escapes characters that control a terminal. Texts of the host
+/// and of callers must not forge a line or change a colour.
 struct PrintableFields;
 
 impl<'w> FormatFields<'w> for PrintableFields {
@@ -116,7 +118,7 @@ mod tests {
         }
     }
 
-    /// What is written while `log` runs.
+    /// The text that is written while `log` runs.
     fn written(level: &str, style: Style, log: impl FnOnce()) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
@@ -128,7 +130,7 @@ mod tests {
     const HUMAN: Style = Style::Human { colour: false };
 
     #[test]
-    fn json_is_an_object_a_line() {
+    fn json_has_one_object_per_line() {
         let text = written("info", Style::Json, || {
             tracing::info_span!("task", task = "collector").in_scope(|| {
                 tracing::info!(machine = "12", "first\nline");
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn people_get_plain_lines_and_colours_only_if_wanted() {
+    fn human_lines_have_colours_only_if_configured() {
         let plain = written("info", HUMAN, || tracing::info!(machine = "12", "started"));
         assert!(plain.contains("INFO") && plain.ends_with("started machine=\"12\"\n"), "{plain}");
         assert!(!plain.contains('\u{1b}'));
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_the_host_change_neither_the_terminal_nor_the_line() {
+    fn names_of_the_host_cannot_control_the_terminal() {
         let name = "a\u{1b}[2J\nWARN forged \u{202e}\u{9b}31m";
         let log = || {
             tracing::info_span!("task", machine = %name).in_scope(|| {
@@ -167,17 +169,17 @@ mod tests {
             assert_eq!(text.lines().count(), 1, "{text}");
             let hostile = ["\u{1b}[2J", "\u{202e}", "\u{9b}"];
             assert!(!hostile.iter().any(|hostile| text.contains(hostile)), "{text:?}");
-            // The library escapes some of it in messages by itself, in its own way.
+            // The library escapes some characters of messages in its own format.
             assert!(text.contains("[2J\\nWARN forged \\u{202e}\\u{9b}31m is off"), "{text}");
             assert!(text.contains("machine=a\\u{1b}[2J\\nWARN forged"), "{text}");
         }
         let json = written("info", Style::Json, log);
         let object: serde_json::Value = serde_json::from_str(json.trim_end()).unwrap();
-        assert_eq!(object["machine"], name, "data stays as it is");
+        assert_eq!(object["machine"], name, "the value is not escaped");
     }
 
     #[test]
-    fn the_level_decides_and_may_differ_by_module() {
+    fn the_level_can_differ_by_module() {
         let log = || {
             tracing::debug!("fine");
             tracing::info!("usual");
@@ -190,13 +192,13 @@ mod tests {
     }
 
     #[test]
-    fn directives_that_are_none_are_refused() {
+    fn invalid_directives_are_refused() {
         let error = subscriber("otter=loud", HUMAN, io::sink).err().unwrap();
-        assert!(error.to_string().starts_with("\"otter=loud\" is no level"), "{error}");
+        assert!(error.to_string().starts_with("\"otter=loud\" is not a log level"), "{error}");
     }
 
     #[test]
-    fn control_characters_of_an_audited_fact_cannot_forge_a_line() {
+    fn control_characters_of_an_audit_record_cannot_forge_a_line() {
         let forged = "web\n2026-03-01T12:00:00Z  INFO forged\u{1b}[2J\r";
         let record = AuditRecord {
             machine: Some((MachineId::from_backend("16\u{7}"), forged.to_owned())),
@@ -211,7 +213,7 @@ mod tests {
         let json = written("info", Style::Json, || super::super::audit::log(&record));
         let line: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!((&line["machine_name"], &line["reference"]), (&forged.into(), &forged.into()));
-        assert!(line.get("actor").is_none(), "what there is nothing of is left out: {line}");
+        assert!(line.get("actor").is_none(), "absent fields are omitted: {line}");
     }
 
     #[test]

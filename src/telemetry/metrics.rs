@@ -1,9 +1,9 @@
-//! The numbers at `/metrics`: one registry, whose every name stands once, with its help, in
-//! [`Metrics::default`] and, for leases, in [`super::leases`].
+//! The metrics at `/metrics`. [`Metrics::default`], and [`super::leases`] for leases, register each
+//! name with its help.
 //!
-//! What happens is counted where it happens; what merely is (a queue's length) is read just before
-//! it is told. Labels hold words of otter's own and of its configuration, never what a caller sent:
-//! there are only so many of them.
+//! Events are counted when they happen. States, such as the length of a queue, are sampled just
+//! before a scrape. The values of labels come from otter and from its configuration, never from a
+//! caller, so their number is bounded.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,17 +21,17 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::leases::LeaseMetrics;
 
-/// What [`Metrics::text`] is.
+/// The media type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// In seconds. Calls that wait reach the longest wait there is.
+/// The histogram buckets of calls, in seconds. The last one is the longest wait of a blocking call.
 const LATENCY_BUCKETS: [f64; 10] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0];
 
-/// In seconds, for jobs: from a power-on to the removal of a large snapshot.
+/// The histogram buckets of jobs, in seconds: from a power-on to the removal of a large snapshot.
 const JOB_DURATION_BUCKETS: [f64; 10] =
     [0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0];
 
-/// All numbers. Clones share them.
+/// All metrics. Clones share them.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
 
@@ -53,7 +53,7 @@ struct Inner {
     levels: SampledMetrics,
 }
 
-/// What is read anew each time, by [`Metrics::before_scrape`].
+/// The metrics that the function of [`Metrics::before_scrape`] sets before each scrape.
 #[derive(Clone, Debug, Default)]
 pub struct SampledMetrics {
     pub jobs_waiting: Gauge,
@@ -123,11 +123,11 @@ impl SampledMetrics {
         } = self.clone();
         table.register("jobs_waiting", "Jobs that wait for their turn", jobs_waiting);
         table.register("jobs_running", "Jobs that run", jobs_running);
-        table.register("inventory_machines", "Machines in the picture", machines);
-        table.register("inventory_datastores", "Datastores in the picture", datastores);
+        table.register("inventory_machines", "Machines in the inventory", machines);
+        table.register("inventory_datastores", "Datastores in the inventory", datastores);
         table.register_with_unit(
             "inventory_age",
-            "Time since the host last told of a change; NaN before it was loaded",
+            "Time since the last change that the host reported; NaN before the inventory is loaded",
             Unit::Seconds,
             inventory_age,
         );
@@ -145,7 +145,7 @@ impl SampledMetrics {
         );
         table.register(
             "store_failing",
-            "1 while the last commit was refused: no job is accepted, none ends",
+            "1 while commits are refused: otter accepts no job and ends none",
             store_failing,
         );
         table.register("store_statements", "Statements that the database ran", store_statements);
@@ -186,12 +186,18 @@ impl Default for Metrics {
             "Patterns and ids of a setting of the configuration that match no machine",
             unmatched_patterns.clone(),
         );
-        table.register_with_unit("soap_call", "Calls of the host by method and result, and how long each took; a wait for updates takes long by design", Unit::Seconds, soap.clone());
+        table.register_with_unit(
+            "soap_call",
+            "Calls to the host by method and result, and their duration; a wait for updates is \
+             long by design",
+            Unit::Seconds,
+            soap.clone(),
+        );
         table.register("session_up", "1 while the session with the host is up", session_up.clone());
         table.register("session_logins", "Logins that the host accepted", logins.clone());
         table.register_with_unit(
             "session_outage",
-            "How long there was no session in all, the start included",
+            "The total time without a session, including the time before the first login",
             Unit::Seconds,
             outage.clone(),
         );
@@ -227,16 +233,17 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Has this set the [`SampledMetrics`] before each telling. The first one stays.
+    /// Calls this function before each scrape. It must set the [`SampledMetrics`]. Only the first
+    /// function is used.
     pub fn before_scrape(&self, sample: impl Fn(&Self) + Send + Sync + 'static) {
-        // Whoever puts an application together does this once.
+        // The composition root calls this once.
         drop(self.0.sample.set(Box::new(sample)));
     }
 
-    /// All numbers as `OpenMetrics` text, which Prometheus reads.
+    /// All metrics in the `OpenMetrics` text format, which Prometheus reads.
     ///
     /// # Errors
-    /// None that is known: writing to a text does not fail.
+    /// Writing to a `String` does not fail.
     pub fn text(&self) -> Result<String, fmt::Error> {
         if let Some(sample) = self.0.sample.get() {
             sample(self);
@@ -251,7 +258,7 @@ impl Metrics {
         &self.0.levels
     }
 
-    /// A request was answered. `operation` is its method and the pattern of its route.
+    /// Records a request. `operation` is its method and the pattern of its route.
     pub fn record_request(&self, operation: Text, status: u16, took: Duration) {
         let status = match status {
             ..200 => "1xx",
@@ -267,29 +274,29 @@ impl Metrics {
         self.0.jobs_accepted.get_or_create(&KindLabels { kind }).inc();
     }
 
-    /// A job came to its end, this long after it was accepted.
+    /// Records the end of a job. `took` is the time since its acceptance.
     pub fn job_ended(&self, kind: &'static str, state: &'static str, took: Duration) {
         self.0.jobs_ended.get_or_create(&JobEndLabels { kind, state }).observe(took.as_secs_f64());
     }
 
-    /// This many patterns of a setting match no machine.
+    /// Sets the number of a setting's patterns that match no machine.
     pub fn unmatched_patterns(&self, setting: &str, count: i64) {
         let labels = SettingLabels { setting: setting.to_owned() };
         self.0.unmatched_patterns.get_or_create(&labels).set(count);
     }
 
-    /// Those of leases.
+    /// The metrics of leases.
     #[must_use]
     pub fn leases(&self) -> &LeaseMetrics {
         &self.0.leases
     }
 
-    /// The host was called.
+    /// Records a call to the host.
     pub fn record_host_call(&self, method: &'static str, result: &'static str, took: Duration) {
         self.0.soap.get_or_create(&SoapLabels { method, result }).observe(took.as_secs_f64());
     }
 
-    /// The session is up or not, at this time of the clock that never jumps.
+    /// Records whether the session is up. `now` is the monotonic clock.
     pub fn record_session(&self, up: bool, now: Duration) {
         self.0.session_up.set(i64::from(up));
         self.count_outage(now, |since| if up { None } else { since.or(Some(now)) });
@@ -299,19 +306,19 @@ impl Metrics {
         self.0.logins.inc();
     }
 
-    /// A stream of events is open until what this gives is dropped.
+    /// Counts a stream of events as open until the result is dropped.
     #[must_use]
     pub fn stream_opened(&self) -> OpenStream {
         self.0.streams_open.inc();
         OpenStream(self.0.streams_open.clone())
     }
 
-    /// A reader of events was told to read anew.
+    /// Records that a reader of events must load all objects again.
     pub fn stream_reset(&self, reason: &'static str) {
         self.0.stream_resets.get_or_create(&ReasonLabels { reason }).inc();
     }
 
-    /// Counts an outage that goes on up to now.
+    /// Adds the time of a current outage up to `now`.
     pub fn count_outage_until(&self, now: Duration) {
         self.count_outage(now, |since| since);
     }
@@ -326,7 +333,7 @@ impl Metrics {
     }
 }
 
-/// A stream of events that is counted as open.
+/// An open stream of events. Dropping it decrements the gauge.
 #[derive(Debug)]
 pub struct OpenStream(Gauge);
 
@@ -337,7 +344,7 @@ impl Drop for OpenStream {
 }
 
 impl SampledMetrics {
-    /// Shows a count that somebody else keeps.
+    /// Sets a counter to the value of a count that another component keeps.
     pub fn count(counter: &Counter, value: u64) {
         counter.inner().store(value, Ordering::Relaxed);
     }
@@ -359,14 +366,14 @@ mod tests {
     }
 
     #[test]
-    fn outages_are_added_up() {
+    fn the_time_of_outages_is_added_up() {
         let seconds = Duration::from_secs;
         let metrics = Metrics::default();
         let outage = |at| {
             metrics.count_outage_until(seconds(at));
             value(&metrics, "otter_session_outage_seconds_total").unwrap()
         };
-        assert_eq!(outage(3), "3.0", "the start is one");
+        assert_eq!(outage(3), "3.0", "the time before the first login is an outage");
         metrics.record_session(true, seconds(5));
         assert_eq!(outage(9), "5.0");
         metrics.record_session(false, seconds(10));
@@ -378,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_is_told_with_its_help() {
+    fn every_metric_has_its_help() {
         let metrics = Metrics::default();
         metrics.record_request(Cow::Borrowed("GET /v1/machines"), 204, Duration::from_millis(2));
         metrics.job_accepted("machine.power_on");
@@ -403,7 +410,7 @@ mod tests {
         let helps = text.lines().filter(|line| line.starts_with("# HELP otter_")).count();
         assert_eq!((types, helps), (28, 28), "{text}");
         assert!(text.ends_with("# EOF\n"));
-        for (name, wanted) in [
+        for (name, expected) in [
             (
                 "otter_http_request_seconds_count{operation=\"GET /v1/machines\",status=\"2xx\"}",
                 "1",
@@ -424,7 +431,7 @@ mod tests {
             ("otter_event_streams_open", "1"),
             ("otter_store_transactions_total", "7"),
         ] {
-            assert_eq!(value(&metrics, name), Some(wanted.to_owned()), "{name} in {text}");
+            assert_eq!(value(&metrics, name), Some(expected.to_owned()), "{name} in {text}");
         }
     }
 }

@@ -115,7 +115,10 @@ async fn check_config_refuses_a_state_directory_that_serve_cannot_use() {
     assert!(!key.exists());
     std::fs::write(&key, "").unwrap();
     let text = place.refused("", &arguments).await;
-    assert!(text.contains("secret.key does not hold a key") && text.contains("new-key"), "{text}");
+    assert!(
+        text.contains("secret.key does not contain a key") && text.contains("new-key"),
+        "{text}"
+    );
     std::fs::remove_file(&key).unwrap();
     std::fs::create_dir(&key).unwrap();
     let text = place.refused("", &arguments).await;
@@ -392,7 +395,7 @@ async fn localhost_is_taken_and_other_names_are_refused_with_what_to_write() {
     let (code, text) = said(otter(&["serve", "--simulate", "--listen", "otter.lab:9105"])).await;
     assert_eq!(code, Some(78), "{text}");
     assert!(
-        text.contains("of names only localhost is taken") && text.contains("127.0.0.1:8080"),
+        text.contains("the only accepted name is localhost") && text.contains("127.0.0.1:8080"),
         "{text}"
     );
 }
