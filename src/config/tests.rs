@@ -232,7 +232,7 @@ fn a_misspelt_variable_of_the_host_is_an_error() {
     let messages = messages(&load("", &variables, &Flags::default()).unwrap_err());
     let [message] = messages.try_into().unwrap();
     assert!(message.contains("OTTER_ESX_PASSWORDD: nothing reads this variable"), "{message}");
-    assert!(!message.contains("secret"), "{messages}");
+    assert!(!message.contains("secret"), "{message}");
 }
 
 #[test]
