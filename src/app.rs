@@ -1,5 +1,5 @@
-//! The composition root: settings → a bound application → its run. The only file that names every
-//! room.
+//! The composition root: it builds the application from its settings, binds the address, and runs
+//! the services. Only this file uses every top-level module.
 
 mod checks;
 pub mod lease_key;
@@ -49,19 +49,19 @@ use crate::telemetry::metrics::{Metrics, SampledMetrics};
 
 pub use checks::{CheckedSettings, check, check_with_state};
 
-/// How long a shutdown may take before what still runs is dropped.
+/// How long tasks have to finish in a shutdown before they are dropped.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// All that an application is made of.
+/// The settings of an application.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub listen: Listen,
-    /// TLS is served with these, on TCP.
+    /// The certificate and the key for TLS on TCP. `None` serves plain HTTP.
     pub tls: Option<TlsFiles>,
-    /// None: the state is kept in memory and gone with the process.
+    /// `None` keeps the state in memory. It is lost when the process ends.
     pub state_dir: Option<PathBuf>,
     pub esx: EsxOptions,
-    /// How long after a start or revert a guest's address is confirmed by a direct read.
+    /// How long after a start or revert otter confirms the guest's address by a direct read.
     pub guest_settle: Duration,
     pub protection: Protection,
     pub snapshots: SnapshotSettings,
@@ -71,24 +71,27 @@ pub struct Settings {
     pub pools: Pools,
     pub http: HttpSettings,
     pub feed: FeedSettings,
-    /// How long a shutdown may take before what still runs is dropped.
+    /// How long tasks have to finish in a shutdown before they are dropped.
     pub grace: Duration,
-    /// Warnings about the configuration, a sentence each.
+    /// Warnings about the configuration, one sentence each.
     pub warnings: Vec<String>,
 }
 
-/// An embedded, simulated host to serve in place of a real one.
+/// An embedded, simulated host, which replaces the real one.
 #[derive(Clone, Debug)]
 pub struct SimulatedHost {
     pub url: String,
     pub fingerprint: String,
 }
 
-/// The settings that a configuration makes. A simulated host takes the place of `[esx]`, and its
-/// state is kept in memory unless a directory is named.
+/// Builds the settings from a configuration.
+///
+/// # Parameters
+/// - `simulated`: replaces `[esx]`. The state is then kept in memory unless a state directory is
+///   configured.
 ///
 /// # Errors
-/// What is missing or cannot be.
+/// The settings that are missing or invalid.
 pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Result<Settings> {
     let Config { esx, http, machines, snapshots, jobs, leases, pools, audit, state, log, warnings } =
         config;
@@ -164,7 +167,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
             body_limit: http.body_limit,
             body_timeout: http.body_timeout,
             header_timeout: http.header_timeout,
-            // Each wait holds a connection, and otter must serve other calls meanwhile.
+            // Each wait holds a connection, and otter must serve other calls at the same time.
             max_connections: connection_limit(http.max_waits + 1_000),
             scheme: Scheme::Http,
             allowed_origins: http.allowed_origins,
@@ -181,18 +184,18 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
     })
 }
 
-/// The configured number of connections, or fewer if the limit of open files has less room.
-fn connection_limit(wanted: usize) -> usize {
-    let Some(files) = getrlimit(Resource::Nofile).current else { return wanted };
-    let room = connections::within_open_files(files);
-    if room < wanted {
+/// The configured number of connections, or fewer if the limit of open files allows fewer.
+fn connection_limit(configured: usize) -> usize {
+    let Some(files) = getrlimit(Resource::Nofile).current else { return configured };
+    let allowed = connections::within_open_files(files);
+    if allowed < configured {
         tracing::info!(
             open_files = files,
-            connections = room,
-            "the limit of open files has room for fewer connections than http.max_waits needs"
+            connections = allowed,
+            "the limit of open files allows fewer connections than http.max_waits needs"
         );
     }
-    wanted.min(room)
+    configured.min(allowed)
 }
 
 fn record_retention(days: u32) -> RecordRetention {
@@ -203,7 +206,7 @@ fn days(days: u32) -> Duration {
     Duration::from_hours(24) * days
 }
 
-/// An application that is bound and not yet running.
+/// An application that is bound to its address and does not run yet.
 pub struct App {
     clock: Clock,
     supervisor: Supervisor,
@@ -216,19 +219,19 @@ pub struct App {
 }
 
 impl App {
-    /// Checks the settings, opens the store, and binds the address, but resumes no work yet. Every
-    /// error that can stop a start occurs here. Logs the warnings.
+    /// Checks the settings, opens the store, and binds the address. Resumes no jobs yet. Logs the
+    /// warnings. Every error that can prevent a start occurs here.
     ///
     /// # Errors
-    /// Told for people: what could not be had, and why.
+    /// The reason why otter cannot start, as text for the operator.
     pub async fn bind(settings: Settings, clock: Clock) -> anyhow::Result<Self> {
         Self::bind_with(vim25_backend, settings, clock).await
     }
 
-    /// The same in front of any host.
+    /// The same with another backend.
     ///
     /// # Errors
-    /// As [`App::bind`], and those of the backend.
+    /// The errors of [`App::bind`], and those of the backend.
     pub async fn bind_with(
         backend: impl Backend,
         settings: Settings,
@@ -333,34 +336,34 @@ impl App {
         Ok(Self { clock, supervisor, store, services, listener, http, metrics, retention })
     }
 
-    /// Where it listens, for people.
+    /// The address that otter listens on, as text.
     ///
     /// # Errors
-    /// The system's.
+    /// The operating system does not report the address.
     pub fn listen_address_text(&self) -> std::io::Result<String> {
         self.listener.describe()
     }
 
-    /// The TCP address that it listens on.
+    /// The TCP address that otter listens on. `None` if it listens on a Unix socket.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.listener.address()
     }
 
-    /// The store, for those who count what it does.
+    /// The store. Tests count its statements.
     #[must_use]
     pub fn store(&self) -> Store {
         self.store.clone()
     }
 
-    /// The supervisor, for those who stop it.
+    /// The supervisor. Its caller can stop the daemon with it.
     #[must_use]
     pub fn supervisor(&self) -> Supervisor {
         self.supervisor.clone()
     }
 
-    /// Has the host's password read anew like this on SIGHUP: the next login uses it, and a refused
-    /// account is tried again.
+    /// Registers the function that reads the host's password on SIGHUP. The next login uses the new
+    /// password, and otter retries a refused login.
     pub fn reload_password_with<E>(
         &self,
         read: impl Fn() -> Result<SecretString, E> + Send + Sync + 'static,
@@ -376,42 +379,42 @@ impl App {
         });
     }
 
-    /// All that it serves, for those who call it without a socket.
+    /// The router of the HTTP API. Tests call it without a socket.
     pub fn router(&self) -> axum::Router {
         let Self { clock, supervisor, services, http, metrics, .. } = self;
         let stop = supervisor.shutdown_token();
         Api::new(services.clone(), clock.clone(), stop, http.clone(), metrics.clone()).router()
     }
 
-    /// Takes up the jobs that had not ended, serves, and sees the daemon through to its end.
+    /// Resumes the unfinished jobs, serves the HTTP API, and returns after the shutdown.
     ///
     /// # Errors
-    /// Where the jobs cannot be read back.
+    /// The unfinished jobs cannot be read from the store.
     pub async fn run(self, signals: Signals) -> anyhow::Result<Shutdown> {
         let router = self.router();
         let Self { clock, supervisor, store, services, listener, http, metrics: _, retention } =
             self;
-        let (purged, purged_by): (Arc<dyn Storage>, _) = (Arc::new(store.clone()), clock.clone());
+        let (purged, purge_clock): (Arc<dyn Storage>, _) = (Arc::new(store.clone()), clock.clone());
         // The store stops last, because the other services commit to it until they end. The audit
         // stops just before it, because it counts refused calls until then.
         let audit = Arc::clone(&services.audit);
         let is_shared = store.is_shared();
         supervisor.spawn_stopping_last("store", |stop| async move {
-            let audited = CancellationToken::new();
-            let mut storing = std::pin::pin!(store.run(audited.clone()));
+            let audit_ended = CancellationToken::new();
+            let mut writer = std::pin::pin!(store.run(audit_ended.clone()));
             tokio::select! {
-                ended = &mut storing => return ended,
-                () = audit.run(stop) => audited.cancel(),
+                ended = &mut writer => return ended,
+                () = audit.run(stop) => audit_ended.cancel(),
             }
-            storing.await
+            writer.await
         });
-        let taken_up = services
+        let resumed = services
             .jobs
             .recover()
             .await
-            .context("the jobs of the last run cannot be read back")?;
-        if taken_up > 0 {
-            tracing::info!(jobs = taken_up, "took up the jobs that had not ended");
+            .context("the unfinished jobs cannot be read from the store")?;
+        if resumed > 0 {
+            tracing::info!(jobs = resumed, "resumed the unfinished jobs");
         }
         let observer: Arc<dyn Observer> = Arc::clone(&services.inventory) as _;
         let host = Arc::clone(services.hosts.only());
@@ -430,7 +433,7 @@ impl App {
         supervisor.spawn("deadlines", |stop| services.jobs.clone().expire(stop));
         supervisor.spawn("wall clock", |stop| services.jobs.clone().follow_wall_clock(stop));
         supervisor.spawn("storage", |stop| services.storage.clone().watch(stop));
-        supervisor.spawn("retention", |stop| retention::run(purged, purged_by, retention, stop));
+        supervisor.spawn("retention", |stop| retention::run(purged, purge_clock, retention, stop));
         let own = supervisor.clone();
         supervisor.spawn("http", |stop| serve(listener, router, http, clock, own, stop));
         supervisor.ready();
@@ -438,8 +441,8 @@ impl App {
     }
 }
 
-/// Binds the address. On TCP it serves TLS if there are files for it, which are read again on
-/// SIGHUP.
+/// Binds the address. On TCP it serves TLS if a certificate is configured. SIGHUP reloads the
+/// certificate.
 async fn bind_listener(
     listen: &Listen,
     tls: Option<Tls>,
@@ -464,7 +467,7 @@ async fn bind_listener(
     Ok(listener.with_tls(tls))
 }
 
-/// Makes the backend that settings ask for: another hypervisor is another one of these.
+/// Creates the backend for the settings. Another hypervisor needs another implementation.
 pub trait Backend:
     FnOnce(&Settings, &Clock, &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>>
 {
@@ -472,10 +475,10 @@ pub trait Backend:
 
 impl<F: FnOnce(&Settings, &Clock, &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>>> Backend for F {}
 
-/// The vim25 backend.
+/// Creates the vim25 backend.
 ///
 /// # Errors
-/// If the settings of the host cannot work.
+/// The settings of the host are invalid.
 pub fn vim25_backend(
     settings: &Settings,
     clock: &Clock,
@@ -486,41 +489,42 @@ pub fn vim25_backend(
     Ok(Arc::new(hypervisor))
 }
 
-/// Has what merely is read each time the metrics are told.
+/// Registers the function that samples states before each scrape of the metrics.
 fn sample_metrics(metrics: &Metrics, services: &Services, store: &Store, clock: &Clock) {
     let (services, store, clock) = (services.clone(), store.clone(), clock.clone());
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     metrics.before_scrape(move |metrics| {
-        let levels = metrics.sampled();
+        let sampled = metrics.sampled();
         let (waiting, running) = services.jobs.counts();
-        levels.jobs_waiting.set(number(waiting));
-        levels.jobs_running.set(number(running));
+        sampled.jobs_waiting.set(number(waiting));
+        sampled.jobs_running.set(number(running));
         services.leases.update_gauges();
         for (setting, count) in services.patterns.counts() {
             metrics.unmatched_patterns(&setting, number(count));
         }
         let contents = services.inventory.contents();
-        levels.machines.set(number(contents.machines.len()));
-        levels.datastores.set(number(contents.datastores.len()));
+        sampled.machines.set(number(contents.machines.len()));
+        sampled.datastores.set(number(contents.datastores.len()));
         let age = contents.updated_at.map(|at| clock.now().duration_since(at).as_secs_f64());
-        levels.inventory_age.set(age.unwrap_or(f64::NAN));
-        SampledMetrics::count(&levels.events, services.feed.published());
-        SampledMetrics::count(&levels.store_transactions, store.transactions());
-        SampledMetrics::count(&levels.store_statements, store.statements());
-        SampledMetrics::count(&levels.store_refusals, store.refused_writes());
-        levels.store_failing.set(i64::from(store.is_failing()));
+        sampled.inventory_age.set(age.unwrap_or(f64::NAN));
+        SampledMetrics::count(&sampled.events, services.feed.published());
+        SampledMetrics::count(&sampled.store_transactions, store.transactions());
+        SampledMetrics::count(&sampled.store_statements, store.statements());
+        SampledMetrics::count(&sampled.store_refusals, store.refused_writes());
+        sampled.store_failing.set(i64::from(store.is_failing()));
         metrics.count_outage_until(clock.elapsed());
     });
 }
 
-/// The hardware addresses of the machine that otter runs on, by which it finds itself on the host.
+/// The hardware addresses of the machine that otter runs on. otter finds its own machine on the
+/// host by them.
 fn own_addresses() -> Vec<MacAddress> {
     let Ok(interfaces) = std::fs::read_dir("/sys/class/net") else { return Vec::new() };
     let address = |interface: std::fs::DirEntry| {
         let text = std::fs::read_to_string(interface.path().join("address")).ok()?;
         text.trim().parse().ok()
     };
-    // Loopback and some tunnels say zeros, which machines without an address may say too.
-    let real = |address: &MacAddress| *address != MacAddress::new([0; 6]);
-    interfaces.flatten().filter_map(address).filter(real).collect()
+    // Loopback and some tunnels report zeros. Machines without an address may report zeros too.
+    let is_real = |address: &MacAddress| *address != MacAddress::new([0; 6]);
+    interfaces.flatten().filter_map(address).filter(is_real).collect()
 }

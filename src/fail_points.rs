@@ -1,7 +1,7 @@
-//! Fail points: places at which a test makes the process fail. Each is before or after a change that
-//! outlives the process, or in an isolated task. They use the `fail` crate and exist only with the
-//! cargo feature `fail-points`, which only test builds have. The environment arms them, with the
-//! actions of that crate:
+//! Fail points: places at which a test makes the process fail. Each is before or after a change
+//! that outlives the process, or in an isolated task. They use the `fail` crate and exist only with
+//! the cargo feature `fail-points`, which only test builds have. The environment arms them, with
+//! the actions of that crate:
 //!
 //! ```text
 //! FAILPOINTS='intent-committed=2*off->return'    SIGKILL at the third visit

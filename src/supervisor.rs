@@ -42,7 +42,8 @@ use crate::clock::Clock;
 
 pub use signals::{Signal, Signals};
 
-/// How long the supervisor waits for dropped tasks and for the final services. The disk may be slow.
+/// How long the supervisor waits for dropped tasks and for the final services. The disk may be
+/// slow.
 const FINAL_GRACE: Duration = Duration::from_secs(10);
 
 /// Starts the tasks of the process and shuts them down. Clones share the tasks.

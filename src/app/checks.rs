@@ -1,5 +1,5 @@
-//! The checks before otter starts. `serve` and `check-config` call the same checks: `check-config`
-//! accepts only a configuration that `serve` accepts. The checks make and change nothing.
+//! The checks before a start. `serve` and `check-config` call the same checks, so `check-config`
+//! accepts only a configuration that `serve` accepts. The checks create and change nothing.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -17,61 +17,61 @@ use crate::store::{Existing, FoundState, Store, key, reachable_by_others};
 
 /// The results of the checks, if otter can start.
 pub struct CheckedSettings {
-    /// TLS with the files of the settings.
+    /// The loaded certificate and key. `None` if TLS is not configured.
     pub tls: Option<Tls>,
-    /// Whether tokens come over a network without TLS.
+    /// Whether tokens cross a network without TLS.
     pub in_the_clear: bool,
-    /// Warnings, a sentence each: `serve` logs them, `check-config` prints them.
+    /// Warnings, one sentence each. `serve` logs them, `check-config` prints them.
     pub warnings: Vec<String>,
-    /// What the state directory holds; `None` if the state is kept in memory.
+    /// The contents of the state directory. `None` if the state is kept in memory.
     pub state: Option<FoundState>,
 }
 
 impl CheckedSettings {
-    /// Logs the warnings, and where the state is kept. Warns of a directory or database that is
-    /// new.
+    /// Logs the warnings and the state directory. Warns if the directory or its database is new.
     pub fn log(&self, state_dir: Option<&Path>) {
         for warning in &self.warnings {
             tracing::warn!("{warning}");
         }
         let directory = state_dir.map_or("memory".into(), |directory| directory.to_string_lossy());
         let directory = &*directory;
-        tracing::info!(directory, "the state is kept here");
+        tracing::info!(directory, "the state is kept in this directory");
         match self.state.map(|found| found.existing) {
             Some(Existing::Nothing) => tracing::warn!(
                 directory,
-                "the state directory is new, and otter knows no earlier job, lease or token: \
-                 if it should, check the name of the directory"
+                "the state directory is new and contains no earlier job, lease or token: if there \
+                 should be any, check the name of the directory"
             ),
             Some(Existing::Directory) => tracing::warn!(
                 directory,
-                "the state directory has no database, and otter knows no earlier job, lease or token: \
-                 if it should, check the name of the directory"
+                "the state directory has no database and contains no earlier job, lease or token: \
+                 if there should be any, check the name of the directory"
             ),
             Some(Existing::Database) | None => {}
         }
     }
 }
 
-/// Checks all that can be checked without starting: the host's settings, the TLS files, the state
-/// directory, its database and its key, the address to listen on, and that there is a token if
-/// other machines reach it.
+/// Checks everything that can be checked without a start: the host's settings, the TLS files, the
+/// state directory, its database and its key, the address to listen on, and that there is a token
+/// if other machines can reach the address.
 ///
 /// # Errors
-/// Everything that keeps otter from starting, each with what to do.
+/// All reasons why otter cannot start, each with what to do.
 pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
     let Settings { listen, tls, state_dir, esx, warnings, .. } = settings;
     let (mut warnings, mut problems) = (warnings.clone(), Vec::new());
-    let mut sound = |outcome: anyhow::Result<()>| problems.extend(outcome.err());
-    sound(esx.check().context("the host's settings are wrong"));
+    let mut require = |checked: anyhow::Result<()>| problems.extend(checked.err());
+    require(esx.check().context("the host's settings are wrong"));
     if esx.verify == Verify::Off {
         warnings.push(
-            "the host's certificate is not checked (esx.verify = false): anybody on the way can read the password"
+            "the host's certificate is not verified (esx.verify = false): an attacker in the \
+             network can read the password"
                 .to_owned(),
         );
     }
     let loaded = tls.clone().map(Tls::load).transpose().unwrap_or_else(|error| {
-        sound(Err(error.into()));
+        require(Err(error.into()));
         None
     });
     warnings
@@ -79,12 +79,12 @@ pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
     let state = match state_dir {
         Some(directory) => match Store::examine(directory).await {
             Ok(found) => {
-                sound(key::require(directory, found.has_leases).map(drop).map_err(Into::into));
+                require(key::require(directory, found.has_leases).map(drop).map_err(Into::into));
                 Some(found)
             }
             Err(error) => {
-                sound(Err(error.into()));
-                // Tokens cannot be counted without the directory, and its own error comes first.
+                require(Err(error.into()));
+                // The tokens are not known without the directory, and its error comes first.
                 Some(FoundState { has_tokens_in_force: true, ..FoundState::default() })
             }
         },
@@ -93,10 +93,10 @@ pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
     let mut in_the_clear = false;
     match listen {
         Listen::Tcp(address) => {
-            sound(require_bindable(*address));
+            require(require_bindable(*address));
             if !address.ip().is_loopback() {
                 let has_tokens = state.as_ref().is_some_and(|state| state.has_tokens_in_force);
-                sound(if has_tokens {
+                require(if has_tokens {
                     Ok(())
                 } else {
                     Err(missing_token_error(*address, state_dir.as_deref()))
@@ -105,11 +105,11 @@ pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
             }
             if in_the_clear {
                 warnings.push(format!(
-                    "tokens come to {address} in the clear: set http.tls_certificate and http.tls_key"
+                    "tokens reach {address} in the clear: set http.tls_certificate and http.tls_key"
                 ));
             }
         }
-        Listen::Unix(path) => sound(
+        Listen::Unix(path) => require(
             Listener::may_stand_at(path)
                 .with_context(|| format!("cannot listen on unix:{}", path.display())),
         ),
@@ -120,16 +120,17 @@ pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
         count => {
             let lines: Vec<String> =
                 problems.iter().map(|problem| format!("\n  {problem:#}")).collect();
-            Err(anyhow!("{count} things keep otter from starting:{}", lines.concat()))
+            Err(anyhow!("{count} problems prevent a start of otter:{}", lines.concat()))
         }
     }
 }
 
-/// The same as [`check`], with what `serve` finds when it opens the state: it reads the whole
-/// database for damage, and warns of files that others reach and of tokens with reserved names.
+/// The checks of [`check`], and those that `serve` makes when it opens the state: it reads the
+/// whole database for damage, and warns of files that other users can access and of tokens with
+/// reserved names.
 ///
 /// # Errors
-/// Those of [`check`]; a damaged database.
+/// The errors of [`check`], and a damaged database.
 pub async fn check_with_state(settings: &Settings) -> anyhow::Result<CheckedSettings> {
     let mut checked = check(settings).await?;
     let existing = checked.state.map(|state| state.existing);
@@ -139,7 +140,10 @@ pub async fn check_with_state(settings: &Settings) -> anyhow::Result<CheckedSett
             format!("the state directory {} cannot be read", directory.display())
         })?;
         checked.warnings.extend(open.into_iter().map(|(path, mode)| {
-            format!("other users can reach {} (mode {mode:04o}): serve tightens it", path.display())
+            format!(
+                "other users can access {} (mode {mode:04o}): serve removes their permissions",
+                path.display()
+            )
         }));
     }
     if existing == Some(Existing::Database) {
@@ -147,15 +151,16 @@ pub async fn check_with_state(settings: &Settings) -> anyhow::Result<CheckedSett
         let reserved = names.iter().filter(|name| is_reserved_name(name));
         checked.warnings.extend(reserved.map(|name| {
             format!(
-                "otter uses the name of the token {name} for itself: make one of another name and revoke it"
+                "otter uses the name of the token {name} for itself: create a token with another \
+                 name, and revoke this one"
             )
         }));
     }
     Ok(checked)
 }
 
-/// Refuses an address that otter cannot listen on. The check ignores whether the port is taken,
-/// because a running otter usually holds it while its new configuration is checked.
+/// Refuses an address that otter cannot listen on. A port that is in use is accepted, because a
+/// running otter usually uses it while its new configuration is checked.
 fn require_bindable(address: SocketAddr) -> anyhow::Result<()> {
     match TcpListener::bind(address) {
         Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
@@ -165,12 +170,12 @@ fn require_bindable(address: SocketAddr) -> anyhow::Result<()> {
     }
 }
 
-/// Other machines reach this address, so otter needs tokens to identify callers.
+/// The error for an address that other machines can reach, if there is no token.
 fn missing_token_error(address: SocketAddr, state_dir: Option<&Path>) -> anyhow::Error {
     match state_dir {
         None => anyhow!(
-            "other machines reach {address}, and there is no token to tell callers apart: tokens are kept in a state \
-             directory. Name one with --state-dir, and make a token in it: \
+            "other machines can reach {address}, and there is no token to identify callers: tokens \
+             are kept in a state directory. Name one with --state-dir, and create a token in it: \
              otter token create --name NAME --role operator --state-dir DIR"
         ),
         Some(directory) => {
@@ -181,8 +186,9 @@ fn missing_token_error(address: SocketAddr, state_dir: Option<&Path>) -> anyhow:
                 format!("install -d -m 700 {path} && ")
             };
             anyhow!(
-                "other machines reach {address}, and there is no token to tell callers apart. Make one: \
-                 {make_directory}otter token create --name NAME --role operator --state-dir {path}"
+                "other machines can reach {address}, and there is no token to identify callers. \
+                 Create one: {make_directory}otter token create --name NAME --role operator \
+                 --state-dir {path}"
             )
         }
     }

@@ -1,5 +1,5 @@
-//! The key that the secrets of leases are made from: kept in the state directory, or made for one
-//! run.
+//! The key from which the secrets of leases are derived. It is in the state directory, or is
+//! created for one run.
 
 use std::path::Path;
 
@@ -9,24 +9,24 @@ use crate::clock::Clock;
 use crate::service::leases::secret::LeaseSecrets;
 use crate::store::key::{self, Key, KeyError};
 
-/// Why there is no key.
+/// Why the key cannot be read or created.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseKeyError {
     #[error(transparent)]
     Key(#[from] KeyError),
-    #[error("the system gives no random bits")]
+    #[error("the operating system provides no random bits")]
     Random(#[source] getrandom::Error),
 }
 
-/// The secrets by the key of this state directory. Without a directory, by a key that ends with the
-/// process.
+/// The secrets with the key of this state directory. Without a directory, with a key that exists
+/// only in this process.
 ///
 /// # Parameters
-/// - `has_leases`: whether the state directory has leases. If it has none, a missing key is made.
+/// - `has_leases`: whether the state directory has leases. If it has none, a missing key is
+///   created.
 ///
 /// # Errors
-/// A file that cannot be read or made, that is damaged, or that is missing although there are
-/// leases.
+/// The file cannot be read or created, is damaged, or is missing although there are leases.
 pub fn open(
     state_dir: Option<&Path>,
     has_leases: bool,
@@ -42,10 +42,10 @@ pub fn open(
     Ok(LeaseSecrets::new(key))
 }
 
-/// Makes the key of a state directory that has none.
+/// Creates the key of a state directory that has none.
 ///
 /// # Errors
-/// `Exists` if there is one; a file that cannot be made.
+/// `Exists` if there is a key. `File` if the file cannot be created.
 pub fn create(state_dir: &Path, clock: &Clock) -> Result<Key, LeaseKeyError> {
     let key = random(clock)?;
     key::create(state_dir, &key)?;
@@ -67,7 +67,7 @@ mod tests {
     use crate::store::SECRET_KEY;
 
     #[test]
-    fn a_key_is_of_one_state_directory() {
+    fn a_key_belongs_to_one_state_directory() {
         let (state, clock) = (tempfile::tempdir().unwrap(), Clock::system());
         let lease = LeaseId::new(Uuid::from_u128(1));
         let secret = open(Some(state.path()), false, &clock).unwrap().secret_of(lease);
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_missing_beside_leases_is_not_replaced_in_silence() {
+    fn a_missing_key_is_not_replaced_while_there_are_leases() {
         let (state, clock) = (tempfile::tempdir().unwrap(), Clock::system());
         let refused = open(Some(state.path()), true, &clock);
         assert!(matches!(refused, Err(LeaseKeyError::Key(KeyError::Missing { .. }))));

@@ -2,7 +2,7 @@
 //! it is checked before anything starts.
 //!
 //! ```text
-//! defaults ─► file (TOML) ─► environment (OTTER_…) ─► flags ─► secrets read from their files ─► Config
+//! defaults ─► file (TOML) ─► environment (OTTER_…) ─► flags ─► secrets from their files ─► Config
 //! ```
 //! All problems are reported together. An unknown key is an error. `config/otter.toml` shows every
 //! key.
@@ -182,7 +182,8 @@ pub fn readable_by_all_warning(file: &Path, what: &str) -> Option<String> {
     (mode & 0o004 != 0).then(|| {
         let path = file.display();
         format!(
-            "{what}, {path}, can be read by every account of this machine (mode {mode:04o}): chmod o= {path}"
+            "{what}, {path}, can be read by every account of this machine (mode {mode:04o}): \
+             chmod o= {path}"
         )
     })
 }

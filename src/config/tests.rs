@@ -246,7 +246,8 @@ fn a_wrong_type_is_reported_with_the_expected_one() {
         ("[http]\nmax_waits = 0", "2: http.max_waits: expected a number from 1 to 4294967295"),
         (
             "[http]\nmax_wait = true",
-            "2: http.max_wait: expected a duration, such as \"30s\" or \"1h30m\", not true or false",
+            "2: http.max_wait: expected a duration, such as \"30s\" or \"1h30m\", not true or \
+             false",
         ),
         ("[http]\nmax_wait = '0s'", "2: http.max_wait: the duration must not be zero"),
         (
@@ -255,7 +256,8 @@ fn a_wrong_type_is_reported_with_the_expected_one() {
         ),
         (
             "[esx]\nverify = 1",
-            "2: esx.verify: expected true, false, \"ca:<file>\" or \"sha256:<fingerprint>\", not an integer",
+            "2: esx.verify: expected true, false, \"ca:<file>\" or \"sha256:<fingerprint>\", not \
+             an integer",
         ),
         (
             "[esx]\nverify = 'yes'",
@@ -273,8 +275,8 @@ fn a_wrong_type_is_reported_with_the_expected_one() {
         ),
         (
             "[http]\ntrusted_proxies = ['10.0.0.0/8', 'proxy']",
-            "2: http.trusted_proxies: \"proxy\": write an IP network, such as 10.0.0.0/8 or fd00::/8, \
-             or a single address",
+            "2: http.trusted_proxies: \"proxy\": write an IP network, such as 10.0.0.0/8 or \
+             fd00::/8, or a single address",
         ),
         ("[jobs.deadlines]\npower = '8d'", "2: jobs.deadlines.power: a deadline is from 1s to 7d"),
         ("jobs = 1", "1: jobs: expected a section [jobs], not an integer"),
@@ -395,7 +397,10 @@ fn a_number_without_a_unit_is_seconds() {
 
 proptest! {
     #[test]
-    fn no_file_makes_read_panic(text in "\\PC{0,60}|(\\[(esx|http|jobs)\\]\n)?([a-z_]{1,12} = ('x'|1|\\[\\]|-5|1.5)\n){0,3}") {
+    fn no_file_makes_read_panic(
+        text in "\\PC{0,60}|\
+                 (\\[(esx|http|jobs)\\]\n)?([a-z_]{1,12} = ('x'|1|\\[\\]|-5|1.5)\n){0,3}",
+    ) {
         let mut draft = ConfigDraft::default();
         file::read(&text, Path::new("otter.toml"), &mut draft);
     }

@@ -43,16 +43,16 @@ impl FromStr for Listen {
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         match text.strip_prefix("unix:") {
             Some(path) if path.starts_with('/') => Ok(Self::Unix(PathBuf::from(path))),
-            Some(_) => {
-                Err(InvalidValue("the path of a Unix socket must be absolute, as in unix:/run/otter.sock"))
-            }
+            Some(_) => Err(InvalidValue(
+                "the path of a Unix socket must be absolute, as in unix:/run/otter.sock",
+            )),
             // `localhost` is the same address on every machine. Another name may have several.
             None => match text.strip_prefix("localhost:").map(str::parse) {
                 Some(Ok(port)) => Ok(Self::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))),
                 _ => text.parse().map(Self::Tcp).map_err(|_| {
                     InvalidValue(
-                        "write an IP address and a port, such as 127.0.0.1:8080, 0.0.0.0:8080 or [::1]:8080, \
-                         or unix:/path; the only accepted name is localhost",
+                        "write an IP address and a port, such as 127.0.0.1:8080, 0.0.0.0:8080 or \
+                         [::1]:8080, or unix:/path; the only accepted name is localhost",
                     )
                 }),
             },
@@ -96,8 +96,9 @@ pub fn host_url(text: &str) -> Result<String, String> {
     host_url::normalize(text).map_err(|error| error.to_string())
 }
 
-/// Checks a log level: a level, or the directives of `tracing_subscriber`. A single word that is not
-/// a level is refused, because it would be the name of a module and disable the log of all others.
+/// Checks a log level: a level, or the directives of `tracing_subscriber`. A single word that is
+/// not a level is refused, because it would be the name of a module and disable the log of all
+/// others.
 pub fn log_level(text: &str) -> Result<String, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let is_single_word = !text.contains(['=', ',', '[']);

@@ -1,7 +1,7 @@
 //! Authentication and authorization: the roles of callers, and the tokens that carry a role.
 //!
 //! ```text
-//! otter_<64 hexadecimal digits: 256 random bits><8 hexadecimal digits: the beginning of their SHA-256>
+//! otter_<64 hexadecimal digits: 256 random bits><8 digits: the beginning of their SHA-256>
 //! ```
 //! otter shows a token's text once and stores only its digest.
 

@@ -18,7 +18,9 @@ const MAX_DETAIL: usize = 1_024;
 
 /// Declares an enum together with the stable words that the HTTP API and the store use.
 macro_rules! stable_words {
-    ($(#[$doc:meta])* $enum:ident { $($(#[$variant_doc:meta])* $name:ident = $word:literal,)* }) => {
+    ($(#[$doc:meta])* $enum:ident {
+        $($(#[$variant_doc:meta])* $name:ident = $word:literal,)*
+    }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum $enum {
@@ -51,7 +53,8 @@ stable_words! {
     AuditAction {
         JobAccepted = "job.accepted",
         JobStarted = "job.started",
-        /// A caller requested the cancellation of a job. Only the first request of a job is audited.
+        /// A caller requested the cancellation of a job. Only the first request of a job is
+        /// audited.
         JobCancelRequested = "job.cancel_requested",
         JobEnded = "job.ended",
         LeaseQueued = "lease.queued",
@@ -133,8 +136,8 @@ impl From<LeaseState> for AuditOutcome {
 pub struct AuditRecord {
     pub at: Timestamp,
     pub action: AuditAction,
-    /// A token's name, `anonymous`, `otter`, `otter token` or `otter store`. `None` if otter refused
-    /// a call that had no valid token, or refused it before it read the token.
+    /// A token's name, `anonymous`, `otter`, `otter token` or `otter store`. `None` if otter
+    /// refused a call that had no valid token, or refused it before it read the token.
     pub actor: Option<String>,
     /// The client's address. `other` for refused calls from addresses beyond the number that otter
     /// counts separately.
@@ -150,7 +153,8 @@ pub struct AuditRecord {
     /// The problem code, if the action failed or was refused.
     pub code: Option<FailureKind>,
     pub duration: Option<Duration>,
-    /// Text for people: the kind of a job, the reason why a lease ended, the reason of a quarantine.
+    /// Text for people: the kind of a job, the reason why a lease ended, the reason of a
+    /// quarantine.
     pub detail: Option<String>,
     /// The number of equal actions that this record stands for.
     pub count: u64,

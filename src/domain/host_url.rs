@@ -130,7 +130,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn completing_an_address_twice_changes_nothing(text in "(https?://)?(\\PC|[a-z0-9.:/@\\[\\]]){0,24}") {
+        fn completing_an_address_twice_changes_nothing(
+            text in "(https?://)?(\\PC|[a-z0-9.:/@\\[\\]]){0,24}",
+        ) {
             if let Ok(url) = normalize(&text) {
                 prop_assert_eq!(normalize(&url), Ok(url));
             }

@@ -216,11 +216,11 @@ mod tests {
 
         #[test]
         fn a_part_of_a_name_is_found_in_it(parts: [String; 3], upper: bool) {
-            // Of ß, the ligatures and the last Σ of a word the upper and the lower case are no
-            // pairs.
-            let [before, fragment, behind] = parts.map(|part| {
-                part.chars().filter(|letter| letter.is_ascii() || ('А'..='я').contains(letter)).collect::<String>()
-            });
+            // The upper and lower case of ß, of ligatures and of the final Σ are not pairs, so the
+            // test uses other letters.
+            let is_used = |letter: &char| letter.is_ascii() || ('А'..='я').contains(letter);
+            let [before, fragment, behind] =
+                parts.map(|part| part.chars().filter(is_used).collect::<String>());
             let name = format!("{before}{fragment}{behind}");
             let fragment = if upper { fragment.to_uppercase() } else { fragment.to_lowercase() };
             prop_assert!(contains_loosely(&name, &fragment));
@@ -237,13 +237,15 @@ mod tests {
                 prop_assert!(list_order(a, c).is_le());
             }
             // Ids are unique, so that no two items are equal.
-            prop_assert_eq!(list_order(a, b).is_eq(), a.1 == b.1 && a.0.to_lowercase() == b.0.to_lowercase());
+            let are_equal = a.1 == b.1 && a.0.to_lowercase() == b.0.to_lowercase();
+            prop_assert_eq!(list_order(a, b).is_eq(), are_equal);
         }
 
         #[test]
         fn patterns_match_as_defined(pattern in "[abé*?]{0,8}", name in "[abé*?]{0,8}") {
             let letters = |text: &str| text.chars().collect::<Vec<_>>();
-            prop_assert_eq!(matches_pattern(&pattern, &name), fits(&letters(&pattern), &letters(&name)));
+            let expected = fits(&letters(&pattern), &letters(&name));
+            prop_assert_eq!(matches_pattern(&pattern, &name), expected);
         }
 
         #[test]

@@ -274,14 +274,15 @@ mod tests {
                 let by_id = ids(&|place| tree.items[place].id.backend_text() == path);
                 let by_name = ids(&|place| tree.items[place].name == *path);
                 let by_path = ids(&|place| paths[place] == *path);
-                let reference = [by_id, by_name, by_path].into_iter().find(|ids| !ids.is_empty()).unwrap();
+                let matching = [by_id, by_name, by_path];
+                let matching = matching.into_iter().find(|ids| !ids.is_empty()).unwrap();
                 match tree.find(path) {
-                    Ok(snapshot) => prop_assert_eq!(std::slice::from_ref(&snapshot.id), reference.as_slice()),
+                    Ok(snapshot) => prop_assert_eq!(vec![snapshot.id.clone()], matching),
                     Err(SnapshotLookupError::Ambiguous(ids)) => {
                         prop_assert!(ids.len() > 1);
-                        prop_assert_eq!(ids, reference);
+                        prop_assert_eq!(ids, matching);
                     }
-                    Err(SnapshotLookupError::NotFound) => prop_assert!(false, "{path} is not found"),
+                    Err(SnapshotLookupError::NotFound) => prop_assert!(false, "no {path}"),
                 }
             }
         }

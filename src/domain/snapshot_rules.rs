@@ -346,8 +346,8 @@ impl Refusal {
         };
         match reason {
             RefusalReason::Protected { pattern } => format!(
-                "The pattern {pattern:?} protects the snapshot {path} of {machine}, so this call may \
-                 not {verb} it. Nothing was done. {way_out}."
+                "The pattern {pattern:?} protects the snapshot {path} of {machine}, so this call \
+                 may not {verb} it. Nothing was done. {way_out}."
             ),
             RefusalReason::LosesProtection { pattern } => format!(
                 "The pattern {pattern:?} protects the snapshot {path} of {machine}, and this call \
@@ -362,8 +362,8 @@ impl Refusal {
                 let lease = lease
                     .map_or_else(|| "your lease".to_owned(), |lease| format!("the lease {lease}"));
                 format!(
-                    "The snapshot {path} of {machine} was not created under {lease}, so a runner may \
-                     not {verb} it. Nothing was done. An operator may do this, or set \
+                    "The snapshot {path} of {machine} was not created under {lease}, so a runner \
+                     may not {verb} it. Nothing was done. An operator may do this, or set \
                      snapshots.runners_may_remove."
                 )
             }

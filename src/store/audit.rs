@@ -78,10 +78,10 @@ async fn append_one(
     ];
     let bytes = ROW_OVERHEAD + texts.into_iter().flatten().map(str::len).sum::<usize>();
     sqlx::query(
-        "INSERT INTO audit (id, happened_at, action, actor, address, request_id, machine, machine_name, lease, \
-         job, reference, outcome, code, duration_ms, detail, occurrences, total_bytes) \
-         VALUES ((SELECT COALESCE(MAX(id), 0) + 1 FROM audit), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, \
-         $12, $13, $14, $15, \
+        "INSERT INTO audit (id, happened_at, action, actor, address, request_id, machine, \
+         machine_name, lease, job, reference, outcome, code, duration_ms, detail, occurrences, \
+         total_bytes) VALUES ((SELECT COALESCE(MAX(id), 0) + 1 FROM audit), $1, $2, $3, $4, $5, \
+         $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
          COALESCE((SELECT total_bytes FROM audit ORDER BY id DESC LIMIT 1), 0) + $16)",
     )
     .bind(microseconds(*at))

@@ -18,9 +18,9 @@ use super::{StoreError, key, maintenance, schema, sqlite_errors};
 /// Writes the archive into a new file that only its owner can read.
 ///
 /// # Errors
-/// `FileExists` if the file exists. `ArchiveNotWritten` if it cannot be written, for example because
-/// the disk is full. `Key` if the key is damaged, or missing although there are leases. The errors
-/// of opening a database.
+/// `FileExists` if the file exists. `ArchiveNotWritten` if it cannot be written, for example
+/// because the disk is full. `Key` if the key is damaged, or missing although there are leases. The
+/// errors of opening a database.
 pub async fn backup(
     state_dir: &Path,
     archive: &Path,

@@ -326,7 +326,8 @@ async fn compacting_shrinks_the_file_and_needs_the_lock() {
     change(
         state.path(),
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) \
-         INSERT INTO kept_machines (machine, fence, quarantine) SELECT 'x' || i, 1, hex(randomblob(2000)) FROM n",
+         INSERT INTO kept_machines (machine, fence, quarantine) SELECT 'x' || i, 1, \
+         hex(randomblob(2000)) FROM n",
     )
     .await;
     change(state.path(), "DELETE FROM kept_machines WHERE machine LIKE 'x%'").await;

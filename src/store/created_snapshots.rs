@@ -125,8 +125,9 @@ impl Write for DeleteRowsOfPurgedLeases {
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<u64, sqlx::Error> {
         let done = sqlx::query(
-            "DELETE FROM created_snapshots WHERE (machine, snapshot) IN (SELECT c.machine, c.snapshot FROM \
-             created_snapshots AS c WHERE NOT EXISTS (SELECT 1 FROM leases AS l WHERE l.id = c.lease) LIMIT $1)",
+            "DELETE FROM created_snapshots WHERE (machine, snapshot) IN (SELECT c.machine, \
+             c.snapshot FROM created_snapshots AS c WHERE NOT EXISTS (SELECT 1 FROM leases AS l \
+             WHERE l.id = c.lease) LIMIT $1)",
         )
         .bind(BATCH_ROWS)
         .execute(transaction.statement())

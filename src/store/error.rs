@@ -85,7 +85,10 @@ pub enum StoreError {
         path.display(), target.display()
     )]
     DanglingLink { path: PathBuf, target: PathBuf },
-    #[error("{} is not a file, and otter needs a file with this name: move it away", path.display())]
+    #[error(
+        "{} is not a file, and otter needs a file with this name: move it away",
+        path.display()
+    )]
     NotAFile { path: PathBuf },
     #[error("{} exists already: name a file that does not exist", path.display())]
     FileExists { path: PathBuf },
@@ -103,7 +106,10 @@ pub enum StoreError {
         path.display()
     )]
     NotEmpty { path: PathBuf },
-    #[error("a restore into {} was interrupted: remove its contents, and restore again", path.display())]
+    #[error(
+        "a restore into {} was interrupted: remove its contents, and restore again",
+        path.display()
+    )]
     UnfinishedRestore { path: PathBuf },
     #[error("the archive {} cannot be restored", path.display())]
     Archive { path: PathBuf, source: ArchiveError },

@@ -84,8 +84,8 @@ pub async fn read_through(path: &Path) -> Result<Vec<String>, StoreError> {
 
 /// Opens a database for reading, without a change and without a new file.
 async fn connect(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
-    // Without a write-ahead log the file is the whole database. The option `immutable` then prevents
-    // that SQLite creates or changes files.
+    // Without a write-ahead log the file is the whole database. The option `immutable` then
+    // prevents that SQLite creates or changes files.
     let is_whole =
         std::fs::metadata(directory.join("otter.db-wal")).map_or(true, |log| log.len() == 0);
     let options = SqliteConnectOptions::new()

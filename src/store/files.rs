@@ -1,4 +1,5 @@
-//! The files of the state directory: their names, and their creation with access only for the owner.
+//! The files of the state directory: their names, and their creation with access only for the
+//! owner.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader};

@@ -68,8 +68,8 @@ impl Write for InsertJob {
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
         let row = &self.row;
         sqlx::query(
-            "INSERT INTO jobs (id, arrival, state, kind, target_kind, target, requested_by, reference, created_at, \
-             ended_at, document_version, document, lease) \
+            "INSERT INTO jobs (id, arrival, state, kind, target_kind, target, requested_by, \
+             reference, created_at, ended_at, document_version, document, lease) \
              VALUES ($1, (SELECT COALESCE(MAX(arrival), 0) + 1 FROM jobs), \
              $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
@@ -177,8 +177,9 @@ impl Write for UpdateJob {
             Err(error) => return Ok(Err(error)),
         };
         let updated = sqlx::query(
-            "UPDATE jobs SET state = $2, kind = $3, target_kind = $4, target = $5, requested_by = $6, reference = $7, \
-             created_at = $8, ended_at = $9, document_version = $10, document = $11 \
+            "UPDATE jobs SET state = $2, kind = $3, target_kind = $4, target = $5, \
+             requested_by = $6, reference = $7, created_at = $8, ended_at = $9, \
+             document_version = $10, document = $11 \
              WHERE id = $1 AND state IN ('queued', 'running')",
         )
         .bind(&row.id)

@@ -13,11 +13,11 @@ const FIND: &str = "SELECT job, NULL AS lease, fingerprint FROM idempotency_keys
      UNION ALL SELECT NULL, lease, fingerprint FROM lease_keys \
      WHERE caller = $1 AND method = $2 AND path = $3 AND key = $4";
 
-const INSERT_JOB_KEY: &str = "INSERT INTO idempotency_keys (caller, method, path, key, fingerprint, job, created_at) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7)";
+const INSERT_JOB_KEY: &str = "INSERT INTO idempotency_keys \
+     (caller, method, path, key, fingerprint, job, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
-const INSERT_LEASE_KEY: &str = "INSERT INTO lease_keys (caller, method, path, key, fingerprint, lease, created_at) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7)";
+const INSERT_LEASE_KEY: &str = "INSERT INTO lease_keys \
+     (caller, method, path, key, fingerprint, lease, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
 pub async fn find(
     reader: &mut Reader<'_>,

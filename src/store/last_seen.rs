@@ -1,5 +1,5 @@
-//! The time at which otter was last running. otter writes it while there are jobs. It also writes it
-//! to find out whether a store that refused writes accepts them again.
+//! The time at which otter was last running. otter writes it while there are jobs. It also writes
+//! it to find out whether a store that refused writes accepts them again.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -16,7 +16,9 @@ impl Write for RecordLastSeen {
     type Output = ();
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
-        sqlx::query("INSERT INTO last_seen (one, at) VALUES (1, $1) ON CONFLICT (one) DO UPDATE SET at = $1")
+        let upsert = "INSERT INTO last_seen (one, at) VALUES (1, $1) \
+                      ON CONFLICT (one) DO UPDATE SET at = $1";
+        sqlx::query(upsert)
             .bind(microseconds(self.0))
             .execute(transaction.statement())
             .await

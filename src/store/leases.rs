@@ -126,8 +126,8 @@ impl Write for SaveLeases {
         for row in &self.machines {
             let MachineRow { machine, fence, last_lease_end, quarantine, absent_since } = row;
             sqlx::query(
-                "INSERT INTO kept_machines (machine, fence, last_lease_end, quarantine, absent_since) \
-                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT (machine) DO UPDATE \
+                "INSERT INTO kept_machines (machine, fence, last_lease_end, quarantine, \
+                 absent_since) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (machine) DO UPDATE \
                  SET fence = $2, last_lease_end = $3, quarantine = $4, absent_since = $5",
             )
             .bind(machine)
@@ -158,11 +158,12 @@ async fn save(transaction: &mut Transaction<'_>, row: &Row) -> Result<(), sqlx::
     let Row { id, state, machine, pool, holder, reference, created_at, ended_at, held, document } =
         row;
     sqlx::query(
-        "INSERT INTO leases (id, arrival, state, machine, pool, holder, reference, created_at, ended_at, held, \
-         document_version, document) \
-         VALUES ($1, (SELECT COALESCE(MAX(arrival), 0) + 1 FROM leases), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
-         ON CONFLICT (id) DO UPDATE SET state = $2, machine = $3, pool = $4, holder = $5, reference = $6, \
-         ended_at = $8, held = $9, document_version = $10, document = $11 WHERE leases.ended_at IS NULL",
+        "INSERT INTO leases (id, arrival, state, machine, pool, holder, reference, created_at, \
+         ended_at, held, document_version, document) \
+         VALUES ($1, (SELECT COALESCE(MAX(arrival), 0) + 1 FROM leases), $2, $3, $4, $5, $6, $7, \
+         $8, $9, $10, $11) ON CONFLICT (id) DO UPDATE SET state = $2, machine = $3, pool = $4, \
+         holder = $5, reference = $6, ended_at = $8, held = $9, document_version = $10, document \
+         = $11 WHERE leases.ended_at IS NULL",
     )
     .bind(id)
     .bind(*state)

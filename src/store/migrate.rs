@@ -145,8 +145,9 @@ fn refuse_newer(applied: &BTreeSet<i64>, file: &Path) -> Result<(), StoreError> 
     }
 }
 
-/// Copies the database to `otter.db.before-<schema>`, and returns that path. If an earlier migration
-/// left a different copy with this name, that copy is renamed to `otter.db.before-<schema>.old`.
+/// Copies the database to `otter.db.before-<schema>`, and returns that path. If an earlier
+/// migration left a different copy with this name, that copy is renamed to
+/// `otter.db.before-<schema>.old`.
 async fn save_copy(
     connection: &mut SqliteConnection,
     directory: &Path,

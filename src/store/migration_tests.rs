@@ -63,8 +63,9 @@ async fn fill_jobs(connection: &mut SqliteConnection) {
         run(
             connection,
             format!(
-                "INSERT INTO jobs (id, arrival, state, kind, machine, requested_by, created_at, ended_at, \
-                 document_version, document) VALUES ('{}', {arrival}, '{}', '{}', '{}', 'ci', {}, {ended_at}, 1, '{}')",
+                "INSERT INTO jobs (id, arrival, state, kind, machine, requested_by, created_at, \
+                 ended_at, document_version, document) VALUES ('{}', {arrival}, '{}', '{}', '{}', \
+                 'ci', {}, {ended_at}, 1, '{}')",
                 job.id,
                 job.state.as_str(),
                 job.kind().as_str(),
@@ -138,8 +139,9 @@ async fn fill_leases(connection: &mut SqliteConnection) {
         run(
             connection,
             format!(
-                "INSERT INTO leases (id, state, holder, created_at, ended_at, held, document_version, document) \
-                 VALUES ('{}', '{}', 'ci', {}, {ended_at}, {held}, 1, '{}')",
+                "INSERT INTO leases (id, state, holder, created_at, ended_at, held, \
+                 document_version, document) VALUES ('{}', '{}', 'ci', {}, {ended_at}, {held}, 1, \
+                 '{}')",
                 lease.id,
                 lease.state.as_str(),
                 microseconds(lease.created_at),

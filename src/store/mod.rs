@@ -5,8 +5,8 @@
 //! writes ──bounded channel──► writer (one connection, many writes a commit) ──► otter.db
 //! reads  ──pool of read-only connections─────────────────────────────────────►    (WAL)
 //! ```
-//! A write returns once it is committed and on disk (`synchronous=FULL`). The SQL is limited to what
-//! PostgreSQL also understands.
+//! A write returns once it is committed and on disk (`synchronous=FULL`). The SQL is limited to
+//! what PostgreSQL also understands.
 
 mod archive;
 mod audit;

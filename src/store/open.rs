@@ -5,8 +5,8 @@
 //!                    └─ is missing: create otter.db.new, then rename it to otter.db
 //! no lock: otter.db exists ─► check the file ─► check the schema ─► writer, readers
 //! ```
-//! An incomplete otter.db never exists, so an empty or truncated file was damaged later. A file that
-//! is refused stays unchanged.
+//! An incomplete otter.db never exists, so an empty or truncated file was damaged later. A file
+//! that is refused stays unchanged.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};

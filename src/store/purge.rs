@@ -91,7 +91,8 @@ macro_rules! records {
                 $table,
                 " WHERE id IN (SELECT r.id FROM ",
                 $table,
-                " AS r WHERE r.ended_at < $1 AND (r.ended_at, r.id) <= ($2, $3) AND NOT EXISTS (SELECT 1 FROM ",
+                " AS r WHERE r.ended_at < $1 AND (r.ended_at, r.id) <= ($2, $3) AND NOT EXISTS \
+                 (SELECT 1 FROM ",
                 $keys,
                 " AS k WHERE k.",
                 $column,
@@ -100,7 +101,8 @@ macro_rules! records {
             delete_keys: concat!(
                 "DELETE FROM ",
                 $keys,
-                " WHERE (caller, method, path, key) IN (SELECT k.caller, k.method, k.path, k.key FROM ",
+                " WHERE (caller, method, path, key) IN (SELECT k.caller, k.method, k.path, k.key \
+                 FROM ",
                 $keys,
                 " AS k JOIN ",
                 $table,
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn old_leases_go_but_the_last_ones_and_the_open_ones_stay() {
+    async fn old_leases_are_deleted_except_the_newest_and_the_open_ones() {
         let store = started().await;
         let mut number = 0;
         for state in LeaseState::ALL.iter().filter(|state| !state.is_end()) {
@@ -307,15 +309,16 @@ mod tests {
             save(&store, &lease(number, *state, Some(ended_at)), None).await;
             number += 1;
         }
-        let aside = Quarantine {
+        let quarantined = Quarantine {
             reason: "its disk".to_owned(),
             by: "ci".to_owned(),
             since: start(),
             automatic: false,
             job: None,
         };
-        let aside = StoredMachine { fence: 9, quarantine: Some(aside), ..StoredMachine::default() };
-        let machines = BTreeMap::from([("id:9".to_owned(), aside)]);
+        let quarantined =
+            StoredMachine { fence: 9, quarantine: Some(quarantined), ..StoredMachine::default() };
+        let machines = BTreeMap::from([("id:9".to_owned(), quarantined)]);
         store
             .save_leases(LeaseTransaction { machines, ..LeaseTransaction::default() })
             .await
@@ -334,19 +337,23 @@ mod tests {
             leases: RecordRetention { at_least: 1, at_most: 2, ..RecordRetention::default() },
             ..month
         };
-        assert_eq!(store.purge(start(), &few).await.unwrap(), purged(1), "never more than so many");
+        assert_eq!(
+            store.purge(start(), &few).await.unwrap(),
+            purged(1),
+            "more leases than allowed are kept"
+        );
         let left = left(&store).await;
         assert_eq!(left.len(), usize::try_from(open + 2).unwrap());
         assert_eq!(left.iter().filter(|lease| lease.state.is_end()).count(), 2);
         assert_eq!(
             store.stored_machines().await.unwrap(),
             machines,
-            "no age of a lease deletes what is kept of machines"
+            "a purge changes no stored state of a machine"
         );
     }
 
     #[tokio::test]
-    async fn a_key_of_a_lease_is_kept_for_a_day_and_while_it_has_no_end() {
+    async fn a_key_of_a_lease_is_kept_for_a_day_and_while_the_lease_is_open() {
         let store = started().await;
         save(&store, &lease(1, LeaseState::Active, None), Some("open")).await;
         let done = lease(2, LeaseState::Released, Some(after(2)));
@@ -358,7 +365,7 @@ mod tests {
         assert_eq!(
             store.purge(early, &retention).await.unwrap(),
             Purged::default(),
-            "it stays for its key"
+            "the lease stays because of its key"
         );
         assert_eq!(
             store.find_key(&key("done")).await.unwrap().map(|kept| kept.owner),

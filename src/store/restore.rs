@@ -1,5 +1,5 @@
-//! `otter store restore`: creates a state directory from an archive. It ends all unfinished jobs and
-//! leases, so that the daemon calls no host for them.
+//! `otter store restore`: creates a state directory from an archive. It ends all unfinished jobs
+//! and leases, so that the daemon calls no host for them.
 //!
 //! ```text
 //! lock the empty directory ─► extract the members and check their hashes ─► check the database
@@ -204,7 +204,8 @@ async fn end_leases(
 
 async fn raise_fences(connection: &mut SqliteConnection, now: Timestamp) -> Result<(), StoreError> {
     let highest: Option<i64> = sqlx::query_scalar(
-        "SELECT MAX(fence) FROM (SELECT fence FROM kept_machines UNION ALL SELECT fence FROM fence_floor) AS fences",
+        "SELECT MAX(fence) FROM (SELECT fence FROM kept_machines UNION ALL SELECT fence FROM \
+         fence_floor) AS fences",
     )
     .fetch_one(&mut *connection)
     .await?;

@@ -114,10 +114,12 @@ fn unknown_fields_are_ignored_and_unknown_versions_are_refused() {
 const VERSION_1: &str = r#"{
     "id": "01900000-0000-7000-8000-000000000001", "state": "queued",
     "machine": {"id": "1", "instance_uuid": "52f3b4d2-0000-0000-0000-000000000001", "path": null},
-    "machine_name": "sd-staging", "request": {"kind": "power_on"}, "phase": "waiting for its turn", "steps": [],
-    "cancel_requested_at": null, "created_at": "2026-03-01T12:00:01Z", "updated_at": "2026-03-01T12:00:01Z",
-    "started_at": null, "finished_at": null, "deadline_at": "2026-03-01T12:10:01Z", "requested_by": "anonymous",
-    "reference": null, "result": null, "warnings": [], "error": null, "host_task": null, "intent": null
+    "machine_name": "sd-staging", "request": {"kind": "power_on"},
+    "phase": "waiting for its turn", "steps": [], "cancel_requested_at": null,
+    "created_at": "2026-03-01T12:00:01Z", "updated_at": "2026-03-01T12:00:01Z",
+    "started_at": null, "finished_at": null, "deadline_at": "2026-03-01T12:10:01Z",
+    "requested_by": "anonymous", "reference": null, "result": null, "warnings": [],
+    "error": null, "host_task": null, "intent": null
 }"#;
 
 #[test]

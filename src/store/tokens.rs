@@ -91,8 +91,8 @@ impl Write for RotateToken {
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<bool, sqlx::Error> {
         let rotated = sqlx::query(
-            "UPDATE tokens SET digest = $2, rotated_at = $3, expires_at = COALESCE($4, expires_at), \
-             last_used_at = NULL WHERE name = $1 AND revoked_at IS NULL",
+            "UPDATE tokens SET digest = $2, rotated_at = $3, expires_at = COALESCE($4, \
+             expires_at), last_used_at = NULL WHERE name = $1 AND revoked_at IS NULL",
         )
         .bind(&self.name)
         .bind(hex::encode(self.digest.0))
@@ -183,8 +183,8 @@ async fn token_audit_record(
 /// Reads every token, the oldest first.
 pub async fn all(reader: &mut Reader<'_>) -> Result<Vec<StoredToken>, StorageError> {
     let rows = sqlx::query(
-        "SELECT id, name, role, digest, created_at, revoked_at, machines, pools, expires_at, rotated_at, \
-         last_used_at, max_leases, max_queued_leases, max_queued_jobs, max_streams, \
+        "SELECT id, name, role, digest, created_at, revoked_at, machines, pools, expires_at, \
+         rotated_at, last_used_at, max_leases, max_queued_leases, max_queued_jobs, max_streams, \
          max_requests_per_second FROM tokens ORDER BY created_at, id",
     )
     .fetch_all(reader.statement())

@@ -230,7 +230,7 @@ async fn check_config_makes_nothing_and_says_what_would_be_made() {
     let open = ["--state-dir", state.as_str(), "--listen", "0.0.0.0:0"];
     let (code, text) = said(place.command("check-config", "", &open)).await;
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("otter: warning: tokens come to 0.0.0.0:0 in the clear"), "{text}");
+    assert!(text.contains("otter: warning: tokens reach 0.0.0.0:0 in the clear"), "{text}");
     assert!(
         otter(&["token", "revoke", "--name", "ci", "--state-dir", &state])
             .status()
@@ -351,8 +351,8 @@ async fn check_config_warns_of_the_state_as_serve_does() {
     let (code, text) = said(place.command("check-config", "", &arguments)).await;
     assert_eq!(code, Some(0), "{text}");
     for wanted in [
-        format!("other users can reach {state} (mode 0755)"),
-        format!("other users can reach {state}/otter.db (mode 0640)"),
+        format!("other users can access {state} (mode 0755)"),
+        format!("other users can access {state}/otter.db (mode 0640)"),
     ] {
         assert!(text.contains(&wanted), "{wanted}\nis not in\n{text}");
     }

@@ -1,4 +1,4 @@
-//! The property that every storage has: the same calls give the same answers as SQLite gives.
+//! The property of every storage: the same calls have the same results as with SQLite.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::in_memory::Disk;
 use super::operations::{Operation, any_operation, contents};
 
 #[test]
-fn the_storage_in_memory_answers_as_sqlite_does() {
+fn the_storage_in_memory_behaves_as_sqlite() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let config = Config { cases: 48, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
@@ -25,13 +25,13 @@ fn the_storage_in_memory_answers_as_sqlite_does() {
                 let in_memory = disk.open(clock.clone());
                 let stop = CancellationToken::new();
                 let (writer, stopped) = (sqlite.clone(), stop.clone());
-                let of_sqlite = tokio::spawn(async move { writer.run(stopped).await });
+                let sqlite_writer = tokio::spawn(async move { writer.run(stopped).await });
                 let (writer, stopped) = (in_memory.clone(), stop.clone());
-                let of_memory = tokio::spawn(async move { writer.run(stopped).await });
+                let in_memory_writer = tokio::spawn(async move { writer.run(stopped).await });
                 let compared = compare(&sqlite, &in_memory, &operations).await;
                 stop.cancel();
-                of_sqlite.await.unwrap().unwrap();
-                of_memory.await.unwrap();
+                sqlite_writer.await.unwrap().unwrap();
+                in_memory_writer.await.unwrap();
                 compared?;
                 // A crash loses nothing that was committed.
                 let again = disk.open(clock);
@@ -42,7 +42,7 @@ fn the_storage_in_memory_answers_as_sqlite_does() {
         .unwrap();
 }
 
-/// Compares each answer of two storages, and what they show after each call.
+/// Compares the results of each call of two storages, and their contents after each call.
 async fn compare(
     reference: &dyn Storage,
     subject: &dyn Storage,

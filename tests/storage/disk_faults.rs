@@ -1,4 +1,4 @@
-//! What a crash and a full disk do to the storage in memory, at each moment of a commit.
+//! Tests of the storage in memory: a crash and a full disk at each moment of a commit.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use super::samples::{ended, queued, start};
 const COMMIT: Duration = Duration::from_millis(5);
 const ANSWER: Duration = Duration::from_millis(2);
 
-/// A disk whose commits take time, and a daemon over it.
+/// A disk whose commits take time, and a storage that uses it.
 struct Lab {
     clock: Clock,
     disk: Disk,
@@ -43,7 +43,7 @@ impl Lab {
         Self { clock, disk, storage, stop, writer }
     }
 
-    /// Hands over a write of the n-th job.
+    /// Starts a write of the n-th job.
     async fn insert(&self, n: u32) -> JoinHandle<Result<(), StorageError>> {
         let storage = self.storage.clone();
         let write = async move { storage.insert_job(&queued(n), None, None).await.map(drop) };
@@ -57,7 +57,8 @@ impl Lab {
         settle().await;
     }
 
-    /// The daemon dies with so many of its writes committed, and another one starts.
+    /// The daemon crashes after `survivors` of its waiting writes are committed, and another one
+    /// starts.
     async fn crash(self, survivors: usize) -> Self {
         self.disk.crash(survivors);
         settle().await;
@@ -69,7 +70,7 @@ impl Lab {
     }
 }
 
-/// Lets every task go on until it waits.
+/// Lets every task run until it waits.
 async fn settle() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
@@ -89,7 +90,7 @@ fn is_closed(write: JoinHandle<Result<(), StorageError>>) -> bool {
 }
 
 #[tokio::test]
-async fn a_write_is_seen_once_it_is_committed_and_answered_after_that() {
+async fn a_committed_write_is_visible_before_its_caller_returns() {
     let lab = Lab::new();
     let write = lab.insert(1).await;
     assert_eq!((lab.jobs().await, lab.disk.waiting()), (vec![], 1));
@@ -101,16 +102,12 @@ async fn a_write_is_seen_once_it_is_committed_and_answered_after_that() {
 }
 
 #[tokio::test]
-async fn writes_are_committed_in_order_and_those_that_wait_together() {
+async fn waiting_writes_are_committed_together_in_order() {
     let lab = Lab::new();
     let first = lab.insert(3).await;
     let later = [lab.insert(1).await, lab.insert(2).await];
     lab.pass(COMMIT).await;
-    assert_eq!(
-        lab.jobs().await,
-        ids([3]),
-        "those that came during the commit wait for the next one"
-    );
+    assert_eq!(lab.jobs().await, ids([3]), "writes during a commit wait for the next commit");
     lab.pass(ANSWER).await;
     assert!(first.is_finished());
     lab.pass(COMMIT).await;
@@ -120,7 +117,7 @@ async fn writes_are_committed_in_order_and_those_that_wait_together() {
 }
 
 #[tokio::test]
-async fn a_write_stands_although_its_caller_goes_away() {
+async fn a_write_is_committed_although_its_caller_is_dropped() {
     let lab = Lab::new();
     lab.insert(1).await.abort();
     lab.pass(COMMIT).await;
@@ -141,7 +138,7 @@ async fn a_full_disk_refuses_commits_until_there_is_room() {
     let error = answered(refused).unwrap().unwrap_err();
     assert_eq!(error.refusal(), Some("database or disk is full"));
     assert_eq!(lab.storage.refusal().as_deref(), Some("database or disk is full"));
-    assert_eq!(lab.jobs().await, ids([1]), "what was committed is read");
+    assert_eq!(lab.jobs().await, ids([1]), "committed jobs can be read");
     lab.disk.set_full(false);
     let again = lab.insert(2).await;
     lab.pass(COMMIT).await;
@@ -151,7 +148,7 @@ async fn a_full_disk_refuses_commits_until_there_is_room() {
 }
 
 #[tokio::test]
-async fn a_crash_loses_what_was_not_committed_and_its_callers_hear_of_nothing() {
+async fn a_crash_loses_writes_that_are_not_committed() {
     let lab = Lab::new();
     let old = lab.storage.clone();
     let lost = lab.insert(1).await;
@@ -159,13 +156,13 @@ async fn a_crash_loses_what_was_not_committed_and_its_callers_hear_of_nothing() 
     assert!(is_closed(lost));
     assert_eq!(lab.jobs().await, vec![]);
     lab.pass(COMMIT + ANSWER).await;
-    assert_eq!(lab.jobs().await, vec![], "the write of a dead daemon never comes through");
+    assert_eq!(lab.jobs().await, vec![], "the write of a crashed daemon was committed");
     assert!(matches!(old.unfinished_jobs().await, Err(StorageError::Closed)));
     assert!(matches!(old.update_job(&queued(1)).await, Err(StorageError::Closed)));
 }
 
 #[tokio::test]
-async fn the_writer_of_a_dead_daemon_ends() {
+async fn the_writer_of_a_crashed_daemon_ends() {
     let [idle, committing] = [Lab::new(), Lab::new()];
     settle().await;
     let write = committing.insert(1).await;
@@ -178,7 +175,7 @@ async fn the_writer_of_a_dead_daemon_ends() {
 }
 
 #[tokio::test]
-async fn a_crash_can_tear_the_writes_that_wait_but_no_write() {
+async fn a_crash_can_commit_a_prefix_of_the_waiting_writes() {
     let lab = Lab::new();
     let writes = [lab.insert(1).await, lab.insert(2).await, lab.insert(3).await];
     let lab = lab.crash(2).await;
@@ -194,12 +191,12 @@ async fn a_crash_between_a_commit_and_its_answer_keeps_the_write() {
     lab.pass(COMMIT).await;
     let lab = lab.crash(9).await;
     lab.pass(ANSWER).await;
-    assert!(is_closed(write), "its caller never hears that it is committed");
+    assert!(is_closed(write), "its caller must not get a result");
     assert_eq!(lab.jobs().await, ids([1]));
 }
 
 #[tokio::test]
-async fn nothing_survives_on_a_full_disk_that_was_not_committed_before() {
+async fn a_crash_on_a_full_disk_commits_no_waiting_write() {
     let lab = Lab::new();
     lab.disk.set_full(true);
     let write = lab.insert(1).await;
@@ -209,7 +206,7 @@ async fn nothing_survives_on_a_full_disk_that_was_not_committed_before() {
 }
 
 #[tokio::test]
-async fn a_soft_stop_commits_what_was_accepted_before() {
+async fn a_soft_stop_commits_accepted_writes() {
     let lab = Lab::new();
     let accepted = lab.insert(1).await;
     lab.stop.cancel();
@@ -219,11 +216,11 @@ async fn a_soft_stop_commits_what_was_accepted_before() {
     let late = lab.insert(2).await;
     assert!(is_closed(late));
     assert!(lab.writer.is_finished());
-    assert_eq!(lab.jobs().await, ids([1]), "reads go on");
+    assert_eq!(lab.jobs().await, ids([1]), "reads must succeed after the stop");
 }
 
 #[tokio::test]
-async fn an_end_is_kept_over_a_crash() {
+async fn an_ended_job_survives_a_crash() {
     let lab = Lab::new();
     let insert = lab.insert(1).await;
     let done = ended(queued(1), JobState::Succeeded, start());

@@ -1,4 +1,5 @@
-//! What any storage must do, tried on SQLite and on the storage in memory that the simulation uses.
+//! Tests of the contract of a storage, with SQLite and with the storage in memory that the
+//! simulation uses.
 
 mod conformance;
 mod disk_faults;

@@ -1,5 +1,5 @@
-//! Calls of a storage for the property of its conformance: of few jobs, leases, machines, keys and
-//! tokens, so that they meet.
+//! Random calls of a storage for the conformance test. They use few jobs, leases, machines, keys
+//! and tokens, so that calls often concern the same objects.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -59,8 +59,8 @@ pub enum Operation {
         now: Timestamp,
         retention: AuditRetention,
     },
-    NoteSeen(Timestamp),
-    /// Page by page.
+    RecordLastSeen(Timestamp),
+    /// Lists all jobs, page by page.
     ListJobs {
         filter: JobFilter,
         page: u32,
@@ -74,67 +74,67 @@ pub enum Operation {
         page: u32,
     },
     FindKey(IdempotencyKey),
-    /// The job, the lease and the snapshots of this number.
+    /// Reads the job, the lease and the snapshots of this number.
     ReadOne(u32),
 }
 
 impl Operation {
-    /// Makes the call, and tells what came of it.
+    /// Makes the call. Returns its result as text.
     pub async fn perform(&self, storage: &dyn Storage) -> String {
         match self.clone() {
             Self::InsertJob { job, key, overridden } => {
-                told(&storage.insert_job(&job, key.as_ref(), overridden).await)
+                text(&storage.insert_job(&job, key.as_ref(), overridden).await)
             }
-            Self::UpdateJob(job) => told(&storage.commit_job(&job).await),
-            Self::SaveLeases(step) => told(&storage.save_leases(step).await),
-            Self::AppendAudit(records) => told(&storage.append_audit(records).await),
-            Self::InsertToken(token) => told(&storage.insert_token(&token).await),
-            Self::RevokeToken { name, now } => told(&storage.revoke_token(&name, now).await),
+            Self::UpdateJob(job) => text(&storage.commit_job(&job).await),
+            Self::SaveLeases(step) => text(&storage.save_leases(step).await),
+            Self::AppendAudit(records) => text(&storage.append_audit(records).await),
+            Self::InsertToken(token) => text(&storage.insert_token(&token).await),
+            Self::RevokeToken { name, now } => text(&storage.revoke_token(&name, now).await),
             Self::RotateToken { name, digest, now, expires_at } => {
-                told(&storage.rotate_token(&name, digest, now, expires_at).await)
+                text(&storage.rotate_token(&name, digest, now, expires_at).await)
             }
-            Self::MarkTokensUsed(uses) => told(&storage.mark_tokens_used(uses).await),
-            Self::Purge { now, retention } => told(&storage.purge(now, &retention).await),
+            Self::MarkTokensUsed(uses) => text(&storage.mark_tokens_used(uses).await),
+            Self::Purge { now, retention } => text(&storage.purge(now, &retention).await),
             Self::PurgeAudit { now, retention } => {
-                told(&storage.purge_audit(now, &retention).await)
+                text(&storage.purge_audit(now, &retention).await)
             }
-            Self::NoteSeen(now) => told(&storage.record_last_seen(now).await),
-            Self::ListJobs { filter, page } => told(&jobs(storage, &filter, page).await),
-            Self::ListLeases { filter, page } => told(&leases(storage, &filter, page).await),
-            Self::ListAudit { filter, page } => told(&audit(storage, &filter, page).await),
-            Self::FindKey(key) => told(&storage.find_key(&key).await),
+            Self::RecordLastSeen(now) => text(&storage.record_last_seen(now).await),
+            Self::ListJobs { filter, page } => text(&jobs(storage, &filter, page).await),
+            Self::ListLeases { filter, page } => text(&leases(storage, &filter, page).await),
+            Self::ListAudit { filter, page } => text(&audit(storage, &filter, page).await),
+            Self::FindKey(key) => text(&storage.find_key(&key).await),
             Self::ReadOne(n) => {
                 let (job, lease) = (queued(n), lease(n, LeaseState::Queued, None));
                 let made = storage.snapshots_made_under(&identity(n), lease.id).await;
-                told(&storage.job(job.id).await)
-                    + &told(&storage.lease(lease.id).await)
-                    + &told(&made)
+                text(&storage.job(job.id).await)
+                    + &text(&storage.lease(lease.id).await)
+                    + &text(&made)
             }
         }
     }
 }
 
-/// All that a storage shows.
+/// Everything that can be read from a storage, as text.
 pub async fn contents(storage: &dyn Storage) -> Vec<String> {
-    let mut shown = vec![
-        told(&jobs(storage, &JobFilter::default(), 100).await),
-        told(&storage.unfinished_jobs().await),
-        told(&leases(storage, &LeaseFilter::default(), 100).await),
-        told(&storage.open_leases().await),
-        told(&storage.has_leases().await),
-        told(&storage.stored_machines().await),
-        told(&storage.fence_floor().await),
-        told(&audit(storage, &AuditFilter::default(), 100).await),
-        told(&storage.tokens().await),
-        told(&storage.last_seen().await),
-        told(&storage.refusal()),
+    let mut contents = vec![
+        text(&jobs(storage, &JobFilter::default(), 100).await),
+        text(&storage.unfinished_jobs().await),
+        text(&leases(storage, &LeaseFilter::default(), 100).await),
+        text(&storage.open_leases().await),
+        text(&storage.has_leases().await),
+        text(&storage.stored_machines().await),
+        text(&storage.fence_floor().await),
+        text(&audit(storage, &AuditFilter::default(), 100).await),
+        text(&storage.tokens().await),
+        text(&storage.last_seen().await),
+        text(&storage.refusal()),
     ];
-    // The leases that jobs have.
+    // Only these leases have jobs.
     for n in (0..LEASES).step_by(2) {
         let lease = lease(n, LeaseState::Queued, None).id;
-        shown.push(told(&storage.snapshots_made_under(&identity(0), lease).await));
+        contents.push(text(&storage.snapshots_made_under(&identity(0), lease).await));
     }
-    shown
+    contents
 }
 
 async fn jobs(
@@ -183,64 +183,81 @@ async fn audit(
     }
 }
 
-/// A result in words. Of an error only the kind: its words are the implementation's own.
-fn told<T: Tellable>(result: &T) -> String {
-    result.tell()
+/// A result as text. For an error the text contains only the kind, because the messages depend on
+/// the implementation.
+fn text<T: ResultText>(result: &T) -> String {
+    result.text()
 }
 
-trait Tellable {
-    fn tell(&self) -> String;
+trait ResultText {
+    fn text(&self) -> String;
 }
 
-impl<T: Debug> Tellable for Result<T, StorageError> {
-    fn tell(&self) -> String {
+impl<T: Debug> ResultText for Result<T, StorageError> {
+    fn text(&self) -> String {
         match self {
             Ok(value) => format!("{value:?}"),
             Err(StorageError::Refused { .. }) => "refused".to_owned(),
-            Err(StorageError::Conflict(_)) => "contradiction".to_owned(),
+            Err(StorageError::Conflict(_)) => "conflict".to_owned(),
             Err(StorageError::Unreadable { what, .. }) => format!("{what} is unreadable"),
             Err(error) => error.to_string(),
         }
     }
 }
 
-impl Tellable for Option<String> {
-    fn tell(&self) -> String {
-        if self.is_some() { "refuses writes" } else { "takes writes" }.to_owned()
+impl ResultText for Option<String> {
+    fn text(&self) -> String {
+        if self.is_some() { "refuses writes" } else { "accepts writes" }.to_owned()
     }
 }
 
 const JOBS: u32 = 4;
 const LEASES: u32 = 5;
 
-/// Any call. The strategies of its parts are boxed: as one value they overflow the stack of a test.
+/// Any call. The strategies of its parts are boxed, because one large value would overflow the
+/// stack of a test.
 pub fn any_operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        4 => (prop_oneof![2 => new_job(), 1 => known_job()], option::of(key()), option::of(record()))
-            .prop_map(|(job, key, overridden)| Operation::InsertJob { job, key, overridden }),
+        4 => insert_job(),
         3 => prop_oneof![new_job(), known_job()].prop_map(Operation::UpdateJob),
         6 => job_of_snapshots().prop_map(Operation::UpdateJob),
         6 => step().prop_map(Operation::SaveLeases),
         1 => vec(record(), 0..3).prop_map(Operation::AppendAudit),
         2 => token().prop_map(Operation::InsertToken),
         1 => (name(), any_time()).prop_map(|(name, now)| Operation::RevokeToken { name, now }),
-        1 => (name(), digest(), any_time(), option::of(any_time())).prop_map(|(name, digest, now, expires_at)| {
-            Operation::RotateToken { name, digest, now, expires_at }
-        }),
-        1 => vec((token_id(), digest(), any_time()).prop_map(|(id, digest, at)| TokenUse { id, digest, at }), 0..4)
-            .prop_map(Operation::MarkTokensUsed),
+        1 => (name(), digest(), any_time(), option::of(any_time())).prop_map(
+            |(name, digest, now, expires_at)| {
+                Operation::RotateToken { name, digest, now, expires_at }
+            },
+        ),
+        1 => vec(token_use(), 0..4).prop_map(Operation::MarkTokensUsed),
         2 => (now(), retention()).prop_map(|(now, retention)| Operation::Purge { now, retention }),
-        2 => (now(), audit_retention()).prop_map(|(now, retention)| Operation::PurgeAudit { now, retention }),
-        1 => any_time().prop_map(Operation::NoteSeen),
-        1 => (job_filter(), 1..4_u32).prop_map(|(filter, page)| Operation::ListJobs { filter, page }),
-        1 => (lease_filter(), 1..4_u32).prop_map(|(filter, page)| Operation::ListLeases { filter, page }),
-        1 => (audit_filter(), 1..6_u32).prop_map(|(filter, page)| Operation::ListAudit { filter, page }),
+        2 => (now(), audit_retention())
+            .prop_map(|(now, retention)| Operation::PurgeAudit { now, retention }),
+        1 => any_time().prop_map(Operation::RecordLastSeen),
+        1 => (job_filter(), 1..4_u32)
+            .prop_map(|(filter, page)| Operation::ListJobs { filter, page }),
+        1 => (lease_filter(), 1..4_u32)
+            .prop_map(|(filter, page)| Operation::ListLeases { filter, page }),
+        1 => (audit_filter(), 1..6_u32)
+            .prop_map(|(filter, page)| Operation::ListAudit { filter, page }),
         2 => key().prop_map(Operation::FindKey),
         3 => (0..JOBS).prop_map(Operation::ReadOne),
     ]
 }
 
-/// Times that are equal to the microsecond or not, and nearly so.
+fn insert_job() -> BoxedStrategy<Operation> {
+    let job = prop_oneof![2 => new_job(), 1 => known_job()];
+    (job, option::of(key()), option::of(record()))
+        .prop_map(|(job, key, overridden)| Operation::InsertJob { job, key, overridden })
+        .boxed()
+}
+
+fn token_use() -> impl Strategy<Value = TokenUse> {
+    (token_id(), digest(), any_time()).prop_map(|(id, digest, at)| TokenUse { id, digest, at })
+}
+
+/// Times that differ by less than a microsecond or by slightly more.
 fn near() -> impl Strategy<Value = Timestamp> {
     (0..4_i64).prop_map(|n| start() + SignedDuration::from_nanos(n * 700))
 }
@@ -257,31 +274,31 @@ fn name() -> impl Strategy<Value = String> {
     select(vec!["ci".to_owned(), "boss".to_owned()])
 }
 
-/// A job of few. What never changes of a job follows from its number.
+/// One of a few jobs. The fields that never change depend only on the number of the job.
 fn known_job() -> BoxedStrategy<Box<Job>> {
     let ends = (near(), option::of(near()), any::<bool>());
     (0..JOBS, any_job(), near(), ends, reference(), name())
         .prop_map(
             |(n, any, created_at, (updated_at, finished_at, is_near), reference, requested_by)| {
                 let Job { id, target, .. } = queued(n);
-                // Its id is written as that of a machine.
+                // The datastore has the same id as a machine.
                 let datastore = JobTarget::Datastore(DatastoreId::from_backend("0"));
                 let target = if n == 3 { datastore } else { target };
                 let lease = (n % 2 == 0).then(|| lease(n % LEASES, LeaseState::Queued, None).id);
                 let mut job = Job { id, target, lease, created_at, reference, requested_by, ..any };
                 if is_near {
-                    // With times at the ends of all time, every job would be old.
+                    // Without this, nearly all times would be far away, and every job would be old.
                     (job.updated_at, job.finished_at) = (updated_at, finished_at);
                 }
-                add_what_is_not_kept(&mut job);
+                add_values_that_are_not_stored(&mut job);
                 Box::new(job)
             },
         )
         .boxed()
 }
 
-/// Puts in what no storage keeps of a job.
-fn add_what_is_not_kept(job: &mut Job) {
+/// Sets fields that no storage keeps.
+fn add_values_that_are_not_stored(job: &mut Job) {
     if let JobRequest::Shutdown { force_after: Some(after) } = &mut job.request {
         *after += Duration::from_nanos(1);
     }
@@ -293,14 +310,14 @@ fn add_what_is_not_kept(job: &mut Job) {
     }
 }
 
-/// A job that has no end.
+/// A job that has not ended.
 fn new_job() -> BoxedStrategy<Box<Job>> {
     (known_job(), select(vec![JobState::Queued, JobState::Running]))
         .prop_map(|(job, state)| Box::new(Job { state, ..*job }))
         .boxed()
 }
 
-/// A job that made or removed snapshots.
+/// A job that created or removed snapshots.
 fn job_of_snapshots() -> BoxedStrategy<Box<Job>> {
     let snapshot = select(vec!["1", "1", "2"]).prop_map(SnapshotId::from_backend);
     let request = (0..8, snapshot.clone()).prop_map(|(kind, snapshot)| match kind {

@@ -1,5 +1,5 @@
-//! Jobs and leases: plain ones, and arbitrary jobs with every field and variant. The unit tests of
-//! the store include this file too.
+//! Sample jobs and leases, and a generator of arbitrary jobs with every field and variant. The unit
+//! tests of the store include this file too.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,12 +26,12 @@ use otter::domain::origin::{Actor, RequestId, RequestOrigin};
 use otter::domain::power::PowerState;
 use otter::domain::scope::Scope;
 
-/// The first moment of the tests.
+/// The first time of the tests.
 pub fn start() -> Timestamp {
     "2026-03-01T12:00:00Z".parse().unwrap()
 }
 
-/// The n-th queued job of the tests, made n seconds after the start.
+/// The n-th queued job of the tests, created n seconds after the start.
 pub fn queued(n: u32) -> Job {
     let created_at = start() + SignedDuration::from_secs(n.into());
     Job {
@@ -115,7 +115,7 @@ pub fn lease(n: u32, state: LeaseState, ended_at: Option<Timestamp>) -> Lease {
     }
 }
 
-/// The same job with an end.
+/// The same job after its end.
 pub fn ended(mut job: Job, state: JobState, at: Timestamp) -> Job {
     job.state = state;
     job.updated_at = at;
@@ -123,7 +123,7 @@ pub fn ended(mut job: Job, state: JobState, at: Timestamp) -> Job {
     job
 }
 
-/// Any job at all.
+/// Any job.
 pub fn any_job() -> impl Strategy<Value = Job> {
     let identity = (
         any::<u128>(),
@@ -206,7 +206,7 @@ fn any_authority() -> impl Strategy<Value = Authority> {
     ])
 }
 
-/// To the nanosecond, and from the first time that there is to the last.
+/// Any time, to the nanosecond.
 pub fn any_time() -> impl Strategy<Value = Timestamp> {
     (Timestamp::MIN.as_nanosecond()..=Timestamp::MAX.as_nanosecond())
         .prop_map(|nanoseconds| Timestamp::from_nanosecond(nanoseconds).unwrap())

@@ -1,4 +1,4 @@
-//! The audit: facts are added and, in the end, deleted; never changed.
+//! The table of the audit. Records are added and deleted, and never changed.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use otter::storage::{AuditCursor, AuditEntry, AuditFilter, AuditPage};
 
 use super::tables::{AuditRow, Tables, ago, column, to_the_microsecond};
 
-/// The bytes that SQLite counts for a row, in addition to its texts.
+/// The size that the SQLite storage counts for a row without its texts, in bytes.
 const ROW_OVERHEAD: usize = 400;
 
-/// The length of an id's text.
+/// The length of the text of an id.
 const ID: usize = 36;
 
 impl Tables {
@@ -61,8 +61,8 @@ impl Tables {
         })
     }
 
-    /// Deletes facts, but never the last one. The storage looks at 500 of the oldest at a time, and
-    /// stops once it keeps any of these.
+    /// Deletes records, but never the last one. A batch is the 500 oldest records. The deletion
+    /// ends with the first batch that is not deleted completely.
     fn delete_oldest(&mut self, is_old: impl Fn(&AuditRow) -> bool) -> u64 {
         let last = self.audit.last_key_value().map(|(id, _)| *id);
         let mut deleted = 0;

@@ -1,4 +1,5 @@
-//! Jobs, the keys of the calls that started them, and the snapshots that they made under leases.
+//! The tables of jobs, of the keys of the calls that start them, and of the snapshots that they
+//! created under leases.
 
 use std::collections::BTreeSet;
 
@@ -11,14 +12,14 @@ use otter::storage::{
 };
 use otter::store::document;
 
-use super::tables::{Key, Row, Tables, by_arrival, call, contradiction, next_arrival};
+use super::tables::{Key, Row, Tables, by_arrival, call, conflict, next_arrival};
 
-/// The end of a job, in microseconds.
+/// The end of a job, in microseconds. `None` if it has not ended.
 pub fn ended_at(job: &Job) -> Option<i64> {
     job.state.is_end().then(|| job.finished_at.unwrap_or(job.updated_at).as_microsecond())
 }
 
-/// A job as it is read back: its document does not keep everything.
+/// A job as it is read from the storage: its document does not contain every value.
 fn read(job: &Job) -> Job {
     document::decode(document::VERSION, &document::encode(job).unwrap()).unwrap()
 }
@@ -31,10 +32,10 @@ impl Tables {
         audit: Vec<AuditRecord>,
     ) -> Result<(), StorageError> {
         if self.jobs.contains_key(&job.id) {
-            return Err(contradiction("there is a job of this id"));
+            return Err(conflict("a job with this id exists"));
         }
         if key.is_some_and(|key| self.keys.contains_key(&call(key))) {
-            return Err(contradiction("the key is known"));
+            return Err(conflict("the key exists"));
         }
         if let Some(key) = key {
             self.keys.insert(call(key), Key::new(key, job.id));
@@ -62,12 +63,12 @@ impl Tables {
             facts.push(AuditRecord::job_ended(job));
         }
         stored.record = job.clone();
-        self.note_snapshots(job);
+        self.record_snapshots(job);
         self.append_audit(facts.clone());
         Ok(facts)
     }
 
-    fn note_snapshots(&mut self, job: &Job) {
+    fn record_snapshots(&mut self, job: &Job) {
         let Some(machine) = job.target.machine().filter(|_| job.state == JobState::Succeeded)
         else {
             return;
@@ -113,11 +114,14 @@ impl Tables {
     }
 
     pub fn find_key(&self, key: &IdempotencyKey) -> Option<StoredKey> {
-        let job = self.keys.get(&call(key)).map(|kept| (KeyOwner::Job(kept.of), kept.fingerprint));
+        let job = self
+            .keys
+            .get(&call(key))
+            .map(|stored| (KeyOwner::Job(stored.owner), stored.fingerprint));
         let lease = self
             .lease_keys
             .get(&call(key))
-            .map(|kept| (KeyOwner::Lease(kept.of), kept.fingerprint));
+            .map(|stored| (KeyOwner::Lease(stored.owner), stored.fingerprint));
         let (owner, fingerprint) = job.or(lease)?;
         Some(StoredKey { owner, fingerprint_matches: fingerprint == key.fingerprint })
     }

@@ -1,4 +1,4 @@
-//! Leases, the keys of the calls that asked for them, and what is kept of machines.
+//! The tables of leases, of the keys of the calls that request them, and of the machines' state.
 
 use std::collections::BTreeMap;
 
@@ -8,34 +8,34 @@ use otter::storage::{ChangedLease, LeaseFilter, LeaseTransaction, StorageError, 
 use otter::store::document;
 
 use super::tables::{
-    Key, Row, Tables, by_arrival, call, column, contradiction, next_arrival, to_the_microsecond,
+    Key, Row, Tables, by_arrival, call, column, conflict, next_arrival, to_the_microsecond,
 };
 
-/// The end of a lease, in microseconds.
+/// The end of a lease, in microseconds. `None` if it has not ended.
 pub fn ended_at(lease: &Lease) -> Option<i64> {
     lease.state.is_end().then(|| lease.ended_at.unwrap_or(lease.measured_at).as_microsecond())
 }
 
-/// A lease as it is read back: its document does not keep everything.
+/// A lease as it is read from the storage: its document does not contain every value.
 fn read(lease: &Lease) -> Lease {
     document::decode_lease(document::VERSION, &document::encode_lease(lease).unwrap()).unwrap()
 }
 
 impl Tables {
-    pub fn save_leases(&mut self, step: LeaseTransaction) -> Result<(), StorageError> {
+    pub fn save_leases(&mut self, transaction: LeaseTransaction) -> Result<(), StorageError> {
         let LeaseTransaction { mut leases, machines, deleted_machines, fence_floor, key, audit } =
-            step;
-        // Those that let go of a machine before those that take it.
+            transaction;
+        // Leases that free a machine come before leases that take it.
         leases.sort_by_key(|change| change.held.is_some());
         let held = self.held_after(&leases)?;
         if let Some((key, lease)) = &key {
             if self.lease_keys.contains_key(&call(key)) {
-                return Err(contradiction("the key is known"));
+                return Err(conflict("the key exists"));
             }
             if !self.leases.contains_key(lease)
                 && leases.iter().all(|change| change.lease.id != *lease)
             {
-                return Err(contradiction("the key is of no lease"));
+                return Err(conflict("the lease of the key does not exist"));
             }
         }
         self.held = held;
@@ -70,7 +70,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Who holds what after these changes, made one after another.
+    /// The lease that holds each machine after these changes, applied one after the other.
     fn held_after(
         &self,
         changes: &[ChangedLease],
@@ -78,7 +78,7 @@ impl Tables {
         let mut all = self.held.clone();
         for ChangedLease { lease, held } in changes {
             if held.is_some() != lease.state.holds_machine() {
-                return Err(contradiction("a lease in this state holds a machine, or holds none"));
+                return Err(conflict("the state of the lease requires a machine or none"));
             }
             if self.leases.get(&lease.id).is_some_and(|row| row.record.state.is_end()) {
                 continue;
@@ -87,7 +87,7 @@ impl Tables {
             if let Some(machine) = held
                 && all.insert(machine.clone(), lease.id).is_some()
             {
-                return Err(contradiction("another lease holds the machine"));
+                return Err(conflict("another lease holds the machine"));
             }
         }
         Ok(all)

@@ -1,13 +1,12 @@
-//! A storage in memory whose disk can be full, and whose daemon can crash at each moment of a
-//! commit.
+//! A storage in memory. Its disk can be full, and its daemon can crash at each moment of a commit.
 //!
 //! ```text
-//! a write ─► waiting ──(time of a commit)──► committed ──(time of an answer)──► its caller hears of it
-//!               │ crash: a prefix of these is committed,      │ crash: it stays,
-//!               ▼ the others are lost                         ▼ and its caller never hears of it
+//! a write ─► waiting ──(time of a commit)──► committed ──(time of an answer)──► the caller returns
+//!               │ crash: a prefix of these is committed,      │ crash: the write stays committed,
+//!               ▼ the others are lost                         ▼ and the caller gets no result
 //! ```
-//! It has no thread, no randomness and no order by chance: the same calls at the same times give
-//! the same answers.
+//! It is deterministic: it has no threads and no randomness, so the same calls at the same times
+//! have the same results.
 
 mod audit;
 mod jobs;
@@ -40,27 +39,27 @@ use otter::storage::{
 
 use self::tables::Tables;
 
-/// Writes of one commit.
-const GROUP: usize = 256;
+/// The maximum number of writes in one commit.
+const MAX_WRITES_PER_COMMIT: usize = 256;
 
-/// The words of a full disk.
+/// The message of a full disk.
 const FULL: &str = "database or disk is full";
 
-/// What takes time.
+/// The operations that take time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     Read,
-    /// From the first write that waits to the commit. Writes that come meanwhile wait for the next
+    /// From the first waiting write to the commit. Writes that start meanwhile wait for the next
     /// commit.
     Commit,
-    /// From the commit to its answer.
+    /// From the commit to the return of its callers.
     Answer,
 }
 
-/// Chooses how long each moment takes.
+/// Chooses how long each operation takes.
 pub type Latency = Box<dyn FnMut(Moment) -> Duration + Send>;
 
-/// A write that was committed just now.
+/// A write that was just committed.
 #[derive(Clone, Copy, Debug)]
 pub enum Committed<'a> {
     NewJob(&'a Job),
@@ -68,33 +67,33 @@ pub enum Committed<'a> {
     Leases(&'a LeaseTransaction),
 }
 
-/// Observes each commit of a job or of leases, whether its caller hears of it or not.
+/// Observes each commit of a job or of leases, even if its caller gets no result.
 pub type Watcher = Box<dyn FnMut(Committed<'_>) + Send>;
 
-/// What outlives a crash. Clones share it.
+/// The state that survives a crash. Clones share it.
 #[derive(Clone)]
 pub struct Disk(Arc<Mutex<Inner>>);
 
 struct Inner {
     committed: Tables,
-    /// The writes that are not committed, in the order in which they were handed over. Their number
-    /// is bounded by that of the tasks of the daemon.
+    /// The writes that are not committed, in the order of their calls. Each task of the daemon has
+    /// at most one, so their number is bounded.
     waiting: VecDeque<Write>,
     latency: Latency,
     is_full: bool,
     refusal: Option<String>,
-    /// Counts the crashes. A handle of an earlier life gets nothing any more.
+    /// The number of crashes. A handle from before a crash is closed.
     life: u64,
-    /// No more writes are taken in this life.
+    /// Whether the storage accepts no more writes until the next crash.
     is_closed: bool,
-    /// Wakes the writer of this life.
+    /// Wakes the writer.
     work: Arc<Notify>,
 }
 
-/// One write: gets the tables, or why it is refused, and gives its answer.
+/// One write. It gets the tables, or the reason why it is refused, and returns its answer.
 type Write = Box<dyn FnOnce(Result<&mut Tables, StorageError>) -> Answer + Send>;
 
-/// Tells the caller of a write how it came out.
+/// Sends the result of a write to its caller.
 type Answer = Box<dyn FnOnce() + Send>;
 
 impl Disk {
@@ -112,31 +111,30 @@ impl Disk {
         })))
     }
 
-    /// Lets this watcher observe each commit from now on.
+    /// Calls the watcher for each commit from now on.
     pub fn watch(&self, watcher: impl FnMut(Committed<'_>) + Send + 'static) {
         self.lock().committed.watcher = Some(Box::new(watcher));
     }
 
-    /// Opens what is committed, for a daemon that starts. An earlier handle is as if it had
-    /// crashed.
+    /// Opens the committed state for a daemon that starts. Earlier handles behave as after a crash.
     pub fn open(&self, clock: Clock) -> InMemory {
         self.crash(0);
         InMemory { disk: self.clone(), life: self.lock().life, clock }
     }
 
-    /// Fills the disk, or makes room on it. While it is full, commits are refused.
+    /// Sets whether the disk is full. While it is full, commits are refused.
     pub fn set_full(&self, is_full: bool) {
         self.lock().is_full = is_full;
     }
 
-    /// How many writes are not committed.
+    /// The number of writes that are not committed.
     pub fn waiting(&self) -> usize {
         self.lock().waiting.len()
     }
 
-    /// The daemon dies: of the writes that are not committed, the first `survivors` are, and the
-    /// others are lost. No caller hears of any of them: every call of an open handle fails as
-    /// `Closed` or never returns.
+    /// The daemon crashes. The first `survivors` of the waiting writes are committed, and the
+    /// others are lost. No caller gets a result: every call of an open handle fails as `Closed` or
+    /// never returns.
     pub fn crash(&self, survivors: usize) {
         let mut inner = self.lock();
         if !inner.is_full {
@@ -154,7 +152,7 @@ impl Disk {
 }
 
 impl Inner {
-    /// Commits the first `count` writes, each as a whole or not at all.
+    /// Commits the first `count` writes, each of them completely or not at all.
     fn commit(&mut self, count: usize) -> Vec<Answer> {
         let count = count.min(self.waiting.len());
         let writes: Vec<Write> = self.waiting.drain(..count).collect();
@@ -171,7 +169,7 @@ impl Inner {
     }
 }
 
-/// A handle over a disk, for one life of the daemon. Clones share it.
+/// A handle of a disk, for one run of the daemon. Clones share it.
 #[derive(Clone)]
 pub struct InMemory {
     disk: Disk,
@@ -180,12 +178,12 @@ pub struct InMemory {
 }
 
 impl InMemory {
-    /// Commits writes until `stop` is cancelled, then those that were accepted before, and returns.
-    /// Without it running, writes wait. Returns too when the daemon has crashed.
+    /// Commits writes until `stop` is cancelled, then commits the accepted writes, and returns.
+    /// Also returns after a crash. Writes wait while this does not run.
     pub async fn run(&self, stop: CancellationToken) {
         while let Ok((waiting, is_closed, work)) = self.state() {
             if waiting > 0 {
-                self.commit(waiting.min(GROUP)).await;
+                self.commit(waiting.min(MAX_WRITES_PER_COMMIT)).await;
             } else if is_closed {
                 return;
             } else {
@@ -202,7 +200,7 @@ impl InMemory {
         }
     }
 
-    /// How many writes wait, whether no more come, and what wakes the writer.
+    /// The number of waiting writes, whether the storage is closed, and the writer's wake-up.
     fn state(&self) -> Result<(usize, bool, Arc<Notify>), StorageError> {
         let inner = self.live()?;
         Ok((inner.waiting.len(), inner.is_closed, Arc::clone(&inner.work)))
@@ -242,8 +240,8 @@ impl InMemory {
         if inner.life == self.life { Ok(inner) } else { Err(StorageError::Closed) }
     }
 
-    /// Hands a write over, and waits for its answer. A write that fails must leave the tables as
-    /// they are.
+    /// Adds a write to the queue, and waits for its answer. A write that fails must not change the
+    /// tables.
     async fn write<T: Send + 'static>(
         &self,
         write: impl FnOnce(&mut Tables) -> Result<T, StorageError> + Send + 'static,
@@ -256,7 +254,7 @@ impl InMemory {
             }
             inner.waiting.push_back(Box::new(move |tables| {
                 let result = tables.and_then(write);
-                // A caller that went away needs no answer.
+                // The caller may be dropped already.
                 Box::new(move || drop(reply.send(result)))
             }));
             inner.work.notify_one();
@@ -284,7 +282,7 @@ impl Storage for InMemory {
         let (job, key) = (job.clone(), key.cloned());
         self.write(move |tables| {
             tables.insert_job(job.clone(), key.as_ref(), audit)?;
-            tables.tell(Committed::NewJob(&job));
+            tables.notify_watcher(Committed::NewJob(&job));
             Ok(())
         })
         .await
@@ -294,7 +292,7 @@ impl Storage for InMemory {
         let job = job.clone();
         self.write(move |tables| {
             let facts = tables.update_job(&job)?;
-            tables.tell(Committed::Job(&job));
+            tables.notify_watcher(Committed::Job(&job));
             Ok(facts)
         })
         .await
@@ -303,7 +301,7 @@ impl Storage for InMemory {
     async fn commit_leases(&self, step: LeaseTransaction) -> Result<(), StorageError> {
         self.write(move |tables| {
             tables.save_leases(step.clone())?;
-            tables.tell(Committed::Leases(&step));
+            tables.notify_watcher(Committed::Leases(&step));
             Ok(())
         })
         .await

@@ -1,4 +1,4 @@
-//! Deletes ended jobs and leases, and old keys.
+//! Deletes ended jobs and leases, and keys, whose retention is over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::tables::{Call, Key, Row, Tables, ago};
 use super::{jobs, leases};
 
 impl Tables {
-    /// How many jobs, and how many of their keys, are deleted.
+    /// Deletes jobs and their keys. Returns the number of each.
     pub fn purge_jobs(
         &mut self,
         now: Timestamp,
@@ -28,7 +28,7 @@ impl Tables {
         )
     }
 
-    /// How many leases, and how many of their keys, are deleted.
+    /// Deletes leases and their keys. Returns the number of each.
     pub fn purge_leases(
         &mut self,
         now: Timestamp,
@@ -55,14 +55,14 @@ fn purge<I: Ord + Copy, T>(
     let has_ended = |rows: &BTreeMap<I, Row<T>>, id: &I| {
         rows.get(id).is_some_and(|row| ended_at(&row.record).is_some())
     };
-    keys.retain(|_, key| key.created_at >= called_before || !has_ended(rows, &key.of));
-    let of_keys: BTreeSet<I> = keys.values().map(|key| key.of).collect();
+    keys.retain(|_, key| key.created_at >= called_before || !has_ended(rows, &key.owner));
+    let owners: BTreeSet<I> = keys.values().map(|key| key.owner).collect();
     let mut delete = |kept: u32, before: i64| {
         let mut ends: Vec<(i64, I)> =
             rows.iter().filter_map(|(id, row)| Some((ended_at(&row.record)?, *id))).collect();
         ends.sort_by_key(|end| std::cmp::Reverse(*end));
         let surplus = ends.into_iter().skip(kept as usize);
-        let old = surplus.filter(|(at, id)| *at < before && !of_keys.contains(id));
+        let old = surplus.filter(|(at, id)| *at < before && !owners.contains(id));
         old.map(|(_, id)| rows.remove(&id)).count() as u64
     };
     let deleted = delete(*at_least, ended_before) + delete((*at_most).max(*at_least), i64::MAX);

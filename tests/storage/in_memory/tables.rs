@@ -1,4 +1,4 @@
-//! What is committed. The rules of each table are in the file of its name; a write that fails
+//! The committed state. The rules of each table are in the file with its name. A write that fails
 //! changes nothing.
 
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ pub struct Tables {
     pub keys: BTreeMap<Call, Key<JobId>>,
     pub leases: BTreeMap<LeaseId, Row<Lease>>,
     pub lease_keys: BTreeMap<Call, Key<LeaseId>>,
-    /// Which lease holds a machine.
+    /// The lease that holds each machine.
     pub held: BTreeMap<String, LeaseId>,
     pub machines: BTreeMap<String, StoredMachine>,
     pub fence_floor: u64,
@@ -34,7 +34,7 @@ pub struct Tables {
 }
 
 impl Tables {
-    pub fn tell(&mut self, committed: Committed<'_>) {
+    pub fn notify_watcher(&mut self, committed: Committed<'_>) {
         if let Some(watcher) = &mut self.watcher {
             watcher(committed);
         }
@@ -43,31 +43,31 @@ impl Tables {
 
 /// A job or a lease.
 pub struct Row<T> {
-    /// Its place in the order of the first commits.
+    /// The position in the order of the first commits.
     pub arrival: u64,
     pub record: T,
 }
 
 pub struct AuditRow {
     pub record: AuditRecord,
-    /// The bytes of this row and of all before it.
+    /// The bytes of this row and of all rows before it.
     pub total_bytes: u64,
 }
 
-/// Caller, method, path and key of a call.
+/// The caller, method, path and key of a call.
 pub type Call = (String, String, String, String);
 
 pub struct Key<I> {
-    /// What the call started.
-    pub of: I,
+    /// The job or lease that the call started.
+    pub owner: I,
     pub fingerprint: [u8; 32],
     /// In microseconds.
     pub created_at: i64,
 }
 
 impl<I> Key<I> {
-    pub fn new(key: &IdempotencyKey, of: I) -> Self {
-        Self { of, fingerprint: key.fingerprint, created_at: key.created_at.as_microsecond() }
+    pub fn new(key: &IdempotencyKey, owner: I) -> Self {
+        Self { owner, fingerprint: key.fingerprint, created_at: key.created_at.as_microsecond() }
     }
 }
 
@@ -90,21 +90,21 @@ pub fn by_arrival<'a, T: 'a>(
     rows.into_iter().map(|row| &row.record)
 }
 
-pub fn contradiction(what: &str) -> StorageError {
+pub fn conflict(what: &str) -> StorageError {
     StorageError::Conflict(Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(what)))
 }
 
-/// A time as columns keep it.
+/// A time with the precision of a column.
 pub fn to_the_microsecond(time: Timestamp) -> Timestamp {
     Timestamp::from_microsecond(time.as_microsecond()).unwrap()
 }
 
-/// The time this long ago, in microseconds.
+/// The time that was this long ago, in microseconds.
 pub fn ago(now: Timestamp, duration: Duration) -> i64 {
     now.as_microsecond().saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX))
 }
 
-/// A number as columns keep it.
+/// A number within the range of a column.
 pub fn column(number: u64) -> u64 {
     number.min(i64::MAX.unsigned_abs())
 }

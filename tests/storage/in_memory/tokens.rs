@@ -1,4 +1,4 @@
-//! Tokens. Each change of one is audited.
+//! The table of tokens. Each change of a token is audited.
 
 use jiff::Timestamp;
 
@@ -7,24 +7,24 @@ use otter::domain::audit::AuditAction;
 use otter::domain::scope::Scope;
 use otter::storage::{StorageError, StoredToken, TokenUse};
 
-use super::tables::{Tables, contradiction, to_the_microsecond};
+use super::tables::{Tables, conflict, to_the_microsecond};
 
 impl Tables {
     pub fn insert_token(&mut self, token: StoredToken) -> Result<bool, StorageError> {
-        if self.in_force(&token.name).is_some() {
+        if self.unrevoked(&token.name).is_some() {
             return Ok(false);
         }
         if self.tokens.iter().any(|other| other.id == token.id || other.digest == token.digest) {
-            return Err(contradiction("there is a token of this id or secret"));
+            return Err(conflict("a token with this id or secret exists"));
         }
         let fact = token.audit_record(token.created_at, AuditAction::TokenCreated);
-        self.tokens.push(kept(token));
+        self.tokens.push(as_stored(token));
         self.append_audit(vec![fact]);
         Ok(true)
     }
 
     pub fn revoke_token(&mut self, name: &str, now: Timestamp) -> bool {
-        let Some(place) = self.in_force(name) else { return false };
+        let Some(place) = self.unrevoked(name) else { return false };
         let fact = self.tokens[place].audit_record(now, AuditAction::TokenRevoked);
         self.tokens[place].revoked_at = Some(to_the_microsecond(now));
         self.append_audit(vec![fact]);
@@ -38,14 +38,14 @@ impl Tables {
         now: Timestamp,
         expires_at: Option<Timestamp>,
     ) -> Result<bool, StorageError> {
-        let Some(place) = self.in_force(name) else { return Ok(false) };
+        let Some(place) = self.unrevoked(name) else { return Ok(false) };
         if self
             .tokens
             .iter()
             .enumerate()
             .any(|(other, token)| other != place && token.digest == digest)
         {
-            return Err(contradiction("there is a token of this secret"));
+            return Err(conflict("a token with this secret exists"));
         }
         let token = &mut self.tokens[place];
         token.digest = digest;
@@ -71,13 +71,13 @@ impl Tables {
         tokens
     }
 
-    fn in_force(&self, name: &str) -> Option<usize> {
+    fn unrevoked(&self, name: &str) -> Option<usize> {
         self.tokens.iter().position(|token| token.name == name && token.revoked_at.is_none())
     }
 }
 
-/// A token as it is read back.
-fn kept(token: StoredToken) -> StoredToken {
+/// A token as it is read from the storage.
+fn as_stored(token: StoredToken) -> StoredToken {
     let scope = match token.scope {
         Scope::All => Scope::All,
         Scope::Selected { machines, pools } => Scope::new(machines, pools),
