@@ -1,6 +1,6 @@
 //! Time and randomness, as a value that is passed to the code. Tests control it. `.clippy.toml`
 //! forbids direct access to the system clock.
-#![expect(clippy::disallowed_methods, reason = "the one place where the real clock is read")]
+#![expect(clippy::disallowed_methods, reason = "only this file reads the system clock")]
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};

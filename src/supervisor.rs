@@ -307,7 +307,7 @@ impl Supervisor {
         self.notify(&[NotifyState::Ready]);
     }
 
-    /// Sees the daemon through to its end, and tells how it came to that.
+    /// Runs until the shutdown is complete, and returns its result.
     pub async fn run(&self, mut signals: Signals) -> Shutdown {
         tokio::select! {
             biased;

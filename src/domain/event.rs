@@ -10,7 +10,7 @@ use super::ids::{DatastoreId, JobId, LeaseId, MachineId, SnapshotId};
 use super::job::Job;
 use super::lease::Lease;
 
-/// One change.
+/// One event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     pub at: Timestamp,
@@ -163,7 +163,7 @@ impl Subject {
     /// The approximate number of bytes that an event with this subject takes in memory.
     #[must_use]
     pub fn memory_size(&self) -> usize {
-        let kept = match self {
+        let content = match self {
             Self::Machine(id) | Self::MachineRemoved(id) => id.size(),
             Self::Snapshot(machine, id) | Self::SnapshotRemoved(machine, id) => {
                 machine.size() + id.size()
@@ -183,7 +183,7 @@ impl Subject {
             Self::Session => 0,
             Self::Placement(change) => placement_memory_size(change),
         };
-        size_of::<Event>() + kept
+        size_of::<Event>() + content
     }
 }
 

@@ -101,7 +101,7 @@ macro_rules! uuid_id {
                 Self(uuid)
             }
 
-            /// The UUID itself.
+            /// The UUID of this id.
             #[must_use]
             pub const fn uuid(self) -> Uuid {
                 self.0

@@ -143,7 +143,7 @@ impl JobTarget {
 }
 
 impl TargetId {
-    /// The word for the kind of the target, as it is stored.
+    /// The stored word for the kind of the target.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -456,7 +456,7 @@ pub struct JobResult {
     pub ip_address: Option<String>,
 }
 
-/// A host call, as it is committed to the store before otter makes it.
+/// A host call that is committed to the store before otter makes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
     pub call: HostCall,

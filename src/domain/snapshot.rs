@@ -140,7 +140,7 @@ impl Snapshots {
     }
 }
 
-/// One segment of a path: a `%` of the name is `%25`, a `/` is `%2F`.
+/// One segment of a path: the name, with `%` written as `%25` and `/` as `%2F`.
 pub(super) fn path_segment(name: &str) -> String {
     name.replace('%', "%25").replace('/', "%2F")
 }
@@ -176,8 +176,8 @@ mod tests {
         Snapshots { current: None, items }
     }
 
-    /// A forest whose few names come again and again, some of them hostile: with the id of another,
-    /// with slashes, with what looks like an escape.
+    /// A forest with few different names. Some of them are hostile: they equal an id, contain
+    /// slashes, or look like an escape.
     fn any_tree() -> impl Strategy<Value = Snapshots> {
         let name = prop::sample::select(vec!["a", "b", "a/b", "%", "%2F", "a%2fb", "id-1", ""]);
         let item = (name, prop::option::weighted(0.9, any::<prop::sample::Index>()));

@@ -340,9 +340,9 @@ mod tests {
             ]
         );
         let cancelled =
-            all(&store).await.into_iter().filter(|fact| fact.action == JobCancelRequested);
+            all(&store).await.into_iter().filter(|record| record.action == JobCancelRequested);
         let requests: Vec<_> =
-            cancelled.map(|fact| (fact.actor, fact.request_id, fact.job)).collect();
+            cancelled.map(|record| (record.actor, record.request_id, record.job)).collect();
         let expected = [(7, queued(2).id), (9, queued(1).id)].map(|(number, job)| {
             let Actor { name, origin } = actor("boss", number);
             (Some(name), origin.request_id, Some(job))

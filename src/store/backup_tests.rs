@@ -68,12 +68,12 @@ async fn filled(directory: &Path) {
     for lease in leases() {
         let machine = format!("uuid:{}", lease.id);
         let row = ChangedLease::new(lease.clone(), Some(machine.clone()));
-        let kept = StoredMachine {
+        let stored = StoredMachine {
             fence: 5,
             quarantine: (lease.state == LeaseState::Releasing).then(by_operator),
             ..StoredMachine::default()
         };
-        let machines = [(machine, kept)].into();
+        let machines = [(machine, stored)].into();
         store
             .save_leases(LeaseTransaction {
                 leases: vec![row],
@@ -152,8 +152,8 @@ async fn a_restored_store_has_no_unfinished_work() {
     let machines = store.stored_machines().await.unwrap();
     for before in leases() {
         let after = store.lease(before.id).await.unwrap().unwrap();
-        let kept = &machines[&format!("uuid:{}", before.id)];
-        let reason = kept.quarantine.as_ref().map(|quarantine| quarantine.reason.as_str());
+        let stored = &machines[&format!("uuid:{}", before.id)];
+        let reason = stored.quarantine.as_ref().map(|quarantine| quarantine.reason.as_str());
         if before.state == LeaseState::Released {
             assert_eq!((after, reason), (before, None));
             continue;

@@ -1,4 +1,4 @@
-//! The failures of the state directory and the database. The messages tell the operator what to do.
+//! The failures of the state directory and the database. Each message contains the remedy.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Examines a state directory without a change: whether otter can use it, and what it contains.
+//! Examines a state directory without a change: its contents, and whether otter can use it.
 
 use std::path::Path;
 

@@ -99,14 +99,14 @@ pub struct UpdateJob {
     id: JobId,
     row: Row,
     /// The audit records that this update may add, in order.
-    facts: Vec<(AuditRecord, FactCondition)>,
+    records: Vec<(AuditRecord, RecordCondition)>,
     /// The change of the snapshots' origins, if the job ends with one.
     origin: Option<SnapshotOriginChange>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 /// The condition under which an update adds an audit record.
-enum FactCondition {
+enum RecordCondition {
     /// The stored job is queued.
     Start,
     /// The stored job has no cancellation request.
@@ -121,25 +121,26 @@ impl UpdateJob {
         // be read.
         let may_start =
             job.state == JobState::Running && job.steps.is_empty() && job.intent.is_none();
-        let start = may_start.then(|| (AuditRecord::job_started(job), FactCondition::Start));
+        let start = may_start.then(|| (AuditRecord::job_started(job), RecordCondition::Start));
         let cancel = AuditRecord::job_cancel_requested(job)
-            .map(|record| (record, FactCondition::CancelRequest));
-        let end = job.state.is_end().then(|| (AuditRecord::job_ended(job), FactCondition::End));
-        let facts = start.into_iter().chain(cancel).chain(end).collect();
+            .map(|record| (record, RecordCondition::CancelRequest));
+        let end = job.state.is_end().then(|| (AuditRecord::job_ended(job), RecordCondition::End));
+        let records = start.into_iter().chain(cancel).chain(end).collect();
         Ok(Self {
             id: job.id,
             row: Row::from_job(job)?,
-            facts,
+            records,
             origin: SnapshotOriginChange::from_job(job),
         })
     }
 
     /// The audit records whose condition is true for the stored job.
-    async fn facts_to_add(
+    async fn records_to_add(
         &self,
         transaction: &mut Transaction<'_>,
     ) -> Result<Result<Vec<AuditRecord>, StorageError>, sqlx::Error> {
-        let stored = if self.facts.iter().all(|(_, transition)| *transition == FactCondition::End) {
+        let stored = if self.records.iter().all(|(_, condition)| *condition == RecordCondition::End)
+        {
             None
         } else {
             let row = sqlx::query("SELECT id, document_version, document FROM jobs WHERE id = $1")
@@ -151,16 +152,16 @@ impl UpdateJob {
                 Err(error) => return Ok(Err(error)),
             }
         };
-        let is_new = |transition: &FactCondition| match transition {
-            FactCondition::Start => {
+        let is_new = |condition: &RecordCondition| match condition {
+            RecordCondition::Start => {
                 stored.as_ref().is_some_and(|job| job.state == JobState::Queued)
             }
-            FactCondition::CancelRequest => {
+            RecordCondition::CancelRequest => {
                 stored.as_ref().is_some_and(|job| job.cancel_requested_at.is_none())
             }
-            FactCondition::End => true,
+            RecordCondition::End => true,
         };
-        let new = self.facts.iter().filter(|(_, transition)| is_new(transition));
+        let new = self.records.iter().filter(|(_, condition)| is_new(condition));
         Ok(Ok(new.map(|(record, _)| record.clone()).collect()))
     }
 }
@@ -172,7 +173,7 @@ impl Write for UpdateJob {
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<Self::Output, sqlx::Error> {
         let row = &self.row;
-        let audited = match self.facts_to_add(transaction).await? {
+        let audited = match self.records_to_add(transaction).await? {
             Ok(audited) => audited,
             Err(error) => return Ok(Err(error)),
         };

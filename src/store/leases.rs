@@ -67,8 +67,8 @@ struct MachineRow {
 }
 
 impl MachineRow {
-    fn new(machine: String, kept: &StoredMachine) -> Result<Self, StorageError> {
-        let StoredMachine { fence, last_lease_end, quarantine, absent_since } = kept;
+    fn new(machine: String, stored: &StoredMachine) -> Result<Self, StorageError> {
+        let StoredMachine { fence, last_lease_end, quarantine, absent_since } = stored;
         let quarantine = quarantine
             .as_ref()
             .map(document::encode_quarantine)
@@ -105,7 +105,7 @@ impl SaveLeases {
             leases: leases.into_iter().map(Row::from_change).collect::<Result<_, _>>()?,
             machines: machines
                 .into_iter()
-                .map(|(machine, kept)| MachineRow::new(machine, &kept))
+                .map(|(machine, stored)| MachineRow::new(machine, &stored))
                 .collect::<Result<_, _>>()?,
             deleted_machines,
             fence_floor,
@@ -263,13 +263,13 @@ pub fn read_machine(row: &SqliteRow) -> Result<(String, StoredMachine), StorageE
         .map(document::decode_quarantine)
         .transpose()
         .map_err(|source| StorageError::unreadable(format!("machine {machine}"), source))?;
-    let kept = StoredMachine {
+    let stored = StoredMachine {
         fence: u64::try_from(fence).unwrap_or_default(),
         last_lease_end: last.and_then(|last| Timestamp::from_microsecond(last).ok()),
         quarantine,
         absent_since: absent.and_then(|absent| Timestamp::from_microsecond(absent).ok()),
     };
-    Ok((machine, kept))
+    Ok((machine, stored))
 }
 
 /// Decodes a lease from the columns `id`, `document_version` and `document`.

@@ -193,7 +193,7 @@ async fn assert_complete(store: &Store, schema: i64) {
         [queued(1)],
         "schema {schema}"
     );
-    let found = store.find_key(&key("/jobs")).await.unwrap().map(|kept| kept.owner);
+    let found = store.find_key(&key("/jobs")).await.unwrap().map(|stored| stored.owner);
     assert_eq!(found, Some(KeyOwner::Job(second.id)), "schema {schema}");
     if schema >= WITH_TOKENS {
         let tokens = store.tokens().await.unwrap();
@@ -209,7 +209,7 @@ async fn assert_complete(store: &Store, schema: i64) {
         assert_eq!(open, expected, "in order of arrival, schema {schema}");
         let released = lease(7, LeaseState::Released, Some(start()));
         assert_eq!(store.lease(released.id).await.unwrap(), Some(released), "schema {schema}");
-        let found = store.find_key(&key("/leases")).await.unwrap().map(|kept| kept.owner);
+        let found = store.find_key(&key("/leases")).await.unwrap().map(|stored| stored.owner);
         assert_eq!(found, Some(KeyOwner::Lease(expected[1])), "schema {schema}");
         let machines = store.stored_machines().await.unwrap();
         assert_eq!(machines["uuid:4"].fence, 41, "schema {schema}");

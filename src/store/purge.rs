@@ -279,11 +279,11 @@ mod tests {
 
     async fn save(store: &Store, lease: &Lease, key: Option<&str>) {
         let machine = format!("uuid:{}", lease.id);
-        let kept =
+        let stored =
             StoredMachine { fence: 7, last_lease_end: lease.ended_at, ..StoredMachine::default() };
         let row = ChangedLease::new(lease.clone(), Some(machine.clone()));
         let key = key.map(|name| (self::key(name), lease.id));
-        let machines = BTreeMap::from([(machine, kept)]);
+        let machines = BTreeMap::from([(machine, stored)]);
         let step =
             LeaseTransaction { leases: vec![row], machines, key, ..LeaseTransaction::default() };
         store.save_leases(step).await.unwrap();
@@ -368,7 +368,7 @@ mod tests {
             "the lease stays because of its key"
         );
         assert_eq!(
-            store.find_key(&key("done")).await.unwrap().map(|kept| kept.owner),
+            store.find_key(&key("done")).await.unwrap().map(|stored| stored.owner),
             Some(KeyOwner::Lease(done.id))
         );
         let late = start() + Duration::from_hours(25);

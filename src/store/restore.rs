@@ -185,10 +185,10 @@ async fn end_leases(
         let record = AuditRecord::new(now, AuditAction::LeaseEnded, lease.state.into());
         audit.push(record.with_actor(&Actor::otter()).with_lease(&lease).with_detail(RESTORED));
         if let Some(held) = row.try_get::<Option<String>, _>("held")? {
-            let kept = machines.entry(held).or_default();
-            kept.fence = kept.fence.max(lease.fence.unwrap_or_default());
-            kept.last_lease_end = Some(now);
-            kept.quarantine = Some(restore::quarantine(kept.quarantine.as_ref(), now));
+            let stored = machines.entry(held).or_default();
+            stored.fence = stored.fence.max(lease.fence.unwrap_or_default());
+            stored.last_lease_end = Some(now);
+            stored.quarantine = Some(restore::quarantine(stored.quarantine.as_ref(), now));
             restored.quarantined_machines += 1;
             let record = AuditRecord::new(now, AuditAction::MachineQuarantined, AuditOutcome::Done);
             audit.push(record.with_actor(&Actor::otter()).with_lease(&lease).with_detail(RESTORED));

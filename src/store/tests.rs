@@ -85,12 +85,12 @@ fn any_job_is_read_unchanged() {
             runtime.block_on(async {
                 store.insert_job(&inserted, None, None).await.unwrap();
                 prop_assert_eq!(store.job(inserted.id).await.unwrap(), Some(inserted.clone()));
-                let kept = match store.update_job(&updated).await {
+                let stored = match store.update_job(&updated).await {
                     Ok(()) => &updated,
                     Err(StorageError::AlreadyEnded(_)) if inserted.state.is_end() => &inserted,
                     Err(error) => panic!("{error}"),
                 };
-                prop_assert_eq!(store.job(inserted.id).await.unwrap(), Some(kept.clone()));
+                prop_assert_eq!(store.job(inserted.id).await.unwrap(), Some(stored.clone()));
                 Ok(())
             })
         })
@@ -195,8 +195,8 @@ async fn a_key_starts_one_job_only() {
         let owner = KeyOwner::Job(queued(1).id);
         let again = store.insert_job(&queued(2), Some(&key("a", fingerprint)), None).await;
         assert!(matches!(again, Err(StorageError::Conflict(_))), "{again:?}");
-        let kept = store.find_key(&key("a", fingerprint)).await.unwrap();
-        assert_eq!(kept, Some(StoredKey { owner, fingerprint_matches }));
+        let stored = store.find_key(&key("a", fingerprint)).await.unwrap();
+        assert_eq!(stored, Some(StoredKey { owner, fingerprint_matches }));
     }
     assert_eq!(store.job(queued(2).id).await.unwrap(), None);
     let elsewhere = IdempotencyKey { path: "/v1/machines/2/power".to_owned(), ..key("a", 1) };
@@ -270,22 +270,22 @@ async fn a_full_disk_refuses_writes_until_there_is_room() {
     };
     // SQLite raises the limit to the pages that are in use.
     limit("PRAGMA max_page_count = 1").await;
-    let mut kept = 0;
-    while store.insert_job(&queued(kept + 1), None, None).await.is_ok() {
-        kept += 1;
-        assert!(kept < 1_000, "the limit does not hold");
+    let mut count = 0;
+    while store.insert_job(&queued(count + 1), None, None).await.is_ok() {
+        count += 1;
+        assert!(count < 1_000, "the limit does not hold");
     }
     let mut later = queued(2_000);
     later.phase = "x".repeat(100_000);
     let refused = store.insert_job(&later, None, None).await;
     assert!(matches!(refused, Err(StorageError::Refused { .. })), "{refused:?}");
     assert_eq!((store.is_failing(), store.refused_writes()), (true, 2));
-    assert_eq!(store.unfinished_jobs().await.unwrap().len(), kept as usize);
+    assert_eq!(store.unfinished_jobs().await.unwrap().len(), count as usize);
 
     limit("PRAGMA max_page_count = 1000000").await;
     store.insert_job(&later, Some(&key("a", 1)), None).await.unwrap();
     assert_eq!((store.is_failing(), store.refused_writes()), (false, 2));
-    assert_eq!(store.unfinished_jobs().await.unwrap().len(), kept as usize + 1);
+    assert_eq!(store.unfinished_jobs().await.unwrap().len(), count as usize + 1);
 }
 
 #[tokio::test]

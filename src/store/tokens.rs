@@ -68,8 +68,8 @@ impl Write for InsertToken {
         .await?;
         let inserted = inserted.rows_affected() > 0;
         if inserted {
-            let fact = self.0.audit_record(*created_at, AuditAction::TokenCreated);
-            audit::append(transaction, &[fact]).await?;
+            let record = self.0.audit_record(*created_at, AuditAction::TokenCreated);
+            audit::append(transaction, &[record]).await?;
         }
         Ok(inserted)
     }
@@ -102,10 +102,10 @@ impl Write for RotateToken {
         .await?;
         let rotated = rotated.rows_affected() > 0;
         if rotated {
-            let fact =
+            let record =
                 token_audit_record(transaction, &self.name, self.now, AuditAction::TokenRotated)
                     .await?;
-            audit::append(transaction, &[fact]).await?;
+            audit::append(transaction, &[record]).await?;
         }
         Ok(rotated)
     }
@@ -122,8 +122,9 @@ impl Write for RevokeToken {
     type Output = bool;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<bool, sqlx::Error> {
-        let fact = token_audit_record(transaction, &self.name, self.now, AuditAction::TokenRevoked)
-            .await?;
+        let record =
+            token_audit_record(transaction, &self.name, self.now, AuditAction::TokenRevoked)
+                .await?;
         let revoked =
             sqlx::query("UPDATE tokens SET revoked_at = $2 WHERE name = $1 AND revoked_at IS NULL")
                 .bind(&self.name)
@@ -132,7 +133,7 @@ impl Write for RevokeToken {
                 .await?;
         let revoked = revoked.rows_affected() > 0;
         if revoked {
-            audit::append(transaction, &[fact]).await?;
+            audit::append(transaction, &[record]).await?;
         }
         Ok(revoked)
     }

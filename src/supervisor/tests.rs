@@ -244,5 +244,5 @@ fn the_text_of_an_error_contains_its_causes() {
     #[derive(Debug, thiserror::Error)]
     #[error("outer")]
     struct Outer(#[source] io::Error);
-    assert_eq!(chain(&Outer(io::Error::other("inner"))), "outer: inner");
+    assert_eq!(error_chain(&Outer(io::Error::other("inner"))), "outer: inner");
 }

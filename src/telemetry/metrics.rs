@@ -208,8 +208,8 @@ impl Default for Metrics {
         );
         table.register(
             "event_stream_resets",
-            "Readers that were told to read anew, by what was the matter: what they wanted to go \
-             on from is gone, or they are too slow",
+            "Readers of events that must load all objects again, by reason: the events after \
+             their position are gone, or they are too slow",
             stream_resets.clone(),
         );
 

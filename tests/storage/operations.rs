@@ -392,7 +392,7 @@ fn step() -> BoxedStrategy<LeaseTransaction> {
             let lease = Lease { created_at, reference, ttl, ..lease(n, state, ended_at) };
             (n, ChangedLease::new(lease, machine))
         });
-    let kept =
+    let stored =
         (any::<u64>(), option::of(any_time()), option::of(quarantine()), option::of(any_time()))
             .prop_map(|(fence, last_lease_end, quarantine, absent_since)| StoredMachine {
                 fence,
@@ -402,7 +402,7 @@ fn step() -> BoxedStrategy<LeaseTransaction> {
             });
     (
         vec(change, 0..3),
-        proptest::collection::btree_map(machine(), kept, 0..2),
+        proptest::collection::btree_map(machine(), stored, 0..2),
         vec(machine(), 0..2),
         prop_oneof![3 => Just(0), 1 => 0..9_u64, 1 => any::<u64>()],
         option::of((key(), 0..LEASES)),

@@ -1,5 +1,5 @@
 //! The JSON documents of stored jobs and leases. The documents have their own types, so that a
-//! change of the domain types does not change what is stored.
+//! change of the domain types does not change the stored data.
 //!
 //! Each row contains [`VERSION`] in another column. A new field with `#[serde(default)]` does not
 //! change the version. Any other change needs a new version, and otter must still read the old one.

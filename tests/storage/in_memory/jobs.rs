@@ -19,7 +19,7 @@ pub fn ended_at(job: &Job) -> Option<i64> {
     job.state.is_end().then(|| job.finished_at.unwrap_or(job.updated_at).as_microsecond())
 }
 
-/// A job as it is read from the storage: its document does not contain every value.
+/// The job that a read returns: the document of a job does not contain every value.
 fn read(job: &Job) -> Job {
     document::decode(document::VERSION, &document::encode(job).unwrap()).unwrap()
 }
@@ -51,21 +51,21 @@ impl Tables {
         if stored.record.state.is_end() {
             return Err(StorageError::AlreadyEnded(job.id));
         }
-        let mut facts = Vec::new();
+        let mut records = Vec::new();
         let begins = job.state == JobState::Running && job.steps.is_empty() && job.intent.is_none();
         if begins && stored.record.state == JobState::Queued {
-            facts.push(AuditRecord::job_started(job));
+            records.push(AuditRecord::job_started(job));
         }
         if stored.record.cancel_requested_at.is_none() {
-            facts.extend(AuditRecord::job_cancel_requested(job));
+            records.extend(AuditRecord::job_cancel_requested(job));
         }
         if job.state.is_end() {
-            facts.push(AuditRecord::job_ended(job));
+            records.push(AuditRecord::job_ended(job));
         }
         stored.record = job.clone();
         self.record_snapshots(job);
-        self.append_audit(facts.clone());
-        Ok(facts)
+        self.append_audit(records.clone());
+        Ok(records)
     }
 
     fn record_snapshots(&mut self, job: &Job) {

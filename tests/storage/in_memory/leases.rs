@@ -16,7 +16,7 @@ pub fn ended_at(lease: &Lease) -> Option<i64> {
     lease.state.is_end().then(|| lease.ended_at.unwrap_or(lease.measured_at).as_microsecond())
 }
 
-/// A lease as it is read from the storage: its document does not contain every value.
+/// The lease that a read returns: the document of a lease does not contain every value.
 fn read(lease: &Lease) -> Lease {
     document::decode_lease(document::VERSION, &document::encode_lease(lease).unwrap()).unwrap()
 }
@@ -49,15 +49,15 @@ impl Tables {
                 row.record = (*lease).clone();
             }
         }
-        for (machine, kept) in machines {
-            let StoredMachine { fence, last_lease_end, quarantine, absent_since } = kept;
-            let kept = StoredMachine {
+        for (machine, stored) in machines {
+            let StoredMachine { fence, last_lease_end, quarantine, absent_since } = stored;
+            let stored = StoredMachine {
                 fence: column(fence),
                 last_lease_end: last_lease_end.map(to_the_microsecond),
                 quarantine,
                 absent_since: absent_since.map(to_the_microsecond),
             };
-            self.machines.insert(machine, kept);
+            self.machines.insert(machine, stored);
         }
         for machine in deleted_machines {
             self.machines.remove(&machine);

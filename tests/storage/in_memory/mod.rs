@@ -291,9 +291,9 @@ impl Storage for InMemory {
     async fn commit_job(&self, job: &Job) -> Result<Vec<AuditRecord>, StorageError> {
         let job = job.clone();
         self.write(move |tables| {
-            let facts = tables.update_job(&job)?;
+            let records = tables.update_job(&job)?;
             tables.notify_watcher(Committed::Job(&job));
-            Ok(facts)
+            Ok(records)
         })
         .await
     }

@@ -57,11 +57,11 @@ fn purge<I: Ord + Copy, T>(
     };
     keys.retain(|_, key| key.created_at >= called_before || !has_ended(rows, &key.owner));
     let owners: BTreeSet<I> = keys.values().map(|key| key.owner).collect();
-    let mut delete = |kept: u32, before: i64| {
+    let mut delete = |count: u32, before: i64| {
         let mut ends: Vec<(i64, I)> =
             rows.iter().filter_map(|(id, row)| Some((ended_at(&row.record)?, *id))).collect();
         ends.sort_by_key(|end| std::cmp::Reverse(*end));
-        let surplus = ends.into_iter().skip(kept as usize);
+        let surplus = ends.into_iter().skip(count as usize);
         let old = surplus.filter(|(at, id)| *at < before && !owners.contains(id));
         old.map(|(_, id)| rows.remove(&id)).count() as u64
     };

@@ -17,17 +17,17 @@ impl Tables {
         if self.tokens.iter().any(|other| other.id == token.id || other.digest == token.digest) {
             return Err(conflict("a token with this id or secret exists"));
         }
-        let fact = token.audit_record(token.created_at, AuditAction::TokenCreated);
+        let record = token.audit_record(token.created_at, AuditAction::TokenCreated);
         self.tokens.push(as_stored(token));
-        self.append_audit(vec![fact]);
+        self.append_audit(vec![record]);
         Ok(true)
     }
 
     pub fn revoke_token(&mut self, name: &str, now: Timestamp) -> bool {
         let Some(place) = self.unrevoked(name) else { return false };
-        let fact = self.tokens[place].audit_record(now, AuditAction::TokenRevoked);
+        let record = self.tokens[place].audit_record(now, AuditAction::TokenRevoked);
         self.tokens[place].revoked_at = Some(to_the_microsecond(now));
-        self.append_audit(vec![fact]);
+        self.append_audit(vec![record]);
         true
     }
 
@@ -52,8 +52,8 @@ impl Tables {
         token.rotated_at = Some(to_the_microsecond(now));
         token.expires_at = expires_at.map(to_the_microsecond).or(token.expires_at);
         token.last_used_at = None;
-        let fact = token.audit_record(now, AuditAction::TokenRotated);
-        self.append_audit(vec![fact]);
+        let record = token.audit_record(now, AuditAction::TokenRotated);
+        self.append_audit(vec![record]);
         Ok(true)
     }
 
@@ -76,7 +76,7 @@ impl Tables {
     }
 }
 
-/// A token as it is read from the storage.
+/// The token that a read returns.
 fn as_stored(token: StoredToken) -> StoredToken {
     let scope = match token.scope {
         Scope::All => Scope::All,
