@@ -1,11 +1,11 @@
-//! A machine as the host tells of it, and who it is beyond its reusable moid.
+//! A machine as the host reports it, and the identity of a machine beyond its reusable moid.
 
 use super::ids::{DatastoreId, MachineId, QuestionId};
 use super::mac::MacAddress;
 use super::power::PowerState;
 use super::snapshot::Snapshots;
 
-/// One virtual machine, as of the host's last word on it.
+/// One virtual machine, as the host last reported it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     pub id: MachineId,
@@ -13,10 +13,10 @@ pub struct Machine {
     pub name: String,
     pub power_state: Option<PowerState>,
     pub template: bool,
-    /// The host's own word: `connected`, `disconnected`, `inaccessible`, `invalid`, `orphaned` or
-    /// one to come.
+    /// `runtime.connectionState`: `connected`, `disconnected`, `inaccessible`, `invalid`, `orphaned`
+    /// or a word of a later API version.
     pub connection_state: String,
-    /// Where its configuration file is, `[datastore1] name/name.vmx`.
+    /// The path of the configuration file, `[datastore1] name/name.vmx`.
     pub path: Option<String>,
     pub guest_os: Option<String>,
     pub instance_uuid: Option<String>,
@@ -35,7 +35,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine of which only the id is known, which is its name as well.
+    /// A machine whose id is the only known value. The id is also its name.
     #[must_use]
     pub fn new(id: MachineId) -> Self {
         Self {
@@ -62,7 +62,7 @@ impl Machine {
         }
     }
 
-    /// Who this machine is, for binding a job to it.
+    /// The identity of this machine, which a job or a lease stores.
     #[must_use]
     pub fn identity(&self) -> MachineIdentity {
         MachineIdentity {
@@ -73,17 +73,16 @@ impl Machine {
     }
 }
 
-/// What the guest tools say. Hosts go on repeating an address after the guest that had it is gone,
-/// so these are claims: `service::inventory` decides which of them count.
+/// The values that the guest tools report. A host repeats an old address after the guest has
+/// stopped. `service::inventory` decides whether otter trusts the address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guest {
     pub tools_running: bool,
-    /// `running`, `starting`, `not_running`, `not_installed`, or `None` where the host says
-    /// nothing.
+    /// `running`, `starting`, `not_running` or `not_installed`. `None` if the host reports nothing.
     pub tools_status: Option<String>,
-    /// `guest.ipAddress`: the one that the host prefers.
+    /// `guest.ipAddress`: the address that the host prefers.
     pub ip_address: Option<String>,
-    /// Every address of every card, the preferred one first.
+    /// The addresses of all cards, the preferred one first.
     pub ip_addresses: Vec<String>,
 }
 
@@ -92,9 +91,9 @@ pub struct Guest {
 pub struct NetworkCard {
     pub key: i32,
     pub label: String,
-    /// The device's class without its `Virtual`, lower-cased: `vmxnet3`, `e1000`, `e1000e`, …
+    /// The class of the device without `Virtual`, in lower case: `vmxnet3`, `e1000`, `e1000e`, …
     pub kind: String,
-    /// `None` where the host says nothing that can be read as one.
+    /// `None` if the host reports no valid address.
     pub mac_address: Option<MacAddress>,
     pub connected: bool,
     pub network: Option<String>,
@@ -106,11 +105,11 @@ pub struct SerialPort {
     pub key: i32,
     pub label: String,
     pub backing: SerialBacking,
-    /// `ttyS0` and so on; `None` where the label has no number.
+    /// The device in a Linux guest: `ttyS0` and so on. `None` if the label has no number.
     pub linux_device: Option<String>,
 }
 
-/// What is at the other end of a serial port.
+/// The backing of a serial port: the other end of the port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SerialBacking {
     Pipe { name: String, endpoint: Option<String> },
@@ -119,7 +118,7 @@ pub enum SerialBacking {
     Device { name: Option<String> },
 }
 
-/// A question that the machine waits on; nothing else happens to it until it is answered.
+/// A pending question of a machine. The machine does nothing else until the question is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     pub id: QuestionId,
@@ -127,28 +126,28 @@ pub struct Question {
     pub choices: Vec<Choice>,
 }
 
-/// One answer that a question takes.
+/// One possible answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// What `AnswerVM` wants: a number as text, not necessarily counted from 0.
+    /// The value for `AnswerVM`: a number as text. The numbers need not be consecutive.
     pub key: String,
     pub label: String,
     pub summary: String,
     pub default: bool,
 }
 
-/// Which machine a job means. A moid alone is not enough: hosts use moids again.
+/// The identity of a machine. A moid is not sufficient, because hosts reuse moids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineIdentity {
     pub id: MachineId,
     pub instance_uuid: Option<String>,
-    /// Stands in for the instance UUID where that is unknown.
+    /// Identifies the machine if the instance UUID is not known.
     pub path: Option<String>,
 }
 
 impl MachineIdentity {
-    /// The key by which facts about the machine are stored. It does not change if the machine gets
-    /// another moid, as long as its instance UUID (else its path) is known.
+    /// The key of the machine's stored state. It does not change if the machine gets another moid,
+    /// as long as its instance UUID, or otherwise its path, is known.
     #[must_use]
     pub fn key(&self) -> String {
         let Self { id, instance_uuid, path } = self;
@@ -159,8 +158,8 @@ impl MachineIdentity {
         }
     }
 
-    /// Whether `other`, read now, is the machine that was meant: the same moid and the same
-    /// instance UUID, or the same path where either UUID is unknown.
+    /// Whether `other`, which was read from the host, is the same machine: it has the same moid, and
+    /// the same instance UUID, or the same path if one of the UUIDs is not known.
     #[must_use]
     pub fn agrees_with(&self, other: &Self) -> bool {
         self.id == other.id
