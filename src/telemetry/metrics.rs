@@ -404,7 +404,7 @@ mod tests {
         metrics.stream_reset("too_slow");
         let _open = metrics.stream_opened();
         metrics.before_scrape(|metrics| {
-            SampledMetrics::count(&metrics.sampled().store_transactions, 7)
+            SampledMetrics::count(&metrics.sampled().store_transactions, 7);
         });
         let text = metrics.text().unwrap();
         let types = text.lines().filter(|line| line.starts_with("# TYPE otter_")).count();
