@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::control::Control;
-use super::mishap::MishapEntry;
+use super::fault_config::FaultEntry;
 use super::world::{Machine, World};
 
 /// Serves until it is stopped.
@@ -31,7 +31,7 @@ pub async fn serve(listener: TcpListener, control: Control, stop: CancellationTo
         .route("/sessions", get(sessions))
         .route("/world", get(world))
         .route("/faults", post(plan).delete(forget))
-        .route("/{what}", post(happen))
+        .route("/{what}", post(apply))
         .fallback(|| async {
             answer(StatusCode::NOT_FOUND, &json!({"error": "there is no such path"}))
         })
@@ -41,14 +41,14 @@ pub async fn serve(listener: TcpListener, control: Control, stop: CancellationTo
 }
 
 async fn calls(State(control): State<Control>) -> Response {
-    let told = json!({
+    let body = json!({
         "sessions": control.sessions(),
         "pending_waits": control.pending_waits(),
         "methods": control.all_calls(),
-        "operations": control.operations(),
-        "taken": control.taken(),
+        "operations": control.calls_by_operation(),
+        "taken": control.accepted_calls_by_operation(),
     });
-    answer(StatusCode::OK, &told)
+    answer(StatusCode::OK, &body)
 }
 
 async fn world(State(control): State<Control>) -> Response {
@@ -56,31 +56,31 @@ async fn world(State(control): State<Control>) -> Response {
         let snapshots = machine.snapshots.iter().map(|snapshot| {
             json!({"id": snapshot.id, "parent": snapshot.parent, "name": snapshot.name, "description": snapshot.description})
         });
-        let told = json!({
+        let body = json!({
             "name": machine.name,
             "power": machine.power.as_str(),
             "tools_running": machine.guest.tools_running,
             "current_snapshot": machine.current_snapshot,
             "snapshots": snapshots.collect::<Vec<_>>(),
         });
-        (machine.id.clone(), told)
+        (machine.id.clone(), body)
     };
-    let told = control.look(|world: &World| {
+    let body = control.look(|world: &World| {
         let machines: serde_json::Map<_, _> = world.machines().map(machine).collect();
         let tasks = world.tasks().map(|task| (task.id.clone(), json!(task.state.as_str())));
         json!({"machines": machines, "tasks": tasks.collect::<serde_json::Map<_, _>>()})
     });
-    answer(StatusCode::OK, &told)
+    answer(StatusCode::OK, &body)
 }
 
 async fn sessions(State(control): State<Control>) -> Response {
-    let told = json!({
+    let body = json!({
         "sessions": control.sessions(),
         "views": control.views(),
         "filters": control.filters(),
         "pending_waits": control.pending_waits(),
     });
-    answer(StatusCode::OK, &told)
+    answer(StatusCode::OK, &body)
 }
 
 /// Takes one mishap or a list; all of them, or none.
@@ -93,11 +93,11 @@ async fn plan(State(control): State<Control>, body: Bytes) -> Response {
     let checked: Result<Vec<_>, String> =
         entries.into_iter().map(|written| entry(written)?.check()).collect();
     match checked {
-        Ok(mishaps) => {
-            for mishap in &mishaps {
-                control.bring_about(mishap);
+        Ok(faults) => {
+            for fault in &faults {
+                control.inject(fault);
             }
-            answer(StatusCode::OK, &json!({"planned": mishaps.len()}))
+            answer(StatusCode::OK, &json!({"planned": faults.len()}))
         }
         Err(error) => refused(&error),
     }
@@ -109,24 +109,24 @@ async fn forget(State(control): State<Control>) -> Response {
 }
 
 /// The path is the kind, the body what belongs to it.
-async fn happen(State(control): State<Control>, Path(what): Path<String>, body: Bytes) -> Response {
+async fn apply(State(control): State<Control>, Path(what): Path<String>, body: Bytes) -> Response {
     let body = if body.is_empty() { Ok(json!({})) } else { read::<Value>(&body) };
-    let mishap = body.and_then(|body| {
+    let fault = body.and_then(|body| {
         let nothing = body.as_object().is_some_and(serde_json::Map::is_empty);
         // A kind that has nothing to it is a word alone.
         let word = if nothing { entry(json!({"what": &what})).ok() } else { None };
         word.map_or_else(|| entry(json!({"what": {&what: body}})), Ok)?.check()
     });
-    match mishap {
-        Ok(mishap) => {
-            control.bring_about(&mishap);
+    match fault {
+        Ok(fault) => {
+            control.inject(&fault);
             answer(StatusCode::OK, &json!({"done": what}))
         }
         Err(error) => refused(&error),
     }
 }
 
-fn entry(written: Value) -> Result<MishapEntry, String> {
+fn entry(written: Value) -> Result<FaultEntry, String> {
     serde_path_to_error::deserialize(written).map_err(|error| error.to_string())
 }
 

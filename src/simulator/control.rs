@@ -5,36 +5,42 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::fault::Fault;
-use super::faults::{Disruption, Event, Hand, Planned, Restart, SessionLoss};
-use super::mishap::Mishap;
+use super::fault_config::ConfiguredFault;
+use super::fault_injection::{
+    Disruption, HostChange, HostdRestart, PlannedDisruption, SessionLoss, TestHook,
+};
+use super::vim_fault::Fault;
 use super::world::World;
-use super::{Shared, State};
+use super::{Shared, SimulatorState};
 
-impl State {
+impl SimulatorState {
     /// Lets something happen; it is counted.
-    fn happen(&mut self, event: Event) {
-        *self.happened.entry(event.word()).or_default() += 1;
-        match event {
-            Event::ExpireSessions => self.sessions.clear(),
-            Event::RestartHostd(how) => self.restart_hostd(how),
-            Event::Resume => {
-                self.away = None;
+    fn apply(&mut self, change: HostChange) {
+        *self.occurrences.entry(change.name()).or_default() += 1;
+        match change {
+            HostChange::ExpireSessions => self.sessions.clear(),
+            HostChange::RestartHostd(restart) => self.restart_hostd(restart),
+            HostChange::Resume => {
+                self.down = None;
                 self.cut_connections();
             }
-            Event::RebootHost => {
+            HostChange::RebootHost => {
                 self.world.reboot_host();
-                self.restart_hostd(Restart { drop_running: true, ..Restart::default() });
+                self.restart_hostd(HostdRestart { drop_running: true, ..HostdRestart::default() });
             }
-            Event::VanishTasks => self.world.forget_tasks(true),
-            Event::RefuseLogins(refuse) => self.sessions.refuse_logins = refuse,
-            Event::ReadOnlyLicence(read_only) => self.world.rules.read_only_licence = read_only,
-            Event::ReadOnlyAccount(read_only) => self.world.rules.read_only_account = read_only,
-            Event::FailNextTask(method, fault) => self.world.fail_next_task(method, fault),
-            Event::Question { machine, question, pending: true } => {
-                self.world.ask(&machine, *question);
+            HostChange::VanishTasks => self.world.forget_tasks(true),
+            HostChange::RefuseLogins(refuse) => self.sessions.refuse_logins = refuse,
+            HostChange::ReadOnlyLicence(read_only) => {
+                self.world.rules.read_only_licence = read_only
             }
-            Event::Question { machine, question, pending: false } => {
+            HostChange::ReadOnlyAccount(read_only) => {
+                self.world.rules.read_only_account = read_only
+            }
+            HostChange::FailNextTask(method, fault) => self.world.fail_next_task(method, fault),
+            HostChange::Question { machine, question, pending: true } => {
+                self.world.ask(&machine, *question)
+            }
+            HostChange::Question { machine, question, pending: false } => {
                 if let Some(machine) = self.world.machine_mut(&machine) {
                     machine.question_at_power_on = Some(*question);
                 }
@@ -42,26 +48,26 @@ impl State {
         }
     }
 
-    fn restart_hostd(&mut self, how: Restart) {
+    fn restart_hostd(&mut self, restart: HostdRestart) {
         self.sessions.clear();
-        self.world.restart_hostd(!how.drop_running);
-        self.away = how.away;
+        self.world.restart_hostd(!restart.drop_running);
+        self.down = restart.down;
         self.cut_connections();
     }
 
     fn cut_connections(&mut self) {
-        std::mem::replace(&mut self.generation, CancellationToken::new()).cancel();
+        std::mem::replace(&mut self.hostd_lifetime, CancellationToken::new()).cancel();
     }
 }
 
-impl Hand {
+impl TestHook {
     /// Runs `hand` when the call waits.
-    pub fn new(hand: impl Fn(&Control) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(move |shared| hand(&Control::new(Arc::clone(shared)))))
+    pub fn new(hook: impl Fn(&Control) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(move |shared| hook(&Control::new(Arc::clone(shared)))))
     }
 
     /// Does it.
-    pub fn act(&self, control: &Control) {
+    pub fn run(&self, control: &Control) {
         (self.0)(&control.shared);
     }
 }
@@ -80,56 +86,60 @@ impl Control {
     /// How often a method was called, refused calls included.
     #[must_use]
     pub fn calls(&self, method: &str) -> u64 {
-        self.shared.lock().calls.of(method)
+        self.shared.lock().calls.count(method)
     }
 
     /// How often each method was called.
     #[must_use]
     pub fn all_calls(&self) -> BTreeMap<String, u64> {
-        self.shared.lock().calls.all()
+        self.shared.lock().calls.counts()
     }
 
     /// The methods that were called with this `operationID`, in order.
     #[must_use]
     pub fn calls_of_operation(&self, operation_id: &str) -> Vec<String> {
-        self.shared.lock().calls.of_operation(operation_id)
+        self.shared.lock().calls.methods_of_operation(operation_id)
     }
 
     /// How often each method was called for each `operationID`.
     #[must_use]
-    pub fn operations(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
-        self.shared.lock().calls.operations()
+    pub fn calls_by_operation(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        self.shared.lock().calls.by_operation()
     }
 
     /// How many calls of each method were not refused, for each `operationID`.
     #[must_use]
-    pub fn taken(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
-        self.shared.lock().calls.taken()
+    pub fn accepted_calls_by_operation(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        self.shared.lock().calls.accepted_by_operation()
     }
 
     /// Lets something go wrong as it was written.
-    pub(super) fn bring_about(&self, mishap: &Mishap) {
-        match mishap.clone() {
-            Mishap::Now(event) => self.happen(event),
-            Mishap::Calls { method, skip, times, what } => {
-                self.disrupt(&method, skip, times, what);
+    pub(super) fn inject(&self, fault: &ConfiguredFault) {
+        match fault.clone() {
+            ConfiguredFault::Now(change) => self.apply(change),
+            ConfiguredFault::Calls { method, skip, times, disruption } => {
+                self.disrupt(&method, skip, times, disruption);
             }
         }
     }
 
     /// Lets something happen to the host.
-    pub fn happen(&self, event: Event) {
-        self.at_once(|_| (), Some(event));
+    pub fn apply(&self, change: HostChange) {
+        self.mutate_and_apply(|_| (), Some(change));
     }
 
     /// Changes the world and lets something happen to the host, with no moment between for anybody
     /// to look.
-    pub fn at_once<T>(&self, change: impl FnOnce(&mut World) -> T, event: Option<Event>) -> T {
+    pub fn mutate_and_apply<T>(
+        &self,
+        change: impl FnOnce(&mut World) -> T,
+        host_change: Option<HostChange>,
+    ) -> T {
         let result = {
             let mut state = self.shared.lock();
             let result = change(&mut state.world);
-            if let Some(event) = event {
-                state.happen(event);
+            if let Some(host_change) = host_change {
+                state.apply(host_change);
             }
             result
         };
@@ -137,10 +147,10 @@ impl Control {
         result
     }
 
-    /// How often something of this word ([`Event::word`]) has happened to the host.
+    /// How often something of this word ([`HostChange::word`]) has happened to the host.
     #[must_use]
-    pub fn happened(&self, word: &str) -> u64 {
-        self.shared.lock().happened.get(word).copied().unwrap_or(0)
+    pub fn occurrences(&self, name: &str) -> u64 {
+        self.shared.lock().occurrences.get(name).copied().unwrap_or(0)
     }
 
     /// How many sessions there are.
@@ -169,8 +179,8 @@ impl Control {
 
     /// Plans a disruption of the next call of a method; `*` is any.
     #[expect(clippy::must_use_candidate, reason = "few ask whether it came to pass")]
-    pub fn disrupt_next(&self, method: &str, what: Disruption) -> Planned {
-        self.disrupt(method, 0, Some(1), what)
+    pub fn disrupt_next(&self, method: &str, disruption: Disruption) -> PlannedDisruption {
+        self.disrupt(method, 0, Some(1), disruption)
     }
 
     /// Plans a disruption of `times` calls of a method (`None`: of all) after `skip` more went
@@ -181,61 +191,61 @@ impl Control {
         method: &str,
         skip: u64,
         times: Option<u64>,
-        what: Disruption,
-    ) -> Planned {
-        self.shared.lock().faults.plan(method, skip, times, what)
+        disruption: Disruption,
+    ) -> PlannedDisruption {
+        self.shared.lock().fault_plan.add(method, skip, times, disruption)
     }
 
     /// Forgets all planned disruptions, page limits and ways of losing sessions.
     pub fn clear_disruptions(&self) {
-        self.shared.lock().faults.clear();
+        self.shared.lock().fault_plan.clear();
     }
 
     /// How calls look whose session is gone.
     pub fn set_session_loss(&self, loss: SessionLoss) {
-        self.shared.lock().faults.session_loss = loss;
+        self.shared.lock().fault_plan.session_loss = loss;
     }
 
     /// Cuts answers of reads and updates at this many objects, even where the caller takes more.
     pub fn set_page_limit(&self, limit: Option<usize>) {
-        self.shared.lock().faults.page_limit = limit;
+        self.shared.lock().fault_plan.page_limit = limit;
     }
 
     /// All sessions are gone, with their views and filters.
     pub fn expire_sessions(&self) {
-        self.happen(Event::ExpireSessions);
+        self.apply(HostChange::ExpireSessions);
     }
 
     /// Whether every login is refused as one with a wrong password.
     pub fn refuse_logins(&self, refuse: bool) {
-        self.happen(Event::RefuseLogins(refuse));
+        self.apply(HostChange::RefuseLogins(refuse));
     }
 
     /// Whether every change is refused, as by the free licence.
     pub fn set_read_only_licence(&self, read_only: bool) {
-        self.happen(Event::ReadOnlyLicence(read_only));
+        self.apply(HostChange::ReadOnlyLicence(read_only));
     }
 
     /// Whether the account's role lets it look only.
     pub fn set_read_only_account(&self, read_only: bool) {
-        self.happen(Event::ReadOnlyAccount(read_only));
+        self.apply(HostChange::ReadOnlyAccount(read_only));
     }
 
     /// hostd restarts: connections, sessions, views, filters and tasks are gone; machines are as
     /// they were.
-    pub fn restart_hostd(&self, how: Restart) {
-        self.happen(Event::RestartHostd(how));
+    pub fn restart_hostd(&self, restart: HostdRestart) {
+        self.apply(HostChange::RestartHostd(restart));
     }
 
     /// hostd is back.
     pub fn resume(&self) {
-        self.happen(Event::Resume);
+        self.apply(HostChange::Resume);
     }
 
     /// The whole host restarts: every machine is off, the boot time is new, and hostd is back at
     /// once.
     pub fn reboot_host(&self) {
-        self.happen(Event::RebootHost);
+        self.apply(HostChange::RebootHost);
     }
 
     /// Looks at the world.
@@ -245,17 +255,17 @@ impl Control {
 
     /// Changes the world by hand, as colleagues do.
     pub fn mutate<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
-        self.at_once(change, None)
+        self.mutate_and_apply(change, None)
     }
 
     /// The next task of this method ends with a fault instead of its work.
     pub fn fail_next_task(&self, method: &'static str, fault: Fault) {
-        self.happen(Event::FailNextTask(method, fault));
+        self.apply(HostChange::FailNextTask(method, fault));
     }
 
     /// hostd forgets every task, while what runs goes on.
     pub fn vanish_tasks(&self) {
-        self.happen(Event::VanishTasks);
+        self.apply(HostChange::VanishTasks);
     }
 
     /// The tasks that are not ended, oldest first.
@@ -288,11 +298,11 @@ impl Control {
 
     /// Returns once this is so; it is asked anew after each call and each change. The caller bounds
     /// it.
-    pub async fn until(&self, mut so: impl FnMut(&Self) -> bool) {
+    pub async fn until(&self, mut condition: impl FnMut(&Self) -> bool) {
         let mut changes = self.shared.changes();
         loop {
             changes.borrow_and_update();
-            if so(self) {
+            if condition(self) {
                 return;
             }
             if changes.changed().await.is_err() {

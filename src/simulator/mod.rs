@@ -9,25 +9,26 @@
 //! It shares nothing with otter's own side of the wire but the XML primitives.
 
 mod admin;
-mod collector;
-#[cfg(test)]
-mod conformity;
+mod call_log;
 mod control;
-mod events;
-mod fault;
-mod faults;
-mod look;
+mod event_collector;
+mod fault_config;
+mod fault_injection;
 mod methods;
-mod mishap;
 mod pace;
 mod properties;
+mod property_collector;
+mod read_scope;
 mod scenario;
 mod schema;
+#[cfg(test)]
+mod schema_conformity;
 mod server;
 mod session;
 mod soap;
 mod value;
 mod view;
+mod vim_fault;
 pub mod world;
 
 use std::collections::BTreeMap;
@@ -42,15 +43,18 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use control::Control;
-pub use fault::Fault;
-pub use faults::{Comeback, Disruption, Event, Hand, Planned, Restart, SessionLoss};
-pub use mishap::Mishap;
+pub use fault_config::ConfiguredFault;
+pub use fault_injection::{
+    Disruption, DownMode, HostChange, HostdRestart, PlannedDisruption, SessionLoss, TestHook,
+};
 pub use pace::Pace;
 pub use scenario::{HostSettings, Scenario, ScenarioError};
 pub use value::{Moref, Value};
+pub use vim_fault::Fault;
 
 use crate::clock::Clock;
-use faults::{Calls, Faults};
+use call_log::CallLog;
+use fault_injection::FaultPlan;
 use session::Sessions;
 use world::{Moment, World};
 
@@ -109,7 +113,7 @@ pub struct Simulator {
     control: Control,
     address: SocketAddr,
     admin: Option<SocketAddr>,
-    identity: server::Identity,
+    identity: server::TlsIdentity,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -127,7 +131,7 @@ impl Simulator {
             password,
             on_answer,
         } = options;
-        let identity = server::Identity::make(&scenario.host.certificate_names)?;
+        let identity = server::TlsIdentity::generate(&scenario.host.certificate_names)?;
         if let Some(elsewhere) = admin.filter(|address| !address.ip().is_loopback()) {
             return Err(SimulatorError::AdminNotOnLoopback(elsewhere));
         }
@@ -140,20 +144,20 @@ impl Simulator {
         let minutes = scenario.host.session_timeout_minutes;
         let idle_after = (minutes > 0).then(|| Duration::from_secs(60 * minutes));
         let sessions = Sessions::new(&username, password, idle_after, scenario.host.session_limit);
-        let state = State {
+        let state = SimulatorState {
             world: scenario.build(pace, now),
             sessions,
-            faults: Faults::default(),
-            calls: Calls::default(),
-            happened: BTreeMap::new(),
-            away: None,
-            generation: CancellationToken::new(),
+            fault_plan: FaultPlan::default(),
+            calls: CallLog::default(),
+            occurrences: BTreeMap::new(),
+            down: None,
+            hostd_lifetime: CancellationToken::new(),
         };
         let (changed, _) = watch::channel(0);
         let shared = Arc::new(Shared { state: Mutex::new(state), changed, clock, on_answer });
         let control = Control::new(Arc::clone(&shared));
-        for mishap in &scenario.faults {
-            control.bring_about(mishap);
+        for fault in &scenario.faults {
+            control.inject(fault);
         }
         let stop = CancellationToken::new();
         let mut tasks = vec![
@@ -233,38 +237,38 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Simulato
 
 /// What all connections share.
 struct Shared {
-    state: Mutex<State>,
+    state: Mutex<SimulatorState>,
     /// Moves on with every call and every change.
     changed: watch::Sender<u64>,
     clock: Clock,
     on_answer: Option<fn(&str, &str)>,
 }
 
-struct State {
+struct SimulatorState {
     world: World,
     sessions: Sessions,
-    faults: Faults,
-    calls: Calls,
+    fault_plan: FaultPlan,
+    calls: CallLog,
     /// How often each kind of event has happened.
-    happened: BTreeMap<&'static str, u64>,
+    occurrences: BTreeMap<&'static str, u64>,
     /// How the host is away, while it is.
-    away: Option<Comeback>,
+    down: Option<DownMode>,
     /// Cancelled when hostd restarts: every connection of before ends.
-    generation: CancellationToken,
+    hostd_lifetime: CancellationToken,
 }
 
-impl State {
+impl SimulatorState {
     /// Drops sessions that were idle too long.
     fn end_idle_sessions(&mut self, now: Moment) {
         for session in self.sessions.expire(now) {
-            self.world.note_session(session.user(), session.ending());
+            self.world.record_session_event(session.user(), session.logout_event());
         }
     }
 }
 
 impl Shared {
     /// The state, with time moved on to now. Never held across an await.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SimulatorState> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.now();
         let before = state.world.revision();

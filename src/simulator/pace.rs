@@ -35,3 +35,45 @@ pub async fn drive(shared: Arc<Shared>, stop: CancellationToken) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::simulator::Scenario;
+    use crate::simulator::world::{self, Moment, World};
+
+    #[test]
+    fn by_itself_the_host_takes_its_time() {
+        use world::PowerState::{Off, On};
+        let start = Timestamp::constant(1_780_000_000, 0);
+        let moment = |milliseconds: u64| {
+            let elapsed = Duration::from_millis(milliseconds);
+            Moment { wall: start + elapsed, elapsed }
+        };
+        let mut world = Scenario::lab().unwrap().build(Pace::Auto { scale: 1.0 }, moment(0));
+        let task = world.start_task("32", world::Operation::PowerOn, "root").unwrap();
+        let progress_at = |world: &mut World, milliseconds| {
+            world.advance(moment(milliseconds));
+            let found_type = world.task(&task.id).unwrap();
+            (
+                found_type.state.as_str(),
+                found_type.progress,
+                world.machine("32").unwrap().power.clone(),
+            )
+        };
+        assert_eq!(progress_at(&mut world, 0), ("running", None, Off));
+        assert_eq!(progress_at(&mut world, 700), ("running", Some(50), Off));
+        assert_eq!(progress_at(&mut world, 1_200), ("success", Some(100), On));
+        let address = |world: &World| world.machine("32").unwrap().guest.reported_address.clone();
+        world.advance(moment(4_100));
+        assert_eq!(address(&world), None);
+        world.advance(moment(4_300));
+        assert_eq!(address(&world).as_deref(), Some("10.0.0.32"));
+        world.advance(moment(1_200 + 600_000));
+        assert!(world.task(&task.id).is_none());
+    }
+}

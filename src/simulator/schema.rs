@@ -27,15 +27,15 @@ pub struct Field {
 
 /// What a type or a method is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum TypeKind {
     Managed,
     Data,
     Fault,
 }
 
 #[derive(Debug)]
-struct Type {
-    kind: Kind,
+struct TypeInfo {
+    kind: TypeKind,
     base: &'static str,
     /// Those of the bases first, as on the wire.
     fields: Vec<Field>,
@@ -50,7 +50,7 @@ pub struct Method {
 
 #[derive(Debug, Default)]
 struct Schema {
-    types: HashMap<&'static str, Type>,
+    types: HashMap<&'static str, TypeInfo>,
     methods: HashMap<&'static str, Method>,
     enums: HashSet<&'static str>,
 }
@@ -72,19 +72,19 @@ pub fn field(type_name: &str, name: &str) -> Option<&'static Field> {
 
 /// What kind of type this is.
 #[must_use]
-pub fn kind(type_name: &str) -> Option<Kind> {
+pub fn kind(type_name: &str) -> Option<TypeKind> {
     SCHEMA.types.get(type_name).map(|known| known.kind)
 }
 
 /// The name of a type, where there is one of this name.
 #[must_use]
-pub fn name(type_name: &str) -> Option<&'static str> {
+pub fn known_type_name(type_name: &str) -> Option<&'static str> {
     SCHEMA.types.get_key_value(type_name).map(|(name, _)| *name)
 }
 
 /// The name of a method, where there is one of this name.
 #[must_use]
-pub fn method_name(name: &str) -> Option<&'static str> {
+pub fn known_method_name(name: &str) -> Option<&'static str> {
     SCHEMA.methods.get_key_value(name).map(|(name, _)| *name)
 }
 
@@ -172,7 +172,7 @@ fn field_of_subtype(base: &str, name: &str) -> Option<&'static Field> {
 
 impl Schema {
     fn read(text: &'static str) -> Self {
-        let mut own: Vec<(&str, Kind, &str, Vec<Field>)> = Vec::new();
+        let mut own: Vec<(&str, TypeKind, &str, Vec<Field>)> = Vec::new();
         let mut schema = Self::default();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             if let Some(names) = line.strip_prefix("enum ") {
@@ -187,9 +187,9 @@ impl Schema {
             };
             let fields: Vec<Field> = words.filter_map(Field::read).collect();
             match kind {
-                "managed" => own.push((name, Kind::Managed, base, fields)),
-                "data" => own.push((name, Kind::Data, base, fields)),
-                "fault" => own.push((name, Kind::Fault, base, fields)),
+                "managed" => own.push((name, TypeKind::Managed, base, fields)),
+                "data" => own.push((name, TypeKind::Data, base, fields)),
+                "fault" => own.push((name, TypeKind::Fault, base, fields)),
                 _ => {
                     schema.methods.insert(name, Method { target: base, parameters: fields });
                 }
@@ -204,7 +204,7 @@ impl Schema {
             }
             let known = lineage.iter().rev().filter_map(|ancestor| by_name.get(ancestor));
             let fields = known.flat_map(|at| own[*at].3.clone()).collect();
-            schema.types.insert(name, Type { kind: *kind, base, fields });
+            schema.types.insert(name, TypeInfo { kind: *kind, base, fields });
         }
         schema
     }

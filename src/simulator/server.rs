@@ -24,7 +24,7 @@ use tower::{Service, ServiceBuilder, service_fn};
 use tower_http::compression::CompressionLayer;
 
 use super::control::Control;
-use super::faults::{Comeback, Disruption};
+use super::fault_injection::{Disruption, DownMode};
 use super::methods::{self, CallContext};
 use super::soap;
 use super::{Shared, SimulatorError};
@@ -47,16 +47,16 @@ const PRIOR_VERSIONS: &[&str] = &[
 ];
 
 /// What the host shows in the handshake.
-pub struct Identity {
+pub struct TlsIdentity {
     pub acceptor: TlsAcceptor,
     pub fingerprint: String,
     pub pem: String,
 }
 
-impl Identity {
+impl TlsIdentity {
     /// Makes a key and a self-signed certificate, as a fresh host does. TLS 1.2, as ESX 7 speaks
     /// it.
-    pub fn make(names: &[String]) -> Result<Self, SimulatorError> {
+    pub fn generate(names: &[String]) -> Result<Self, SimulatorError> {
         let key = rcgen::KeyPair::generate().map_err(SimulatorError::Certificate)?;
         let mut params =
             rcgen::CertificateParams::new(names.to_vec()).map_err(SimulatorError::Certificate)?;
@@ -102,7 +102,7 @@ async fn serve_with<A>(
     stop: CancellationToken,
     answer: fn(Arc<Shared>, String, Request<Incoming>) -> A,
 ) where
-    A: Future<Output = Result<Response<Body>, Cut>> + Send + 'static,
+    A: Future<Output = Result<Response<Body>, ConnectionCut>> + Send + 'static,
 {
     let connections = TaskTracker::new();
     loop {
@@ -115,11 +115,11 @@ async fn serve_with<A>(
             shared.clock.sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let (away, generation) = {
+        let (down, hostd_lifetime) = {
             let state = shared.lock();
-            (state.away, state.generation.clone())
+            (state.down, state.hostd_lifetime.clone())
         };
-        if away == Some(Comeback::Refuse) {
+        if down == Some(DownMode::Refuse) {
             // The nearest to a refused connection that keeps the port: it is closed before any
             // handshake.
             continue;
@@ -130,7 +130,7 @@ async fn serve_with<A>(
             let stop = stop.clone();
             async move {
                 tokio::select! {
-                    () = generation.cancelled() => {}
+                    () = hostd_lifetime.cancelled() => {}
                     () = stop.cancelled() => {}
                 }
             }
@@ -160,7 +160,7 @@ async fn serve_connection<S>(
     acceptor: TlsAcceptor,
     service: S,
 ) where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Cut, Future: Send>
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = ConnectionCut, Future: Send>
         + Clone
         + Send
         + 'static,
@@ -181,21 +181,21 @@ async fn serve_connection<S>(
 /// The connection is closed without another byte.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection was cut as planned")]
-struct Cut;
+struct ConnectionCut;
 
-type Body = http_body_util::combinators::BoxBody<Bytes, Cut>;
+type Body = http_body_util::combinators::BoxBody<Bytes, ConnectionCut>;
 
 async fn answer(
     shared: Arc<Shared>,
     address: String,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Cut> {
-    if shared.lock().away == Some(Comeback::Unavailable) {
+) -> Result<Response<Body>, ConnectionCut> {
+    if shared.lock().down == Some(DownMode::Unavailable) {
         let text = "503 Service Unavailable (Failed to connect to endpoint: /sdk)";
         return Ok(respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain", text.to_owned()));
     }
     match (request.method(), request.uri().path()) {
-        (&Method::POST, "/sdk" | "/sdk/") => call(&shared, address, request).await,
+        (&Method::POST, "/sdk" | "/sdk/") => handle_call(&shared, address, request).await,
         (&Method::GET | &Method::HEAD, "/sdk/vimServiceVersions.xml") => {
             let api = shared.lock().world.host.api_version.clone();
             Ok(respond(StatusCode::OK, "text/xml", versions(&api)))
@@ -212,11 +212,11 @@ async fn answer(
     }
 }
 
-async fn call(
+async fn handle_call(
     shared: &Arc<Shared>,
     address: String,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Cut> {
+) -> Result<Response<Body>, ConnectionCut> {
     let (head, body) = request.into_parts();
     let Ok(body) = Limited::new(body, MAX_REQUEST).collect().await else {
         return Ok(respond(StatusCode::PAYLOAD_TOO_LARGE, "text/html", String::new()));
@@ -230,43 +230,43 @@ async fn call(
         address,
         agent: header(&head.headers, USER_AGENT.as_str()),
     };
-    let (disruption, full) = {
+    let (disruption, sessions_full) = {
         let mut state = shared.lock();
-        state.calls.note(&request.method, request.operation_id.as_deref());
-        let full = request.method == "Login" && state.sessions.is_full();
-        (state.faults.strike(&request.method), full)
+        state.calls.record(&request.method, request.operation_id.as_deref());
+        let sessions_full = request.method == "Login" && state.sessions.is_full();
+        (state.fault_plan.take_disruption(&request.method), sessions_full)
     };
     shared.notify();
-    if full {
+    if sessions_full {
         let text = "503 Service Unavailable (The maximum number of sessions has been exceeded.)";
         return Ok(respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain", text.to_owned()));
     }
     let run = async || {
         let outcome = methods::run(shared, &request, &context).await;
         if let (Ok(_), Some(operation_id)) = (&outcome.result, &request.operation_id) {
-            shared.lock().calls.note_taken(&request.method, operation_id);
+            shared.lock().calls.record_accepted(&request.method, operation_id);
         }
         respond_soap(shared, &request.method, outcome.result, outcome.cookie)
     };
     let mut disruption = disruption;
-    while let Some(Disruption::Hand(hand, then)) = disruption {
-        hand.act(&Control::new(Arc::clone(shared)));
+    while let Some(Disruption::Hook(hook, then)) = disruption {
+        hook.run(&Control::new(Arc::clone(shared)));
         disruption = then.map(|then| *then);
     }
     match disruption {
         // The hands are done.
-        None | Some(Disruption::Hand(..)) => Ok(run().await),
+        None | Some(Disruption::Hook(..)) => Ok(run().await),
         Some(Disruption::Fault(fault)) => {
             Ok(respond_soap(shared, &request.method, Err(fault), None))
         }
-        Some(Disruption::CloseBeforeRunning) => Err(Cut),
+        Some(Disruption::CloseBeforeRunning) => Err(ConnectionCut),
         Some(Disruption::CloseAfterRunning) => {
             run().await;
-            Err(Cut)
+            Err(ConnectionCut)
         }
         Some(Disruption::CloseMidAnswer) => Ok(cut_in_half(run().await).await),
-        Some(Disruption::NeverAnswer { run: wanted }) => {
-            if wanted {
+        Some(Disruption::NeverAnswer { run: run_method }) => {
+            if run_method {
                 run().await;
             }
             std::future::pending().await
@@ -275,17 +275,17 @@ async fn call(
             Ok(respond(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), content_type, body))
         }
         Some(Disruption::EmptyAnswer) => {
-            Ok(respond_soap(shared, &request.method, soap::void(&request.method), None))
+            Ok(respond_soap(shared, &request.method, soap::empty_answer(&request.method), None))
         }
-        Some(Disruption::CloseWhen { run: wanted, cancelled }) => {
-            if wanted {
+        Some(Disruption::CloseWhen { run: run_method, cancelled }) => {
+            if run_method {
                 run().await;
             }
             cancelled.cancelled().await;
-            Err(Cut)
+            Err(ConnectionCut)
         }
-        Some(Disruption::Event(event)) => {
-            Control::new(Arc::clone(shared)).happen(event);
+        Some(Disruption::HostChange(change)) => {
+            Control::new(Arc::clone(shared)).apply(change);
             Ok(run().await)
         }
         Some(Disruption::Delay(delay)) => {
@@ -330,7 +330,7 @@ async fn cut_in_half(response: Response<Body>) -> Response<Body> {
     let (head, body) = response.into_parts();
     let whole = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let half = whole.slice(..whole.len() / 2);
-    let parts = stream::iter([Ok(Frame::data(half)), Err(Cut)]);
+    let parts = stream::iter([Ok(Frame::data(half)), Err(ConnectionCut)]);
     let body: Pin<Box<_>> = Box::pin(parts);
     Response::from_parts(head, BodyExt::boxed(StreamBody::new(body)))
 }
@@ -377,7 +377,7 @@ mod tests {
         _: Arc<Shared>,
         _: String,
         mut request: Request<Incoming>,
-    ) -> Result<Response<Body>, Cut> {
+    ) -> Result<Response<Body>, ConnectionCut> {
         let upgraded = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded.await.unwrap()));
@@ -395,7 +395,7 @@ mod tests {
             Simulator::start(SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system()))
                 .await
                 .unwrap();
-        let identity = Identity::make(&["localhost".to_owned()]).unwrap();
+        let identity = TlsIdentity::generate(&["localhost".to_owned()]).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (shared, stop) = (Arc::clone(&simulator.control().shared), CancellationToken::new());
@@ -433,7 +433,7 @@ mod tests {
             stream
         };
         let mut before_a_restart = upgraded().await;
-        std::mem::replace(&mut shared.lock().generation, CancellationToken::new()).cancel();
+        std::mem::replace(&mut shared.lock().hostd_lifetime, CancellationToken::new()).cancel();
         assert!(before_a_restart.read_u8().await.is_err());
         let mut before_the_stop = upgraded().await;
         stop.cancel();

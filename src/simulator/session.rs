@@ -12,19 +12,19 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
-use super::collector::Collector;
-use super::events::EventCollector;
-use super::fault::Fault;
-use super::look::{LookingSession, SessionList};
+use super::event_collector::EventCollector;
 use super::properties;
+use super::property_collector::PropertyCollector;
+use super::read_scope::{CallerSession, SessionList};
 use super::value::{Moref, Object, Value, references};
 use super::view::View;
-use super::world::{Happening, Moment, World};
+use super::vim_fault::Fault;
+use super::world::{EventDetail, Moment, World};
 
 /// The collector that every session has.
-pub const COLLECTOR: &str = "ha-property-collector";
+pub const DEFAULT_COLLECTOR: &str = "ha-property-collector";
 
-const WRONG_TRIES: u32 = 5;
+const MAX_WRONG_TRIES: u32 = 5;
 const LOCKED_FOR: Duration = Duration::from_mins(15);
 
 /// All sessions of the host.
@@ -33,7 +33,7 @@ pub struct Sessions {
     password: SecretString,
     by_cookie: HashMap<String, Session>,
     /// Cookies of logins that failed: nobody gets a session on one of these.
-    burned: HashSet<String>,
+    rejected_cookies: HashSet<String>,
     wrong_tries: u32,
     locked_until: Duration,
     idle_after: Option<Duration>,
@@ -54,9 +54,9 @@ pub struct Session {
     calls: i64,
     /// How many waits are pending: a session that waits is not idle.
     pub waits: usize,
-    collectors: BTreeMap<String, Collector>,
+    collectors: BTreeMap<String, PropertyCollector>,
     views: BTreeMap<String, View>,
-    histories: BTreeMap<String, EventCollector>,
+    event_collectors: BTreeMap<String, EventCollector>,
     /// Counts changes of its views.
     pub view_revision: u64,
 }
@@ -85,7 +85,7 @@ impl Sessions {
             username: username.to_owned(),
             password,
             by_cookie: HashMap::new(),
-            burned: HashSet::new(),
+            rejected_cookies: HashSet::new(),
             wrong_tries: 0,
             locked_until: Duration::ZERO,
             idle_after,
@@ -104,21 +104,21 @@ impl Sessions {
     ) -> LoginOutcome {
         let cookie = cookie.simple().to_string();
         let refused = |sessions: &mut Self| {
-            if sessions.burned.len() > 10_000 {
-                sessions.burned.clear();
+            if sessions.rejected_cookies.len() > 10_000 {
+                sessions.rejected_cookies.clear();
             }
-            sessions.burned.insert(cookie.clone());
+            sessions.rejected_cookies.insert(cookie.clone());
             LoginOutcome { cookie: cookie.clone(), result: Err(Fault::invalid_login()) }
         };
-        let on_a_used_cookie = caller
-            .cookie
-            .is_some_and(|old| self.burned.contains(old) || self.by_cookie.contains_key(old));
+        let on_a_used_cookie = caller.cookie.is_some_and(|old| {
+            self.rejected_cookies.contains(old) || self.by_cookie.contains_key(old)
+        });
         if on_a_used_cookie || self.refuse_logins || now.elapsed < self.locked_until {
             return refused(self);
         }
         if user != self.username || password != self.password.expose_secret() {
             self.wrong_tries += 1;
-            if self.wrong_tries >= WRONG_TRIES {
+            if self.wrong_tries >= MAX_WRONG_TRIES {
                 self.wrong_tries = 0;
                 self.locked_until = now.elapsed + LOCKED_FOR;
             }
@@ -135,9 +135,12 @@ impl Sessions {
             agent: caller.agent.to_owned(),
             calls: 0,
             waits: 0,
-            collectors: BTreeMap::from([(COLLECTOR.to_owned(), Collector::default())]),
+            collectors: BTreeMap::from([(
+                DEFAULT_COLLECTOR.to_owned(),
+                PropertyCollector::default(),
+            )]),
             views: BTreeMap::new(),
-            histories: BTreeMap::new(),
+            event_collectors: BTreeMap::new(),
             view_revision: 0,
         };
         self.by_cookie.insert(cookie.clone(), session);
@@ -194,11 +197,11 @@ impl Sessions {
     }
 
     /// Notes that a session made a call.
-    pub fn note_call(&mut self, cookie: Option<&str>, now: Moment) {
+    pub fn record_call(&mut self, cookie: Option<&str>, now: Moment) {
         if let Some(session) = self.get_mut(cookie) {
             session.calls += 1;
         }
-        self.touch(cookie, now);
+        self.mark_active(cookie, now);
     }
 
     /// `Logout`; gives the session that there was.
@@ -228,7 +231,7 @@ impl Sessions {
     }
 
     /// Notes that a session is not idle.
-    pub fn touch(&mut self, cookie: Option<&str>, now: Moment) {
+    pub fn mark_active(&mut self, cookie: Option<&str>, now: Moment) {
         if let Some(session) = self.get_mut(cookie) {
             session.active = now.elapsed;
             session.active_at = now.wall;
@@ -243,8 +246,8 @@ impl Session {
     }
 
     /// That it began.
-    pub fn beginning(&self) -> Happening {
-        Happening::LoggedIn {
+    pub fn login_event(&self) -> EventDetail {
+        EventDetail::LoggedIn {
             session: self.key.clone(),
             address: self.address.clone(),
             agent: self.agent.clone(),
@@ -252,8 +255,8 @@ impl Session {
     }
 
     /// That it is over.
-    pub fn ending(&self) -> Happening {
-        Happening::LoggedOut {
+    pub fn logout_event(&self) -> EventDetail {
+        EventDetail::LoggedOut {
             session: self.key.clone(),
             address: self.address.clone(),
             agent: self.agent.clone(),
@@ -262,42 +265,46 @@ impl Session {
         }
     }
 
-    pub fn history(&self, id: &str) -> Option<&EventCollector> {
-        self.histories.get(id)
+    pub fn event_collector(&self, id: &str) -> Option<&EventCollector> {
+        self.event_collectors.get(id)
     }
 
-    pub fn history_mut(&mut self, id: &str) -> Option<&mut EventCollector> {
-        self.histories.get_mut(id)
+    pub fn event_collector_mut(&mut self, id: &str) -> Option<&mut EventCollector> {
+        self.event_collectors.get_mut(id)
     }
 
     /// Adds a collector of events, if there may be one more.
-    pub fn add_history(&mut self, id: &str, collector: EventCollector) -> Result<(), Fault> {
-        if self.histories.len() >= EventCollector::MOST {
+    pub fn add_event_collector(
+        &mut self,
+        id: &str,
+        collector: EventCollector,
+    ) -> Result<(), Fault> {
+        if self.event_collectors.len() >= EventCollector::MAX_PER_SESSION {
             return Err(Fault::new("InvalidState", "There are too many event collectors."));
         }
-        self.histories.insert(id.to_owned(), collector);
+        self.event_collectors.insert(id.to_owned(), collector);
         Ok(())
     }
 
-    pub fn remove_history(&mut self, id: &str) -> bool {
-        self.histories.remove(id).is_some()
+    pub fn remove_event_collector(&mut self, id: &str) -> bool {
+        self.event_collectors.remove(id).is_some()
     }
 
-    pub fn collector(&self, id: &str) -> Option<&Collector> {
+    pub fn collector(&self, id: &str) -> Option<&PropertyCollector> {
         self.collectors.get(id)
     }
 
     /// Takes a collector out, so that it can look at the session that it belongs to.
-    pub fn take_collector(&mut self, id: &str) -> Option<Collector> {
+    pub fn take_collector(&mut self, id: &str) -> Option<PropertyCollector> {
         self.collectors.get_mut(id).map(std::mem::take)
     }
 
-    pub fn put_collector(&mut self, id: &str, collector: Collector) {
+    pub fn put_collector(&mut self, id: &str, collector: PropertyCollector) {
         self.collectors.insert(id.to_owned(), collector);
     }
 
     pub fn remove_collector(&mut self, id: &str) -> bool {
-        id != COLLECTOR && self.collectors.remove(id).is_some()
+        id != DEFAULT_COLLECTOR && self.collectors.remove(id).is_some()
     }
 
     pub fn has_filter(&self, id: &str) -> bool {
@@ -341,7 +348,7 @@ impl SessionList for Sessions {
     }
 }
 
-impl LookingSession for Session {
+impl CallerSession for Session {
     fn user_session(&self) -> Object {
         Object::new("UserSession")
             .with("key", &self.key)
@@ -361,7 +368,7 @@ impl LookingSession for Session {
         let id = object.id.as_str();
         match object.kind {
             "ContainerView" | "ListView" => self.view(id).is_some(),
-            "EventHistoryCollector" => self.history(id).is_some(),
+            "EventHistoryCollector" => self.event_collector(id).is_some(),
             "PropertyFilter" => self.has_filter(id),
             "PropertyCollector" => self.collector(id).is_some(),
             _ => false,
@@ -376,10 +383,10 @@ impl LookingSession for Session {
             }
             ("ContainerView" | "ListView", other) => self.view(id)?.property(other),
             ("EventHistoryCollector", "filter") => {
-                Some(Value::Object(self.history(id)?.filter.object()))
+                Some(Value::Object(self.event_collector(id)?.filter.object()))
             }
             ("EventHistoryCollector", "latestPage") => {
-                Some(properties::events(world, self.history(id)?.latest(world)))
+                Some(properties::events(world, self.event_collector(id)?.latest(world)))
             }
             ("PropertyCollector", "filter") => {
                 let filters = self.collector(id)?.filters();

@@ -1,9 +1,9 @@
 //! SOAP as a host reads and writes it: requests checked against the declarations, answers, faults.
 
-use super::fault::Fault;
 use super::properties;
-use super::schema::{self, Field, Kind, Occurs};
+use super::schema::{self, Field, Occurs, TypeKind};
 use super::value::{Moref, Value};
+use super::vim_fault::Fault;
 use crate::esx::soap::xml::{Document, Element, Writer};
 
 const ENVELOPE: &str = "http://schemas.xmlsoap.org/soap/envelope/";
@@ -27,8 +27,8 @@ impl Request {
             return Err(Fault::unreadable("The request is no SOAP envelope."));
         }
         let operation_id = root.descend(&["Header", "operationID"]).map(|id| id.text().to_owned());
-        let call =
-            body_of(&document).ok_or_else(|| Fault::unreadable("The SOAP body is empty."))?;
+        let call = method_element(&document)
+            .ok_or_else(|| Fault::unreadable("The SOAP body is empty."))?;
         let method = call.name().to_owned();
         if !call.namespace().starts_with("urn:") {
             return Err(Fault::unreadable(format!("Unknown namespace of the method {method}.")));
@@ -41,7 +41,7 @@ impl Request {
             if !schema::is_a(target.kind, declared.target) {
                 return Err(Fault::method_not_found(&target, &method));
             }
-            check(&method, call.children().skip(1), &declared.parameters)?;
+            check_children(&method, call.children().skip(1), &declared.parameters)?;
         }
         Ok(Self { document, method, target, operation_id })
     }
@@ -49,7 +49,7 @@ impl Request {
     /// The method's element, with the parameters as its children.
     pub fn call(&self) -> Element<'_> {
         // `read` has found it.
-        body_of(&self.document).unwrap_or_else(|| self.document.root())
+        method_element(&self.document).unwrap_or_else(|| self.document.root())
     }
 
     /// The text of a parameter.
@@ -77,7 +77,7 @@ impl Request {
     }
 }
 
-fn body_of(document: &Document) -> Option<Element<'_>> {
+fn method_element(document: &Document) -> Option<Element<'_>> {
     document.root().child("Body")?.children().next()
 }
 
@@ -99,7 +99,7 @@ pub fn is_true(text: &str) -> bool {
 }
 
 /// Checks children against declared fields: each known, in order, and no required one missing.
-fn check<'d>(
+fn check_children<'d>(
     holder: &str,
     children: impl Iterator<Item = Element<'d>>,
     fields: &'static [Field],
@@ -126,7 +126,7 @@ fn check<'d>(
             }
             let type_name = child.type_name().unwrap_or(field.type_name);
             if !field.reference
-                && schema::kind(type_name) == Some(Kind::Data)
+                && schema::kind(type_name) == Some(TypeKind::Data)
                 && let Some(fields) = schema::fields(type_name)
             {
                 open.push((type_name.to_owned(), child.children().collect(), fields));
@@ -159,12 +159,12 @@ pub fn answer(
 }
 
 /// An answer without a value.
-pub fn void(method: &str) -> Result<String, Fault> {
+pub fn empty_answer(method: &str) -> Result<String, Fault> {
     answer(method, |_| Ok(()))
 }
 
 /// An answer with one value of a declared type; a list is as many values as it has items.
-pub fn returns(method: &str, value: &Value, declared: &str) -> Result<String, Fault> {
+pub fn answer_value(method: &str, value: &Value, declared: &str) -> Result<String, Fault> {
     answer(method, |writer| {
         value.write_as(writer, "returnval", declared);
         Ok(())

@@ -29,7 +29,7 @@ pub enum Value {
     Boolean(bool),
     Time(Timestamp),
     /// The enum's type, and the word: hosts send words that nobody has heard of.
-    Word(&'static str, String),
+    Enum(&'static str, String),
     Reference(Moref),
     Object(Object),
     /// The type of the items, and the items.
@@ -80,7 +80,7 @@ impl Value {
             let Value::Object(object) = at else { return None };
             at = object.get(name)?;
             if let Some(key) = key {
-                at = at.keyed(key)?;
+                at = at.item_with_key(key)?;
             }
         }
         Some(at)
@@ -88,7 +88,7 @@ impl Value {
 
     /// The item of a list that this key names.
     #[must_use]
-    pub fn keyed(&self, key: &str) -> Option<&Value> {
+    pub fn item_with_key(&self, key: &str) -> Option<&Value> {
         let Value::List(_, items) = self else { return None };
         items.iter().find(|item| match item {
             Value::Object(object) => match object.get("key") {
@@ -169,7 +169,7 @@ impl Value {
             Self::Byte(number) => ("xsd:byte", number.to_string()),
             Self::Boolean(truth) => ("xsd:boolean", truth.to_string()),
             Self::Time(time) => ("xsd:dateTime", date_time(*time)),
-            Self::Word(type_name, word) => (*type_name, word.clone()),
+            Self::Enum(type_name, word) => (*type_name, word.clone()),
             Self::Reference(_) | Self::Object(_) | Self::List(..) | Self::Forest(_) => {
                 ("", String::new())
             }
@@ -301,6 +301,6 @@ pub fn texts<T: Into<String>>(texts: impl IntoIterator<Item = T>) -> Value {
 
 /// A word of an enum.
 #[must_use]
-pub fn word(type_name: &'static str, word: impl Into<String>) -> Value {
-    Value::Word(type_name, word.into())
+pub fn enum_value(type_name: &'static str, word: impl Into<String>) -> Value {
+    Value::Enum(type_name, word.into())
 }

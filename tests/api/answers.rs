@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::harness::{Answer, Lab, eventually, machine, on_every_host};
-use otter::simulator::{Comeback, Restart};
+use otter::simulator::{DownMode, HostdRestart};
 
 on_every_host! {
     async fn an_unchanged_answer_is_not_sent_again(lab: &Lab) {
@@ -76,7 +76,8 @@ async fn answers_are_stale_while_the_host_is_away_and_not_else() {
     let lab = Lab::start().await;
     assert_eq!(lab.get("/v1/machines").await.expect(200).header("otter-stale"), None);
     lab.get("/readyz?host=true").await.expect(200);
-    lab.control().restart_hostd(Restart { away: Some(Comeback::Refuse), ..Restart::default() });
+    lab.control()
+        .restart_hostd(HostdRestart { down: Some(DownMode::Refuse), ..HostdRestart::default() });
     eventually("the host to be away", async || lab.get("/readyz?host=true").await.status == 503)
         .await;
     let problem = lab.get("/readyz?host=true").await.problem(503, "host-unreachable");

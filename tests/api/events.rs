@@ -499,8 +499,8 @@ async fn what_vanishes_is_told_and_so_is_the_session() {
     events.until(|told| told.kind() == "datastore.removed").await;
     // Whatever stood at the removed machine is gone from the stream too, and nothing shows it
     // again.
-    lab.control().restart_hostd(otter::simulator::Restart {
-        away: Some(otter::simulator::Comeback::Refuse),
+    lab.control().restart_hostd(otter::simulator::HostdRestart {
+        down: Some(otter::simulator::DownMode::Refuse),
         drop_running: false,
     });
     events

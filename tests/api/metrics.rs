@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use otter::simulator::{Comeback, Fault, Restart};
+use otter::simulator::{DownMode, Fault, HostdRestart};
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, Events, Lab, eventually};
@@ -136,7 +136,8 @@ async fn outages_and_logins_are_counted() {
     let lab = Lab::start().await;
     let before = Told::by(&lab).await;
     assert_eq!(before.of("otter_session_up"), 1);
-    lab.control().restart_hostd(Restart { away: Some(Comeback::Unavailable), drop_running: false });
+    lab.control()
+        .restart_hostd(HostdRestart { down: Some(DownMode::Unavailable), drop_running: false });
     until(&lab, "otter_session_up", 0).await;
     let outage = "otter_session_outage_seconds_total";
     until_longer(&lab, outage, before.seconds(outage)).await;

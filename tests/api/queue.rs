@@ -187,8 +187,8 @@ async fn a_running_job_past_its_deadline_is_cancelled_on_the_host() {
 /// A long outage refuses new jobs; a short one queues them.
 #[tokio::test]
 async fn jobs_are_taken_on_trust_while_an_outage_is_short() {
-    use otter::simulator::{Comeback, Restart};
-    let away = Restart { away: Some(Comeback::Unavailable), ..Restart::default() };
+    use otter::simulator::{DownMode, HostdRestart};
+    let away = HostdRestart { down: Some(DownMode::Unavailable), ..HostdRestart::default() };
     let lab = Lab::start().await;
     lab.control().restart_hostd(away);
     eventually("the host to be away", async || lab.get("/readyz?host=true").await.status == 503)

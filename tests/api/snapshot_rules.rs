@@ -9,7 +9,7 @@ use otter::clock::Clock;
 use otter::domain::pool::{Pool, Pools};
 use otter::service::snapshots::SnapshotSettings;
 use otter::simulator::world::PowerState;
-use otter::simulator::{Control, Disruption, Hand, Pace};
+use otter::simulator::{Control, Disruption, Pace, TestHook};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -527,8 +527,8 @@ async fn hold_loss(guarded: &Guarded, race: Option<Race>, path: &str, call: &str
     let own = runner.make("own").await;
     runner.make("own below").await;
     let hand =
-        Hand::new(move |control| race.into_iter().for_each(|race| race.happens(control, &own)));
-    let lost = Disruption::Hand(hand, Some(Box::new(Disruption::CloseBeforeRunning)));
+        TestHook::new(move |control| race.into_iter().for_each(|race| race.happens(control, &own)));
+    let lost = Disruption::Hook(hand, Some(Box::new(Disruption::CloseBeforeRunning)));
     lab.control().disrupt_next(call, lost);
     let removal =
         Answer::of(runner.request(Method::DELETE, &on(&format!("{path}&wait=14s")))).await;

@@ -8,7 +8,7 @@ use otter::clock::Clock;
 use otter::esx::EsxHypervisor;
 use otter::simulator::world::World;
 use otter::simulator::{
-    self, Comeback, Disruption, Fault, Restart, SessionLoss, Simulator, SimulatorOptions,
+    self, Disruption, DownMode, Fault, HostdRestart, SessionLoss, Simulator, SimulatorOptions,
 };
 
 use super::fresh_backend;
@@ -73,7 +73,7 @@ impl WorldAccess for SimulatorAccess {
         if reachable {
             self.0.control().resume();
         } else {
-            let how = Restart { away: Some(Comeback::Refuse), drop_running: false };
+            let how = HostdRestart { down: Some(DownMode::Refuse), drop_running: false };
             self.0.control().restart_hostd(how);
         }
     }

@@ -337,7 +337,7 @@ fn matches_world(observed: &machine::Machine, actual: &Machine) -> bool {
         && observed.power_state == power
         && observed.annotation.as_deref().unwrap_or_default() == actual.annotation
         && observed.guest.tools_running == actual.guest.tools_running
-        && observed.guest.ip_address == actual.guest.told_address
+        && observed.guest.ip_address == actual.guest.reported_address
         && observed.snapshots.current.as_ref().map(SnapshotId::backend_text)
             == actual.current_snapshot.as_deref()
         && observed_snapshots == snapshots

@@ -2,7 +2,7 @@
 
 use otter::clock::Clock;
 use otter::simulator::{
-    Comeback, Disruption, Fault, Restart, Scenario, Simulator, SimulatorOptions,
+    Disruption, DownMode, Fault, HostdRestart, Scenario, Simulator, SimulatorOptions,
 };
 
 use crate::harness::{otter, record, said};
@@ -169,7 +169,7 @@ async fn a_server_that_is_no_host() {
 async fn a_host_whose_hostd_is_away() {
     let host = lab().await;
     host.control()
-        .restart_hostd(Restart { away: Some(Comeback::Unavailable), drop_running: false });
+        .restart_hostd(HostdRestart { down: Some(DownMode::Unavailable), drop_running: false });
     Visit::to(&host, &[]).await.finds("api", &["503", "hostd"]);
 }
 

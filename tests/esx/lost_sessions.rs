@@ -6,7 +6,9 @@ use std::time::Duration;
 use otter::clock::Clock;
 use otter::domain::call::HostCall;
 use otter::hypervisor::{Accepted, CallError, HostErrorKind, Hypervisor, SessionState, TaskStatus};
-use otter::simulator::{Comeback, Disruption, Fault, Pace, Restart, Scenario, SessionLoss, world};
+use otter::simulator::{
+    Disruption, DownMode, Fault, HostdRestart, Pace, Scenario, SessionLoss, world,
+};
 
 use super::support::{
     RunningBackend, connected_lab, connected_lab_at_pace, in_time, machine_id, options,
@@ -154,11 +156,11 @@ async fn a_login_refused_after_a_lost_session_is_tried_once() {
 
 #[tokio::test]
 async fn a_restart_of_hostd_causes_one_resync() {
-    for away in [None, Some(Comeback::Refuse), Some(Comeback::Unavailable)] {
+    for down in [None, Some(DownMode::Refuse), Some(DownMode::Unavailable)] {
         let scenario = Scenario::generated(10);
         let (simulator, running) = connected_lab(scenario.clone()).await;
-        simulator.control().restart_hostd(Restart { away, drop_running: false });
-        if away.is_some() {
+        simulator.control().restart_hostd(HostdRestart { down, drop_running: false });
+        if down.is_some() {
             running
                 .observer
                 .wait_until("away", |recording| {
@@ -173,7 +175,7 @@ async fn a_restart_of_hostd_causes_one_resync() {
         assert_eq!(
             (recording.machines.len(), recording.smallest, recording.syncs),
             (10, Some(10), 2),
-            "{away:?}"
+            "{down:?}"
         );
         running.stop().await;
     }
@@ -203,7 +205,7 @@ async fn a_followed_task_survives_a_lost_session_and_vanishes_with_hostd() {
     drop(in_time("the success", end).await.unwrap());
     assert_eq!(running.observer.recording().restarts.len(), 1);
     let (mut status, _) = start(1).await;
-    simulator.control().restart_hostd(Restart::default());
+    simulator.control().restart_hostd(HostdRestart::default());
     let end = status.wait_for(|status| matches!(status, TaskStatus::Vanished));
     drop(in_time("the end of a forgotten task", end).await.unwrap());
     running.stop().await;

@@ -87,8 +87,8 @@ pub fn guest(machine: &world::Machine) -> Guest {
         (true, false) => "not_running",
         (true, true) => "running",
     };
-    let mut ip_addresses: Vec<String> = claims.told_address.iter().cloned().collect();
-    if claims.told_address.is_some() && !machine.network_cards.is_empty() {
+    let mut ip_addresses: Vec<String> = claims.reported_address.iter().cloned().collect();
+    if claims.reported_address.is_some() && !machine.network_cards.is_empty() {
         for address in &claims.more_addresses {
             if !ip_addresses.contains(address) {
                 ip_addresses.push(address.clone());
@@ -98,7 +98,7 @@ pub fn guest(machine: &world::Machine) -> Guest {
     Guest {
         tools_running: claims.tools_installed && claims.tools_running,
         tools_status: Some(status.to_owned()),
-        ip_address: claims.told_address.clone(),
+        ip_address: claims.reported_address.clone(),
         ip_addresses,
     }
 }
@@ -234,7 +234,7 @@ fn made_snapshot(task: &world::Task) -> Option<SnapshotId> {
 /// A fault as the backend tells it.
 pub fn error(fault: &Fault, lead: &str) -> HostError {
     let text = |value: &Value| match value {
-        Value::Text(text) | Value::Word(_, text) => Some(text.clone()),
+        Value::Text(text) | Value::Enum(_, text) => Some(text.clone()),
         Value::Reference(moref) => Some(moref.id.clone()),
         _ => None,
     };

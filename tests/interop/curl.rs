@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use otter::simulator::{Comeback, Pace, Restart};
+use otter::simulator::{DownMode, HostdRestart, Pace};
 
 use super::PATIENCE;
 use crate::harness::{Lab, Plan, eventually, output};
@@ -137,8 +137,8 @@ impl Scene {
             Self::Quick | Self::Slow | Self::SlowAtFirst => {}
             Self::ReadOnly => lab.control().set_read_only_licence(true),
             Self::Away | Self::AwayAtFirst => {
-                let away = Some(Comeback::Unavailable);
-                lab.control().restart_hostd(Restart { away, ..Restart::default() });
+                let down = Some(DownMode::Unavailable);
+                lab.control().restart_hostd(HostdRestart { down, ..HostdRestart::default() });
                 let gone = async || lab.get("/readyz?host=true").await.status == 503;
                 eventually("the host to be away", gone).await;
             }

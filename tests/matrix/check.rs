@@ -296,7 +296,8 @@ pub fn host(world: &World) -> Value {
 fn machine_of(machine: &Machine) -> Value {
     let on = machine.power == PowerState::On;
     // An address that is still told of a guest that is gone, or not up yet, is never shown.
-    let told = machine.guest.told_address.as_ref().filter(|_| on && machine.guest.tools_running);
+    let told =
+        machine.guest.reported_address.as_ref().filter(|_| on && machine.guest.tools_running);
     let addresses: Vec<&String> = told.map_or_else(Vec::new, |told| {
         std::iter::once(told).chain(&machine.guest.more_addresses).collect()
     });

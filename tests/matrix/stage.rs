@@ -499,7 +499,7 @@ impl<'b> Play<'b> {
 pub fn stop(machine: &mut Machine) {
     machine.power = PowerState::Off;
     machine.guest.tools_running = false;
-    machine.guest.told_address = None;
+    machine.guest.reported_address = None;
     machine.booted_at = None;
     machine.question = None;
 }

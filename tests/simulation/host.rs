@@ -25,7 +25,7 @@ pub fn new(random: &mut Random, clock: Clock, are_off: bool) -> SimulatedHost {
             let machine = world.machine_mut(id).unwrap();
             machine.power = PowerState::Off;
             machine.guest.tools_running = false;
-            machine.guest.told_address = None;
+            machine.guest.reported_address = None;
         }
     });
     host
@@ -59,7 +59,7 @@ pub fn add_machine(world: &mut World, random: &mut Random, id: &str, number: u64
     };
     if machine.power == PowerState::On && machine.guest.tools_installed {
         machine.guest.tools_running = true;
-        machine.guest.told_address.clone_from(&machine.guest.address);
+        machine.guest.reported_address.clone_from(&machine.guest.address);
     }
     let at = machine.created_at;
     let mut last = None;

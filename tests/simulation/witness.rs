@@ -88,7 +88,7 @@ impl Witness {
         let mut seen = self.seen();
         let Seen { promises, lease_invariants, done, machines, .. } = &mut *seen;
         let mut by_task = BTreeSet::new();
-        for task in world.every_task().filter(|task| task.state == TaskState::Success) {
+        for task in world.all_tasks().filter(|task| task.state == TaskState::Success) {
             if done.insert(task.id.clone()) {
                 promises.task_done(&task.id, &task.machine, world.revision());
                 by_task.insert(task.machine.clone());

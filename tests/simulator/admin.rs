@@ -132,7 +132,7 @@ async fn events_happen_at_once() {
     );
     admin.power_on().await.unwrap();
     done("/vanish-tasks", json!({})).await;
-    assert!(control.look(|world| world.tasks().all(|task| !task.known)));
+    assert!(control.look(|world| world.tasks().all(|task| !task.known_to_hostd)));
     let ask = json!({"machine": "17", "ask": {"id": "7", "message_id": "m", "text": "Go on?", "pending": true,
         "choices": [{"key": "0", "label": "l", "summary": "Yes"}]}});
     done("/question", ask).await;

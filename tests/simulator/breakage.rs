@@ -71,7 +71,8 @@ async fn hostd_restarts_and_forgets_all_but_the_machines() {
     let version = lab.news("").await.version();
     let restart = async {
         lab.control().until(|control| control.pending_waits() == 1).await;
-        lab.control().restart_hostd(Restart { away: Some(Comeback::Refuse), drop_running: true });
+        lab.control()
+            .restart_hostd(HostdRestart { down: Some(DownMode::Refuse), drop_running: true });
     };
     let parameters = format!("<version>{version}</version>");
     let wait =
@@ -86,7 +87,8 @@ async fn hostd_restarts_and_forgets_all_but_the_machines() {
     assert_eq!(lab.news(&version).await.fault().as_deref(), Some("InvalidCollectorVersion"));
     assert_eq!(lab.power_state("17").await, "poweredOn");
     assert!(lab.control().running_tasks().is_empty());
-    lab.control().restart_hostd(Restart { away: Some(Comeback::Unavailable), drop_running: false });
+    lab.control()
+        .restart_hostd(HostdRestart { down: Some(DownMode::Unavailable), drop_running: false });
     assert_eq!(call(&lab).await.unwrap().status, 503);
     lab.control().resume();
     lab.control().reboot_host();

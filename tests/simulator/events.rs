@@ -166,7 +166,7 @@ async fn the_history_ends_somewhere_and_with_hostd() {
     let mut lab = Lab::stepped().await;
     lab.control().mutate(|world| {
         for _ in 0..1_500 {
-            world.note_machine("16", "root", world::MachineEvent::Starting);
+            world.record_machine_event("16", "root", world::MachineEvent::Starting);
         }
         assert_eq!(world.history().events().count(), 1_000);
         assert_eq!(world.history().events().next().unwrap().key, 505);
@@ -178,7 +178,7 @@ async fn the_history_ends_somewhere_and_with_hostd() {
         .call("CreateCollectorForEvents", "EventManager", "ha-eventmgr", "<filter></filter>")
         .await;
     assert_eq!(full.fault().as_deref(), Some("InvalidState"));
-    lab.control().restart_hostd(Restart::default());
+    lab.control().restart_hostd(HostdRestart::default());
     lab.cookie = None;
     lab.log_in().await;
     assert_eq!(lab.query("").await, ["UserLoginSessionEvent"]);

@@ -15,7 +15,7 @@ use otter::clock::Clock;
 use otter::esx::soap::xml::{Document, Element};
 use otter::simulator::world;
 use otter::simulator::{
-    Comeback, Control, Disruption, Fault, Pace, Restart, Scenario, SessionLoss, Simulator,
+    Control, Disruption, DownMode, Fault, HostdRestart, Pace, Scenario, SessionLoss, Simulator,
     SimulatorError, SimulatorOptions,
 };
 

@@ -2,9 +2,9 @@
 
 use super::Call;
 use crate::domain::names::unescape_vim;
-use crate::simulator::fault::Fault;
 use crate::simulator::soap::{self, Request};
 use crate::simulator::value::Value;
+use crate::simulator::vim_fault::Fault;
 use crate::simulator::world::{MachineEvent, Operation};
 
 pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
@@ -14,11 +14,11 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
     match method {
         "ShutdownGuest" => {
             call.state.world.shut_down_guest(target)?;
-            note_guest(call, MachineEvent::GuestShutDown)?;
+            record_guest_event(call, MachineEvent::GuestShutDown)?;
         }
         "RebootGuest" => {
             call.state.world.reboot_guest(target)?;
-            note_guest(call, MachineEvent::GuestRebooted)?;
+            record_guest_event(call, MachineEvent::GuestRebooted)?;
         }
         "AnswerVM" => {
             let (question, choice) =
@@ -33,12 +33,12 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         "CancelTask" => call.state.world.cancel_task(target)?,
         _ => return start_task(call),
     }
-    soap::void(method).map(Some)
+    soap::empty_answer(method).map(Some)
 }
 
-fn note_guest(call: &mut Call<'_>, event: MachineEvent) -> Result<(), Fault> {
+fn record_guest_event(call: &mut Call<'_>, event: MachineEvent) -> Result<(), Fault> {
     let user = call.session()?.user().to_owned();
-    call.state.world.note_machine(&call.request.target.id, &user, event);
+    call.state.world.record_machine_event(&call.request.target.id, &user, event);
     Ok(())
 }
 
@@ -54,7 +54,7 @@ fn start_task(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
     };
     let user = call.session()?.user().to_owned();
     let task = call.state.world.start_task(&machine, operation, &user)?;
-    soap::returns(&call.request.method, &Value::Reference(task), "Task").map(Some)
+    soap::answer_value(&call.request.method, &Value::Reference(task), "Task").map(Some)
 }
 
 /// The operation that a `_Task` method asks for.

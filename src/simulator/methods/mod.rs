@@ -1,28 +1,28 @@
 //! The methods of vim25 that the simulator has, by name.
 
-mod events;
+mod event_manager;
 mod machines;
-mod reads;
-mod search;
+mod property_collector;
+mod search_index;
 mod service;
-mod views;
-mod wait;
+mod view_manager;
+mod wait_for_updates;
 
 use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::collector::{Collector, FilterSpec};
-use super::fault::Fault;
-use super::faults::SessionLoss;
-use super::look::{Look, LookingSession};
+use super::fault_injection::SessionLoss;
 use super::properties;
+use super::property_collector::{FilterSpec, PropertyCollector};
+use super::read_scope::{CallerSession, ReadScope};
 use super::schema;
 use super::session::{Caller, Session};
 use super::soap::{self, Request};
 use super::value::{Moref, Value};
-use super::world::Happening;
-use super::{Shared, State};
+use super::vim_fault::Fault;
+use super::world::EventDetail;
+use super::{Shared, SimulatorState};
 
 /// Who calls.
 pub struct CallContext {
@@ -32,16 +32,18 @@ pub struct CallContext {
 }
 
 /// What is answered.
-pub struct Outcome {
+pub struct CallOutcome {
     pub result: Result<String, Fault>,
     /// A new session's cookie, or a refused login's.
     pub cookie: Option<String>,
 }
 
 /// Runs a method to its end. Only waits take time.
-pub async fn run(shared: &Arc<Shared>, request: &Request, context: &CallContext) -> Outcome {
+pub async fn run(shared: &Arc<Shared>, request: &Request, context: &CallContext) -> CallOutcome {
     let result = match request.method.as_str() {
-        "WaitForUpdatesEx" | "WaitForUpdates" => wait::run(shared, request, context).await,
+        "WaitForUpdatesEx" | "WaitForUpdates" => {
+            wait_for_updates::run(shared, request, context).await
+        }
         "Login" => {
             let outcome = login(shared, request, context);
             shared.notify();
@@ -53,16 +55,16 @@ pub async fn run(shared: &Arc<Shared>, request: &Request, context: &CallContext)
             result
         }
     };
-    Outcome { result, cookie: None }
+    CallOutcome { result, cookie: None }
 }
 
-fn login(shared: &Shared, request: &Request, context: &CallContext) -> Outcome {
+fn login(shared: &Shared, request: &Request, context: &CallContext) -> CallOutcome {
     let ids = (shared.clock.uuid(), shared.clock.uuid());
     let mut state = shared.lock();
     let now = state.world.now();
     let (Ok(user), Ok(password)) = (request.required("userName"), request.required("password"))
     else {
-        return Outcome { result: Err(Fault::invalid_argument("userName")), cookie: None };
+        return CallOutcome { result: Err(Fault::invalid_argument("userName")), cookie: None };
     };
     let password = SecretString::from(password);
     let caller = Caller {
@@ -71,20 +73,20 @@ fn login(shared: &Shared, request: &Request, context: &CallContext) -> Outcome {
         agent: &context.agent,
     };
     let login = state.sessions.login(&caller, (user, password.expose_secret()), ids, now);
-    let refused = Happening::LoginRefused { address: context.address.clone() };
+    let refused = EventDetail::LoginRefused { address: context.address.clone() };
     let begun = state
         .sessions
         .get(Some(&login.cookie))
-        .map(|session| (session.user_session(), session.beginning()));
+        .map(|session| (session.user_session(), session.login_event()));
     let (result, event) = match (login.result, begun) {
         (Ok(()), Some((session, event))) => {
-            (soap::returns("Login", &Value::Object(session), "UserSession"), event)
+            (soap::answer_value("Login", &Value::Object(session), "UserSession"), event)
         }
         (Ok(()), None) => (Err(Fault::not_authenticated()), refused),
         (Err(fault), _) => (Err(fault), refused),
     };
-    state.world.note_session(user, event);
-    Outcome { result, cookie: Some(login.cookie) }
+    state.world.record_session_event(user, event);
+    CallOutcome { result, cookie: Some(login.cookie) }
 }
 
 /// Everything but waits and logins, under one look at the state.
@@ -94,16 +96,22 @@ fn run_at_once(shared: &Shared, request: &Request, context: &CallContext) -> Res
     let mut guard = shared.lock();
     let state = &mut *guard;
     let now = state.world.now();
-    state.sessions.note_call(cookie, now);
+    state.sessions.record_call(cookie, now);
     let Some(session) = state.sessions.get(cookie) else {
         return without_session(state, request);
     };
     let id = session.object_id(fresh);
-    if !properties::exists(look(state, cookie), &request.target) {
+    if !properties::exists(read_scope(state, cookie), &request.target) {
         return Err(Fault::not_found(&request.target));
     }
     let mut call = Call { state, request, cookie, id };
-    for group in [service::run, reads::run, views::run, machines::run, events::run] {
+    for group in [
+        service::run,
+        property_collector::run,
+        view_manager::run,
+        machines::run,
+        event_manager::run,
+    ] {
         if let Some(answer) = group(&mut call)? {
             return Ok(answer);
         }
@@ -119,7 +127,7 @@ fn run_at_once(shared: &Shared, request: &Request, context: &CallContext) -> Res
 /// A call of a session on an object that is there. Each group of methods answers `None` to those of
 /// others.
 struct Call<'a> {
-    state: &'a mut State,
+    state: &'a mut SimulatorState,
     request: &'a Request,
     cookie: Option<&'a str>,
     /// The id of whatever is made.
@@ -127,8 +135,8 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn look(&self) -> Look<'_> {
-        look(self.state, self.cookie)
+    fn scope(&self) -> ReadScope<'_> {
+        read_scope(self.state, self.cookie)
     }
 
     fn session(&mut self) -> Result<&mut Session, Fault> {
@@ -141,37 +149,45 @@ impl Call<'_> {
 }
 
 /// What may be had without a session: what the service is, and whether there is a session.
-fn without_session(state: &mut State, request: &Request) -> Result<String, Fault> {
+fn without_session(state: &mut SimulatorState, request: &Request) -> Result<String, Fault> {
     let method = request.method.as_str();
     let anonymous = |object: &Moref| matches!(object.kind, "ServiceInstance" | "SessionManager");
     match method {
         "RetrieveServiceContent" => {
-            return soap::returns(method, &properties::content(&state.world), "ServiceContent");
+            return soap::answer_value(
+                method,
+                &properties::content(&state.world),
+                "ServiceContent",
+            );
         }
-        "Fetch" if anonymous(&request.target) => return fetch(look(state, None), request),
+        "Fetch" if anonymous(&request.target) => return fetch(read_scope(state, None), request),
         "RetrieveProperties" | "RetrievePropertiesEx" => {
             let specs = read_specs(request)?;
             if specs.iter().all(|spec| spec.objects().all(anonymous)) {
                 return soap::answer(method, |writer| match method {
                     "RetrieveProperties" => {
-                        Collector::retrieve_all(&specs, look(state, None), writer)
+                        PropertyCollector::retrieve_all(&specs, read_scope(state, None), writer)
                     }
-                    _ => Collector::default().retrieve(
+                    _ => PropertyCollector::default().retrieve(
                         &specs,
-                        look(state, None),
+                        read_scope(state, None),
                         None,
                         String::new(),
                         writer,
                     ),
                 });
             }
-            match state.faults.session_loss {
+            match state.fault_plan.session_loss {
                 SessionLoss::MissingSet => {
                     return soap::answer(method, |writer| {
-                        Collector::write_unauthenticated(&specs, look(state, None), writer)
+                        PropertyCollector::write_unauthenticated(
+                            &specs,
+                            read_scope(state, None),
+                            writer,
+                        )
                     });
                 }
-                SessionLoss::EmptyAnswer => return soap::void(method),
+                SessionLoss::EmptyAnswer => return soap::empty_answer(method),
                 SessionLoss::Fault | SessionLoss::NoCollector => {}
             }
         }
@@ -181,9 +197,9 @@ fn without_session(state: &mut State, request: &Request) -> Result<String, Fault
 }
 
 /// How a call is refused whose session is gone.
-fn lost_session(state: &State, request: &Request) -> Fault {
+fn lost_session(state: &SimulatorState, request: &Request) -> Fault {
     let waiting = matches!(request.method.as_str(), "WaitForUpdatesEx" | "WaitForUpdates");
-    match state.faults.session_loss {
+    match state.fault_plan.session_loss {
         SessionLoss::NoCollector => Fault::not_found(&request.target),
         SessionLoss::MissingSet | SessionLoss::EmptyAnswer if waiting => {
             Fault::new("RequestCanceled", "The request was canceled.")
@@ -193,14 +209,14 @@ fn lost_session(state: &State, request: &Request) -> Fault {
 }
 
 /// `Fetch`, by which pyvmomi reads every property.
-fn fetch(look: Look<'_>, request: &Request) -> Result<String, Fault> {
+fn fetch(scope: ReadScope<'_>, request: &Request) -> Result<String, Fault> {
     let name = request.required("prop")?;
     let target = &request.target;
     if schema::field(target.kind, name).is_none() {
         return Err(Fault::invalid_property(name));
     }
     soap::answer("Fetch", |writer| {
-        if let Some(value) = properties::property(look, target, name) {
+        if let Some(value) = properties::property(scope, target, name) {
             value.write_any(writer, "returnval");
         }
         Ok(())
@@ -211,7 +227,7 @@ fn read_specs(request: &Request) -> Result<Vec<FilterSpec>, Fault> {
     request.call().children_named("specSet").map(FilterSpec::read).collect()
 }
 
-fn number(request: &Request, path: &[&str]) -> Result<Option<usize>, Fault> {
+fn number_option(request: &Request, path: &[&str]) -> Result<Option<usize>, Fault> {
     match request.call().descend(path).map(|element| element.text().trim()) {
         None | Some("") => Ok(None),
         Some(text) => match text.parse() {
@@ -221,32 +237,35 @@ fn number(request: &Request, path: &[&str]) -> Result<Option<usize>, Fault> {
     }
 }
 
-fn smaller(asked: Option<usize>, limit: Option<usize>) -> Option<usize> {
+fn smaller_limit(asked: Option<usize>, limit: Option<usize>) -> Option<usize> {
     match (asked.filter(|asked| *asked > 0), limit) {
         (Some(asked), Some(limit)) => Some(asked.min(limit)),
         (asked, limit) => asked.or(limit),
     }
 }
 
-fn look<'a>(state: &'a State, cookie: Option<&str>) -> Look<'a> {
-    let session = state.sessions.get(cookie).map(|session| session as &dyn LookingSession);
-    Look { world: &state.world, sessions: &state.sessions, session }
+fn read_scope<'a>(state: &'a SimulatorState, cookie: Option<&str>) -> ReadScope<'a> {
+    let session = state.sessions.get(cookie).map(|session| session as &dyn CallerSession);
+    ReadScope { world: &state.world, sessions: &state.sessions, session }
 }
 
-fn session_mut<'a>(state: &'a mut State, cookie: Option<&str>) -> Result<&'a mut Session, Fault> {
+fn session_mut<'a>(
+    state: &'a mut SimulatorState,
+    cookie: Option<&str>,
+) -> Result<&'a mut Session, Fault> {
     state.sessions.get_mut(cookie).ok_or_else(Fault::not_authenticated)
 }
 
 /// Works on a collector that looks at the session that it belongs to.
 fn with_collector<T>(
-    state: &mut State,
+    state: &mut SimulatorState,
     cookie: Option<&str>,
     id: &str,
-    work: impl FnOnce(&mut Collector, Look<'_>) -> Result<T, Fault>,
+    work: impl FnOnce(&mut PropertyCollector, ReadScope<'_>) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     let missing = || Fault::not_found(&Moref::new("PropertyCollector", id));
     let mut collector = session_mut(state, cookie)?.take_collector(id).ok_or_else(missing)?;
-    let result = work(&mut collector, look(state, cookie));
+    let result = work(&mut collector, read_scope(state, cookie));
     session_mut(state, cookie)?.put_collector(id, collector);
     result
 }

@@ -1,11 +1,11 @@
 //! The virtual devices of a machine, with the keys that ESX gives them.
 
-use super::super::value::{Moref, Object, Value, word};
+use super::super::value::{Moref, Object, Value, enum_value};
 use super::super::world::{Machine, NetworkCard, PowerState, SerialBacking, SerialPort};
 use super::{NETWORK, description};
 
 /// All devices, in the order in which ESX lists them.
-pub fn of(machine: &Machine) -> Vec<Object> {
+pub fn virtual_devices(machine: &Machine) -> Vec<Object> {
     let keys = |keys: Vec<i32>| Value::List("int", keys.into_iter().map(Value::Int).collect());
     let controller = |kind, key: i32, label: &str, bus: i32| {
         Object::new(kind)
@@ -38,7 +38,7 @@ pub fn of(machine: &Machine) -> Vec<Object> {
         controller("VirtualLsiLogicController", 1_000, "SCSI controller 0", 0)
             .with("device", keys(vec![2_000]))
             .with("hotAddRemove", true)
-            .with("sharedBus", word("VirtualSCSISharing", "noSharing"))
+            .with("sharedBus", enum_value("VirtualSCSISharing", "noSharing"))
             .with("scsiCtlrUnitNumber", 7),
         disk(machine),
     ];

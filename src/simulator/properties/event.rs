@@ -1,12 +1,12 @@
 //! `Event` and its kin: what a happening is on the wire, and the table of all that there may be.
 
 use super::super::value::{Moref, Object, list};
-use super::super::world::{Happening, HostEvent, MachineEvent, Subject, World};
+use super::super::world::{EventDetail, EventMachine, HostEvent, MachineEvent, World};
 use super::task;
 use crate::domain::names::escape_vim;
 
 /// One type of event.
-struct Kind {
+struct EventKind {
     name: &'static str,
     description: &'static str,
     /// `info`, `warning`, `error` or `user`.
@@ -20,12 +20,12 @@ const fn kind(
     description: &'static str,
     category: &'static str,
     format: &'static str,
-) -> Kind {
-    Kind { name, description, category, format }
+) -> EventKind {
+    EventKind { name, description, category, format }
 }
 
 /// Every type of event that this host knows.
-const KINDS: &[Kind] = &[
+const EVENT_KINDS: &[EventKind] = &[
     kind(
         "UserLoginSessionEvent",
         "Login",
@@ -75,14 +75,14 @@ const KINDS: &[Kind] = &[
 ];
 
 /// The type of a happening.
-pub const fn type_name(what: &Happening) -> &'static str {
-    match what {
-        Happening::LoggedIn { .. } => "UserLoginSessionEvent",
-        Happening::LoggedOut { .. } => "UserLogoutSessionEvent",
-        Happening::LoginRefused { .. } => "BadUsernameSessionEvent",
-        Happening::Asked { .. } => "VmMessageEvent",
-        Happening::Task(_) => "TaskEvent",
-        Happening::Machine(event) => match event {
+pub const fn type_name(detail: &EventDetail) -> &'static str {
+    match detail {
+        EventDetail::LoggedIn { .. } => "UserLoginSessionEvent",
+        EventDetail::LoggedOut { .. } => "UserLogoutSessionEvent",
+        EventDetail::LoginRefused { .. } => "BadUsernameSessionEvent",
+        EventDetail::QuestionAsked { .. } => "VmMessageEvent",
+        EventDetail::Task(_) => "TaskEvent",
+        EventDetail::Machine(event) => match event {
             MachineEvent::Starting => "VmStartingEvent",
             MachineEvent::PoweredOn => "VmPoweredOnEvent",
             MachineEvent::Stopping => "VmStoppingEvent",
@@ -99,24 +99,26 @@ pub const fn type_name(what: &Happening) -> &'static str {
 }
 
 /// The category of a happening.
-pub fn category(what: &Happening) -> &'static str {
-    kind_of(what).map_or("info", |kind| kind.category)
+pub fn category(detail: &EventDetail) -> &'static str {
+    event_kind(detail).map_or("info", |kind| kind.category)
 }
 
 /// A happening as an event.
 pub fn object(world: &World, event: &HostEvent) -> Object {
-    let HostEvent { key, chain, at, user, machine, what } = event;
-    let is_of_session = matches!(
-        what,
-        Happening::LoggedIn { .. } | Happening::LoggedOut { .. } | Happening::LoginRefused { .. }
+    let HostEvent { key, chain, at, user, machine, detail } = event;
+    let is_session_event = matches!(
+        detail,
+        EventDetail::LoggedIn { .. }
+            | EventDetail::LoggedOut { .. }
+            | EventDetail::LoginRefused { .. }
     );
     let place = |type_name, field, name: &str, moref: Moref| {
-        (!is_of_session).then(|| Object::new(type_name).with("name", name).with(field, moref))
+        (!is_session_event).then(|| Object::new(type_name).with("name", name).with(field, moref))
     };
     let host = world.host.name.as_str();
     let datacenter = Moref::new("Datacenter", "ha-datacenter");
     let resource = Moref::new("ComputeResource", "ha-compute-res");
-    let object = Object::new(type_name(what))
+    let object = Object::new(type_name(detail))
         .with("key", *key)
         .with("chainId", *chain)
         .with("createdTime", *at)
@@ -130,9 +132,9 @@ pub fn object(world: &World, event: &HostEvent) -> Object {
             place("ComputeResourceEventArgument", "computeResource", host, resource),
         )
         .with("host", place("HostEventArgument", "host", host, Moref::new("HostSystem", "ha-host")))
-        .with("vm", machine.as_ref().map(subject))
+        .with("vm", machine.as_ref().map(machine_argument))
         .with("fullFormattedMessage", message(world, event));
-    with_details(object, machine.as_ref(), what)
+    with_details(object, machine.as_ref(), detail)
 }
 
 /// `EventDescription`: the categories, and the types with what is said of them.
@@ -140,7 +142,7 @@ pub fn description() -> Object {
     let categories = ["info", "warning", "error", "user"].map(|key| {
         Object::new("ElementDescription").with("label", key).with("summary", key).with("key", key)
     });
-    let details = KINDS.iter().map(|kind| {
+    let details = EVENT_KINDS.iter().map(|kind| {
         Object::new("EventDescriptionEventDetail")
             .with("key", kind.name)
             .with("description", kind.description)
@@ -156,35 +158,35 @@ pub fn description() -> Object {
         .with("eventInfo", list("EventDescriptionEventDetail", details.collect()))
 }
 
-fn kind_of(what: &Happening) -> Option<&'static Kind> {
-    let name = type_name(what);
-    KINDS.iter().find(|kind| kind.name == name)
+fn event_kind(detail: &EventDetail) -> Option<&'static EventKind> {
+    let name = type_name(detail);
+    EVENT_KINDS.iter().find(|kind| kind.name == name)
 }
 
-fn subject(machine: &Subject) -> Object {
+fn machine_argument(machine: &EventMachine) -> Object {
     Object::new("VmEventArgument")
         .with("name", escape_vim(&machine.name))
         .with("vm", Moref::new("VirtualMachine", machine.id.clone()))
 }
 
 /// The fields that only this type has.
-fn with_details(object: Object, machine: Option<&Subject>, what: &Happening) -> Object {
+fn with_details(object: Object, machine: Option<&EventMachine>, detail: &EventDetail) -> Object {
     let template = machine.is_some_and(|machine| machine.template);
-    match what {
-        Happening::LoggedIn { session, address, agent } => object
+    match detail {
+        EventDetail::LoggedIn { session, address, agent } => object
             .with("ipAddress", address)
             .with("userAgent", agent)
             .with("locale", "en")
             .with("sessionId", session),
-        Happening::LoggedOut { session, address, agent, calls, login_at } => object
+        EventDetail::LoggedOut { session, address, agent, calls, login_at } => object
             .with("ipAddress", address)
             .with("userAgent", agent)
             .with("callCount", *calls)
             .with("sessionId", session)
             .with("loginTime", *login_at),
-        Happening::LoginRefused { address } => object.with("ipAddress", address),
-        Happening::Machine(_) => object.with("template", template),
-        Happening::Asked { message_id, text } => {
+        EventDetail::LoginRefused { address } => object.with("ipAddress", address),
+        EventDetail::Machine(_) => object.with("template", template),
+        EventDetail::QuestionAsked { message_id, text } => {
             let asked =
                 Object::new("VirtualMachineMessage").with("id", message_id).with("text", text);
             object
@@ -192,28 +194,28 @@ fn with_details(object: Object, machine: Option<&Subject>, what: &Happening) -> 
                 .with("message", text)
                 .with("messageInfo", list("VirtualMachineMessage", vec![asked]))
         }
-        Happening::Task(begun) => object.with("info", task::info(begun)),
+        EventDetail::Task(begun) => object.with("info", task::info(begun)),
     }
 }
 
 /// The format of the type, filled in.
 fn message(world: &World, event: &HostEvent) -> String {
-    let format = kind_of(&event.what).map_or("", |kind| kind.format);
+    let format = event_kind(&event.detail).map_or("", |kind| kind.format);
     let mut filled =
         format.replace("{userName}", &event.user).replace("{host.name}", &world.host.name);
     if let Some(machine) = &event.machine {
         filled = filled.replace("{vm.name}", &escape_vim(&machine.name));
     }
-    match &event.what {
-        Happening::LoggedIn { address, agent, .. }
-        | Happening::LoggedOut { address, agent, .. } => {
+    match &event.detail {
+        EventDetail::LoggedIn { address, agent, .. }
+        | EventDetail::LoggedOut { address, agent, .. } => {
             filled.replace("{ipAddress}", address).replace("{userAgent}", agent)
         }
-        Happening::LoginRefused { address } => filled.replace("{ipAddress}", address),
-        Happening::Asked { text, .. } => filled.replace("{message}", text),
-        Happening::Task(task) => {
+        EventDetail::LoginRefused { address } => filled.replace("{ipAddress}", address),
+        EventDetail::QuestionAsked { text, .. } => filled.replace("{message}", text),
+        EventDetail::Task(task) => {
             filled.replace("{info.descriptionId}", task.operation.description_id())
         }
-        Happening::Machine(_) => filled,
+        EventDetail::Machine(_) => filled,
     }
 }

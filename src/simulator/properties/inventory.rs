@@ -1,6 +1,6 @@
 //! Folders, the datacenter, the host and its resources, datastores and the network.
 
-use super::super::value::{Moref, Object, Value, list, references, texts, word};
+use super::super::value::{Moref, Object, Value, enum_value, list, references, texts};
 use super::super::world::{Datastore, World};
 use super::{NETWORK, children, entity_property, service};
 
@@ -78,7 +78,7 @@ fn compute_resource(world: &World, name: &str) -> Option<Value> {
                 .with("effectiveMemory", world.host.memory_bytes >> 20)
                 .with("numHosts", 1)
                 .with("numEffectiveHosts", 1)
-                .with("overallStatus", word("ManagedEntityStatus", "green")),
+                .with("overallStatus", enum_value("ManagedEntityStatus", "green")),
         )),
         "configurationEx" => Some(Value::Object(
             Object::new("ComputeResourceConfigInfo").with("vmSwapPlacement", "vmDirectory"),
@@ -103,7 +103,7 @@ fn resource_pool(world: &World, name: &str) -> Option<Value> {
         Object::new("ResourcePoolRuntimeInfo")
             .with("memory", usage(world.host.memory_bytes))
             .with("cpu", usage(i64::from(world.host.cpu_count) * 2_400))
-            .with("overallStatus", word("ManagedEntityStatus", "green"))
+            .with("overallStatus", enum_value("ManagedEntityStatus", "green"))
     };
     let allocation = || {
         Object::new("ResourceAllocationInfo")
@@ -114,7 +114,7 @@ fn resource_pool(world: &World, name: &str) -> Option<Value> {
                 "shares",
                 Object::new("SharesInfo")
                     .with("shares", 9_000)
-                    .with("level", word("SharesLevel", "custom")),
+                    .with("level", enum_value("SharesLevel", "custom")),
             )
     };
     let config = || {
@@ -168,8 +168,8 @@ fn host(world: &World, name: &str) -> Option<Value> {
 
 fn host_runtime(world: &World) -> Object {
     Object::new("HostRuntimeInfo")
-        .with("connectionState", word("HostSystemConnectionState", "connected"))
-        .with("powerState", word("HostSystemPowerState", "poweredOn"))
+        .with("connectionState", enum_value("HostSystemConnectionState", "connected"))
+        .with("powerState", enum_value("HostSystemPowerState", "poweredOn"))
         .with("inMaintenanceMode", world.host.in_maintenance_mode)
         .with("bootTime", world.host.booted_at)
         .with("hostMaxVirtualDiskCapacity", 68_169_720_922_112_i64)
@@ -206,7 +206,7 @@ fn host_summary(world: &World) -> Object {
         .with("runtime", host_runtime(world))
         .with("config", config)
         .with("quickStats", quick)
-        .with("overallStatus", word("ManagedEntityStatus", "green"))
+        .with("overallStatus", enum_value("ManagedEntityStatus", "green"))
         .with("rebootRequired", false)
 }
 

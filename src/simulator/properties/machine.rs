@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::super::schema::{self, Occurs};
-use super::super::value::{Forest, Moref, Object, Value, list, references, word};
+use super::super::value::{Forest, Moref, Object, Value, enum_value, list, references};
 use super::super::world::{Machine, PowerState, Question, Snapshot, World};
 use super::{NETWORK, devices, entity_property};
 use crate::domain::names::escape_vim;
@@ -16,7 +16,11 @@ pub fn property(world: &World, machine: &Machine, name: &str) -> Option<Value> {
         "summary" => Some(Value::Object(summary(world, machine))),
         "snapshot" => snapshot_info(machine).map(Value::Object),
         "rootSnapshot" => Some(references(
-            machine.snapshots.iter().filter(|snapshot| snapshot.parent.is_none()).map(moref_of),
+            machine
+                .snapshots
+                .iter()
+                .filter(|snapshot| snapshot.parent.is_none())
+                .map(snapshot_moref),
         )),
         "datastore" => Some(references([Moref::new("Datastore", machine.datastore.clone())])),
         "network" => Some(references([Moref::new("Network", NETWORK)])),
@@ -31,7 +35,7 @@ pub fn property(world: &World, machine: &Machine, name: &str) -> Option<Value> {
                 )
                 .with("timestamp", world.now().wall),
         )),
-        "guestHeartbeatStatus" => Some(word("ManagedEntityStatus", heartbeat(machine))),
+        "guestHeartbeatStatus" => Some(enum_value("ManagedEntityStatus", heartbeat(machine))),
         "recentTask" => {
             Some(references(world.recent_tasks(&machine.id).map(super::super::world::Task::moref)))
         }
@@ -50,7 +54,7 @@ pub fn snapshot_property(world: &World, id: &str, name: &str) -> Option<Value> {
         "childSnapshot" => {
             let below =
                 machine.snapshots.iter().filter(|snapshot| snapshot.parent.as_deref() == Some(id));
-            Some(references(below.map(moref_of)))
+            Some(references(below.map(snapshot_moref)))
         }
         "value" => Some(list("CustomFieldValue", Vec::new())),
         "availableField" => Some(list("CustomFieldDef", Vec::new())),
@@ -103,7 +107,7 @@ fn config(world: &World, machine: &Machine) -> Object {
         .with("memoryMB", machine.memory_mb)
         .with("virtualICH7MPresent", false)
         .with("virtualSMCPresent", false)
-        .with("device", list("VirtualDevice", devices::of(machine)));
+        .with("device", list("VirtualDevice", devices::virtual_devices(machine)));
     let url = world.datastore(&machine.datastore).map(|datastore| {
         let pair = Object::new("VirtualMachineConfigInfoDatastoreUrlPair")
             .with("name", &datastore.name)
@@ -134,7 +138,7 @@ fn config(world: &World, machine: &Machine) -> Object {
         .with(
             "latencySensitivity",
             Object::new("LatencySensitivity")
-                .with("level", word("LatencySensitivitySensitivityLevel", "normal")),
+                .with("level", enum_value("LatencySensitivitySensitivityLevel", "normal")),
         )
         .with("memoryHotAddEnabled", false)
         .with("cpuHotAddEnabled", false)
@@ -162,7 +166,7 @@ fn config(world: &World, machine: &Machine) -> Object {
 fn allocation(shares: i32) -> Object {
     let shares = Object::new("SharesInfo")
         .with("shares", shares)
-        .with("level", word("SharesLevel", "normal"));
+        .with("level", enum_value("SharesLevel", "normal"));
     Object::new("ResourceAllocationInfo")
         .with("reservation", 0_i64)
         .with("expandableReservation", false)
@@ -184,10 +188,10 @@ fn capability() -> Object {
         "seSparseDiskSupported",
     ];
     let declared = schema::fields("VirtualMachineCapability").unwrap_or_default();
-    let told = declared
+    let supported = declared
         .iter()
         .filter(|field| field.occurs == Occurs::Once && field.type_name == "boolean");
-    told.fold(Object::new("VirtualMachineCapability"), |object, field| {
+    supported.fold(Object::new("VirtualMachineCapability"), |object, field| {
         object.with(field.name, !LACKING.contains(&field.name))
     })
 }
@@ -210,9 +214,15 @@ fn runtime(machine: &Machine) -> Object {
     let on = machine.power == PowerState::On;
     Object::new("VirtualMachineRuntimeInfo")
         .with("host", Moref::new("HostSystem", "ha-host"))
-        .with("connectionState", word("VirtualMachineConnectionState", &machine.connection_state))
-        .with("powerState", word("VirtualMachinePowerState", machine.power.as_str()))
-        .with("faultToleranceState", word("VirtualMachineFaultToleranceState", "notConfigured"))
+        .with(
+            "connectionState",
+            enum_value("VirtualMachineConnectionState", &machine.connection_state),
+        )
+        .with("powerState", enum_value("VirtualMachinePowerState", machine.power.as_str()))
+        .with(
+            "faultToleranceState",
+            enum_value("VirtualMachineFaultToleranceState", "notConfigured"),
+        )
         .with("toolsInstallerMounted", false)
         .with("suspendTime", machine.suspended_at)
         .with("bootTime", machine.booted_at)
@@ -222,7 +232,7 @@ fn runtime(machine: &Machine) -> Object {
         .with("maxCpuUsage", machine.cpu_count * 2_400)
         .with("maxMemoryUsage", machine.memory_mb)
         .with("numMksConnections", 0)
-        .with("recordReplayState", word("VirtualMachineRecordReplayState", "inactive"))
+        .with("recordReplayState", enum_value("VirtualMachineRecordReplayState", "inactive"))
         .with("cleanPowerOff", (!on).then_some(false))
         .with("onlineStandby", false)
         .with("consolidationNeeded", machine.consolidation_needed)
@@ -258,10 +268,10 @@ fn tools_status(machine: &Machine) -> (&'static str, &'static str, &'static str)
 
 fn guest(machine: &Machine) -> Object {
     let (status, version_status, running) = tools_status(machine);
-    let told = machine.guest.told_address.as_ref();
+    let address = machine.guest.reported_address.as_ref();
     let up = machine.guest.tools_running;
     Object::new("GuestInfo")
-        .with("toolsStatus", word("VirtualMachineToolsStatus", status))
+        .with("toolsStatus", enum_value("VirtualMachineToolsStatus", status))
         .with("toolsVersionStatus", version_status)
         .with("toolsVersionStatus2", version_status)
         .with("toolsRunningStatus", running)
@@ -270,8 +280,8 @@ fn guest(machine: &Machine) -> Object {
         .with("guestFamily", up.then_some("linuxGuest"))
         .with("guestFullName", up.then_some(&machine.guest_full_name))
         .with("hostName", up.then(|| machine.name.replace(['/', ' '], "-")))
-        .with("ipAddress", told)
-        .with("net", told.map(|told| list("GuestNicInfo", guest_net(machine, told))))
+        .with("ipAddress", address)
+        .with("net", address.map(|address| list("GuestNicInfo", guest_net(machine, address))))
         .with("guestState", if up { "running" } else { "notRunning" })
         .with("appHeartbeatStatus", "appStatusGray")
         .with("guestOperationsReady", up)
@@ -279,11 +289,11 @@ fn guest(machine: &Machine) -> Object {
         .with("guestStateChangeSupported", up)
 }
 
-fn guest_net(machine: &Machine, told: &str) -> Vec<Object> {
+fn guest_net(machine: &Machine, address: &str) -> Vec<Object> {
     let Some(card) = machine.network_cards.first() else { return Vec::new() };
     // Link-local and bridge addresses come first on some guests.
     let addresses: Vec<&str> =
-        machine.guest.more_addresses.iter().map(String::as_str).chain([told]).collect();
+        machine.guest.more_addresses.iter().map(String::as_str).chain([address]).collect();
     let configured = addresses.iter().map(|address| {
         Object::new("NetIpConfigInfoIpAddress")
             .with("ipAddress", *address)
@@ -308,11 +318,11 @@ fn summary(world: &World, machine: &Machine) -> Object {
     let guest = Object::new("VirtualMachineGuestSummary")
         .with("guestId", machine.guest.tools_running.then_some(&machine.guest_id))
         .with("guestFullName", machine.guest.tools_running.then_some(&machine.guest_full_name))
-        .with("toolsStatus", word("VirtualMachineToolsStatus", status))
+        .with("toolsStatus", enum_value("VirtualMachineToolsStatus", status))
         .with("toolsVersionStatus", version_status)
         .with("toolsVersionStatus2", version_status)
         .with("toolsRunningStatus", running)
-        .with("ipAddress", machine.guest.told_address.as_ref());
+        .with("ipAddress", machine.guest.reported_address.as_ref());
     let readable = machine.is_readable();
     let cards = i32::try_from(machine.network_cards.len()).ok();
     let config = Object::new("VirtualMachineConfigSummary")
@@ -343,7 +353,7 @@ fn summary(world: &World, machine: &Machine) -> Object {
         .with("overallCpuUsage", if on { 240 } else { 0 })
         .with("guestMemoryUsage", if on { machine.memory_mb / 8 } else { 0 })
         .with("hostMemoryUsage", if on { machine.memory_mb } else { 0 })
-        .with("guestHeartbeatStatus", word("ManagedEntityStatus", heartbeat(machine)))
+        .with("guestHeartbeatStatus", enum_value("ManagedEntityStatus", heartbeat(machine)))
         // By the minute: a host tells these figures now and then, not with each look.
         .with("uptimeSeconds", i32::try_from(uptime / 60 * 60).unwrap_or(i32::MAX));
     Object::new("VirtualMachineSummary")
@@ -353,7 +363,7 @@ fn summary(world: &World, machine: &Machine) -> Object {
         .with("config", config)
         .with("storage", storage)
         .with("quickStats", quick)
-        .with("overallStatus", word("ManagedEntityStatus", "green"))
+        .with("overallStatus", enum_value("ManagedEntityStatus", "green"))
 }
 
 const fn heartbeat(machine: &Machine) -> &'static str {
@@ -396,7 +406,7 @@ fn layout(world: &World, machine: &Machine) -> Object {
         ));
         snapshots.push(
             Object::new("VirtualMachineFileLayoutExSnapshotLayout")
-                .with("key", moref_of(snapshot))
+                .with("key", snapshot_moref(snapshot))
                 .with("dataKey", key)
                 .with("memoryKey", -1)
                 .with("disk", list("VirtualMachineFileLayoutExDiskLayout", vec![disk_layout()])),
@@ -446,16 +456,16 @@ fn snapshot_info(machine: &Machine) -> Option<Object> {
 
 fn tree(machine: &Machine, snapshot: &Snapshot) -> Object {
     Object::new("VirtualMachineSnapshotTree")
-        .with("snapshot", moref_of(snapshot))
+        .with("snapshot", snapshot_moref(snapshot))
         .with("vm", Moref::new("VirtualMachine", machine.id.clone()))
         .with("name", escape_vim(&snapshot.name))
         .with("description", &snapshot.description)
         .with("id", snapshot.number)
         .with("createTime", snapshot.created_at)
-        .with("state", word("VirtualMachinePowerState", snapshot.state.as_str()))
+        .with("state", enum_value("VirtualMachinePowerState", snapshot.state.as_str()))
         .with("quiesced", snapshot.quiesced)
 }
 
-fn moref_of(snapshot: &Snapshot) -> Moref {
+fn snapshot_moref(snapshot: &Snapshot) -> Moref {
     Moref::new("VirtualMachineSnapshot", snapshot.id.clone())
 }

@@ -18,9 +18,9 @@ mod machine;
 mod service;
 mod task;
 
-use super::look::Look;
+use super::read_scope::ReadScope;
 use super::schema;
-use super::value::{Moref, Object, Value, list, references, word};
+use super::value::{Moref, Object, Value, enum_value, list, references};
 use super::world::{HostEvent, World};
 
 /// The name of the only network.
@@ -54,24 +54,24 @@ pub fn managed_type(name: &str) -> Option<&'static str> {
 
 /// Whether there is such an object.
 #[must_use]
-pub fn exists(look: Look<'_>, object: &Moref) -> bool {
+pub fn exists(scope: ReadScope<'_>, object: &Moref) -> bool {
     let id = object.id.as_str();
     match object.kind {
-        "VirtualMachine" => look.world.machine(id).is_some(),
-        "VirtualMachineSnapshot" => look.world.machine_of_snapshot(id).is_some(),
-        "Task" => look.world.task(id).is_some(),
-        "Datastore" => look.world.datastore(id).is_some(),
+        "VirtualMachine" => scope.world.machine(id).is_some(),
+        "VirtualMachineSnapshot" => scope.world.machine_of_snapshot(id).is_some(),
+        "Task" => scope.world.task(id).is_some(),
+        "Datastore" => scope.world.datastore(id).is_some(),
         "HostDatastoreBrowser" => {
             id == "ha-host-datastorebrowser"
                 || id
                     .strip_suffix("-datastorebrowser")
-                    .is_some_and(|store| look.world.datastore(store).is_some())
+                    .is_some_and(|store| scope.world.datastore(store).is_some())
         }
         "ContainerView" | "ListView" | "EventHistoryCollector" | "PropertyFilter" => {
-            look.session.is_some_and(|session| session.has(object))
+            scope.session.is_some_and(|session| session.has(object))
         }
         "PropertyCollector" if id != "ha-property-collector" => {
-            look.session.is_some_and(|session| session.has(object))
+            scope.session.is_some_and(|session| session.has(object))
         }
         "Folder" => matches!(
             id,
@@ -92,15 +92,15 @@ pub fn exists(look: Look<'_>, object: &Moref) -> bool {
 
 /// A whole top-level property; `None` where it has no value. The object exists.
 #[must_use]
-pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
+pub fn property(scope: ReadScope<'_>, object: &Moref, name: &str) -> Option<Value> {
     if name == "effectiveRole" && schema::is_a(object.kind, "ManagedEntity") {
-        return Some(Value::List("int", vec![Value::Int(look.world.role())]));
+        return Some(Value::List("int", vec![Value::Int(scope.world.role())]));
     }
     match object.kind {
-        "VirtualMachine" => machine::property(look.world, look.world.machine(&object.id)?, name),
-        "VirtualMachineSnapshot" => machine::snapshot_property(look.world, &object.id, name),
+        "VirtualMachine" => machine::property(scope.world, scope.world.machine(&object.id)?, name),
+        "VirtualMachineSnapshot" => machine::snapshot_property(scope.world, &object.id, name),
         "Task" => match name {
-            "info" => Some(Value::Object(task::info(look.world.task(&object.id)?))),
+            "info" => Some(Value::Object(task::info(scope.world.task(&object.id)?))),
             "availableField" => Some(list("CustomFieldDef", Vec::new())),
             "value" => Some(list("CustomFieldValue", Vec::new())),
             _ => None,
@@ -109,7 +109,7 @@ pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
         | "ListView"
         | "EventHistoryCollector"
         | "PropertyFilter"
-        | "PropertyCollector" => look.session?.property(look.world, object, name),
+        | "PropertyCollector" => scope.session?.property(scope.world, object, name),
         "Folder"
         | "Datacenter"
         | "ComputeResource"
@@ -117,8 +117,8 @@ pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
         | "HostSystem"
         | "Network"
         | "Datastore"
-        | "HostDatastoreBrowser" => inventory::property(look.world, object, name),
-        _ => service::property(look, object, name),
+        | "HostDatastoreBrowser" => inventory::property(scope.world, object, name),
+        _ => service::property(scope, object, name),
     }
 }
 
@@ -139,7 +139,8 @@ pub fn contained(
     let mut open = vec![container.clone()];
     while let Some(at) = open.pop() {
         for child in children(world, &at) {
-            if types.is_empty() || types.iter().any(|wanted| schema::is_a(child.kind, wanted)) {
+            if types.is_empty() || types.iter().any(|type_name| schema::is_a(child.kind, type_name))
+            {
                 found.push(child.clone());
             }
             if recursive && !matches!(child.kind, "VirtualMachine" | "Datastore" | "Network") {
@@ -153,7 +154,7 @@ pub fn contained(
 /// What is right below a container, in the order of the inventory.
 #[must_use]
 pub fn children(world: &World, parent: &Moref) -> Vec<Moref> {
-    let of_machines =
+    let machines =
         || world.machines().map(|machine| Moref::new("VirtualMachine", machine.id.clone()));
     match parent.id.as_str() {
         "ha-folder-root" => vec![Moref::new("Datacenter", "ha-datacenter")],
@@ -162,7 +163,7 @@ pub fn children(world: &World, parent: &Moref) -> Vec<Moref> {
                 .map(|id| Moref::new("Folder", id))
                 .to_vec()
         }
-        "ha-folder-vm" => of_machines().collect(),
+        "ha-folder-vm" => machines().collect(),
         "ha-folder-host" => vec![Moref::new("ComputeResource", "ha-compute-res")],
         "ha-folder-datastore" => inventory::datastores(world).collect(),
         "ha-folder-network" => vec![Moref::new("Network", NETWORK)],
@@ -175,7 +176,7 @@ pub fn children(world: &World, parent: &Moref) -> Vec<Moref> {
 
 /// An entity's name, escaped.
 #[must_use]
-pub fn name_of(world: &World, entity: &Moref) -> Option<String> {
+pub fn entity_name(world: &World, entity: &Moref) -> Option<String> {
     let name = match entity.kind {
         "VirtualMachine" => machine::property(world, world.machine(&entity.id)?, "name"),
         _ => inventory::property(world, entity, "name"),
@@ -194,19 +195,19 @@ pub fn content(world: &World) -> Value {
 
 /// Events as a value.
 pub fn events<'e>(world: &World, events: impl IntoIterator<Item = &'e HostEvent>) -> Value {
-    list("Event", events.into_iter().map(|happened| event::object(world, happened)).collect())
+    list("Event", events.into_iter().map(|host_event| event::object(world, host_event)).collect())
 }
 
 /// The type of an event on the wire.
 #[must_use]
-pub const fn event_type(happened: &HostEvent) -> &'static str {
-    event::type_name(&happened.what)
+pub const fn event_type(event: &HostEvent) -> &'static str {
+    event::type_name(&event.detail)
 }
 
 /// `info`, `warning`, `error` or `user`.
 #[must_use]
-pub fn event_category(happened: &HostEvent) -> &'static str {
-    event::category(&happened.what)
+pub fn event_category(event: &HostEvent) -> &'static str {
+    event::category(&event.detail)
 }
 
 /// The properties that every managed entity has.
@@ -215,7 +216,7 @@ fn entity_property(name: &str, own_name: &str, parent: Option<Moref>) -> Option<
     match name {
         "name" => Some(Value::Text(crate::domain::names::escape_vim(own_name))),
         "parent" => parent.map(Value::Reference),
-        "overallStatus" | "configStatus" => Some(word("ManagedEntityStatus", "green")),
+        "overallStatus" | "configStatus" => Some(enum_value("ManagedEntityStatus", "green")),
         "configIssue" => empty("Event"),
         "permission" => empty("Permission"),
         "disabledMethod" => empty("string"),

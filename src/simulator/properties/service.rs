@@ -1,6 +1,6 @@
 //! The service itself: its content, and the managers that every host has.
 
-use super::super::look::{Look, LookingSession};
+use super::super::read_scope::{CallerSession, ReadScope};
 use super::super::value::{Moref, Object, Value, list, references, texts};
 use super::super::world::{Task, World};
 use super::{event, task};
@@ -84,17 +84,17 @@ pub fn content(world: &World) -> Object {
     content
 }
 
-pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
-    let world = look.world;
+pub fn property(scope: ReadScope<'_>, object: &Moref, name: &str) -> Option<Value> {
+    let world = scope.world;
     match (object.kind, name) {
         ("ServiceInstance", "content") => Some(Value::Object(content(world))),
         ("ServiceInstance", "serverClock") => Some(Value::Time(world.now().wall)),
         ("SessionManager", "currentSession") => {
-            look.session.map(|session| Value::Object(session.user_session()))
+            scope.session.map(|session| Value::Object(session.user_session()))
         }
         ("SessionManager", "sessionList") => {
-            look.session?;
-            Some(list("UserSession", look.sessions.user_sessions()))
+            scope.session?;
+            Some(list("UserSession", scope.sessions.user_sessions()))
         }
         ("SessionManager", "message") => Some(Value::Text(String::new())),
         ("SessionManager", "messageLocaleList" | "supportedLocaleList") => Some(texts(["en_US"])),
@@ -109,7 +109,7 @@ pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
             .map(|newest| Value::Object(event::object(world, newest))),
         ("TaskManager", "description") => Some(Value::Object(task::description())),
         ("ViewManager", "viewList") => {
-            Some(references(look.session.into_iter().flat_map(LookingSession::views)))
+            Some(references(scope.session.into_iter().flat_map(CallerSession::views)))
         }
         ("OptionManager", "setting") => Some(list("OptionValue", Vec::new())),
         ("OptionManager", "supportedOption") => Some(list("OptionDef", Vec::new())),

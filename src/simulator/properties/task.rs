@@ -1,6 +1,6 @@
 //! `TaskInfo`, and what the task manager says of tasks in general.
 
-use super::super::value::{Moref, Object, list, word};
+use super::super::value::{Moref, Object, enum_value, list};
 use super::super::world::Task;
 use crate::domain::names::escape_vim;
 
@@ -12,10 +12,10 @@ pub fn info(task: &Task) -> Object {
         .with("descriptionId", task.operation.description_id())
         .with("entity", Moref::new("VirtualMachine", task.machine.clone()))
         .with("entityName", escape_vim(&task.machine_name))
-        .with("state", word("TaskInfoState", task.state.as_str()))
+        .with("state", enum_value("TaskInfoState", task.state.as_str()))
         .with("cancelled", task.cancelled)
         .with("cancelable", task.operation.cancelable() && !task.state.is_end())
-        .with("error", task.error.as_ref().map(super::super::fault::Fault::localized))
+        .with("error", task.error.as_ref().map(super::super::vim_fault::Fault::localized))
         .with("result", task.result.clone())
         .with("progress", task.progress.filter(|_| !task.state.is_end() || task.error.is_none()))
         .with("reason", Object::new("TaskReasonUser").with("userName", &task.user))
@@ -50,18 +50,21 @@ pub fn description() -> Object {
             "methodInfo",
             list(
                 "ElementDescription",
-                METHODS.map(|told| element("ElementDescription", told)).to_vec(),
+                METHODS.map(|method| element("ElementDescription", method)).to_vec(),
             ),
         )
         .with(
             "state",
             list(
                 "ElementDescription",
-                states.map(|told| element("ElementDescription", told)).to_vec(),
+                states.map(|state| element("ElementDescription", state)).to_vec(),
             ),
         )
         .with(
             "reason",
-            list("TypeDescription", reasons.map(|told| element("TypeDescription", told)).to_vec()),
+            list(
+                "TypeDescription",
+                reasons.map(|reason| element("TypeDescription", reason)).to_vec(),
+            ),
         )
 }

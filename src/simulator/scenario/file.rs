@@ -5,24 +5,24 @@ use std::time::Duration;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::generate::{derived_uuid, plain_machine};
+use super::generate::{default_machine, derived_uuid};
 use super::question::QuestionEntry;
 use super::{HostSettings, Scenario, ScenarioError};
-use crate::simulator::mishap::MishapEntry;
+use crate::simulator::fault_config::FaultEntry;
 use crate::simulator::world::{
     Datastore, Guest, Machine, NetworkCard, PowerState, SerialBacking, SerialPort,
 };
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct File {
+pub struct ScenarioFile {
     #[serde(default)]
     host: HostSettings,
     datastores: Vec<DatastoreEntry>,
     #[serde(default)]
     machines: Vec<MachineEntry>,
     #[serde(default)]
-    faults: Vec<MishapEntry>,
+    faults: Vec<FaultEntry>,
 }
 
 #[derive(Deserialize)]
@@ -30,13 +30,13 @@ pub struct File {
 struct DatastoreEntry {
     id: String,
     name: String,
-    #[serde(default = "vmfs")]
+    #[serde(default = "default_datastore_kind")]
     kind: String,
     capacity_gb: i64,
     free_gb: i64,
     #[serde(default)]
     uncommitted_gb: i64,
-    #[serde(default = "yes")]
+    #[serde(default = "default_true")]
     accessible: bool,
     remote_host: Option<String>,
     remote_path: Option<String>,
@@ -52,22 +52,22 @@ struct MachineEntry {
     /// The directory on it; the name, unless told otherwise.
     directory: Option<String>,
     #[serde(default)]
-    power: PowerWord,
-    #[serde(default = "connected")]
+    power: PowerEntry,
+    #[serde(default = "default_connection_state")]
     connection_state: String,
     #[serde(default)]
     template: bool,
-    #[serde(default = "other_guest")]
+    #[serde(default = "default_guest_id")]
     guest_id: String,
-    #[serde(default = "other_guest_name")]
+    #[serde(default = "default_guest_name")]
     guest_name: String,
     #[serde(default)]
     annotation: String,
-    #[serde(default = "two")]
+    #[serde(default = "default_cpus")]
     cpus: i32,
-    #[serde(default = "four_thousand")]
+    #[serde(default = "default_memory_mb")]
     memory_mb: i32,
-    #[serde(default = "twenty")]
+    #[serde(default = "default_disk_gb")]
     disk_gb: i64,
     #[serde(default)]
     nested_virtualization: bool,
@@ -85,7 +85,7 @@ struct MachineEntry {
 
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum PowerWord {
+enum PowerEntry {
     On,
     #[default]
     Off,
@@ -98,9 +98,9 @@ struct CardEntry {
     #[serde(default)]
     kind: CardKind,
     mac: String,
-    #[serde(default = "network")]
+    #[serde(default = "default_network")]
     network: String,
-    #[serde(default = "yes")]
+    #[serde(default = "default_true")]
     connected: bool,
 }
 
@@ -119,10 +119,10 @@ enum CardKind {
 #[serde(deny_unknown_fields)]
 struct SerialEntry {
     pipe: Option<String>,
-    #[serde(default = "server")]
+    #[serde(default = "default_pipe_end")]
     endpoint: String,
     uri: Option<String>,
-    #[serde(default = "server")]
+    #[serde(default = "default_pipe_end")]
     direction: String,
     proxy: Option<String>,
     file: Option<String>,
@@ -135,9 +135,9 @@ struct ToolsEntry {
     address: Option<String>,
     #[serde(default)]
     more_addresses: Vec<String>,
-    #[serde(default = "two_thousand")]
+    #[serde(default = "default_tools_after_ms")]
     tools_after_ms: u64,
-    #[serde(default = "three_thousand")]
+    #[serde(default = "default_address_after_ms")]
     address_after_ms: u64,
 }
 
@@ -152,14 +152,14 @@ struct SnapshotEntry {
     description: String,
     created_at: Option<String>,
     #[serde(default)]
-    state: PowerWord,
+    state: PowerEntry,
     #[serde(default)]
     quiesced: bool,
     #[serde(default)]
     current: bool,
 }
 
-impl File {
+impl ScenarioFile {
     /// Makes the host of it, or says what is wrong and where.
     pub fn check(self) -> Result<Scenario, ScenarioError> {
         let Self { host, datastores, machines, faults } = self;
@@ -176,12 +176,12 @@ impl File {
             }
             checked.push(entry.convert(&path, &datastores)?);
         }
-        let mut mishaps = Vec::with_capacity(faults.len());
+        let mut faults = Vec::with_capacity(faults.len());
         for (at, entry) in faults.into_iter().enumerate() {
-            mishaps
+            faults
                 .push(entry.check().map_err(|message| invalid(format!("faults[{at}]"), message))?);
         }
-        Ok(Scenario { host, datastores, machines: checked, faults: mishaps })
+        Ok(Scenario { host, datastores, machines: checked, faults: faults })
     }
 }
 
@@ -237,7 +237,7 @@ impl MachineEntry {
             snapshots,
             question,
         } = self;
-        let Some(on) = datastores.iter().find(|known| known.name == datastore) else {
+        let Some(known_datastore) = datastores.iter().find(|known| known.name == datastore) else {
             return Err(invalid(
                 format!("{path}.datastore"),
                 format!("there is no datastore {datastore:?}"),
@@ -247,7 +247,7 @@ impl MachineEntry {
         let file = name.replace('/', "_");
         let mut machine = Machine {
             path: format!("[{datastore}] {}/{file}.vmx", directory.replace('/', "_")),
-            datastore: on.id.clone(),
+            datastore: known_datastore.id.clone(),
             connection_state,
             power: power.convert(),
             template,
@@ -264,7 +264,7 @@ impl MachineEntry {
                 .to_string(),
             network_cards: network_cards.into_iter().zip(4000..).map(CardEntry::convert).collect(),
             guest: tools.map_or_else(Guest::without_tools, ToolsEntry::convert),
-            ..plain_machine(&id, &name)
+            ..default_machine(&id, &name)
         };
         for (at, (entry, key)) in serial_ports.into_iter().zip(9000..).enumerate() {
             let backing = entry.convert(&format!("{path}.serial_ports[{at}]"))?;
@@ -275,15 +275,15 @@ impl MachineEntry {
         }
         if let Some(entry) = question {
             let (question, pending) = entry.convert();
-            let place =
+            let slot =
                 if pending { &mut machine.question } else { &mut machine.question_at_power_on };
-            *place = Some(question);
+            *slot = Some(question);
         }
         Ok(machine)
     }
 }
 
-impl PowerWord {
+impl PowerEntry {
     const fn convert(self) -> PowerState {
         match self {
             Self::On => PowerState::On,
@@ -314,7 +314,7 @@ impl SerialEntry {
             (None, Some(service), None, None) => {
                 Ok(SerialBacking::Uri { service, direction, proxy })
             }
-            (None, None, Some(path), None) => Ok(SerialBacking::File { path }),
+            (None, None, Some(path), None) => Ok(SerialBacking::ScenarioFile { path }),
             (None, None, None, Some(name)) => Ok(SerialBacking::Device { name }),
             _ => {
                 Err(invalid(path.to_owned(), "one of pipe, uri, file, device is wanted".to_owned()))
@@ -331,7 +331,7 @@ impl ToolsEntry {
             address,
             more_addresses,
             tools_running: false,
-            told_address: None,
+            reported_address: None,
             tools_after: Duration::from_millis(tools_after_ms),
             address_after: Duration::from_millis(address_after_ms),
         }
@@ -367,9 +367,9 @@ impl SnapshotEntry {
         };
         machine.next_snapshot = number;
         let id = machine.add_snapshot(parent.as_deref(), &name, state.convert(), at);
-        if let Some(made) = machine.snapshots.last_mut() {
-            made.description = description;
-            made.quiesced = quiesced;
+        if let Some(snapshot) = machine.snapshots.last_mut() {
+            snapshot.description = description;
+            snapshot.quiesced = quiesced;
         }
         machine.next_snapshot =
             machine.snapshots.iter().map(|known| known.number).max().unwrap_or(0) + 1;
@@ -384,39 +384,39 @@ const fn invalid(path: String, message: String) -> ScenarioError {
     ScenarioError::Invalid { path, message }
 }
 
-fn vmfs() -> String {
+fn default_datastore_kind() -> String {
     "VMFS".to_owned()
 }
-fn connected() -> String {
+fn default_connection_state() -> String {
     "connected".to_owned()
 }
-fn server() -> String {
+fn default_pipe_end() -> String {
     "server".to_owned()
 }
-fn network() -> String {
+fn default_network() -> String {
     "VM Network".to_owned()
 }
-fn other_guest() -> String {
+fn default_guest_id() -> String {
     "otherGuest".to_owned()
 }
-fn other_guest_name() -> String {
+fn default_guest_name() -> String {
     "Other (32-bit)".to_owned()
 }
-const fn yes() -> bool {
+const fn default_true() -> bool {
     true
 }
-const fn two() -> i32 {
+const fn default_cpus() -> i32 {
     2
 }
-const fn four_thousand() -> i32 {
+const fn default_memory_mb() -> i32 {
     4096
 }
-const fn twenty() -> i64 {
+const fn default_disk_gb() -> i64 {
     20
 }
-const fn two_thousand() -> u64 {
+const fn default_tools_after_ms() -> u64 {
     2_000
 }
-const fn three_thousand() -> u64 {
+const fn default_address_after_ms() -> u64 {
     3_000
 }

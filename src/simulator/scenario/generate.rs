@@ -18,12 +18,12 @@ impl Machine {
         Self {
             path: format!("[{}] {name}/{name}.vmx", datastore.name),
             datastore: datastore.id.clone(),
-            ..plain_machine(id, name)
+            ..default_machine(id, name)
         }
     }
 }
 
-pub(super) fn plain_machine(id: &str, name: &str) -> Machine {
+pub(super) fn default_machine(id: &str, name: &str) -> Machine {
     Machine {
         id: id.to_owned(),
         name: name.to_owned(),
@@ -119,7 +119,7 @@ impl Guest {
             address: None,
             more_addresses: Vec::new(),
             tools_running: false,
-            told_address: None,
+            reported_address: None,
             tools_after: Duration::ZERO,
             address_after: Duration::ZERO,
         }

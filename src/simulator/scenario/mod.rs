@@ -10,10 +10,10 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::mishap::Mishap;
+use super::fault_config::ConfiguredFault;
 use super::pace::Pace;
-use super::world::{Datastore, Host, Machine, Moment, Operation, PowerState, World};
-use file::File;
+use super::world::{Datastore, HostInfo, Machine, Moment, Operation, PowerState, World};
+use file::ScenarioFile;
 pub(super) use question::QuestionEntry;
 
 /// A host with its datastores and machines, checked.
@@ -23,7 +23,7 @@ pub struct Scenario {
     pub datastores: Vec<Datastore>,
     pub machines: Vec<Machine>,
     /// What goes wrong, from the start on.
-    pub faults: Vec<Mishap>,
+    pub faults: Vec<ConfiguredFault>,
 }
 
 /// The host itself.
@@ -74,7 +74,7 @@ impl Scenario {
     pub fn from_toml(text: &str) -> Result<Self, ScenarioError> {
         let reader = toml::Deserializer::parse(text)
             .map_err(|error| ScenarioError::Syntax(error.to_string()))?;
-        let file: File =
+        let file: ScenarioFile =
             serde_path_to_error::deserialize(reader).map_err(|error| ScenarioError::Invalid {
                 path: error.path().to_string(),
                 message: error.into_inner().message().to_owned(),
@@ -96,7 +96,7 @@ impl Scenario {
     /// The world as it is at the start.
     #[must_use]
     pub fn build(&self, pace: Pace, now: Moment) -> World {
-        let host = Host {
+        let host = HostInfo {
             name: self.host.name.clone(),
             version: self.host.version.clone(),
             build: self.host.build.clone(),
@@ -116,7 +116,7 @@ impl Scenario {
             if machine.power == PowerState::On {
                 machine.booted_at = Some(days_before(now.wall, 1));
                 machine.guest.tools_running = machine.guest.tools_installed;
-                machine.guest.told_address =
+                machine.guest.reported_address =
                     machine.guest.address.clone().filter(|_| machine.guest.tools_running);
             }
             if machine.power == PowerState::Suspended {
@@ -162,4 +162,48 @@ impl Default for HostSettings {
 
 fn days_before(time: Timestamp, days: i64) -> Timestamp {
     time.checked_sub(jiff::SignedDuration::from_hours(24 * days)).unwrap_or(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scenario_says_where_it_is_wrong() {
+        let with = |machine: &str| {
+            let text = format!(
+                "[[datastores]]\nid = \"d\"\nname = \"d\"\ncapacity_gb = 1\nfree_gb = 1\n[[machines]]\nid = \"1\"\n\
+                 name = \"m\"\ndatastore = \"d\"\n{machine}"
+            );
+            Scenario::from_toml(&text)
+                .map(|scenario| scenario.machines.len())
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(with(""), Ok(1));
+        let wrong = |machine: &str, path: &str| {
+            let error = with(machine).unwrap_err();
+            assert!(error.contains(path), "{error}");
+        };
+        wrong("nmae = 1", "machines[0]");
+        wrong("nmae = 1", "nmae");
+        wrong("power = \"of\"", "machines[0].power");
+        wrong("serial_ports = [{}]", "machines[0].serial_ports[0]");
+        wrong(
+            "snapshots = [{ number = 1, name = \"a\", parent = 7 }]",
+            "machines[0].snapshots[0].parent",
+        );
+        wrong("[[machines]]\nid = \"1\"\nname = \"n\"\ndatastore = \"d\"", "machines[1].id");
+        assert!(Scenario::from_toml("a = [").is_err());
+        let many = Scenario::generated(1_000);
+        assert_eq!(many.machines.len(), 1_000);
+        let mut macs: Vec<&str> = many
+            .machines
+            .iter()
+            .flat_map(|machine| &machine.network_cards)
+            .map(|card| &*card.mac_address)
+            .collect();
+        macs.sort_unstable();
+        macs.dedup();
+        assert_eq!(macs.len(), 1_000);
+    }
 }

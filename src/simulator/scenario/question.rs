@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::simulator::fault::Fault;
+use crate::simulator::vim_fault::Fault;
 use crate::simulator::world::{Choice, Question};
 
 /// A question, and whether it is pending.

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use super::{Event, PowerState, World};
-use crate::simulator::fault::Fault;
+use super::{PowerState, ScheduledEvent, World};
+use crate::simulator::vim_fault::Fault;
 
 /// How long hosts go on telling the address of a guest that is gone.
-const STALE: Duration = Duration::from_secs(1);
+const STALE_ADDRESS_FOR: Duration = Duration::from_secs(1);
 /// How long a guest takes to shut down.
-const SHUTDOWN: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIME: Duration = Duration::from_secs(2);
 
 /// One thing that a guest does, in the run of the machine for which it was planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,27 +26,27 @@ impl World {
     /// `ShutdownGuest`
     pub fn shut_down_guest(&mut self, id: &str) -> Result<(), Fault> {
         self.check_guest(id)?;
-        self.plan_guest(id, SHUTDOWN, GuestEvent::PowersOff);
+        self.schedule_guest_event(id, SHUTDOWN_TIME, GuestEvent::PowersOff);
         Ok(())
     }
 
     /// `RebootGuest`
     pub fn reboot_guest(&mut self, id: &str) -> Result<(), Fault> {
         self.check_guest(id)?;
-        self.plan_guest(id, SHUTDOWN / 4, GuestEvent::Restarts);
+        self.schedule_guest_event(id, SHUTDOWN_TIME / 4, GuestEvent::Restarts);
         Ok(())
     }
 
     /// In the stepped pace: lets every guest do what it would do next. Gives how many did
     /// something.
     pub fn step_guests(&mut self) -> usize {
-        let waiting = std::mem::take(&mut self.waiting);
+        let waiting = std::mem::take(&mut self.stepped_events);
         let (guests, others): (Vec<_>, Vec<_>) =
-            waiting.into_iter().partition(|event| matches!(event, Event::Guest { .. }));
-        self.waiting = others;
+            waiting.into_iter().partition(|event| matches!(event, ScheduledEvent::Guest { .. }));
+        self.stepped_events = others;
         let count = guests.len();
         for event in guests {
-            self.happen(event);
+            self.run_event(event);
         }
         count
     }
@@ -58,12 +58,12 @@ impl World {
         machine.guest.tools_running = false;
         let guest = machine.guest.clone();
         if guest.tools_installed {
-            if guest.told_address.is_some() {
-                self.plan_guest(id, STALE, GuestEvent::StaleAddressGoes);
+            if guest.reported_address.is_some() {
+                self.schedule_guest_event(id, STALE_ADDRESS_FOR, GuestEvent::StaleAddressGoes);
             }
-            self.plan_guest(id, guest.tools_after, GuestEvent::ToolsStart);
+            self.schedule_guest_event(id, guest.tools_after, GuestEvent::ToolsStart);
             if guest.address.is_some() {
-                self.plan_guest(id, guest.address_after, GuestEvent::AddressArrives);
+                self.schedule_guest_event(id, guest.address_after, GuestEvent::AddressArrives);
             }
         }
     }
@@ -73,8 +73,8 @@ impl World {
         let Some(machine) = self.machine_mut(id) else { return };
         machine.run += 1;
         machine.guest.tools_running = false;
-        if machine.guest.told_address.is_some() {
-            self.plan_guest(id, STALE, GuestEvent::StaleAddressGoes);
+        if machine.guest.reported_address.is_some() {
+            self.schedule_guest_event(id, STALE_ADDRESS_FOR, GuestEvent::StaleAddressGoes);
         }
     }
 
@@ -90,16 +90,16 @@ impl World {
                 let guest = &mut machine.guest;
                 match event {
                     GuestEvent::ToolsStart => guest.tools_running = true,
-                    GuestEvent::AddressArrives => guest.told_address.clone_from(&guest.address),
-                    _ => guest.told_address = None,
+                    GuestEvent::AddressArrives => guest.reported_address.clone_from(&guest.address),
+                    _ => guest.reported_address = None,
                 }
             }
         }
     }
 
     fn check_guest(&self, id: &str) -> Result<(), Fault> {
-        self.check_licence()?;
-        let machine = self.existing(id)?;
+        self.check_may_change()?;
+        let machine = self.require_machine(id)?;
         if machine.power != PowerState::On {
             return Err(Fault::invalid_power_state(Some("poweredOn"), machine.power.as_str()));
         }
@@ -109,9 +109,9 @@ impl World {
         Ok(())
     }
 
-    fn plan_guest(&mut self, id: &str, after: Duration, event: GuestEvent) {
+    fn schedule_guest_event(&mut self, id: &str, after: Duration, event: GuestEvent) {
         let Some(machine) = self.machine(id) else { return };
         let run = machine.run;
-        self.plan(after, Event::Guest { machine: id.to_owned(), run, event });
+        self.schedule(after, ScheduledEvent::Guest { machine: id.to_owned(), run, event });
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::super::fault::Fault;
+use super::super::vim_fault::Fault;
 
 /// Whether a machine runs, in the words of vim25, and any other word that a test puts there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ impl PowerState {
             Self::On => "poweredOn",
             Self::Off => "poweredOff",
             Self::Suspended => "suspended",
-            Self::Other(word) => word,
+            Self::Other(word) => enum_value,
         }
     }
 }
@@ -81,7 +81,7 @@ pub struct Guest {
     pub more_addresses: Vec<String>,
     pub tools_running: bool,
     /// The address as the host tells it, which may be stale.
-    pub told_address: Option<String>,
+    pub reported_address: Option<String>,
     /// From power on to running tools, and to the address, before the pace's scale.
     pub tools_after: Duration,
     pub address_after: Duration,

@@ -6,32 +6,32 @@
 //! ```
 //! Whoever looks asks [`World::changed_since`] which objects to look at again.
 
+mod event_history;
 mod guest;
-mod history;
 mod machine;
 mod power;
 mod snapshots;
 mod task;
-mod tasks;
+mod task_lifecycle;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+pub use event_history::{EventDetail, EventHistory, EventMachine, HostEvent, MachineEvent};
 pub use guest::GuestEvent;
-pub use history::{Happening, History, HostEvent, MachineEvent, Subject};
 pub use machine::{
     Choice, Guest, Machine, NetworkCard, PowerState, Question, SerialBacking, SerialPort, Snapshot,
 };
 pub use task::{Operation, Task, TaskState};
 
-use super::fault::Fault;
 use super::pace::Pace;
 use super::value::Moref;
+use super::vim_fault::Fault;
 
 /// How many changes are remembered; who is further behind looks at everything again.
-const JOURNAL: usize = 8_192;
+const MAX_JOURNAL: usize = 8_192;
 
 /// A moment: the wall clock for people, the elapsed time for what is due.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +42,7 @@ pub struct Moment {
 
 /// What the host says of itself.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Host {
+pub struct HostInfo {
     pub name: String,
     pub version: String,
     pub build: String,
@@ -72,7 +72,7 @@ pub struct Datastore {
 
 /// Rules that a test may bend.
 #[derive(Clone, Debug, Default)]
-pub struct Rules {
+pub struct HostRules {
     /// Whether a wrong power state is refused by the call itself instead of by the task.
     pub refuse_in_call: bool,
     /// Whether every change is refused, as by the free licence.
@@ -83,7 +83,7 @@ pub struct Rules {
 
 /// Something that is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Event {
+enum ScheduledEvent {
     TaskStep(String),
     ForgetTask(String),
     Guest { machine: String, run: u64, event: GuestEvent },
@@ -92,23 +92,23 @@ enum Event {
 /// The whole host.
 #[derive(Debug)]
 pub struct World {
-    pub host: Host,
-    pub rules: Rules,
+    pub host: HostInfo,
+    pub rules: HostRules,
     machines: BTreeMap<String, Machine>,
     /// The revision at which each moid was given to its machine: moids are used again.
-    born: BTreeMap<String, u64>,
+    incarnations: BTreeMap<String, u64>,
     datastores: BTreeMap<String, Datastore>,
     tasks: BTreeMap<String, Task>,
     /// The order in which tasks were made.
     task_order: VecDeque<String>,
     next_task: i32,
     planned_failures: Vec<(&'static str, Fault)>,
-    history: History,
+    history: EventHistory,
     pace: Pace,
     now: Moment,
-    due: BTreeMap<(Duration, u64), Event>,
+    due: BTreeMap<(Duration, u64), ScheduledEvent>,
     /// In the stepped pace: what the guests would do next.
-    waiting: Vec<Event>,
+    stepped_events: Vec<ScheduledEvent>,
     next_event: u64,
     revision: u64,
     /// The revision of the last change of which objects there are.
@@ -132,22 +132,22 @@ impl World {
 
     /// An empty host that was just started.
     #[must_use]
-    pub fn new(host: Host, pace: Pace, now: Moment) -> Self {
+    pub fn new(host: HostInfo, pace: Pace, now: Moment) -> Self {
         Self {
             host,
-            rules: Rules::default(),
+            rules: HostRules::default(),
             machines: BTreeMap::new(),
-            born: BTreeMap::new(),
+            incarnations: BTreeMap::new(),
             datastores: BTreeMap::new(),
             tasks: BTreeMap::new(),
             task_order: VecDeque::new(),
             next_task: 100_000_000,
             planned_failures: Vec::new(),
-            history: History::default(),
+            history: EventHistory::default(),
             pace,
             now,
             due: BTreeMap::new(),
-            waiting: Vec::new(),
+            stepped_events: Vec::new(),
             next_event: 0,
             revision: 1,
             structure: 1,
@@ -175,7 +175,7 @@ impl World {
             let late = now.elapsed.saturating_sub(due);
             self.now =
                 Moment { wall: now.wall.checked_sub(late).unwrap_or(now.wall), elapsed: due };
-            self.happen(event);
+            self.run_event(event);
         }
         self.now = now;
     }
@@ -205,29 +205,29 @@ impl World {
     /// A machine to be changed.
     pub fn machine_mut(&mut self, id: &str) -> Option<&mut Machine> {
         if self.machines.contains_key(id) {
-            self.touch(Moref::new("VirtualMachine", id));
+            self.record_change(Moref::new("VirtualMachine", id));
         }
         self.machines.get_mut(id)
     }
 
     /// Puts a machine there; one of the same moid is replaced.
     pub fn add_machine(&mut self, machine: Machine) {
-        self.touch(Moref::new("VirtualMachine", machine.id.clone()));
-        self.touch(Moref::new("Datastore", machine.datastore.clone()));
-        self.born.insert(machine.id.clone(), self.revision);
+        self.record_change(Moref::new("VirtualMachine", machine.id.clone()));
+        self.record_change(Moref::new("Datastore", machine.datastore.clone()));
+        self.incarnations.insert(machine.id.clone(), self.revision);
         self.machines.insert(machine.id.clone(), machine);
-        self.restructure();
+        self.record_structure_change();
     }
 
     /// Takes a machine away, as deleting or unregistering does.
     pub fn remove_machine(&mut self, id: &str) -> Option<Machine> {
         if self.machines.contains_key(id) {
-            self.note_machine(id, "", MachineEvent::Removed);
+            self.record_machine_event(id, "", MachineEvent::Removed);
         }
         let removed = self.machines.remove(id)?;
-        self.touch(Moref::new("VirtualMachine", id));
-        self.touch(Moref::new("Datastore", removed.datastore.clone()));
-        self.restructure();
+        self.record_change(Moref::new("VirtualMachine", id));
+        self.record_change(Moref::new("Datastore", removed.datastore.clone()));
+        self.record_structure_change();
         // A task notices at its next step; one that hangs on a question has none.
         self.close_question(id, None);
         Some(removed)
@@ -235,9 +235,9 @@ impl World {
 
     /// Tells two machines apart that had the same moid one after the other.
     #[must_use]
-    pub fn born(&self, object: &Moref) -> u64 {
+    pub fn incarnation(&self, object: &Moref) -> u64 {
         match object.kind {
-            "VirtualMachine" => self.born.get(&object.id).copied().unwrap_or(0),
+            "VirtualMachine" => self.incarnations.get(&object.id).copied().unwrap_or(0),
             _ => 0,
         }
     }
@@ -253,21 +253,21 @@ impl World {
 
     pub fn datastore_mut(&mut self, id: &str) -> Option<&mut Datastore> {
         if self.datastores.contains_key(id) {
-            self.touch(Moref::new("Datastore", id));
+            self.record_change(Moref::new("Datastore", id));
         }
         self.datastores.get_mut(id)
     }
 
     pub fn add_datastore(&mut self, datastore: Datastore) {
-        self.touch(Moref::new("Datastore", datastore.id.clone()));
+        self.record_change(Moref::new("Datastore", datastore.id.clone()));
         self.datastores.insert(datastore.id.clone(), datastore);
-        self.restructure();
+        self.record_structure_change();
     }
 
     pub fn remove_datastore(&mut self, id: &str) -> Option<Datastore> {
         let removed = self.datastores.remove(id)?;
-        self.touch(Moref::new("Datastore", id));
-        self.restructure();
+        self.record_change(Moref::new("Datastore", id));
+        self.record_structure_change();
         Some(removed)
     }
 
@@ -290,7 +290,7 @@ impl World {
             }
         }
         self.host.booted_at = self.now.wall;
-        self.touch(Moref::new("HostSystem", "ha-host"));
+        self.record_change(Moref::new("HostSystem", "ha-host"));
     }
 
     /// Counts changes.
@@ -316,17 +316,17 @@ impl World {
     }
 
     /// Says that an object was changed.
-    fn touch(&mut self, object: Moref) {
+    fn record_change(&mut self, object: Moref) {
         self.revision += 1;
         self.journal.push_back((self.revision, object));
-        while self.journal.len() > JOURNAL {
+        while self.journal.len() > MAX_JOURNAL {
             if let Some((dropped, _)) = self.journal.pop_front() {
                 self.journal_start = dropped + 1;
             }
         }
     }
 
-    fn restructure(&mut self) {
+    fn record_structure_change(&mut self) {
         self.structure = self.revision;
         for (kind, id) in [
             ("Folder", "ha-folder-vm"),
@@ -337,44 +337,44 @@ impl World {
             ("ComputeResource", "ha-compute-res"),
             ("Network", "HaNetwork-VM Network"),
         ] {
-            self.touch(Moref::new(kind, id));
+            self.record_change(Moref::new(kind, id));
         }
         // Each lists the machines on it.
         let datastores: Vec<String> = self.datastores.keys().cloned().collect();
         for id in datastores {
-            self.touch(Moref::new("Datastore", id));
+            self.record_change(Moref::new("Datastore", id));
         }
     }
 
     /// Plans an event, or keeps it for a step where time is stepped.
-    fn plan(&mut self, after: Duration, event: Event) {
+    fn schedule(&mut self, after: Duration, event: ScheduledEvent) {
         match self.pace {
             Pace::Auto { scale } => {
-                self.plan_exactly(after.mul_f64(scale.max(0.0)), event);
+                self.schedule_exactly(after.mul_f64(scale.max(0.0)), event);
             }
             Pace::Stepped => {
                 let machines = &self.machines;
-                self.waiting.retain(|waiting| match waiting {
-                    Event::Guest { machine, run, .. } => {
+                self.stepped_events.retain(|waiting| match waiting {
+                    ScheduledEvent::Guest { machine, run, .. } => {
                         machines.get(machine).is_some_and(|machine| machine.run == *run)
                     }
-                    Event::TaskStep(_) | Event::ForgetTask(_) => true,
+                    ScheduledEvent::TaskStep(_) | ScheduledEvent::ForgetTask(_) => true,
                 });
-                self.waiting.push(event);
+                self.stepped_events.push(event);
             }
         }
     }
 
-    fn plan_exactly(&mut self, after: Duration, event: Event) {
+    fn schedule_exactly(&mut self, after: Duration, event: ScheduledEvent) {
         self.next_event += 1;
         self.due.insert((self.now.elapsed + after, self.next_event), event);
     }
 
-    fn happen(&mut self, event: Event) {
+    fn run_event(&mut self, event: ScheduledEvent) {
         match event {
-            Event::TaskStep(task) => self.step_task(&task),
-            Event::ForgetTask(task) => self.forget_task(&task),
-            Event::Guest { machine, run, event } => self.guest_event(&machine, run, event),
+            ScheduledEvent::TaskStep(task) => self.step_task(&task),
+            ScheduledEvent::ForgetTask(task) => self.forget_task(&task),
+            ScheduledEvent::Guest { machine, run, event } => self.guest_event(&machine, run, event),
         }
     }
 }

@@ -2,14 +2,14 @@
 //! power-on.
 
 use super::{Choice, Machine, MachineEvent, Operation, PowerState, Question, World};
-use crate::simulator::fault::Fault;
 use crate::simulator::value::Moref;
+use crate::simulator::vim_fault::Fault;
 
 impl World {
     /// `AnswerVM`: the waiting task goes on, or ends as the choice says.
     pub fn answer(&mut self, id: &str, question: &str, key: &str) -> Result<(), Fault> {
-        self.check_licence()?;
-        let machine = self.existing(id)?;
+        self.check_may_change()?;
+        let machine = self.require_machine(id)?;
         let Some(asked) = machine.question.clone().filter(|asked| asked.id == question) else {
             return Err(Fault::invalid_argument("questionId"));
         };
@@ -23,7 +23,7 @@ impl World {
     /// Puts a question on a machine, as something that happens to a running machine does.
     pub fn ask(&mut self, id: &str, question: Question) {
         if self.machine(id).is_some() {
-            self.note_question(id, &question);
+            self.record_question_event(id, &question);
         }
         if let Some(machine) = self.machine_mut(id) {
             machine.question = Some(question);
@@ -59,11 +59,11 @@ impl World {
             .collect();
         for task in waiting {
             if let Some(held) = self.task_mut(&task) {
-                held.asking = super::task::Asking::Done;
+                held.question_progress = super::task::QuestionProgress::Closed;
             }
             match choice.and_then(|choice| choice.fails_with.clone()) {
                 Some(fault) => self.end_task(&task, Err(fault)),
-                None => self.plan_step(&task),
+                None => self.schedule_step(&task),
             }
         }
     }
@@ -77,7 +77,7 @@ impl World {
         }
         machine.power = PowerState::On;
         machine.suspended_at = None;
-        self.note_machine(id, "", MachineEvent::PoweredOn);
+        self.record_machine_event(id, "", MachineEvent::PoweredOn);
         self.guest_starts(id);
     }
 
@@ -87,7 +87,7 @@ impl World {
         machine.booted_at = None;
         machine.suspended_at = None;
         machine.question = None;
-        self.note_machine(id, "", MachineEvent::PoweredOff);
+        self.record_machine_event(id, "", MachineEvent::PoweredOff);
         self.guest_stops(id);
     }
 
@@ -96,15 +96,15 @@ impl World {
         let Some(machine) = self.machine_mut(id) else { return };
         machine.power = PowerState::Suspended;
         machine.suspended_at = Some(at);
-        self.note_machine(id, "", MachineEvent::Suspended);
+        self.record_machine_event(id, "", MachineEvent::Suspended);
         self.guest_stops(id);
     }
 
-    pub(super) fn existing(&self, id: &str) -> Result<&Machine, Fault> {
+    pub(super) fn require_machine(&self, id: &str) -> Result<&Machine, Fault> {
         self.machine(id).ok_or_else(|| Fault::not_found(&Moref::new("VirtualMachine", id)))
     }
 
-    pub(super) fn check_licence(&self) -> Result<(), Fault> {
+    pub(super) fn check_may_change(&self) -> Result<(), Fault> {
         if self.rules.read_only_account {
             return Err(Fault::new(
                 "NoPermission",

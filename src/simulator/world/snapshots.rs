@@ -1,8 +1,8 @@
 //! Snapshots: what a revert makes of the machine's power, and renaming.
 
 use super::{Machine, PowerState, World};
-use crate::simulator::fault::Fault;
 use crate::simulator::value::{Moref, Value};
+use crate::simulator::vim_fault::Fault;
 
 impl World {
     /// `RenameSnapshot`; names come unescaped.
@@ -12,7 +12,7 @@ impl World {
         name: Option<String>,
         description: Option<String>,
     ) -> Result<(), Fault> {
-        self.check_licence()?;
+        self.check_may_change()?;
         let moref = Moref::new("VirtualMachineSnapshot", snapshot);
         let machine = self.machine_of_snapshot(snapshot).ok_or_else(|| Fault::not_found(&moref))?;
         if name.is_none() && description.is_none() {
@@ -41,7 +41,7 @@ impl World {
         quiesce: bool,
     ) -> Result<Option<Value>, Fault> {
         let at = self.now.wall;
-        self.existing(id)?;
+        self.require_machine(id)?;
         let Some(machine) = self.machine_mut(id) else { return Ok(None) };
         let state = match machine.power {
             PowerState::On if !memory => PowerState::Off,
@@ -65,7 +65,7 @@ impl World {
         suppress_power_on: bool,
     ) -> Result<(), Fault> {
         let missing = || Fault::not_found(&Moref::new("VirtualMachineSnapshot", snapshot));
-        let state = self.existing(id)?.snapshot(snapshot).ok_or_else(missing)?.state.clone();
+        let state = self.require_machine(id)?.snapshot(snapshot).ok_or_else(missing)?.state.clone();
         if let Some(machine) = self.machine_mut(id) {
             machine.current_snapshot = Some(snapshot.to_owned());
         }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::super::fault::Fault;
 use super::super::value::{Moref, Value};
+use super::super::vim_fault::Fault;
 
 /// What a task does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,11 +109,11 @@ impl TaskState {
 
 /// Where a power-on is with the question that the machine may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asking {
-    NotYet,
+pub enum QuestionProgress {
+    NotAsked,
     /// It hangs on the answer.
-    Waiting,
-    Done,
+    Pending,
+    Closed,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -136,13 +136,13 @@ pub struct Task {
     pub number: i32,
     /// How many steps of `STEPS` it has taken.
     pub step: usize,
-    pub asking: Asking,
+    pub question_progress: QuestionProgress,
     /// False once hostd has forgotten it while its work goes on.
-    pub known: bool,
+    pub known_to_hostd: bool,
 }
 
 /// The percentages that a running task tells, before it ends. The first step only starts it.
-pub const STEPS: [Option<i32>; 4] = [None, Some(25), Some(50), Some(75)];
+pub const PROGRESS_STEPS: [Option<i32>; 4] = [None, Some(25), Some(50), Some(75)];
 
 impl Task {
     #[must_use]
@@ -153,6 +153,6 @@ impl Task {
     /// Whether it waits for an answer.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.asking == Asking::Waiting
+        self.question_progress == QuestionProgress::Pending
     }
 }

@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use otter::simulator::{Comeback, Restart};
+use otter::simulator::{DownMode, HostdRestart};
 use serde_json::json;
 
 use super::{Call, Pair, Verdict, outcome, plan, side_by_side, until_blocked};
 use crate::harness::{Answer, Lab, encode, eventually};
 
-const AWAY: Restart = Restart { away: Some(Comeback::Unavailable), drop_running: false };
+const AWAY: HostdRestart = HostdRestart { down: Some(DownMode::Unavailable), drop_running: false };
 
 /// The inventory was never loaded.
 pub async fn never_reached(pairs: Vec<Pair>) -> Vec<Verdict> {

@@ -225,7 +225,7 @@ impl<'b> Play<'b> {
             self.control().mutate(|world| {
                 if let Some(machine) = world.machine_mut(id) {
                     machine.guest.tools_running = true;
-                    machine.guest.told_address.clone_from(&machine.guest.address);
+                    machine.guest.reported_address.clone_from(&machine.guest.address);
                 }
             });
         }
@@ -378,11 +378,11 @@ impl Bench {
     async fn left_on(&mut self, running: &Machine) -> Result<(), String> {
         let mut booting = running.clone();
         booting.guest.tools_running = false;
-        booting.guest.told_address = None;
+        booting.guest.reported_address = None;
         let path = format!("/v1/machines/{}", running.id);
         for (now, field, value) in [
             (&booting, "power_state", json!("on")),
-            (running, "ip_address", json!(running.guest.told_address)),
+            (running, "ip_address", json!(running.guest.reported_address)),
         ] {
             self.control.mutate(|world| {
                 if let Some(machine) = world.machine_mut(&running.id) {

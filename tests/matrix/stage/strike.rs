@@ -2,7 +2,8 @@
 
 use otter::simulator::world::{Machine, PowerState, World};
 use otter::simulator::{
-    Comeback, Control, Disruption, Event, Fault as HostFault, Hand, Planned, Restart,
+    Control, Disruption, DownMode, Fault as HostFault, HostChange, HostdRestart, PlannedDisruption,
+    TestHook,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +14,7 @@ use super::{Play, question, stop};
 pub struct Proof(Box<dyn Fn(&Control) -> bool + Send>);
 
 impl Proof {
-    pub fn planned(planned: Planned) -> Self {
+    pub fn planned(planned: PlannedDisruption) -> Self {
         Self(Box::new(move |_| planned.delivered() > 0))
     }
 
@@ -72,7 +73,7 @@ impl Play<'_> {
             Fault::SlowDone => Disruption::NeverAnswer { run: true },
             Fault::Garbage => garbage(),
             Fault::Unavailable => unavailable(),
-            _ => Disruption::Hand(self.hand(false), None),
+            _ => Disruption::Hook(self.hand(false), None),
         }
     }
 
@@ -84,9 +85,9 @@ impl Play<'_> {
             }
             Fault::HostRestarted | Fault::HostRebooted | Fault::GoneInOutage => {
                 // What refuses it for want of a session would be an answer.
-                Disruption::Hand(self.hand(false), Some(Box::new(Disruption::CloseBeforeRunning)))
+                Disruption::Hook(self.hand(false), Some(Box::new(Disruption::CloseBeforeRunning)))
             }
-            _ => Disruption::Hand(self.hand(false), None),
+            _ => Disruption::Hook(self.hand(false), None),
         }
     }
 
@@ -233,7 +234,7 @@ impl Play<'_> {
                 let hand = self.hand(true);
                 self.control().disrupt_next(
                     "WaitForUpdatesEx",
-                    Disruption::Hand(hand, Some(Box::new(disruption))),
+                    Disruption::Hook(hand, Some(Box::new(disruption))),
                 )
             } else {
                 self.control().disrupt_next("WaitForUpdatesEx", disruption)
@@ -243,7 +244,7 @@ impl Play<'_> {
             return Ok(Proof::planned(planned));
         }
         let proof = self.proof_of_events();
-        self.hand(finish).act(self.control());
+        self.hand(finish).run(self.control());
         Ok(proof)
     }
 
@@ -289,12 +290,12 @@ impl Play<'_> {
             _ => None,
         };
         let hand = match disruption {
-            Some(disruption) => Hand::new(move |control| {
+            Some(disruption) => TestHook::new(move |control| {
                 control.disrupt_next("WaitForUpdatesEx", disruption.clone());
             }),
             None => self.hand(false),
         };
-        Disruption::Hand(hand, None)
+        Disruption::Hook(hand, None)
     }
 
     /// What the simulator counts of a fault that is no disruption of a call.
@@ -305,8 +306,8 @@ impl Play<'_> {
             return Proof(Box::new(move |_| by_hand.acted()));
         }
         let counted = |word: &'static str| {
-            let before = self.control().happened(word);
-            Proof(Box::new(move |control| control.happened(word) > before))
+            let before = self.control().occurrences(word);
+            Proof(Box::new(move |control| control.occurrences(word) > before))
         };
         match self.cell.fault {
             Fault::SessionExpired | Fault::AccountRefused => counted("expire-sessions"),
@@ -339,20 +340,21 @@ impl Play<'_> {
     }
 
     /// What happens to the host; `done`: the struck call is done first, at the same moment.
-    fn hand(&self, done: bool) -> Hand {
+    fn hand(&self, done: bool) -> TestHook {
         let (cell, id, task) = (self.cell, self.id.clone(), self.task.clone());
         let before = self.before.clone();
         let by_hand = self.leased.as_ref().and_then(|leased| leased.by_hand.clone());
         let between = self.leased.as_ref().is_some_and(|leased| leased.kind.is_between());
-        Hand::new(move |control| {
+        TestHook::new(move |control| {
             let task = task.as_deref();
             let finish = |world: &mut World| {
                 if done {
                     finish(world, task, cell.kind);
                 }
             };
-            let away = Some(Comeback::Refuse);
-            let restart = |drop_running| Some(Event::RestartHostd(Restart { away, drop_running }));
+            let down = Some(DownMode::Refuse);
+            let restart =
+                |drop_running| Some(HostChange::RestartHostd(HostdRestart { down, drop_running }));
             let unseen = |world: &mut World| {
                 if let Some(task) = task {
                     world.finish_task(task);
@@ -366,17 +368,19 @@ impl Play<'_> {
                 return;
             }
             match cell.fault {
-                Fault::SessionExpired => control.at_once(finish, Some(Event::ExpireSessions)),
+                Fault::SessionExpired => {
+                    control.mutate_and_apply(finish, Some(HostChange::ExpireSessions))
+                }
                 Fault::AccountRefused => {
                     control.refuse_logins(true);
-                    control.at_once(finish, Some(Event::ExpireSessions));
+                    control.mutate_and_apply(finish, Some(HostChange::ExpireSessions));
                 }
                 Fault::HostRestarted => {
-                    control.at_once(finish, restart(false));
+                    control.mutate_and_apply(finish, restart(false));
                     control.mutate(unseen);
                 }
-                Fault::HostRestartedIdle => control.at_once(finish, restart(true)),
-                Fault::HostRebooted => control.at_once(
+                Fault::HostRestartedIdle => control.mutate_and_apply(finish, restart(true)),
+                Fault::HostRebooted => control.mutate_and_apply(
                     |world| {
                         finish(world);
                         world.reboot_host();
@@ -384,11 +388,11 @@ impl Play<'_> {
                     restart(true),
                 ),
                 Fault::GoneInOutage => {
-                    control.at_once(finish, restart(true));
+                    control.mutate_and_apply(finish, restart(true));
                     control.mutate(|world| drop(world.remove_machine(&id)));
                 }
                 Fault::TaskVanished => {
-                    control.at_once(finish, Some(Event::VanishTasks));
+                    control.mutate_and_apply(finish, Some(HostChange::VanishTasks));
                     control.mutate(unseen);
                 }
                 Fault::Deleted => control.mutate(|world| {
@@ -413,18 +417,20 @@ impl Play<'_> {
                     let holds = cell.kind.powers_on()
                         && !between
                         && matches!(cell.step, Step::Unanswered | Step::Accepted | Step::Progress);
-                    let question = Event::Question {
+                    let question = HostChange::Question {
                         machine: id.clone(),
                         question: Box::new(question()),
                         pending: !holds,
                     };
-                    control.at_once(finish, Some(question));
+                    control.mutate_and_apply(finish, Some(question));
                 }
-                Fault::Licence => control.at_once(finish, Some(Event::ReadOnlyLicence(true))),
+                Fault::Licence => {
+                    control.mutate_and_apply(finish, Some(HostChange::ReadOnlyLicence(true)))
+                }
                 Fault::TaskFailed => {
                     let fault =
                         HostFault::new("SnapshotFault", "An error occurred while it was at work.");
-                    control.happen(Event::FailNextTask(cell.kind.method(), fault));
+                    control.apply(HostChange::FailNextTask(cell.kind.method(), fault));
                 }
                 Fault::PowerStateInCall | Fault::PowerStateInTask if minds_power(cell.kind) => {
                     control.mutate(|world| {
@@ -434,7 +440,7 @@ impl Play<'_> {
                 }
                 Fault::PowerStateInTask => {
                     let fault = HostFault::invalid_power_state(Some("poweredOn"), "poweredOff");
-                    control.happen(Event::FailNextTask(cell.kind.method(), fault));
+                    control.apply(HostChange::FailNextTask(cell.kind.method(), fault));
                 }
                 _ => control.mutate(finish),
             }

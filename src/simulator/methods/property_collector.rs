@@ -1,10 +1,10 @@
 //! `PropertyCollector` and `PropertyFilter`, all but the waits.
 
-use super::{Call, number, read_specs, smaller, with_collector};
-use crate::simulator::collector::{Collector, FilterSpec};
-use crate::simulator::fault::Fault;
+use super::{Call, number_option, read_specs, smaller_limit, with_collector};
+use crate::simulator::property_collector::{FilterSpec, PropertyCollector};
 use crate::simulator::soap;
 use crate::simulator::value::{Moref, Value};
+use crate::simulator::vim_fault::Fault;
 
 pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
     let request = call.request;
@@ -13,14 +13,18 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
     let answer = match method {
         "RetrieveProperties" => {
             let specs = read_specs(request)?;
-            soap::answer(method, |writer| Collector::retrieve_all(&specs, call.look(), writer))
+            soap::answer(method, |writer| {
+                PropertyCollector::retrieve_all(&specs, call.scope(), writer)
+            })
         }
         "RetrievePropertiesEx" => {
             let specs = read_specs(request)?;
-            let page =
-                smaller(number(request, &["options", "maxObjects"])?, call.state.faults.page_limit);
-            with_collector(call.state, cookie, target, |collector, look| {
-                soap::answer(method, |writer| collector.retrieve(&specs, look, page, id, writer))
+            let page = smaller_limit(
+                number_option(request, &["options", "maxObjects"])?,
+                call.state.fault_plan.page_limit,
+            );
+            with_collector(call.state, cookie, target, |collector, scope| {
+                soap::answer(method, |writer| collector.retrieve(&specs, scope, page, id, writer))
             })
         }
         "ContinueRetrievePropertiesEx" => {
@@ -34,17 +38,17 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
             with_collector(call.state, cookie, target, |collector, _| {
                 collector.cancel_retrieve(token)
             })?;
-            soap::void(method)
+            soap::empty_answer(method)
         }
         "CreateFilter" => {
             let spec =
                 request.call().child("spec").ok_or_else(|| Fault::invalid_argument("spec"))?;
             let spec = FilterSpec::read(spec)?;
             let partial = request.is_set("partialUpdates");
-            with_collector(call.state, cookie, target, |collector, look| {
-                collector.create_filter(id.clone(), spec, partial, look)
+            with_collector(call.state, cookie, target, |collector, scope| {
+                collector.create_filter(id.clone(), spec, partial, scope)
             })?;
-            soap::returns(
+            soap::answer_value(
                 method,
                 &Value::Reference(Moref::new("PropertyFilter", id)),
                 "PropertyFilter",
@@ -52,11 +56,11 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         }
         "DestroyPropertyFilter" => {
             call.session()?.remove_filter(target);
-            soap::void(method)
+            soap::empty_answer(method)
         }
         "CreatePropertyCollector" => {
-            call.session()?.put_collector(&id, Collector::default());
-            soap::returns(
+            call.session()?.put_collector(&id, PropertyCollector::default());
+            soap::answer_value(
                 method,
                 &Value::Reference(Moref::new("PropertyCollector", id)),
                 "PropertyCollector",
@@ -64,20 +68,20 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         }
         "DestroyPropertyCollector" => {
             call.session()?.remove_collector(target);
-            soap::void(method)
+            soap::empty_answer(method)
         }
         "CancelWaitForUpdates" => {
             with_collector(call.state, cookie, target, |collector, _| {
                 collector.cancelled += 1;
                 Ok(())
             })?;
-            soap::void(method)
+            soap::empty_answer(method)
         }
         "CheckForUpdates" => {
             let known = request.text("version").unwrap_or_default();
-            with_collector(call.state, cookie, target, |collector, look| {
+            with_collector(call.state, cookie, target, |collector, scope| {
                 soap::answer(method, |writer| {
-                    collector.updates(look, known, None, writer).map(|_| ())
+                    collector.updates(scope, known, None, writer).map(|_| ())
                 })
             })
         }

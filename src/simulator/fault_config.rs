@@ -6,45 +6,46 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::fault::Fault;
-use super::faults::{Comeback, Disruption, Event, Restart};
+use super::fault_injection::{Disruption, DownMode, HostChange, HostdRestart};
 use super::scenario::QuestionEntry;
-use super::schema::{self, Kind, Occurs};
+use super::schema::{self, Occurs, TypeKind};
 use super::value::{Moref, Value};
+use super::vim_fault::Fault;
 
 /// Something that goes wrong: with a call to come, or at once.
 #[derive(Clone, Debug)]
-pub enum Mishap {
+pub enum ConfiguredFault {
     /// `times` calls of the method (`None`: all) are hit after `skip` more went well.
     Calls {
         method: String,
         skip: u64,
         times: Option<u64>,
-        what: Disruption,
+        disruption: Disruption,
     },
-    Now(Event),
+    Now(HostChange),
 }
 
 /// A mishap as it is written.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct MishapEntry {
+pub struct FaultEntry {
     /// The method whose calls are hit, or `*`; without one it happens at once.
     method: Option<String>,
     /// How many calls go well before.
     #[serde(default)]
     skip: u64,
     /// How many calls are hit; 0: all.
-    #[serde(default = "once")]
+    #[serde(default = "default_times")]
     times: u64,
-    what: What,
+    #[serde(rename = "what")]
+    kind: FaultKindEntry,
 }
 
 /// The kinds, by the words that stand for them.
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-enum What {
-    Fault(FaultWords),
+enum FaultKindEntry {
+    Fault(VimFaultEntry),
     CloseBefore,
     CloseAfter,
     CloseMidAnswer,
@@ -65,7 +66,7 @@ enum What {
     },
     ExpireSessions,
     RestartHostd {
-        away: Option<Away>,
+        away: Option<DownModeEntry>,
         #[serde(default)]
         drop_running: bool,
     },
@@ -73,20 +74,20 @@ enum What {
     RebootHost,
     VanishTasks,
     RefuseLogins {
-        #[serde(default = "yes")]
+        #[serde(default = "default_true")]
         refuse: bool,
     },
     Licence {
-        #[serde(default = "yes")]
+        #[serde(default = "default_true")]
         read_only: bool,
     },
     Account {
-        #[serde(default = "yes")]
+        #[serde(default = "default_true")]
         read_only: bool,
     },
     FailNextTask {
         task: String,
-        fault: FaultWords,
+        fault: VimFaultEntry,
     },
     Question {
         machine: String,
@@ -97,14 +98,14 @@ enum What {
 /// A fault of vim25: its type, or its type with more.
 #[derive(Clone, Deserialize)]
 #[serde(untagged)]
-enum FaultWords {
+enum VimFaultEntry {
     Type(String),
-    Whole(WholeFault),
+    Detailed(DetailedFaultEntry),
 }
 
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WholeFault {
+struct DetailedFaultEntry {
     #[serde(rename = "type")]
     type_name: String,
     message: Option<String>,
@@ -114,7 +115,7 @@ struct WholeFault {
 
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Away {
+enum DownModeEntry {
     Refuse,
     Unavailable,
 }
@@ -132,29 +133,34 @@ enum ContentType {
     Json,
 }
 
-impl MishapEntry {
+impl FaultEntry {
     /// Checks it against what vim25 has.
     ///
     /// # Errors
     /// What is wrong, told for people.
-    pub fn check(self) -> Result<Mishap, String> {
-        let Self { method, skip, times, what } = self;
-        match (method, what.check()?) {
-            (None, Disruption::Event(event)) => Ok(Mishap::Now(event)),
+    pub fn check(self) -> Result<ConfiguredFault, String> {
+        let Self { method, skip, times, kind } = self;
+        match (method, kind.check()?) {
+            (None, Disruption::HostChange(event)) => Ok(ConfiguredFault::Now(event)),
             (None, _) => {
                 Err("this happens to a call: a method, or * for any, is wanted".to_owned())
             }
-            (Some(method), what) => {
+            (Some(method), disruption) => {
                 if method != "*" {
                     known_method(&method)?;
                 }
-                Ok(Mishap::Calls { method, skip, times: (times > 0).then_some(times), what })
+                Ok(ConfiguredFault::Calls {
+                    method,
+                    skip,
+                    times: (times > 0).then_some(times),
+                    disruption,
+                })
             }
         }
     }
 }
 
-impl What {
+impl FaultKindEntry {
     fn check(self) -> Result<Disruption, String> {
         Ok(match self {
             Self::Fault(fault) => Disruption::Fault(fault.check()?),
@@ -170,30 +176,39 @@ impl What {
             }
             Self::EmptyAnswer => Disruption::EmptyAnswer,
             Self::Delay { ms } => Disruption::Delay(Duration::from_millis(ms)),
-            Self::ExpireSessions => Disruption::Event(Event::ExpireSessions),
+            Self::ExpireSessions => Disruption::HostChange(HostChange::ExpireSessions),
             Self::RestartHostd { away, drop_running } => {
-                let away = away.map(|away| match away {
-                    Away::Refuse => Comeback::Refuse,
-                    Away::Unavailable => Comeback::Unavailable,
+                let down = away.map(|away| match away {
+                    DownModeEntry::Refuse => DownMode::Refuse,
+                    DownModeEntry::Unavailable => DownMode::Unavailable,
                 });
-                Disruption::Event(Event::RestartHostd(Restart { away, drop_running }))
+                Disruption::HostChange(HostChange::RestartHostd(HostdRestart {
+                    down,
+                    drop_running,
+                }))
             }
-            Self::Resume => Disruption::Event(Event::Resume),
-            Self::RebootHost => Disruption::Event(Event::RebootHost),
-            Self::VanishTasks => Disruption::Event(Event::VanishTasks),
-            Self::RefuseLogins { refuse } => Disruption::Event(Event::RefuseLogins(refuse)),
-            Self::Licence { read_only } => Disruption::Event(Event::ReadOnlyLicence(read_only)),
-            Self::Account { read_only } => Disruption::Event(Event::ReadOnlyAccount(read_only)),
+            Self::Resume => Disruption::HostChange(HostChange::Resume),
+            Self::RebootHost => Disruption::HostChange(HostChange::RebootHost),
+            Self::VanishTasks => Disruption::HostChange(HostChange::VanishTasks),
+            Self::RefuseLogins { refuse } => {
+                Disruption::HostChange(HostChange::RefuseLogins(refuse))
+            }
+            Self::Licence { read_only } => {
+                Disruption::HostChange(HostChange::ReadOnlyLicence(read_only))
+            }
+            Self::Account { read_only } => {
+                Disruption::HostChange(HostChange::ReadOnlyAccount(read_only))
+            }
             Self::FailNextTask { task, fault } => {
                 let method = known_method(&task)?;
                 if !method.ends_with("_Task") {
                     return Err(format!("{method} has no task"));
                 }
-                Disruption::Event(Event::FailNextTask(method, fault.check()?))
+                Disruption::HostChange(HostChange::FailNextTask(method, fault.check()?))
             }
             Self::Question { machine, ask } => {
                 let (question, pending) = ask.convert();
-                Disruption::Event(Event::Question {
+                Disruption::HostChange(HostChange::Question {
                     machine,
                     question: Box::new(question),
                     pending,
@@ -203,19 +218,19 @@ impl What {
     }
 }
 
-impl FaultWords {
+impl VimFaultEntry {
     /// The fault, with every field that its type must have.
     fn check(self) -> Result<Fault, String> {
-        let WholeFault { type_name, message, mut fields } = match self {
+        let DetailedFaultEntry { type_name, message, mut fields } = match self {
             Self::Type(type_name) => {
-                WholeFault { type_name, message: None, fields: BTreeMap::new() }
+                DetailedFaultEntry { type_name, message: None, fields: BTreeMap::new() }
             }
-            Self::Whole(whole) => whole,
+            Self::Detailed(fault) => fault,
         };
-        let name = schema::name(&type_name)
-            .filter(|name| schema::kind(name) == Some(Kind::Fault))
+        let name = schema::known_type_name(&type_name)
+            .filter(|name| schema::kind(name) == Some(TypeKind::Fault))
             .ok_or_else(|| format!("{type_name:?} is no fault that the simulator knows"))?;
-        let message = message.unwrap_or_else(|| usual_words(name));
+        let message = message.unwrap_or_else(|| usual_message(name));
         let mut fault = Fault::new(name, message);
         for field in schema::fields(name).unwrap_or_default() {
             let value = match fields.remove(field.name) {
@@ -250,12 +265,12 @@ impl ContentType {
 }
 
 fn known_method(name: &str) -> Result<&'static str, String> {
-    schema::method_name(name)
+    schema::known_method_name(name)
         .ok_or_else(|| format!("{name:?} is no method of vim25 that the simulator knows"))
 }
 
 /// What hosts say with the faults that are met most.
-fn usual_words(name: &str) -> String {
+fn usual_message(name: &str) -> String {
     match name {
         "RestrictedVersion" => Fault::restricted_version().message,
         "NotAuthenticated" => Fault::not_authenticated().message,
@@ -270,10 +285,10 @@ fn usual_words(name: &str) -> String {
     }
 }
 
-const fn once() -> u64 {
+const fn default_times() -> u64 {
     1
 }
-const fn yes() -> bool {
+const fn default_true() -> bool {
     true
 }
 
@@ -281,8 +296,8 @@ const fn yes() -> bool {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Mishap, String> {
-        serde_json::from_str::<MishapEntry>(text).map_err(|error| error.to_string())?.check()
+    fn read(text: &str) -> Result<ConfiguredFault, String> {
+        serde_json::from_str::<FaultEntry>(text).map_err(|error| error.to_string())?.check()
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{Machine, PowerState, Question, Task, World};
 use crate::simulator::value::Moref;
 
 /// How many events are kept.
-const KEPT: usize = 1_000;
+const MAX_EVENTS: usize = 1_000;
 
 /// One thing that has happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,13 +24,13 @@ pub struct HostEvent {
     pub at: Timestamp,
     /// Empty where the host or a guest did it.
     pub user: String,
-    pub machine: Option<Subject>,
-    pub what: Happening,
+    pub machine: Option<EventMachine>,
+    pub detail: EventDetail,
 }
 
 /// The machine that an event is about, as it was then.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subject {
+pub struct EventMachine {
     pub id: String,
     pub name: String,
     pub template: bool,
@@ -38,7 +38,7 @@ pub struct Subject {
 
 /// What has happened.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Happening {
+pub enum EventDetail {
     LoggedIn {
         session: String,
         address: String,
@@ -56,7 +56,7 @@ pub enum Happening {
     },
     /// The machine did something that has no more to tell.
     Machine(MachineEvent),
-    Asked {
+    QuestionAsked {
         message_id: String,
         text: String,
     },
@@ -82,12 +82,12 @@ pub enum MachineEvent {
 
 /// The events that are kept.
 #[derive(Debug, Default)]
-pub struct History {
+pub struct EventHistory {
     events: VecDeque<HostEvent>,
     last_key: i32,
 }
 
-impl History {
+impl EventHistory {
     /// The events that are kept, oldest first.
     #[must_use]
     pub fn events(&self) -> impl DoubleEndedIterator<Item = &HostEvent> {
@@ -103,30 +103,30 @@ impl History {
 
 impl World {
     #[must_use]
-    pub const fn history(&self) -> &History {
+    pub const fn history(&self) -> &EventHistory {
         &self.history
     }
 
     /// Notes what a user did about a session.
-    pub fn note_session(&mut self, user: &str, what: Happening) {
-        self.note(user.to_owned(), None, None, what);
+    pub fn record_session_event(&mut self, user: &str, detail: EventDetail) {
+        self.record_event(user.to_owned(), None, None, detail);
     }
 
     /// Notes what a machine does, and that the user of its running task, or else this one, let it.
-    pub fn note_machine(&mut self, id: &str, user: &str, event: MachineEvent) {
-        self.note_of_machine(id, user, Happening::Machine(event));
+    pub fn record_machine_event(&mut self, id: &str, user: &str, event: MachineEvent) {
+        self.record_event_of_machine(id, user, EventDetail::Machine(event));
     }
 
-    pub(super) fn note_task(&mut self, task: &Task) {
-        let subject = self.machine(&task.machine).map(Subject::of);
+    pub(super) fn record_task_event(&mut self, task: &Task) {
+        let machine = self.machine(&task.machine).map(EventMachine::from_machine);
         let (user, chain) = (task.user.clone(), task.number);
-        self.note(user, Some(chain), subject, Happening::Task(Box::new(task.clone())));
+        self.record_event(user, Some(chain), machine, EventDetail::Task(Box::new(task.clone())));
     }
 
-    pub(super) fn note_question(&mut self, id: &str, question: &Question) {
+    pub(super) fn record_question_event(&mut self, id: &str, question: &Question) {
         let Question { message_id, text, .. } = question;
         let (message_id, text) = (message_id.clone(), text.clone());
-        self.note_of_machine(id, "", Happening::Asked { message_id, text });
+        self.record_event_of_machine(id, "", EventDetail::QuestionAsked { message_id, text });
     }
 
     /// hostd was restarted.
@@ -134,35 +134,35 @@ impl World {
         self.history.events.clear();
     }
 
-    fn note_of_machine(&mut self, id: &str, user: &str, what: Happening) {
+    fn record_event_of_machine(&mut self, id: &str, user: &str, detail: EventDetail) {
         let running = self.running_task(id).map(|task| (task.user.clone(), task.number));
         let (user, chain) =
             running.map_or((user.to_owned(), None), |(user, chain)| (user, Some(chain)));
-        let subject = self.machine(id).map(Subject::of);
-        self.note(user, chain, subject, what);
+        let machine = self.machine(id).map(EventMachine::from_machine);
+        self.record_event(user, chain, machine, detail);
     }
 
-    fn note(
+    fn record_event(
         &mut self,
         user: String,
         chain: Option<i32>,
-        machine: Option<Subject>,
-        what: Happening,
+        machine: Option<EventMachine>,
+        detail: EventDetail,
     ) {
         self.history.last_key += 1;
         let key = self.history.last_key;
         let at = self.now.wall;
-        let event = HostEvent { key, chain: chain.unwrap_or(key), at, user, machine, what };
-        if self.history.events.len() >= KEPT {
+        let event = HostEvent { key, chain: chain.unwrap_or(key), at, user, machine, detail };
+        if self.history.events.len() >= MAX_EVENTS {
             self.history.events.pop_front();
         }
         self.history.events.push_back(event);
-        self.touch(Moref::new("EventManager", "ha-eventmgr"));
+        self.record_change(Moref::new("EventManager", "ha-eventmgr"));
     }
 }
 
-impl Subject {
-    pub(super) fn of(machine: &Machine) -> Self {
+impl EventMachine {
+    pub(super) fn from_machine(machine: &Machine) -> Self {
         let Machine { id, name, template, .. } = machine;
         Self { id: id.clone(), name: name.clone(), template: *template }
     }
@@ -170,7 +170,7 @@ impl Subject {
 
 impl MachineEvent {
     /// What a machine in this state begins to do for an operation, if that is told.
-    pub(super) fn beginning(operation: &super::Operation, power: &PowerState) -> Option<Self> {
+    pub(super) fn at_start_of(operation: &super::Operation, power: &PowerState) -> Option<Self> {
         use super::Operation;
         match operation {
             Operation::PowerOn if *power == PowerState::Suspended => Some(Self::Resuming),

@@ -1,11 +1,11 @@
 //! `ViewManager` and the views.
 
 use super::Call;
-use crate::simulator::fault::Fault;
 use crate::simulator::properties;
 use crate::simulator::soap;
 use crate::simulator::value::{Moref, Value, references};
 use crate::simulator::view::View;
+use crate::simulator::vim_fault::Fault;
 
 pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
     let request = call.request;
@@ -15,12 +15,12 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         "CreateContainerView" => {
             let container = request.morefs("container")?.into_iter().next();
             let container = container.ok_or_else(|| Fault::invalid_argument("container"))?;
-            if !properties::exists(call.look(), &container) {
+            if !properties::exists(call.scope(), &container) {
                 return Err(Fault::not_found(&container));
             }
             let (types, recursive) = (request.texts("type"), request.is_set("recursive"));
             call.session()?.add_view(&id, View::Container { container, types, recursive });
-            soap::returns(
+            soap::answer_value(
                 method,
                 &Value::Reference(Moref::new("ContainerView", id)),
                 "ContainerView",
@@ -29,12 +29,12 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         "CreateListView" => {
             let objects = request.morefs("obj")?;
             if let Some(missing) =
-                objects.iter().find(|object| !properties::exists(call.look(), object))
+                objects.iter().find(|object| !properties::exists(call.scope(), object))
             {
                 return Err(Fault::not_found(missing));
             }
             call.session()?.add_view(&id, View::List(objects));
-            soap::returns(method, &Value::Reference(Moref::new("ListView", id)), "ListView")
+            soap::answer_value(method, &Value::Reference(Moref::new("ListView", id)), "ListView")
         }
         "ModifyListView" => {
             change_list(call, &request.morefs("add")?, &request.morefs("remove")?, false)
@@ -42,7 +42,7 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         "ResetListView" => change_list(call, &request.morefs("obj")?, &[], true),
         "DestroyView" => {
             call.session()?.remove_view(&request.target.id);
-            soap::void(method)
+            soap::empty_answer(method)
         }
         _ => return Ok(None),
     };
@@ -57,7 +57,7 @@ fn change_list(
     reset: bool,
 ) -> Result<String, Fault> {
     let (add, unresolved): (Vec<&Moref>, Vec<&Moref>) =
-        add.iter().partition(|object| properties::exists(call.look(), object));
+        add.iter().partition(|object| properties::exists(call.scope(), object));
     let list = call.target().id.clone();
     if let Some(View::List(objects)) = call.session()?.view_mut(&list) {
         objects.retain(|object| !reset && !remove.contains(object));
@@ -67,7 +67,7 @@ fn change_list(
             }
         }
     }
-    soap::returns(
+    soap::answer_value(
         &call.request.method,
         &references(unresolved.into_iter().cloned()),
         "ManagedObject",

@@ -8,25 +8,25 @@
 
 use jiff::Timestamp;
 
-use super::fault::Fault;
 use super::properties;
 use super::schema;
 use super::soap;
-use super::value::{Moref, Object, texts, word};
+use super::value::{Moref, Object, enum_value, texts};
+use super::vim_fault::Fault;
 use super::world::{HostEvent, World};
 use crate::esx::soap::xml::Element;
 
 /// The size of a latest page unless it is told otherwise, and the largest page there is.
-const PAGE: usize = 10;
-const LARGEST_PAGE: usize = 1_000;
+const DEFAULT_PAGE_SIZE: usize = 10;
+const MAX_PAGE_SIZE: usize = 1_000;
 
 /// A collector of a session.
 #[derive(Debug)]
 pub struct EventCollector {
     pub filter: EventFilter,
-    page: usize,
+    page_size: usize,
     /// The key of the next newer event.
-    place: i32,
+    position: i32,
 }
 
 /// `EventFilterSpec`
@@ -40,7 +40,7 @@ pub struct EventFilter {
     categories: Vec<String>,
     /// Types and the bases of types.
     types: Vec<String>,
-    most: Option<usize>,
+    max_count: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,58 +52,58 @@ enum Recursion {
 
 impl EventCollector {
     /// How many a session may have.
-    pub const MOST: usize = 32;
+    pub const MAX_PER_SESSION: usize = 32;
 
     /// A collector that is to be read from its oldest event.
     pub fn new(filter: EventFilter) -> Self {
-        let page = filter.most.unwrap_or(PAGE);
-        Self { filter, page, place: 0 }
+        let page_size = filter.max_count.unwrap_or(DEFAULT_PAGE_SIZE);
+        Self { filter, page_size, position: 0 }
     }
 
     /// The newest page, newest first.
     pub fn latest<'w>(&self, world: &'w World) -> Vec<&'w HostEvent> {
-        self.filter.matching(world).rev().take(self.page).collect()
+        self.filter.matching(world).rev().take(self.page_size).collect()
     }
 
     /// `ReadNextEvents`: towards the newest, oldest first.
-    pub fn read_next<'w>(&mut self, world: &'w World, most: usize) -> Vec<&'w HostEvent> {
-        let place = self.place;
+    pub fn read_next<'w>(&mut self, world: &'w World, limit: usize) -> Vec<&'w HostEvent> {
+        let position = self.position;
         let read: Vec<_> =
-            self.filter.matching(world).filter(|event| event.key >= place).take(most).collect();
+            self.filter.matching(world).filter(|event| event.key >= position).take(limit).collect();
         if let Some(last) = read.last() {
-            self.place = last.key + 1;
+            self.position = last.key + 1;
         }
         read
     }
 
     /// `ReadPreviousEvents`: towards the oldest, newest first.
-    pub fn read_previous<'w>(&mut self, world: &'w World, most: usize) -> Vec<&'w HostEvent> {
-        let place = self.place;
+    pub fn read_previous<'w>(&mut self, world: &'w World, limit: usize) -> Vec<&'w HostEvent> {
+        let position = self.position;
         let read: Vec<_> = self
             .filter
             .matching(world)
             .rev()
-            .filter(|event| event.key < place)
-            .take(most)
+            .filter(|event| event.key < position)
+            .take(limit)
             .collect();
         if let Some(last) = read.last() {
-            self.place = last.key;
+            self.position = last.key;
         }
         read
     }
 
     /// `RewindCollector`: before the oldest event.
     pub const fn rewind(&mut self) {
-        self.place = 0;
+        self.position = 0;
     }
 
     /// `ResetCollector`: after the newest event.
     pub const fn reset(&mut self, world: &World) {
-        self.place = world.history().last_key() + 1;
+        self.position = world.history().last_key() + 1;
     }
 
-    pub const fn set_page(&mut self, page: usize) {
-        self.page = page;
+    pub const fn set_page_size(&mut self, page_size: usize) {
+        self.page_size = page_size;
     }
 }
 
@@ -147,7 +147,7 @@ impl EventFilter {
             chain,
             categories: texts("category").collect(),
             types: texts("type").chain(ids).collect(),
-            most: spec
+            max_count: spec
                 .child_text("maxCount")
                 .map(|text| page_size(text, "filter.maxCount"))
                 .transpose()?,
@@ -159,7 +159,7 @@ impl EventFilter {
         let entity = self.entity.as_ref().map(|(entity, recursion)| {
             Object::new("EventFilterSpecByEntity")
                 .with("entity", entity)
-                .with("recursion", word("EventFilterSpecRecursionOption", recursion.as_str()))
+                .with("recursion", enum_value("EventFilterSpecRecursionOption", recursion.as_str()))
         });
         let has_time = self.after.is_some() || self.before.is_some();
         let time = has_time.then(|| {
@@ -179,15 +179,15 @@ impl EventFilter {
             .with("eventChainId", self.chain)
             .with("category", texts(self.categories.clone()))
             .with("eventTypeId", texts(self.types.clone()))
-            .with("maxCount", self.most.and_then(|most| i32::try_from(most).ok()))
+            .with("maxCount", self.max_count.and_then(|limit| i32::try_from(limit).ok()))
     }
 
     /// The events of the history that pass, oldest first.
     fn matching<'w>(&self, world: &'w World) -> impl DoubleEndedIterator<Item = &'w HostEvent> {
-        world.history().events().filter(|event| self.passes(event))
+        world.history().events().filter(|event| self.is_match(event))
     }
 
-    fn passes(&self, event: &HostEvent) -> bool {
+    fn is_match(&self, event: &HostEvent) -> bool {
         let kind = properties::event_type(event);
         let category = properties::event_category(event);
         let by_user = |(system, users): &(bool, Vec<String>)| {
@@ -197,7 +197,7 @@ impl EventFilter {
                 users.is_empty() || users.contains(&event.user)
             }
         };
-        self.entity.as_ref().is_none_or(|(entity, recursion)| concerns(event, entity, *recursion))
+        self.entity.as_ref().is_none_or(|(entity, recursion)| is_about(event, entity, *recursion))
             && self.after.is_none_or(|after| event.at >= after)
             && self.before.is_none_or(|before| event.at <= before)
             && self.users.as_ref().is_none_or(by_user)
@@ -223,13 +223,13 @@ pub fn page_size(text: &str, parameter: &str) -> Result<usize, Fault> {
     text.trim()
         .parse()
         .ok()
-        .filter(|size| (1..=LARGEST_PAGE).contains(size))
+        .filter(|size| (1..=MAX_PAGE_SIZE).contains(size))
         .ok_or_else(|| Fault::invalid_argument(parameter))
 }
 
 /// Whether an event is about an entity, or about what is in it. What is about no machine is the
 /// root's.
-fn concerns(event: &HostEvent, entity: &Moref, recursion: Recursion) -> bool {
+fn is_about(event: &HostEvent, entity: &Moref, recursion: Recursion) -> bool {
     const HOLD_MACHINES: [&str; 6] = [
         "ha-folder-root",
         "ha-datacenter",

@@ -7,17 +7,17 @@
 
 use std::collections::BTreeMap;
 
-use super::spec::{FilterSpec, evaluate};
+use super::filter_spec::{FilterSpec, read_properties};
 use crate::esx::soap::xml::Writer;
-use crate::simulator::fault::Fault;
-use crate::simulator::look::{Look, LookingSession};
+use crate::simulator::read_scope::{CallerSession, ReadScope};
 use crate::simulator::value::{Moref, Value};
+use crate::simulator::vim_fault::Fault;
 
 /// How many objects that left are remembered.
-const REMEMBERED_LEAVES: usize = 20_000;
+const MAX_LEFT_OBJECTS: usize = 20_000;
 
 /// Changes of these are not sent by hosts since 5.0, though they can be read.
-const SILENT: &[(&str, &str)] = &[
+const UNREPORTED_CHANGES: &[(&str, &str)] = &[
     ("", "recentTask"),
     ("", "disabledMethod"),
     ("", "overallStatus"),
@@ -33,13 +33,13 @@ const SILENT: &[(&str, &str)] = &[
 pub struct Filter {
     spec: FilterSpec,
     partial: bool,
-    seen: Option<Seen>,
-    objects: BTreeMap<Moref, Known>,
-    left: Vec<Left>,
+    seen: Option<SeenRevisions>,
+    objects: BTreeMap<Moref, TrackedObject>,
+    left: Vec<LeftObject>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct SeenRevisions {
     revision: u64,
     structure: u64,
     views: u64,
@@ -47,10 +47,10 @@ struct Seen {
 
 /// An object as it was last seen.
 #[derive(Debug)]
-struct Known {
+struct TrackedObject {
     entered: u64,
     /// Tells a machine from a later one of its moid.
-    born: u64,
+    incarnation: u64,
     /// When any property changed last.
     changed: u64,
     properties: Vec<Property>,
@@ -66,7 +66,7 @@ struct Property {
 }
 
 #[derive(Debug)]
-struct Left {
+struct LeftObject {
     object: Moref,
     entered: u64,
     at: u64,
@@ -74,7 +74,7 @@ struct Left {
 
 /// One thing to be told of an object.
 #[derive(Clone, Debug)]
-pub struct Pending {
+pub struct PendingUpdate {
     pub object: Moref,
     pub kind: UpdateKind,
     since: u64,
@@ -93,20 +93,21 @@ impl Filter {
     }
 
     /// Looks at what has changed in the world, as of this version. Gives whether anything did.
-    pub fn refresh(&mut self, look: Look<'_>, version: u64) -> Result<bool, Fault> {
-        let now = Seen {
-            revision: look.world.revision(),
-            structure: look.world.structure(),
-            views: look.session.map_or(0, LookingSession::view_revision),
+    pub fn refresh(&mut self, scope: ReadScope<'_>, version: u64) -> Result<bool, Fault> {
+        let now = SeenRevisions {
+            revision: scope.world.revision(),
+            structure: scope.world.structure(),
+            views: scope.session.map_or(0, CallerSession::view_revision),
         };
         let before = self.seen.replace(now);
         let mut changed = false;
         let selection_may_differ = before
             .is_none_or(|before| before.views != now.views || before.structure != now.structure);
         if selection_may_differ {
-            let selected = self.spec.select(look)?;
-            let stays = |object: &Moref, known: &Known| {
-                selected.objects.contains_key(object) && known.born == look.world.born(object)
+            let selected = self.spec.select(scope)?;
+            let stays = |object: &Moref, known: &TrackedObject| {
+                selected.objects.contains_key(object)
+                    && known.incarnation == scope.world.incarnation(object)
             };
             let gone: Vec<Moref> = self
                 .objects
@@ -116,22 +117,22 @@ impl Filter {
                 .collect();
             for object in gone {
                 if let Some(known) = self.objects.remove(&object) {
-                    self.left.push(Left { object, entered: known.entered, at: version });
+                    self.left.push(LeftObject { object, entered: known.entered, at: version });
                     changed = true;
                 }
             }
-            let surplus = self.left.len().saturating_sub(REMEMBERED_LEAVES);
+            let surplus = self.left.len().saturating_sub(MAX_LEFT_OBJECTS);
             self.left.drain(..surplus);
             for object in selected.in_order() {
                 if !self.objects.contains_key(&object) {
-                    let known = self.look_at(look, &object, version);
+                    let known = self.track(scope, &object, version);
                     self.objects.insert(object, known);
                     changed = true;
                 }
             }
         }
         let Some(before) = before else { return Ok(changed) };
-        match look.world.changed_since(before.revision) {
+        match scope.world.changed_since(before.revision) {
             Some(dirty) => {
                 // The pages of event collectors move with the history that the event manager keeps.
                 if before.views != now.views
@@ -141,18 +142,18 @@ impl Filter {
                     for (object, known) in
                         pages.filter(|(object, _)| object.kind == "EventHistoryCollector")
                     {
-                        changed |= known.refresh(look, object, version, self.partial);
+                        changed |= known.refresh(scope, object, version, self.partial);
                     }
                 }
                 for object in dirty {
                     if let Some(known) = self.objects.get_mut(object) {
-                        changed |= known.refresh(look, object, version, self.partial);
+                        changed |= known.refresh(scope, object, version, self.partial);
                     }
                 }
             }
             None => {
                 for (object, known) in &mut self.objects {
-                    changed |= known.refresh(look, object, version, self.partial);
+                    changed |= known.refresh(scope, object, version, self.partial);
                 }
             }
         }
@@ -161,10 +162,14 @@ impl Filter {
 
     /// What is to be told to a caller who knows everything up to a version: leaves first, for an
     /// object may have left and entered again.
-    pub fn pending(&self, since: u64) -> impl Iterator<Item = Pending> + '_ {
+    pub fn pending(&self, since: u64) -> impl Iterator<Item = PendingUpdate> + '_ {
         let left =
             self.left.iter().filter(move |left| left.at > since && left.entered <= since).map(
-                move |left| Pending { object: left.object.clone(), kind: UpdateKind::Leave, since },
+                move |left| PendingUpdate {
+                    object: left.object.clone(),
+                    kind: UpdateKind::Leave,
+                    since,
+                },
             );
         let there = self.objects.iter().filter_map(move |(object, known)| {
             let kind = if known.entered > since {
@@ -174,13 +179,13 @@ impl Filter {
             } else {
                 return None;
             };
-            Some(Pending { object: object.clone(), kind, since })
+            Some(PendingUpdate { object: object.clone(), kind, since })
         });
         left.chain(there)
     }
 
     /// Writes an `ObjectUpdate`.
-    pub fn write(&self, writer: &mut Writer, pending: &Pending) {
+    pub fn write(&self, writer: &mut Writer, pending: &PendingUpdate) {
         let known = self.objects.get(&pending.object);
         let kind = match (pending.kind, known) {
             (UpdateKind::Leave, _) | (_, None) => "leave",
@@ -215,25 +220,36 @@ impl Filter {
         writer.end();
     }
 
-    fn look_at(&self, look: Look<'_>, object: &Moref, version: u64) -> Known {
-        let paths = self.spec.paths_of(object.kind).unwrap_or_default();
-        let properties = evaluate(look, object, &paths)
+    fn track(&self, scope: ReadScope<'_>, object: &Moref, version: u64) -> TrackedObject {
+        let paths = self.spec.paths_for(object.kind).unwrap_or_default();
+        let properties = read_properties(scope, object, &paths)
             .into_iter()
             .map(|(path, value)| Property { path, value, changed: version, parts: BTreeMap::new() })
             .collect();
-        Known { entered: version, born: look.world.born(object), changed: version, properties }
+        TrackedObject {
+            entered: version,
+            incarnation: scope.world.incarnation(object),
+            changed: version,
+            properties,
+        }
     }
 }
 
-impl Known {
-    fn refresh(&mut self, look: Look<'_>, object: &Moref, version: u64, partial: bool) -> bool {
+impl TrackedObject {
+    fn refresh(
+        &mut self,
+        scope: ReadScope<'_>,
+        object: &Moref,
+        version: u64,
+        partial: bool,
+    ) -> bool {
         let paths: Vec<String> =
             self.properties.iter().map(|property| property.path.clone()).collect();
         let mut changed = false;
         for (property, (path, value)) in
-            self.properties.iter_mut().zip(evaluate(look, object, &paths))
+            self.properties.iter_mut().zip(read_properties(scope, object, &paths))
         {
-            if property.value == value || is_silent(object.kind, &path) {
+            if property.value == value || is_unreported(object.kind, &path) {
                 continue;
             }
             if partial && let (Ok(Some(old)), Ok(Some(new))) = (&property.value, &value) {
@@ -271,9 +287,11 @@ impl Property {
     }
 }
 
-fn is_silent(kind: &str, path: &str) -> bool {
+fn is_unreported(kind: &str, path: &str) -> bool {
     let top = path.split(['.', '[']).next().unwrap_or(path);
-    SILENT.iter().any(|(only, silent)| *silent == top && (only.is_empty() || *only == kind))
+    UNREPORTED_CHANGES
+        .iter()
+        .any(|(only, silent)| *silent == top && (only.is_empty() || *only == kind))
 }
 
 /// The deepest paths at which two values differ; a list is one thing.

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::task::{Asking, STEPS};
-use super::{Event, MachineEvent, Operation, PowerState, Task, TaskState, World};
-use crate::simulator::fault::Fault;
+use super::task::{PROGRESS_STEPS, QuestionProgress};
+use super::{MachineEvent, Operation, PowerState, ScheduledEvent, Task, TaskState, World};
 use crate::simulator::value::{Moref, Value};
+use crate::simulator::vim_fault::Fault;
 
 /// How long hosts remember a task that has ended.
-const REMEMBERED: Duration = Duration::from_mins(10);
+const TASK_RETENTION: Duration = Duration::from_mins(10);
 /// The deepest chain of snapshots that hosts make.
-const DEEPEST_SNAPSHOT: usize = 32;
+const MAX_SNAPSHOT_DEPTH: usize = 32;
 
 impl World {
     /// Starts an operation on a machine for a user, and gives its task.
@@ -20,8 +20,8 @@ impl World {
         operation: Operation,
         user: &str,
     ) -> Result<Moref, Fault> {
-        self.check_licence()?;
-        let machine = self.existing(id)?;
+        self.check_may_change()?;
+        let machine = self.require_machine(id)?;
         let (name, template) = (machine.name.clone(), machine.template);
         if !machine.is_readable() {
             return Err(Fault::new(
@@ -44,7 +44,7 @@ impl World {
             return Err(Fault::task_in_progress(&running.id));
         }
         if self.rules.refuse_in_call {
-            Self::check_power(self.existing(id)?, &operation)?;
+            Self::check_power(self.require_machine(id)?, &operation)?;
         }
         self.next_task += 1;
         let task = Task {
@@ -62,19 +62,19 @@ impl World {
             completed_at: None,
             number: self.next_task,
             step: 0,
-            asking: Asking::NotYet,
-            known: true,
+            question_progress: QuestionProgress::NotAsked,
+            known_to_hostd: true,
             operation,
         };
         let moref = task.moref();
-        self.touch(moref.clone());
-        self.touch(Moref::new("VirtualMachine", id));
+        self.record_change(moref.clone());
+        self.record_change(Moref::new("VirtualMachine", id));
         self.task_order.push_back(task.id.clone());
         let task_id = task.id.clone();
-        self.note_task(&task);
+        self.record_task_event(&task);
         self.tasks.insert(task.id.clone(), task);
         self.structure = self.revision;
-        self.plan_step(&task_id);
+        self.schedule_step(&task_id);
         Ok(moref)
     }
 
@@ -95,7 +95,7 @@ impl World {
         let machine = task.machine.clone();
         if let Some(task) = self.task_mut(id) {
             task.cancelled = true;
-            task.asking = Asking::Done;
+            task.question_progress = QuestionProgress::Closed;
         }
         if let Some(machine) = self.machine_mut(&machine) {
             machine.question = None;
@@ -107,7 +107,7 @@ impl World {
     /// A task that hostd still knows.
     #[must_use]
     pub fn task(&self, id: &str) -> Option<&Task> {
-        self.tasks.get(id).filter(|task| task.known)
+        self.tasks.get(id).filter(|task| task.known_to_hostd)
     }
 
     /// The tasks that hostd knows, oldest first.
@@ -117,7 +117,7 @@ impl World {
 
     /// Every task, in the order of their ids, those too that go on although hostd has forgotten
     /// them.
-    pub fn every_task(&self) -> impl Iterator<Item = &Task> {
+    pub fn all_tasks(&self) -> impl Iterator<Item = &Task> {
         self.tasks.values()
     }
 
@@ -135,7 +135,7 @@ impl World {
         }
         let (step, machine, operation) = (task.step, task.machine.clone(), task.operation.clone());
         if step == 0 {
-            let checked = self.existing(&machine).and_then(|machine| {
+            let checked = self.require_machine(&machine).and_then(|machine| {
                 Self::check_power(machine, &operation)?;
                 Self::check_snapshots(machine, &operation)
             });
@@ -143,12 +143,13 @@ impl World {
                 return self.end_task(id, Err(fault));
             }
             let power = self.machine(&machine).map(|machine| machine.power.clone());
-            if let Some(event) = power.and_then(|power| MachineEvent::beginning(&operation, &power))
+            if let Some(event) =
+                power.and_then(|power| MachineEvent::at_start_of(&operation, &power))
             {
-                self.note_machine(&machine, "", event);
+                self.record_machine_event(&machine, "", event);
             }
         }
-        if step == STEPS.len() {
+        if step == PROGRESS_STEPS.len() {
             let outcome = self.finish(&machine, &operation);
             return self.end_task(id, outcome);
         }
@@ -156,11 +157,11 @@ impl World {
         if let Some(task) = self.task_mut(id) {
             task.state = TaskState::Running;
             task.started_at.get_or_insert(at);
-            task.progress = STEPS[step].or(task.progress);
+            task.progress = PROGRESS_STEPS[step].or(task.progress);
             task.step = step + 1;
         }
         if !self.hold_for_question(id, &machine, step) {
-            self.plan_step(id);
+            self.schedule_step(id);
         }
     }
 
@@ -178,24 +179,24 @@ impl World {
 
     /// hostd was restarted: what it had in memory is gone. What runs goes on unseen, or stops where
     /// it is.
-    pub fn restart_hostd(&mut self, go_on: bool) {
-        self.forget_tasks(go_on);
+    pub fn restart_hostd(&mut self, keep_running: bool) {
+        self.forget_tasks(keep_running);
         self.forget_history();
     }
 
     /// hostd forgets its tasks. What runs goes on unseen, or stops where it is.
-    pub fn forget_tasks(&mut self, go_on: bool) {
+    pub fn forget_tasks(&mut self, keep_running: bool) {
         let all: Vec<String> = self.task_order.drain(..).collect();
         for id in all {
             let Some(task) = self.tasks.get_mut(&id) else { continue };
             let machine = task.machine.clone();
-            if task.state.is_end() || !go_on {
+            if task.state.is_end() || !keep_running {
                 self.tasks.remove(&id);
             } else {
-                task.known = false;
+                task.known_to_hostd = false;
             }
-            self.touch(Moref::new("Task", id));
-            self.touch(Moref::new("VirtualMachine", machine));
+            self.record_change(Moref::new("Task", id));
+            self.record_change(Moref::new("VirtualMachine", machine));
         }
         self.structure = self.revision;
     }
@@ -208,28 +209,28 @@ impl World {
     pub(super) fn forget_task(&mut self, id: &str) {
         if self.tasks.remove(id).is_some() {
             self.task_order.retain(|known| known != id);
-            self.touch(Moref::new("Task", id));
+            self.record_change(Moref::new("Task", id));
             self.structure = self.revision;
         }
     }
 
     pub(super) fn task_mut(&mut self, id: &str) -> Option<&mut Task> {
         if self.tasks.contains_key(id) {
-            self.touch(Moref::new("Task", id));
+            self.record_change(Moref::new("Task", id));
         }
         self.tasks.get_mut(id)
     }
 
-    pub(super) fn plan_step(&mut self, id: &str) {
+    pub(super) fn schedule_step(&mut self, id: &str) {
         let Some(task) = self.tasks.get(id) else { return };
-        let steps = u32::try_from(STEPS.len()).unwrap_or(u32::MAX);
+        let steps = u32::try_from(PROGRESS_STEPS.len()).unwrap_or(u32::MAX);
         let after = match task.step {
             // A task is queued for a moment only.
             0 => Duration::ZERO,
             _ => task.operation.duration() / steps,
         };
         if let super::Pace::Auto { .. } = self.pace {
-            self.plan(after, Event::TaskStep(id.to_owned()));
+            self.schedule(after, ScheduledEvent::TaskStep(id.to_owned()));
         }
     }
 
@@ -253,8 +254,8 @@ impl World {
             }
         }
         let machine = task.machine.clone();
-        self.touch(Moref::new("VirtualMachine", machine));
-        self.plan_exactly(REMEMBERED, Event::ForgetTask(id.to_owned()));
+        self.record_change(Moref::new("VirtualMachine", machine));
+        self.schedule_exactly(TASK_RETENTION, ScheduledEvent::ForgetTask(id.to_owned()));
     }
 
     /// A task that works on this machine, known or not.
@@ -266,8 +267,8 @@ impl World {
     fn hold_for_question(&mut self, id: &str, machine: &str, step: usize) -> bool {
         let Some(task) = self.tasks.get(id) else { return false };
         if task.operation != Operation::PowerOn
-            || task.asking != Asking::NotYet
-            || STEPS[step] != Some(50)
+            || task.question_progress != QuestionProgress::NotAsked
+            || PROGRESS_STEPS[step] != Some(50)
         {
             return false;
         }
@@ -277,7 +278,7 @@ impl World {
             return false;
         };
         if let Some(task) = self.task_mut(id) {
-            task.asking = Asking::Waiting;
+            task.question_progress = QuestionProgress::Pending;
         }
         if let Some(machine) = self.machine_mut(machine) {
             machine.question_at_power_on = None;
@@ -297,7 +298,7 @@ impl World {
             Operation::CreateSnapshot { .. } => {
                 let current = machine.current_snapshot.as_deref();
                 match current.map_or(0, |current| Self::snapshot_depth(machine, current)) {
-                    depth if depth >= DEEPEST_SNAPSHOT => Err(Fault::new(
+                    depth if depth >= MAX_SNAPSHOT_DEPTH => Err(Fault::new(
                         "TooManySnapshotLevels",
                         "The maximum number of snapshot levels has been reached.",
                     )),
@@ -315,8 +316,8 @@ impl World {
         if let Some(at) = planned {
             return Err(self.planned_failures.remove(at).1);
         }
-        Self::check_power(self.existing(machine)?, operation)?;
-        Self::check_snapshots(self.existing(machine)?, operation)?;
+        Self::check_power(self.require_machine(machine)?, operation)?;
+        Self::check_snapshots(self.require_machine(machine)?, operation)?;
         match operation {
             Operation::PowerOn => self.power_on_now(machine),
             Operation::PowerOff => self.power_off_now(machine),
@@ -331,7 +332,7 @@ impl World {
             }
             Operation::RevertToCurrentSnapshot { suppress_power_on } => {
                 // Without a snapshot a host does nothing, and says that it went well.
-                if let Some(current) = self.existing(machine)?.current_snapshot.clone() {
+                if let Some(current) = self.require_machine(machine)?.current_snapshot.clone() {
                     self.revert_now(machine, &current, *suppress_power_on)?;
                 }
             }

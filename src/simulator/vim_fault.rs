@@ -1,6 +1,6 @@
 //! The faults of vim25 that the simulator throws, with the words that hosts use.
 
-use super::value::{IntoValue, Moref, Object, Value, word};
+use super::value::{IntoValue, Moref, Object, Value, enum_value};
 
 /// A fault: its type, what it tells people, and its own fields.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,8 +68,11 @@ impl Fault {
         let message =
             format!("The attempted operation cannot be performed in the current state ({told}).");
         Self::new("InvalidPowerState", message)
-            .with("requestedState", requested.map(|state| word("VirtualMachinePowerState", state)))
-            .with("existingState", word("VirtualMachinePowerState", existing))
+            .with(
+                "requestedState",
+                requested.map(|state| enum_value("VirtualMachinePowerState", state)),
+            )
+            .with("existingState", enum_value("VirtualMachinePowerState", existing))
     }
 
     #[must_use]

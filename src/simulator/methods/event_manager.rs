@@ -1,11 +1,11 @@
 //! `EventManager` and its collectors.
 
 use super::Call;
-use crate::simulator::events::{EventCollector, EventFilter, page_size};
-use crate::simulator::fault::Fault;
+use crate::simulator::event_collector::{EventCollector, EventFilter, page_size};
 use crate::simulator::properties;
 use crate::simulator::soap;
 use crate::simulator::value::{Moref, Value};
+use crate::simulator::vim_fault::Fault;
 
 pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
     let request = call.request;
@@ -15,55 +15,56 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         "QueryEvents" => {
             let mut collector = collector(call)?;
             let world = &call.state.world;
-            let most = request.call().descend(&["filter", "maxCount"]);
-            let most =
-                most.map_or(Ok(usize::MAX), |most| page_size(most.text(), "filter.maxCount"))?;
-            let found = collector.read_next(world, most);
-            soap::returns(method, &properties::events(world, found), "Event")
+            let limit = request.call().descend(&["filter", "maxCount"]);
+            let limit =
+                limit.map_or(Ok(usize::MAX), |limit| page_size(limit.text(), "filter.maxCount"))?;
+            let found = collector.read_next(world, limit);
+            soap::answer_value(method, &properties::events(world, found), "Event")
         }
         "CreateCollectorForEvents" => {
             let collector = collector(call)?;
             let id = call.id.clone();
-            call.session()?.add_history(&id, collector)?;
+            call.session()?.add_event_collector(&id, collector)?;
             let made = Moref::new("EventHistoryCollector", id);
-            soap::returns(method, &Value::Reference(made), "EventHistoryCollector")
+            soap::answer_value(method, &Value::Reference(made), "EventHistoryCollector")
         }
         "SetCollectorPageSize" => {
             let size = page_size(request.required("maxCount")?, "maxCount")?;
-            own(call)?.set_page(size);
+            target_collector(call)?.set_page_size(size);
             // Its latest page is another now.
             call.session()?.view_revision += 1;
-            soap::void(method)
+            soap::empty_answer(method)
         }
         "RewindCollector" => {
-            own(call)?.rewind();
-            soap::void(method)
+            target_collector(call)?.rewind();
+            soap::empty_answer(method)
         }
         "ResetCollector" => {
             let state = &mut *call.state;
             let session =
                 state.sessions.get_mut(call.cookie).ok_or_else(Fault::not_authenticated)?;
-            if let Some(collector) = session.history_mut(target) {
+            if let Some(collector) = session.event_collector_mut(target) {
                 collector.reset(&state.world);
             }
-            soap::void(method)
+            soap::empty_answer(method)
         }
         "ReadNextEvents" | "ReadPreviousEvents" => {
-            let most = page_size(request.required("maxCount")?, "maxCount")?;
+            let limit = page_size(request.required("maxCount")?, "maxCount")?;
             let state = &mut *call.state;
             let session =
                 state.sessions.get_mut(call.cookie).ok_or_else(Fault::not_authenticated)?;
-            let collector =
-                session.history_mut(target).ok_or_else(|| Fault::not_found(&request.target))?;
+            let collector = session
+                .event_collector_mut(target)
+                .ok_or_else(|| Fault::not_found(&request.target))?;
             let read = match method {
-                "ReadNextEvents" => collector.read_next(&state.world, most),
-                _ => collector.read_previous(&state.world, most),
+                "ReadNextEvents" => collector.read_next(&state.world, limit),
+                _ => collector.read_previous(&state.world, limit),
             };
-            soap::returns(method, &properties::events(&state.world, read), "Event")
+            soap::answer_value(method, &properties::events(&state.world, read), "Event")
         }
         "DestroyCollector" => {
-            call.session()?.remove_history(target);
-            soap::void(method)
+            call.session()?.remove_event_collector(target);
+            soap::empty_answer(method)
         }
         _ => return Ok(None),
     };
@@ -78,7 +79,7 @@ fn collector(call: &Call<'_>) -> Result<EventCollector, Fault> {
 }
 
 /// The collector that the call is on.
-fn own<'c>(call: &'c mut Call<'_>) -> Result<&'c mut EventCollector, Fault> {
+fn target_collector<'c>(call: &'c mut Call<'_>) -> Result<&'c mut EventCollector, Fault> {
     let target = call.request.target.clone();
-    call.session()?.history_mut(&target.id).ok_or_else(|| Fault::not_found(&target))
+    call.session()?.event_collector_mut(&target.id).ok_or_else(|| Fault::not_found(&target))
 }

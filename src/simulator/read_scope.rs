@@ -8,10 +8,10 @@ use super::world::World;
 
 /// The world, and the session that looks.
 #[derive(Clone, Copy)]
-pub struct Look<'a> {
+pub struct ReadScope<'a> {
     pub world: &'a World,
     pub sessions: &'a dyn SessionList,
-    pub session: Option<&'a dyn LookingSession>,
+    pub session: Option<&'a dyn CallerSession>,
 }
 
 /// All sessions, as a look sees them.
@@ -21,7 +21,7 @@ pub trait SessionList {
 }
 
 /// The session that looks, with its views, filters and collectors.
-pub trait LookingSession {
+pub trait CallerSession {
     /// `UserSession`
     fn user_session(&self) -> Object;
 

@@ -1,15 +1,15 @@
 //! `SearchIndex`.
 
-use crate::simulator::fault::Fault;
 use crate::simulator::properties;
 use crate::simulator::soap::Request;
 use crate::simulator::value::Moref;
+use crate::simulator::vim_fault::Fault;
 use crate::simulator::world::{Machine, World};
 
 /// Everything that fits, in the order of ids.
 pub fn find(world: &World, request: &Request) -> Result<Vec<Moref>, Fault> {
-    let machines = |fits: &dyn Fn(&Machine) -> bool| -> Vec<Moref> {
-        let found = world.machines().filter(|machine| fits(machine));
+    let machines = |is_match: &dyn Fn(&Machine) -> bool| -> Vec<Moref> {
+        let found = world.machines().filter(|machine| is_match(machine));
         found.map(|machine| Moref::new("VirtualMachine", machine.id.clone())).collect()
     };
     let host = Moref::new("HostSystem", "ha-host");
@@ -31,7 +31,7 @@ pub fn find(world: &World, request: &Request) -> Result<Vec<Moref>, Fault> {
         }
         "FindByIp" | "FindAllByIp" => {
             let ip = request.required("ip")?;
-            machines(&|machine| machine.guest.told_address.as_deref() == Some(ip))
+            machines(&|machine| machine.guest.reported_address.as_deref() == Some(ip))
         }
         "FindByDnsName" | "FindAllByDnsName" => {
             let name = request.required("dnsName")?;
@@ -49,14 +49,14 @@ fn by_inventory_path(world: &World, path: &str) -> Option<Moref> {
     let mut at = Moref::new("Folder", "ha-folder-root");
     for segment in path.split('/').filter(|segment| !segment.is_empty()) {
         at = properties::children(world, &at).into_iter().find(|child| {
-            properties::name_of(world, child).is_some_and(|name| same_name(&name, segment))
+            properties::entity_name(world, child).is_some_and(|name| same_name(&name, segment))
         })?;
     }
     Some(at)
 }
 
 /// `%2f` and `%2F` are the same.
-fn same_name(told: &str, wanted: &str) -> bool {
+fn same_name(name: &str, segment: &str) -> bool {
     use crate::domain::names::unescape_vim;
-    told == wanted || unescape_vim(told) == unescape_vim(wanted)
+    name == segment || unescape_vim(name) == unescape_vim(segment)
 }

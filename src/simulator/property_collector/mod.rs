@@ -8,17 +8,17 @@
 //! `InvalidCollectorVersion`.
 
 mod filter;
-mod spec;
+mod filter_spec;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use filter::{Filter, Pending, write_missing};
-pub use spec::FilterSpec;
-use spec::{Reading, evaluate};
+use filter::{Filter, PendingUpdate, write_missing};
+pub use filter_spec::FilterSpec;
+use filter_spec::{PropertyReading, read_properties};
 
-use super::fault::Fault;
-use super::look::Look;
+use super::read_scope::ReadScope;
 use super::value::{Moref, Value};
+use super::vim_fault::Fault;
 use crate::esx::soap::xml::Writer;
 
 /// How many complete versions can be answered from.
@@ -26,48 +26,48 @@ const ACCEPTED_VERSIONS: usize = 2;
 
 /// One collector of one session.
 #[derive(Debug, Default)]
-pub struct Collector {
+pub struct PropertyCollector {
     filters: BTreeMap<String, Filter>,
     version: u64,
     accepted: VecDeque<u64>,
-    rest: Option<Rest>,
-    pages: BTreeMap<String, Pages>,
+    remaining: Option<RemainingUpdates>,
+    pages: BTreeMap<String, PagedRead>,
     /// Counts calls of `CancelWaitForUpdates`.
     pub cancelled: u64,
 }
 
 /// What is left of a set that was cut.
 #[derive(Debug)]
-struct Rest {
+struct RemainingUpdates {
     version: u64,
     part: u64,
-    updates: VecDeque<(String, Pending)>,
+    updates: VecDeque<(String, PendingUpdate)>,
 }
 
 /// What is left of a one-time read that was paged.
 #[derive(Debug)]
-struct Pages {
+struct PagedRead {
     size: usize,
-    rows: VecDeque<Row>,
+    objects: VecDeque<ObjectContent>,
 }
 
 /// One object of a one-time read.
 #[derive(Debug)]
-struct Row {
+struct ObjectContent {
     object: Moref,
-    readings: Vec<Reading>,
+    readings: Vec<PropertyReading>,
 }
 
-impl Collector {
+impl PropertyCollector {
     /// `CreateFilter`
     pub fn create_filter(
         &mut self,
         id: String,
         spec: FilterSpec,
         partial: bool,
-        look: Look<'_>,
+        scope: ReadScope<'_>,
     ) -> Result<(), Fault> {
-        let selected = spec.select(look)?;
+        let selected = spec.select(scope)?;
         if let Some(missing) = selected.missing.first()
             && !spec.report_missing
         {
@@ -89,33 +89,34 @@ impl Collector {
     /// whether there was anything; `most` cuts it at this many objects.
     pub fn updates(
         &mut self,
-        look: Look<'_>,
+        scope: ReadScope<'_>,
         known: &str,
-        most: Option<usize>,
+        limit: Option<usize>,
         writer: &mut Writer,
     ) -> Result<bool, Fault> {
-        let mut rest = match known.split_once('.') {
-            Some((version, part)) => self.go_on(version, part)?,
-            None => self.begin(look, known)?,
+        let mut remaining = match known.split_once('.') {
+            Some((version, part)) => self.resume(version, part)?,
+            None => self.collect_updates(scope, known)?,
         };
-        if rest.updates.is_empty() {
+        if remaining.updates.is_empty() {
             return Ok(false);
         }
-        let most = most.filter(|most| *most > 0).unwrap_or(usize::MAX).min(rest.updates.len());
-        let now: Vec<(String, Pending)> = rest.updates.drain(..most).collect();
-        let version = if rest.updates.is_empty() {
-            self.accepted.push_back(rest.version);
+        let limit =
+            limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX).min(remaining.updates.len());
+        let batch: Vec<(String, PendingUpdate)> = remaining.updates.drain(..limit).collect();
+        let version = if remaining.updates.is_empty() {
+            self.accepted.push_back(remaining.version);
             while self.accepted.len() > ACCEPTED_VERSIONS {
                 self.accepted.pop_front();
             }
-            rest.version.to_string()
+            remaining.version.to_string()
         } else {
-            format!("{}.{}", rest.version, rest.part)
+            format!("{}.{}", remaining.version, remaining.part)
         };
-        let truncated = !rest.updates.is_empty();
+        let truncated = !remaining.updates.is_empty();
         writer.start("returnval", &[]).leaf("version", &[], &version);
         let mut written: Option<&str> = None;
-        for (id, pending) in &now {
+        for (id, pending) in &batch {
             let Some(filter) = self.filters.get(id) else { continue };
             if written != Some(id) {
                 if written.is_some() {
@@ -132,7 +133,7 @@ impl Collector {
         }
         if truncated {
             writer.leaf("truncated", &[], "true");
-            self.rest = Some(rest);
+            self.remaining = Some(remaining);
         }
         writer.end();
         Ok(true)
@@ -142,27 +143,27 @@ impl Collector {
     pub fn retrieve(
         &mut self,
         specs: &[FilterSpec],
-        look: Look<'_>,
+        scope: ReadScope<'_>,
         page: Option<usize>,
         token: String,
         writer: &mut Writer,
     ) -> Result<(), Fault> {
-        let mut rows = VecDeque::new();
+        let mut objects = VecDeque::new();
         for spec in specs {
-            let selected = spec.select(look)?;
+            let selected = spec.select(scope)?;
             if let Some(missing) = selected.missing.first()
                 && !spec.report_missing
             {
                 return Err(Fault::not_found(missing));
             }
             for object in selected.in_order() {
-                let paths = spec.paths_of(object.kind).unwrap_or_default();
-                let readings = evaluate(look, &object, &paths);
-                rows.push_back(Row { object, readings });
+                let paths = spec.paths_for(object.kind).unwrap_or_default();
+                let readings = read_properties(scope, &object, &paths);
+                objects.push_back(ObjectContent { object, readings });
             }
         }
         let size = page.filter(|page| *page > 0).unwrap_or(usize::MAX);
-        self.write_page(Pages { size, rows }, token, writer);
+        self.write_page(PagedRead { size, objects }, token, writer);
         Ok(())
     }
 
@@ -186,16 +187,16 @@ impl Collector {
     /// A read without a session: the objects are there, and nothing of them may be seen.
     pub fn write_unauthenticated(
         specs: &[FilterSpec],
-        look: Look<'_>,
+        scope: ReadScope<'_>,
         writer: &mut Writer,
     ) -> Result<(), Fault> {
         writer.start("returnval", &[]);
         for spec in specs {
-            for object in spec.select(look)?.in_order() {
-                let paths = spec.paths_of(object.kind).unwrap_or_default();
+            for object in spec.select(scope)?.in_order() {
+                let paths = spec.paths_for(object.kind).unwrap_or_default();
                 let fault = Fault::not_authenticated();
                 let readings = paths.into_iter().map(|path| (path, Err(fault.clone()))).collect();
-                Row { object, readings }.write(writer, "objects");
+                ObjectContent { object, readings }.write(writer, "objects");
             }
         }
         writer.end();
@@ -205,25 +206,29 @@ impl Collector {
     /// `RetrieveProperties`: no pages, each object a `returnval` of its own.
     pub fn retrieve_all(
         specs: &[FilterSpec],
-        look: Look<'_>,
+        scope: ReadScope<'_>,
         writer: &mut Writer,
     ) -> Result<(), Fault> {
         for spec in specs {
-            let selected = spec.select(look)?;
+            let selected = spec.select(scope)?;
             if let Some(missing) = selected.missing.first() {
                 return Err(Fault::not_found(missing));
             }
             for object in selected.in_order() {
-                let paths = spec.paths_of(object.kind).unwrap_or_default();
-                let readings = evaluate(look, &object, &paths);
-                Row { object, readings }.write(writer, "returnval");
+                let paths = spec.paths_for(object.kind).unwrap_or_default();
+                let readings = read_properties(scope, &object, &paths);
+                ObjectContent { object, readings }.write(writer, "returnval");
             }
         }
         Ok(())
     }
 
     /// Everything that is newer than a complete version.
-    fn begin(&mut self, look: Look<'_>, known: &str) -> Result<Rest, Fault> {
+    fn collect_updates(
+        &mut self,
+        scope: ReadScope<'_>,
+        known: &str,
+    ) -> Result<RemainingUpdates, Fault> {
         let since = match known {
             "" => 0,
             known => known.parse().map_err(|_| invalid_version())?,
@@ -231,10 +236,10 @@ impl Collector {
         if since != 0 && !self.accepted.contains(&since) {
             return Err(invalid_version());
         }
-        self.rest = None;
+        self.remaining = None;
         let next = self.version + 1;
         for filter in self.filters.values_mut() {
-            if filter.refresh(look, next)? {
+            if filter.refresh(scope, next)? {
                 self.version = next;
             }
         }
@@ -245,33 +250,36 @@ impl Collector {
         if !updates.is_empty() {
             self.accepted.retain(|accepted| *accepted == since);
         }
-        Ok(Rest { version: self.version, part: 1, updates })
+        Ok(RemainingUpdates { version: self.version, part: 1, updates })
     }
 
     /// The rest of a set that was cut, by its version, which is used up.
-    fn go_on(&mut self, version: &str, part: &str) -> Result<Rest, Fault> {
-        match self.rest.take() {
-            Some(rest) if rest.version.to_string() == version && rest.part.to_string() == part => {
-                Ok(Rest { part: rest.part + 1, ..rest })
+    fn resume(&mut self, version: &str, part: &str) -> Result<RemainingUpdates, Fault> {
+        match self.remaining.take() {
+            Some(remaining)
+                if remaining.version.to_string() == version
+                    && remaining.part.to_string() == part =>
+            {
+                Ok(RemainingUpdates { part: remaining.part + 1, ..remaining })
             }
             _ => Err(invalid_version()),
         }
     }
 
-    fn write_page(&mut self, mut pages: Pages, token: String, writer: &mut Writer) {
-        let most = pages.size.min(pages.rows.len());
-        let now: Vec<Row> = pages.rows.drain(..most).collect();
+    fn write_page(&mut self, mut pages: PagedRead, token: String, writer: &mut Writer) {
+        let limit = pages.size.min(pages.objects.len());
+        let batch: Vec<ObjectContent> = pages.objects.drain(..limit).collect();
         // Nothing found is an empty answer, as on hosts.
-        if now.is_empty() {
+        if batch.is_empty() {
             return;
         }
         writer.start("returnval", &[]);
-        if !pages.rows.is_empty() {
+        if !pages.objects.is_empty() {
             writer.leaf("token", &[], &token);
             self.pages.insert(token, pages);
         }
-        for row in now {
-            row.write(writer, "objects");
+        for content in batch {
+            content.write(writer, "objects");
         }
         writer.end();
     }
@@ -281,7 +289,7 @@ fn invalid_version() -> Fault {
     Fault::new("InvalidCollectorVersion", "The version is not one of this collector.")
 }
 
-impl Row {
+impl ObjectContent {
     fn write(&self, writer: &mut Writer, name: &str) {
         writer.start(name, &[]);
         Value::Reference(self.object.clone()).write_as(writer, "obj", "ManagedObject");

@@ -4,47 +4,47 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CallContext, lost_session, number, smaller, with_collector};
+use super::{CallContext, lost_session, number_option, smaller_limit, with_collector};
 use crate::simulator::Shared;
-use crate::simulator::fault::Fault;
 use crate::simulator::soap::{self, Request};
+use crate::simulator::vim_fault::Fault;
 
 pub async fn run(
     shared: &Arc<Shared>,
     request: &Request,
     context: &CallContext,
 ) -> Result<String, Fault> {
-    let longest = longest_wait(request)?;
-    let deadline = longest.map(|longest| shared.clock.elapsed() + longest);
+    let max_wait = max_wait_option(request)?;
+    let deadline = max_wait.map(|max_wait| shared.clock.elapsed() + max_wait);
     let mut changes = shared.changes();
-    let pending = Pending::begin(shared, request, context)?;
+    let pending = PendingWait::begin(shared, request, context)?;
     shared.notify();
     loop {
         changes.borrow_and_update();
-        if let Some(answer) = pending.look()? {
+        if let Some(answer) = pending.try_answer()? {
             return Ok(answer);
         }
-        let left = deadline.map(|deadline| deadline.saturating_sub(shared.clock.elapsed()));
-        if left == Some(Duration::ZERO) {
-            return soap::void(&request.method);
+        let remaining = deadline.map(|deadline| deadline.saturating_sub(shared.clock.elapsed()));
+        if remaining == Some(Duration::ZERO) {
+            return soap::empty_answer(&request.method);
         }
-        let over = async {
-            match left {
-                Some(left) => shared.clock.sleep(left).await,
+        let timeout = async {
+            match remaining {
+                Some(remaining) => shared.clock.sleep(remaining).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = over => {}
+            () = timeout => {}
             moved = changes.changed() => if moved.is_err() {
-                return soap::void(&request.method);
+                return soap::empty_answer(&request.method);
             },
         }
     }
 }
 
 /// `maxWaitSeconds`: 0 is one look, and a negative one is illegal.
-fn longest_wait(request: &Request) -> Result<Option<Duration>, Fault> {
+fn max_wait_option(request: &Request) -> Result<Option<Duration>, Fault> {
     let text =
         request.call().descend(&["options", "maxWaitSeconds"]).map(|element| element.text().trim());
     match text {
@@ -57,16 +57,16 @@ fn longest_wait(request: &Request) -> Result<Option<Duration>, Fault> {
 }
 
 /// A wait that goes on: its session is not idle meanwhile.
-struct Pending<'a> {
+struct PendingWait<'a> {
     shared: &'a Arc<Shared>,
     request: &'a Request,
     cookie: Option<&'a str>,
     /// How often waits of the collector had been cancelled when this one began.
     cancelled: u64,
-    most: Option<usize>,
+    limit: Option<usize>,
 }
 
-impl<'a> Pending<'a> {
+impl<'a> PendingWait<'a> {
     fn begin(
         shared: &'a Arc<Shared>,
         request: &'a Request,
@@ -75,14 +75,15 @@ impl<'a> Pending<'a> {
         let cookie = context.cookie.as_deref();
         let mut state = shared.lock();
         let now = state.world.now();
-        state.sessions.note_call(cookie, now);
+        state.sessions.record_call(cookie, now);
         if state.sessions.get(cookie).is_none() {
             return Err(lost_session(&state, request));
         }
-        let most = match request.method.as_str() {
-            "WaitForUpdatesEx" => {
-                smaller(number(request, &["options", "maxObjectUpdates"])?, state.faults.page_limit)
-            }
+        let limit = match request.method.as_str() {
+            "WaitForUpdatesEx" => smaller_limit(
+                number_option(request, &["options", "maxObjectUpdates"])?,
+                state.fault_plan.page_limit,
+            ),
             _ => None,
         };
         let cancelled = with_collector(&mut state, cookie, &request.target.id, |collector, _| {
@@ -91,19 +92,22 @@ impl<'a> Pending<'a> {
         if let Some(session) = state.sessions.get_mut(cookie) {
             session.waits += 1;
         }
-        Ok(Self { shared, request, cookie, cancelled, most })
+        Ok(Self { shared, request, cookie, cancelled, limit })
     }
 
     /// The answer, if there is something to tell.
-    fn look(&self) -> Result<Option<String>, Fault> {
+    fn try_answer(&self) -> Result<Option<String>, Fault> {
         let mut state = self.shared.lock();
         if state.sessions.get(self.cookie).is_none() {
             return Err(lost_session(&state, self.request));
         }
         let known = self.request.text("version").unwrap_or_default();
-        let mut something = false;
-        let answer =
-            with_collector(&mut state, self.cookie, &self.request.target.id, |collector, look| {
+        let mut has_updates = false;
+        let answer = with_collector(
+            &mut state,
+            self.cookie,
+            &self.request.target.id,
+            |collector, scope| {
                 if collector.cancelled != self.cancelled {
                     return Err(Fault::new(
                         "RequestCanceled",
@@ -111,15 +115,16 @@ impl<'a> Pending<'a> {
                     ));
                 }
                 soap::answer(&self.request.method, |writer| {
-                    something = collector.updates(look, known, self.most, writer)?;
+                    has_updates = collector.updates(scope, known, self.limit, writer)?;
                     Ok(())
                 })
-            })?;
-        Ok(something.then_some(answer))
+            },
+        )?;
+        Ok(has_updates.then_some(answer))
     }
 }
 
-impl Drop for Pending<'_> {
+impl Drop for PendingWait<'_> {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         let now = state.world.now();
@@ -127,6 +132,6 @@ impl Drop for Pending<'_> {
             session.waits = session.waits.saturating_sub(1);
         }
         // A wait that ends counts as activity, so that the session is idle from now on.
-        state.sessions.touch(self.cookie, now);
+        state.sessions.mark_active(self.cookie, now);
     }
 }

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::super::fault::Fault;
-use super::super::look::Look;
 use super::super::properties;
+use super::super::read_scope::ReadScope;
 use super::super::schema;
 use super::super::soap;
 use super::super::value::{Moref, Value};
+use super::super::vim_fault::Fault;
 use crate::esx::soap::xml::Element;
 
 /// `PropertyFilterSpec`
@@ -44,9 +44,9 @@ struct Traversal {
 }
 
 /// A way as it was read, before names are resolved.
-enum Step {
-    Known(usize),
-    Named(String),
+enum TraversalReference {
+    Index(usize),
+    Name(String),
 }
 
 impl FilterSpec {
@@ -86,11 +86,11 @@ impl FilterSpec {
     }
 
     /// The paths that are wanted of objects of this type; `None`: such objects are not reported.
-    pub fn paths_of(&self, kind: &str) -> Option<Vec<String>> {
+    pub fn paths_for(&self, kind: &str) -> Option<Vec<String>> {
         let mut paths: Vec<String> = Vec::new();
-        let mut wanted = false;
+        let mut is_selected = false;
         for spec in self.properties.iter().filter(|spec| schema::is_a(kind, &spec.kind)) {
-            wanted = true;
+            is_selected = true;
             let all = if spec.all {
                 properties::names(kind).map(str::to_owned).collect()
             } else {
@@ -102,23 +102,23 @@ impl FilterSpec {
                 }
             }
         }
-        wanted.then_some(paths)
+        is_selected.then_some(paths)
     }
 
     /// The objects that it reaches now and that are wanted, and those named ones that are not
     /// there.
-    pub fn select(&self, look: Look<'_>) -> Result<Selected, Fault> {
-        let mut selected = Selected::default();
+    pub fn select(&self, scope: ReadScope<'_>) -> Result<Selection, Fault> {
+        let mut selected = Selection::default();
         let mut paths: HashMap<&'static str, Option<Vec<String>>> = HashMap::new();
         for spec in &self.objects {
-            if !properties::exists(look, &spec.object) {
+            if !properties::exists(scope, &spec.object) {
                 selected.missing.push(spec.object.clone());
                 continue;
             }
             let mut seen: HashSet<(Moref, usize)> = HashSet::new();
             let mut take = |object: &Moref| {
                 let kind_paths =
-                    paths.entry(object.kind).or_insert_with(|| self.paths_of(object.kind));
+                    paths.entry(object.kind).or_insert_with(|| self.paths_for(object.kind));
                 if kind_paths.is_some() {
                     let at = selected.objects.len();
                     selected.objects.entry(object.clone()).or_insert(at);
@@ -136,8 +136,8 @@ impl FilterSpec {
                     {
                         continue;
                     }
-                    for target in follow(look, &object, &traversal.path)? {
-                        if !properties::exists(look, &target) {
+                    for target in follow(scope, &object, &traversal.path)? {
+                        if !properties::exists(scope, &target) {
                             continue;
                         }
                         if !traversal.skip {
@@ -156,12 +156,12 @@ impl FilterSpec {
 
 /// What a spec selects, in the order in which it was reached.
 #[derive(Debug, Default)]
-pub struct Selected {
+pub struct Selection {
     pub objects: BTreeMap<Moref, usize>,
     pub missing: Vec<Moref>,
 }
 
-impl Selected {
+impl Selection {
     /// The objects in the order in which they were reached.
     pub fn in_order(self) -> Vec<Moref> {
         let mut objects: Vec<(Moref, usize)> = self.objects.into_iter().collect();
@@ -175,7 +175,7 @@ impl ObjectSpec {
         let object =
             element.child("obj").ok_or_else(|| Fault::invalid_argument("objectSet.obj"))?;
         let mut names: HashMap<String, usize> = HashMap::new();
-        let mut steps: Vec<Vec<Step>> = Vec::new();
+        let mut steps: Vec<Vec<TraversalReference>> = Vec::new();
         let mut traversals: Vec<Traversal> = Vec::new();
         // Each entry is a place in `steps`, 0 for the object itself, and the element that holds its
         // selectSets.
@@ -186,7 +186,7 @@ impl ObjectSpec {
                 let name = select.child_text("name").filter(|name| !name.is_empty());
                 if select.child("path").is_none() {
                     let name = name.ok_or_else(|| Fault::invalid_argument("selectSet.name"))?;
-                    steps[place].push(Step::Named(name.to_owned()));
+                    steps[place].push(TraversalReference::Name(name.to_owned()));
                     continue;
                 }
                 let at = traversals.len();
@@ -200,7 +200,7 @@ impl ObjectSpec {
                 if let Some(name) = name {
                     names.insert(name.to_owned(), at);
                 }
-                steps[place].push(Step::Known(at));
+                steps[place].push(TraversalReference::Index(at));
                 steps.push(Vec::new());
                 open.push((at + 1, select));
             }
@@ -210,8 +210,8 @@ impl ObjectSpec {
             let mut next = Vec::with_capacity(place.len());
             for step in place {
                 next.push(match step {
-                    Step::Known(at) => at,
-                    Step::Named(name) => *names
+                    TraversalReference::Index(at) => at,
+                    TraversalReference::Name(name) => *names
                         .get(&name)
                         .ok_or_else(|| Fault::invalid_argument("selectSet.name"))?,
                 });
@@ -228,12 +228,12 @@ impl ObjectSpec {
 }
 
 /// The objects that a property leads to.
-fn follow(look: Look<'_>, object: &Moref, path: &str) -> Result<Vec<Moref>, Fault> {
+fn follow(scope: ReadScope<'_>, object: &Moref, path: &str) -> Result<Vec<Moref>, Fault> {
     if !schema::path_exists(object.kind, path) {
         return Err(Fault::invalid_property(path));
     }
     let (top, rest) = path.split_once('.').map_or((path, None), |(top, rest)| (top, Some(rest)));
-    let Some(value) = properties::property(look, object, top) else { return Ok(Vec::new()) };
+    let Some(value) = properties::property(scope, object, top) else { return Ok(Vec::new()) };
     let at = match rest {
         Some(rest) => value.descend(rest),
         None => Some(&value),
@@ -252,23 +252,28 @@ fn follow(look: Look<'_>, object: &Moref, path: &str) -> Result<Vec<Moref>, Faul
 }
 
 /// One property of one object, as it is now.
-pub type Reading = (String, Result<Option<Value>, Fault>);
+pub type PropertyReading = (String, Result<Option<Value>, Fault>);
 
 /// Reads these paths of an object; each top-level property is made once.
-pub fn evaluate(look: Look<'_>, object: &Moref, paths: &[String]) -> Vec<Reading> {
-    let mut whole: HashMap<&str, Option<Value>> = HashMap::new();
+pub fn read_properties(
+    scope: ReadScope<'_>,
+    object: &Moref,
+    paths: &[String],
+) -> Vec<PropertyReading> {
+    let mut top_level: HashMap<&str, Option<Value>> = HashMap::new();
     let mut readings = Vec::with_capacity(paths.len());
     for path in paths {
         let end = path.find(['.', '[']).unwrap_or(path.len());
         let top = &path[..end];
         let value = if end == path.len() {
             // Not asked for below, as a rule: made and given away.
-            match whole.get(top) {
+            match top_level.get(top) {
                 Some(value) => value.clone(),
-                None => properties::property(look, object, top),
+                None => properties::property(scope, object, top),
             }
         } else {
-            let made = whole.entry(top).or_insert_with(|| properties::property(look, object, top));
+            let made =
+                top_level.entry(top).or_insert_with(|| properties::property(scope, object, top));
             let rest = &path[end..];
             made.as_ref().and_then(|value| below(value, rest)).cloned()
         };
@@ -283,7 +288,7 @@ fn below<'v>(value: &'v Value, rest: &str) -> Option<&'v Value> {
         return value.descend(rest);
     }
     let (key, rest) = rest.strip_prefix('[')?.split_once(']')?;
-    let item = value.keyed(key.trim_matches('"'))?;
+    let item = value.item_with_key(key.trim_matches('"'))?;
     match rest.strip_prefix('.') {
         Some(rest) => item.descend(rest),
         None => Some(item),

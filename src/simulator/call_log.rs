@@ -1,0 +1,66 @@
+//! How often each method was called, and for which operations.
+
+use std::collections::BTreeMap;
+
+/// How often each method was called, and for which operations.
+#[derive(Debug, Default)]
+pub struct CallLog {
+    by_method: BTreeMap<String, u64>,
+    by_operation: BTreeMap<String, Vec<String>>,
+    accepted: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// How many operation ids are remembered.
+const MAX_OPERATIONS: usize = 50_000;
+
+impl CallLog {
+    pub fn record(&mut self, method: &str, operation_id: Option<&str>) {
+        *self.by_method.entry(method.to_owned()).or_default() += 1;
+        if let Some(operation_id) = operation_id
+            && (self.by_operation.len() < MAX_OPERATIONS
+                || self.by_operation.contains_key(operation_id))
+        {
+            self.by_operation.entry(operation_id.to_owned()).or_default().push(method.to_owned());
+        }
+    }
+
+    /// A call was not refused.
+    pub fn record_accepted(&mut self, method: &str, operation_id: &str) {
+        if self.accepted.len() < MAX_OPERATIONS || self.accepted.contains_key(operation_id) {
+            let methods = self.accepted.entry(operation_id.to_owned()).or_default();
+            *methods.entry(method.to_owned()).or_default() += 1;
+        }
+    }
+
+    /// How many calls of each method were not refused, for each operation.
+    pub fn accepted_by_operation(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        self.accepted.clone()
+    }
+
+    pub fn count(&self, method: &str) -> u64 {
+        self.by_method.get(method).copied().unwrap_or(0)
+    }
+
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        self.by_method.clone()
+    }
+
+    /// How often each method was called for each operation.
+    pub fn by_operation(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        let counted = |methods: &Vec<String>| {
+            let mut counts = BTreeMap::new();
+            for method in methods {
+                *counts.entry(method.clone()).or_default() += 1;
+            }
+            counts
+        };
+        self.by_operation
+            .iter()
+            .map(|(operation, methods)| (operation.clone(), counted(methods)))
+            .collect()
+    }
+
+    pub fn methods_of_operation(&self, operation_id: &str) -> Vec<String> {
+        self.by_operation.get(operation_id).cloned().unwrap_or_default()
+    }
+}
