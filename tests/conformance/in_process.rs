@@ -10,7 +10,7 @@ use otter::simulator::{self, Fault};
 
 use super::suite::{ConnectionCut, HostContents, HostFactory, TaskPacing, TestHost};
 use super::world_control::{WorldAccess, WorldControl, scenario};
-use crate::in_process::{InProcess, Plan, Planned, SimulatedHost, datastore, machine};
+use crate::in_process::{CallFault, InProcess, PlannedFaults, SimulatedHost, datastore, machine};
 
 pub struct InProcessFactory;
 
@@ -22,7 +22,7 @@ impl HostFactory for InProcessFactory {
             TaskPacing::Stepped => simulator::Pace::Stepped,
         };
         let host = SimulatedHost::new(&scenario(), pace, Clock::system());
-        let planned = Arc::new(Planned::default());
+        let planned = Arc::new(PlannedFaults::default());
         let backend = InProcess::new(host.clone()).with_hooks(Arc::clone(&planned) as _);
         let control = WorldControl::new(InProcessAccess { host, planned });
         Ok(TestHost { backend: Arc::new(backend), control: Box::new(control) })
@@ -31,7 +31,7 @@ impl HostFactory for InProcessFactory {
 
 struct InProcessAccess {
     host: SimulatedHost,
-    planned: Arc<Planned>,
+    planned: Arc<PlannedFaults>,
 }
 
 #[async_trait]
@@ -66,14 +66,14 @@ impl WorldAccess for InProcessAccess {
     }
 
     fn cut_next_snapshot(&self, cut: ConnectionCut) {
-        self.planned.plan(match cut {
-            ConnectionCut::BeforeItRuns => Plan::CutBefore,
-            ConnectionCut::AfterItRan => Plan::CutAfter,
+        self.planned.push(match cut {
+            ConnectionCut::BeforeItRuns => CallFault::CutBefore,
+            ConnectionCut::AfterItRan => CallFault::CutAfter,
         });
     }
 
     fn refuse_next_snapshot(&self, fault: Fault) {
-        self.planned.plan(Plan::Fault(fault));
+        self.planned.push(CallFault::Fault(fault));
     }
 
     fn reboot_host(&self) {

@@ -17,41 +17,41 @@ use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::followers::Followers;
 use super::hooks::{Hooks, Interruption, NoHooks, Request};
 use super::host::{Connection, SimulatedHost, cut, unreadable};
-use super::session::{Link, Session, Tell};
+use super::ordered_watch::OrderedWatch;
+use super::session::{ReportRequest, Session, SessionLink};
+use super::task_followers::TaskFollowers;
 use super::translation;
-use super::watched::Watched;
 
 /// How long a caller waits for a session that was just lost.
-const PATIENCE: Duration = Duration::from_secs(10);
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Facts that wait for the observer; senders wait if there are more.
-const TELLS: usize = 64;
+const MAX_REPORTS: usize = 64;
 /// How often evidence is read again if other tasks have come meanwhile.
-const TRIES: usize = 4;
+const MAX_EVIDENCE_READS: usize = 4;
 
 /// A backend in the process of its host: one session with one [`SimulatedHost`].
 pub struct InProcess {
-    shared: Shared,
-    tells: mpsc::Sender<Tell>,
+    shared: BackendShared,
+    report_requests: mpsc::Sender<ReportRequest>,
     /// Taken by `run`.
-    inbox: Mutex<Option<mpsc::Receiver<Tell>>>,
+    report_receiver: Mutex<Option<mpsc::Receiver<ReportRequest>>>,
 }
 
 /// What the session and the callers share.
-pub struct Shared {
+pub struct BackendShared {
     pub host: SimulatedHost,
     pub hooks: Arc<dyn Hooks>,
-    pub password: Watched<SecretString>,
-    pub link: Watched<Link>,
-    pub followers: Followers,
+    pub password: OrderedWatch<SecretString>,
+    pub link: OrderedWatch<SessionLink>,
+    pub followers: TaskFollowers,
     /// The revision of the world that barriers wait for.
-    pub wanted: Watched<u64>,
+    pub barrier_revision: OrderedWatch<u64>,
 }
 
 /// Why a request gave no result.
-enum Failed {
+enum RequestError {
     /// It did not reach the host.
     NotSent(HostError),
     /// The host answered with a fault.
@@ -60,7 +60,7 @@ enum Failed {
     Lost(HostError),
 }
 
-impl Failed {
+impl RequestError {
     fn into_error(self) -> HostError {
         match self {
             Self::NotSent(error) | Self::Refused(error) | Self::Lost(error) => error,
@@ -71,17 +71,17 @@ impl Failed {
 impl InProcess {
     /// A backend for this host.
     pub fn new(host: SimulatedHost) -> Self {
-        let (tells, inbox) = mpsc::channel(TELLS);
-        let down = Link::down(HostErrorKind::Unreachable, "The host was not reached yet.");
-        let shared = Shared {
+        let (report_requests, report_receiver) = mpsc::channel(MAX_REPORTS);
+        let down = SessionLink::down(HostErrorKind::Unreachable, "The host was not reached yet.");
+        let shared = BackendShared {
             host,
             hooks: Arc::new(NoHooks),
-            password: Watched::new(SimulatedHost::password()),
-            link: Watched::new(down),
-            followers: Followers::default(),
-            wanted: Watched::new(0),
+            password: OrderedWatch::new(SimulatedHost::password()),
+            link: OrderedWatch::new(down),
+            followers: TaskFollowers::default(),
+            barrier_revision: OrderedWatch::new(0),
         };
-        Self { shared, tells, inbox: Mutex::new(Some(inbox)) }
+        Self { shared, report_requests, report_receiver: Mutex::new(Some(report_receiver)) }
     }
 
     /// The same with hooks.
@@ -96,17 +96,17 @@ impl InProcess {
         request: Request<'_>,
         lead: &str,
         act: impl Fn(&mut World) -> Result<T, Fault> + Send + Sync,
-    ) -> Result<T, Failed> {
+    ) -> Result<T, RequestError> {
         let link = &self.shared.link;
         let connection =
-            self.connection(|link| !link.may_be_back_soon()).await.map_err(Failed::NotSent)?;
+            self.connection(|link| !link.is_reconnecting()).await.map_err(RequestError::NotSent)?;
         match self.send_once(connection, request, lead, &act).await {
-            Err(Failed::NotSent(error)) if error.kind == HostErrorKind::NotAuthenticated => {
+            Err(RequestError::NotSent(error)) if error.kind == HostErrorKind::NotAuthenticated => {
                 let renewed =
-                    self.connection(|link| !link.may_be_back_soon() && !link.is_on(connection));
-                let renewed = renewed.await.map_err(Failed::NotSent)?;
+                    self.connection(|link| !link.is_reconnecting() && !link.is_on(connection));
+                let renewed = renewed.await.map_err(RequestError::NotSent)?;
                 if link.get().is_on(connection) {
-                    return Err(Failed::NotSent(error));
+                    return Err(RequestError::NotSent(error));
                 }
                 self.send_once(renewed, request, lead, &act).await
             }
@@ -117,13 +117,13 @@ impl InProcess {
     /// The connection as soon as this holds of the link, or as it is when nobody waits longer.
     async fn connection(
         &self,
-        settled: impl Fn(&Link) -> bool + Send,
+        settled: impl Fn(&SessionLink) -> bool + Send,
     ) -> Result<Connection, HostError> {
         let link = &self.shared.link;
         tokio::select! {
             biased;
-            connection = link.until(|link, _| settled(link).then(|| link.connection())) => connection,
-            () = self.shared.host.clock().sleep(PATIENCE) => link.get().connection(),
+            connection = link.wait_for(|link, _| settled(link).then(|| link.connection())) => connection,
+            () = self.shared.host.clock().sleep(RECONNECT_TIMEOUT) => link.get().connection(),
         }
     }
 
@@ -133,21 +133,30 @@ impl InProcess {
         request: Request<'_>,
         lead: &str,
         act: impl Fn(&mut World) -> Result<T, Fault>,
-    ) -> Result<T, Failed> {
-        let Shared { host, hooks, .. } = &self.shared;
+    ) -> Result<T, RequestError> {
+        let BackendShared { host, hooks, .. } = &self.shared;
         if !host.is_connected(connection) {
-            return Err(Failed::NotSent(cut()));
+            return Err(RequestError::NotSent(cut()));
         }
-        hooks.before_request(request).await.map_err(|what| interrupted(what, lead))?;
-        let acted = host.act(connection, |world| act(world)).map_err(|error| match error.kind {
-            HostErrorKind::NotAuthenticated => Failed::NotSent(error),
-            _ => Failed::Lost(error),
-        })?;
-        hooks.after_request(request).await.map_err(|what| interrupted(what, lead))?;
+        hooks
+            .before_request(request)
+            .await
+            .map_err(|interruption| interrupted(interruption, lead))?;
+        let acted =
+            host.change_through(connection, |world| act(world)).map_err(|error| {
+                match error.kind {
+                    HostErrorKind::NotAuthenticated => RequestError::NotSent(error),
+                    _ => RequestError::Lost(error),
+                }
+            })?;
+        hooks
+            .after_request(request)
+            .await
+            .map_err(|interruption| interrupted(interruption, lead))?;
         if !host.is_connected(connection) {
-            return Err(Failed::Lost(cut()));
+            return Err(RequestError::Lost(cut()));
         }
-        acted.map_err(|fault| Failed::Refused(translation::error(&fault, lead)))
+        acted.map_err(|fault| RequestError::Refused(translation::error(&fault, lead)))
     }
 
     async fn read<T>(
@@ -157,7 +166,7 @@ impl InProcess {
         read: impl Fn(&World) -> Result<T, Fault> + Send + Sync,
     ) -> Result<T, HostError> {
         let lead = format!("The host refused to read machine {machine}");
-        self.send(request, &lead, |world| read(world)).await.map_err(Failed::into_error)
+        self.send(request, &lead, |world| read(world)).await.map_err(RequestError::into_error)
     }
 }
 
@@ -168,16 +177,18 @@ impl Hypervisor for InProcess {
         observer: Arc<dyn Observer>,
         stop: CancellationToken,
     ) -> Result<(), HostError> {
-        let inbox =
-            self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(|| {
-                HostError::new(
-                    HostErrorKind::Rejected,
-                    "The host is followed already; run is called once.",
-                )
-            })?;
+        let report_receiver =
+            self.report_receiver.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(
+                || {
+                    HostError::new(
+                        HostErrorKind::Rejected,
+                        "The host is followed already; run is called once.",
+                    )
+                },
+            )?;
         tokio::select! {
             biased;
-            () = Session::new(&self.shared, observer, inbox).keep(stop) => Ok(()),
+            () = Session::new(&self.shared, observer, report_receiver).run(stop) => Ok(()),
             never = self.shared.host.drive() => match never {},
         }
     }
@@ -190,12 +201,14 @@ impl Hypervisor for InProcess {
     ) -> Result<Accepted, CallError> {
         let lead = format!("The host refused {} of machine {machine}", call.kind().as_str());
         let sent = self.send(Request::Call(machine, call), &lead, |world| {
-            translation::call(world, machine, call, translation::US)
+            translation::call(world, machine, call, translation::OTTER_ACCOUNT)
         });
         sent.await.map_err(|failed| match failed {
-            Failed::Refused(error) if error.outcome_uncertain => CallError::Lost(error),
-            Failed::NotSent(error) | Failed::Refused(error) => CallError::Refused(error),
-            Failed::Lost(error) => CallError::Lost(error),
+            RequestError::Refused(error) if error.outcome_uncertain => CallError::Lost(error),
+            RequestError::NotSent(error) | RequestError::Refused(error) => {
+                CallError::Refused(error)
+            }
+            RequestError::Lost(error) => CallError::Lost(error),
         })
     }
 
@@ -207,20 +220,21 @@ impl Hypervisor for InProcess {
         let lead = format!("The host refused to cancel the task {task}");
         let sent =
             self.send(Request::Cancel(task), &lead, |world| world.cancel_task(task.backend_text()));
-        sent.await.map_err(Failed::into_error)
+        sent.await.map_err(RequestError::into_error)
     }
 
     async fn barrier(&self) -> Result<(), HostError> {
-        let Shared { host, link, wanted, .. } = &self.shared;
+        let BackendShared { host, link, barrier_revision, .. } = &self.shared;
         let connection = link.get().connection()?;
         let revision = host
-            .on(connection, World::revision)
+            .read_through(connection, World::revision)
             .map_err(|error| HostError::new(HostErrorKind::Unreachable, error.message))?;
-        if revision > wanted.get() {
-            wanted.set(revision);
+        if revision > barrier_revision.get() {
+            barrier_revision.set(revision);
         }
-        let is_settled = |link: &Link| !link.is_on(connection) || link.has_told(revision);
-        let link = link.until(|link, _| is_settled(link).then(|| link.clone())).await;
+        let is_settled =
+            |link: &SessionLink| !link.is_on(connection) || link.has_reported(revision);
+        let link = link.wait_for(|link, _| is_settled(link).then(|| link.clone())).await;
         if link.is_on(connection) {
             return Ok(());
         }
@@ -232,16 +246,17 @@ impl Hypervisor for InProcess {
 
     async fn read_evidence(&self, machine: &MachineId) -> Result<Evidence, HostError> {
         let request = Request::Examine(machine);
-        let look = || self.read(request, machine, |world| translation::evidence(world, machine));
-        let (mut evidence, mut tasks) = look().await?;
+        let read_machine =
+            || self.read(request, machine, |world| translation::evidence(world, machine));
+        let (mut evidence, mut tasks) = read_machine().await?;
         // The tasks are read before the machine, so that one that has ended shows what it did.
-        for _ in 0..TRIES {
+        for _ in 0..MAX_EVIDENCE_READS {
             if tasks.is_empty() {
                 break;
             }
             let read = |world: &World| Ok(translation::recent_tasks(world, &tasks));
             let recent_tasks = self.read(request, machine, read).await?;
-            let (again, tasks_now) = look().await?;
+            let (again, tasks_now) = read_machine().await?;
             evidence = Evidence { recent_tasks, ..again };
             if tasks_now == tasks {
                 break;
@@ -252,7 +267,8 @@ impl Hypervisor for InProcess {
     }
 
     async fn confirm_guest(&self, machine: &MachineId) -> Result<(), HostError> {
-        let read = |world: &World| Ok(translation::guest(translation::existing(world, machine)?));
+        let read =
+            |world: &World| Ok(translation::guest(translation::find_machine(world, machine)?));
         let guest = self.read(Request::ConfirmGuest(machine), machine, read).await?;
         let fact = Fact::GuestConfirmed {
             machine: machine.clone(),
@@ -260,9 +276,9 @@ impl Hypervisor for InProcess {
             ip_address: guest.ip_address,
             ip_addresses: guest.ip_addresses,
         };
-        let (told, was_told) = oneshot::channel();
-        self.tells.send(Tell { fact, told }).await.map_err(|_| stopped())?;
-        was_told.await.map_err(|_| stopped())
+        let (reported, was_reported) = oneshot::channel();
+        self.report_requests.send(ReportRequest { fact, reported }).await.map_err(|_| stopped())?;
+        was_reported.await.map_err(|_| stopped())
     }
 
     fn capabilities(&self) -> &'static [Capability] {
@@ -275,7 +291,7 @@ impl Hypervisor for InProcess {
         paths: &[String],
     ) -> Result<Map<String, Value>, HostError> {
         self.read(Request::Properties(machine), machine, |world| {
-            let machine = translation::machine(translation::existing(world, machine)?);
+            let machine = translation::machine(translation::find_machine(world, machine)?);
             let value = |path: &String| match translation::property(&machine, path) {
                 Some(value) => Ok((path.clone(), value)),
                 None => Err(Fault::invalid_property(path)),
@@ -290,11 +306,11 @@ impl Hypervisor for InProcess {
     }
 }
 
-fn interrupted(what: Interruption, lead: &str) -> Failed {
-    match what {
-        Interruption::Cut => Failed::Lost(cut()),
-        Interruption::Unreadable => Failed::Lost(unreadable()),
-        Interruption::Fault(fault) => Failed::Refused(translation::error(&fault, lead)),
+fn interrupted(interruption: Interruption, lead: &str) -> RequestError {
+    match interruption {
+        Interruption::Cut => RequestError::Lost(cut()),
+        Interruption::Unreadable => RequestError::Lost(unreadable()),
+        Interruption::Fault(fault) => RequestError::Refused(translation::error(&fault, lead)),
     }
 }
 

@@ -54,7 +54,7 @@ pub trait Hooks: Send + Sync {
 
     /// Whether a changed object is part of the next set of updates. If not, a later set brings it,
     /// for a host promises no order. A barrier brings everything.
-    fn tells_now(&self, _object: &Moref) -> bool {
+    fn is_in_next_update(&self, _object: &Moref) -> bool {
         true
     }
 }

@@ -12,36 +12,36 @@ use otter::simulator::world::{Moment, World};
 use otter::simulator::{Pace, Scenario};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::watched::Watched;
+use super::ordered_watch::OrderedWatch;
 
 /// The host. Clones are the same one.
 #[derive(Clone)]
-pub struct SimulatedHost(Arc<Shared>);
+pub struct SimulatedHost(Arc<HostShared>);
 
-struct Shared {
+struct HostShared {
     clock: Clock,
     password: SecretString,
-    state: Mutex<State>,
+    state: Mutex<HostState>,
     /// Moves on with every change.
-    changed: Watched<()>,
+    changed: OrderedWatch<()>,
 }
 
-struct State {
+struct HostState {
     world: World,
     /// The tickets of those who are logged in.
     sessions: BTreeSet<u64>,
     login_attempts: u64,
-    refuses_logins: bool,
+    refuse_logins: bool,
     unreachable: bool,
     /// How often all connections were cut.
-    cuts: u64,
+    connection_epoch: u64,
 }
 
 /// A connection to the host with a session on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
-    pub ticket: u64,
-    cuts: u64,
+    pub session_id: u64,
+    connection_epoch: u64,
 }
 
 /// For a test: what happens on the host, and to the way there.
@@ -49,16 +49,16 @@ impl SimulatedHost {
     /// The host of this scenario, whose account has the password `otter`.
     pub fn new(scenario: &Scenario, pace: Pace, clock: Clock) -> Self {
         let now = Moment { wall: clock.now(), elapsed: clock.elapsed() };
-        let state = State {
+        let state = HostState {
             world: scenario.build(pace, now),
             sessions: BTreeSet::new(),
             login_attempts: 0,
-            refuses_logins: false,
+            refuse_logins: false,
             unreachable: false,
-            cuts: 0,
+            connection_epoch: 0,
         };
         let (password, state) = (Self::password(), Mutex::new(state));
-        Self(Arc::new(Shared { clock, password, state, changed: Watched::new(()) }))
+        Self(Arc::new(HostShared { clock, password, state, changed: OrderedWatch::new(()) }))
     }
 
     /// The password of the account.
@@ -103,20 +103,20 @@ impl SimulatedHost {
 
     /// Every connection breaks, and sessions go on.
     pub fn cut_connections(&self) {
-        self.change(|state| state.cuts += 1);
+        self.change(|state| state.connection_epoch += 1);
     }
 
     /// Whether the host can be reached from now on. Sessions outlive an outage.
     pub fn set_reachable(&self, reachable: bool) {
         self.change(|state| {
             state.unreachable = !reachable;
-            state.cuts += 1;
+            state.connection_epoch += 1;
         });
     }
 
     /// Whether every login is refused.
     pub fn refuse_logins(&self, refuse: bool) {
-        self.change(|state| state.refuses_logins = refuse);
+        self.change(|state| state.refuse_logins = refuse);
     }
 
     /// How often somebody tried to log in.
@@ -129,7 +129,7 @@ impl SimulatedHost {
         self.change(|state| {
             state.world.reboot_host();
             state.sessions.clear();
-            state.cuts += 1;
+            state.connection_epoch += 1;
         });
     }
 }
@@ -141,7 +141,7 @@ impl SimulatedHost {
     }
 
     /// Moves on with every change.
-    pub(super) fn changes(&self) -> &Watched<()> {
+    pub(super) fn changes(&self) -> &OrderedWatch<()> {
         &self.0.changed
     }
 
@@ -157,62 +157,65 @@ impl SimulatedHost {
 
     pub(super) fn log_in(&self, password: &SecretString) -> Result<Connection, HostError> {
         let mut state = self.lock();
-        state.reachable()?;
+        state.check_reachable()?;
         state.login_attempts += 1;
-        if state.refuses_logins || password.expose_secret() != self.0.password.expose_secret() {
+        if state.refuse_logins || password.expose_secret() != self.0.password.expose_secret() {
             return Err(HostError::new(
                 HostErrorKind::LoginRefused,
                 "The host refused the account: give otter the right password.",
             ));
         }
-        let ticket = state.login_attempts;
-        state.sessions.insert(ticket);
-        Ok(Connection { ticket, cuts: state.cuts })
+        let session_id = state.login_attempts;
+        state.sessions.insert(session_id);
+        Ok(Connection { session_id, connection_epoch: state.connection_epoch })
     }
 
     /// A connection for a session that there is. `None` if there is no such session.
-    pub(super) fn reconnect(&self, ticket: u64) -> Result<Option<Connection>, HostError> {
+    pub(super) fn reconnect(&self, session_id: u64) -> Result<Option<Connection>, HostError> {
         let state = self.lock();
-        state.reachable()?;
-        Ok(state.sessions.contains(&ticket).then_some(Connection { ticket, cuts: state.cuts }))
+        state.check_reachable()?;
+        Ok(state
+            .sessions
+            .contains(&session_id)
+            .then_some(Connection { session_id, connection_epoch: state.connection_epoch }))
     }
 
-    pub(super) fn log_out(&self, ticket: u64) {
-        self.lock().sessions.remove(&ticket);
+    pub(super) fn log_out(&self, session_id: u64) {
+        self.lock().sessions.remove(&session_id);
     }
 
     /// Looks at the world through a connection.
     ///
     /// # Errors
     /// `Unreachable` if the connection broke, `NotAuthenticated` if the session ended.
-    pub(super) fn on<T>(
+    pub(super) fn read_through<T>(
         &self,
         connection: Connection,
         look: impl FnOnce(&World) -> T,
     ) -> Result<T, HostError> {
         let state = self.lock();
-        state.admit(connection)?;
+        state.check_connection(connection)?;
         Ok(look(&state.world))
     }
 
     /// The same, to change the world.
-    pub(super) fn act<T>(
+    pub(super) fn change_through<T>(
         &self,
         connection: Connection,
-        act: impl FnOnce(&mut World) -> T,
+        change: impl FnOnce(&mut World) -> T,
     ) -> Result<T, HostError> {
         self.change(|state| {
-            state.admit(connection)?;
-            Ok(act(&mut state.world))
+            state.check_connection(connection)?;
+            Ok(change(&mut state.world))
         })
     }
 
     /// Whether the connection still stands.
     pub(super) fn is_connected(&self, connection: Connection) -> bool {
-        self.lock().cuts == connection.cuts
+        self.lock().connection_epoch == connection.connection_epoch
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut HostState) -> T) -> T {
         let result = change(&mut self.lock());
         self.notify();
         result
@@ -223,10 +226,10 @@ impl SimulatedHost {
     }
 
     /// The state, with time moved on to now. Never held across an await.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, HostState> {
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = state.world.revision();
-        let Shared { clock, .. } = &*self.0;
+        let HostShared { clock, .. } = &*self.0;
         state.world.advance(Moment { wall: clock.now(), elapsed: clock.elapsed() });
         if state.world.revision() != before {
             self.notify();
@@ -235,19 +238,19 @@ impl SimulatedHost {
     }
 }
 
-impl State {
-    fn reachable(&self) -> Result<(), HostError> {
+impl HostState {
+    fn check_reachable(&self) -> Result<(), HostError> {
         if self.unreachable {
             return Err(HostError::new(HostErrorKind::Unreachable, "The host does not answer."));
         }
         Ok(())
     }
 
-    fn admit(&self, connection: Connection) -> Result<(), HostError> {
-        if self.cuts != connection.cuts {
+    fn check_connection(&self, connection: Connection) -> Result<(), HostError> {
+        if self.connection_epoch != connection.connection_epoch {
             return Err(cut());
         }
-        if !self.sessions.contains(&connection.ticket) {
+        if !self.sessions.contains(&connection.session_id) {
             return Err(HostError::new(
                 HostErrorKind::NotAuthenticated,
                 "The host ended the session.",

@@ -9,20 +9,20 @@
 //! hash table, so the same clock, hooks and calls give the same run.
 
 mod backend;
-mod followers;
 mod hooks;
 mod host;
-mod planned;
+mod planned_faults;
 mod session;
-mod stream;
+mod task_followers;
 mod tests;
+mod update_stream;
 
+mod ordered_watch;
 mod translation;
-mod watched;
-mod wire;
+mod wire_comparison;
 
 pub use backend::InProcess;
 pub use hooks::{Hooks, Interruption, Request};
 pub use host::SimulatedHost;
-pub use planned::{Plan, Planned};
+pub use planned_faults::{CallFault, PlannedFaults};
 pub use translation::{datastore, machine};

@@ -15,43 +15,43 @@ use otter::hypervisor::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::backend::{Shared, stopped};
+use super::backend::{BackendShared, stopped};
 use super::hooks::{Interruption, Request};
 use super::host::Connection;
-use super::stream::Stream;
 use super::translation;
+use super::update_stream::UpdateStream;
 
 /// How long a refused account is left alone.
-const REFUSED: Duration = Duration::from_mins(15);
+const REFUSED_LOGIN_DELAY: Duration = Duration::from_mins(15);
 /// How long after a failed login the next is tried, if nothing happens on the host.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// A fact that was read directly, for the observer, in order with all others.
-pub struct Tell {
+pub struct ReportRequest {
     pub fact: Fact,
-    pub told: oneshot::Sender<()>,
+    pub reported: oneshot::Sender<()>,
 }
 
 /// How the session is, for those who call.
 #[derive(Clone, Debug)]
-pub enum Link {
+pub enum SessionLink {
     /// Logged in; everything up to this revision of the world was told.
-    Up { connection: Connection, told: u64 },
+    Up { connection: Connection, reported: u64 },
     Down {
         kind: HostErrorKind,
         reason: String,
         /// Whether a login is under way already.
-        soon: bool,
+        is_reconnecting: bool,
     },
 }
 
-impl Link {
+impl SessionLink {
     pub fn down(kind: HostErrorKind, reason: impl Into<String>) -> Self {
-        Self::Down { kind, reason: reason.into(), soon: false }
+        Self::Down { kind, reason: reason.into(), is_reconnecting: false }
     }
 
-    pub const fn may_be_back_soon(&self) -> bool {
-        matches!(self, Self::Down { soon: true, .. })
+    pub const fn is_reconnecting(&self) -> bool {
+        matches!(self, Self::Down { is_reconnecting: true, .. })
     }
 
     pub fn connection(&self) -> Result<Connection, HostError> {
@@ -61,169 +61,174 @@ impl Link {
         }
     }
 
-    pub fn is_on(&self, wanted: Connection) -> bool {
-        matches!(self, Self::Up { connection, .. } if *connection == wanted)
+    pub fn is_on(&self, expected: Connection) -> bool {
+        matches!(self, Self::Up { connection, .. } if *connection == expected)
     }
 
-    pub const fn has_told(&self, wanted: u64) -> bool {
-        matches!(self, Self::Up { told, .. } if *told >= wanted)
+    pub const fn has_reported(&self, revision: u64) -> bool {
+        matches!(self, Self::Up { reported, .. } if *reported >= revision)
     }
 }
 
 /// Keeps the session and tells the observer.
 pub struct Session<'b> {
-    shared: &'b Shared,
+    shared: &'b BackendShared,
     observer: Arc<dyn Observer>,
-    inbox: mpsc::Receiver<Tell>,
+    reports: mpsc::Receiver<ReportRequest>,
     status: SessionStatus,
     /// The session on the host, which can outlive a connection.
-    ticket: Option<u64>,
+    session_id: Option<u64>,
 }
 
 impl<'b> Session<'b> {
     pub fn new(
-        shared: &'b Shared,
+        shared: &'b BackendShared,
         observer: Arc<dyn Observer>,
-        inbox: mpsc::Receiver<Tell>,
+        reports: mpsc::Receiver<ReportRequest>,
     ) -> Self {
         let since = shared.host.clock().now();
         let status =
             SessionStatus { state: SessionState::Connecting, since, logins: 0, product: None };
-        Self { shared, observer, inbox, status, ticket: None }
+        Self { shared, observer, reports, status, session_id: None }
     }
 
     /// Goes on until it is stopped.
-    pub async fn keep(mut self, stop: CancellationToken) {
-        self.tell(SessionState::Connecting);
+    pub async fn run(mut self, stop: CancellationToken) {
+        self.report_status(SessionState::Connecting);
         let _: Option<()> = stop
             .run_until_cancelled(async {
                 loop {
-                    self.once().await;
+                    self.run_session().await;
                 }
             })
             .await;
-        if let Some(ticket) = self.ticket {
-            self.shared.host.log_out(ticket);
+        if let Some(session_id) = self.session_id {
+            self.shared.host.log_out(session_id);
         }
-        let down = Link::down(HostErrorKind::Unreachable, stopped().message);
+        let down = SessionLink::down(HostErrorKind::Unreachable, stopped().message);
         self.shared.link.set(down);
         self.shared.followers.close();
     }
 
-    async fn once(&mut self) {
+    async fn run_session(&mut self) {
         let (passwords, changes) = (&self.shared.password, self.shared.host.changes());
         let (password, version) = (passwords.version(), changes.version());
         let error = match self.connect().await {
             Ok(connection) => {
                 let Err(lost) = self.follow(connection).await;
-                self.away(lost.kind == HostErrorKind::NotAuthenticated, lost.message);
+                self.report_disconnected(
+                    lost.kind == HostErrorKind::NotAuthenticated,
+                    lost.message,
+                );
                 return;
             }
             Err(error) => error,
         };
         let clock = self.shared.host.clock();
         if error.kind == HostErrorKind::LoginRefused {
-            self.shared.link.set(Link::down(error.kind, error.message.clone()));
-            self.tell(SessionState::LoginRefused { reason: error.message });
-            let worth_a_try = async {
+            self.shared.link.set(SessionLink::down(error.kind, error.message.clone()));
+            self.report_status(SessionState::LoginRefused { reason: error.message });
+            let next_try = async {
                 tokio::select! {
                     biased;
                     () = passwords.changed_since(password) => {}
-                    () = clock.sleep(REFUSED) => {}
+                    () = clock.sleep(REFUSED_LOGIN_DELAY) => {}
                 }
             };
-            drop_tells(&mut self.inbox, worth_a_try).await;
+            discard_reports_until(&mut self.reports, next_try).await;
         } else {
-            self.away(false, error.message);
-            let worth_a_try = async {
+            self.report_disconnected(false, error.message);
+            let next_try = async {
                 tokio::select! {
                     biased;
                     () = changes.changed_since(version) => {}
-                    () = clock.sleep(RETRY) => {}
+                    () = clock.sleep(RETRY_DELAY) => {}
                 }
             };
-            drop_tells(&mut self.inbox, worth_a_try).await;
+            discard_reports_until(&mut self.reports, next_try).await;
         }
     }
 
     /// Goes on with the session that there is, or logs in.
     async fn connect(&mut self) -> Result<Connection, HostError> {
-        let Shared { host, hooks, password, .. } = self.shared;
+        let BackendShared { host, hooks, password, .. } = self.shared;
         if let Some(connection) =
-            self.ticket.map(|ticket| host.reconnect(ticket)).transpose()?.flatten()
+            self.session_id.map(|session_id| host.reconnect(session_id)).transpose()?.flatten()
         {
             return Ok(connection);
         }
         hooks.before_request(Request::LogIn).await.map_err(login_failed)?;
         let connection = host.log_in(&password.get())?;
         hooks.after_request(Request::LogIn).await.map_err(login_failed)?;
-        self.ticket = Some(connection.ticket);
+        self.session_id = Some(connection.session_id);
         self.status.logins += 1;
         Ok(connection)
     }
 
     /// Tells everything, and then what changes, until the connection or the session is lost.
     async fn follow(&mut self, connection: Connection) -> Result<Infallible, HostError> {
-        let Shared { host, hooks, followers, link, wanted, .. } = self.shared;
+        let BackendShared { host, hooks, followers, link, barrier_revision, .. } = self.shared;
         let changes = host.changes();
-        let mut stream = Stream::default();
-        followers.forget_reads();
+        let mut stream = UpdateStream::default();
+        followers.mark_all_unread();
         loop {
             let version = changes.version();
-            let told = host.on(connection, |world| stream.notice(world, followers))?;
-            if let Some(told) = told {
-                link.set(Link::Up { connection, told });
+            let reported =
+                host.read_through(connection, |world| stream.collect_changes(world, followers))?;
+            if let Some(reported) = reported {
+                link.set(SessionLink::Up { connection, reported });
                 tokio::select! {
                     biased;
-                    Some(tell) = self.inbox.recv() => self.tell_now(tell),
-                    () = followers.added() => {}
+                    Some(request) = self.reports.recv() => self.report_fact(request),
+                    () = followers.task_added() => {}
                     () = changes.changed_since(version) => {}
                 }
                 continue;
             }
-            let is_behind = |wanted: u64| !link.get().has_told(wanted);
-            let (begins, is_awaited) =
-                (stream.begins(), |wanted: &u64, _| is_behind(*wanted).then_some(()));
+            let is_behind = |revision: u64| !link.get().has_reported(revision);
+            let (is_initial, is_awaited) =
+                (stream.is_initial(), |revision: &u64, _| is_behind(*revision).then_some(()));
             tokio::select! {
                 biased;
-                () = wanted.until(is_awaited), if !begins => {}
+                () = barrier_revision.wait_for(is_awaited), if !is_initial => {}
                 () = hooks.before_update() => {}
             }
-            let hurry = is_behind(wanted.get());
-            let set = host.on(connection, |world| {
-                stream.notice(world, followers);
-                stream.next(world, |object| hurry || hooks.tells_now(object))
+            let is_barrier_waiting = is_behind(barrier_revision.get());
+            let set = host.read_through(connection, |world| {
+                stream.collect_changes(world, followers);
+                stream
+                    .next_set(world, |object| is_barrier_waiting || hooks.is_in_next_update(object))
             })?;
             if set.facts.complete || !set.facts.changes.is_empty() {
                 self.observer.observe(set.facts);
             }
             for (task, status) in set.tasks {
-                followers.tell(&task, status);
+                followers.publish(&task, status);
             }
-            if begins {
-                link.set(Link::Up { connection, told: 0 });
+            if is_initial {
+                link.set(SessionLink::Up { connection, reported: 0 });
                 self.status.product = Some(host.product());
-                self.tell(SessionState::Connected);
+                self.report_status(SessionState::Connected);
             }
-            while let Ok(tell) = self.inbox.try_recv() {
-                self.tell_now(tell);
+            while let Ok(request) = self.reports.try_recv() {
+                self.report_fact(request);
             }
         }
     }
 
-    fn tell_now(&self, Tell { fact, told }: Tell) {
+    fn report_fact(&self, ReportRequest { fact, reported }: ReportRequest) {
         self.observer.observe(Facts { complete: false, changes: vec![fact] });
         // The caller may have gone.
-        let _ = told.send(());
+        let _ = reported.send(());
     }
 
-    fn away(&mut self, soon: bool, reason: String) {
+    fn report_disconnected(&mut self, is_reconnecting: bool, reason: String) {
         let kind = HostErrorKind::Unreachable;
-        self.shared.link.set(Link::Down { kind, reason: reason.clone(), soon });
-        self.tell(SessionState::Away { reason });
+        self.shared.link.set(SessionLink::Down { kind, reason: reason.clone(), is_reconnecting });
+        self.report_status(SessionState::Away { reason });
     }
 
-    fn tell(&mut self, state: SessionState) {
+    fn report_status(&mut self, state: SessionState) {
         if std::mem::discriminant(&self.status.state) != std::mem::discriminant(&state) {
             self.status.since = self.shared.host.clock().now();
         }
@@ -233,13 +238,16 @@ impl<'b> Session<'b> {
 }
 
 /// Waits while there is no connection. Senders of facts are let go.
-async fn drop_tells(inbox: &mut mpsc::Receiver<Tell>, future: impl Future<Output = ()>) {
+async fn discard_reports_until(
+    reports: &mut mpsc::Receiver<ReportRequest>,
+    future: impl Future<Output = ()>,
+) {
     tokio::pin!(future);
     loop {
         tokio::select! {
             biased;
             () = &mut future => return,
-            Some(tell) = inbox.recv() => drop(tell),
+            Some(request) = reports.recv() => drop(request),
         }
     }
 }

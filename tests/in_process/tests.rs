@@ -17,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::hooks::{Hooks, Interruption, Request};
-use super::{InProcess, Plan, Planned, SimulatedHost};
+use super::{CallFault, InProcess, PlannedFaults, SimulatedHost};
 
 /// Notes all that it observes.
 #[derive(Default)]
-struct Log(Mutex<Vec<String>>);
+struct RecordingObserver(Mutex<Vec<String>>);
 
-impl Log {
-    fn note(&self, line: String) {
+impl RecordingObserver {
+    fn record(&self, line: String) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }
 
@@ -37,14 +37,18 @@ impl Log {
     }
 }
 
-impl Observer for Log {
+impl Observer for RecordingObserver {
     fn observe(&self, facts: Facts) {
-        let told = facts.changes.iter().map(|fact| match fact {
+        let lines = facts.changes.iter().map(|fact| match fact {
             Fact::Machine(machine) => format!("{} {:?}", machine.id, machine.power_state),
             Fact::Datastore(datastore) => datastore.id.to_string(),
             other => format!("{other:?}"),
         });
-        self.note(format!("complete={} {}", facts.complete, told.collect::<Vec<_>>().join(", ")));
+        self.record(format!(
+            "complete={} {}",
+            facts.complete,
+            lines.collect::<Vec<_>>().join(", ")
+        ));
     }
 
     fn session(&self, status: SessionStatus) {
@@ -54,38 +58,38 @@ impl Observer for Log {
             SessionState::Away { .. } => "away",
             SessionState::LoginRefused { .. } => "refused",
         };
-        self.note(format!("{name} after {} logins", status.logins));
+        self.record(format!("{name} after {} logins", status.logins));
     }
 }
 
 /// A running backend, on time that is stepped.
-struct Running {
+struct RunningBackend {
     clock: Clock,
     host: SimulatedHost,
     backend: Arc<InProcess>,
-    log: Arc<Log>,
+    log: Arc<RecordingObserver>,
     stop: CancellationToken,
 }
 
-impl Running {
+impl RunningBackend {
     async fn with(hooks: impl FnOnce(&Clock) -> Arc<dyn Hooks>) -> Self {
         let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
         let host =
             SimulatedHost::new(&Scenario::generated(3), Pace::Auto { scale: 1.0 }, clock.clone());
         let backend = Arc::new(InProcess::new(host.clone()).with_hooks(hooks(&clock)));
-        let (log, stop) = (Arc::new(Log::default()), CancellationToken::new());
+        let (log, stop) = (Arc::new(RecordingObserver::default()), CancellationToken::new());
         let running = (Arc::clone(&backend), Arc::clone(&log), stop.clone());
         tokio::spawn(async move {
             let (backend, log, stop) = running;
             backend.run(log, stop).await
         });
         let running = Self { clock, host, backend, log, stop };
-        running.passes(Duration::from_secs(5)).await;
+        running.advance(Duration::from_secs(5)).await;
         running
     }
 
     /// Lets time pass, step by step.
-    async fn passes(&self, time: Duration) {
+    async fn advance(&self, time: Duration) {
         const STEP: Duration = Duration::from_millis(100);
         let end = self.clock.elapsed() + time;
         while self.clock.elapsed() < end {
@@ -106,7 +110,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningBackend {
     fn drop(&mut self) {
         self.stop.cancel();
     }
@@ -124,37 +128,37 @@ fn rename(host: &SimulatedHost, id: &str, name: &str) {
 }
 
 #[tokio::test]
-async fn a_call_is_lost_where_nobody_can_know_whether_it_ran() {
-    let planned = Arc::new(Planned::default());
-    let running = Running::with(|_| Arc::clone(&planned) as _).await;
-    let unsure = || Fault::new("HostCommunication", "The host does not answer the manager.");
-    for (plan, kind, ran) in [
-        (Plan::CutBefore, HostErrorKind::Unreachable, false),
-        (Plan::CutAfter, HostErrorKind::Unreachable, true),
-        (Plan::UnreadableAfter, HostErrorKind::Protocol, true),
-        (Plan::Fault(unsure()), HostErrorKind::Unreachable, false),
-        (Plan::FaultAfter(unsure()), HostErrorKind::Unreachable, true),
+async fn a_call_is_lost_if_its_effect_is_uncertain() {
+    let planned = Arc::new(PlannedFaults::default());
+    let running = RunningBackend::with(|_| Arc::clone(&planned) as _).await;
+    let uncertain = || Fault::new("HostCommunication", "The host does not answer the manager.");
+    for (fault, kind, ran) in [
+        (CallFault::CutBefore, HostErrorKind::Unreachable, false),
+        (CallFault::CutAfter, HostErrorKind::Unreachable, true),
+        (CallFault::UnreadableAfter, HostErrorKind::Protocol, true),
+        (CallFault::Fault(uncertain()), HostErrorKind::Unreachable, false),
+        (CallFault::FaultAfter(uncertain()), HostErrorKind::Unreachable, true),
     ] {
-        planned.plan(plan.clone());
+        planned.push(fault.clone());
         let lost = running.call(HostCall::PowerOn).await;
         assert!(
             matches!(&lost, Err(CallError::Lost(error)) if error.kind == kind),
-            "{plan:?}: {lost:?}"
+            "{fault:?}: {lost:?}"
         );
-        running.passes(Duration::from_secs(2)).await;
-        assert_eq!(running.power() == otter::simulator::world::PowerState::On, ran, "{plan:?}");
+        running.advance(Duration::from_secs(2)).await;
+        assert_eq!(running.power() == otter::simulator::world::PowerState::On, ran, "{fault:?}");
         if ran {
             running.call(HostCall::PowerOff).await.unwrap();
-            running.passes(Duration::from_secs(2)).await;
+            running.advance(Duration::from_secs(2)).await;
         }
     }
 }
 
 #[tokio::test]
-async fn a_refusal_is_proven() {
-    let planned = Arc::new(Planned::default());
-    let running = Running::with(|_| Arc::clone(&planned) as _).await;
-    planned.plan(Plan::Fault(Fault::task_in_progress("haTask-7")));
+async fn a_refused_call_did_not_run() {
+    let planned = Arc::new(PlannedFaults::default());
+    let running = RunningBackend::with(|_| Arc::clone(&planned) as _).await;
+    planned.push(CallFault::Fault(Fault::task_in_progress("haTask-7")));
     let refused = running.call(HostCall::PowerOn).await;
     assert!(
         matches!(&refused, Err(CallError::Refused(error)) if error.kind == HostErrorKind::Busy)
@@ -164,15 +168,15 @@ async fn a_refusal_is_proven() {
     assert!(
         matches!(&refused, Err(CallError::Refused(error)) if error.kind == HostErrorKind::Unreachable)
     );
-    running.passes(Duration::from_secs(2)).await;
+    running.advance(Duration::from_secs(2)).await;
     assert_eq!(running.power(), otter::simulator::world::PowerState::Off);
 }
 
 /// Each way takes a second, and sets of updates come two seconds late.
-struct Slow(Clock);
+struct DelayedHooks(Clock);
 
 #[async_trait]
-impl Hooks for Slow {
+impl Hooks for DelayedHooks {
     async fn before_request(&self, _: Request<'_>) -> Result<(), Interruption> {
         self.0.sleep(Duration::from_secs(1)).await;
         Ok(())
@@ -189,31 +193,30 @@ impl Hooks for Slow {
 }
 
 #[tokio::test]
-async fn requests_and_updates_take_their_time_and_a_barrier_does_not_wait_for_updates() {
-    let running = Running::with(|clock| Arc::new(Slow(clock.clone()))).await;
+async fn hooks_delay_requests_and_updates_but_no_barrier() {
+    let running = RunningBackend::with(|clock| Arc::new(DelayedHooks(clock.clone()))).await;
     assert_eq!(running.log.count("connected"), 1, "{:?}", running.log.lines());
     let backend = Arc::clone(&running.backend);
-    let read =
-        tokio::spawn(async move { backend.read_evidence(&MachineId::from_backend("2")).await });
-    running.passes(Duration::from_millis(1_900)).await;
+    let read = tokio::spawn(async move { backend.read_evidence(&MachineId::from_backend("2")).await });
+    running.advance(Duration::from_millis(1_900)).await;
     assert!(!read.is_finished());
-    running.passes(Duration::from_millis(100)).await;
+    running.advance(Duration::from_millis(100)).await;
     assert_eq!(read.await.unwrap().unwrap().power_state, Some(PowerState::Off));
 
-    let told = running.log.lines().len();
+    let reports = running.log.lines().len();
     rename(&running.host, "1", "late");
-    running.passes(Duration::from_millis(1_900)).await;
-    assert_eq!(running.log.lines().len(), told);
-    running.passes(Duration::from_millis(100)).await;
-    assert_eq!(running.log.lines().len(), told + 1);
+    running.advance(Duration::from_millis(1_900)).await;
+    assert_eq!(running.log.lines().len(), reports);
+    running.advance(Duration::from_millis(100)).await;
+    assert_eq!(running.log.lines().len(), reports + 1);
     rename(&running.host, "1", "at once");
     running.backend.barrier().await.unwrap();
-    assert_eq!(running.log.lines().len(), told + 2);
+    assert_eq!(running.log.lines().len(), reports + 2);
 }
 
 #[tokio::test]
 async fn a_request_under_way_is_lost_with_its_connection() {
-    let running = Running::with(|clock| Arc::new(Slow(clock.clone()))).await;
+    let running = RunningBackend::with(|clock| Arc::new(DelayedHooks(clock.clone()))).await;
     for time_before_cut in [500, 1_500] {
         let backend = Arc::clone(&running.backend);
         let call = tokio::spawn(async move {
@@ -225,9 +228,9 @@ async fn a_request_under_way_is_lost_with_its_connection() {
                 )
                 .await
         });
-        running.passes(Duration::from_millis(time_before_cut)).await;
+        running.advance(Duration::from_millis(time_before_cut)).await;
         running.host.cut_connections();
-        running.passes(Duration::from_secs(5)).await;
+        running.advance(Duration::from_secs(5)).await;
         assert!(matches!(call.await.unwrap(), Err(CallError::Lost(_))));
         let ran = running.power() == otter::simulator::world::PowerState::On;
         assert_eq!(ran, time_before_cut == 1_500, "the host acts after a second");
@@ -235,29 +238,29 @@ async fn a_request_under_way_is_lost_with_its_connection() {
 }
 
 #[tokio::test]
-async fn a_session_outlives_a_cut_and_an_outage_and_the_whole_picture_is_told_again() {
-    let running = Running::with(|_| Arc::new(Planned::default())).await;
+async fn a_session_outlives_an_outage_and_the_inventory_is_reported_again() {
+    let running = RunningBackend::with(|_| Arc::new(PlannedFaults::default())).await;
     running.host.cut_connections();
-    running.passes(Duration::from_secs(1)).await;
+    running.advance(Duration::from_secs(1)).await;
     running.host.set_reachable(false);
-    running.passes(Duration::from_mins(1)).await;
+    running.advance(Duration::from_mins(1)).await;
     running.host.set_reachable(true);
-    running.passes(Duration::from_secs(1)).await;
+    running.advance(Duration::from_secs(1)).await;
     assert_eq!(running.log.count("connected after 1 logins"), 3, "{:?}", running.log.lines());
     assert_eq!(running.log.count("complete=true"), 3);
     running.host.drop_sessions();
-    running.passes(Duration::from_secs(1)).await;
+    running.advance(Duration::from_secs(1)).await;
     assert_eq!(running.log.count("connected after 2 logins"), 1);
     assert_eq!(running.host.login_attempts(), 2);
 }
 
 /// Numbers from one seed choose how long things take, and in what order they are observed.
-struct Chosen {
+struct SeededHooks {
     clock: Clock,
     seed: Mutex<u64>,
 }
 
-impl Chosen {
+impl SeededHooks {
     fn next(&self) -> u64 {
         let mut seed = self.seed.lock().unwrap_or_else(PoisonError::into_inner);
         *seed =
@@ -267,7 +270,7 @@ impl Chosen {
 }
 
 #[async_trait]
-impl Hooks for Chosen {
+impl Hooks for SeededHooks {
     async fn before_request(&self, _: Request<'_>) -> Result<(), Interruption> {
         self.clock.sleep(Duration::from_millis(self.next() % 700)).await;
         if self.next().is_multiple_of(5) { Err(Interruption::Cut) } else { Ok(()) }
@@ -277,7 +280,7 @@ impl Hooks for Chosen {
         self.clock.sleep(Duration::from_millis(self.next() % 900)).await;
     }
 
-    fn tells_now(&self, _: &Moref) -> bool {
+    fn is_in_next_update(&self, _: &Moref) -> bool {
         self.next().is_multiple_of(2)
     }
 }
@@ -285,9 +288,9 @@ impl Hooks for Chosen {
 /// What is observed in a run of this seed.
 async fn run(seed: u64) -> Vec<String> {
     let hooks = |clock: &Clock| -> Arc<dyn Hooks> {
-        Arc::new(Chosen { clock: clock.clone(), seed: Mutex::new(seed) })
+        Arc::new(SeededHooks { clock: clock.clone(), seed: Mutex::new(seed) })
     };
-    let running = Running::with(hooks).await;
+    let running = RunningBackend::with(hooks).await;
     let mut callers = Vec::new();
     for (machine, call) in
         [("1", HostCall::PowerOn), ("2", HostCall::PowerOn), ("3", HostCall::Reset)]
@@ -297,21 +300,20 @@ async fn run(seed: u64) -> Vec<String> {
             let machine = MachineId::from_backend(machine);
             for round in 0..6 {
                 let called = backend.call(&machine, &call, JobId::new(Uuid::from_u128(1))).await;
-                log.note(format!("{machine} {round}: {called:?}"));
+                log.record(format!("{machine} {round}: {called:?}"));
                 let Ok(Accepted::Task(task)) = called else { continue };
                 let mut status = backend.follow(&task).await;
                 let ended =
                     status.wait_for(|status| !matches!(status, TaskStatus::Running { .. })).await;
                 let ended = ended.map(|status| status.clone());
-                log.note(format!("{machine} {round}: {ended:?}"));
-                let read =
-                    backend.read_evidence(&machine).await.map(|evidence| evidence.power_state);
-                log.note(format!("{machine} {round}: {read:?}"));
+                log.record(format!("{machine} {round}: {ended:?}"));
+                let read = backend.read_evidence(&machine).await.map(|evidence| evidence.power_state);
+                log.record(format!("{machine} {round}: {read:?}"));
             }
         }));
     }
     for round in 0..10 {
-        running.passes(Duration::from_secs(3)).await;
+        running.advance(Duration::from_secs(3)).await;
         match round % 3 {
             0 => running.host.drop_sessions(),
             1 => running.host.cut_connections(),

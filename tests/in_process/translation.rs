@@ -20,7 +20,7 @@ use otter::simulator::{Fault, Moref, Value};
 use serde_json::json;
 
 /// The account that otter has on the host.
-pub const US: &str = "root";
+pub const OTTER_ACCOUNT: &str = "root";
 
 /// A machine as the picture shows it.
 pub fn machine(machine: &world::Machine) -> Machine {
@@ -81,30 +81,30 @@ pub fn datastore(world: &World, datastore: &world::Datastore) -> Datastore {
 
 /// The guest as its tools claim it to be.
 pub fn guest(machine: &world::Machine) -> Guest {
-    let claims = &machine.guest;
-    let status = match (claims.tools_installed, claims.tools_running) {
+    let guest = &machine.guest;
+    let status = match (guest.tools_installed, guest.tools_running) {
         (false, _) => "not_installed",
         (true, false) => "not_running",
         (true, true) => "running",
     };
-    let mut ip_addresses: Vec<String> = claims.reported_address.iter().cloned().collect();
-    if claims.reported_address.is_some() && !machine.network_cards.is_empty() {
-        for address in &claims.more_addresses {
+    let mut ip_addresses: Vec<String> = guest.reported_address.iter().cloned().collect();
+    if guest.reported_address.is_some() && !machine.network_cards.is_empty() {
+        for address in &guest.more_addresses {
             if !ip_addresses.contains(address) {
                 ip_addresses.push(address.clone());
             }
         }
     }
     Guest {
-        tools_running: claims.tools_installed && claims.tools_running,
+        tools_running: guest.tools_installed && guest.tools_running,
         tools_status: Some(status.to_owned()),
-        ip_address: claims.reported_address.clone(),
+        ip_address: guest.reported_address.clone(),
         ip_addresses,
     }
 }
 
 /// The machine of this id.
-pub fn existing<'w>(world: &'w World, id: &MachineId) -> Result<&'w world::Machine, Fault> {
+pub fn find_machine<'w>(world: &'w World, id: &MachineId) -> Result<&'w world::Machine, Fault> {
     let not_found = || Fault::not_found(&Moref::new("VirtualMachine", id.backend_text()));
     world.machine(id.backend_text()).ok_or_else(not_found)
 }
@@ -160,7 +160,7 @@ pub fn call(
 /// What a job reads of a machine before and after a call, without its recent tasks; and the ids of
 /// those, which are read in a request of their own.
 pub fn evidence(world: &World, id: &MachineId) -> Result<(Evidence, Vec<String>), Fault> {
-    let read = machine(existing(world, id)?);
+    let read = machine(find_machine(world, id)?);
     let seen = |snapshot: Snapshot| {
         let Snapshot { id, name, description, parent, .. } = snapshot;
         SnapshotEvidence { id, parent, name, description }
@@ -188,7 +188,7 @@ pub fn recent_tasks(world: &World, tasks: &[String]) -> Vec<RecentTask> {
     let recent = known.map(|task| RecentTask {
         id: TaskId::from_backend(&task.id),
         call: call_kind(&task.operation),
-        by_us: task.user == US,
+        by_us: task.user == OTTER_ACCOUNT,
         running: !task.state.is_end(),
     });
     recent.collect()

@@ -203,7 +203,7 @@ impl Hooks for Latencies {
         self.0.pause_between(Duration::from_millis(1), Duration::from_millis(400)).await;
     }
 
-    fn tells_now(&self, _: &Moref) -> bool {
+    fn is_in_next_update(&self, _: &Moref) -> bool {
         self.0.random().percent(70)
     }
 }

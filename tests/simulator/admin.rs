@@ -42,38 +42,38 @@ impl Admin {
 }
 
 #[tokio::test]
-async fn calls_are_told_by_method_and_operation() {
+async fn calls_are_counted_by_method_and_operation() {
     let admin = Admin::start().await;
     admin.power_on().await.unwrap();
-    let (status, told) = admin.get("/calls").await;
-    assert_eq!((status, &told["sessions"]), (200, &json!(1)));
-    assert_eq!(told["methods"]["PowerOnVM_Task"], 1);
-    assert_eq!(told["operations"]["op-PowerOnVM_Task"], json!({"PowerOnVM_Task": 1}));
+    let (status, body) = admin.get("/calls").await;
+    assert_eq!((status, &body["sessions"]), (200, &json!(1)));
+    assert_eq!(body["methods"]["PowerOnVM_Task"], 1);
+    assert_eq!(body["operations"]["op-PowerOnVM_Task"], json!({"PowerOnVM_Task": 1}));
     admin.power_on().await.unwrap();
-    let (_, told) = admin.get("/calls").await;
-    assert_eq!(told["operations"]["op-PowerOnVM_Task"], json!({"PowerOnVM_Task": 2}));
+    let (_, body) = admin.get("/calls").await;
+    assert_eq!(body["operations"]["op-PowerOnVM_Task"], json!({"PowerOnVM_Task": 2}));
     assert_eq!(
-        told["taken"]["op-PowerOnVM_Task"],
+        body["taken"]["op-PowerOnVM_Task"],
         json!({"PowerOnVM_Task": 1}),
         "the other one runs"
     );
 }
 
 #[tokio::test]
-async fn the_world_is_told_as_it_is() {
+async fn world_reports_machines_and_tasks() {
     let admin = Admin::start().await;
     admin.power_on().await.unwrap();
     admin.lab.control().finish_task(&admin.lab.control().running_tasks().pop().unwrap());
     let refused = admin.power_on().await.unwrap();
     assert_eq!(refused.status, 200, "the task is what fails");
-    let (status, told) = admin.get("/world").await;
-    let machine = &told["machines"]["16"];
+    let (status, body) = admin.get("/world").await;
+    let machine = &body["machines"]["16"];
     assert_eq!((status, &machine["power"]), (200, &json!("poweredOn")));
     assert_eq!(
         (&machine["current_snapshot"], &machine["snapshots"][2]["parent"]),
         (&json!("16-snapshot-3"), &json!("16-snapshot-2"))
     );
-    let tasks = told["tasks"].as_object().unwrap();
+    let tasks = body["tasks"].as_object().unwrap();
     assert!(
         tasks.iter().any(|(id, state)| id.starts_with("haTask-16-") && state == "success"),
         "{tasks:?}"
@@ -81,15 +81,15 @@ async fn the_world_is_told_as_it_is() {
 }
 
 #[tokio::test]
-async fn what_sessions_hold_is_told_and_goes_with_them() {
+async fn sessions_reports_what_sessions_own_until_they_end() {
     let admin = Admin::start().await;
     admin.lab.watch_machines(&["name"]).await;
-    let (status, told) = admin.get("/sessions").await;
+    let (status, body) = admin.get("/sessions").await;
     assert_eq!(status, 200);
-    assert_eq!(told, json!({"sessions": 1, "views": 1, "filters": 1, "pending_waits": 0}));
+    assert_eq!(body, json!({"sessions": 1, "views": 1, "filters": 1, "pending_waits": 0}));
     admin.post("/expire-sessions", json!({})).await;
-    let (_, told) = admin.get("/sessions").await;
-    assert_eq!(told, json!({"sessions": 0, "views": 0, "filters": 0, "pending_waits": 0}));
+    let (_, body) = admin.get("/sessions").await;
+    assert_eq!(body, json!({"sessions": 0, "views": 0, "filters": 0, "pending_waits": 0}));
 }
 
 #[tokio::test]
@@ -113,43 +113,43 @@ async fn faults_are_planned_and_forgotten() {
 }
 
 #[tokio::test]
-async fn events_happen_at_once() {
+async fn host_changes_apply_at_once() {
     let admin = Admin::start().await;
     let control = admin.lab.control().clone();
-    let done = async |what: &str, body: Json| {
+    let apply = async |what: &str, body: Json| {
         assert_eq!(admin.post(what, body).await.0, 200, "{what}");
     };
-    done("/licence", json!({})).await;
+    apply("/licence", json!({})).await;
     assert_eq!(admin.power_on().await.unwrap().fault().as_deref(), Some("RestrictedVersion"));
-    done("/licence", json!({"read_only": false})).await;
-    done("/account", json!({})).await;
+    apply("/licence", json!({"read_only": false})).await;
+    apply("/account", json!({})).await;
     assert_eq!(admin.power_on().await.unwrap().fault().as_deref(), Some("NoPermission"));
-    done("/account", json!({"read_only": false})).await;
-    done("/fail-next-task", json!({"task": "PowerOnVM_Task", "fault": "NoDiskSpace"})).await;
+    apply("/account", json!({"read_only": false})).await;
+    apply("/fail-next-task", json!({"task": "PowerOnVM_Task", "fault": "NoDiskSpace"})).await;
     assert_eq!(
         admin.lab.run_task("PowerOnVM_Task", "16", "").await.1.as_deref(),
         Some("NoDiskSpace")
     );
     admin.power_on().await.unwrap();
-    done("/vanish-tasks", json!({})).await;
+    apply("/vanish-tasks", json!({})).await;
     assert!(control.look(|world| world.tasks().all(|task| !task.known_to_hostd)));
     let ask = json!({"machine": "17", "ask": {"id": "7", "message_id": "m", "text": "Go on?", "pending": true,
         "choices": [{"key": "0", "label": "l", "summary": "Yes"}]}});
-    done("/question", ask).await;
+    apply("/question", ask).await;
     assert!(control.look(|world| world.machine("17").unwrap().question.is_some()));
-    done("/expire-sessions", json!({})).await;
+    apply("/expire-sessions", json!({})).await;
     assert_eq!(control.sessions(), 0);
-    done("/refuse-logins", json!({})).await;
+    apply("/refuse-logins", json!({})).await;
     assert_eq!(
         admin.lab.login("root", "otter").await.unwrap().fault().as_deref(),
         Some("InvalidLogin")
     );
-    done("/refuse-logins", json!({"refuse": false})).await;
-    done("/restart-hostd", json!({"away": "unavailable"})).await;
+    apply("/refuse-logins", json!({"refuse": false})).await;
+    apply("/restart-hostd", json!({"away": "unavailable"})).await;
     assert_eq!(admin.lab.login("root", "otter").await.unwrap().status, 503);
-    done("/resume", json!({})).await;
+    apply("/resume", json!({})).await;
     assert_eq!(admin.lab.login("root", "otter").await.unwrap().status, 200);
-    done("/reboot-host", json!({})).await;
+    apply("/reboot-host", json!({})).await;
     assert!(
         control
             .look(|world| world.machines().all(|machine| machine.power != world::PowerState::On))
@@ -157,19 +157,19 @@ async fn events_happen_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_not_understood_is_refused() {
+async fn an_invalid_request_is_refused() {
     let admin = Admin::start().await;
-    for (path, body, wanted) in [
+    for (path, request, expected) in [
         ("/faults", json!({"method": "PowerOnVM_Task", "what": "explode"}), "explode"),
         ("/faults", json!([{"what": "expire-sessions"}, {"what": "close-before"}]), "method"),
         ("/explode", json!({}), "explode"),
         ("/licence", json!({"readonly": true}), "readonly"),
         ("/close-before", json!({}), "method"),
     ] {
-        let (status, told) = admin.post(path, body).await;
+        let (status, body) = admin.post(path, request).await;
         assert!(
-            status == 400 && told["error"].as_str().unwrap().contains(wanted),
-            "{path}: {told}"
+            status == 400 && body["error"].as_str().unwrap().contains(expected),
+            "{path}: {body}"
         );
     }
     assert_eq!(admin.lab.control().sessions(), 1, "of a list with an error in it nothing is done");
@@ -177,7 +177,7 @@ async fn what_is_not_understood_is_refused() {
 }
 
 #[tokio::test]
-async fn it_listens_on_loopback_alone() {
+async fn the_admin_endpoint_listens_on_loopback_only() {
     let options = SimulatorOptions {
         admin: Some(SocketAddr::from(([0, 0, 0, 0], 0))),
         ..SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system())
@@ -186,7 +186,7 @@ async fn it_listens_on_loopback_alone() {
 }
 
 #[tokio::test]
-async fn a_scenario_holds_the_same_words() {
+async fn a_scenario_takes_the_same_faults() {
     let text = format!(
         "{}\n[[faults]]\nwhat = {{ licence = {{ read_only = true }} }}\n[[faults]]\nmethod = \"PowerOnVM_Task\"\n\
          skip = 1\nwhat = \"expire-sessions\"\n",

@@ -64,13 +64,13 @@ async fn a_revert_leaves_the_power_that_the_snapshot_recorded() {
     // Without a snapshot a host does nothing.
     assert_eq!(lab.run_task("RevertToCurrentSnapshot_Task", "22", "").await.0, "success");
     assert_eq!(lab.run_task("RemoveAllSnapshots_Task", "21", "").await.0, "success");
-    assert!(lab.fetch("VirtualMachine", "21", "snapshot").await.is_void());
+    assert!(lab.fetch("VirtualMachine", "21", "snapshot").await.is_empty_answer());
     let gone = lab.call("RevertToSnapshot_Task", "VirtualMachineSnapshot", &made[0], "").await;
     assert_eq!(gone.fault().as_deref(), Some("ManagedObjectNotFound"));
 }
 
 #[tokio::test]
-async fn the_snapshot_tree_is_whole_and_may_be_deeper_than_a_stack() {
+async fn a_snapshot_tree_may_be_deeper_than_the_stack() {
     let lab = Lab::stepped().await;
     let depth = 5_000;
     lab.control().mutate(|world| {
@@ -112,7 +112,7 @@ async fn a_question_holds_the_power_on_until_it_is_answered() {
         lab.call("AnswerVM", "VirtualMachine", "51", &parameters).await
     };
     assert_eq!(answer("19", "2").await.fault().as_deref(), Some("InvalidArgument"));
-    assert!(answer("19", "4").await.is_void());
+    assert!(answer("19", "4").await.is_empty_answer());
     assert_eq!(answer("19", "4").await.fault().as_deref(), Some("InvalidArgument"));
     assert_eq!(lab.finish(&task).await.0, "success");
     assert_eq!(lab.power_state("51").await, "poweredOn");
@@ -129,7 +129,7 @@ async fn a_waiting_power_on_is_cancelled_or_ended_by_its_answer() {
             let parameters = "<questionId>19</questionId><answerChoice>0</answerChoice>";
             lab.call("AnswerVM", "VirtualMachine", "51", parameters).await
         };
-        assert!(reply.is_void());
+        assert!(reply.is_empty_answer());
         let fault = if cancel { "RequestCanceled" } else { "GenericVmConfigFault" };
         assert_eq!(lab.finish(&task).await, ("error".to_owned(), Some(fault.to_owned())));
         let reply = lab.fetch("VirtualMachine", "51", "runtime").await;
@@ -139,7 +139,7 @@ async fn a_waiting_power_on_is_cancelled_or_ended_by_its_answer() {
 }
 
 #[tokio::test]
-async fn tools_and_addresses_come_late_and_stay_too_long() {
+async fn tools_and_addresses_appear_late_and_addresses_linger() {
     let lab = Lab::stepped().await;
     let guest = async |property: &'static str| {
         let reply = lab.fetch("VirtualMachine", "32", "guest").await;
@@ -153,7 +153,7 @@ async fn tools_and_addresses_come_late_and_stay_too_long() {
     assert_eq!(guest("ipAddress").await, None);
     lab.control().step_guests();
     assert_eq!(guest("ipAddress").await.as_deref(), Some("10.0.0.32"));
-    assert!(lab.call("ShutdownGuest", "VirtualMachine", "32", "").await.is_void());
+    assert!(lab.call("ShutdownGuest", "VirtualMachine", "32", "").await.is_empty_answer());
     assert_eq!(lab.power_state("32").await, "poweredOn");
     lab.control().step_guests();
     assert_eq!(lab.power_state("32").await, "poweredOff");
@@ -164,7 +164,7 @@ async fn tools_and_addresses_come_late_and_stay_too_long() {
 }
 
 #[tokio::test]
-async fn requests_are_taken_only_as_they_are_declared() {
+async fn requests_must_match_their_declarations() {
     let lab = Lab::stepped().await;
     let wrong_order = "<memory>true</memory><name>s</name><quiesce>false</quiesce>";
     let reply = lab.call("CreateSnapshot_Task", "VirtualMachine", "16", wrong_order).await;

@@ -1,8 +1,8 @@
 //! The simulator over its real wire, by envelopes that are written by hand.
 
 mod admin;
-mod breakage;
-mod events;
+mod disruptions;
+mod event_manager;
 mod machines;
 mod sessions;
 mod updates;
@@ -193,7 +193,7 @@ impl Lab {
     }
 
     /// What is new, without waiting.
-    async fn news(&self, version: &str) -> Reply {
+    async fn new_updates(&self, version: &str) -> Reply {
         self.updates(version, "<maxWaitSeconds>0</maxWaitSeconds>").await
     }
 }
@@ -214,7 +214,7 @@ impl Reply {
         Some(detail.and_then(Element::type_name).unwrap_or_default().to_owned())
     }
 
-    fn is_void(&self) -> bool {
+    fn is_empty_answer(&self) -> bool {
         self.status == 200 && self.body().children().next().is_none()
     }
 
@@ -260,6 +260,6 @@ fn spec(view_kind: &str, view: &str, kind: &str, paths: &[&str]) -> String {
 }
 
 /// Bounds a wait for an event.
-async fn soon<T>(event: impl Future<Output = T>) -> T {
+async fn bounded<T>(event: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), event).await.unwrap()
 }

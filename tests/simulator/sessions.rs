@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn the_service_is_told_without_a_session_and_nothing_else() {
+async fn only_the_service_content_is_readable_without_a_session() {
     let lab = Lab::start(Scenario::lab().unwrap()).await;
     let reply = lab.call("RetrieveServiceContent", "ServiceInstance", "ServiceInstance", "").await;
     let content = reply.returned();
@@ -24,7 +24,7 @@ async fn the_service_is_told_without_a_session_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_refused_login_brings_a_cookie_that_is_of_no_use() {
+async fn a_refused_login_returns_an_unusable_cookie() {
     let mut lab = Lab::start(Scenario::lab().unwrap()).await;
     let reply = lab.login("root", "wrong").await.unwrap();
     assert_eq!((reply.status, reply.fault().as_deref()), (500, Some("InvalidLogin")));
@@ -55,14 +55,14 @@ async fn sessions_end_when_idle_but_not_while_they_wait() {
     lab.clock.advance(Duration::from_mins(29));
     assert_eq!(lab.power_state("16").await, "poweredOff");
     lab.watch_machines(&["name"]).await;
-    let version = lab.news("").await.version();
+    let version = lab.new_updates("").await.version();
     let wait = lab.updates(&version, "<maxWaitSeconds>3000</maxWaitSeconds>");
-    let time_goes_by = async {
+    let advance_time = async {
         lab.control().until(|control| control.pending_waits() == 1).await;
         lab.clock.advance(Duration::from_mins(50));
     };
-    let (reply, ()) = soon(async { tokio::join!(wait, time_goes_by) }).await;
-    assert!(reply.is_void());
+    let (reply, ()) = bounded(async { tokio::join!(wait, advance_time) }).await;
+    assert!(reply.is_empty_answer());
     assert_eq!(lab.power_state("16").await, "poweredOff");
     lab.clock.advance(Duration::from_mins(30));
     assert_eq!(
@@ -72,7 +72,7 @@ async fn sessions_end_when_idle_but_not_while_they_wait() {
 }
 
 #[tokio::test]
-async fn logging_out_and_being_thrown_out_end_a_session() {
+async fn logout_and_termination_end_a_session() {
     let mut lab = Lab::stepped().await;
     let first = lab.cookie.take();
     lab.log_in().await;
@@ -83,10 +83,12 @@ async fn logging_out_and_being_thrown_out_end_a_session() {
     assert_eq!(own.fault().as_deref(), Some("InvalidArgument"));
     let second = std::mem::replace(&mut lab.cookie, first);
     assert!(
-        lab.call("TerminateSession", "SessionManager", "ha-sessionmgr", &terminate).await.is_void()
+        lab.call("TerminateSession", "SessionManager", "ha-sessionmgr", &terminate)
+            .await
+            .is_empty_answer()
     );
     assert_eq!(lab.control().sessions(), 1);
-    assert!(lab.call("Logout", "SessionManager", "ha-sessionmgr", "").await.is_void());
+    assert!(lab.call("Logout", "SessionManager", "ha-sessionmgr", "").await.is_empty_answer());
     lab.cookie = second;
     assert_eq!(
         lab.fetch("VirtualMachine", "16", "name").await.fault().as_deref(),
@@ -96,23 +98,23 @@ async fn logging_out_and_being_thrown_out_end_a_session() {
 }
 
 #[tokio::test]
-async fn a_lost_session_shows_in_each_of_its_ways() {
+async fn a_lost_session_is_reported_in_each_configured_way() {
     let lab = Lab::stepped().await;
     lab.control().expire_sessions();
     let read = format!("<specSet>{}</specSet><options/>", {
         "<propSet><type>VirtualMachine</type><pathSet>name</pathSet></propSet><objectSet>\
          <obj type=\"VirtualMachine\">16</obj></objectSet>"
     });
-    let ask =
+    let read_names =
         || lab.call("RetrievePropertiesEx", "PropertyCollector", "ha-property-collector", &read);
-    assert_eq!(ask().await.fault().as_deref(), Some("NotAuthenticated"));
+    assert_eq!(read_names().await.fault().as_deref(), Some("NotAuthenticated"));
     lab.control().set_session_loss(SessionLoss::EmptyAnswer);
-    assert!(ask().await.is_void());
-    assert_eq!(lab.news("").await.fault().as_deref(), Some("RequestCanceled"));
+    assert!(read_names().await.is_empty_answer());
+    assert_eq!(lab.new_updates("").await.fault().as_deref(), Some("RequestCanceled"));
     lab.control().set_session_loss(SessionLoss::MissingSet);
-    let reply = ask().await;
+    let reply = read_names().await;
     let fault = reply.returned().descend(&["objects", "missingSet", "fault", "fault"]).unwrap();
     assert_eq!(fault.type_name(), Some("NotAuthenticated"));
     lab.control().set_session_loss(SessionLoss::NoCollector);
-    assert_eq!(lab.news("").await.fault().as_deref(), Some("ManagedObjectNotFound"));
+    assert_eq!(lab.new_updates("").await.fault().as_deref(), Some("ManagedObjectNotFound"));
 }

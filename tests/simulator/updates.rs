@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn the_first_set_has_everything_and_the_next_only_what_changed() {
+async fn the_first_set_has_everything_and_the_next_only_changes() {
     let lab = Lab::stepped().await;
     lab.watch_machines(&[
         "name",
@@ -13,7 +13,7 @@ async fn the_first_set_has_everything_and_the_next_only_what_changed() {
         "recentTask",
     ])
     .await;
-    let first = lab.news("").await;
+    let first = lab.new_updates("").await;
     assert_eq!(first.objects().len(), 13);
     assert!(first.objects().iter().all(|(kind, _)| kind == "enter"));
     let golden = first.changes("41");
@@ -22,10 +22,10 @@ async fn the_first_set_has_everything_and_the_next_only_what_changed() {
     let names: Vec<String> = first.changes("52").into_iter().map(|(name, ..)| name).collect();
     assert_eq!(names, ["name", "runtime.powerState", "recentTask"]);
     let version = first.version();
-    assert!(lab.news(&version).await.is_void());
+    assert!(lab.new_updates(&version).await.is_empty_answer());
 
     assert_eq!(lab.run_task("PowerOnVM_Task", "16", "").await.0, "success");
-    let second = lab.news(&version).await;
+    let second = lab.new_updates(&version).await;
     assert_eq!(second.objects(), [("modify".to_owned(), "16".to_owned())]);
     // The devices are connected now; recentTask changed too, and hosts do not say so.
     let changed: Vec<String> = second.changes("16").into_iter().map(|(name, ..)| name).collect();
@@ -33,20 +33,20 @@ async fn the_first_set_has_everything_and_the_next_only_what_changed() {
 }
 
 #[tokio::test]
-async fn a_wait_ends_as_soon_as_there_is_something() {
+async fn a_wait_ends_with_the_first_change() {
     let lab = Lab::stepped().await;
     lab.watch_machines(&["name"]).await;
-    let version = lab.news("").await.version();
+    let version = lab.new_updates("").await.version();
     let rename = async {
         lab.control().until(|control| control.pending_waits() == 1).await;
         lab.control().mutate(|world| world.machine_mut("16").unwrap().name = "renamed".to_owned());
     };
-    let (reply, ()) = soon(async { tokio::join!(lab.updates(&version, ""), rename) }).await;
+    let (reply, ()) = bounded(async { tokio::join!(lab.updates(&version, ""), rename) }).await;
     assert_eq!(reply.changes("16"), [("name".into(), "assign".into(), Some("renamed".into()))]);
 }
 
 #[tokio::test]
-async fn a_new_filter_is_told_on_the_pending_wait_and_a_list_of_tasks_grows() {
+async fn a_pending_wait_reports_tasks_added_to_a_list_view() {
     let lab = Lab::stepped().await;
     let list = lab
         .call("CreateListView", "ViewManager", "ViewManager", "")
@@ -61,24 +61,24 @@ async fn a_new_filter_is_told_on_the_pending_wait_and_a_list_of_tasks_grows() {
         let add = format!("<add type=\"Task\">{task}</add><add type=\"Task\">haTask-no</add>");
         lab.call("ModifyListView", "ListView", &list, &add).await
     };
-    let (entered, unresolved) = soon(async { tokio::join!(lab.updates("", ""), add) }).await;
+    let (entered, unresolved) = bounded(async { tokio::join!(lab.updates("", ""), add) }).await;
     assert_eq!(unresolved.returned().text(), "haTask-no");
     assert_eq!(entered.objects(), [("enter".to_owned(), task.clone())]);
     assert!(task.starts_with("haTask-17-vim.VirtualMachine.powerOff-"));
     lab.control().step_tasks();
-    let version = lab.news(&entered.version()).await.version();
+    let version = lab.new_updates(&entered.version()).await.version();
     lab.control().finish_task(&task);
-    let ended = lab.news(&version).await;
+    let ended = lab.new_updates(&version).await;
     let info = ended.object_sets()[0].descend(&["changeSet", "val"]).unwrap();
     assert_eq!((info.type_name(), info.child_text("state")), (Some("TaskInfo"), Some("success")));
     assert_eq!(info.child("reason").unwrap().type_name(), Some("TaskReasonUser"));
     // Ten minutes later nobody knows it any more.
     lab.clock.advance(Duration::from_mins(10));
-    assert_eq!(lab.news(&ended.version()).await.objects(), [("leave".to_owned(), task)]);
+    assert_eq!(lab.new_updates(&ended.version()).await.objects(), [("leave".to_owned(), task)]);
 }
 
 #[tokio::test]
-async fn versions_are_taken_as_hosts_take_them() {
+async fn versions_follow_the_rules_of_hosts() {
     let lab = Lab::stepped().await;
     lab.watch_machines(&["name"]).await;
     let page = "<maxWaitSeconds>0</maxWaitSeconds><maxObjectUpdates>8</maxObjectUpdates>";
@@ -89,28 +89,28 @@ async fn versions_are_taken_as_hosts_take_them() {
     assert_eq!((rest.objects().len(), rest.returned().child_text("truncated")), (5, None));
     let invalid = Some("InvalidCollectorVersion".to_owned());
     assert_eq!(lab.updates(&first.version(), page).await.fault(), invalid);
-    assert_eq!(lab.news("77").await.fault(), invalid);
+    assert_eq!(lab.new_updates("77").await.fault(), invalid);
 
     // An answer that was lost is asked for again by the last complete version.
     let complete = rest.version();
     for name in ["one", "two"] {
         lab.control().mutate(|world| world.machine_mut("16").unwrap().name = name.to_owned());
-        let again = lab.news(&complete).await;
+        let again = lab.new_updates(&complete).await;
         assert_eq!(again.changes("16")[0].2.as_deref(), Some(name));
     }
     lab.control().mutate(|world| world.machine_mut("16").unwrap().name = "three".to_owned());
-    let newest = lab.news(&lab.news(&complete).await.version()).await;
-    assert!(newest.is_void());
+    let newest = lab.new_updates(&lab.new_updates(&complete).await.version()).await;
+    assert!(newest.is_empty_answer());
     lab.control().mutate(|world| world.machine_mut("17").unwrap().name = "four".to_owned());
-    let newer = lab.news(&lab.news(&complete).await.version()).await;
-    assert!(newer.is_void());
+    let newer = lab.new_updates(&lab.new_updates(&complete).await.version()).await;
+    assert!(newer.is_empty_answer());
 }
 
 #[tokio::test]
 async fn machines_come_go_and_lose_their_configuration() {
     let lab = Lab::stepped().await;
     lab.watch_machines(&["config.annotation", "snapshot"]).await;
-    let first = lab.news("").await;
+    let first = lab.new_updates("").await;
     lab.control().mutate(|world| {
         let datastore = world.datastores().next().unwrap().clone();
         world.add_machine(world::Machine::bare("99", "new", &datastore));
@@ -119,7 +119,7 @@ async fn machines_come_go_and_lose_their_configuration() {
         machine.connection_state = "inaccessible".to_owned();
         machine.snapshots.clear();
     });
-    let second = lab.news(&first.version()).await;
+    let second = lab.new_updates(&first.version()).await;
     let expected = [("leave", "22"), ("modify", "21"), ("enter", "99")];
     let expected: Vec<_> = expected.map(|(kind, id)| (kind.to_owned(), id.to_owned())).to_vec();
     assert_eq!(second.objects(), expected);
@@ -131,22 +131,27 @@ async fn machines_come_go_and_lose_their_configuration() {
 }
 
 #[tokio::test]
-async fn a_moid_that_is_used_again_leaves_and_enters() {
+async fn a_reused_moid_leaves_and_enters() {
     let lab = Lab::stepped().await;
     lab.watch_machines(&["config.instanceUuid"]).await;
-    let first = lab.news("").await;
+    let first = lab.new_updates("").await;
     lab.control().mutate(|world| {
         let mut machine = world.remove_machine("16").unwrap();
         machine.instance_uuid = "5029c440-85ee-c2a1-e9dd-b63e39364603".to_owned();
         world.add_machine(machine);
     });
-    let kinds: Vec<String> =
-        lab.news(&first.version()).await.objects().into_iter().map(|(kind, _)| kind).collect();
+    let kinds: Vec<String> = lab
+        .new_updates(&first.version())
+        .await
+        .objects()
+        .into_iter()
+        .map(|(kind, _)| kind)
+        .collect();
     assert_eq!(kinds, ["leave", "enter"]);
 }
 
 #[tokio::test]
-async fn partial_updates_name_what_changed_below() {
+async fn partial_updates_name_the_changed_paths() {
     let lab = Lab::stepped().await;
     let list = "<obj type=\"VirtualMachine\">16</obj>";
     let list = lab
@@ -156,30 +161,32 @@ async fn partial_updates_name_what_changed_below() {
         .text()
         .to_owned();
     lab.watch("ListView", &list, "VirtualMachine", &["runtime"], true).await;
-    let version = lab.news("").await.version();
+    let version = lab.new_updates("").await.version();
     lab.control().mutate(|world| {
         let machine = world.machine_mut("16").unwrap();
         machine.power = world::PowerState::Other("hibernated".to_owned());
         machine.suspended_at = None;
     });
-    let news = lab.news(&version).await;
+    let updates = lab.new_updates(&version).await;
     let change =
         ("runtime.powerState".to_owned(), "assign".to_owned(), Some("hibernated".to_owned()));
-    assert_eq!(news.changes("16"), [change]);
+    assert_eq!(updates.changes("16"), [change]);
 }
 
 #[tokio::test]
-async fn a_wait_is_cancelled_and_nonsense_refused() {
+async fn a_wait_is_cancelled_and_invalid_requests_are_refused() {
     let lab = Lab::stepped().await;
     let filter = lab.watch_machines(&["name"]).await;
-    let version = lab.news("").await.version();
+    let version = lab.new_updates("").await.version();
     let cancel = async {
         lab.control().until(|control| control.pending_waits() == 1).await;
         lab.call("CancelWaitForUpdates", "PropertyCollector", "ha-property-collector", "").await
     };
-    let (reply, _) = soon(async { tokio::join!(lab.updates(&version, ""), cancel) }).await;
+    let (reply, _) = bounded(async { tokio::join!(lab.updates(&version, ""), cancel) }).await;
     assert_eq!(reply.fault().as_deref(), Some("RequestCanceled"));
-    assert!(lab.call("DestroyPropertyFilter", "PropertyFilter", &filter, "").await.is_void());
+    assert!(
+        lab.call("DestroyPropertyFilter", "PropertyFilter", &filter, "").await.is_empty_answer()
+    );
     let again = lab.call("DestroyPropertyFilter", "PropertyFilter", &filter, "").await;
     assert_eq!(again.fault().as_deref(), Some("ManagedObjectNotFound"));
     let negative = lab.updates(&version, "<maxWaitSeconds>-1</maxWaitSeconds>").await;

@@ -10,7 +10,7 @@ use super::hooks::{Hooks, Interruption, Request};
 
 /// What happens to one call.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Plan {
+pub enum CallFault {
     /// The connection breaks before the host acts.
     CutBefore,
     /// The host acts, and then the connection breaks.
@@ -25,14 +25,14 @@ pub enum Plan {
 
 /// The plans for the next calls.
 #[derive(Default)]
-pub struct Planned {
-    next: Mutex<VecDeque<Plan>>,
+pub struct PlannedFaults {
+    next: Mutex<VecDeque<CallFault>>,
 }
 
-impl Planned {
+impl PlannedFaults {
     /// This happens to the next call for which nothing is planned yet.
-    pub fn plan(&self, plan: Plan) {
-        self.next.lock().unwrap_or_else(PoisonError::into_inner).push_back(plan);
+    pub fn push(&self, fault: CallFault) {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner).push_back(fault);
     }
 
     /// Takes what comes next, if it is for this side of the act.
@@ -41,21 +41,25 @@ impl Planned {
             return Ok(());
         }
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = |plan: &Plan| is_before == matches!(plan, Plan::CutBefore | Plan::Fault(_));
+        let is_due = |fault: &CallFault| {
+            is_before == matches!(fault, CallFault::CutBefore | CallFault::Fault(_))
+        };
         if !next.front().is_some_and(is_due) {
             return Ok(());
         }
         match next.pop_front() {
             None => Ok(()),
-            Some(Plan::CutBefore | Plan::CutAfter) => Err(Interruption::Cut),
-            Some(Plan::UnreadableAfter) => Err(Interruption::Unreadable),
-            Some(Plan::Fault(fault) | Plan::FaultAfter(fault)) => Err(Interruption::Fault(fault)),
+            Some(CallFault::CutBefore | CallFault::CutAfter) => Err(Interruption::Cut),
+            Some(CallFault::UnreadableAfter) => Err(Interruption::Unreadable),
+            Some(CallFault::Fault(fault) | CallFault::FaultAfter(fault)) => {
+                Err(Interruption::Fault(fault))
+            }
         }
     }
 }
 
 #[async_trait]
-impl Hooks for Planned {
+impl Hooks for PlannedFaults {
     async fn before_request(&self, request: Request<'_>) -> Result<(), Interruption> {
         self.take(request, true)
     }

@@ -36,11 +36,11 @@ async fn calls_are_disrupted_once_each_and_counted() {
     control.disrupt_next("PowerOnVM_Task", html);
     assert_eq!(call(&lab).await.unwrap().status, 503);
     control.disrupt_next("*", Disruption::EmptyAnswer);
-    assert!(call(&lab).await.unwrap().is_void());
+    assert!(call(&lab).await.unwrap().is_empty_answer());
     let planned = control.disrupt_next("PowerOnVM_Task", Disruption::NeverAnswer { run: true });
     tokio::select! {
         reply = call(&lab) => panic!("answered: {:?}", reply.map(|reply| reply.status)),
-        () = soon(control.until(|control| control.running_tasks().len() == 2)) => {}
+        () = bounded(control.until(|control| control.running_tasks().len() == 2)) => {}
     }
     assert_eq!(planned.delivered(), 1);
 }
@@ -68,7 +68,7 @@ async fn tasks_fail_and_vanish() {
 async fn hostd_restarts_and_forgets_all_but_the_machines() {
     let mut lab = Lab::stepped().await;
     lab.watch_machines(&["name"]).await;
-    let version = lab.news("").await.version();
+    let version = lab.new_updates("").await.version();
     let restart = async {
         lab.control().until(|control| control.pending_waits() == 1).await;
         lab.control()
@@ -77,14 +77,14 @@ async fn hostd_restarts_and_forgets_all_but_the_machines() {
     let parameters = format!("<version>{version}</version>");
     let wait =
         lab.send("WaitForUpdatesEx", "PropertyCollector", "ha-property-collector", &parameters);
-    let (cut, ()) = soon(async { tokio::join!(wait, restart) }).await;
+    let (cut, ()) = bounded(async { tokio::join!(wait, restart) }).await;
     assert!(cut.is_err());
     assert!(call(&lab).await.is_err());
     lab.control().resume();
     assert_eq!(call(&lab).await.unwrap().fault().as_deref(), Some("NotAuthenticated"));
     lab.cookie = None;
     lab.log_in().await;
-    assert_eq!(lab.news(&version).await.fault().as_deref(), Some("InvalidCollectorVersion"));
+    assert_eq!(lab.new_updates(&version).await.fault().as_deref(), Some("InvalidCollectorVersion"));
     assert_eq!(lab.power_state("17").await, "poweredOn");
     assert!(lab.control().running_tasks().is_empty());
     lab.control()

@@ -6,12 +6,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 /// A value with the number of its changes.
-pub struct Watched<T> {
+pub struct OrderedWatch<T> {
     value: Mutex<(T, u64)>,
     changed: Notify,
 }
 
-impl<T: Clone> Watched<T> {
+impl<T: Clone> OrderedWatch<T> {
     pub fn new(value: T) -> Self {
         Self { value: Mutex::new((value, 0)), changed: Notify::new() }
     }
@@ -37,20 +37,20 @@ impl<T: Clone> Watched<T> {
 
     /// Returns once the value has changed more often than this.
     pub async fn changed_since(&self, version: u64) {
-        self.until(|_, now| (now > version).then_some(())).await;
+        self.wait_for(|_, now| (now > version).then_some(())).await;
     }
 
     /// Waits until this gives something for the value and the number of its changes.
-    pub async fn until<R>(&self, mut holds: impl FnMut(&T, u64) -> Option<R>) -> R {
+    pub async fn wait_for<R>(&self, mut condition: impl FnMut(&T, u64) -> Option<R>) -> R {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let held = {
+            let result = {
                 let guard = self.lock();
-                holds(&guard.0, guard.1)
+                condition(&guard.0, guard.1)
             };
-            match held {
+            match result {
                 Some(result) => return result,
                 None => changed.await,
             }

@@ -20,13 +20,13 @@ use otter::simulator::world::{Operation, World};
 use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 
 #[tokio::test]
-async fn the_backend_reads_what_the_translation_tells() {
+async fn the_vim25_backend_reads_what_the_translation_reports() {
     let clock = Clock::system();
     let mut options = SimulatorOptions::new(Scenario::lab().unwrap(), clock.clone());
     options.pace = Pace::Stepped;
     let simulator = Simulator::start(options).await.unwrap();
     let control = simulator.control();
-    control.mutate(stir);
+    control.mutate(start_tasks);
 
     let mut options = EsxOptions::new(simulator.url(), "root", SecretString::from("otter"));
     options.verify = Verify::Off;
@@ -47,7 +47,7 @@ async fn the_backend_reads_what_the_translation_tells() {
         let datastores: Vec<_> =
             world.datastores().map(|datastore| translation::datastore(world, datastore)).collect();
         let evidence: Vec<_> =
-            world.machines().map(|machine| whole_evidence(world, &machine.id)).collect();
+            world.machines().map(|machine| complete_evidence(world, &machine.id)).collect();
         (machines, datastores, evidence)
     });
     assert_eq!(contents.machines.len(), machines.len());
@@ -63,10 +63,10 @@ async fn the_backend_reads_what_the_translation_tells() {
 }
 
 /// Tasks that run, failed and succeeded, of two accounts.
-fn stir(world: &mut World) {
+fn start_tasks(world: &mut World) {
     let ids: Vec<String> = world.machines().map(|machine| machine.id.clone()).collect();
     for (at, id) in ids.iter().enumerate() {
-        let user = if at % 2 == 0 { translation::US } else { "somebody" };
+        let user = if at % 2 == 0 { translation::OTTER_ACCOUNT } else { "somebody" };
         let (name, description) = (format!("snapshot {at}"), "made".to_owned());
         let create =
             Operation::CreateSnapshot { name, description, memory: at % 3 == 0, quiesce: true };
@@ -80,7 +80,7 @@ fn stir(world: &mut World) {
     }
 }
 
-fn whole_evidence(world: &World, id: &str) -> Evidence {
+fn complete_evidence(world: &World, id: &str) -> Evidence {
     let (evidence, tasks) = translation::evidence(world, &MachineId::from_backend(id)).unwrap();
     Evidence { recent_tasks: translation::recent_tasks(world, &tasks), ..evidence }
 }

@@ -8,42 +8,42 @@ use otter::hypervisor::TaskStatus;
 use tokio::sync::{Notify, watch};
 
 /// The followed tasks. `None` once the backend has stopped.
-pub struct Followers {
-    tasks: Mutex<Option<BTreeMap<TaskId, Followed>>>,
-    added: Notify,
+pub struct TaskFollowers {
+    tasks: Mutex<Option<BTreeMap<TaskId, FollowedTask>>>,
+    task_added: Notify,
 }
 
-struct Followed {
+struct FollowedTask {
     sender: watch::Sender<TaskStatus>,
     /// Whether the task was read since it is followed. Afterwards its changes are enough.
-    read: bool,
+    is_read: bool,
 }
 
-impl Default for Followers {
+impl Default for TaskFollowers {
     fn default() -> Self {
-        Self { tasks: Mutex::new(Some(BTreeMap::new())), added: Notify::new() }
+        Self { tasks: Mutex::new(Some(BTreeMap::new())), task_added: Notify::new() }
     }
 }
 
-impl Followers {
+impl TaskFollowers {
     /// Follows a task; several may follow one.
     pub fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
         let new = || watch::Sender::new(TaskStatus::Running { progress: None });
         let receiver = match &mut *self.lock() {
             Some(tasks) => tasks
                 .entry(task.clone())
-                .or_insert_with(|| Followed { sender: new(), read: false })
+                .or_insert_with(|| FollowedTask { sender: new(), is_read: false })
                 .sender
                 .subscribe(),
             None => new().subscribe(),
         };
-        self.added.notify_one();
+        self.task_added.notify_one();
         receiver
     }
 
     /// Returns once there may be a task for [`take_unread`](Self::take_unread).
-    pub async fn added(&self) {
-        self.added.notified().await;
+    pub async fn task_added(&self) {
+        self.task_added.notified().await;
     }
 
     /// The tasks that were not read since they are followed. From now on they count as read.
@@ -51,35 +51,35 @@ impl Followers {
         let mut tasks = self.lock();
         let Some(tasks) = tasks.as_mut() else { return Vec::new() };
         tasks.retain(|_, followed| !followed.sender.is_closed());
-        let unread = tasks.iter_mut().filter(|(_, followed)| !followed.read);
+        let unread = tasks.iter_mut().filter(|(_, followed)| !followed.is_read);
         unread
             .map(|(task, followed)| {
-                followed.read = true;
+                followed.is_read = true;
                 task.clone()
             })
             .collect()
     }
 
     /// After a gap in the updates every task has to be read again.
-    pub fn forget_reads(&self) {
+    pub fn mark_all_unread(&self) {
         if let Some(tasks) = self.lock().as_mut() {
             for followed in tasks.values_mut() {
-                followed.read = false;
+                followed.is_read = false;
             }
         }
     }
 
     /// Whether anybody follows this task.
-    pub fn follows(&self, task: &TaskId) -> bool {
+    pub fn is_followed(&self, task: &TaskId) -> bool {
         self.lock().as_ref().is_some_and(|tasks| tasks.contains_key(task))
     }
 
     /// Publishes where a task is. An end is published once, and a percentage that falls is left
     /// out.
-    pub fn tell(&self, task: &TaskId, status: TaskStatus) {
+    pub fn publish(&self, task: &TaskId, status: TaskStatus) {
         let mut tasks = self.lock();
         let Some(tasks) = tasks.as_mut() else { return };
-        let TaskStatus::Running { progress: now } = status else {
+        let TaskStatus::Running { progress: reported } = status else {
             if let Some(followed) = tasks.remove(task) {
                 followed.sender.send_replace(status);
             }
@@ -88,7 +88,7 @@ impl Followers {
         if let Some(followed) = tasks.get(task) {
             followed.sender.send_modify(|status| {
                 if let TaskStatus::Running { progress } = status {
-                    *progress = now.max(*progress);
+                    *progress = reported.max(*progress);
                 }
             });
         }
@@ -99,7 +99,7 @@ impl Followers {
         self.lock().take();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<TaskId, Followed>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<TaskId, FollowedTask>>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// What the lab begins with: a machine that was powered on and asks something.
-const BEFORE: [&str; 3] = ["TaskEvent", "VmStartingEvent", "VmMessageEvent"];
+const INITIAL_EVENTS: [&str; 3] = ["TaskEvent", "VmStartingEvent", "VmMessageEvent"];
 
 impl Lab {
     async fn collect(&self, filter: &str) -> String {
@@ -14,9 +14,9 @@ impl Lab {
     }
 
     /// The types of the events that a method gives.
-    async fn read(&self, method: &str, collector: &str, most: u32) -> Vec<String> {
-        let most = format!("<maxCount>{most}</maxCount>");
-        types(&self.call(method, "EventHistoryCollector", collector, &most).await)
+    async fn read(&self, method: &str, collector: &str, limit: u32) -> Vec<String> {
+        let limit = format!("<maxCount>{limit}</maxCount>");
+        types(&self.call(method, "EventHistoryCollector", collector, &limit).await)
     }
 
     async fn query(&self, filter: &str) -> Vec<String> {
@@ -37,17 +37,17 @@ fn page(reply: &Reply) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn machines_tasks_and_sessions_leave_events() {
+async fn machines_tasks_and_sessions_record_events() {
     let lab = Lab::stepped().await;
     lab.login("root", "wrong").await.unwrap();
     assert_eq!(lab.run_task("PowerOnVM_Task", "16", "").await.0, "success");
     assert_eq!(lab.run_task("PowerOnVM_Task", "16", "").await.0, "error");
     assert_eq!(lab.run_task("PowerOffVM_Task", "16", "").await.0, "success");
     let reply = lab.call("QueryEvents", "EventManager", "ha-eventmgr", "<filter></filter>").await;
-    let told = types(&reply);
-    assert_eq!(told[..3], BEFORE);
+    let event_types = types(&reply);
+    assert_eq!(event_types[..3], INITIAL_EVENTS);
     assert_eq!(
-        told[3..],
+        event_types[3..],
         [
             "UserLoginSessionEvent",
             "BadUsernameSessionEvent",
@@ -71,21 +71,24 @@ async fn machines_tasks_and_sessions_leave_events() {
 }
 
 #[tokio::test]
-async fn a_filter_is_by_entity_type_chain_and_user() {
+async fn a_filter_selects_by_entity_type_chain_and_user() {
     let lab = Lab::stepped().await;
     lab.run_task("PowerOnVM_Task", "16", "").await;
     lab.run_task("PowerOnVM_Task", "32", "").await;
-    let of = |kind: &str, id: &str, recursion: &str| {
+    let by_entity = |kind: &str, id: &str, recursion: &str| {
         format!(
             "<entity><entity type=\"{kind}\">{id}</entity><recursion>{recursion}</recursion></entity>"
         )
     };
     let machine = ["TaskEvent", "VmStartingEvent", "VmPoweredOnEvent"];
-    assert_eq!(lab.query(&of("VirtualMachine", "16", "self")).await, machine);
-    assert_eq!(lab.query(&of("VirtualMachine", "16", "children")).await, [""; 0]);
-    assert_eq!(lab.query(&of("Folder", "ha-folder-vm", "all")).await.len(), 9);
-    assert_eq!(lab.query(&of("Folder", "ha-folder-root", "all")).await.len(), 10);
-    assert_eq!(lab.query(&of("Folder", "ha-folder-root", "self")).await, ["UserLoginSessionEvent"]);
+    assert_eq!(lab.query(&by_entity("VirtualMachine", "16", "self")).await, machine);
+    assert_eq!(lab.query(&by_entity("VirtualMachine", "16", "children")).await, [""; 0]);
+    assert_eq!(lab.query(&by_entity("Folder", "ha-folder-vm", "all")).await.len(), 9);
+    assert_eq!(lab.query(&by_entity("Folder", "ha-folder-root", "all")).await.len(), 10);
+    assert_eq!(
+        lab.query(&by_entity("Folder", "ha-folder-root", "self")).await,
+        ["UserLoginSessionEvent"]
+    );
     assert_eq!(lab.query("<type>VmEvent</type>").await.len(), 6);
     assert_eq!(lab.query("<eventTypeId>vim.event.VmPoweredOnEvent</eventTypeId>").await.len(), 2);
     assert_eq!(
@@ -95,21 +98,21 @@ async fn a_filter_is_by_entity_type_chain_and_user() {
         0
     );
     assert_eq!(lab.query("<maxCount>2</maxCount>").await.len(), 2);
-    let none_of_it = lab.call(
+    let invalid = lab.call(
         "QueryEvents",
         "EventManager",
         "ha-eventmgr",
         "<filter><entity><entity type=\"VirtualMachine\">16</entity><recursion>some</recursion></entity></filter>",
     );
-    assert_eq!(none_of_it.await.fault().as_deref(), Some("InvalidArgument"));
+    assert_eq!(invalid.await.fault().as_deref(), Some("InvalidArgument"));
 }
 
 #[tokio::test]
-async fn a_collector_is_read_both_ways_from_its_place() {
+async fn a_collector_is_read_both_ways_from_its_position() {
     let lab = Lab::stepped().await;
     lab.run_task("PowerOnVM_Task", "16", "").await;
     let collector = lab.collect("").await;
-    assert_eq!(lab.read("ReadNextEvents", &collector, 3).await, BEFORE);
+    assert_eq!(lab.read("ReadNextEvents", &collector, 3).await, INITIAL_EVENTS);
     assert_eq!(
         lab.read("ReadNextEvents", &collector, 2).await,
         ["UserLoginSessionEvent", "TaskEvent"]
@@ -121,16 +124,16 @@ async fn a_collector_is_read_both_ways_from_its_place() {
     assert_eq!(lab.read("ReadNextEvents", &collector, 9).await, [""; 0]);
     assert_eq!(lab.read("ReadPreviousEvents", &collector, 1).await, ["VmPoweredOnEvent"]);
     let on = |method| lab.call(method, "EventHistoryCollector", &collector, "");
-    assert!(on("RewindCollector").await.is_void());
+    assert!(on("RewindCollector").await.is_empty_answer());
     assert_eq!(lab.read("ReadPreviousEvents", &collector, 9).await, [""; 0]);
-    assert!(on("ResetCollector").await.is_void());
+    assert!(on("ResetCollector").await.is_empty_answer());
     assert_eq!(lab.read("ReadPreviousEvents", &collector, 9).await.len(), 7);
     for wrong in ["0", "1001", "-1", "x"] {
-        let most = format!("<maxCount>{wrong}</maxCount>");
-        let reply = lab.call("ReadNextEvents", "EventHistoryCollector", &collector, &most).await;
+        let limit = format!("<maxCount>{wrong}</maxCount>");
+        let reply = lab.call("ReadNextEvents", "EventHistoryCollector", &collector, &limit).await;
         assert_eq!(reply.fault().as_deref(), Some("InvalidArgument"), "{wrong}");
     }
-    assert!(on("DestroyCollector").await.is_void());
+    assert!(on("DestroyCollector").await.is_empty_answer());
     assert_eq!(on("RewindCollector").await.fault().as_deref(), Some("ManagedObjectNotFound"));
 }
 
@@ -140,18 +143,20 @@ async fn the_latest_page_is_pushed_and_bounded() {
     let collector = lab.collect("<type>VmEvent</type>").await;
     let size = "<maxCount>3</maxCount>";
     assert!(
-        lab.call("SetCollectorPageSize", "EventHistoryCollector", &collector, size).await.is_void()
+        lab.call("SetCollectorPageSize", "EventHistoryCollector", &collector, size)
+            .await
+            .is_empty_answer()
     );
     let parameters = format!(
         "<spec><propSet><type>EventHistoryCollector</type><pathSet>latestPage</pathSet></propSet><objectSet>\
          <obj type=\"EventHistoryCollector\">{collector}</obj></objectSet></spec><partialUpdates>false</partialUpdates>"
     );
     lab.call("CreateFilter", "PropertyCollector", "ha-property-collector", &parameters).await;
-    let version = lab.news("").await.version();
-    assert!(lab.news(&version).await.is_void());
+    let version = lab.new_updates("").await.version();
+    assert!(lab.new_updates(&version).await.is_empty_answer());
     lab.run_task("PowerOnVM_Task", "16", "").await;
     lab.run_task("PowerOffVM_Task", "16", "").await;
-    let reply = lab.news(&version).await;
+    let reply = lab.new_updates(&version).await;
     assert_eq!(reply.objects(), [("modify".to_owned(), collector.clone())]);
     let latest = page(&lab.fetch("EventHistoryCollector", &collector, "latestPage").await);
     assert_eq!(latest, ["VmPoweredOffEvent", "VmStoppingEvent", "VmPoweredOnEvent"]);
@@ -162,7 +167,7 @@ async fn the_latest_page_is_pushed_and_bounded() {
 }
 
 #[tokio::test]
-async fn the_history_ends_somewhere_and_with_hostd() {
+async fn the_history_is_bounded_and_ends_with_hostd() {
     let mut lab = Lab::stepped().await;
     lab.control().mutate(|world| {
         for _ in 0..1_500 {
@@ -185,25 +190,25 @@ async fn the_history_ends_somewhere_and_with_hostd() {
 }
 
 #[tokio::test]
-async fn guests_questions_and_ends_of_sessions_leave_events() {
+async fn guests_questions_and_logouts_record_events() {
     let mut lab = Lab::stepped().await;
     let first = lab.cookie.take();
     lab.log_in().await;
     let second = std::mem::replace(&mut lab.cookie, first);
     lab.run_task("PowerOnVM_Task", "32", "").await;
     while lab.control().step_guests() > 0 {}
-    assert!(lab.call("ShutdownGuest", "VirtualMachine", "32", "").await.is_void());
+    assert!(lab.call("ShutdownGuest", "VirtualMachine", "32", "").await.is_empty_answer());
     lab.control().step_guests();
     lab.control().mutate(|world| {
         let question = world.machines().find_map(|machine| machine.question.clone()).unwrap();
         world.ask("16", question);
     });
     assert_eq!(lab.query("<type>VmMessageEvent</type>").await, ["VmMessageEvent"; 2]);
-    let told = lab.query("<type>VmEvent</type>").await;
-    assert!(told.contains(&"VmGuestShutdownEvent".to_owned()), "{told:?}");
-    assert!(told.contains(&"VmPoweredOffEvent".to_owned()), "{told:?}");
+    let event_types = lab.query("<type>VmEvent</type>").await;
+    assert!(event_types.contains(&"VmGuestShutdownEvent".to_owned()), "{event_types:?}");
+    assert!(event_types.contains(&"VmPoweredOffEvent".to_owned()), "{event_types:?}");
     lab.cookie = second;
-    assert!(lab.call("Logout", "SessionManager", "ha-sessionmgr", "").await.is_void());
+    assert!(lab.call("Logout", "SessionManager", "ha-sessionmgr", "").await.is_empty_answer());
     lab.cookie = None;
     lab.log_in().await;
     assert_eq!(lab.query("<type>UserLogoutSessionEvent</type>").await, ["UserLogoutSessionEvent"]);

@@ -9,72 +9,76 @@ use otter::hypervisor::{Fact, Facts, TaskStatus};
 use otter::simulator::Moref;
 use otter::simulator::world::World;
 
-use super::followers::Followers;
+use super::task_followers::TaskFollowers;
 use super::translation;
 
 /// Where the updates of one session are.
 #[derive(Default)]
-pub struct Stream {
+pub struct UpdateStream {
     /// The revision of the world up to which changes were noticed. `None` before the whole picture.
-    noticed: Option<u64>,
+    collected_revision: Option<u64>,
     /// What changed and the observer does not know yet.
     pending: BTreeSet<Moref>,
     /// The machines and datastores that the observer knows.
-    known: BTreeSet<Moref>,
+    reported: BTreeSet<Moref>,
 }
 
 /// One set of updates.
-pub struct Set {
+pub struct UpdateSet {
     pub facts: Facts,
     pub tasks: Vec<(TaskId, TaskStatus)>,
 }
 
-impl Stream {
+impl UpdateStream {
     /// Notes what changed. Gives the revision of the world if the observer knows all up to it.
-    pub fn notice(&mut self, world: &World, followers: &Followers) -> Option<u64> {
+    pub fn collect_changes(&mut self, world: &World, followers: &TaskFollowers) -> Option<u64> {
         let unread =
             followers.take_unread().into_iter().map(|task| Moref::new("Task", task.backend_text()));
         self.pending.extend(unread);
-        let changed = self.noticed.and_then(|revision| world.changed_since(revision));
+        let changed = self.collected_revision.and_then(|revision| world.changed_since(revision));
         let Some(changed) = changed else {
             // Too much has changed to know what.
-            self.noticed = None;
+            self.collected_revision = None;
             return None;
         };
         for object in changed {
             let matters = match object.kind {
                 "VirtualMachine" | "Datastore" => true,
-                "Task" => followers.follows(&TaskId::from_backend(&object.id)),
+                "Task" => followers.is_followed(&TaskId::from_backend(&object.id)),
                 _ => false,
             };
             if matters {
                 self.pending.insert(object.clone());
             }
         }
-        self.noticed = Some(world.revision());
+        self.collected_revision = Some(world.revision());
         self.pending.is_empty().then(|| world.revision())
     }
 
     /// Whether the next set is the whole picture.
-    pub const fn begins(&self) -> bool {
-        self.noticed.is_none()
+    pub const fn is_initial(&self) -> bool {
+        self.collected_revision.is_none()
     }
 
     /// The next set: the whole picture at first, then the changed objects that `tells_now` picks,
     /// or all of them if it picks none.
-    pub fn next(&mut self, world: &World, tells_now: impl Fn(&Moref) -> bool) -> Set {
-        if self.begins() {
+    pub fn next_set(
+        &mut self,
+        world: &World,
+        is_in_next_update: impl Fn(&Moref) -> bool,
+    ) -> UpdateSet {
+        if self.is_initial() {
             return self.everything(world);
         }
-        let (mut now, mut later): (BTreeSet<Moref>, BTreeSet<Moref>) =
-            std::mem::take(&mut self.pending).into_iter().partition(tells_now);
-        if now.is_empty() {
-            std::mem::swap(&mut now, &mut later);
+        let (mut current, mut later): (BTreeSet<Moref>, BTreeSet<Moref>) =
+            std::mem::take(&mut self.pending).into_iter().partition(is_in_next_update);
+        if current.is_empty() {
+            std::mem::swap(&mut current, &mut later);
         }
         self.pending = later;
         let mut set =
-            Set { facts: Facts { complete: false, changes: Vec::new() }, tasks: Vec::new() };
-        for object in now {
+            UpdateSet { facts: Facts { complete: false, changes: Vec::new() }, tasks: Vec::new() };
+        for object in current {
             if object.kind == "Task" {
                 self.read_task(world, &object, &mut set);
             } else {
@@ -84,41 +88,45 @@ impl Stream {
         set
     }
 
-    fn everything(&mut self, world: &World) -> Set {
-        self.noticed = Some(world.revision());
+    fn everything(&mut self, world: &World) -> UpdateSet {
+        self.collected_revision = Some(world.revision());
         self.pending.retain(|object| object.kind == "Task");
         let datastores = world.datastores().map(|datastore| Moref::new("Datastore", &datastore.id));
         let machines = world.machines().map(|machine| Moref::new("VirtualMachine", &machine.id));
-        self.known = datastores.chain(machines).collect();
-        let changes =
-            self.known.clone().into_iter().filter_map(|object| self.read(world, object)).collect();
-        Set { facts: Facts { complete: true, changes }, tasks: Vec::new() }
+        self.reported = datastores.chain(machines).collect();
+        let changes = self
+            .reported
+            .clone()
+            .into_iter()
+            .filter_map(|object| self.read(world, object))
+            .collect();
+        UpdateSet { facts: Facts { complete: true, changes }, tasks: Vec::new() }
     }
 
     /// The fact about a machine or a datastore. `None` if it came and went unseen.
     fn read(&mut self, world: &World, object: Moref) -> Option<Fact> {
         let id = object.id.clone();
-        let there = if object.kind == "VirtualMachine" {
+        let fact = if object.kind == "VirtualMachine" {
             world.machine(&id).map(|machine| Fact::Machine(Arc::new(translation::machine(machine))))
         } else {
             let found = world.datastore(&id);
             found.map(|found| Fact::Datastore(Arc::new(translation::datastore(world, found))))
         };
-        if there.is_some() {
-            self.known.insert(object);
-            return there;
+        if fact.is_some() {
+            self.reported.insert(object);
+            return fact;
         }
-        self.known.remove(&object).then(|| match object.kind {
+        self.reported.remove(&object).then(|| match object.kind {
             "VirtualMachine" => Fact::MachineRemoved(MachineId::from_backend(id)),
             _ => Fact::DatastoreRemoved(DatastoreId::from_backend(id)),
         })
     }
 
-    fn read_task(&self, world: &World, object: &Moref, set: &mut Set) {
+    fn read_task(&self, world: &World, object: &Moref, set: &mut UpdateSet) {
         let status = match world.task(&object.id) {
             Some(task) => {
                 let machine = Moref::new("VirtualMachine", &task.machine);
-                if translation::restarts_guest(task) && self.known.contains(&machine) {
+                if translation::restarts_guest(task) && self.reported.contains(&machine) {
                     set.facts
                         .changes
                         .push(Fact::GuestRestarted(MachineId::from_backend(&task.machine)));
