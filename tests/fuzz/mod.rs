@@ -14,16 +14,16 @@ fn every_property_holds_of_its_corpus() {
     let folders = std::fs::read_dir(&corpus).unwrap().count();
     assert_eq!(folders, PROPERTIES.len(), "a folder for each property, and no other");
     for (name, holds) in PROPERTIES {
-        let mut fed = 0;
+        let mut inputs = 0;
         for entry in std::fs::read_dir(corpus.join(name)).unwrap() {
             let file = entry.unwrap().path();
             let bytes = std::fs::read(&file).unwrap();
-            let held = std::panic::catch_unwind(|| holds(&bytes)).is_ok();
-            assert!(held, "{} breaks the property {name}", file.display());
-            fed += 1;
+            let has_held = std::panic::catch_unwind(|| holds(&bytes)).is_ok();
+            assert!(has_held, "{} breaks the property {name}", file.display());
+            inputs += 1;
         }
-        assert!(fed > 0, "an empty corpus shows nothing: {name}");
-        println!("{name}: {fed} inputs");
+        assert!(inputs > 0, "an empty corpus shows nothing: {name}");
+        println!("{name}: {inputs} inputs");
     }
 }
 

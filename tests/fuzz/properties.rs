@@ -42,8 +42,8 @@ pub fn soap_answers(bytes: &[u8]) {
     match parse_answer(status, body, "RetrievePropertiesEx") {
         Ok(Ok(reply)) => {
             let returned = reply.return_value();
-            let told = returned.map(json::to_json);
-            assert_eq!(told, returned.map(json::to_json), "the same twice");
+            let value = returned.map(json::to_json);
+            assert_eq!(value, returned.map(json::to_json), "the same twice");
             for content in returned.into_iter().flat_map(object_contents) {
                 assert!(content.properties.len() + content.missing.len() <= body.len());
             }
@@ -63,24 +63,24 @@ pub fn soap_answers(bytes: &[u8]) {
 /// parted by NUL.
 pub fn update_sets(bytes: &[u8]) {
     const SETTLE: Duration = Duration::from_secs(30);
-    let (mut property_cache, mut contents, mut unclear) =
+    let (mut property_cache, mut contents, mut needs_read) =
         (PropertyCache::default(), InventoryContents::default(), false);
     for text in bytes.split(|byte| *byte == 0) {
         let Ok(document) = Document::parse(text) else { continue };
         let set = UpdateSet::from_element(document.root());
         set.objects.iter().for_each(|update| property_cache.apply(update));
-        unclear |= !property_cache.take_incomplete().is_empty();
+        needs_read |= !property_cache.take_incomplete().is_empty();
         let _ = (property_cache.take_tasks(), property_cache.take_unauthenticated());
         (contents, _) = contents.apply(property_cache.take_facts(false), Duration::ZERO, SETTLE);
     }
     // An object that has to be read again is not told whole before that.
-    if unclear {
+    if needs_read {
         return;
     }
-    let (whole, _) =
+    let (complete, _) =
         InventoryContents::default().apply(property_cache.take_facts(true), Duration::ZERO, SETTLE);
-    assert_eq!(contents.machines, whole.machines);
-    assert_eq!(contents.datastores, whole.datastores);
+    assert_eq!(contents.machines, complete.machines);
+    assert_eq!(contents.datastores, complete.datastores);
 }
 
 /// Every problem of a file has a message.
@@ -102,18 +102,18 @@ pub fn cursors(bytes: &[u8]) {
         let uri = format!("/?cursor={}", escaped.concat()).parse().ok()?;
         Paged::<NoParameters>::read(&uri).ok().map(|paged| paged.cursors)
     };
-    let Some(given) = cursors(text) else { return };
+    let Some(cursor) = cursors(text) else { return };
     let items = vec![("alpha", "1"), ("beta", "2"), ("gamma", "3")];
     let key = |item: &(&str, &str)| Key(item.0.to_owned(), item.1.to_owned());
-    if let Ok(first) = page(&given, items.clone(), key, Some(1)) {
+    if let Ok(first) = page(&cursor, items.clone(), key, Some(1)) {
         assert!(first.items.len() <= 1);
         let next = first.next.as_deref();
         assert_eq!(next.is_some(), first.items.first().is_some_and(|item| *item != ("gamma", "3")));
-        if let (Some(next), Some(shown)) = (next, first.items.first()) {
+        if let (Some(next), Some(text_of_address)) = (next, first.items.first()) {
             let second = cursors(next).and_then(|next| page(&next, items, key, None).ok());
             let second = second.map(|page| page.items).unwrap_or_default();
             assert!(
-                !second.is_empty() && !second.contains(shown),
+                !second.is_empty() && !second.contains(text_of_address),
                 "a page goes on behind the last"
             );
         }
@@ -136,8 +136,8 @@ pub fn durations(bytes: &[u8]) {
 pub fn macs(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(address) = text.parse::<MacAddress>() {
-        let shown = address.to_string();
-        assert_eq!((shown.len(), shown.parse()), (17, Ok(address)));
+        let text_of_address = address.to_string();
+        assert_eq!((text_of_address.len(), text_of_address.parse()), (17, Ok(address)));
         assert_eq!(text.to_uppercase().parse(), Ok(address), "in any case");
     }
 }

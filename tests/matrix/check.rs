@@ -7,39 +7,39 @@ use std::collections::BTreeMap;
 use otter::simulator::world::{Machine, PowerState, World};
 use serde_json::{Value, json};
 
-use super::stage::{Bench, Play, Proof};
-use super::table::{Expected, Kind, Left};
+use super::cell_run::{CellRun, DeliveryProof, TestBench};
+use super::table::{Expected, HostEffect, Kind};
 
 /// The words of ends.
 const ENDS: [&str; 4] = ["succeeded", "failed", "cancelled", "unknown"];
 
 /// Checks a cell that was played to its end, and gives that.
-pub async fn check(mut play: Play<'_>, proof: Proof) -> Result<String, String> {
-    let ended = play.seen().clone();
-    if !proof.holds(play.control()) {
+pub async fn check(mut run: CellRun<'_>, proof: DeliveryProof) -> Result<String, String> {
+    let ended = run.last_poll().clone();
+    if !proof.holds(run.control()) {
         return Err(format!("the fault was not delivered; the job: {ended}"));
     }
     let state = ended["state"].as_str().unwrap_or_default().to_owned();
-    end_is_right(&ended, play.expected)?;
-    polls_agree(&play.polls)?;
-    sends_are_few(&play, &ended)?;
-    truth(&play, &state)?;
+    end_is_right(&ended, run.expected)?;
+    polls_agree(&run.polls)?;
+    sends_are_allowed(&run, &ended)?;
+    end_matches_host(&run, &state)?;
     if state == "succeeded" {
         // Who reads after the end reads what it did: the world stands still, so the picture has no
         // time to catch up.
-        shown_at_once(&play).await?;
+        end_is_visible(&run).await?;
     }
-    quiet(&mut play).await?;
-    picture_is_the_host(&mut play, "after the job").await?;
-    play.control().step_guests();
-    play.control().step_guests();
-    picture_is_the_host(&mut play, "once the guests are up").await?;
-    if let Some(wrong) = play.wrong_reads.first() {
+    settle_host(&mut run).await?;
+    inventory_matches_host(&mut run, "after the job").await?;
+    run.control().step_guests();
+    run.control().step_guests();
+    inventory_matches_host(&mut run, "once the guests are up").await?;
+    if let Some(wrong) = run.wrong_reads.first() {
         return Err(format!("a read failed: {wrong}"));
     }
-    let job = play.job.clone();
-    events_agree(play.bench, &job, &ended).await?;
-    play.bench.clear().await?;
+    let job = run.job.clone();
+    events_agree(run.bench, &job, &ended).await?;
+    run.bench.clear().await?;
     Ok(state)
 }
 
@@ -72,17 +72,17 @@ pub fn is_end(job: &Value) -> bool {
     job["state"].as_str().is_some_and(|state| ENDS.contains(&state))
 }
 
-pub fn sends_are_few(play: &Play<'_>, ended: &Value) -> Result<(), String> {
-    let calls = play.control().calls_of_operation(&play.job);
+pub fn sends_are_allowed(run: &CellRun<'_>, ended: &Value) -> Result<(), String> {
+    let calls = run.control().calls_of_operation(&run.job);
     let count = |method: &str| calls.iter().filter(|call| *call == method).count();
-    let (least, most) = play.expected.sends;
-    let struck = count(play.cell.kind.method());
-    if struck < least || struck > most {
+    let (min, max) = run.expected.sends;
+    let sends = count(run.cell.kind.method());
+    if sends < min || sends > max {
         return Err(format!(
-            "it was sent {struck} times, where {least} to {most} are right: {calls:?}, {ended}"
+            "it was sent {sends} times, where {min} to {max} are right: {calls:?}, {ended}"
         ));
     }
-    if let Some(first) = play.cell.kind.first()
+    if let Some(first) = run.cell.kind.first()
         && count(first) != 1
     {
         return Err(format!("the first call was sent {} times: {calls:?}", count(first)));
@@ -91,26 +91,26 @@ pub fn sends_are_few(play: &Play<'_>, ended: &Value) -> Result<(), String> {
 }
 
 /// The end is true of the world.
-pub fn truth(play: &Play<'_>, state: &str) -> Result<(), String> {
-    if play.expected.left == Left::Whatever {
+pub fn end_matches_host(run: &CellRun<'_>, state: &str) -> Result<(), String> {
+    if run.expected.left == HostEffect::Any {
         return Ok(());
     }
-    play.control().look(|world| {
-        let Some(now) = world.machine(&play.id) else {
+    run.control().look(|world| {
+        let Some(now) = world.machine(&run.id) else {
             return Err("the machine is gone".to_owned());
         };
-        let kind = play.cell.kind;
-        let (done, undone) = (done(kind, &play.before, now), undone(kind, &play.before, now));
-        let holds = match (state, play.expected.left) {
+        let kind = run.cell.kind;
+        let (done, undone) = (done(kind, &run.before, now), undone(kind, &run.before, now));
+        let holds = match (state, run.expected.left) {
             ("succeeded", _) => done,
-            (_, Left::FirstOnly) => !done && first_done(kind, now),
+            (_, HostEffect::FirstCallOnly) => !done && first_done(kind, now),
             ("failed" | "cancelled", _) => undone,
             _ => done || undone,
         };
         if holds {
             Ok(())
         } else {
-            Err(format!("it ended {state}, and the machine is {now:?}; before: {:?}", play.before))
+            Err(format!("it ended {state}, and the machine is {now:?}; before: {:?}", run.before))
         }
     })
 }
@@ -167,32 +167,32 @@ fn undone(kind: Kind, before: &Machine, now: &Machine) -> bool {
 }
 
 fn first_done(kind: Kind, now: &Machine) -> bool {
-    let wanted = match kind {
+    let name = match kind {
         Kind::RevertOff | Kind::RevertOffPower => "awake",
         _ => "middle",
     };
     now.current_snapshot
         .as_ref()
         .and_then(|id| now.snapshot(id))
-        .is_some_and(|current| current.name == wanted)
+        .is_some_and(|current| current.name == name)
 }
 
 /// Lets everything on the host come to rest.
-pub async fn quiet(play: &mut Play<'_>) -> Result<(), String> {
-    play.control().set_read_only_licence(false);
-    rest(play).await
+pub async fn settle_host(run: &mut CellRun<'_>) -> Result<(), String> {
+    run.control().set_read_only_licence(false);
+    finish_host_tasks(run).await
 }
 
 /// The same, whatever the host's licence allows.
-pub async fn rest(play: &mut Play<'_>) -> Result<(), String> {
-    play.control().clear_disruptions();
-    play.control().mutate(|world| {
+pub async fn finish_host_tasks(run: &mut CellRun<'_>) -> Result<(), String> {
+    run.control().clear_disruptions();
+    run.control().mutate(|world| {
         world.rules.refuse_in_call = false;
         for task in world.running_tasks() {
             world.finish_task(&task);
         }
     });
-    let connected = play.bench.until("the session to be there", async |bench| {
+    let connected = run.bench.until("the session to be there", async |bench| {
         let (_, headers, _) = bench.read("/v1/machines").await;
         !headers.contains_key("otter-stale")
     });
@@ -200,37 +200,40 @@ pub async fn rest(play: &mut Play<'_>) -> Result<(), String> {
 }
 
 /// The picture equals the host, whole.
-async fn picture_is_the_host(play: &mut Play<'_>, when: &str) -> Result<(), String> {
-    let wanted = play.control().look(host);
-    let mut shown = Value::Null;
-    let same = play
+async fn inventory_matches_host(run: &mut CellRun<'_>, when: &str) -> Result<(), String> {
+    let expected = run.control().look(expected_inventory);
+    let mut reported = Value::Null;
+    let same = run
         .bench
         .until("the picture to be the host's", async |bench| {
-            shown = picture(bench).await;
-            shown == wanted
+            reported = reported_inventory(bench).await;
+            reported == expected
         })
         .await;
     same.map_err(|_| {
-        format!("{when} otter shows otherwise than the host is:{}", difference("", &wanted, &shown))
+        format!(
+            "{when} otter shows otherwise than the host is:{}",
+            difference("", &expected, &reported)
+        )
     })
 }
 
-async fn shown_at_once(play: &Play<'_>) -> Result<(), String> {
-    let wanted = play.control().look(|world| {
-        let machine = world.machine(&play.id)?;
-        Some((machine_of(machine), snapshots_of(machine)))
+async fn end_is_visible(run: &CellRun<'_>) -> Result<(), String> {
+    let expected = run.control().look(|world| {
+        let machine = world.machine(&run.id)?;
+        Some((expected_machine(machine), expected_snapshots(machine)))
     });
-    let Some((machine, snapshots)) = wanted else { return Ok(()) };
-    let path = format!("/v1/machines/{}", play.id);
-    let (_, _, mut shown) = play.bench.read(&path).await;
-    let mut listed = play.bench.read(&format!("{path}/snapshots")).await.2["items"].take();
+    let Some((machine, snapshots)) = expected else { return Ok(()) };
+    let path = format!("/v1/machines/{}", run.id);
+    let (_, _, mut reported) = run.bench.read(&path).await;
+    let mut listed = run.bench.read(&format!("{path}/snapshots")).await.2["items"].take();
     without_paths(&mut listed);
     // Why it is not free may be the host's tasks, which end after their jobs.
     for field in ["free", "not_free_because"] {
-        shown[field] = machine[field].clone();
+        reported[field] = machine[field].clone();
     }
     let differences =
-        difference("", &machine, &shown) + &difference("/snapshots", &snapshots, &listed);
+        difference("", &machine, &reported) + &difference("/snapshots", &snapshots, &listed);
     if differences.is_empty() {
         return Ok(());
     }
@@ -238,18 +241,18 @@ async fn shown_at_once(play: &Play<'_>) -> Result<(), String> {
 }
 
 /// What otter shows of machines, their snapshots and datastores, by id.
-pub async fn picture(bench: &Bench) -> Value {
+pub async fn reported_inventory(bench: &TestBench) -> Value {
     let (_, _, machines) = bench.read("/v1/machines").await;
     let (_, _, mut datastores) = bench.read("/v1/datastores").await;
-    let mut shown = BTreeMap::new();
+    let mut reported = BTreeMap::new();
     for machine in machines["items"].as_array().into_iter().flatten() {
         let id = machine["id"].as_str().unwrap_or_default();
         let (_, _, mut snapshots) = bench.read(&format!("/v1/machines/{id}/snapshots")).await;
         let mut snapshots = snapshots["items"].take();
         without_paths(&mut snapshots);
-        shown.insert(id.to_owned(), json!({"machine": machine, "snapshots": snapshots}));
+        reported.insert(id.to_owned(), json!({"machine": machine, "snapshots": snapshots}));
     }
-    json!({"machines": shown, "datastores": datastores["items"].take()})
+    json!({"machines": reported, "datastores": datastores["items"].take()})
 }
 
 /// Paths are otter's own: they follow from names and parents.
@@ -262,12 +265,12 @@ fn without_paths(snapshots: &mut Value) {
 }
 
 /// The host as otter is to show it.
-pub fn host(world: &World) -> Value {
+pub fn expected_inventory(world: &World) -> Value {
     let machines: BTreeMap<String, Value> = world
         .machines()
         .map(|machine| {
-            let whole = json!({"machine": machine_of(machine), "snapshots": snapshots_of(machine)});
-            (machine.id.clone(), whole)
+            let entry = json!({"machine": expected_machine(machine), "snapshots": expected_snapshots(machine)});
+            (machine.id.clone(), entry)
         })
         .collect();
     let mut datastores: Vec<_> = world.datastores().collect();
@@ -293,13 +296,13 @@ pub fn host(world: &World) -> Value {
     json!({"machines": machines, "datastores": datastores})
 }
 
-fn machine_of(machine: &Machine) -> Value {
+fn expected_machine(machine: &Machine) -> Value {
     let on = machine.power == PowerState::On;
     // An address that is still told of a guest that is gone, or not up yet, is never shown.
     let told =
         machine.guest.reported_address.as_ref().filter(|_| on && machine.guest.tools_running);
-    let addresses: Vec<&String> = told.map_or_else(Vec::new, |told| {
-        std::iter::once(told).chain(&machine.guest.more_addresses).collect()
+    let addresses: Vec<&String> = address.map_or_else(Vec::new, |address| {
+        std::iter::once(address).chain(&machine.guest.more_addresses).collect()
     });
     let mut reasons = Vec::new();
     match machine.power {
@@ -358,7 +361,7 @@ fn machine_of(machine: &Machine) -> Value {
         "memory_bytes": i64::from(machine.memory_mb) << 20,
         "storage_bytes": machine.disk_bytes,
         "nested_virtualization": machine.nested_virtualization,
-        "ip_address": told,
+        "ip_address": address,
         "ip_addresses": addresses,
         "tools_status": if machine.guest.tools_running { "running" } else { "not_running" },
         "network_cards": cards,
@@ -374,11 +377,11 @@ fn machine_of(machine: &Machine) -> Value {
     })
 }
 
-fn snapshots_of(machine: &Machine) -> Value {
+fn expected_snapshots(machine: &Machine) -> Value {
     // Parents first, and the children of one where it stands.
     let mut ordered: Vec<Value> = Vec::new();
-    let mut left: Vec<Option<&str>> = vec![None];
-    while let Some(parent) = left.pop() {
+    let mut open: Vec<Option<&str>> = vec![None];
+    while let Some(parent) = open.pop() {
         let below =
             machine.snapshots.iter().filter(|snapshot| snapshot.parent.as_deref() == parent);
         let below: Vec<_> = below.collect();
@@ -399,7 +402,7 @@ fn snapshots_of(machine: &Machine) -> Value {
                 "current": machine.current_snapshot.as_ref() == Some(&snapshot.id),
             }));
         }
-        left.extend(below.iter().rev().map(|snapshot| Some(snapshot.id.as_str())));
+        open.extend(below.iter().rev().map(|snapshot| Some(snapshot.id.as_str())));
     }
     Value::Array(ordered)
 }
@@ -414,8 +417,8 @@ fn power(state: &PowerState) -> Option<&'static str> {
 }
 
 /// Where two values differ, a line for each place.
-pub fn difference(at: &str, wanted: &Value, shown: &Value) -> String {
-    match (wanted, shown) {
+pub fn difference(at: &str, expected: &Value, reported: &Value) -> String {
+    match (expected, reported) {
         (Value::Object(one), Value::Object(two)) => {
             let keys: std::collections::BTreeSet<&String> = one.keys().chain(two.keys()).collect();
             let each = keys.into_iter().map(|key| {
@@ -429,19 +432,20 @@ pub fn difference(at: &str, wanted: &Value, shown: &Value) -> String {
             let each = one.iter().zip(two).enumerate();
             each.map(|(place, (one, two))| difference(&format!("{at}/{place}"), one, two)).collect()
         }
-        _ if wanted == shown => String::new(),
-        _ => format!("\n    {at} is {wanted} on the host and {shown} in otter"),
+        _ if expected == reported => String::new(),
+        _ => format!("\n    {at} is {expected} on the host and {reported} in otter"),
     }
 }
 
 /// What the stream told of the job: one end, the same that polls showed, and nothing after it.
-async fn events_agree(bench: &mut Bench, job: &str, ended: &Value) -> Result<(), String> {
+async fn events_agree(bench: &mut TestBench, job: &str, ended: &Value) -> Result<(), String> {
     let mark = bench.nudge();
-    let told = bench.events.until(|told| told.json["object"]["annotation"] == mark.as_str()).await;
-    let states: Vec<&Value> = told
+    let events =
+        bench.events.until(|event| event.json["object"]["annotation"] == mark.as_str()).await;
+    let states: Vec<&Value> = events
         .iter()
-        .filter(|told| told.is("job.changed", job))
-        .map(|told| &told.json["object"])
+        .filter(|event| event.is("job.changed", job))
+        .map(|event| &event.json["object"])
         .collect();
     let first_end = states.iter().position(|state| is_end(state));
     match first_end {

@@ -1,9 +1,9 @@
 //! The fault matrix: every kind of job, at every step of it, under every fault. `table` says what
 //! is right, `stage` lets it happen, `check` holds otter to it.
 
+mod cell_run;
 mod check;
 mod lease;
-mod stage;
 mod table;
 
 use std::collections::BTreeMap;
@@ -12,36 +12,36 @@ use std::time::Duration;
 
 use otter::app::Settings;
 
-use self::stage::{Bench, Play};
-use self::table::{Cell, Expected, Fault, Kind, Step};
+use self::cell_run::{CellRun, TestBench};
+use self::table::{Cell, Expected, Fault, InjectionPoint, Kind};
 use crate::harness::Between;
-use crate::mistakes::{Mistake, Mistaken};
+use crate::mistakes::{HostWithMistake, Mistake};
 
 /// How many whole otters work at once: those that wait for time-outs cost little.
-const BENCHES: usize = 6;
-const HASTY_BENCHES: usize = 24;
+const MAX_BENCHES: usize = 6;
+const MAX_SHORT_TIMEOUT_BENCHES: usize = 24;
 
 /// How the otters of a group are.
 #[derive(Clone, Copy)]
-struct Tune {
+struct OtterSetup {
     settings: fn(&mut Settings),
     between: Between,
 }
 
-impl Tune {
+impl OtterSetup {
     fn of(settings: fn(&mut Settings)) -> Self {
         Self { settings, between: |host| host }
     }
 }
 
 /// Cells, the settings that they are played with, and how many otters play them.
-type Group<C> = (Vec<Told<C>>, Tune, usize);
+type Group<C> = (Vec<Case<C>>, OtterSetup, usize);
 /// A cell, and what must come of it.
-type Told<C> = (C, <C as Playable>::Expected);
-type Todo<C> = Arc<Mutex<Vec<Told<C>>>>;
+type Case<C> = (C, <C as MatrixCell>::Expected);
+type CaseQueue<C> = Arc<Mutex<Vec<Case<C>>>>;
 
 /// A cell that can be played on a bench.
-trait Playable: Copy + Ord + Send + 'static {
+trait MatrixCell: Copy + Ord + Send + 'static {
     type Expected: Send + 'static;
 
     fn name(&self) -> String;
@@ -49,10 +49,14 @@ trait Playable: Copy + Ord + Send + 'static {
     fn waits_for_time_outs(&self) -> bool;
 
     /// Plays it and checks all that must hold; gives what came of it.
-    async fn play(self, bench: &mut Bench, expected: &Self::Expected) -> Result<String, String>;
+    async fn run_cell(
+        self,
+        bench: &mut TestBench,
+        expected: &Self::Expected,
+    ) -> Result<String, String>;
 }
 
-impl Playable for Cell {
+impl MatrixCell for Cell {
     type Expected = Expected;
 
     fn name(&self) -> String {
@@ -63,33 +67,36 @@ impl Playable for Cell {
         matches!(self.fault, Fault::SlowDone | Fault::SlowUndone)
     }
 
-    async fn play(self, bench: &mut Bench, expected: &Expected) -> Result<String, String> {
-        let (play, proof) = Play::run(bench, self, expected).await?;
-        check::check(play, proof).await
+    async fn run_cell(self, bench: &mut TestBench, expected: &Expected) -> Result<String, String> {
+        let (run, proof) = CellRun::run(bench, self, expected).await?;
+        check::check(run, proof).await
     }
 }
 
 /// Cells by how they are played.
-fn sorted<C: Playable>(cells: Vec<Told<C>>) -> Vec<Group<C>> {
-    let (hasty, calm): (Vec<_>, Vec<_>) =
+fn sorted<C: MatrixCell>(cells: Vec<Case<C>>) -> Vec<Group<C>> {
+    let (short_timeouts, calm): (Vec<_>, Vec<_>) =
         cells.into_iter().partition(|(cell, _)| cell.waits_for_time_outs());
-    vec![(hasty, Tune::of(stage::hasty), HASTY_BENCHES), (calm, Tune::of(stage::settings), BENCHES)]
+    vec![
+        (short_timeouts, OtterSetup::new(cell_run::short_timeouts), MAX_SHORT_TIMEOUT_BENCHES),
+        (calm, OtterSetup::new(cell_run::settings), MAX_BENCHES),
+    ]
 }
 
 /// Plays cells on benches of these settings, many at once.
-fn play_on<C: Playable>(groups: Vec<Group<C>>) -> BTreeMap<C, Result<String, String>> {
+fn run_cells<C: MatrixCell>(groups: Vec<Group<C>>) -> BTreeMap<C, Result<String, String>> {
     let results = Arc::new(Mutex::new(BTreeMap::new()));
     let mut workers = Vec::new();
     for (cells, settings, benches) in groups {
         let benches = benches.min(cells.len());
-        let todo: Todo<C> = Arc::new(Mutex::new(cells));
+        let queue: CaseQueue<C> = Arc::new(Mutex::new(cells));
         for _ in 0..benches {
-            let (todo, results) = (Arc::clone(&todo), Arc::clone(&results));
+            let (queue, results) = (Arc::clone(&queue), Arc::clone(&results));
             workers.push(std::thread::spawn(move || {
                 let work = async {
                     let mut bench = None;
-                    while let Some((cell, expected)) = next(&todo) {
-                        let result = play(&mut bench, settings, cell, expected).await;
+                    while let Some((cell, expected)) = next(&queue) {
+                        let result = run_cell(&mut bench, settings, cell, expected).await;
                         results.lock().unwrap().insert(cell, result);
                     }
                 };
@@ -105,14 +112,14 @@ fn play_on<C: Playable>(groups: Vec<Group<C>>) -> BTreeMap<C, Result<String, Str
     Arc::try_unwrap(results).ok().unwrap().into_inner().unwrap()
 }
 
-fn next<C: Playable>(todo: &Todo<C>) -> Option<Told<C>> {
-    todo.lock().unwrap().pop()
+fn next<C: MatrixCell>(queue: &CaseQueue<C>) -> Option<Case<C>> {
+    queue.lock().unwrap().pop()
 }
 
 /// Plays one cell; a bench on which one went wrong is not used again.
-async fn play<C: Playable>(
-    bench: &mut Option<Bench>,
-    settings: Tune,
+async fn run<C: MatrixCell>(
+    bench: &mut Option<TestBench>,
+    settings: OtterSetup,
     cell: C,
     expected: C::Expected,
 ) -> Result<String, String> {
@@ -120,9 +127,9 @@ async fn play<C: Playable>(
     let played = tokio::task::spawn_local(async move {
         let mut bench = match taken {
             Some(bench) => bench,
-            None => Bench::start(settings).await,
+            None => TestBench::start(settings).await,
         };
-        let result = cell.play(&mut bench, &expected).await;
+        let result = cell.run_cell(&mut bench, &expected).await;
         (bench, result)
     });
     match played.await {
@@ -137,11 +144,11 @@ async fn play<C: Playable>(
 
 /// Plays the cells that can be, prints what came of them and why the others cannot be, and fails
 /// for one that is wrong. `OTTER_MATRIX` chooses cells whose name contains it.
-fn report<C: Playable>(mut cells: Vec<Told<C>>, reasons: &BTreeMap<&'static str, usize>) {
+fn report<C: MatrixCell>(mut cells: Vec<Case<C>>, reasons: &BTreeMap<&'static str, usize>) {
     if let Ok(part) = std::env::var("OTTER_MATRIX") {
         cells.retain(|(cell, _)| cell.name().contains(&part));
     }
-    let results = play_on(sorted(cells));
+    let results = run_cells(sorted(cells));
     let mut ends: BTreeMap<&str, usize> = BTreeMap::new();
     let mut wrong = Vec::new();
     for (cell, result) in &results {
@@ -178,54 +185,62 @@ fn every_cell_ends_as_the_table_says() {
 }
 
 /// A mistake on purpose behind the host.
-macro_rules! mistaken {
+macro_rules! with_mistake {
     ($mistake:ident) => {
-        Tune {
-            settings: stage::hasty,
-            between: |host| Arc::new(Mistaken::new(host, Mistake::$mistake)),
+        OtterSetup {
+            settings: cell_run::short_timeouts,
+            between: |host| Arc::new(HostWithMistake::new(host, Mistake::$mistake)),
         }
     };
 }
 
 /// Plays one cell with a mistake, and asserts that the check says so in these words.
 #[track_caller]
-fn assert_caught(settings: Tune, (kind, step, fault): (Kind, Step, Fault), words: &str) {
-    let cell = Cell { kind, step, fault };
-    let results = play_on(vec![(vec![(cell, cell.expected().unwrap())], settings, 1)]);
+fn assert_caught(
+    settings: OtterSetup,
+    (kind, point, fault): (Kind, InjectionPoint, Fault),
+    words: &str,
+) {
+    let cell = Cell { kind, point, fault };
+    let results = run_cells(vec![(vec![(cell, cell.expected().unwrap())], settings, 1)]);
     let told = results[&cell].as_ref().expect_err("the mistake went unseen");
     assert!(told.contains(words), "{} told of something else: {told}", cell.name());
 }
 
 #[test]
 fn a_reset_that_is_sent_again_is_caught() {
-    let cell = (Kind::Reset, Step::Unanswered, Fault::CutBefore);
-    assert_caught(mistaken!(ResetSentAgain), cell, "it ended succeeded");
+    let cell = (Kind::Reset, InjectionPoint::Unanswered, Fault::CutBefore);
+    assert_caught(with_mistake!(ResetSentAgain), cell, "it ended succeeded");
 }
 
 #[test]
 fn an_end_before_the_picture_caught_up_is_caught() {
-    let cell = (Kind::Rename, Step::ResultRead, Fault::SlowDone);
-    assert_caught(mistaken!(EndBeforeBarrier), cell, "otter does not show what it did");
+    let cell = (Kind::Rename, InjectionPoint::ResultRead, Fault::SlowDone);
+    assert_caught(with_mistake!(EndBeforeBarrier), cell, "otter does not show what it did");
 }
 
 #[test]
 fn a_machine_that_stays_in_the_picture_is_caught() {
-    let cell = (Kind::Reset, Step::Accepted, Fault::GoneInOutage);
-    assert_caught(mistaken!(ResyncForgetsRemoval), cell, "otter shows otherwise than the host is");
+    let cell = (Kind::Reset, InjectionPoint::Accepted, Fault::GoneInOutage);
+    assert_caught(
+        with_mistake!(ResyncForgetsRemoval),
+        cell,
+        "otter shows otherwise than the host is",
+    );
 }
 
 #[test]
 fn an_address_of_a_guest_that_is_gone_is_caught() {
-    let cell = (Kind::Reset, Step::Before, Fault::CutBefore);
-    assert_caught(mistaken!(StaleAddress), cell, "/ip_address is null on the host");
+    let cell = (Kind::Reset, InjectionPoint::Before, Fault::CutBefore);
+    assert_caught(with_mistake!(StaleAddress), cell, "/ip_address is null on the host");
 }
 
 #[test]
 fn a_login_that_is_tried_again_and_again_is_caught() {
-    let cell = (Kind::PowerOff, Step::Before, Fault::AccountRefused);
+    let cell = (Kind::PowerOff, InjectionPoint::Before, Fault::AccountRefused);
     let impatient = |settings: &mut Settings| {
-        stage::hasty(settings);
+        cell_run::short_timeouts(settings);
         settings.esx.login_backoff = Duration::ZERO;
     };
-    assert_caught(Tune::of(impatient), cell, "a refused account was tried");
+    assert_caught(OtterSetup::new(impatient), cell, "a refused account was tried");
 }

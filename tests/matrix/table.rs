@@ -14,25 +14,25 @@
 )]
 
 /// Declares an enum with all of its members and their words.
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $member:ident = $word:literal,)* }) => {
+macro_rules! named_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$member_doc:meta])* $member:ident = $text:literal,)* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($(#[$of])* $member,)* }
+        pub enum $name { $($(#[$member_doc])* $member,)* }
 
         impl $name {
             pub const ALL: &'static [Self] = &[$(Self::$member,)*];
 
-            pub const fn word(self) -> &'static str {
-                match self { $(Self::$member => $word,)* }
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$member => $text,)* }
             }
         }
     };
 }
 
-pub(crate) use words;
+pub(crate) use named_enum;
 
-words! {
+named_enum! {
     /// A kind of job; one of two calls stands here twice, by the call that the fault strikes.
     Kind {
         PowerOn = "power_on",
@@ -62,9 +62,9 @@ words! {
     }
 }
 
-words! {
+named_enum! {
     /// Where the job is when the fault strikes.
-    Step {
+    InjectionPoint {
         /// The machine is read for the last time before the call.
         Before = "before the call",
         /// The call arrives.
@@ -82,7 +82,7 @@ words! {
     }
 }
 
-words! {
+named_enum! {
     /// What goes wrong.
     Fault {
         SessionExpired = "session expired",
@@ -120,7 +120,7 @@ words! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cell {
     pub kind: Kind,
-    pub step: Step,
+    pub point: InjectionPoint,
     pub fault: Fault,
 }
 
@@ -133,12 +133,12 @@ pub struct Expected {
     pub sends: (usize, usize),
     /// The end comes with the deadline.
     pub by_deadline: bool,
-    pub left: Left,
+    pub left: HostEffect,
 }
 
 /// What is left on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
+pub enum HostEffect {
     /// After a success all of it, after a failure nothing of it, after `unknown` one of the two.
     AsTold,
     /// The job's first call was done, its second was not.
@@ -149,7 +149,7 @@ pub enum Left {
 
 /// What can be known of the struck call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plight {
+pub enum CallOutcome {
     /// Nothing stands between the job and its end.
     Well,
     /// It was refused for want of a session, which proves that it did not run, and is sent again.
@@ -213,26 +213,26 @@ impl Kind {
     }
 
     /// Whether another call follows the struck one whatever comes of it.
-    const fn goes_on(self) -> bool {
+    const fn has_second_call(self) -> bool {
         matches!(self, Self::RevertOn | Self::RevertOff)
     }
 
     /// Whether the guest does it after it was asked.
-    pub const fn of_guest(self) -> bool {
+    pub const fn is_guest_call(self) -> bool {
         matches!(self, Self::Shutdown | Self::ForcedAsk | Self::Reboot)
     }
 
     /// Whether the answer of the call is its end.
-    pub const fn at_once(self) -> bool {
+    pub const fn is_immediate(self) -> bool {
         matches!(self, Self::Answer | Self::Rename)
     }
 
     pub const fn has_task(self) -> bool {
-        !self.of_guest() && !self.at_once()
+        !self.is_guest_call() && !self.is_immediate()
     }
 
     /// Whether the call names a snapshot and not the machine.
-    const fn of_snapshot(self) -> bool {
+    const fn names_snapshot(self) -> bool {
         matches!(
             self,
             Self::Revert
@@ -245,7 +245,7 @@ impl Kind {
     }
 
     /// Whether it minds the power that the machine has.
-    pub const fn of_power(self) -> bool {
+    pub const fn depends_on_power(self) -> bool {
         matches!(
             self,
             Self::PowerOn
@@ -273,32 +273,37 @@ impl Cell {
     /// Every cell, whether it can be or not.
     pub fn all() -> impl Iterator<Item = Self> {
         Kind::ALL.iter().flat_map(|kind| {
-            Step::ALL.iter().flat_map(move |step| {
-                Fault::ALL.iter().map(move |fault| Self { kind: *kind, step: *step, fault: *fault })
+            InjectionPoint::ALL.iter().flat_map(move |point| {
+                Fault::ALL.iter().map(move |fault| Self { kind: *kind, point: *point, fault: *fault })
             })
         })
     }
 
     /// What must come of it, or why it cannot be.
     pub fn expected(self) -> Result<Expected, &'static str> {
-        self.plight().map(|plight| self.verdict(plight))
+        self.call_outcome().map(|call_outcome| self.expected_for(call_outcome))
     }
 
     pub fn name(self) -> String {
-        format!("{} | {} | {}", self.kind.word(), self.step.word(), self.fault.word())
+        format!("{} | {} | {}", self.kind.name(), self.point.name(), self.fault.name())
     }
 
     /// What can be known of its call, or why it cannot be.
-    pub fn plight(self) -> Result<Plight, &'static str> {
-        if self.kind.at_once()
-            && matches!(self.step, Step::Accepted | Step::Progress | Step::Unreported)
+    pub fn call_outcome(self) -> Result<CallOutcome, &'static str> {
+        if self.kind.is_immediate()
+            && matches!(
+                self.point,
+                InjectionPoint::Accepted | InjectionPoint::Progress | InjectionPoint::Unreported
+            )
         {
             return Err("the answer of the call is its end");
         }
-        if self.kind.goes_on() && self.step == Step::ResultRead {
+        if self.kind.has_second_call() && self.point == InjectionPoint::ResultRead {
             return Err("the picture is caught up once, at the end: the second call has it");
         }
-        if matches!(self.kind, Kind::Shutdown | Kind::ForcedAsk) && self.step == Step::Progress {
+        if matches!(self.kind, Kind::Shutdown | Kind::ForcedAsk)
+            && self.point == InjectionPoint::Progress
+        {
             return Err("a guest that shuts down tells no progress");
         }
         let no_task =
@@ -314,19 +319,21 @@ impl Cell {
         if self.fault == Fault::HostRestartedIdle && !self.kind.has_task() {
             return Err("it has no task whose work could stop");
         }
-        match self.step {
-            Step::Before => self.before(),
-            Step::AtCall => self.at_call(),
-            Step::Unanswered => self.unanswered(),
-            Step::Accepted | Step::Progress if self.kind.of_guest() => self.asked(),
-            Step::Accepted | Step::Progress => self.at_work(),
-            Step::Unreported if self.kind.of_guest() => self.asked(),
-            Step::Unreported => self.unreported(),
-            Step::ResultRead => self.result_read(),
+        match self.point {
+            InjectionPoint::Before => self.before(),
+            InjectionPoint::AtCall => self.at_call(),
+            InjectionPoint::Unanswered => self.unanswered(),
+            InjectionPoint::Accepted | InjectionPoint::Progress if self.kind.is_guest_call() => {
+                self.asked()
+            }
+            InjectionPoint::Accepted | InjectionPoint::Progress => self.at_work(),
+            InjectionPoint::Unreported if self.kind.is_guest_call() => self.asked(),
+            InjectionPoint::Unreported => self.unreported(),
+            InjectionPoint::ResultRead => self.result_read(),
         }
     }
 
-    fn before(self) -> Result<Plight, &'static str> {
+    fn before(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
             Fault::SessionExpired
             | Fault::AccountRefused
@@ -337,16 +344,16 @@ impl Cell {
             | Fault::SlowDone
             | Fault::Garbage
             | Fault::Unavailable
-            | Fault::QuestionAnswered => Plight::Well,
-            Fault::HostRebooted => Plight::OffBefore,
+            | Fault::QuestionAnswered => CallOutcome::Well,
+            Fault::HostRebooted => CallOutcome::OffBefore,
             Fault::GoneInOutage | Fault::Deleted | Fault::Reregistered | Fault::MoidReused => {
-                Plight::Gone(0)
+                CallOutcome::Gone(0)
             }
             Fault::QuestionLeft if self.kind.waits_for_questions() => {
-                Plight::Asks { sent: false, holds: false }
+                CallOutcome::Asks { sent: false, holds: false }
             }
-            Fault::QuestionLeft => Plight::Well,
-            Fault::Licence => Plight::Refused("license-restricted", 1),
+            Fault::QuestionLeft => CallOutcome::Well,
+            Fault::Licence => CallOutcome::Refused("license-restricted", 1),
             Fault::HostRestartedIdle
             | Fault::TaskFailed
             | Fault::TaskVanished
@@ -360,21 +367,21 @@ impl Cell {
         })
     }
 
-    fn at_call(self) -> Result<Plight, &'static str> {
+    fn at_call(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
-            Fault::SessionExpired | Fault::AccountRefused => Plight::Resent,
-            Fault::HostRestarted => Plight::Nothing,
-            Fault::HostRebooted => Plight::Rebooted,
-            Fault::GoneInOutage => Plight::GoneUnjudged,
-            Fault::Deleted | Fault::Reregistered => Plight::Gone(1),
-            Fault::MoidReused if self.kind.of_snapshot() => Plight::Gone(1),
+            Fault::SessionExpired | Fault::AccountRefused => CallOutcome::Resent,
+            Fault::HostRestarted => CallOutcome::Nothing,
+            Fault::HostRebooted => CallOutcome::Rebooted,
+            Fault::GoneInOutage => CallOutcome::GoneUnjudged,
+            Fault::Deleted | Fault::Reregistered => CallOutcome::Gone(1),
+            Fault::MoidReused if self.kind.names_snapshot() => CallOutcome::Gone(1),
             Fault::MoidReused => {
                 return Err(
                     "vim25 names a machine by its moid alone: a call on its way cannot tell",
                 );
             }
-            Fault::Licence => Plight::Refused("license-restricted", 1),
-            Fault::PowerStateInCall => Plight::PowerTold,
+            Fault::Licence => CallOutcome::Refused("license-restricted", 1),
+            Fault::PowerStateInCall => CallOutcome::PowerTold,
             Fault::CutBefore
             | Fault::CutMid
             | Fault::CutAfter
@@ -394,93 +401,93 @@ impl Cell {
         })
     }
 
-    fn unanswered(self) -> Result<Plight, &'static str> {
+    fn unanswered(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
             Fault::CutBefore | Fault::SlowUndone | Fault::Garbage | Fault::Unavailable => {
-                Plight::Nothing
+                CallOutcome::Nothing
             }
             Fault::SessionExpired
             | Fault::AccountRefused
             | Fault::CutMid
             | Fault::CutAfter
             | Fault::SlowDone
-            | Fault::QuestionAnswered => Plight::Ran,
-            Fault::HostRestarted | Fault::TaskVanished => Plight::RanUnseen,
-            Fault::HostRestartedIdle => Plight::Nothing,
-            Fault::HostRebooted if self.kind == Kind::Rename => Plight::Ran,
-            Fault::HostRebooted => Plight::Rebooted,
+            | Fault::QuestionAnswered => CallOutcome::Ran,
+            Fault::HostRestarted | Fault::TaskVanished => CallOutcome::RanUnseen,
+            Fault::HostRestartedIdle => CallOutcome::Nothing,
+            Fault::HostRebooted if self.kind == Kind::Rename => CallOutcome::Ran,
+            Fault::HostRebooted => CallOutcome::Rebooted,
             Fault::GoneInOutage | Fault::Deleted | Fault::Reregistered | Fault::MoidReused => {
-                Plight::GoneUnjudged
+                CallOutcome::GoneUnjudged
             }
-            Fault::TaskFailed => Plight::Refused("host-rejected", 1),
+            Fault::TaskFailed => CallOutcome::Refused("host-rejected", 1),
             // Reverted to a snapshot without memory the machine is off, and asks nothing any more.
-            Fault::QuestionLeft if self.kind == Kind::RevertOn => Plight::Well,
-            Fault::QuestionLeft => Plight::Asks { sent: true, holds: self.kind.powers_on() },
-            Fault::Licence => Plight::LicenceAfter,
-            Fault::PowerStateInTask => Plight::PowerTold,
+            Fault::QuestionLeft if self.kind == Kind::RevertOn => CallOutcome::Well,
+            Fault::QuestionLeft => CallOutcome::Asks { sent: true, holds: self.kind.powers_on() },
+            Fault::Licence => CallOutcome::LicenceAfter,
+            Fault::PowerStateInTask => CallOutcome::PowerTold,
             Fault::PowerStateInCall => return Err("there is no answer that could say so"),
         })
     }
 
     /// A task of the job is queued or at work.
-    fn at_work(self) -> Result<Plight, &'static str> {
+    fn at_work(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
-            Fault::HostRestarted | Fault::TaskVanished => Plight::RanUnseen,
-            Fault::HostRestartedIdle => Plight::Nothing,
-            Fault::HostRebooted => Plight::Rebooted,
-            Fault::GoneInOutage => Plight::GoneUnjudged,
-            Fault::TaskFailed => Plight::Refused("host-rejected", 1),
-            Fault::Deleted | Fault::Reregistered | Fault::MoidReused => Plight::Gone(1),
-            Fault::PowerStateInTask => Plight::PowerTold,
+            Fault::HostRestarted | Fault::TaskVanished => CallOutcome::RanUnseen,
+            Fault::HostRestartedIdle => CallOutcome::Nothing,
+            Fault::HostRebooted => CallOutcome::Rebooted,
+            Fault::GoneInOutage => CallOutcome::GoneUnjudged,
+            Fault::TaskFailed => CallOutcome::Refused("host-rejected", 1),
+            Fault::Deleted | Fault::Reregistered | Fault::MoidReused => CallOutcome::Gone(1),
+            Fault::PowerStateInTask => CallOutcome::PowerTold,
             // Reverted to a snapshot without memory the machine is off, and asks nothing any more.
-            Fault::QuestionLeft if self.kind == Kind::RevertOn => Plight::Well,
-            Fault::QuestionLeft => Plight::Asks { sent: true, holds: self.kind.powers_on() },
-            Fault::Licence => Plight::LicenceAfter,
+            Fault::QuestionLeft if self.kind == Kind::RevertOn => CallOutcome::Well,
+            Fault::QuestionLeft => CallOutcome::Asks { sent: true, holds: self.kind.powers_on() },
+            Fault::Licence => CallOutcome::LicenceAfter,
             _ => return self.on_the_stream(),
         })
     }
 
     /// It is done on the host.
-    fn unreported(self) -> Result<Plight, &'static str> {
+    fn unreported(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
-            Fault::HostRestarted | Fault::TaskVanished => Plight::RanUnseen,
-            Fault::HostRebooted => Plight::RebootedAfter,
-            Fault::GoneInOutage => Plight::GoneUnjudged,
-            Fault::Deleted | Fault::Reregistered | Fault::MoidReused => Plight::GoneAfter,
-            Fault::QuestionLeft => Plight::Asks { sent: true, holds: false },
-            Fault::Licence => Plight::LicenceAfter,
+            Fault::HostRestarted | Fault::TaskVanished => CallOutcome::RanUnseen,
+            Fault::HostRebooted => CallOutcome::RebootedAfter,
+            Fault::GoneInOutage => CallOutcome::GoneUnjudged,
+            Fault::Deleted | Fault::Reregistered | Fault::MoidReused => CallOutcome::GoneAfter,
+            Fault::QuestionLeft => CallOutcome::Asks { sent: true, holds: false },
+            Fault::Licence => CallOutcome::LicenceAfter,
             _ => return self.ended_well(),
         })
     }
 
     /// otter knows of the end.
-    fn result_read(self) -> Result<Plight, &'static str> {
+    fn result_read(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
             Fault::HostRebooted
             | Fault::GoneInOutage
             | Fault::Deleted
             | Fault::Reregistered
-            | Fault::MoidReused => Plight::GoneAfter,
+            | Fault::MoidReused => CallOutcome::GoneAfter,
             Fault::HostRestarted | Fault::TaskVanished | Fault::QuestionLeft | Fault::Licence => {
-                Plight::Well
+                CallOutcome::Well
             }
             _ => return self.ended_well(),
         })
     }
 
     /// The guest was asked; on the way to the end, or at it.
-    fn asked(self) -> Result<Plight, &'static str> {
+    fn asked(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
-            Fault::HostRestarted | Fault::QuestionLeft | Fault::Licence => Plight::Well,
-            Fault::HostRebooted => Plight::Rebooted,
+            Fault::HostRestarted | Fault::QuestionLeft | Fault::Licence => CallOutcome::Well,
+            Fault::HostRebooted => CallOutcome::Rebooted,
             Fault::GoneInOutage | Fault::Deleted | Fault::Reregistered | Fault::MoidReused => {
-                Plight::GoneUnjudged
+                CallOutcome::GoneUnjudged
             }
             _ => return self.on_the_stream(),
         })
     }
 
-    fn ended_well(self) -> Result<Plight, &'static str> {
+    fn ended_well(self) -> Result<CallOutcome, &'static str> {
         match self.fault {
             Fault::TaskFailed | Fault::PowerStateInTask => {
                 Err("a task that ended well fails no more")
@@ -491,21 +498,21 @@ impl Cell {
     }
 
     /// What strikes the stream of updates, and not the call.
-    fn on_the_stream(self) -> Result<Plight, &'static str> {
+    fn on_the_stream(self) -> Result<CallOutcome, &'static str> {
         match self.fault {
             Fault::SlowUndone => Err("a wait does nothing: late is late"),
             Fault::PowerStateInCall => Err("the call was answered"),
-            _ => Ok(Plight::Well),
+            _ => Ok(CallOutcome::Well),
         }
     }
 
-    fn verdict(self, plight: Plight) -> Expected {
+    fn expected_for(self, call_outcome: CallOutcome) -> Expected {
         let kind = self.kind;
         let end = |state, code, sends| Expected {
             ends: vec![(state, code)],
             sends: (sends, sends),
             by_deadline: false,
-            left: Left::AsTold,
+            left: HostEffect::AsReported,
         };
         let succeeded = |sends| end("succeeded", None, sends);
         let unknown = |sends| end("unknown", Some("outcome-unknown"), sends);
@@ -515,37 +522,39 @@ impl Cell {
             Kind::ForcedPlug => unknown(sends),
             _ => Expected {
                 left: match kind {
-                    Kind::RevertOnPower | Kind::RevertOffPower => Left::FirstOnly,
-                    _ => Left::AsTold,
+                    Kind::RevertOnPower | Kind::RevertOffPower => HostEffect::FirstCallOnly,
+                    _ => HostEffect::AsReported,
                 },
                 ..end("failed", Some(code), sends)
             },
         };
         // The revert was done; the power after it could not be.
-        let half =
-            |code, sends| Expected { left: Left::FirstOnly, ..end("failed", Some(code), sends) };
-        let whatever = |expected| Expected { left: Left::Whatever, ..expected };
+        let half = |code, sends| Expected {
+            left: HostEffect::FirstCallOnly,
+            ..end("failed", Some(code), sends)
+        };
+        let whatever = |expected| Expected { left: HostEffect::Any, ..expected };
         // Asked again, within the limit of three times more.
         let again = || Expected { sends: (2, 4), ..succeeded(2) };
-        match plight {
-            Plight::Well => succeeded(1),
-            Plight::Resent => succeeded(2),
-            Plight::Ran | Plight::RanUnseen if kind == Kind::Answer => unknown(1),
-            Plight::Ran => succeeded(1),
-            Plight::RanUnseen => match kind {
+        match call_outcome {
+            CallOutcome::Well => succeeded(1),
+            CallOutcome::Resent => succeeded(2),
+            CallOutcome::Ran | CallOutcome::RanUnseen if kind == Kind::Answer => unknown(1),
+            CallOutcome::Ran => succeeded(1),
+            CallOutcome::RanUnseen => match kind {
                 Kind::Reset => unknown(1),
                 // Looking at the machine proves nothing of a revert.
                 Kind::Revert | Kind::RevertOn | Kind::RevertOff => again(),
                 _ => succeeded(1),
             },
-            Plight::Nothing => match kind {
+            CallOutcome::Nothing => match kind {
                 Kind::Reset | Kind::Create => unknown(1),
                 Kind::Shutdown | Kind::Reboot => Expected { by_deadline: true, ..unknown(1) },
                 // The plug is pulled in the end.
                 Kind::ForcedAsk => succeeded(1),
                 _ => again(),
             },
-            Plight::Rebooted => match kind {
+            CallOutcome::Rebooted => match kind {
                 Kind::PowerOn
                 | Kind::RevertOnPower
                 | Kind::Revert
@@ -566,7 +575,7 @@ impl Cell {
                 // `retry: after`, whatever its code: see `check`.
                 Kind::Create => end("failed", Some("host-unreachable"), 1),
             },
-            Plight::RebootedAfter => match kind {
+            CallOutcome::RebootedAfter => match kind {
                 Kind::PowerOn
                 | Kind::RevertOnPower
                 | Kind::Revert
@@ -575,7 +584,7 @@ impl Cell {
                 Kind::Reset => unknown(1),
                 _ => succeeded(1),
             },
-            Plight::OffBefore => match kind {
+            CallOutcome::OffBefore => match kind {
                 Kind::PowerOff
                 | Kind::Kill
                 | Kind::Shutdown
@@ -589,8 +598,8 @@ impl Cell {
                 Kind::Answer => whatever(end("failed", Some("host-rejected"), 1)),
                 _ => succeeded(1),
             },
-            Plight::Refused(code, sends) => failed(code, sends),
-            Plight::PowerTold => match kind {
+            CallOutcome::Refused(code, sends) => failed(code, sends),
+            CallOutcome::PowerTold => match kind {
                 Kind::PowerOn
                 | Kind::PowerOff
                 | Kind::Kill
@@ -602,22 +611,24 @@ impl Cell {
                 | Kind::RevertOffPower => succeeded(1),
                 _ => failed("invalid-power-state", 1),
             },
-            Plight::Gone(sends) => whatever(failed("machine-gone", sends)),
-            Plight::GoneUnjudged => whatever(unknown(1)),
-            Plight::GoneAfter if kind.goes_on() => whatever(end("failed", Some("machine-gone"), 1)),
-            Plight::GoneAfter => whatever(succeeded(1)),
-            Plight::Asks { sent: false, .. } => {
+            CallOutcome::Gone(sends) => whatever(failed("machine-gone", sends)),
+            CallOutcome::GoneUnjudged => whatever(unknown(1)),
+            CallOutcome::GoneAfter if kind.has_second_call() => {
+                whatever(end("failed", Some("machine-gone"), 1))
+            }
+            CallOutcome::GoneAfter => whatever(succeeded(1)),
+            CallOutcome::Asks { sent: false, .. } => {
                 Expected { by_deadline: true, ..failed("question-pending", 0) }
             }
-            Plight::Asks { holds: true, .. } => {
+            CallOutcome::Asks { holds: true, .. } => {
                 Expected { by_deadline: true, ..failed("question-pending", 1) }
             }
-            Plight::Asks { .. } if kind.goes_on() => {
+            CallOutcome::Asks { .. } if kind.has_second_call() => {
                 Expected { by_deadline: true, ..half("question-pending", 1) }
             }
-            Plight::LicenceAfter if kind.goes_on() => half("license-restricted", 1),
-            Plight::LicenceAfter if kind == Kind::Answer => unknown(1),
-            Plight::Asks { .. } | Plight::LicenceAfter => succeeded(1),
+            CallOutcome::LicenceAfter if kind.has_second_call() => half("license-restricted", 1),
+            CallOutcome::LicenceAfter if kind == Kind::Answer => unknown(1),
+            CallOutcome::Asks { .. } | CallOutcome::LicenceAfter => succeeded(1),
         }
     }
 }

@@ -33,29 +33,29 @@ pub enum Mistake {
 }
 
 /// A host behind which a mistake is made.
-pub struct Mistaken {
+pub struct HostWithMistake {
     inner: Arc<dyn Hypervisor>,
     mistake: Mistake,
 }
 
-impl Mistaken {
+impl HostWithMistake {
     pub fn new(inner: Arc<dyn Hypervisor>, mistake: Mistake) -> Self {
         Self { inner, mistake }
     }
 }
 
 #[async_trait]
-impl Hypervisor for Mistaken {
+impl Hypervisor for HostWithMistake {
     async fn run(
         &self,
         observer: Arc<dyn Observer>,
         stop: CancellationToken,
     ) -> Result<(), HostError> {
-        let observer = Arc::new(MistakenObserver {
+        let observer = Arc::new(ObserverWithMistake {
             inner: observer,
             mistake: self.mistake,
             loaded: AtomicBool::new(false),
-            told: Mutex::default(),
+            last_reported: Mutex::default(),
         });
         self.inner.run(observer, stop).await
     }
@@ -67,15 +67,17 @@ impl Hypervisor for Mistaken {
         job: JobId,
     ) -> Result<Accepted, CallError> {
         let first = self.inner.call(machine, call, job).await;
-        let again = self.mistake == Mistake::ResetSentAgain
+        let is_sent_again = self.mistake == Mistake::ResetSentAgain
             && matches!((&first, call), (Err(CallError::Lost(_)), HostCall::Reset));
-        if !again {
+        if !is_sent_again {
             return first;
         }
         loop {
             match self.inner.call(machine, call, job).await {
                 Err(CallError::Lost(_)) => {}
-                Err(CallError::Refused(error)) if is_away(&error) => tokio::task::yield_now().await,
+                Err(CallError::Refused(error)) if is_disconnected(&error) => {
+                    tokio::task::yield_now().await
+                }
                 answered => return answered,
             }
         }
@@ -121,29 +123,29 @@ impl Hypervisor for Mistaken {
     }
 }
 
-fn is_away(error: &HostError) -> bool {
+fn is_disconnected(error: &HostError) -> bool {
     use otter::hypervisor::HostErrorKind::{NotAuthenticated, Unreachable};
     matches!(error.kind, NotAuthenticated | Unreachable)
 }
 
-struct MistakenObserver {
+struct ObserverWithMistake {
     inner: Arc<dyn Observer>,
     mistake: Mistake,
     /// Whether the whole picture was observed once.
     loaded: AtomicBool,
     /// Each machine as it is, with the last guest that told an address.
-    told: Mutex<BTreeMap<MachineId, Machine>>,
+    last_reported: Mutex<BTreeMap<MachineId, Machine>>,
 }
 
-impl Observer for MistakenObserver {
+impl Observer for ObserverWithMistake {
     fn observe(&self, mut facts: Facts) {
         let loaded = self.loaded.fetch_or(facts.complete, Ordering::Relaxed);
         if self.mistake == Mistake::ResyncForgetsRemoval && loaded {
             facts.complete = false;
         }
         if self.mistake == Mistake::StaleAddress {
-            let revived = self.revived(&facts);
-            facts.changes.extend(revived);
+            let stale_guests = self.stale_guests(&facts);
+            facts.changes.extend(stale_guests);
         }
         self.inner.observe(facts);
     }
@@ -153,20 +155,22 @@ impl Observer for MistakenObserver {
     }
 }
 
-impl MistakenObserver {
+impl ObserverWithMistake {
     /// Tells of each guest that its tools stopped and run again with the last address that they
     /// told.
-    fn revived(&self, facts: &Facts) -> Vec<Fact> {
-        let mut told = self.told.lock().unwrap();
+    fn stale_guests(&self, facts: &Facts) -> Vec<Fact> {
+        let mut last_reported = self.last_reported.lock().unwrap();
         for fact in &facts.changes {
             if let Fact::Machine(machine) = fact {
-                let known = told.get(&machine.id).map(|known| known.guest.clone());
+                let known = last_reported.get(&machine.id).map(|known| known.guest.clone());
                 let guest = if machine.guest.ip_address.is_some() { None } else { known };
                 let guest = guest.unwrap_or_else(|| machine.guest.clone());
-                told.insert(machine.id.clone(), Machine { guest, ..Machine::clone(machine) });
+                last_reported
+                    .insert(machine.id.clone(), Machine { guest, ..Machine::clone(machine) });
             }
         }
-        let on = told.values().filter(|machine| machine.power_state == Some(PowerState::On));
+        let on =
+            last_reported.values().filter(|machine| machine.power_state == Some(PowerState::On));
         on.flat_map(|machine| {
             let with_tools = |tools_running| {
                 let guest = Guest { tools_running, ..machine.guest.clone() };

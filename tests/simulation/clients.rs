@@ -17,7 +17,7 @@ use otter::storage::{IdempotencyKey, JobFilter};
 
 use super::Run;
 use super::committed::scope;
-use super::life::Services;
+use super::lifecycle::Services;
 use super::random::Random;
 
 /// How many jobs and leases a call lists.
@@ -25,7 +25,7 @@ const PAGE: u32 = 500;
 
 /// A call that starts a job, as a client makes it.
 #[derive(Clone, Debug)]
-pub struct Post {
+pub struct JobCall {
     machine: MachineId,
     request: JobRequest,
     deadline: Option<Duration>,
@@ -40,7 +40,7 @@ pub struct Client {
     pub run: Arc<Run>,
     pub caller: Caller,
     /// Its last call that it may make once more.
-    repeatable: Option<Post>,
+    repeatable: Option<JobCall>,
     /// Whether that got no answer.
     is_unanswered: bool,
     pub leases: Vec<LeaseId>,
@@ -48,7 +48,7 @@ pub struct Client {
 }
 
 /// A client does something again and again, until all is quiet.
-pub async fn act(run: Arc<Run>, number: u64) {
+pub async fn run_client(run: Arc<Run>, number: u64) {
     let caller = super::lease_clients::caller(&format!("client-{number}"));
     let mut client = Client {
         run: Arc::clone(&run),
@@ -59,7 +59,7 @@ pub async fn act(run: Arc<Run>, number: u64) {
         asking: None,
     };
     loop {
-        let pause = run.temper().client_pause;
+        let pause = run.profile().client_pause;
         run.pause_between(Duration::from_millis(50), pause).await;
         if run.is_quiet() {
             return;
@@ -74,7 +74,7 @@ impl Client {
         if let Some(post) = self.repeatable.take().filter(|_| again) {
             return self.post(post, true).await;
         }
-        if self.run.temper().leases && self.random(|random| random.percent(85)) {
+        if self.run.profile().leases && self.random(|random| random.percent(85)) {
             return self.use_leases().await;
         }
         match self.random(|random| random.below(10)) {
@@ -94,13 +94,13 @@ impl Client {
         choose(&mut self.run.random())
     }
 
-    async fn post(&mut self, post: Post, is_repeat: bool) {
+    async fn post(&mut self, post: JobCall, is_repeat: bool) {
         let mut post = post;
         // Now and then it asks for something else under the same key.
         if is_repeat && self.random(|random| random.percent(10)) {
             post.key = post.key.map(|key| IdempotencyKey { fingerprint: [1; 32], ..key });
         }
-        self.run.witness.trace(|| {
+        self.run.checker.trace(|| {
             let key = post.key.as_ref().map_or("no key", |key| key.key.as_str());
             let (name, kind) = (&self.caller.name, post.request.kind().as_str());
             format!("{name} asks for {kind} of {} ({key}, lease {:?})", post.machine, post.lease)
@@ -108,16 +108,16 @@ impl Client {
         let pass = post.lease.map_or(Pass::Nothing, Pass::Lease);
         let override_reason = post.override_reason.clone();
         let right = Right { caller: self.caller.clone(), pass, override_reason };
-        let of = post.clone();
+        let call = post.clone();
         let started =
-            self.run.ask(move |services| async move { start(&services, of, right).await }).await;
-        self.run.witness.trace(|| format!("{} hears {started:?}", self.caller.name));
+            self.run.ask(move |services| async move { start(&services, call, right).await }).await;
+        self.run.checker.trace(|| format!("{} hears {started:?}", self.caller.name));
         self.is_unanswered = started.is_none() && post.key.is_some();
         if let Some(Ok((job, is_repeated))) = started {
             self.run.repeated.fetch_add(usize::from(is_repeated), Ordering::Relaxed);
-            let mut seen = self.run.witness.seen();
-            let super::witness::Seen { promises, disk, .. } = &mut *seen;
-            promises.answered(post.key.as_ref().map(scope), job, disk);
+            let mut seen = self.run.checker.state();
+            let super::invariant_checker::CheckerState { job_invariants, disk, .. } = &mut *seen;
+            job_invariants.answered(post.key.as_ref().map(scope), job, disk);
         }
         self.repeatable = Some(post).filter(|post| post.key.is_some());
     }
@@ -127,12 +127,12 @@ impl Client {
         self.random(|random| random.pick(&contents.machines).map(|machine| Machine::clone(machine)))
     }
 
-    fn some_post(&self) -> Option<Post> {
+    fn some_post(&self) -> Option<JobCall> {
         let machine = self.some_machine()?;
-        let hasty = self.run.temper().hasty;
+        let short_deadline = self.run.profile().short_deadline;
         let request = self.random(|random| some_request(random, &machine));
         let deadline = self.random(|random| {
-            random.percent(hasty).then(|| Duration::from_secs(6 + random.below(60)))
+            random.percent(short_deadline).then(|| Duration::from_secs(6 + random.below(60)))
         });
         Some(self.with_right(machine.id, request, deadline))
     }
@@ -143,7 +143,7 @@ impl Client {
         machine: MachineId,
         request: JobRequest,
         deadline: Option<Duration>,
-    ) -> Post {
+    ) -> JobCall {
         let key = self.random(|random| {
             // Now and then a key is used for several calls.
             random.percent(60).then(|| {
@@ -153,7 +153,7 @@ impl Client {
         });
         let mut fingerprint = [0; 32];
         let kind = request.kind().as_str().as_bytes();
-        fingerprint.iter_mut().zip(kind).for_each(|(byte, of)| *byte = *of);
+        fingerprint.iter_mut().zip(kind).for_each(|(byte, kind_byte)| *byte = *kind_byte);
         let key = key.map(|number| IdempotencyKey {
             caller: self.caller.name.to_string(),
             method: "POST".to_owned(),
@@ -167,30 +167,30 @@ impl Client {
         let is_override = lease.is_none() && self.random(|random| random.percent(5));
         let override_reason = is_override.then(|| "must be".to_owned());
         let held = lease.and_then(|lease| {
-            let seen = self.run.witness.seen();
+            let seen = self.run.checker.state();
             Some(seen.disk.leases.get(&lease)?.machine.as_ref()?.id.clone())
         });
-        Post { machine: held.unwrap_or(machine), request, deadline, key, lease, override_reason }
+        JobCall { machine: held.unwrap_or(machine), request, deadline, key, lease, override_reason }
     }
 
     async fn answer_some_question(&mut self) {
         let Some(services) = self.run.services() else { return };
-        let asking = |machine: &Machine| {
+        let answer_request = |machine: &Machine| {
             let question = machine.question.as_ref()?;
             let choice = question.choices.first()?.key.clone();
             Some((machine.id.clone(), JobRequest::Answer { question: question.id.clone(), choice }))
         };
         let contents = services.inventory.contents();
-        let asking: Vec<_> =
-            contents.machines.iter().filter_map(|machine| asking(machine)).collect();
-        if let Some((machine, request)) = self.random(|random| random.pick(&asking).cloned()) {
+        let answers: Vec<_> =
+            contents.machines.iter().filter_map(|machine| answer_request(machine)).collect();
+        if let Some((machine, request)) = self.random(|random| random.pick(&answers).cloned()) {
             let post = self.with_right(machine, request, None);
             self.post(post, false).await;
         }
     }
 
     fn some_job(&self) -> Option<JobId> {
-        let seen = self.run.witness.seen();
+        let seen = self.run.checker.state();
         let jobs: Vec<JobId> = seen.disk.jobs.values().rev().take(8).map(|job| job.id).collect();
         drop(seen);
         self.random(|random| random.pick(&jobs).copied())
@@ -198,47 +198,47 @@ impl Client {
 
     async fn cancel_some_job(&self) {
         let Some(id) = self.some_job() else { return };
-        self.run.witness.trace(|| format!("{} cancels {id}", self.caller.name));
-        self.run.witness.seen().promises.cancel_asked(id);
-        let (by, begun) = (self.caller.actor(), self.run.witness.begins_to_read());
-        let shown = self.run.ask(move |services| async move {
-            let shown = services.jobs.cancel(id, by).await.ok().flatten().map(|view| view.job);
-            shown.map(|job| (job, services))
+        self.run.checker.trace(|| format!("{} cancels {id}", self.caller.name));
+        self.run.checker.state().job_invariants.cancel_asked(id);
+        let (by, read_started) = (self.caller.actor(), self.run.checker.read_started());
+        let found = self.run.ask(move |services| async move {
+            let found = services.jobs.cancel(id, by).await.ok().flatten().map(|view| view.job);
+            found.map(|job| (job, services))
         });
-        let shown = shown.await.flatten();
-        self.shown(shown.into_iter(), begun);
+        let found = found.await.flatten();
+        self.check_jobs(found.into_iter(), read_started);
     }
 
     async fn wait_for_some_job(&self) {
         let Some(id) = self.some_job() else { return };
-        let begun = self.run.witness.begins_to_read();
-        let shown = self.run.ask(move |services| async move {
-            let shown = services.jobs.ended(id).await.ok().flatten().map(|view| view.job);
-            shown.map(|job| (job, services))
+        let read_started = self.run.checker.read_started();
+        let found = self.run.ask(move |services| async move {
+            let found = services.jobs.ended(id).await.ok().flatten().map(|view| view.job);
+            found.map(|job| (job, services))
         });
-        let shown = shown.await.flatten();
-        self.shown(shown.into_iter(), begun);
+        let found = found.await.flatten();
+        self.check_jobs(found.into_iter(), read_started);
     }
 
     async fn read_everything(&self) {
-        let begun = self.run.witness.begins_to_read();
-        let shown = self.run.ask(move |services| async move {
+        let read_started = self.run.checker.read_started();
+        let found = self.run.ask(move |services| async move {
             let page = services.jobs.list(&JobFilter::default(), None, PAGE, None).await.ok()?;
             Some(page.items.into_iter().map(move |view| (view.job, services.clone())))
         });
-        self.shown(shown.await.flatten().into_iter().flatten(), begun);
+        self.check_jobs(found.await.flatten().into_iter().flatten(), read_started);
     }
 
-    fn shown(&self, jobs: impl Iterator<Item = (Job, Services)>, begun: u64) {
+    fn check_jobs(&self, jobs: impl Iterator<Item = (Job, Services)>, read_started: u64) {
         for (job, services) in jobs {
-            self.run.witness.shown(&job, begun, &services.inventory.contents());
+            self.run.checker.job_reported(&job, read_started, &services.inventory.contents());
         }
     }
 }
 
 /// The job, and whether an earlier call with the key started it.
-async fn start(services: &Services, post: Post, right: Right) -> Result<(JobId, bool), Failure> {
-    let Post { machine, request, deadline, key, .. } = post;
+async fn start(services: &Services, post: JobCall, right: Right) -> Result<(JobId, bool), Failure> {
+    let JobCall { machine, request, deadline, key, .. } = post;
     let key = match key {
         None => None,
         Some(key) => match services.jobs.claim(key).await? {

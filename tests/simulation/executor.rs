@@ -22,14 +22,14 @@ use super::random::Random;
 /// To whom a task belongs: it dies with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    World,
+    Environment,
     /// The daemon, in this of its lives.
-    Life(u32),
+    Daemon(u32),
 }
 
 /// What became of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stepped {
+pub enum Progress {
     /// A task went on.
     Task,
     Time,
@@ -45,9 +45,9 @@ pub struct Executor {
 
 /// Spawns tasks and tells the time. Clones belong to the same executor.
 #[derive(Clone, Debug)]
-pub struct Handle(Arc<Mutex<State>>);
+pub struct Handle(Arc<Mutex<ExecutorState>>);
 
-struct State {
+struct ExecutorState {
     elapsed: Duration,
     /// How far the wall clock is ahead.
     skew: SignedDuration,
@@ -62,7 +62,7 @@ struct State {
 
 impl Executor {
     pub fn new(random: &mut Random) -> Self {
-        let state = State {
+        let state = ExecutorState {
             elapsed: Duration::ZERO,
             skew: SignedDuration::ZERO,
             spawned: Vec::new(),
@@ -81,11 +81,15 @@ impl Executor {
     }
 
     /// Lets one task go on, or moves the time.
-    pub fn step(&mut self) -> Stepped {
-        self.adopt();
+    pub fn step(&mut self) -> Progress {
+        self.accept_spawned();
         let ready: Vec<u64> = self.handle.state().ready.iter().copied().collect();
         let Some(number) = self.random.pick(&ready).copied() else {
-            return if self.handle.skip() { Stepped::Time } else { Stepped::Stuck };
+            return if self.handle.advance_to_next_timer() {
+                Progress::Time
+            } else {
+                Progress::Stuck
+            };
         };
         self.handle.state().ready.remove(&number);
         // A task that has ended may be woken still.
@@ -95,21 +99,21 @@ impl Executor {
                 self.tasks.remove(&number);
             }
         }
-        Stepped::Task
+        Progress::Task
     }
 
     /// Drops every task of this owner.
     pub fn kill(&mut self, owner: Owner) {
-        self.adopt();
+        self.accept_spawned();
         while let Some((number, _)) = self.tasks.iter().find(|(_, (of, _))| *of == owner) {
             let number = *number;
             self.tasks.remove(&number);
             // What is dropped may have spawned.
-            self.adopt();
+            self.accept_spawned();
         }
     }
 
-    fn adopt(&mut self) {
+    fn accept_spawned(&mut self) {
         let spawned = std::mem::take(&mut self.handle.state().spawned);
         self.tasks.extend(spawned.into_iter().map(|(number, owner, task)| (number, (owner, task))));
     }
@@ -135,7 +139,7 @@ impl Handle {
     }
 
     /// Makes the wall clock jump to this far ahead of the time that passed.
-    pub fn jump(&self, skew: SignedDuration) {
+    pub fn set_skew(&self, skew: SignedDuration) {
         self.state().skew = skew;
     }
 
@@ -158,12 +162,12 @@ impl Handle {
         self.sleep(duration).await;
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ExecutorState> {
         self.0.lock().unwrap()
     }
 
     /// Moves the time to the next timer. False if there is none.
-    fn skip(&self) -> bool {
+    fn advance_to_next_timer(&self) -> bool {
         let woken = {
             let mut state = self.state();
             let Some((&(due, _), _)) = state.sleepers.first_key_value() else { return false };
@@ -176,7 +180,7 @@ impl Handle {
     }
 }
 
-impl State {
+impl ExecutorState {
     fn next_number(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -188,7 +192,7 @@ impl State {
     }
 }
 
-impl std::fmt::Debug for State {
+impl std::fmt::Debug for ExecutorState {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "{:?}", self.elapsed)
     }
@@ -205,7 +209,7 @@ impl Time for Handle {
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()> {
         let due = self.state().elapsed.saturating_add(duration);
-        Sleep { handle: self.clone(), due, place: None }.boxed()
+        Sleep { handle: self.clone(), due, timer: None }.boxed()
     }
 
     fn random(&self) -> [u8; 32] {
@@ -230,7 +234,7 @@ impl Time for Handle {
 struct Sleep {
     handle: Handle,
     due: Duration,
-    place: Option<(Duration, u64)>,
+    timer: Option<(Duration, u64)>,
 }
 
 impl Future for Sleep {
@@ -243,16 +247,16 @@ impl Future for Sleep {
             return Poll::Ready(());
         }
         let due = self.due;
-        let place = *self.place.get_or_insert_with(|| (due, state.next_number()));
-        state.sleepers.insert(place, context.waker().clone());
+        let timer = *self.timer.get_or_insert_with(|| (due, state.next_number()));
+        state.sleepers.insert(timer, context.waker().clone());
         Poll::Pending
     }
 }
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        if let Some(place) = self.place {
-            let waker = self.handle.state().sleepers.remove(&place);
+        if let Some(timer) = self.timer {
+            let waker = self.handle.state().sleepers.remove(&timer);
             drop(waker);
         }
     }
@@ -260,31 +264,31 @@ impl Drop for Sleep {
 
 #[test]
 fn a_seed_chooses_the_order_and_the_same_seed_chooses_the_same() {
-    let told = |seed| {
-        let told = Arc::new(Mutex::new(Vec::new()));
+    let log = |seed| {
+        let log = Arc::new(Mutex::new(Vec::new()));
         let mut executor = Executor::new(&mut Random::new(seed));
         let (sender, _) = tokio::sync::watch::channel(());
         for number in 0..8 {
-            let (handle, told, mut woken) =
-                (executor.handle(), Arc::clone(&told), sender.subscribe());
-            executor.handle().spawn(Owner::World, async move {
+            let (handle, log, mut woken) =
+                (executor.handle(), Arc::clone(&log), sender.subscribe());
+            executor.handle().spawn(Owner::Environment, async move {
                 woken.changed().await.unwrap();
-                told.lock().unwrap().push((number, handle.true_time(), handle.uuid()));
+                log.lock().unwrap().push((number, handle.true_time(), handle.uuid()));
             });
         }
         let handle = executor.handle();
-        executor.handle().spawn(Owner::World, async move {
+        executor.handle().spawn(Owner::Environment, async move {
             handle.pause(Duration::from_hours(1)).await;
             sender.send_replace(());
             std::future::pending::<()>().await;
         });
-        while executor.step() != Stepped::Stuck {}
-        Arc::try_unwrap(told).unwrap().into_inner().unwrap()
+        while executor.step() != Progress::Stuck {}
+        Arc::try_unwrap(log).unwrap().into_inner().unwrap()
     };
-    assert_eq!(told(1), told(1));
-    let order = |seed| told(seed).into_iter().map(|(number, ..)| number).collect::<Vec<_>>();
+    assert_eq!(log(1), log(1));
+    let order = |seed| log(seed).into_iter().map(|(number, ..)| number).collect::<Vec<_>>();
     assert_ne!(order(1), order(2));
-    assert!(told(1).iter().all(|(_, at, _)| *at == Duration::from_hours(1)));
+    assert!(log(1).iter().all(|(_, at, _)| *at == Duration::from_hours(1)));
 }
 
 #[test]
@@ -292,11 +296,11 @@ fn what_dies_with_a_life_goes_on_no_further() {
     let mut executor = Executor::new(&mut Random::new(1));
     let handle = executor.handle();
     let (sender, mut receiver) = tokio::sync::oneshot::channel();
-    handle.spawn(Owner::Life(1), async move {
+    handle.spawn(Owner::Daemon(1), async move {
         let _ = sender.send(());
     });
-    executor.kill(Owner::Life(1));
-    assert_eq!(executor.step(), Stepped::Task);
-    assert_eq!(executor.step(), Stepped::Stuck);
+    executor.kill(Owner::Daemon(1));
+    assert_eq!(executor.step(), Progress::Task);
+    assert_eq!(executor.step(), Progress::Stuck);
     assert!(receiver.try_recv().is_err());
 }

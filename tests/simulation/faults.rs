@@ -14,7 +14,7 @@ use super::random::Random;
 
 /// How a run is treated. The numbers are percentages.
 #[derive(Clone, Debug)]
-pub struct Temper {
+pub struct FaultProfile {
     /// The call never reaches the host, and otter cannot know.
     pub lost_before: u64,
     /// The call ran, and otter cannot know.
@@ -24,17 +24,17 @@ pub struct Temper {
     /// A direct read fails.
     pub unreadable: u64,
     /// A client gives a short deadline.
-    pub hasty: u64,
+    pub short_deadline: u64,
     pub client_pause: Duration,
     pub fault_pause: Duration,
     /// Whether anybody asks for leases.
     pub leases: bool,
     /// Which of the faults happen at all.
-    pub faults: Vec<Mishap>,
+    pub faults: Vec<InjectedFault>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mishap {
+pub enum InjectedFault {
     Crash,
     /// The daemon gets a signal to stop, and starts again.
     Stop,
@@ -48,11 +48,11 @@ pub enum Mishap {
     TasksForgotten,
     TaskFails,
     /// Somebody else does something to a machine.
-    Meddling,
+    ForeignOperation,
     Question,
     Deleted,
     /// Unregistered and registered again: a new moid.
-    Registered,
+    Reregistered,
     /// Its moid is given to another machine.
     MoidReused,
     Renamed,
@@ -62,7 +62,7 @@ pub enum Mishap {
     DiskFull,
 }
 
-impl Mishap {
+impl InjectedFault {
     const ALL: [Self; 16] = [
         Self::Crash,
         Self::Stop,
@@ -72,10 +72,10 @@ impl Mishap {
         Self::SessionLost,
         Self::TasksForgotten,
         Self::TaskFails,
-        Self::Meddling,
+        Self::ForeignOperation,
         Self::Question,
         Self::Deleted,
-        Self::Registered,
+        Self::Reregistered,
         Self::MoidReused,
         Self::Renamed,
         Self::ClockJumps,
@@ -83,36 +83,36 @@ impl Mishap {
     ];
 }
 
-impl Temper {
+impl FaultProfile {
     /// Some runs are calm, some have one kind of trouble, some have all.
     pub fn new(random: &mut Random) -> Self {
-        let some = |random: &mut Random, most: u64| {
-            if random.percent(50) { random.below(most) } else { 0 }
+        let some = |random: &mut Random, max: u64| {
+            if random.percent(50) { random.below(max) } else { 0 }
         };
         let faults = match random.below(4) {
             0 => Vec::new(),
-            1 => random.pick(&Mishap::ALL).copied().into_iter().collect(),
-            2 => vec![Mishap::Crash],
-            _ => Mishap::ALL.into_iter().filter(|_| random.percent(60)).collect(),
+            1 => random.pick(&InjectedFault::ALL).copied().into_iter().collect(),
+            2 => vec![InjectedFault::Crash],
+            _ => InjectedFault::ALL.into_iter().filter(|_| random.percent(60)).collect(),
         };
         let leases = random.percent(75);
         // If trouble comes every few seconds, hardly a lease is ever granted.
-        let rarely = if leases && random.percent(85) { 10 } else { 1 };
+        let pause_factor = if leases && random.percent(85) { 10 } else { 1 };
         Self {
             lost_before: some(random, 20),
             lost_after: some(random, 20),
             lost_answer: some(random, 30),
             unreadable: some(random, 10),
-            hasty: some(random, 60),
+            short_deadline: some(random, 60),
             client_pause: Duration::from_millis(500 + random.below(20_000)),
-            fault_pause: Duration::from_millis(500 + rarely * random.below(30_000)),
+            fault_pause: Duration::from_millis(500 + pause_factor * random.below(30_000)),
             leases,
             faults,
         }
     }
 
     /// Nothing gets lost any more.
-    pub fn calm_down(&mut self) {
+    pub fn disable_faults(&mut self) {
         self.lost_before = 0;
         self.lost_after = 0;
         self.lost_answer = 0;
@@ -122,43 +122,43 @@ impl Temper {
 }
 
 /// Faults strike until all is quiet.
-pub async fn strike(run: Arc<Run>) {
+pub async fn inject_faults(run: Arc<Run>) {
     loop {
-        let pause = run.temper().fault_pause;
+        let pause = run.profile().fault_pause;
         run.pause_between(Duration::from_millis(50), pause).await;
         if run.is_quiet() {
             return;
         }
-        let faults = run.temper().faults;
-        let Some(mishap) = run.random().pick(&faults).copied() else { return };
-        run.witness.trace(|| format!("*** {mishap:?}"));
-        happen(&run, mishap);
+        let faults = run.profile().faults;
+        let Some(fault) = run.random().pick(&faults).copied() else { return };
+        run.checker.trace(|| format!("*** {fault:?}"));
+        inject(&run, fault);
     }
 }
 
-fn happen(run: &Arc<Run>, mishap: Mishap) {
-    let away = run.random().between(Duration::from_millis(100), Duration::from_secs(90));
-    match mishap {
-        Mishap::Crash => run.crash(),
-        Mishap::Stop => run.stop(),
-        Mishap::SessionLost => {
-            let is_whole = run.random().percent(50);
-            if is_whole { run.host.drop_sessions() } else { run.host.cut_connections() }
+fn inject(run: &Arc<Run>, fault: InjectedFault) {
+    let outage = run.random().between(Duration::from_millis(100), Duration::from_secs(90));
+    match fault {
+        InjectedFault::Crash => run.crash(),
+        InjectedFault::Stop => run.stop(),
+        InjectedFault::SessionLost => {
+            let is_session_lost = run.random().percent(50);
+            if is_session_lost { run.host.drop_sessions() } else { run.host.cut_connections() }
         }
-        Mishap::Outage => cut(run, away),
-        Mishap::HostdRestarts => {
+        InjectedFault::Outage => start_outage(run, outage),
+        InjectedFault::HostdRestarts => {
             forget_tasks(run);
             run.host.drop_sessions();
-            cut(run, away);
+            start_outage(run, outage);
         }
-        Mishap::HostReboots => {
-            run.witness.seen().promises.tasks_forgotten();
-            changed(run, &run.host.look(machine_ids));
+        InjectedFault::HostReboots => {
+            run.checker.state().job_invariants.tasks_forgotten();
+            record_changes(run, &run.host.look(machine_ids));
             run.host.reboot();
-            cut(run, away);
+            start_outage(run, outage);
         }
-        Mishap::TasksForgotten => forget_tasks(run),
-        Mishap::TaskFails => {
+        InjectedFault::TasksForgotten => forget_tasks(run),
+        InjectedFault::TaskFails => {
             let methods = [
                 "PowerOnVM_Task",
                 "PowerOffVM_Task",
@@ -169,36 +169,36 @@ fn happen(run: &Arc<Run>, mishap: Mishap) {
             let fault = Fault::new("FileLocked", "Unable to access file.");
             run.host.mutate(|world| world.fail_next_task(method, fault));
         }
-        Mishap::Meddling => on_some_machine(run, host::meddle),
-        Mishap::Question => on_some_machine(run, |world, random, id| {
+        InjectedFault::ForeignOperation => on_some_machine(run, host::start_foreign_operation),
+        InjectedFault::Question => on_some_machine(run, |world, random, id| {
             host::ask(world, random, id);
             true
         }),
-        Mishap::Renamed => on_some_machine(run, |world, random, id| {
+        InjectedFault::Renamed => on_some_machine(run, |world, random, id| {
             let name = format!("renamed-{}", random.below(100));
             world.machine_mut(id).unwrap().name = name;
             false
         }),
-        Mishap::ClockJumps => {
+        InjectedFault::ClockJumps => {
             // To some time within hours of the right one.
             let seconds = i64::try_from(run.random().below(14_400)).unwrap() - 7_200;
-            run.handle.jump(SignedDuration::from_secs(seconds));
+            run.handle.set_skew(SignedDuration::from_secs(seconds));
         }
-        Mishap::DiskFull => {
+        InjectedFault::DiskFull => {
             run.disk.set_full(true);
-            run.witness.seen().lease_invariants.nothing_is_kept_for(away);
+            run.checker.state().lease_invariants.nothing_is_kept_for(outage);
             let later = Arc::clone(run);
             run.spawn(async move {
-                later.handle.pause(away).await;
+                later.handle.pause(outage).await;
                 later.disk.set_full(false);
             });
         }
-        Mishap::Deleted | Mishap::Registered | Mishap::MoidReused => {
+        InjectedFault::Deleted | InjectedFault::Reregistered | InjectedFault::MoidReused => {
             on_some_machine(run, |world, random, id| {
                 let removed = world.remove_machine(id).unwrap();
-                match mishap {
-                    Mishap::Registered => host::register_anew(world, removed),
-                    Mishap::MoidReused => {
+                match fault {
+                    InjectedFault::Reregistered => host::register_again(world, removed),
+                    InjectedFault::MoidReused => {
                         let number = 100 + random.below(1_000_000_000);
                         host::add_machine(world, random, id, number);
                     }
@@ -208,7 +208,7 @@ fn happen(run: &Arc<Run>, mishap: Mishap) {
             });
         }
     }
-    run.look_around();
+    run.observe_host();
 }
 
 /// Does something to some machine. It says whether that changed what the machine does.
@@ -218,29 +218,29 @@ fn on_some_machine(run: &Run, act: impl FnOnce(&mut World, &mut Random, &str) ->
     let Some(id) = random.pick(&ids).cloned() else { return };
     let is_changed = run.host.mutate(|world| act(world, &mut random, &id));
     if is_changed {
-        changed(run, &[id]);
+        record_changes(run, &[id]);
     }
 }
 
-fn changed(run: &Run, machines: &[String]) {
-    let mut seen = run.witness.seen();
+fn record_changes(run: &Run, machines: &[String]) {
+    let mut seen = run.checker.state();
     for id in machines {
-        seen.promises.changed_by(id, None);
+        seen.job_invariants.changed_by(id, None);
     }
 }
 
 fn forget_tasks(run: &Run) {
-    run.witness.seen().promises.tasks_forgotten();
-    let go_on = run.random().percent(50);
-    run.host.mutate(|world| world.forget_tasks(go_on));
+    run.checker.state().job_invariants.tasks_forgotten();
+    let keep_running = run.random().percent(50);
+    run.host.mutate(|world| world.forget_tasks(keep_running));
 }
 
 /// Nothing answers for this long.
-fn cut(run: &Arc<Run>, away: Duration) {
+fn start_outage(run: &Arc<Run>, outage: Duration) {
     run.host.set_reachable(false);
     let later = Arc::clone(run);
     run.spawn(async move {
-        later.handle.pause(away).await;
+        later.handle.pause(outage).await;
         later.host.set_reachable(true);
     });
 }

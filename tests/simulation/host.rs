@@ -12,7 +12,7 @@ use super::random::Random;
 use crate::in_process::SimulatedHost;
 
 /// A host with some machines, no two alike.
-pub fn new(random: &mut Random, clock: Clock, are_off: bool) -> SimulatedHost {
+pub fn new(random: &mut Random, clock: Clock, all_off: bool) -> SimulatedHost {
     let scale = *random.pick(&[0.1, 1.0, 1.0, 10.0, 40.0]).unwrap();
     let host = SimulatedHost::new(&Scenario::generated(0), Pace::Auto { scale }, clock);
     host.mutate(|world| {
@@ -21,7 +21,7 @@ pub fn new(random: &mut Random, clock: Clock, are_off: bool) -> SimulatedHost {
             add_machine(world, random, &(16 + number).to_string(), 1 + number);
         }
         let ids: Vec<String> = world.machines().map(|machine| machine.id.clone()).collect();
-        for id in ids.iter().filter(|_| are_off) {
+        for id in ids.iter().filter(|_| all_off) {
             let machine = world.machine_mut(id).unwrap();
             machine.power = PowerState::Off;
             machine.guest.tools_running = false;
@@ -77,7 +77,7 @@ pub fn add_machine(world: &mut World, random: &mut Random, id: &str, number: u64
 }
 
 /// Registers a machine under a new moid. Its snapshots have new morefs then.
-pub fn register_anew(world: &mut World, mut machine: Machine) {
+pub fn register_again(world: &mut World, mut machine: Machine) {
     let ids = world.machines().filter_map(|machine| machine.id.parse::<u64>().ok());
     let id = (ids.max().unwrap_or(15).max(machine.id.parse().unwrap()) + 1).to_string();
     let renamed = |snapshot: &str| {
@@ -104,7 +104,7 @@ pub fn ask(world: &mut World, random: &mut Random, id: &str) {
 }
 
 /// Somebody else does something to a machine. False if the host does not let it.
-pub fn meddle(world: &mut World, random: &mut Random, id: &str) -> bool {
+pub fn start_foreign_operation(world: &mut World, random: &mut Random, id: &str) -> bool {
     let snapshots = &world.machine(id).unwrap().snapshots;
     let snapshots: Vec<String> = snapshots.iter().map(|snapshot| snapshot.id.clone()).collect();
     let operation = match (random.below(8), random.pick(&snapshots).cloned()) {

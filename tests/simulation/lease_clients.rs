@@ -59,7 +59,7 @@ impl Client {
             (7..=9, Some(id)) => self.end(id, EndReason::Released).await,
             (10, _) => {
                 let all: Vec<LeaseId> =
-                    self.run.witness.seen().disk.leases.keys().copied().collect();
+                    self.run.checker.state().disk.leases.keys().copied().collect();
                 if let Some(id) = self.random(|random| random.pick(&all).copied()) {
                     self.end(id, EndReason::Revoked).await;
                 }
@@ -69,7 +69,7 @@ impl Client {
     }
 
     async fn ask_for(&mut self, new: NewLease) {
-        self.run.witness.trace(|| {
+        self.run.checker.trace(|| {
             let key = new.key.as_ref().map_or("no key", |key| key.key.as_str());
             format!("{} asks for a lease ({key}): {:?}", self.caller.name, new.select)
         });
@@ -89,16 +89,16 @@ impl Client {
             Err(failure) => {
                 return self
                     .run
-                    .witness
+                    .checker
                     .trace(|| format!("{} hears {:?}", self.caller.name, failure.kind));
             }
         };
-        self.run.witness.trace(|| format!("{} hears of {lease}", self.caller.name));
+        self.run.checker.trace(|| format!("{} hears of {lease}", self.caller.name));
         if !self.leases.contains(&lease) {
             self.leases.push(lease);
         }
-        let mut seen = self.run.witness.seen();
-        let super::witness::Seen { lease_invariants, disk, .. } = &mut *seen;
+        let mut seen = self.run.checker.state();
+        let super::invariant_checker::CheckerState { lease_invariants, disk, .. } = &mut *seen;
         lease_invariants.answered(key.as_ref().map(scope), lease, disk);
     }
 
@@ -136,12 +136,12 @@ impl Client {
             .ask(move |services| async move { services.leases.renew(&caller, id, ttl).await });
         let renewed = renewed.await.is_some_and(|renewed| renewed.is_ok());
         self.run
-            .witness
+            .checker
             .trace(|| format!("{} renews {id} by {ttl:?}: {renewed}", self.caller.name));
     }
 
     async fn end(&self, id: LeaseId, reason: EndReason) {
-        self.run.witness.trace(|| format!("{} ends {id}: {reason:?}", self.caller.name));
+        self.run.checker.trace(|| format!("{} ends {id}: {reason:?}", self.caller.name));
         let caller = self.caller.clone();
         let ended = self.run.ask(move |services| async move {
             services.leases.end(&caller, id, reason, None).await.is_ok()
@@ -155,7 +155,7 @@ impl Client {
         let machine = self.random(|random| random.pick(&contents.machines).cloned());
         let (Some(machine), caller) = (machine, self.caller.clone()) else { return };
         let is_aside = self.random(|random| random.below(4) == 0);
-        self.run.witness.trace(|| format!("{} is set aside: {is_aside}", machine.name));
+        self.run.checker.trace(|| format!("{} is set aside: {is_aside}", machine.name));
         let done = self.run.ask(move |services| async move {
             let done = if is_aside {
                 services.leases.quarantine(&machine, "broken".to_owned(), &caller).await

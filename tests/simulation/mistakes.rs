@@ -34,17 +34,17 @@ pub enum Mistake {
     /// Time goes on by the clock that jumps.
     ExpiryByWallClock,
     /// Of what is between otter and the host.
-    OfHost(crate::mistakes::Mistake),
+    Host(crate::mistakes::Mistake),
 }
 
 impl Run {
-    pub fn makes(&self, mistake: Mistake) -> bool {
+    pub fn has_mistake(&self, mistake: Mistake) -> bool {
         self.mistake == Some(mistake)
     }
 
     /// The clock of the services.
     pub fn clock_of_services(&self) -> Clock {
-        if self.makes(Mistake::ExpiryByWallClock) {
+        if self.has_mistake(Mistake::ExpiryByWallClock) {
             return Clock::from_time(JumpingTime(self.handle.clone()));
         }
         self.clock.clone()
@@ -53,8 +53,8 @@ impl Run {
     /// The host of the services.
     pub fn host_of_services(&self, host: Arc<dyn Hypervisor>) -> Arc<dyn Hypervisor> {
         match self.mistake {
-            Some(Mistake::OfHost(mistake)) => {
-                Arc::new(crate::mistakes::Mistaken::new(host, mistake))
+            Some(Mistake::Host(mistake)) => {
+                Arc::new(crate::mistakes::HostWithMistake::new(host, mistake))
             }
             _ => host,
         }
@@ -62,7 +62,7 @@ impl Run {
 
     /// Done at each start.
     pub async fn forget_keys(&self, storage: &dyn Storage) -> Result<(), StorageError> {
-        if self.makes(Mistake::KeysForgotten) {
+        if self.has_mistake(Mistake::KeysForgotten) {
             let retention = Retention { keys: Duration::ZERO, ..Retention::default() };
             // A day later, whatever its clock says.
             let later = self.clock.now() + SignedDuration::from_hours(24);
@@ -72,36 +72,36 @@ impl Run {
     }
 
     /// Whether the commit of an intent is left out.
-    pub fn leaves_out(&self, job: &Job) -> bool {
+    pub fn skips_commit(&self, job: &Job) -> bool {
         let is_intent = job.intent.is_some() && job.host_task.is_none() && !job.state.is_end();
-        is_intent && self.makes(Mistake::CallBeforeCommit)
+        is_intent && self.has_mistake(Mistake::CallBeforeCommit)
     }
 
     /// Whether a step counts as committed at once.
-    pub fn hurries(&self, step: &LeaseTransaction) -> bool {
+    pub fn skips_commit_wait(&self, step: &LeaseTransaction) -> bool {
         let is_grant = step.leases.iter().any(|change| change.held.is_some());
-        is_grant && self.makes(Mistake::GrantBeforeCommit)
+        is_grant && self.has_mistake(Mistake::GrantBeforeCommit)
     }
 
     /// Which job is said to be that of a key.
-    pub fn confused_job(&self, key: &IdempotencyKey, disk: &Committed) -> Option<JobId> {
+    pub fn wrong_job_for_key(&self, key: &IdempotencyKey, disk: &Committed) -> Option<JobId> {
         let is_release = key.method == "LEASE" && key.key.starts_with("release");
         let succeeded =
             |job: &&Job| job.kind() == JobKind::LeaseRelease && job.state == JobState::Succeeded;
         let other = disk.jobs.values().find(succeeded)?;
-        (is_release && self.makes(Mistake::FreeBeforeProven)).then_some(other.id)
+        (is_release && self.has_mistake(Mistake::FreeBeforeProven)).then_some(other.id)
     }
 
     /// The jobs that a list has.
-    pub fn listed(&self, jobs: Vec<Job>) -> Vec<Job> {
-        let is_mistaken = self.makes(Mistake::EndTakenBack);
-        let listed = |job: Job| {
+    pub fn jobs_with_mistake(&self, jobs: Vec<Job>) -> Vec<Job> {
+        let is_mistaken = self.has_mistake(Mistake::EndTakenBack);
+        let with_mistake = |job: Job| {
             if is_mistaken && job.state.is_end() {
                 return Job { state: JobState::Running, finished_at: None, ..job };
             }
             job
         };
-        jobs.into_iter().map(listed).collect()
+        jobs.into_iter().map(with_mistake).collect()
     }
 }
 

@@ -30,17 +30,17 @@ impl Random {
     }
 
     /// One of these; none if there are none.
-    pub fn pick<'a, T>(&mut self, of: &'a [T]) -> Option<&'a T> {
-        if of.is_empty() {
+    pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> Option<&'a T> {
+        if choices.is_empty() {
             return None;
         }
-        of.get(usize::try_from(self.below(of.len() as u64)).unwrap())
+        choices.get(usize::try_from(self.below(choices.len() as u64)).unwrap())
     }
 
     /// From `least` to `most`, which is not less.
-    pub fn between(&mut self, least: Duration, most: Duration) -> Duration {
-        let span = u64::try_from((most.saturating_sub(least)).as_micros()).unwrap_or(u64::MAX);
-        least + Duration::from_micros(self.below(span.saturating_add(1)))
+    pub fn between(&mut self, min: Duration, max: Duration) -> Duration {
+        let span = u64::try_from((max.saturating_sub(min)).as_micros()).unwrap_or(u64::MAX);
+        min + Duration::from_micros(self.below(span.saturating_add(1)))
     }
 
     /// How long something takes that is mostly quick and now and then is not.

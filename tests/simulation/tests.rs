@@ -7,26 +7,26 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use otter::clock::Clock;
 
 use super::mistakes::Mistake;
-use super::{Outcome, run};
-use crate::mistakes::Mistake as OfHost;
+use super::{RunOutcome, run};
+use crate::mistakes::Mistake as HostMistake;
 
 /// How many seeds run each time, unless `OTTER_SEEDS` says otherwise.
 const SEEDS: u64 = 800;
 
 /// What a run broke. A panic in it is a broken promise too.
-fn broken(seed: u64, mistake: Option<Mistake>) -> Option<String> {
+fn violation(seed: u64, mistake: Option<Mistake>) -> Option<String> {
     match catch_unwind(AssertUnwindSafe(|| run(seed, mistake, false))) {
-        Ok(outcome) => outcome.broken,
+        Ok(outcome) => outcome.violation,
         Err(_) => Some("it panicked".to_owned()),
     }
 }
 
 /// Runs a seed, and tells how to run it again if it broke a promise.
 fn check(seed: u64) {
-    if let Some(broken) = broken(seed, None) {
+    if let Some(violation) = violation(seed, None) {
         panic!(
-            "a promise is broken: {broken}. OTTER_SEED={seed} cargo test --test otter \
-             simulation::tests::promises -- --nocapture shows what led to it"
+            "an invariant is violated: {violation}. OTTER_SEED={seed} cargo test --test otter \
+             simulation::tests::job_invariants -- --nocapture shows what led to it"
         );
     }
 }
@@ -43,28 +43,37 @@ fn check_half(half: u64) {
 }
 
 #[test]
-fn promises_hold_for_many_seeds() {
+fn invariants_hold_for_many_seeds() {
     if let Some(seed) = from_environment("OTTER_SEED") {
-        let Outcome { broken, trace, jobs, unknowns, leases, grants, refused, repeated, lives } =
-            run(seed, None, true);
+        let RunOutcome {
+            violation,
+            trace,
+            jobs,
+            unknowns,
+            leases,
+            grants,
+            refused,
+            repeated,
+            starts,
+        } = run(seed, None, true);
         println!(
             "{}\n{jobs} jobs, {unknowns} of them unknown, {grants} grants for {leases} leases, \
-             {repeated} calls made again, {refused} writes refused, in {lives} lives",
+             {repeated} calls made again, {refused} writes refused, in {starts} starts",
             trace.join("\n")
         );
-        assert_eq!(broken, None, "OTTER_SEED={seed}");
+        assert_eq!(violation, None, "OTTER_SEED={seed}");
         return;
     }
     check_half(0);
 }
 
 #[test]
-fn promises_hold_for_as_many_others() {
+fn invariants_hold_for_the_other_half_of_the_seeds() {
     check_half(1);
 }
 
 #[test]
-fn promises_hold_for_a_seed_that_nobody_chose() {
+fn invariants_hold_for_a_random_seed() {
     let (high, low) = Clock::system().uuid().as_u64_pair();
     let seed = high ^ low;
     // Not by println!, which shows nothing of a test that passes.
@@ -79,17 +88,17 @@ fn the_same_seed_is_the_same_run() {
         let differs = first.trace.iter().zip(&second.trace).find(|(first, second)| first != second);
         assert_eq!(differs, None, "seed {seed}");
         assert_eq!(
-            (first.trace.len(), first.broken),
-            (second.trace.len(), second.broken),
+            (first.trace.len(), first.violation),
+            (second.trace.len(), second.violation),
             "seed {seed}"
         );
     }
 }
 
 #[test]
-fn runs_are_worth_their_time() {
-    let outcomes: Vec<Outcome> = (0..50).map(|seed| run(seed, None, false)).collect();
-    let sum = |of: fn(&Outcome) -> usize| outcomes.iter().map(of).sum::<usize>();
+fn runs_reach_the_interesting_cases() {
+    let outcomes: Vec<RunOutcome> = (0..50).map(|seed| run(seed, None, false)).collect();
+    let sum = |field: fn(&RunOutcome) -> usize| outcomes.iter().map(field).sum::<usize>();
     let (jobs, unknowns) = (sum(|outcome| outcome.jobs), sum(|outcome| outcome.unknowns));
     let (grants, repeated) = (sum(|outcome| outcome.grants), sum(|outcome| outcome.repeated));
     let refused = sum(|outcome| outcome.refused);
@@ -102,21 +111,22 @@ fn runs_are_worth_their_time() {
 
 #[test]
 fn mistakes_are_noticed() {
-    for (mistake, seeds, noticed) in [
+    for (mistake, seeds, expected_text) in [
         (Mistake::CallBeforeCommit, 20, "without a committed intent"),
-        (Mistake::OfHost(OfHost::ResetSentAgain), 500, "nothing proves"),
-        (Mistake::OfHost(OfHost::EndBeforeBarrier), 50, "before the picture showed"),
-        (Mistake::OfHost(OfHost::ResyncForgetsRemoval), 200, "the picture has"),
+        (Mistake::Host(HostMistake::ResetSentAgain), 500, "nothing proves"),
+        (Mistake::Host(HostMistake::EndBeforeBarrier), 50, "before the picture showed"),
+        (Mistake::Host(HostMistake::ResyncForgetsRemoval), 200, "the picture has"),
         (Mistake::KeysForgotten, 200, "gave"),
         (Mistake::EndTakenBack, 20, "taken back"),
-        (Mistake::OfHost(OfHost::StaleAddress), 100, "is shown with"),
+        (Mistake::Host(HostMistake::StaleAddress), 100, "is shown with"),
         (Mistake::FenceForgotten, 200, "fence"),
         (Mistake::GrantBeforeCommit, 100, "not on disk"),
         (Mistake::FreeBeforeProven, 200, "was not proven"),
         (Mistake::ExpiryByWallClock, 200, "before its time"),
     ] {
         let found = |seed: &u64| {
-            broken(*seed, Some(mistake)).is_some_and(|broken| broken.contains(noticed))
+            violation(*seed, Some(mistake))
+                .is_some_and(|violation| violation.contains(expected_text))
         };
         assert!(
             (0..seeds).any(|seed| found(&seed)),

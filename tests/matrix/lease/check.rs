@@ -5,12 +5,13 @@
 use otter::simulator::world::{Machine, PowerState};
 use serde_json::{Value, json};
 
+use super::super::cell_run::{CellRun, DeliveryProof, LeaseRun, ManualChangeRun};
 use super::super::check::{
-    difference, end_is_right, host, is_end, picture, polls_agree, quiet, rest, sends_are_few, truth,
+    difference, end_is_right, end_matches_host, expected_inventory, finish_host_tasks, is_end,
+    polls_agree, reported_inventory, sends_are_allowed, settle_host,
 };
-use super::super::stage::{ByHand, Leased, Play, Proof};
 use super::super::table::Fault;
-use super::table::{LeaseCell, LeaseExpected, LeaseKind, Outcome};
+use super::table::{LeaseCell, LeaseExpected, LeaseKind, LeaseOutcome};
 
 /// The words of a lease's ends.
 const ENDS: [&str; 4] = ["released", "expired", "revoked", "failed"];
@@ -18,44 +19,45 @@ const ENDS: [&str; 4] = ["released", "expired", "revoked", "failed"];
 /// Checks a cell whose job was played to its end, sees its lease to its own, and gives what came of
 /// it.
 pub async fn check(
-    mut play: Play<'_>,
-    proof: Proof,
+    mut run: CellRun<'_>,
+    proof: DeliveryProof,
     cell: LeaseCell,
     expected: &LeaseExpected,
 ) -> Result<String, String> {
-    let ended = play.seen().clone();
-    let by_hand = play.lease().by_hand.as_ref().is_none_or(ByHand::acted);
-    if !proof.holds(play.control()) || !by_hand {
+    let ended = run.last_poll().clone();
+    let manual_change = run.lease().manual_change.as_ref().is_none_or(ManualChangeRun::has_acted);
+    if !proof.holds(run.control()) || !manual_change {
         return Err(format!("the fault was not delivered; the job: {ended}"));
     }
     end_is_right(&ended, &expected.job)?;
-    polls_agree(&play.polls)?;
-    sends_are_few(&play, &ended)?;
-    truth(&play, ended["state"].as_str().unwrap_or_default())?;
+    polls_agree(&run.polls)?;
+    sends_are_allowed(&run, &ended)?;
+    end_matches_host(&run, ended["state"].as_str().unwrap_or_default())?;
     readiness_is_newest(&ended)?;
-    if keeps_it_on(&play) {
-        rest(&mut play).await?;
+    if stays_powered_on(&run) {
+        finish_host_tasks(&mut run).await?;
     } else {
-        quiet(&mut play).await?;
+        settle_host(&mut run).await?;
     }
-    answer_questions(&play);
-    let active = play.lease_to_the_end().await?;
-    let lease = play.lease().polls.last().cloned().unwrap_or_default();
-    let told = |wrong: String| format!("{wrong}: {lease}");
-    one_end(&play.lease().polls)?;
-    came_to(&play, expected.comes_to, active.as_ref(), &lease, &ended).map_err(told)?;
-    quiet(&mut play).await?;
-    picture_is_the_host(&mut play).await?;
-    if play.control().step_guests() > 0 {
-        picture_is_the_host(&mut play).await?;
+    answer_questions(&run);
+    let active = run.lease_to_the_end().await?;
+    let lease = run.lease().polls.last().cloned().unwrap_or_default();
+    let with_lease = |wrong: String| format!("{wrong}: {lease}");
+    one_end(&run.lease().polls)?;
+    lease_ended_as_expected(&run, expected.lease_outcome, active.as_ref(), &lease, &ended)
+        .map_err(with_lease)?;
+    settle_host(&mut run).await?;
+    inventory_matches_host(&mut run).await?;
+    if run.control().step_guests() > 0 {
+        inventory_matches_host(&mut run).await?;
     }
-    each_machine_has_its_place(&play, cell, expected.comes_to).await?;
-    if let Some(wrong) = play.wrong_reads.first() {
+    each_machine_is_free_or_quarantined(&run, cell, expected.lease_outcome).await?;
+    if let Some(wrong) = run.wrong_reads.first() {
         return Err(format!("a read failed: {wrong}"));
     }
-    events_agree(&mut play, &lease).await?;
-    play.bench.clear().await?;
-    Ok(format!("{:?}", expected.comes_to))
+    events_agree(&mut run, &lease).await?;
+    run.bench.clear().await?;
+    Ok(format!("{:?}", expected.lease_outcome))
 }
 
 /// What was waited for was waited for after the last call that could have undone it.
@@ -66,7 +68,7 @@ fn readiness_is_newest(job: &Value) -> Result<(), String> {
         .flatten()
         .filter_map(|step| step["name"].as_str())
         .collect();
-    let last = |of: &[&str]| steps.iter().rposition(|step| of.contains(step));
+    let last = |names: &[&str]| steps.iter().rposition(|step| names.contains(step));
     let waits = !job["request"]["until"].is_null() && job["state"] == "succeeded";
     if !waits || last(&["wait_tools", "wait_ip"]) > last(&["revert", "power_on"]) {
         return Ok(());
@@ -74,8 +76,8 @@ fn readiness_is_newest(job: &Value) -> Result<(), String> {
     Err(format!("it was called ready by what was before its last call: {steps:?}"))
 }
 
-fn answer_questions(play: &Play<'_>) {
-    play.control().mutate(|world| {
+fn answer_questions(run: &CellRun<'_>) {
+    run.control().mutate(|world| {
         let ids: Vec<String> = world.machines().map(|machine| machine.id.clone()).collect();
         for id in ids {
             if let Some(machine) =
@@ -103,18 +105,18 @@ fn one_end(polls: &[Value]) -> Result<(), String> {
 
 /// What the licence kept from being powered off by the preparation, it keeps from being powered off
 /// by the release.
-fn keeps_it_on(play: &Play<'_>) -> bool {
-    let Leased { kind, by_hand, spare, .. } = play.lease();
-    play.cell.fault == Fault::Licence
-        && by_hand.is_none()
+fn stays_powered_on(run: &CellRun<'_>) -> bool {
+    let LeaseRun { kind, manual_change, spare, .. } = run.lease();
+    run.cell.fault == Fault::Licence
+        && manual_change.is_none()
         && spare.is_none()
         && *kind == LeaseKind::PrepareOff
 }
 
 /// What came of the lease is what the table says.
-fn came_to(
-    play: &Play<'_>,
-    wanted: Outcome,
+fn lease_ended_as_expected(
+    run: &CellRun<'_>,
+    expected: LeaseOutcome,
     active: Option<&Value>,
     lease: &Value,
     job: &Value,
@@ -130,15 +132,19 @@ fn came_to(
     let was_active_on =
         active.map(|active| active["machine"].as_str().unwrap_or_default().to_owned());
     let warnings = lease["warnings"].as_array().map_or(0, Vec::len);
-    let (state, reason, on, warned) = match (wanted, &play.lease().spare) {
-        (Outcome::Active, _) => ("released", "released", Some(play.id.clone()), 0),
-        (Outcome::SetAside, Some(spare)) => ("released", "released", Some(spare.clone()), 1),
-        (Outcome::SetAside, None) => {
-            ("failed", "prepare-failed", None, usize::from(keeps_it_on(play)))
+    let (state, reason, on, warned) = match (expected, &run.lease().spare) {
+        (LeaseOutcome::Active, _) => ("released", "released", Some(run.id.clone()), 0),
+        (LeaseOutcome::Quarantined, Some(spare)) => {
+            ("released", "released", Some(spare.clone()), 1)
         }
-        (Outcome::Gone, _) => ("failed", "machine-gone", None, 0),
-        (Outcome::Free | Outcome::FreeAndTaken, _) => ("released", "released", None, 0),
-        (Outcome::NotReleased | Outcome::NotReleasedGone, _) => ("released", "released", None, 1),
+        (LeaseOutcome::Quarantined, None) => {
+            ("failed", "prepare-failed", None, usize::from(stays_powered_on(run)))
+        }
+        (LeaseOutcome::Gone, _) => ("failed", "machine-gone", None, 0),
+        (LeaseOutcome::Free | LeaseOutcome::FreeAndTaken, _) => ("released", "released", None, 0),
+        (LeaseOutcome::NotReleased | LeaseOutcome::NotReleasedGone, _) => {
+            ("released", "released", None, 1)
+        }
     };
     is("/state", &json!(state))?;
     is("/end/reason", &json!(reason))?;
@@ -147,7 +153,7 @@ fn came_to(
     }
     // After the job of a preparation may have come one that was active for a moment before its
     // machine was missed.
-    let gone_late = wanted == Outcome::Gone && job["state"] == "succeeded";
+    let gone_late = expected == LeaseOutcome::Gone && job["state"] == "succeeded";
     if was_active_on != on && !gone_late {
         return Err(format!("it was active on {was_active_on:?}, where {on:?} is right"));
     }
@@ -158,12 +164,12 @@ fn came_to(
 }
 
 /// The picture is the host's, whole, but for what is set aside, which otter alone knows.
-async fn picture_is_the_host(play: &mut Play<'_>) -> Result<(), String> {
-    let wanted = play.control().look(host);
-    let mut shown = Value::Null;
-    let same = play.bench.until("the picture to be the host's", async |bench| {
-        shown = picture(bench).await;
-        for (_, machine) in shown["machines"].as_object_mut().into_iter().flatten() {
+async fn inventory_matches_host(run: &mut CellRun<'_>) -> Result<(), String> {
+    let expected = run.control().look(expected_inventory);
+    let mut reported = Value::Null;
+    let same = run.bench.until("the picture to be the host's", async |bench| {
+        reported = reported_inventory(bench).await;
+        for (_, machine) in reported["machines"].as_object_mut().into_iter().flatten() {
             let machine = &mut machine["machine"];
             machine["quarantine"] = Value::Null;
             if let Some(reasons) = machine["not_free_because"].as_array_mut() {
@@ -171,59 +177,62 @@ async fn picture_is_the_host(play: &mut Play<'_>) -> Result<(), String> {
                 machine["free"] = json!(machine["not_free_because"] == json!([]));
             }
         }
-        shown == wanted
+        reported == expected
     });
     same.await.map_err(|_| {
         format!(
             "after the lease otter shows otherwise than the host is:{}",
-            difference("", &wanted, &shown)
+            difference("", &expected, &reported)
         )
     })
 }
 
 /// No lease holds a machine any more: each is free, and off and at the asked snapshot then, or set
 /// aside.
-async fn each_machine_has_its_place(
-    play: &Play<'_>,
+async fn each_machine_is_free_or_quarantined(
+    run: &CellRun<'_>,
     cell: LeaseCell,
-    wanted: Outcome,
+    expected: LeaseOutcome,
 ) -> Result<(), String> {
-    let machines: Vec<Machine> = play.control().look(|world| world.machines().cloned().collect());
+    let machines: Vec<Machine> = run.control().look(|world| world.machines().cloned().collect());
     let names = |machine: &&Machine| machine.name.contains("cell");
     for machine in machines.iter().filter(names) {
-        let (_, _, shown) = play.bench.read(&format!("/v1/machines/{}", machine.id)).await;
-        let aside = !shown["quarantine"].is_null();
-        let meant = machine.instance_uuid == play.before.instance_uuid;
+        let (_, _, reported) = run.bench.read(&format!("/v1/machines/{}", machine.id)).await;
+        let quarantined = !reported["quarantine"].is_null();
+        let meant = machine.instance_uuid == run.before.instance_uuid;
         let right = meant
-            && match wanted {
-                Outcome::SetAside
-                | Outcome::Gone
-                | Outcome::NotReleased
-                | Outcome::NotReleasedGone => true,
-                Outcome::Active | Outcome::Free | Outcome::FreeAndTaken => false,
+            && match expected {
+                LeaseOutcome::Quarantined
+                | LeaseOutcome::Gone
+                | LeaseOutcome::NotReleased
+                | LeaseOutcome::NotReleasedGone => true,
+                LeaseOutcome::Active | LeaseOutcome::Free | LeaseOutcome::FreeAndTaken => false,
             };
-        if aside != right {
-            return Err(format!("it is set aside: {aside}, where {right} is right: {shown}"));
+        if quarantined != right {
+            return Err(format!(
+                "it is set quarantined: {quarantined}, where {right} is right: {reported}"
+            ));
         }
-        if aside
-            && (shown["quarantine"]["automatic"] != true || shown["quarantine"]["by"] != "otter")
+        if quarantined
+            && (reported["quarantine"]["automatic"] != true
+                || reported["quarantine"]["by"] != "otter")
         {
-            return Err(format!("it is not set aside by otter: {shown}"));
+            return Err(format!("it is not set quarantined by otter: {reported}"));
         }
-        if !shown["lease"].is_null() {
-            return Err(format!("it is still leased: {shown}"));
+        if !reported["lease"].is_null() {
+            return Err(format!("it is still lease_run: {reported}"));
         }
-        if aside {
+        if quarantined {
             continue;
         }
-        if meant && wanted == Outcome::FreeAndTaken {
-            if shown["not_free_because"] != json!(["powered_on"]) {
-                return Err(format!("another hand took it, which is not shown: {shown}"));
+        if meant && expected == LeaseOutcome::FreeAndTaken {
+            if reported["not_free_because"] != json!(["powered_on"]) {
+                return Err(format!("another hand took it, which is not reported: {reported}"));
             }
             continue;
         }
-        if shown["free"] != true {
-            return Err(format!("it is neither free nor set aside: {shown}"));
+        if reported["free"] != true {
+            return Err(format!("it is neither free nor set quarantined: {reported}"));
         }
         if machine.power != PowerState::Off {
             return Err(format!("it is free and not off: {machine:?}"));
@@ -233,34 +242,36 @@ async fn each_machine_has_its_place(
         let current = machine.current_snapshot.as_ref().and_then(|id| machine.snapshot(id));
         if let Some(asked) = asked
             && current.is_none_or(|current| current.name != asked)
-            && cell.trouble != super::table::Trouble::ByHand(super::table::Hand::RemovesSnapshot)
+            && cell.fault
+                != super::table::LeaseFault::Manual(super::table::ManualChange::RemovesSnapshot)
         {
             return Err(format!("it is free and not at {asked}: {machine:?}"));
         }
     }
-    let tasks: Vec<String> = play.control().running_tasks();
+    let tasks: Vec<String> = run.control().running_tasks();
     if tasks.is_empty() { Ok(()) } else { Err(format!("tasks still run: {tasks:?}")) }
 }
 
 /// What the stream told of the lease and of its jobs: one end of each, the same that polls showed,
 /// and nothing after it.
-async fn events_agree(play: &mut Play<'_>, lease: &Value) -> Result<(), String> {
-    let id = play.lease().id.clone();
-    let (_, _, jobs) = play.bench.read(&format!("/v1/jobs?lease={id}")).await;
-    let mark = play.bench.nudge();
-    let told =
-        play.bench.events.until(|told| told.json["object"]["annotation"] == mark.as_str()).await;
-    let of = |kind: &str, id: &str| -> Vec<Value> {
-        told.iter()
-            .filter(|told| told.is(kind, id))
-            .map(|told| told.json["object"].clone())
+async fn events_agree(run: &mut CellRun<'_>, lease: &Value) -> Result<(), String> {
+    let id = run.lease().id.clone();
+    let (_, _, jobs) = run.bench.read(&format!("/v1/jobs?lease={id}")).await;
+    let mark = run.bench.nudge();
+    let events =
+        run.bench.events.until(|event| event.json["object"]["annotation"] == mark.as_str()).await;
+    let states_of = |kind: &str, id: &str| -> Vec<Value> {
+        events
+            .iter()
+            .filter(|event| event.is(kind, id))
+            .map(|event| event.json["object"].clone())
             .collect()
     };
     let agrees = |states: &[Value], ended: &Value, is_end: fn(&Value) -> bool| {
         let first = states.iter().position(is_end);
         first.is_some_and(|first| states[first..].iter().all(|state| state == ended))
     };
-    let states = of("lease.changed", &id);
+    let states = states_of("lease.changed", &id);
     if !agrees(&states, lease, ends) {
         return Err(format!(
             "the stream told another end of the lease than {lease}: {:?}",
@@ -268,7 +279,7 @@ async fn events_agree(play: &mut Play<'_>, lease: &Value) -> Result<(), String> 
         ));
     }
     for job in jobs["items"].as_array().into_iter().flatten() {
-        let states = of("job.changed", job["id"].as_str().unwrap_or_default());
+        let states = states_of("job.changed", job["id"].as_str().unwrap_or_default());
         if !agrees(&states, job, is_end) {
             return Err(format!(
                 "the stream told another end of the job than {job}: {:?}",

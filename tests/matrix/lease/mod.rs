@@ -7,12 +7,12 @@ pub mod table;
 
 use std::collections::BTreeMap;
 
-use self::table::{LeaseCell, LeaseExpected, Trouble};
-use super::stage::{Bench, Play};
+use self::table::{LeaseCell, LeaseExpected, LeaseFault};
+use super::cell_run::{CellRun, TestBench};
 use super::table::Fault;
-use super::{Playable, report};
+use super::{MatrixCell, report};
 
-impl Playable for LeaseCell {
+impl MatrixCell for LeaseCell {
     type Expected = LeaseExpected;
 
     fn name(&self) -> String {
@@ -20,12 +20,16 @@ impl Playable for LeaseCell {
     }
 
     fn waits_for_time_outs(&self) -> bool {
-        matches!(self.trouble, Trouble::Of(Fault::SlowDone | Fault::SlowUndone))
+        matches!(self.fault, LeaseFault::Injected(Fault::SlowDone | Fault::SlowUndone))
     }
 
-    async fn play(self, bench: &mut Bench, expected: &LeaseExpected) -> Result<String, String> {
-        let (play, proof) = Play::of_lease(bench, self, self.as_job(), &expected.job).await?;
-        check::check(play, proof, self, expected).await
+    async fn run_cell(
+        self,
+        bench: &mut TestBench,
+        expected: &LeaseExpected,
+    ) -> Result<String, String> {
+        let (run, proof) = CellRun::run_lease(bench, self, self.as_job(), &expected.job).await?;
+        check::check(run, proof, self, expected).await
     }
 }
 

@@ -11,9 +11,11 @@
 
 #![expect(clippy::match_same_arms, reason = "a table: a row stands where it is looked for")]
 
-use super::super::table::{Cell, Expected, Fault, Kind, Left, Plight, Step, words};
+use super::super::table::{
+    CallOutcome, Cell, Expected, Fault, HostEffect, InjectionPoint, Kind, named_enum,
+};
 
-words! {
+named_enum! {
     /// A preparation or a release, by the call or the wait that the fault strikes.
     LeaseKind {
         /// Revert, on, until tools, settle.
@@ -39,9 +41,9 @@ words! {
     }
 }
 
-words! {
+named_enum! {
     /// What other hands do to the machine.
-    Hand {
+    ManualChange {
         PowersOn = "powered on by hand",
         PowersOff = "powered off by hand",
         RemovesSnapshot = "the snapshot removed by hand",
@@ -50,17 +52,17 @@ words! {
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Trouble {
+pub enum LeaseFault {
     Of(Fault),
-    ByHand(Hand),
+    ManualChangeRun(ManualChange),
 }
 
 /// One cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LeaseCell {
     pub kind: LeaseKind,
-    pub step: Step,
-    pub trouble: Trouble,
+    pub point: InjectionPoint,
+    pub fault: LeaseFault,
     /// Whether there is another machine that fits, and time to wait for it.
     pub spare: bool,
 }
@@ -70,17 +72,17 @@ pub struct LeaseCell {
 pub struct LeaseExpected {
     /// Of the struck job.
     pub job: Expected,
-    pub comes_to: Outcome,
+    pub lease_outcome: LeaseOutcome,
 }
 
 /// What becomes of the lease and its machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum LeaseOutcome {
     /// Active on the machine, and given back in the end.
     Active,
     /// Failed with the step's problem, and the machine is set aside; or active on another, where
     /// there is one.
-    SetAside,
+    Quarantined,
     /// Failed, the machine is gone; it comes back set aside.
     Gone,
     /// Released, and the machine is free.
@@ -95,7 +97,7 @@ pub enum Outcome {
 
 impl LeaseKind {
     /// The job whose calls are the same ones, and which of them is struck.
-    pub const fn like(self) -> Kind {
+    pub const fn matching_job(self) -> Kind {
         match self {
             Self::PrepareRevert => Kind::RevertOn,
             Self::PrepareOn
@@ -143,23 +145,23 @@ impl LeaseKind {
     }
 }
 
-impl Trouble {
+impl LeaseFault {
     /// What it is to the play of the job: what other hands do, no disruption brings about.
     pub const fn as_fault(self) -> Fault {
         match self {
             Self::Of(fault) => fault,
-            Self::ByHand(_) => Fault::Licence,
+            Self::ManualChangeRun(_) => Fault::Licence,
         }
     }
 
-    const fn word(self) -> &'static str {
+    const fn name(self) -> &'static str {
         match self {
-            Self::Of(fault) => fault.word(),
-            Self::ByHand(hand) => hand.word(),
+            Self::Of(fault) => fault.name(),
+            Self::ManualChangeRun(change) => hand.name(),
         }
     }
 
-    const fn takes_the_machine(self) -> bool {
+    const fn removes_the_machine(self) -> bool {
         matches!(
             self,
             Self::Of(
@@ -172,75 +174,86 @@ impl Trouble {
 impl LeaseCell {
     /// Every cell, whether it can be or not.
     pub fn all() -> impl Iterator<Item = Self> {
-        let troubles = Fault::ALL.iter().map(|fault| Trouble::Of(*fault));
-        let troubles: Vec<_> =
-            troubles.chain(Hand::ALL.iter().map(|hand| Trouble::ByHand(*hand))).collect();
+        let faults = Fault::ALL.iter().map(|fault| LeaseFault::Injected(*fault));
+        let faults: Vec<_> = faults
+            .chain(ManualChange::ALL.iter().map(|hand| LeaseFault::Manual(*change)))
+            .collect();
         LeaseKind::ALL.iter().flat_map(move |kind| {
-            let troubles = troubles.clone();
-            Step::ALL.iter().flat_map(move |step| {
-                let of = |trouble, spare| Self { kind: *kind, step: *step, trouble, spare };
-                let both = move |trouble: &Trouble| [of(*trouble, false), of(*trouble, true)];
-                troubles.iter().flat_map(both).collect::<Vec<_>>()
+            let faults = faults.clone();
+            InjectionPoint::ALL.iter().flat_map(move |point| {
+                let cell = |fault, spare| Self { kind: *kind, point: *point, fault, spare };
+                let both = move |fault: &LeaseFault| [cell(*fault, false), cell(*fault, true)];
+                faults.iter().flat_map(both).collect::<Vec<_>>()
             })
         })
     }
 
     pub fn name(self) -> String {
         let spare = if self.spare { " | another machine fits" } else { "" };
-        format!("{} | {} | {}{spare}", self.kind.word(), self.step.word(), self.trouble.word())
+        format!("{} | {} | {}{spare}", self.kind.name(), self.point.name(), self.fault.name())
     }
 
     /// The cell of the like job.
     pub const fn as_job(self) -> Cell {
-        Cell { kind: self.kind.like(), step: self.step, fault: self.trouble.as_fault() }
+        Cell { kind: self.kind.matching_job(), point: self.point, fault: self.fault.as_fault() }
     }
 
     /// What must come of it, or why it cannot be.
     pub fn expected(self) -> Result<LeaseExpected, &'static str> {
-        let job = match self.trouble {
-            Trouble::ByHand(hand) => self.by_hand(hand)?,
-            Trouble::Of(_) if self.kind.is_between() => self.between()?,
-            Trouble::Of(_) => self.at_a_call()?,
+        let job = match self.fault {
+            LeaseFault::Manual(change) => self.manual_change(change)?,
+            LeaseFault::Injected(_) if self.kind.is_between() => self.between()?,
+            LeaseFault::Injected(_) => self.at_a_call()?,
         };
-        let well = job.ends.iter().all(|(state, _)| *state == "succeeded");
-        let comes_to = match (self.kind.prepares(), self.trouble.takes_the_machine()) {
-            (true, true) => Outcome::Gone,
-            (true, false) if well => Outcome::Active,
-            (true, false) => Outcome::SetAside,
-            (false, true) => Outcome::NotReleasedGone,
-            (false, false) if well && self.taken_after_the_proof() => Outcome::FreeAndTaken,
-            (false, false) if well => Outcome::Free,
-            (false, false) => Outcome::NotReleased,
+        let has_succeeded = job.ends.iter().all(|(state, _)| *state == "succeeded");
+        let lease_outcome = match (self.kind.prepares(), self.fault.removes_the_machine()) {
+            (true, true) => LeaseOutcome::Gone,
+            (true, false) if has_succeeded => LeaseOutcome::Active,
+            (true, false) => LeaseOutcome::Quarantined,
+            (false, true) => LeaseOutcome::NotReleasedGone,
+            (false, false) if has_succeeded && self.taken_after_the_proof() => {
+                LeaseOutcome::FreeAndTaken
+            }
+            (false, false) if has_succeeded => LeaseOutcome::Free,
+            (false, false) => LeaseOutcome::NotReleased,
         };
-        if self.spare && !matches!(comes_to, Outcome::SetAside | Outcome::Gone) {
+        if self.spare && !matches!(lease_outcome, LeaseOutcome::Quarantined | LeaseOutcome::Gone) {
             return Err("no other machine is wanted where the first will do, nor for a release");
         }
-        if self.spare && comes_to == Outcome::Gone && self.trouble != Trouble::Of(Fault::Deleted) {
+        if self.spare
+            && lease_outcome == LeaseOutcome::Gone
+            && self.fault != LeaseFault::Injected(Fault::Deleted)
+        {
             return Err("with another machine it is as without: once for each step will do");
         }
-        if self.spare && self.trouble == Trouble::Of(Fault::Licence) {
+        if self.spare && self.fault == LeaseFault::Injected(Fault::Licence) {
             return Err("it is the whole host's: no other machine would do");
         }
-        Ok(LeaseExpected { job, comes_to })
+        Ok(LeaseExpected { job, lease_outcome })
     }
 
     fn taken_after_the_proof(self) -> bool {
-        (self.step, self.trouble) == (Step::ResultRead, Trouble::ByHand(Hand::PowersOn))
+        (self.point, self.fault)
+            == (InjectionPoint::ResultRead, LeaseFault::Manual(ManualChange::PowersOn))
             && self.kind != LeaseKind::ReleaseCheck
     }
 
     /// As in a job of its own, but that more follows.
     fn at_a_call(self) -> Result<Expected, &'static str> {
-        if self.kind == LeaseKind::PrepareOn && self.step == Step::ResultRead {
+        if self.kind == LeaseKind::PrepareOn && self.point == InjectionPoint::ResultRead {
             return Err("the picture is caught up once, at the end: a kind of its own");
         }
         let cell = self.as_job();
         let expected = cell.expected()?;
-        Ok(match (self.step, cell.plight()?) {
+        Ok(match (self.point, cell.call_outcome()?) {
             // It is looked for once more, and not there.
-            (Step::Unreported, Plight::GoneAfter) => gone(1),
+            (InjectionPoint::Unreported, CallOutcome::GoneAfter) => machine_gone(1),
             // What is to come waits for the answer.
-            (Step::Unreported, Plight::Asks { .. }) if self.kind == LeaseKind::PrepareOn => asks(1),
+            (InjectionPoint::Unreported, CallOutcome::Asks { .. })
+                if self.kind == LeaseKind::PrepareOn =>
+            {
+                question_pending(1)
+            }
             _ => expected,
         })
     }
@@ -251,13 +264,13 @@ impl LeaseCell {
             self.kind,
             LeaseKind::AwaitTools | LeaseKind::AwaitAddress | LeaseKind::Settle
         );
-        match self.step {
-            Step::Progress if waits => {}
-            Step::ResultRead if !waits => {}
+        match self.point {
+            InjectionPoint::Progress if waits => {}
+            InjectionPoint::ResultRead if !waits => {}
             _ if waits => return Err("it is one wait, in which no call is made"),
             _ => return Err("it is one read, in which no call is made"),
         }
-        let Trouble::Of(fault) = self.trouble else { return Err("by hand") };
+        let LeaseFault::Injected(fault) = self.fault else { return Err("by hand") };
         Ok(match fault {
             Fault::SessionExpired
             | Fault::AccountRefused
@@ -272,19 +285,19 @@ impl LeaseCell {
             | Fault::Licence => succeeded(1),
             // It is on no more: that is made good, and what was ready before is waited for anew.
             Fault::HostRebooted => match self.kind {
-                LeaseKind::PrepareEnd => after_all(1),
+                LeaseKind::PrepareEnd => succeeded_then_undone(1),
                 LeaseKind::ReleaseCheck => succeeded(1),
                 _ => succeeded(2),
             },
             Fault::GoneInOutage | Fault::Deleted | Fault::Reregistered | Fault::MoidReused => {
                 match self.kind {
-                    LeaseKind::PrepareEnd => after_all(1),
-                    _ => gone(1),
+                    LeaseKind::PrepareEnd => succeeded_then_undone(1),
+                    _ => machine_gone(1),
                 }
             }
             // All is done and seen.
             Fault::QuestionLeft if !waits || self.kind == LeaseKind::Settle => succeeded(1),
-            Fault::QuestionLeft => asks(1),
+            Fault::QuestionLeft => question_pending(1),
             Fault::HostRestartedIdle
             | Fault::TaskFailed
             | Fault::TaskVanished
@@ -296,68 +309,78 @@ impl LeaseCell {
         })
     }
 
-    fn by_hand(self, hand: Hand) -> Result<Expected, &'static str> {
+    fn manual_change(self, change: ManualChange) -> Result<Expected, &'static str> {
+        use InjectionPoint as S;
         use LeaseKind as K;
-        use Step as S;
-        let nothing = Err("it would change nothing there, or the host would not let anybody");
+        let impossible = Err("it would change nothing there, or the host would not let anybody");
         let snapshot_lost = |sends| fails("host-rejected", sends);
-        Ok(match (self.kind, self.step, hand) {
+        Ok(match (self.kind, self.point, change) {
             // Whatever the power was, the revert makes it what the snapshot says.
-            (K::PrepareRevert, S::Before, Hand::PowersOn) => succeeded(1),
-            (K::PrepareRevert, S::Unreported, Hand::PowersOn) => succeeded(1),
-            (K::PrepareRevert | K::ReleaseRevert, S::Before, Hand::RemovesSnapshot) => {
+            (K::PrepareRevert, S::Before, ManualChange::PowersOn) => succeeded(1),
+            (K::PrepareRevert, S::Unreported, ManualChange::PowersOn) => succeeded(1),
+            (K::PrepareRevert | K::ReleaseRevert, S::Before, ManualChange::RemovesSnapshot) => {
                 fails("not-found", 0)
             }
-            (K::PrepareRevert | K::ReleaseRevert, S::AtCall, Hand::RemovesSnapshot) => {
+            (K::PrepareRevert | K::ReleaseRevert, S::AtCall, ManualChange::RemovesSnapshot) => {
                 fails("not-found", 1)
             }
             // What it was reverted to cannot be proven any more.
-            (K::PrepareRevert | K::ReleaseRevert, S::Unreported, Hand::RemovesSnapshot) => {
+            (K::PrepareRevert | K::ReleaseRevert, S::Unreported, ManualChange::RemovesSnapshot) => {
                 snapshot_lost(1)
             }
             (
                 K::PrepareOn | K::PrepareOff | K::ReleaseRevertOff,
                 S::Before,
-                Hand::RemovesSnapshot,
+                ManualChange::RemovesSnapshot,
             ) => snapshot_lost(1),
-            (K::AwaitTools | K::AwaitAddress | K::Settle, S::Progress, Hand::RemovesSnapshot) => {
+            (
+                K::AwaitTools | K::AwaitAddress | K::Settle,
+                S::Progress,
+                ManualChange::RemovesSnapshot,
+            ) => snapshot_lost(1),
+            (K::PrepareCheck | K::ReleaseCheck, S::ResultRead, ManualChange::RemovesSnapshot) => {
                 snapshot_lost(1)
             }
-            (K::PrepareCheck | K::ReleaseCheck, S::ResultRead, Hand::RemovesSnapshot) => {
-                snapshot_lost(1)
-            }
-            (K::PrepareEnd, S::ResultRead, Hand::RemovesSnapshot | Hand::PowersOff) => after_all(1),
-            (K::PrepareOff | K::ReleaseRevertOff, S::ResultRead, Hand::RemovesSnapshot) => {
-                after_all(1)
+            (
+                K::PrepareEnd,
+                S::ResultRead,
+                ManualChange::RemovesSnapshot | ManualChange::PowersOff,
+            ) => succeeded_then_undone(1),
+            (K::PrepareOff | K::ReleaseRevertOff, S::ResultRead, ManualChange::RemovesSnapshot) => {
+                succeeded_then_undone(1)
             }
             // Undone, it is done once more.
-            (K::PrepareOn, S::Unreported, Hand::PowersOff) => succeeded(2),
-            (K::AwaitTools | K::AwaitAddress | K::Settle, S::Progress, Hand::PowersOff) => {
+            (K::PrepareOn, S::Unreported, ManualChange::PowersOff) => succeeded(2),
+            (K::AwaitTools | K::AwaitAddress | K::Settle, S::Progress, ManualChange::PowersOff) => {
                 succeeded(2)
             }
-            (K::PrepareCheck, S::ResultRead, Hand::PowersOff) => succeeded(2),
+            (K::PrepareCheck, S::ResultRead, ManualChange::PowersOff) => succeeded(2),
             (
                 K::PrepareOff | K::ReleaseOff | K::ReleaseRevertOff,
                 S::Unreported,
-                Hand::PowersOn,
+                ManualChange::PowersOn,
             ) => succeeded(2),
-            (K::ReleaseCheck, S::ResultRead, Hand::PowersOn) => succeeded(2),
+            (K::ReleaseCheck, S::ResultRead, ManualChange::PowersOn) => succeeded(2),
             (
                 K::PrepareOff | K::ReleaseOff | K::ReleaseRevertOff,
                 S::ResultRead,
-                Hand::PowersOn,
-            ) => after_all(1),
+                ManualChange::PowersOn,
+            ) => succeeded_then_undone(1),
             // It is as wanted already.
-            (K::PrepareOn, S::Before, Hand::PowersOn) => succeeded(0),
-            (K::PrepareOn, S::AtCall, Hand::PowersOn) => succeeded(1),
-            (K::PrepareOff | K::ReleaseOff | K::ReleaseRevertOff, S::Before, Hand::PowersOff) => {
-                succeeded(0)
-            }
-            (K::PrepareOff | K::ReleaseOff | K::ReleaseRevertOff, S::AtCall, Hand::PowersOff) => {
-                succeeded(1)
-            }
-            (K::ReleaseRevert, S::Before | S::Unreported, Hand::PowersOff) => succeeded(1),
-            _ => return nothing,
+            (K::PrepareOn, S::Before, ManualChange::PowersOn) => succeeded(0),
+            (K::PrepareOn, S::AtCall, ManualChange::PowersOn) => succeeded(1),
+            (
+                K::PrepareOff | K::ReleaseOff | K::ReleaseRevertOff,
+                S::Before,
+                ManualChange::PowersOff,
+            ) => succeeded(0),
+            (
+                K::PrepareOff | K::ReleaseOff | K::ReleaseRevertOff,
+                S::AtCall,
+                ManualChange::PowersOff,
+            ) => succeeded(1),
+            (K::ReleaseRevert, S::Before | S::Unreported, ManualChange::PowersOff) => succeeded(1),
+            _ => return impossible,
         })
     }
 }
@@ -367,7 +390,7 @@ fn end(state: &'static str, code: Option<&'static str>, sends: usize) -> Expecte
         ends: vec![(state, code)],
         sends: (sends, sends),
         by_deadline: false,
-        left: Left::AsTold,
+        left: HostEffect::AsReported,
     }
 }
 
@@ -376,18 +399,18 @@ fn succeeded(sends: usize) -> Expected {
 }
 
 /// It succeeded, and what was done is undone since.
-fn after_all(sends: usize) -> Expected {
-    Expected { left: Left::Whatever, ..succeeded(sends) }
+fn succeeded_then_undone(sends: usize) -> Expected {
+    Expected { left: HostEffect::Any, ..succeeded(sends) }
 }
 
 fn fails(code: &'static str, sends: usize) -> Expected {
-    Expected { left: Left::Whatever, ..end("failed", Some(code), sends) }
+    Expected { left: HostEffect::Any, ..end("failed", Some(code), sends) }
 }
 
-fn gone(sends: usize) -> Expected {
+fn machine_gone(sends: usize) -> Expected {
     fails("machine-gone", sends)
 }
 
-fn asks(sends: usize) -> Expected {
+fn question_pending(sends: usize) -> Expected {
     Expected { by_deadline: true, ..fails("question-pending", sends) }
 }

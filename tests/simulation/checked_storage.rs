@@ -26,14 +26,14 @@ use super::Run;
 use super::mistakes::Mistake;
 use crate::storage::in_memory::InMemory;
 
-pub struct Mounted {
+pub struct CheckedStorage {
     run: Arc<Run>,
     storage: InMemory,
     /// What leases may get, once that is there.
     machines: OnceLock<Arc<Machines>>,
 }
 
-impl Mounted {
+impl CheckedStorage {
     pub fn new(run: &Arc<Run>, storage: InMemory) -> Self {
         Self { run: Arc::clone(run), storage, machines: OnceLock::new() }
     }
@@ -44,10 +44,10 @@ impl Mounted {
     }
 
     /// Counts a write that was refused.
-    fn heard<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
+    fn count_refusal<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
         if let Err(error) = &result {
-            self.run.witness.trace(|| format!("a write fails: {error:?}"));
-            self.run.witness.seen().refused += usize::from(error.refusal().is_some());
+            self.run.checker.trace(|| format!("a write fails: {error:?}"));
+            self.run.checker.state().refused += usize::from(error.refusal().is_some());
         }
         result
     }
@@ -55,7 +55,7 @@ impl Mounted {
     /// The machines as the leases find them at this moment.
     fn candidates(&self, step: &LeaseTransaction) -> Vec<CandidateMachine> {
         let Some(machines) = self.machines.get() else { return Vec::new() };
-        let seen = self.run.witness.seen();
+        let seen = self.run.checker.state();
         let leases =
             step.leases.iter().map(|change| &*change.lease).chain(seen.disk.leases.values());
         let wanted: BTreeSet<&String> = leases.flat_map(required_snapshots).collect();
@@ -75,7 +75,7 @@ impl Mounted {
 }
 
 #[async_trait]
-impl Storage for Mounted {
+impl Storage for CheckedStorage {
     async fn commit_new_job(
         &self,
         job: &Job,
@@ -83,33 +83,33 @@ impl Storage for Mounted {
         audit: Vec<AuditRecord>,
     ) -> Result<(), StorageError> {
         self.run.crash_with(1);
-        self.run.witness.seen().promises.asked(job, self.run.handle.true_time());
-        self.heard(self.storage.commit_new_job(job, key, audit).await)?;
-        self.run.witness.seen().promises.accepted(job.id, self.run.handle.true_time());
+        self.run.checker.state().job_invariants.insert_requested(job, self.run.handle.true_time());
+        self.count_refusal(self.storage.commit_new_job(job, key, audit).await)?;
+        self.run.checker.state().job_invariants.accepted(job.id, self.run.handle.true_time());
         Ok(())
     }
 
     async fn commit_job(&self, job: &Job) -> Result<Vec<AuditRecord>, StorageError> {
         self.run.crash_with(1);
-        self.run.witness.seen().promises.saving(job, self.run.handle.true_time());
-        if self.run.leaves_out(job) {
+        self.run.checker.state().job_invariants.saving(job, self.run.handle.true_time());
+        if self.run.skips_commit(job) {
             return Ok(Vec::new());
         }
-        self.heard(self.storage.commit_job(job).await)
+        self.count_refusal(self.storage.commit_job(job).await)
     }
 
     async fn commit_leases(&self, step: LeaseTransaction) -> Result<(), StorageError> {
         self.run.crash_with(8);
         let (at, candidates) = (self.run.handle.true_time(), self.candidates(&step));
-        self.run.witness.seen().step = (at, candidates);
-        let hurries = self.run.hurries(&step);
+        self.run.checker.state().step = (at, candidates);
+        let skips_commit_wait = self.run.skips_commit_wait(&step);
         let commit = self.storage.commit_leases(step);
-        if hurries {
+        if skips_commit_wait {
             // It is handed over, and nobody waits for it.
             let _ = commit.now_or_never();
             return Ok(());
         }
-        self.heard(commit.await)
+        self.count_refusal(commit.await)
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>, StorageError> {
@@ -123,7 +123,7 @@ impl Storage for Mounted {
         limit: u32,
     ) -> Result<JobPage, StorageError> {
         let page = self.storage.jobs(filter, after, limit).await?;
-        Ok(JobPage { items: self.run.listed(page.items), ..page })
+        Ok(JobPage { items: self.run.jobs_with_mistake(page.items), ..page })
     }
 
     async fn unfinished_jobs(&self) -> Result<Vec<Job>, StorageError> {
@@ -132,8 +132,8 @@ impl Storage for Mounted {
 
     async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<StoredKey>, StorageError> {
         let found = self.storage.find_key(key).await?;
-        let confused = self.run.confused_job(key, &self.run.witness.seen().disk);
-        Ok(confused
+        let wrong_job = self.run.wrong_job_for_key(key, &self.run.checker.state().disk);
+        Ok(wrong_job
             .map(|job| StoredKey { owner: KeyOwner::Job(job), fingerprint_matches: true })
             .or(found))
     }
@@ -169,7 +169,7 @@ impl Storage for Mounted {
 
     async fn stored_machines(&self) -> Result<BTreeMap<String, StoredMachine>, StorageError> {
         let mut machines = self.storage.stored_machines().await?;
-        if self.run.makes(Mistake::FenceForgotten) {
+        if self.run.has_mistake(Mistake::FenceForgotten) {
             for machine in machines.values_mut() {
                 machine.fence = 0;
             }

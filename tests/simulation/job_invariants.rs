@@ -19,31 +19,31 @@ use otter::service::jobs::judgement::MAX_ASKS;
 use otter::service::jobs::queue::{Lane, lane};
 
 use super::committed::{Committed, Scope};
-use super::history::{History, wanted_power};
+use super::job_history::{JobHistory, expected_power};
 
 #[derive(Debug, Default)]
-pub struct Promises {
-    pub broken: Option<String>,
-    histories: BTreeMap<JobId, History>,
+pub struct JobInvariants {
+    pub violation: Option<String>,
+    histories: BTreeMap<JobId, JobHistory>,
     keys: BTreeMap<Scope, JobId>,
     /// Which job had each task begun; none: somebody else.
     tasks: BTreeMap<String, (JobId, CallKind)>,
     /// How many jobs ended as unknown.
     pub unknowns: usize,
     /// The machines that anything changed since this was last taken.
-    pub touched: Vec<String>,
+    pub changed_machines: Vec<String>,
     /// How much has happened.
     count: u64,
 }
 
-impl Promises {
-    pub fn break_promise(&mut self, what: impl Into<String>) {
-        self.broken.get_or_insert(what.into());
+impl JobInvariants {
+    pub fn report_violation(&mut self, what: impl Into<String>) {
+        self.violation.get_or_insert(what.into());
     }
 
     fn require(&mut self, holds: bool, what: impl FnOnce() -> String) {
-        if !holds && self.broken.is_none() {
-            self.broken = Some(what());
+        if !holds && self.violation.is_none() {
+            self.violation = Some(what());
         }
     }
 
@@ -54,8 +54,8 @@ impl Promises {
     }
 
     /// The storage was asked to insert a job.
-    pub fn asked(&mut self, job: &Job, now: Duration) {
-        self.histories.insert(job.id, History::new(job, now));
+    pub fn insert_requested(&mut self, job: &Job, now: Duration) {
+        self.histories.insert(job.id, JobHistory::new(job, now));
     }
 
     /// It is committed.
@@ -90,7 +90,7 @@ impl Promises {
         if let Some(history) =
             self.histories.get_mut(&job.id).filter(|_| job.state == JobState::Running)
         {
-            history.turn_at.get_or_insert(now);
+            history.start_saved_at.get_or_insert(now);
         }
     }
 
@@ -110,7 +110,9 @@ impl Promises {
             kill.kind == JobKind::MachineKill
                 && kill.machine == history.machine
                 && kill.committed
-                && kill.ended_at.is_none_or(|at| history.turn_at.is_some_and(|turn| at >= turn))
+                && kill
+                    .ended_at
+                    .is_none_or(|at| history.start_saved_at.is_some_and(|turn| at >= turn))
         });
         history.cancel_asked || killed || lease.is_some_and(|state| !goes_on.contains(&state))
     }
@@ -132,20 +134,21 @@ impl Promises {
             };
             let beside = disk.jobs.values().filter(runs).map(|other| other.id).collect();
             if let Some(history) = self.histories.get_mut(&job.id) {
-                history.beside = beside;
+                history.concurrent_jobs = beside;
                 history.started = true;
                 history.powers.extend(power);
             }
         }
         if let (Some(history), Some(intent)) = (self.histories.get_mut(&job.id), &job.intent) {
-            history.asked = history.asked.max(intent.asked);
+            history.sends = history.sends.max(intent.asked);
         }
         if job.state.is_end() {
-            let strangers = self.histories.get(&job.id).is_some_and(|history| history.strangers);
+            let changed_from_outside =
+                self.histories.get(&job.id).is_some_and(|history| history.changed_from_outside);
             let alive = job.kind() == JobKind::MachineKill
                 && job.state == JobState::Succeeded
                 && power == Some(PowerState::On);
-            self.require(!alive || strangers, || {
+            self.require(!alive || changed_from_outside, || {
                 format!("{} killed its machine, and it is on", job.id)
             });
             let is_cancelled = self.is_cancelled(job, disk);
@@ -165,21 +168,23 @@ impl Promises {
     fn check_order(&mut self, job: &Job, now: Duration, disk: &Committed) {
         let Some(history) = self.histories.get(&job.id) else { return };
         let own = lane(job.kind());
-        let (asked_at, turn_at) = (history.asked_at, history.turn_at.unwrap_or(now));
+        let (asked_at, start_saved_at) = (history.asked_at, history.start_saved_at.unwrap_or(now));
         let mut wrong = None;
         for other in disk.jobs.values() {
             if other.id == job.id || other.target.id() != job.target.id() || other.state.is_end() {
                 continue;
             }
-            let Some(theirs) = self.histories.get(&other.id) else { continue };
-            let withdrawn = theirs.may_be_overdue(now) || self.is_cancelled(other, disk);
-            let waits_since =
-                |time: Duration| theirs.accepted_at.is_some_and(|at| at < time) && !withdrawn;
+            let Some(other_history) = self.histories.get(&other.id) else { continue };
+            let withdrawn = other_history.may_be_overdue(now) || self.is_cancelled(other, disk);
+            let waits_since = |time: Duration| {
+                other_history.accepted_at.is_some_and(|at| at < time) && !withdrawn
+            };
             let runs = other.state == JobState::Running;
             let lane = lane(other.kind());
             let same = lane == own && (runs || waits_since(asked_at));
-            let kill_first =
-                own == Lane::Ordinary && lane == Lane::Kill && (runs || waits_since(turn_at));
+            let kill_first = own == Lane::Ordinary
+                && lane == Lane::Kill
+                && (runs || waits_since(start_saved_at));
             if same || kill_first {
                 let state = other.state.as_str();
                 wrong =
@@ -187,7 +192,7 @@ impl Promises {
             }
         }
         if let Some(wrong) = wrong {
-            self.break_promise(wrong);
+            self.report_violation(wrong);
         }
     }
 
@@ -202,18 +207,19 @@ impl Promises {
         });
         let Some(history) = self.histories.get_mut(&id) else { return };
         let kind = call.kind();
-        let before = history.unproven.iter().filter(|sent| **sent == kind).count();
-        let once = matches!(
+        let before = history.possible_sends.iter().filter(|sent| **sent == kind).count();
+        let is_not_repeatable = matches!(
             kind,
             CallKind::Reset
                 | CallKind::ShutdownGuest
                 | CallKind::RebootGuest
                 | CallKind::CreateSnapshot
         );
-        let most = if once { 0 } else { usize::try_from(MAX_ASKS).unwrap_or_default() - 1 };
-        history.unproven.push(kind);
+        let max =
+            if is_not_repeatable { 0 } else { usize::try_from(MAX_ASKS).unwrap_or_default() - 1 };
+        history.possible_sends.push(kind);
         history.last_call = Some(kind);
-        self.require(before <= most, || {
+        self.require(before <= max, || {
             format!(
                 "{id}: {kind:?} was sent {before} times before, and nothing proves that those did not run"
             )
@@ -221,7 +227,7 @@ impl Promises {
     }
 
     /// The host took the call as this task, whether otter is told or not.
-    pub fn took(&mut self, id: JobId, call: &HostCall, task: Option<&str>, revision: u64) {
+    pub fn call_accepted(&mut self, id: JobId, call: &HostCall, task: Option<&str>, revision: u64) {
         let Some(history) = self.histories.get(&id) else { return };
         let machine = history.machine.clone();
         self.changed_by(&machine, Some(id));
@@ -229,7 +235,7 @@ impl Promises {
             // Whatever hung on the question goes on, be it known to anybody or not.
             for history in self.histories.values_mut().filter(|history| history.machine == machine)
             {
-                history.strangers = true;
+                history.changed_from_outside = true;
             }
         }
         match task {
@@ -237,37 +243,37 @@ impl Promises {
                 self.tasks.insert(task.to_owned(), (id, call.kind()));
             }
             None if call.kind().is_guest_operation() => {}
-            None => self.did(id, call.kind(), revision),
+            None => self.record_effect(id, call.kind(), revision),
         }
     }
 
     /// The job was told that its last call did not run.
-    pub fn proven(&mut self, id: JobId) {
+    pub fn call_refused(&mut self, id: JobId) {
         if let Some(history) = self.histories.get_mut(&id)
             && let Some(call) = history.last_call
-            && let Some(at) = history.unproven.iter().rposition(|sent| *sent == call)
+            && let Some(at) = history.possible_sends.iter().rposition(|sent| *sent == call)
         {
-            history.unproven.remove(at);
+            history.possible_sends.remove(at);
         }
     }
 
     /// The answer to its call was lost.
-    pub fn lost(&mut self, id: JobId) {
+    pub fn call_lost(&mut self, id: JobId) {
         if let Some(history) = self.histories.get_mut(&id) {
-            history.lost = true;
-            history.unseen = true;
+            history.evidence_lost = true;
+            history.task_unknown = true;
         }
     }
 
     /// The followers of a task see this of it.
-    pub fn task_told(&mut self, task: &TaskId, status: &TaskStatus) {
+    pub fn task_reported(&mut self, task: &TaskId, status: &TaskStatus) {
         let Some((job, _)) = self.tasks.get(task.backend_text()).copied() else { return };
         match status {
             TaskStatus::Running { .. } | TaskStatus::Succeeded { .. } => {}
-            TaskStatus::Failed(_) => self.proven(job),
+            TaskStatus::Failed(_) => self.call_refused(job),
             TaskStatus::Vanished => {
                 if let Some(history) = self.histories.get_mut(&job) {
-                    history.lost = true;
+                    history.evidence_lost = true;
                 }
             }
         }
@@ -277,12 +283,12 @@ impl Promises {
     pub fn crashed(&mut self, clock_jumps: bool, now: Duration, disk: &Committed) {
         for history in self.histories.values_mut().filter(|history| history.committed) {
             history.accepted_at.get_or_insert(now);
-            history.due_unknown |= clock_jumps && history.end.is_none();
+            history.deadline_unknown |= clock_jumps && history.end.is_none();
         }
         for job in disk.jobs.values().filter(|job| !job.state.is_end() && job.intent.is_some()) {
             if let Some(history) = self.histories.get_mut(&job.id) {
-                history.lost = true;
-                history.unseen = true;
+                history.evidence_lost = true;
+                history.task_unknown = true;
             }
         }
         self.sweep(disk);
@@ -293,8 +299,8 @@ impl Promises {
         for history in
             self.histories.values_mut().filter(|history| history.started && history.end.is_none())
         {
-            history.lost = true;
-            history.forgotten = true;
+            history.evidence_lost = true;
+            history.tasks_forgotten_since = true;
         }
     }
 
@@ -303,21 +309,21 @@ impl Promises {
         let ours = self.tasks.get(task).copied();
         self.changed_by(machine, ours.map(|(job, _)| job));
         if let Some((job, call)) = ours {
-            self.did(job, call, revision);
+            self.record_effect(job, call, revision);
         }
     }
 
     /// Something changed a machine: this job, another, or nobody that otter knows.
     pub fn changed_by(&mut self, machine: &str, by: Option<JobId>) {
-        self.touched.push(machine.to_owned());
+        self.changed_machines.push(machine.to_owned());
         for (id, history) in &mut self.histories {
             if history.machine == machine
                 && history.started
                 && history.end_seen_at.is_none()
                 && by != Some(*id)
             {
-                history.others = true;
-                history.strangers |= by.is_none();
+                history.changed_by_others = true;
+                history.changed_from_outside |= by.is_none();
             }
         }
     }
@@ -341,11 +347,11 @@ impl Promises {
 
     /// A reader who began to read at `begun` was shown the job. `told`: up to which revision of the
     /// host the picture shows its machine, and `power` as what.
-    pub fn shown(
+    pub fn job_reported(
         &mut self,
         job: &Job,
-        begun: u64,
-        told: u64,
+        read_started: u64,
+        visible_revision: u64,
         power: Option<PowerState>,
         disk: &Committed,
     ) {
@@ -354,15 +360,15 @@ impl Promises {
         let Some(history) = self.histories.get_mut(&id) else { return };
         let seen_before = history.end_seen_at;
         let end = history.end.clone();
-        let others = history.others;
-        let unseen: Vec<CallKind> = history
-            .deeds
+        let changed_by_others = history.changed_by_others;
+        let invisible: Vec<CallKind> = history
+            .effects
             .iter()
-            .filter(|(_, revision)| *revision > told)
+            .filter(|(_, revision)| *revision > visible_revision)
             .map(|(call, _)| *call)
             .collect();
         if !job.state.is_end() {
-            let taken_back = seen_before.is_some_and(|seen| seen < begun);
+            let taken_back = seen_before.is_some_and(|seen| seen < read_started);
             self.require(!taken_back, || format!("the end of {id} was taken back"));
             let kept = job.cancel_requested_at.is_none()
                 || disk.job(id).is_some_and(|job| job.cancel_requested_at.is_some());
@@ -376,14 +382,15 @@ impl Promises {
             format!("{id} was shown as {}, which is not what is on disk", job.state.as_str())
         });
         if seen_before.is_none() && job.state == JobState::Succeeded && job.warnings.is_empty() {
-            self.require(unseen.is_empty(), || {
+            self.require(invisible.is_empty(), || {
                 format!(
-                    "the end of {id} was seen before the picture showed what it did: {unseen:?}"
+                    "the end of {id} was seen before the picture showed what it did: {invisible:?}"
                 )
             });
             // None: there is no picture yet after a restart.
-            let wanted = wanted_power(&job.request).filter(|_| !others && power.is_some());
-            self.require(wanted.is_none_or(|wanted| Some(wanted) == power), || {
+            let expected =
+                expected_power(&job.request).filter(|_| !changed_by_others && power.is_some());
+            self.require(expected.is_none_or(|expected| Some(expected) == power), || {
                 format!(
                     "{id} ({}) succeeded, and its machine is shown as {power:?}",
                     job.kind().as_str()
@@ -405,39 +412,43 @@ impl Promises {
             }
         }
         if let Some(wrong) = wrong {
-            self.break_promise(wrong);
+            self.report_violation(wrong);
         }
     }
 
-    fn did(&mut self, id: JobId, call: CallKind, revision: u64) {
+    fn record_effect(&mut self, id: JobId, call: CallKind, revision: u64) {
         let Some(history) = self.histories.get_mut(&id) else { return };
-        history.deeds.push((call, revision));
-        let times = history.deeds.iter().filter(|(kind, _)| *kind == call).count();
-        let once = matches!(call, CallKind::Reset | CallKind::CreateSnapshot);
+        history.effects.push((call, revision));
+        let times = history.effects.iter().filter(|(kind, _)| *kind == call).count();
+        let is_not_repeatable = matches!(call, CallKind::Reset | CallKind::CreateSnapshot);
         let end = history.end.clone();
         let machine = history.machine.clone();
         // What a host has forgotten and goes on with, nobody can see, kill or wait for.
-        let visible = call == CallKind::PowerOn && !history.forgotten;
-        let killed = visible && self.killed_beside(&machine, id);
+        let visible = call == CallKind::PowerOn && !history.tasks_forgotten_since;
+        let killed = visible && self.killed_concurrently(&machine, id);
         self.require(!killed, || {
             format!("{id} powered its machine on after a kill beside it had succeeded")
         });
-        self.require(!once || times <= 1, || format!("{id}: {call:?} was done {times} times"));
+        self.require(!is_not_repeatable || times <= 1, || {
+            format!("{id}: {call:?} was done {times} times")
+        });
         if let Some(job) = end {
-            self.check_untold(&job);
+            self.check_unreported_effects(&job);
         }
     }
 
     /// Whether a kill of this machine succeeded while this job ran.
-    fn killed_beside(&self, machine: &str, job: JobId) -> bool {
-        let beside = |history: &History| {
+    fn killed_concurrently(&self, machine: &str, job: JobId) -> bool {
+        let is_successful_kill = |history: &JobHistory| {
             let succeeded =
                 history.end.as_ref().is_some_and(|end| end.state == JobState::Succeeded);
             history.kind == JobKind::MachineKill && history.machine == machine && succeeded
         };
-        self.histories
-            .values()
-            .any(|history| beside(history) && history.beside.contains(&job) && !history.strangers)
+        self.histories.values().any(|history| {
+            is_successful_kill(history)
+                && history.concurrent_jobs.contains(&job)
+                && !history.changed_from_outside
+        })
     }
 
     /// Success is true; failure and cancellation too; unknown only where the table allows it.
@@ -447,13 +458,13 @@ impl Promises {
         let kind = history.kind;
         let overdue = history.may_be_overdue(now)
             || job.finished_at.is_some_and(|finished| finished >= job.deadline_at);
-        let tidy = job.intent.is_none()
+        let is_consistent = job.intent.is_none()
             && job.finished_at.is_some()
             && job.steps.iter().all(|step| step.state != JobStepState::Running)
             && job.error.is_none() == (job.state == JobState::Succeeded);
         match job.state {
             JobState::Succeeded => {
-                let truth = history.bears_out(job);
+                let truth = history.is_success_true(job);
                 self.require(truth, || {
                     format!("{id} ({}) succeeded, and that is not true", kind.as_str())
                 });
@@ -472,29 +483,38 @@ impl Promises {
             }
             _ => {}
         }
-        self.require(tidy, || format!("{id} ended untidily"));
-        self.check_untold(job);
+        self.require(is_consistent, || format!("{id} ended untidily"));
+        self.check_unreported_effects(job);
     }
 
     /// What failed or was cancelled did nothing but what its steps say.
-    fn check_untold(&mut self, job: &Job) {
+    fn check_unreported_effects(&mut self, job: &Job) {
         if !matches!(job.state, JobState::Failed | JobState::Cancelled) {
             return;
         }
         let Some(history) = self.histories.get(&job.id) else { return };
-        let told = |kind: CallKind| {
+        let is_reported = |kind: CallKind| {
             job.steps
                 .iter()
                 .any(|step| step.name == kind.as_str() && step.state == JobStepState::Succeeded)
         };
-        let untold: Vec<CallKind> =
-            history.deeds.iter().map(|(kind, _)| *kind).filter(|kind| !told(*kind)).collect();
+        let unreported: Vec<CallKind> = history
+            .effects
+            .iter()
+            .map(|(kind, _)| *kind)
+            .filter(|kind| !is_reported(*kind))
+            .collect();
         // A host that forgot its tasks may be at it with nothing to see, long after the machine
         // seemed settled.
-        let blind = history.lost && (history.others || history.forgotten && history.unseen);
-        self.require(untold.is_empty() || blind, || {
+        let is_unobservable = history.evidence_lost
+            && (history.changed_by_others || history.tasks_forgotten_since && history.task_unknown);
+        self.require(unreported.is_empty() || is_unobservable, || {
             let why = job.error.as_ref().map_or("", |error| error.detail.as_str());
-            format!("{} is {} and did {untold:?} all the same: {why}", job.id, job.state.as_str())
+            format!(
+                "{} is {} and did {unreported:?} all the same: {why}",
+                job.id,
+                job.state.as_str()
+            )
         });
     }
 }

@@ -10,16 +10,16 @@ use otter::simulator::world::{Machine, PowerState, World};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::super::lease::table::{Hand, LeaseCell, LeaseKind, Trouble};
+use super::super::lease::table::{LeaseCell, LeaseFault, LeaseKind, ManualChange};
 use super::super::table::{Cell, Expected};
-use super::{Bench, Play, Proof, stop};
+use super::{CellRun, DeliveryProof, TestBench, stop};
 use crate::harness::{Answer, PATIENCE};
 
 /// What a lease adds to the play of its job.
-pub struct Leased {
+pub struct LeaseRun {
     pub kind: LeaseKind,
     /// What another hand does, where that is the fault.
-    pub by_hand: Option<ByHand>,
+    pub manual_change: Option<ManualChangeRun>,
     /// The machine that would do as well.
     pub spare: Option<String>,
     pub id: String,
@@ -30,29 +30,29 @@ pub struct Leased {
 
 /// What another hand does, and whether it did.
 #[derive(Clone)]
-pub struct ByHand {
-    hand: Hand,
+pub struct ManualChangeRun {
+    change: ManualChange,
     snapshot: Option<&'static str>,
-    acted: Arc<AtomicBool>,
+    has_acted: Arc<AtomicBool>,
 }
 
-impl ByHand {
+impl ManualChangeRun {
     /// Does it.
-    pub fn act(&self, world: &mut World, id: &str) {
+    pub fn apply(&self, world: &mut World, id: &str) {
         match self.hand {
-            Hand::PowersOn => {
+            ManualChange::PowersOn => {
                 if let Some(machine) = world.machine_mut(id) {
-                    self.acted.fetch_or(machine.power != PowerState::On, Ordering::SeqCst);
+                    self.has_acted.fetch_or(machine.power != PowerState::On, Ordering::SeqCst);
                     machine.power = PowerState::On;
                 }
             }
-            Hand::PowersOff => {
+            ManualChange::PowersOff => {
                 if let Some(machine) = world.machine_mut(id) {
-                    self.acted.fetch_or(machine.power != PowerState::Off, Ordering::SeqCst);
+                    self.has_acted.fetch_or(machine.power != PowerState::Off, Ordering::SeqCst);
                     stop(machine);
                 }
             }
-            Hand::RemovesSnapshot => {
+            ManualChange::RemovesSnapshot => {
                 let Some(machine) = world.machine_mut(id) else { return };
                 let named = |snapshot: &otter::simulator::world::Snapshot| {
                     Some(&*snapshot.name) == self.snapshot
@@ -72,35 +72,37 @@ impl ByHand {
                 if machine.current_snapshot.as_ref() == Some(&gone.id) {
                     machine.current_snapshot.clone_from(&gone.parent);
                 }
-                self.acted.store(true, Ordering::SeqCst);
+                self.has_acted.store(true, Ordering::SeqCst);
             }
         }
     }
 
-    pub fn acted(&self) -> bool {
-        self.acted.load(Ordering::SeqCst)
+    pub fn has_acted(&self) -> bool {
+        self.has_acted.load(Ordering::SeqCst)
     }
 }
 
-impl<'b> Play<'b> {
+impl<'b> CellRun<'b> {
     /// Plays the cell to the end of its job, and gives the proof that the fault struck.
-    pub async fn of_lease(
-        bench: &'b mut Bench,
+    pub async fn run_lease(
+        bench: &'b mut TestBench,
         cell: LeaseCell,
         job: Cell,
         expected: &'b Expected,
-    ) -> Result<(Self, Proof), String> {
+    ) -> Result<(Self, DeliveryProof), String> {
         let running = bench.machine();
         let mut off = running.clone();
         stop(&mut off);
         bench.place(&off).await?;
-        let mut leased = Leased {
+        let mut lease_run = LeaseRun {
             kind: cell.kind,
-            by_hand: match cell.trouble {
-                Trouble::ByHand(hand) => {
-                    Some(ByHand { hand, snapshot: cell.kind.snapshot(), acted: Arc::default() })
-                }
-                Trouble::Of(_) => None,
+            manual_change: match cell.fault {
+                LeaseFault::Manual(change) => Some(ManualChangeRun {
+                    change,
+                    snapshot: cell.kind.snapshot(),
+                    has_acted: Arc::default(),
+                }),
+                LeaseFault::Injected(_) => None,
             },
             spare: None,
             id: String::new(),
@@ -113,79 +115,80 @@ impl<'b> Play<'b> {
             // Of two that fit the first by name is granted first.
             spare.name = format!("{} spare", off.name);
             bench.place(&spare).await?;
-            leased.spare = Some(spare.id);
+            lease_run.spare = Some(spare.id);
         }
         let before = if cell.kind.prepares() {
             off
         } else {
-            bench.take(&mut leased, &off, None).await?;
-            bench.left_on(&running).await?;
+            bench.acquire(&mut lease_run, &off, None).await?;
+            bench.leave_on(&running).await?;
             running
         };
-        let mut play = Self::new(bench, job, expected, before, Some(leased));
-        let proof = play.go_to_the_end().await?;
-        Ok((play, proof))
+        let mut run = Self::new(bench, job, expected, before, Some(lease_run));
+        let proof = run.run_job().await?;
+        Ok((run, proof))
     }
 
     /// The lease, which every play of one has.
-    pub fn lease(&self) -> &Leased {
-        self.leased.as_ref().unwrap()
+    pub fn lease(&self) -> &LeaseRun {
+        self.lease_run.as_ref().unwrap()
     }
 
     /// Asks for what the struck job is for.
     pub(super) async fn start_lease(&mut self) -> Result<(), String> {
-        let leased = self.leased.as_mut().unwrap();
-        let kind = if leased.kind.prepares() {
-            let until = if leased.kind == LeaseKind::AwaitAddress { "ip" } else { "tools" };
+        let lease_run = self.lease_run.as_mut().unwrap();
+        let kind = if lease_run.kind.prepares() {
+            let until = if lease_run.kind == LeaseKind::AwaitAddress { "ip" } else { "tools" };
             // Long enough to be struck.
-            let settle = if leased.kind == LeaseKind::Settle { "5s" } else { "1s" };
-            let prepare = match leased.kind {
+            let settle = if lease_run.kind == LeaseKind::Settle { "5s" } else { "1s" };
+            let prepare = match lease_run.kind {
                 LeaseKind::PrepareOff => json!({"snapshot": "base/awake", "power": "off"}),
                 _ => {
                     json!({"snapshot": "base/middle", "power": "on", "until": until, "settle": settle})
                 }
             };
-            self.bench.take(leased, &self.before, Some(prepare)).await?;
+            self.bench.acquire(lease_run, &self.before, Some(prepare)).await?;
             "lease.prepare"
         } else {
-            self.bench.give_back(leased).await?;
+            self.bench.release(lease_run).await?;
             "lease.release"
         };
         // That of the next machine may have come already.
-        let list = format!("/v1/jobs?lease={}&kind={kind}&machine={}", leased.id, self.id);
+        let list = format!("/v1/jobs?lease={}&kind={kind}&machine={}", lease_run.id, self.id);
         self.job = self.bench.job_at(&list).await?;
-        self.look().await;
+        self.read_all().await;
         Ok(())
     }
 
     /// Notes how the lease stands.
-    pub(super) async fn look_at_lease(&mut self) {
+    pub(super) async fn read_lease(&mut self) {
         // While its job runs it stays as it is.
-        let runs = !self.job.is_empty() && !self.ended() && !self.looks.is_multiple_of(4);
-        let Some(leased) = self.leased.as_mut().filter(|leased| !leased.id.is_empty() && !runs)
+        let runs = !self.job.is_empty() && !self.has_ended() && !self.reads.is_multiple_of(4);
+        let Some(lease_run) =
+            self.lease_run.as_mut().filter(|lease_run| !lease_run.id.is_empty() && !runs)
         else {
             return;
         };
-        let (status, _, lease) = self.bench.read(&format!("/v1/leases/{}", leased.id)).await;
+        let (status, _, lease) = self.bench.read(&format!("/v1/leases/{}", lease_run.id)).await;
         if status != StatusCode::OK {
             self.wrong_reads.push(format!("the lease answered {status}"));
-        } else if leased.polls.last() != Some(&lease) {
-            leased.polls.push(lease);
+        } else if lease_run.polls.last() != Some(&lease) {
+            lease_run.polls.push(lease);
         }
     }
 
     /// Whether this list shows every guest as it is: what one does together with its start proves
     /// nothing.
     pub(super) fn shows_guests(&self, list: &Value) -> bool {
-        let Some(shown) = list["items"].as_array() else { return false };
+        let Some(listed) = list["items"].as_array() else { return false };
         self.control().look(|world| {
             world.machines().all(|machine| {
                 let on = machine.power == PowerState::On;
                 let tools = machine.guest.tools_running;
-                shown.iter().any(|shown| {
-                    shown["id"] == machine.id.as_str()
-                        && (shown["power_state"] == "on") == on
-                        && (shown["tools_status"] == "running") == tools
+                listed.iter().any(|item| {
+                    item["id"] == machine.id.as_str()
+                        && (item["power_state"] == "on") == on
+                        && (item["tools_status"] == "running") == tools
                 })
             })
         })
@@ -193,7 +196,7 @@ impl<'b> Play<'b> {
 
     /// Whether no job still follows a task that starts a guest: a start that is told after what the
     /// guest did makes that an old guest's.
-    pub(super) async fn knows_the_starts(&self) -> bool {
+    pub(super) async fn has_no_starting_guest(&self) -> bool {
         let (_, _, jobs) = self.bench.read("/v1/jobs?state=running").await;
         let starts = |step: &Value| {
             step["state"] == "running"
@@ -205,11 +208,13 @@ impl<'b> Play<'b> {
 
     /// Lets guests do what they would do next; one that another hand started comes up as any.
     pub(super) fn step_guests(&self) {
-        if !self.in_step || self.control().pending_waits() == 0 || self.control().step_guests() > 0
+        if !self.guests_are_current
+            || self.control().pending_waits() == 0
+            || self.control().step_guests() > 0
         {
             return;
         }
-        let silent = |machine: &Machine| {
+        let is_booting = |machine: &Machine| {
             machine.power == PowerState::On
                 && !machine.guest.tools_running
                 && machine.question.is_none()
@@ -217,7 +222,7 @@ impl<'b> Play<'b> {
         let ids: Vec<String> = self.control().look(|world| {
             world
                 .machines()
-                .filter(|machine| silent(machine))
+                .filter(|machine| is_booting(machine))
                 .map(|machine| machine.id.clone())
                 .collect()
         });
@@ -232,49 +237,50 @@ impl<'b> Play<'b> {
     }
 
     /// The fault strikes between two calls, or after the last.
-    pub(super) async fn between(&mut self) -> Result<Proof, String> {
+    pub(super) async fn inject_between_calls(&mut self) -> Result<DeliveryProof, String> {
         match self.lease().kind {
             LeaseKind::ReleaseCheck => {
                 self.reach_the_call().await?;
                 self.reach_the_step().await?;
-                self.reads_rest().await;
-                let planned = self.control().disrupt_next("RetrievePropertiesEx", self.at_read());
-                self.first_done();
-                self.until("the read to be struck", |_| planned.delivered() > 0).await?;
-                Ok(Proof::planned(planned))
+                self.wait_for_reads_to_stop().await;
+                let planned =
+                    self.control().disrupt_next("RetrievePropertiesEx", self.read_disruption());
+                self.finish_first_call();
+                self.until("the read to be disrupted", |_| planned.delivered() > 0).await?;
+                Ok(DeliveryProof::planned(planned))
             }
-            LeaseKind::AwaitTools => self.waiting("waiting for tools").await,
-            LeaseKind::AwaitAddress => self.waiting("waiting for ip").await,
+            LeaseKind::AwaitTools => self.inject_during_wait("waiting for tools").await,
+            LeaseKind::AwaitAddress => self.inject_during_wait("waiting for ip").await,
             LeaseKind::Settle => {
-                self.settling().await?;
-                self.at_work().await
+                self.reach_settling().await?;
+                self.inject_while_running().await
             }
             kind => {
-                self.settling().await?;
+                self.reach_settling().await?;
                 let planned = if kind == LeaseKind::PrepareCheck {
-                    self.control().disrupt_next("RetrievePropertiesEx", self.at_read())
+                    self.control().disrupt_next("RetrievePropertiesEx", self.read_disruption())
                 } else {
-                    self.control().disrupt_next("CancelWaitForUpdates", self.catch_up())
+                    self.control().disrupt_next("CancelWaitForUpdates", self.barrier_disruption())
                 };
-                self.until("the last read to be struck", |_| planned.delivered() > 0).await?;
-                Ok(Proof::planned(planned))
+                self.until("the last read to be disrupted", |_| planned.delivered() > 0).await?;
+                Ok(DeliveryProof::planned(planned))
             }
         }
     }
 
-    async fn waiting(&mut self, phase: &'static str) -> Result<Proof, String> {
-        self.calls_done().await?;
-        self.until("the wait", |play| play.seen()["phase"] == phase).await?;
+    async fn inject_during_wait(&mut self, phase: &'static str) -> Result<DeliveryProof, String> {
+        self.finish_calls().await?;
+        self.until("the wait", |run| run.last_poll()["phase"] == phase).await?;
         self.ticks(3).await;
-        self.at_work().await
+        self.inject_while_running().await
     }
 
-    async fn settling(&mut self) -> Result<(), String> {
-        self.calls_done().await?;
-        let settles = |play: &Self| {
-            let settles = play.seen()["phase"] == "letting the machine come to rest";
+    async fn reach_settling(&mut self) -> Result<(), String> {
+        self.finish_calls().await?;
+        let settles = |run: &Self| {
+            let settles = run.last_poll()["phase"] == "letting the machine come to rest";
             if !settles {
-                play.step_guests();
+                run.step_guests();
             }
             settles
         };
@@ -282,28 +288,28 @@ impl<'b> Play<'b> {
     }
 
     /// The revert and the power-on are done.
-    async fn calls_done(&mut self) -> Result<(), String> {
+    async fn finish_calls(&mut self) -> Result<(), String> {
         self.start().await?;
         for method in ["RevertToSnapshot_Task", "PowerOnVM_Task"] {
             let mut found = None;
-            self.until(method, |play| {
-                found = play.control().look(|world| {
-                    let mine = |task: &&otter::simulator::world::Task| {
-                        task.machine == play.id
+            self.until(method, |run| {
+                found = run.control().look(|world| {
+                    let is_own_task = |task: &&otter::simulator::world::Task| {
+                        task.machine == run.id
                             && !task.state.is_end()
                             && task.operation.method() == method
                     };
-                    world.tasks().find(mine).map(|task| task.id.clone())
+                    world.tasks().find(is_own_task).map(|task| task.id.clone())
                 });
                 found.is_some()
             })
             .await?;
             let task = found.unwrap_or_default();
-            self.until("the task to be known", |play| play.seen()["host_task"] == task.as_str())
+            self.until("the task to be known", |run| run.last_poll()["host_task"] == task.as_str())
                 .await?;
             self.control().finish_task(&task);
             // Guests wait until that is shown.
-            self.in_step = false;
+            self.guests_are_current = false;
         }
         Ok(())
     }
@@ -318,7 +324,7 @@ impl<'b> Play<'b> {
             match lease["state"].as_str().unwrap_or_default() {
                 "active" if active.is_none() => {
                     active = Some(lease.clone());
-                    self.bench.give_back(self.leased.as_mut().unwrap()).await?;
+                    self.bench.release(self.lease_run.as_mut().unwrap()).await?;
                 }
                 "released" | "expired" | "revoked" | "failed" => {
                     // An end is an end: a while later it is the same.
@@ -337,36 +343,36 @@ impl<'b> Play<'b> {
     }
 }
 
-impl Bench {
+impl TestBench {
     /// Asks for the machine, or for one like it.
-    async fn take(
+    async fn acquire(
         &self,
-        leased: &mut Leased,
+        lease_run: &mut LeaseRun,
         machine: &Machine,
         prepare: Option<Value>,
     ) -> Result<(), String> {
         let mut body = json!({"select": {"name": machine.name}, "ttl": "10h"});
         if let Some(prepare) = prepare {
             body["prepare"] = prepare;
-        } else if let Some(snapshot) = leased.kind.snapshot() {
+        } else if let Some(snapshot) = lease_run.kind.snapshot() {
             body["release"] = json!({"snapshot": format!("base/{snapshot}")});
         }
-        if leased.spare.is_some() {
+        if lease_run.spare.is_some() {
             body["queue_for"] = json!("10m");
         }
         let answer = self.lab.post("/v1/leases", body).await;
         if answer.status != 201 || answer.json["machine"] != machine.id.as_str() {
             return Err(format!("the lease was not granted: {}", answer.text));
         }
-        answer.str("id").clone_into(&mut leased.id);
-        answer.str("secret").clone_into(&mut leased.secret);
+        answer.str("id").clone_into(&mut lease_run.id);
+        answer.str("secret").clone_into(&mut lease_run.secret);
         Ok(())
     }
 
-    async fn give_back(&self, leased: &mut Leased) -> Result<(), String> {
-        let request = self.lab.request(Method::DELETE, &format!("/v1/leases/{}", leased.id));
-        let shown = format!("{}.{}", leased.id, leased.secret);
-        let answer = Answer::of(request.header("otter-lease", shown)).await;
+    async fn release(&self, lease_run: &mut LeaseRun) -> Result<(), String> {
+        let request = self.lab.request(Method::DELETE, &format!("/v1/leases/{}", lease_run.id));
+        let secret = format!("{}.{}", lease_run.id, lease_run.secret);
+        let answer = Answer::of(request.header("otter-lease", secret)).await;
         if answer.status == 200 {
             Ok(())
         } else {
@@ -375,7 +381,7 @@ impl Bench {
     }
 
     /// The holder has left the machine on.
-    async fn left_on(&mut self, running: &Machine) -> Result<(), String> {
+    async fn leave_on(&mut self, running: &Machine) -> Result<(), String> {
         let mut booting = running.clone();
         booting.guest.tools_running = false;
         booting.guest.reported_address = None;
@@ -389,7 +395,7 @@ impl Bench {
                     machine.clone_from(now);
                 }
             });
-            self.until("the machine to be shown on", async |bench| {
+            self.until("otter to report the machine as on", async |bench| {
                 bench.read(&path).await.2[field] == value
             })
             .await?;

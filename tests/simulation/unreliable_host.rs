@@ -23,31 +23,31 @@ use super::executor::Owner;
 use crate::in_process::{Hooks, InProcess, Interruption, Request};
 
 /// The host, as one life of the daemon reaches it.
-pub struct Remote {
+pub struct UnreliableHost {
     run: Arc<Run>,
-    life: u32,
+    incarnation: u32,
     backend: Arc<InProcess>,
     inventory: Arc<Inventory>,
 }
 
-impl Remote {
-    pub fn new(run: &Arc<Run>, life: u32, inventory: &Arc<Inventory>) -> Self {
-        let latencies = Arc::new(Latencies(Arc::clone(run)));
+impl UnreliableHost {
+    pub fn new(run: &Arc<Run>, incarnation: u32, inventory: &Arc<Inventory>) -> Self {
+        let latencies = Arc::new(LatencyHooks(Arc::clone(run)));
         let backend = Arc::new(InProcess::new(run.host.clone()).with_hooks(latencies));
-        Self { run: Arc::clone(run), life, backend, inventory: Arc::clone(inventory) }
+        Self { run: Arc::clone(run), incarnation, backend, inventory: Arc::clone(inventory) }
     }
 }
 
 #[async_trait]
-impl Hypervisor for Remote {
+impl Hypervisor for UnreliableHost {
     async fn run(
         &self,
         observer: Arc<dyn Observer>,
         stop: CancellationToken,
     ) -> Result<(), HostError> {
         let run = Arc::clone(&self.run);
-        let told = Told { run, observer, inventory: Arc::clone(&self.inventory) };
-        self.backend.run(Arc::new(told), stop).await
+        let observer = CheckedObserver { run, observer, inventory: Arc::clone(&self.inventory) };
+        self.backend.run(Arc::new(observer), stop).await
     }
 
     async fn call(
@@ -56,23 +56,24 @@ impl Hypervisor for Remote {
         call: &HostCall,
         job: JobId,
     ) -> Result<Accepted, CallError> {
-        self.run.witness.sent(job, machine, call);
+        self.run.checker.sent(job, machine, call);
         let (reply, answered) = oneshot::channel();
-        let (run, backend, life) = (Arc::clone(&self.run), Arc::clone(&self.backend), self.life);
+        let (run, backend, incarnation) =
+            (Arc::clone(&self.run), Arc::clone(&self.backend), self.incarnation);
         let (machine, call) = (machine.clone(), call.clone());
         self.run.spawn(async move {
-            let answer = travel(&run, &backend, life, &machine, &call, job).await;
-            run.witness.trace(|| format!("{job} is answered {answer:?}"));
-            let mut seen = run.witness.seen();
+            let answer = send_call(&run, &backend, incarnation, &machine, &call, job).await;
+            run.checker.trace(|| format!("{job} is answered {answer:?}"));
+            let mut seen = run.checker.state();
             match &answer {
                 Ok(_) => {}
-                Err(CallError::Refused(_)) => seen.promises.proven(job),
-                Err(CallError::Lost(_)) => seen.promises.lost(job),
+                Err(CallError::Refused(_)) => seen.job_invariants.call_refused(job),
+                Err(CallError::Lost(_)) => seen.job_invariants.call_lost(job),
             }
             // The daemon may have died.
             let _ = reply.send(answer);
         });
-        answered.await.unwrap_or_else(|_| Err(CallError::Lost(cut())))
+        answered.await.unwrap_or_else(|_| Err(CallError::Lost(connection_lost())))
     }
 
     /// Passes the status of a task to its follower and to the witness.
@@ -81,10 +82,10 @@ impl Hypervisor for Remote {
         let first = status.borrow().clone();
         let (sender, receiver) = watch::channel(first);
         let (run, task) = (Arc::clone(&self.run), task.clone());
-        self.run.handle.spawn(Owner::Life(self.life), async move {
+        self.run.handle.spawn(Owner::Daemon(self.incarnation), async move {
             loop {
                 let now = status.borrow_and_update().clone();
-                run.witness.seen().promises.task_told(&task, &now);
+                run.checker.state().job_invariants.task_reported(&task, &now);
                 let is_end = !matches!(now, TaskStatus::Running { .. });
                 sender.send_replace(now);
                 tokio::select! {
@@ -109,7 +110,7 @@ impl Hypervisor for Remote {
 
     async fn read_evidence(&self, machine: &MachineId) -> Result<Evidence, HostError> {
         let evidence = self.backend.read_evidence(machine).await?;
-        self.run.witness.seen().lease_invariants.looked(machine);
+        self.run.checker.state().lease_invariants.looked(machine);
         Ok(evidence)
     }
 
@@ -127,17 +128,17 @@ impl Hypervisor for Remote {
 }
 
 /// A call on its way to the host and back.
-async fn travel(
+async fn send_call(
     run: &Arc<Run>,
     backend: &Arc<InProcess>,
-    life: u32,
+    incarnation: u32,
     machine: &MachineId,
     call: &HostCall,
     job: JobId,
 ) -> Result<Accepted, CallError> {
     run.pause().await;
-    let temper = run.temper();
-    if run.random().percent(temper.lost_before) {
+    let profile = run.profile();
+    if run.random().percent(profile.lost_before) {
         // It may arrive after otter learned that it is lost.
         if run.random().percent(30) {
             let (run, backend) = (Arc::clone(run), Arc::clone(backend));
@@ -145,23 +146,23 @@ async fn travel(
             let late = Arc::clone(&run);
             late.spawn(async move {
                 run.pause_between(Duration::ZERO, Duration::from_secs(3)).await;
-                let _ = arrive(&run, &backend, &machine, &call, job).await;
+                let _ = deliver(&run, &backend, &machine, &call, job).await;
             });
         }
-        return Err(CallError::Lost(cut()));
+        return Err(CallError::Lost(connection_lost()));
     }
-    if !run.lives(life) && run.random().percent(50) {
-        return Err(CallError::Lost(cut()));
+    if !run.is_running(incarnation) && run.random().percent(50) {
+        return Err(CallError::Lost(connection_lost()));
     }
-    let answer = arrive(run, backend, &machine.clone(), call, job).await;
+    let answer = deliver(run, backend, &machine.clone(), call, job).await;
     run.pause().await;
-    if run.random().percent(temper.lost_after) {
-        return Err(CallError::Lost(cut()));
+    if run.random().percent(profile.lost_after) {
+        return Err(CallError::Lost(connection_lost()));
     }
     answer
 }
 
-async fn arrive(
+async fn deliver(
     run: &Run,
     backend: &InProcess,
     machine: &MachineId,
@@ -170,27 +171,27 @@ async fn arrive(
 ) -> Result<Accepted, CallError> {
     let answer = backend.call(machine, call, job).await;
     if let Ok(accepted) = &answer {
-        run.witness.took(job, call, accepted, run.host.look(World::revision));
+        run.checker.call_accepted(job, call, accepted, run.host.look(World::revision));
     }
     answer
 }
 
-fn cut() -> HostError {
+fn connection_lost() -> HostError {
     HostError::new(HostErrorKind::Unreachable, "The connection to the host broke.")
 }
 
 /// How long everything takes but the calls.
-struct Latencies(Arc<Run>);
+struct LatencyHooks(Arc<Run>);
 
 #[async_trait]
-impl Hooks for Latencies {
+impl Hooks for LatencyHooks {
     async fn before_request(&self, request: Request<'_>) -> Result<(), Interruption> {
         let Self(run) = self;
         if matches!(request, Request::Call(..)) {
             return Ok(());
         }
         run.pause().await;
-        let unreadable = run.temper().unreadable;
+        let unreadable = run.profile().unreadable;
         let is_read = matches!(request, Request::Examine(_) | Request::ConfirmGuest(_));
         if is_read && run.random().percent(unreadable) {
             Err(Interruption::Unreadable)
@@ -209,26 +210,26 @@ impl Hooks for Latencies {
 }
 
 /// Passes facts on to the inventory, and notes them.
-struct Told {
+struct CheckedObserver {
     run: Arc<Run>,
     observer: Arc<dyn Observer>,
     inventory: Arc<Inventory>,
 }
 
-impl Observer for Told {
+impl Observer for CheckedObserver {
     fn observe(&self, facts: Facts) {
-        self.run.witness.trace(|| {
-            let told =
+        self.run.checker.trace(|| {
+            let reported =
                 facts.changes.iter().map(|fact| format!("{fact:?}").chars().take(300).collect());
-            let told: Vec<String> = told.collect();
-            format!("the inventory is told {}: {}", facts.complete, told.join(", "))
+            let reported: Vec<String> = reported.collect();
+            format!("the inventory is reported {}: {}", facts.complete, reported.join(", "))
         });
         self.observer.observe(facts);
-        self.run.witness.check_addresses(&self.inventory.contents());
+        self.run.checker.check_addresses(&self.inventory.contents());
     }
 
     fn session(&self, status: SessionStatus) {
-        self.run.witness.trace(|| format!("the session is {:?}", status.state));
+        self.run.checker.trace(|| format!("the session is {:?}", status.state));
         self.observer.session(status);
     }
 }

@@ -28,9 +28,9 @@ use secrecy::SecretBox;
 use tokio::sync::oneshot;
 
 use super::Run;
+use super::checked_storage::CheckedStorage;
 use super::executor::Owner;
-use super::remote::Remote;
-use super::storage::Mounted;
+use super::unreliable_host::UnreliableHost;
 
 const SETTINGS: JobSettings = JobSettings {
     settle: Duration::from_secs(30),
@@ -49,7 +49,7 @@ const SETTINGS: JobSettings = JobSettings {
 const GUEST_SETTLE: Duration = Duration::from_secs(30);
 const MAX_TOTAL: Duration = Duration::from_mins(20);
 /// How long a client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(40);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// What clients call.
 #[derive(Clone)]
@@ -59,41 +59,42 @@ pub struct Services {
     pub machines: Arc<Machines>,
     pub inventory: Arc<Inventory>,
     pub supervisor: Supervisor,
-    life: u32,
+    incarnation: u32,
 }
 
 /// The daemon starts. It serves once it has taken up what it left.
 pub fn start(run: &Arc<Run>) {
-    let life = run.life.fetch_add(1, Ordering::Relaxed) + 1;
+    let incarnation = run.incarnation.fetch_add(1, Ordering::Relaxed) + 1;
     run.is_alive.store(true, Ordering::Relaxed);
     run.handle.forget_ids();
-    run.witness.trace(|| format!("otter starts its life {life}"));
-    run.witness.seen().lease_invariants.started(run.handle.true_time());
+    run.checker.trace(|| format!("otter starts its incarnation {incarnation}"));
+    run.checker.state().lease_invariants.started(run.handle.true_time());
     let run = Arc::clone(run);
-    run.handle.clone().spawn(Owner::Life(life), async move {
-        match serve(&run, life).await {
+    run.handle.clone().spawn(Owner::Daemon(incarnation), async move {
+        match serve(&run, incarnation).await {
             Ok(services) => *run.services.lock().unwrap() = Some(services),
             Err(error) => {
-                run.witness.trace(|| format!("otter cannot start: {error:?}"));
+                run.checker.trace(|| format!("otter cannot start: {error:?}"));
                 run.crash();
             }
         }
     });
 }
 
-async fn serve(run: &Arc<Run>, life: u32) -> Result<Services, StorageError> {
+async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageError> {
     let clock = run.clock_of_services();
     let handle = run.handle.clone();
-    let spawn = move |task| handle.spawn(Owner::Life(life), task);
+    let spawn = move |task| handle.spawn(Owner::Daemon(incarnation), task);
     let supervisor = Supervisor::with_spawn(clock.clone(), Duration::from_secs(30), spawn);
     let disk = run.disk.open(run.clock.clone());
-    let mounted = Arc::new(Mounted::new(run, disk.clone()));
-    let store = Arc::clone(&mounted) as Arc<dyn Storage>;
+    let checked_storage = Arc::new(CheckedStorage::new(run, disk.clone()));
+    let store = Arc::clone(&checked_storage) as Arc<dyn Storage>;
     supervisor.spawn_stopping_last("store", |stop| async move { disk.run(stop).await });
     run.forget_keys(&*store).await?;
     let feed = Feed::new(&clock);
     let inventory = Arc::new(Inventory::new(clock.clone(), feed.clone(), GUEST_SETTLE));
-    let hypervisor = run.host_of_services(Arc::new(Remote::new(run, life, &inventory)));
+    let hypervisor =
+        run.host_of_services(Arc::new(UnreliableHost::new(run, incarnation, &inventory)));
     let hosts = Hosts::one(Arc::clone(&hypervisor));
     let callers = Arc::new(Callers::load(Arc::clone(&store), clock.clone()).await?);
     let (published_leases, pools, metrics) =
@@ -121,7 +122,7 @@ async fn serve(run: &Arc<Run>, life: u32) -> Result<Services, StorageError> {
         Arc::clone(&pools),
     );
     let machines = Arc::new(machines);
-    mounted.set_machines(&machines);
+    checked_storage.set_machines(&machines);
     let leases = Leases::load(LeasesParts {
         store: Arc::clone(&store),
         clock: clock.clone(),
@@ -138,9 +139,9 @@ async fn serve(run: &Arc<Run>, life: u32) -> Result<Services, StorageError> {
         metrics,
     })
     .await?;
-    let services = Services { jobs, leases, machines, inventory, supervisor, life };
+    let services = Services { jobs, leases, machines, inventory, supervisor, incarnation };
     let reader = read(Arc::clone(run), services.clone(), feed);
-    run.handle.spawn(Owner::Life(life), reader);
+    run.handle.spawn(Owner::Daemon(incarnation), reader);
     // From here on as the application does it.
     services.jobs.recover().await?;
     let Services { jobs, leases, inventory, supervisor, .. } = services.clone();
@@ -156,11 +157,11 @@ async fn serve(run: &Arc<Run>, life: u32) -> Result<Services, StorageError> {
     supervisor.spawn("storage", |stop| StorageWatch::new(store, clock).watch(stop));
     // A daemon that has ended is started again, like one that died.
     let (_, signals) = Signals::from_sender();
-    let (ended, process) = (Arc::clone(run), services.supervisor.clone());
-    run.handle.spawn(Owner::Life(life), async move {
+    let (run_at_end, process) = (Arc::clone(run), services.supervisor.clone());
+    run.handle.spawn(Owner::Daemon(incarnation), async move {
         let ending = process.run(signals).await;
-        ended.witness.trace(|| format!("otter ends: {ending:?}"));
-        ended.crash();
+        run_at_end.checker.trace(|| format!("otter ends: {ending:?}"));
+        run_at_end.crash();
     });
     Ok(services)
 }
@@ -174,29 +175,34 @@ fn pools() -> Pools {
 /// The reader of all events, and what each is about.
 async fn read(run: Arc<Run>, services: Services, feed: Feed) {
     let mut follower = feed.follow(EventFilter::default());
-    let anybody = Caller::new("reader", Role::Admin);
+    let reader_caller = Caller::new("reader", Role::Admin);
     loop {
         follower.more().await;
         while let Next::Event(event) = follower.read() {
-            run.witness.trace(|| format!("event {:?}", event.subject).chars().take(120).collect());
+            run.checker.trace(|| format!("event {:?}", event.subject).chars().take(120).collect());
             match event.subject {
                 Subject::Job { ended: Some(job), .. } => {
-                    let begun = run.witness.begins_to_read();
-                    run.witness.shown(&job, begun, &services.inventory.contents());
+                    let read_started = run.checker.read_started();
+                    run.checker.job_reported(&job, read_started, &services.inventory.contents());
                 }
                 Subject::Job { id, .. } => {
                     let (run, services) = (Arc::clone(&run), services.clone());
-                    let begun = run.witness.begins_to_read();
-                    run.handle.clone().spawn(Owner::Life(services.life), async move {
+                    let read_started = run.checker.read_started();
+                    run.handle.clone().spawn(Owner::Daemon(services.incarnation), async move {
                         if let Ok(Some(view)) = services.jobs.get(id).await {
-                            run.witness.shown(&view.job, begun, &services.inventory.contents());
+                            run.checker.job_reported(
+                                &view.job,
+                                read_started,
+                                &services.inventory.contents(),
+                            );
                         }
                     });
                 }
                 Subject::Lease { .. } => {
-                    for view in services.leases.open_leases(&anybody) {
-                        let mut seen = run.witness.seen();
-                        let super::witness::Seen { lease_invariants, disk, .. } = &mut *seen;
+                    for view in services.leases.open_leases(&reader_caller) {
+                        let mut seen = run.checker.state();
+                        let super::invariant_checker::CheckerState { lease_invariants, disk, .. } =
+                            &mut *seen;
                         lease_invariants.shown(&view.lease, disk);
                     }
                 }
@@ -216,10 +222,10 @@ impl Run {
     {
         self.pause().await;
         let services = self.services()?;
-        let life = services.life;
+        let incarnation = services.incarnation;
         let (mut reply, answered) = oneshot::channel();
         let call = call(services);
-        self.handle.spawn(Owner::Life(life), async move {
+        self.handle.spawn(Owner::Daemon(incarnation), async move {
             tokio::select! {
                 biased;
                 answer = call => drop(reply.send(answer)),
@@ -230,10 +236,10 @@ impl Run {
         let answer = tokio::select! {
             biased;
             answer = answered => answer.ok()?,
-            () = self.handle.pause(PATIENCE) => return None,
+            () = self.handle.pause(ANSWER_TIMEOUT) => return None,
         };
         self.pause().await;
-        let lost = self.temper().lost_answer;
+        let lost = self.profile().lost_answer;
         (!self.random().percent(lost)).then_some(answer)
     }
 }

@@ -2,8 +2,8 @@
 //! step, mends the host, and sees the job to its end. Time stands still for otter and the host but
 //! for the ticks given here, and no task or guest moves by itself.
 
-mod lease;
-mod strike;
+mod fault_injection;
+mod lease_run;
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use otter::simulator::{Control, Pace, Scenario};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-pub use self::lease::{ByHand, Leased};
-pub use self::strike::Proof;
-use super::Tune;
+pub use self::fault_injection::DeliveryProof;
+pub use self::lease_run::{LeaseRun, ManualChangeRun};
+use super::OtterSetup;
 use super::table::{Cell, Expected, Fault, Kind};
 use crate::harness::{Answer, Events, Lab, NDJSON, PATIENCE, Plan, encode};
 
@@ -25,10 +25,10 @@ use crate::harness::{Answer, Events, Lab, NDJSON, PATIENCE, Plan, encode};
 const TICK: Duration = Duration::from_millis(100);
 
 /// How long that takes.
-const MOMENT: Duration = Duration::from_millis(4);
+const TICK_PAUSE: Duration = Duration::from_millis(4);
 
 /// How many of them at most, on a machine that is too busy to keep to it.
-const MOMENTS: usize = 50;
+const MAX_TICK_PAUSES: usize = 50;
 
 /// The deadline of every job here.
 const DEADLINE: Duration = Duration::from_mins(10);
@@ -37,7 +37,7 @@ const DEADLINE: Duration = Duration::from_mins(10);
 const MARKER: &str = "31";
 
 /// A whole otter and its host, on which cells are played one after the other.
-pub struct Bench {
+pub struct TestBench {
     pub lab: Lab,
     pub control: Control,
     pub clock: Clock,
@@ -48,8 +48,8 @@ pub struct Bench {
 }
 
 /// One cell as it is played.
-pub struct Play<'b> {
-    pub bench: &'b mut Bench,
+pub struct CellRun<'b> {
+    pub bench: &'b mut TestBench,
     pub cell: Cell,
     pub expected: &'b Expected,
     /// The moid of the machine that is meant.
@@ -64,19 +64,19 @@ pub struct Play<'b> {
     /// Whether reads say how old they are.
     stale: bool,
     /// The lease whose job is struck, where it is one of a lease.
-    pub leased: Option<Leased>,
+    pub lease_run: Option<LeaseRun>,
     /// Whether the machine is shown with running tools.
     tools_shown: bool,
     /// Whether all guests are shown as they are.
-    in_step: bool,
-    looks: u32,
+    guests_are_current: bool,
+    reads: u32,
     /// The struck task.
     task: Option<String>,
     logins: u64,
 }
 
-impl Bench {
-    pub async fn start(Tune { settings, between }: Tune) -> Self {
+impl TestBench {
+    pub async fn start(OtterSetup { settings, between }: OtterSetup) -> Self {
         let clock = Clock::stepped("2026-11-25T00:00:00Z".parse().unwrap());
         let mut scenario = Scenario::lab().unwrap();
         scenario.host.session_timeout_minutes = 0;
@@ -166,10 +166,10 @@ impl Bench {
     pub async fn until(
         &mut self,
         what: &str,
-        mut so: impl AsyncFnMut(&mut Self) -> bool,
+        mut condition: impl AsyncFnMut(&mut Self) -> bool,
     ) -> Result<(), String> {
         let patience = Clock::system();
-        while !so(self).await {
+        while !condition(self).await {
             if patience.elapsed() > PATIENCE {
                 return Err(format!("waited in vain for {what}"));
             }
@@ -196,23 +196,23 @@ impl Bench {
     pub async fn tick(&self) {
         self.clock.advance(TICK);
         let real = Clock::system();
-        for _ in 0..MOMENTS {
+        for _ in 0..MAX_TICK_PAUSES {
             let began = real.elapsed();
-            real.sleep(MOMENT).await;
-            if real.elapsed().saturating_sub(began) < 3 * MOMENT {
+            real.sleep(TICK_PAUSE).await;
+            if real.elapsed().saturating_sub(began) < 3 * TICK_PAUSE {
                 return;
             }
         }
     }
 }
 
-impl<'b> Play<'b> {
+impl<'b> CellRun<'b> {
     /// Plays the cell to the end of its job, and gives the proof that the fault struck.
     pub async fn run(
-        bench: &'b mut Bench,
+        bench: &'b mut TestBench,
         cell: Cell,
         expected: &'b Expected,
-    ) -> Result<(Self, Proof), String> {
+    ) -> Result<(Self, DeliveryProof), String> {
         let mut before = bench.machine();
         if cell.kind == Kind::PowerOn {
             stop(&mut before);
@@ -221,18 +221,18 @@ impl<'b> Play<'b> {
             before.question = Some(question());
         }
         bench.place(&before).await?;
-        let mut play = Self::new(bench, cell, expected, before, None);
-        let proof = play.go_to_the_end().await?;
-        Ok((play, proof))
+        let mut run = Self::new(bench, cell, expected, before, None);
+        let proof = run.run_job().await?;
+        Ok((run, proof))
     }
 
     /// A cell whose machine, as it is now, stands on the host.
     pub fn new(
-        bench: &'b mut Bench,
+        bench: &'b mut TestBench,
         cell: Cell,
         expected: &'b Expected,
         before: Machine,
-        leased: Option<Leased>,
+        lease_run: Option<LeaseRun>,
     ) -> Self {
         let logins = bench.control.calls("Login");
         Self {
@@ -245,30 +245,30 @@ impl<'b> Play<'b> {
             polls: Vec::new(),
             wrong_reads: Vec::new(),
             stale: false,
-            leased,
+            lease_run,
             tools_shown: false,
-            in_step: false,
-            looks: 0,
+            guests_are_current: false,
+            reads: 0,
             task: None,
             logins,
         }
     }
 
     /// Starts the job, lets the fault strike, and sees the job to its end.
-    pub async fn go_to_the_end(&mut self) -> Result<Proof, String> {
-        let proof = self.strike().await?;
-        self.mend().await?;
-        self.drive().await?;
+    pub async fn run_job(&mut self) -> Result<DeliveryProof, String> {
+        let proof = self.inject_fault().await?;
+        self.recover_host().await?;
+        self.run_to_the_end().await?;
         Ok(proof)
     }
 
     /// The job as last seen.
-    pub fn seen(&self) -> &Value {
+    pub fn last_poll(&self) -> &Value {
         self.polls.last().unwrap_or(&Value::Null)
     }
 
-    pub fn ended(&self) -> bool {
-        !self.seen()["finished_at"].is_null()
+    pub fn has_ended(&self) -> bool {
+        !self.last_poll()["finished_at"].is_null()
     }
 
     /// How often a login was tried since the cell began.
@@ -283,21 +283,22 @@ impl<'b> Play<'b> {
     /// Lets time pass, and looks at everything.
     pub async fn tick(&mut self) {
         self.bench.tick().await;
-        self.look().await;
+        self.read_all().await;
     }
 
     /// Reads what callers read, and notes what is wrong with it.
-    pub async fn look(&mut self) {
+    pub async fn read_all(&mut self) {
         let machine = format!("/v1/machines/{}", self.id);
-        self.looks += 1;
-        self.in_step = false;
-        let list = if self.looks.is_multiple_of(2) { "/v1/machines" } else { "/v1/datastores" };
+        self.reads += 1;
+        self.guests_are_current = false;
+        let list = if self.reads.is_multiple_of(2) { "/v1/machines" } else { "/v1/datastores" };
         for path in [list, machine.as_str()] {
             let (status, headers, body) = self.bench.read(path).await;
             if path == machine {
                 self.tools_shown = body["tools_status"] == "running";
-            } else if self.leased.is_some() {
-                self.in_step = self.shows_guests(&body) && self.knows_the_starts().await;
+            } else if self.lease_run.is_some() {
+                self.guests_are_current =
+                    self.shows_guests(&body) && self.has_no_starting_guest().await;
             }
             let gone = status == StatusCode::NOT_FOUND && path == machine && self.is_gone();
             if status != StatusCode::OK && !gone {
@@ -305,7 +306,7 @@ impl<'b> Play<'b> {
             }
             self.stale = headers.contains_key("otter-stale");
         }
-        self.look_at_lease().await;
+        self.read_lease().await;
         if self.job.is_empty() {
             return;
         }
@@ -322,15 +323,15 @@ impl<'b> Play<'b> {
     pub async fn until(
         &mut self,
         what: &str,
-        mut so: impl FnMut(&Self) -> bool,
+        mut condition: impl FnMut(&Self) -> bool,
     ) -> Result<(), String> {
         let patience = Clock::system();
-        while !so(self) {
+        while !condition(self) {
             if patience.elapsed() > PATIENCE {
-                return Err(format!("waited in vain for {what}; the job: {}", self.seen()));
+                return Err(format!("waited in vain for {what}; the job: {}", self.last_poll()));
             }
-            if self.ended() && !so(self) {
-                return Err(format!("the job ended before {what}: {}", self.seen()));
+            if self.has_ended() && !condition(self) {
+                return Err(format!("the job ended before {what}: {}", self.last_poll()));
             }
             self.tick().await;
         }
@@ -351,18 +352,18 @@ impl<'b> Play<'b> {
     }
 
     /// Brings the host back where it is away.
-    async fn mend(&mut self) -> Result<(), String> {
+    async fn recover_host(&mut self) -> Result<(), String> {
         match self.cell.fault {
             Fault::HostRestarted
             | Fault::HostRestartedIdle
             | Fault::HostRebooted
             | Fault::GoneInOutage => {
-                self.until("reads to say how old they are", |play| play.stale).await?;
+                self.until("reads to say how old they are", |run| run.stale).await?;
                 self.ticks(2).await;
                 self.control().resume();
             }
             Fault::AccountRefused => {
-                self.until("reads to say how old they are", |play| play.stale).await?;
+                self.until("reads to say how old they are", |run| run.stale).await?;
                 // Long enough for many tries, and too short for the next one that is right.
                 self.ticks(20).await;
                 let logins = self.logins();
@@ -378,26 +379,26 @@ impl<'b> Play<'b> {
     }
 
     /// Lets the host do what it does until the job has ended.
-    async fn drive(&mut self) -> Result<(), String> {
+    async fn run_to_the_end(&mut self) -> Result<(), String> {
         let patience = Clock::system();
-        self.in_step = false;
+        self.guests_are_current = false;
         let mut ticks = 0;
-        while !self.ended() {
+        while !self.has_ended() {
             if patience.elapsed() > PATIENCE {
-                return Err(format!("no end: {}", self.seen()));
+                return Err(format!("no end: {}", self.last_poll()));
             }
             if self.expected.by_deadline && ticks == 40 {
                 self.bench.clock.advance(DEADLINE);
             }
-            if self.leased.is_some() {
+            if self.lease_run.is_some() {
                 self.step_guests();
             }
             self.control().step_tasks();
-            if self.cell.kind.of_guest() && self.sees_the_guest() {
+            if self.cell.kind.is_guest_call() && self.guest_is_current() {
                 self.control().step_guests();
             }
             if self.cell.fault == Fault::QuestionAnswered
-                && self.seen()["blocked_by"]["kind"] == "question"
+                && self.last_poll()["blocked_by"]["kind"] == "question"
             {
                 let id = self.id.clone();
                 // It may be answered already.
@@ -413,7 +414,7 @@ impl<'b> Play<'b> {
 
     /// Whether otter shows the guest's tools as they are and waits for news: what a guest does
     /// unseen proves nothing.
-    fn sees_the_guest(&self) -> bool {
+    fn guest_is_current(&self) -> bool {
         let runs = self
             .control()
             .look(|world| world.machine(&self.id).map(|machine| machine.guest.tools_running));
@@ -422,7 +423,7 @@ impl<'b> Play<'b> {
 
     /// Asks for the job.
     async fn start(&mut self) -> Result<(), String> {
-        if self.leased.is_some() {
+        if self.lease_run.is_some() {
             return self.start_lease().await;
         }
         let id = self.id.clone();
@@ -482,15 +483,15 @@ impl<'b> Play<'b> {
             }
             self.job = answer.str("id").to_owned();
         }
-        self.look().await;
+        self.read_all().await;
         Ok(())
     }
 
     fn running_task(&self) -> Option<String> {
         self.control().look(|world| {
-            let mut mine =
+            let mut own_tasks =
                 world.tasks().filter(|task| task.machine == self.id && !task.state.is_end());
-            mine.next().map(|task| task.id.clone())
+            own_tasks.next().map(|task| task.id.clone())
         })
     }
 }
@@ -537,7 +538,7 @@ pub fn settings(settings: &mut Settings) {
 }
 
 /// For faults that wait for a time-out.
-pub fn hasty(to: &mut Settings) {
+pub fn short_timeouts(to: &mut Settings) {
     settings(to);
     to.esx.read_timeout = Duration::from_millis(700);
     to.esx.max_wait = Duration::from_secs(1);

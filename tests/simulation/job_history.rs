@@ -12,53 +12,53 @@ use otter::service::jobs::judgement::MAX_ASKS;
 /// What a bystander knows of a job.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "what has happened to it, each by itself")]
-pub struct History {
+pub struct JobHistory {
     pub machine: String,
     pub kind: JobKind,
     pub committed: bool,
     pub started: bool,
     /// The jobs that ran on its machine when it started.
-    pub beside: Vec<JobId>,
+    pub concurrent_jobs: Vec<JobId>,
     /// When the storage was asked to insert it.
     pub asked_at: Duration,
     /// When it is over by the time that never jumps, as long as the daemon lives.
-    pub due_at: Duration,
+    pub deadline_at: Duration,
     /// The daemon died, and the wall clock may have jumped meanwhile: the deadline is where nobody
     /// knows.
-    pub due_unknown: bool,
+    pub deadline_unknown: bool,
     /// When otter was told that it is on disk: at the latest then it waits in its queue.
     pub accepted_at: Option<Duration>,
     /// When the storage was asked to save its start.
-    pub turn_at: Option<Duration>,
+    pub start_saved_at: Option<Duration>,
     pub ended_at: Option<Duration>,
     pub end: Option<Job>,
     /// When a reader first saw its end, by the count of what happened.
     pub end_seen_at: Option<u64>,
     /// Sendings that may have run, as far as the job can know.
-    pub unproven: Vec<CallKind>,
+    pub possible_sends: Vec<CallKind>,
     pub last_call: Option<CallKind>,
     /// What its calls really did, and the revision of the host that shows it.
-    pub deeds: Vec<(CallKind, u64)>,
+    pub effects: Vec<(CallKind, u64)>,
     /// An answer, a task or the daemon's own memory of a call was lost.
-    pub lost: bool,
+    pub evidence_lost: bool,
     /// The answer to a call was lost, or the daemon died with one: its task was perhaps never
     /// known.
-    pub unseen: bool,
+    pub task_unknown: bool,
     /// The host forgot its tasks meanwhile.
-    pub forgotten: bool,
+    pub tasks_forgotten_since: bool,
     /// Somebody or something else changed the machine meanwhile.
-    pub others: bool,
+    pub changed_by_others: bool,
     /// None of otter's jobs did.
-    pub strangers: bool,
+    pub changed_from_outside: bool,
     pub cancel_asked: bool,
-    pub asked: u32,
+    pub sends: u32,
     /// Every power state of the machine while it ran.
     pub powers: Vec<PowerState>,
     pub guest_stopped: bool,
 }
 
 /// What a machine is after such a job, if nobody else does anything to it.
-pub const fn wanted_power(request: &JobRequest) -> Option<PowerState> {
+pub const fn expected_power(request: &JobRequest) -> Option<PowerState> {
     match request {
         JobRequest::PowerOn | JobRequest::Revert { power_on: Some(true), .. } => {
             Some(PowerState::On)
@@ -72,7 +72,7 @@ pub const fn wanted_power(request: &JobRequest) -> Option<PowerState> {
     }
 }
 
-impl History {
+impl JobHistory {
     /// For a job that is inserted now.
     pub fn new(job: &Job, now: Duration) -> Self {
         let left = Duration::try_from(job.deadline_at.duration_since(job.created_at)).unwrap();
@@ -81,25 +81,25 @@ impl History {
             kind: job.kind(),
             committed: false,
             started: false,
-            beside: Vec::new(),
+            concurrent_jobs: Vec::new(),
             asked_at: now,
-            due_at: now + left,
-            due_unknown: false,
+            deadline_at: now + left,
+            deadline_unknown: false,
             accepted_at: None,
-            turn_at: None,
+            start_saved_at: None,
             ended_at: None,
             end: None,
             end_seen_at: None,
-            unproven: Vec::new(),
+            possible_sends: Vec::new(),
             last_call: None,
-            deeds: Vec::new(),
-            lost: false,
-            unseen: false,
-            forgotten: false,
-            others: false,
-            strangers: false,
+            effects: Vec::new(),
+            evidence_lost: false,
+            task_unknown: false,
+            tasks_forgotten_since: false,
+            changed_by_others: false,
+            changed_from_outside: false,
             cancel_asked: false,
-            asked: 0,
+            sends: 0,
             powers: Vec::new(),
             guest_stopped: false,
         }
@@ -107,54 +107,61 @@ impl History {
 
     /// Whether its deadline may have passed.
     pub fn may_be_overdue(&self, now: Duration) -> bool {
-        self.due_unknown || self.due_at <= now + Duration::from_millis(1)
+        self.deadline_unknown || self.deadline_at <= now + Duration::from_millis(1)
     }
 
-    fn did(&self, call: CallKind) -> bool {
-        self.deeds.iter().any(|(kind, _)| *kind == call)
+    fn had_effect(&self, call: CallKind) -> bool {
+        self.effects.iter().any(|(kind, _)| *kind == call)
     }
 
-    fn was(&self, power: PowerState) -> bool {
+    fn had_power(&self, power: PowerState) -> bool {
         self.powers.contains(&power)
     }
 
     /// Whether what its success says is true.
-    pub fn bears_out(&self, job: &Job) -> bool {
+    pub fn is_success_true(&self, job: &Job) -> bool {
         match &job.request {
-            JobRequest::PowerOn => self.was(PowerState::On),
+            JobRequest::PowerOn => self.had_power(PowerState::On),
             JobRequest::PowerOff | JobRequest::Kill | JobRequest::Shutdown { .. } => {
-                self.was(PowerState::Off)
+                self.had_power(PowerState::Off)
             }
-            JobRequest::Suspend => self.was(PowerState::Suspended),
-            JobRequest::Reset => self.did(CallKind::Reset),
+            JobRequest::Suspend => self.had_power(PowerState::Suspended),
+            JobRequest::Reset => self.had_effect(CallKind::Reset),
             JobRequest::Reboot => self.guest_stopped,
-            JobRequest::Answer { .. } => self.did(CallKind::Answer),
+            JobRequest::Answer { .. } => self.had_effect(CallKind::Answer),
             JobRequest::CreateSnapshot { .. } => {
                 let made: Option<&SnapshotId> =
                     job.result.as_ref().and_then(|result| result.snapshot.as_ref());
-                (self.did(CallKind::CreateSnapshot) || self.lost && self.others)
+                (self.had_effect(CallKind::CreateSnapshot)
+                    || self.evidence_lost && self.changed_by_others)
                     && (made.is_some() || !job.warnings.is_empty())
             }
             JobRequest::Revert { power_on, .. } => {
-                self.did(CallKind::RevertToSnapshot)
+                self.had_effect(CallKind::RevertToSnapshot)
                     && power_on.is_none_or(|on| {
-                        self.was(if on { PowerState::On } else { PowerState::Off })
+                        self.had_power(if on { PowerState::On } else { PowerState::Off })
                     })
             }
             JobRequest::Prepare { snapshot, power, .. } => {
-                (snapshot.is_none() || self.did(CallKind::RevertToSnapshot))
-                    && power.is_none_or(|power| self.was(power))
+                (snapshot.is_none() || self.had_effect(CallKind::RevertToSnapshot))
+                    && power.is_none_or(|power| self.had_power(power))
             }
             JobRequest::Release { snapshot, keep_power } => {
-                (snapshot.is_none() || self.did(CallKind::RevertToSnapshot))
-                    && (*keep_power || self.was(PowerState::Off))
+                (snapshot.is_none() || self.had_effect(CallKind::RevertToSnapshot))
+                    && (*keep_power || self.had_power(PowerState::Off))
             }
-            JobRequest::RemoveSnapshot { .. } => self.did(CallKind::RemoveSnapshot) || self.others,
+            JobRequest::RemoveSnapshot { .. } => {
+                self.had_effect(CallKind::RemoveSnapshot) || self.changed_by_others
+            }
             JobRequest::RemoveAllSnapshots => {
-                self.did(CallKind::RemoveAllSnapshots) || self.others || job.steps.is_empty()
+                self.had_effect(CallKind::RemoveAllSnapshots)
+                    || self.changed_by_others
+                    || job.steps.is_empty()
             }
             JobRequest::RenameSnapshot { .. } => {
-                self.did(CallKind::RenameSnapshot) || self.others || job.steps.is_empty()
+                self.had_effect(CallKind::RenameSnapshot)
+                    || self.changed_by_others
+                    || job.steps.is_empty()
             }
         }
     }
@@ -163,14 +170,16 @@ impl History {
     pub fn may_be_unknown(&self, job: &Job) -> bool {
         match job.kind() {
             JobKind::MachineShutdown => {
-                self.lost
-                    || self.others
+                self.evidence_lost
+                    || self.changed_by_others
                     || self.cancel_asked
                     || job.cancel_requested_at.is_some()
                     || self.last_call.is_some()
             }
-            JobKind::MachineReboot => self.lost || self.others,
-            JobKind::MachineReset | JobKind::SnapshotCreate | JobKind::MachineAnswer => self.lost,
+            JobKind::MachineReboot => self.evidence_lost || self.changed_by_others,
+            JobKind::MachineReset | JobKind::SnapshotCreate | JobKind::MachineAnswer => {
+                self.evidence_lost
+            }
             // Not asked again, or asked again in vain: looking at the machine proves nothing of the
             // first time.
             JobKind::SnapshotRevert
@@ -178,13 +187,13 @@ impl History {
             | JobKind::SnapshotRemoveAll
             | JobKind::LeasePrepare
             | JobKind::LeaseRelease
-                if self.cancel_asked || self.asked > 1 =>
+                if self.cancel_asked || self.sends > 1 =>
             {
-                self.lost
+                self.evidence_lost
             }
             // It was seen to run, and was not asked again.
-            _ if self.cancel_asked && self.forgotten => self.lost,
-            _ => self.lost && (self.others || self.asked >= MAX_ASKS),
+            _ if self.cancel_asked && self.tasks_forgotten_since => self.evidence_lost,
+            _ => self.evidence_lost && (self.changed_by_others || self.sends >= MAX_ASKS),
         }
     }
 }

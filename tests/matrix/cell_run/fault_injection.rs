@@ -7,13 +7,13 @@ use otter::simulator::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::super::table::{Fault, Kind, Step};
-use super::{Play, question, stop};
+use super::super::table::{Fault, InjectionPoint, Kind};
+use super::{CellRun, question, stop};
 
 /// Whether the fault came to pass.
-pub struct Proof(Box<dyn Fn(&Control) -> bool + Send>);
+pub struct DeliveryProof(Box<dyn Fn(&Control) -> bool + Send>);
 
-impl Proof {
+impl DeliveryProof {
     pub fn planned(planned: PlannedDisruption) -> Self {
         Self(Box::new(move |_| planned.delivered() > 0))
     }
@@ -27,45 +27,47 @@ impl Proof {
     }
 }
 
-impl Play<'_> {
-    pub(super) async fn strike(&mut self) -> Result<Proof, String> {
+impl CellRun<'_> {
+    pub(super) async fn inject_fault(&mut self) -> Result<DeliveryProof, String> {
         let kind = self.cell.kind;
-        match self.cell.step {
-            _ if self.leased.as_ref().is_some_and(|leased| leased.kind.is_between()) => {
-                self.between().await
+        match self.cell.point {
+            _ if self.lease_run.as_ref().is_some_and(|lease_run| lease_run.kind.is_between()) => {
+                self.inject_between_calls().await
             }
-            Step::Before if kind.first().is_none() => {
-                let planned = self.control().disrupt_next("RetrievePropertiesEx", self.at_read());
+            InjectionPoint::Before if kind.first().is_none() => {
+                let planned =
+                    self.control().disrupt_next("RetrievePropertiesEx", self.read_disruption());
                 self.start().await?;
-                self.until("the read to be struck", |_| planned.delivered() > 0).await?;
-                Ok(Proof::planned(planned))
+                self.until("the read to be disrupted", |_| planned.delivered() > 0).await?;
+                Ok(DeliveryProof::planned(planned))
             }
-            Step::Before => {
+            InjectionPoint::Before => {
                 self.start().await?;
-                self.first_call().await?;
-                let planned = self.control().disrupt_next("RetrievePropertiesEx", self.at_read());
-                self.first_done();
-                self.until("the read to be struck", |_| planned.delivered() > 0).await?;
-                Ok(Proof::planned(planned))
+                self.reach_first_call().await?;
+                let planned =
+                    self.control().disrupt_next("RetrievePropertiesEx", self.read_disruption());
+                self.finish_first_call();
+                self.until("the read to be disrupted", |_| planned.delivered() > 0).await?;
+                Ok(DeliveryProof::planned(planned))
             }
-            Step::AtCall => {
-                let planned = self.control().disrupt_next(kind.method(), self.at_call());
+            InjectionPoint::AtCall => {
+                let planned = self.control().disrupt_next(kind.method(), self.call_disruption());
                 self.reach_the_call().await?;
-                self.until("the call to be struck", |_| planned.delivered() > 0).await?;
-                Ok(Proof::planned(planned))
+                self.until("the call to be disrupted", |_| planned.delivered() > 0).await?;
+                Ok(DeliveryProof::planned(planned))
             }
-            Step::Unanswered => self.unanswered().await,
-            Step::Accepted | Step::Progress | Step::Unreported => {
+            InjectionPoint::Unanswered => self.inject_unanswered().await,
+            InjectionPoint::Accepted | InjectionPoint::Progress | InjectionPoint::Unreported => {
                 self.reach_the_call().await?;
                 self.reach_the_step().await?;
-                self.at_work().await
+                self.inject_while_running().await
             }
-            Step::ResultRead => self.result_read().await,
+            InjectionPoint::ResultRead => self.inject_at_result().await,
         }
     }
 
     /// What is done to the read before the call.
-    pub fn at_read(&self) -> Disruption {
+    pub fn read_disruption(&self) -> Disruption {
         match self.cell.fault {
             Fault::CutBefore => Disruption::CloseBeforeRunning,
             Fault::CutMid => Disruption::CloseMidAnswer,
@@ -73,26 +75,26 @@ impl Play<'_> {
             Fault::SlowDone => Disruption::NeverAnswer { run: true },
             Fault::Garbage => garbage(),
             Fault::Unavailable => unavailable(),
-            _ => Disruption::Hook(self.hand(false), None),
+            _ => Disruption::Hook(self.hook(false), None),
         }
     }
 
     /// What is done as the call arrives.
-    fn at_call(&self) -> Disruption {
+    fn call_disruption(&self) -> Disruption {
         match self.cell.fault {
-            Fault::PowerStateInCall if !minds_power(self.cell.kind) => {
+            Fault::PowerStateInCall if !is_refused_by_power_state(self.cell.kind) => {
                 Disruption::Fault(HostFault::invalid_power_state(Some("poweredOn"), "poweredOff"))
             }
             Fault::HostRestarted | Fault::HostRebooted | Fault::GoneInOutage => {
                 // What refuses it for want of a session would be an answer.
-                Disruption::Hook(self.hand(false), Some(Box::new(Disruption::CloseBeforeRunning)))
+                Disruption::Hook(self.hook(false), Some(Box::new(Disruption::CloseBeforeRunning)))
             }
-            _ => Disruption::Hook(self.hand(false), None),
+            _ => Disruption::Hook(self.hook(false), None),
         }
     }
 
     /// The call is with the host, and its answer does not come.
-    async fn unanswered(&mut self) -> Result<Proof, String> {
+    async fn inject_unanswered(&mut self) -> Result<DeliveryProof, String> {
         let method = self.cell.kind.method();
         let released = CancellationToken::new();
         let simple = match self.cell.fault {
@@ -106,56 +108,56 @@ impl Play<'_> {
             _ => None,
         };
         let held = simple.is_none();
-        let what =
+        let disruption =
             simple.unwrap_or(Disruption::CloseWhen { run: true, cancelled: released.clone() });
-        let planned = self.control().disrupt_next(method, what);
+        let planned = self.control().disrupt_next(method, disruption);
         self.reach_the_call().await?;
-        self.until("the call to be struck", |_| planned.delivered() > 0).await?;
+        self.until("the call to be disrupted", |_| planned.delivered() > 0).await?;
         if !held {
-            return Ok(Proof::planned(planned));
+            return Ok(DeliveryProof::planned(planned));
         }
         if self.cell.kind.has_task() {
-            self.until("the task", |play| play.running_task().is_some()).await?;
+            self.until("the task", |run| run.running_task().is_some()).await?;
             self.task = self.running_task();
         } else {
             // It runs as soon as it is there.
             self.ticks(2).await;
         }
-        let proof = self.at_work().await?;
+        let proof = self.inject_while_running().await?;
         released.cancel();
-        Ok(Proof::all(vec![Proof::planned(planned), proof]))
+        Ok(DeliveryProof::all(vec![DeliveryProof::planned(planned), proof]))
     }
 
     /// Starts the job and brings it to where the struck call is made.
     pub async fn reach_the_call(&mut self) -> Result<(), String> {
         self.start().await?;
         if self.cell.kind.first().is_some() {
-            self.first_call().await?;
-            self.first_done();
+            self.reach_first_call().await?;
+            self.finish_first_call();
         }
         Ok(())
     }
 
     /// The job's first call is taken.
-    pub async fn first_call(&mut self) -> Result<(), String> {
+    pub async fn reach_first_call(&mut self) -> Result<(), String> {
         if self.cell.kind == Kind::ForcedPlug {
-            self.until("the guest to be asked", |play| {
-                play.seen()["phase"] == "waiting for the guest"
+            self.until("the guest to be asked", |run| {
+                run.last_poll()["phase"] == "waiting for the guest"
             })
             .await?;
             self.ticks(3).await;
             return Ok(());
         }
-        self.until("the first task", |play| play.running_task().is_some()).await?;
+        self.until("the first task", |run| run.running_task().is_some()).await?;
         self.control().step_tasks();
         self.control().step_tasks();
-        self.until("its progress", |play| play.seen()["progress"] == 25).await?;
-        self.reads_rest().await;
+        self.until("its progress", |run| run.last_poll()["progress"] == 25).await?;
+        self.wait_for_reads_to_stop().await;
         Ok(())
     }
 
     /// What is still read of the task must not be taken for the next look at the machine.
-    pub async fn reads_rest(&mut self) {
+    pub async fn wait_for_reads_to_stop(&mut self) {
         let (mut reads, mut quiet) = (0, 0);
         while quiet < 5 {
             self.tick().await;
@@ -165,7 +167,7 @@ impl Play<'_> {
         }
     }
 
-    pub fn first_done(&self) {
+    pub fn finish_first_call(&self) {
         if let Some(task) = self.running_task() {
             self.control().finish_task(&task);
         }
@@ -174,17 +176,17 @@ impl Play<'_> {
     /// Brings the struck call to the step.
     pub async fn reach_the_step(&mut self) -> Result<(), String> {
         let kind = self.cell.kind;
-        if kind.of_guest() {
-            self.until("the guest to be watched", |play| {
-                play.seen()["phase"] == "waiting for the guest"
+        if kind.is_guest_call() {
+            self.until("the guest to be watched", |run| {
+                run.last_poll()["phase"] == "waiting for the guest"
             })
             .await?;
             self.ticks(3).await;
-            if kind == Kind::Reboot && self.cell.step != Step::Accepted {
+            if kind == Kind::Reboot && self.cell.point != InjectionPoint::Accepted {
                 self.control().step_guests();
-                let gone = |play: &Self| {
-                    play.control().look(|world| {
-                        world.machine(&play.id).is_some_and(|m| !m.guest.tools_running)
+                let gone = |run: &Self| {
+                    run.control().look(|world| {
+                        world.machine(&run.id).is_some_and(|m| !m.guest.tools_running)
                     })
                 };
                 self.until("the tools to go", gone).await?;
@@ -193,33 +195,33 @@ impl Play<'_> {
             return Ok(());
         }
         let method = kind.method();
-        let mine = move |play: &Self| {
-            play.control().look(|world| {
+        let is_own_task = move |run: &Self| {
+            run.control().look(|world| {
                 world.tasks().any(|task| {
-                    task.machine == play.id
+                    task.machine == run.id
                         && !task.state.is_end()
                         && task.operation.method() == method
                 })
             })
         };
-        self.until("the struck task", mine).await?;
+        self.until("the disrupted task", is_own_task).await?;
         self.task = self.running_task();
         let task = self.task.clone();
-        self.until("the task to be shown", |play| {
-            play.seen()["host_task"].as_str() == task.as_deref()
+        self.until("the task to be shown", |run| {
+            run.last_poll()["host_task"].as_str() == task.as_deref()
         })
         .await?;
-        if self.cell.step != Step::Accepted {
+        if self.cell.point != InjectionPoint::Accepted {
             self.control().step_tasks();
             self.control().step_tasks();
-            self.until("its progress", |play| play.seen()["progress"] == 25).await?;
+            self.until("its progress", |run| run.last_poll()["progress"] == 25).await?;
         }
         Ok(())
     }
 
     /// The fault strikes while the call is at work, or at the moment at which it is done.
-    pub async fn at_work(&mut self) -> Result<Proof, String> {
-        let finish = self.cell.step == Step::Unreported;
+    pub async fn inject_while_running(&mut self) -> Result<DeliveryProof, String> {
+        let finish = self.cell.point == InjectionPoint::Unreported;
         let stream = match self.cell.fault {
             Fault::CutBefore => Some(Disruption::CloseBeforeRunning),
             Fault::CutMid => Some(Disruption::CloseMidAnswer),
@@ -231,55 +233,55 @@ impl Play<'_> {
         };
         if let Some(disruption) = stream {
             let planned = if finish {
-                let hand = self.hand(true);
+                let hook = self.hook(true);
                 self.control().disrupt_next(
                     "WaitForUpdatesEx",
-                    Disruption::Hook(hand, Some(Box::new(disruption))),
+                    Disruption::Hook(hook, Some(Box::new(disruption))),
                 )
             } else {
                 self.control().disrupt_next("WaitForUpdatesEx", disruption)
             };
             self.bench.nudge();
-            self.until("the stream to be struck", |_| planned.delivered() > 0).await?;
-            return Ok(Proof::planned(planned));
+            self.until("the stream to be disrupted", |_| planned.delivered() > 0).await?;
+            return Ok(DeliveryProof::planned(planned));
         }
-        let proof = self.proof_of_events();
-        self.hand(finish).run(self.control());
+        let proof = self.proof_of_host_change();
+        self.hook(finish).run(self.control());
         Ok(proof)
     }
 
     /// The fault strikes the read that lets the picture catch up.
-    pub async fn result_read(&mut self) -> Result<Proof, String> {
+    pub async fn inject_at_result(&mut self) -> Result<DeliveryProof, String> {
         let kind = self.cell.kind;
-        if kind.at_once() && self.cell.fault == Fault::SlowDone {
+        if kind.is_immediate() && self.cell.fault == Fault::SlowDone {
             // Nothing is told any more from before the call on.
             let planned = self
                 .control()
                 .disrupt_next("WaitForUpdatesEx", Disruption::NeverAnswer { run: true });
             self.bench.nudge();
-            self.until("the stream to be struck", |_| planned.delivered() > 0).await?;
+            self.until("the stream to be disrupted", |_| planned.delivered() > 0).await?;
             self.start().await?;
-            return Ok(Proof::planned(planned));
+            return Ok(DeliveryProof::planned(planned));
         }
-        let catch_up = self.catch_up();
-        let planned = if kind.at_once() {
-            let planned = self.control().disrupt_next("CancelWaitForUpdates", catch_up);
+        let barrier_disruption = self.barrier_disruption();
+        let planned = if kind.is_immediate() {
+            let planned = self.control().disrupt_next("CancelWaitForUpdates", barrier_disruption);
             self.start().await?;
             planned
         } else {
             self.reach_the_call().await?;
             self.reach_the_step().await?;
-            let planned = self.control().disrupt_next("CancelWaitForUpdates", catch_up);
+            let planned = self.control().disrupt_next("CancelWaitForUpdates", barrier_disruption);
             let task = self.task.clone();
             self.control().mutate(|world| finish(world, task.as_deref(), kind));
             planned
         };
-        self.until("the barrier to be struck", |_| planned.delivered() > 0).await?;
-        Ok(Proof::planned(planned))
+        self.until("the barrier to be disrupted", |_| planned.delivered() > 0).await?;
+        Ok(DeliveryProof::planned(planned))
     }
 
     /// What is done to the read that lets the picture catch up, as it begins.
-    pub fn catch_up(&self) -> Disruption {
+    pub fn barrier_disruption(&self) -> Disruption {
         let disruption = match self.cell.fault {
             Fault::CutBefore => Some(Disruption::CloseBeforeRunning),
             Fault::CutMid => Some(Disruption::CloseMidAnswer),
@@ -289,62 +291,67 @@ impl Play<'_> {
             Fault::Unavailable => Some(unavailable()),
             _ => None,
         };
-        let hand = match disruption {
+        let hook = match disruption {
             Some(disruption) => TestHook::new(move |control| {
                 control.disrupt_next("WaitForUpdatesEx", disruption.clone());
             }),
-            None => self.hand(false),
+            None => self.hook(false),
         };
-        Disruption::Hook(hand, None)
+        Disruption::Hook(hook, None)
     }
 
     /// What the simulator counts of a fault that is no disruption of a call.
-    fn proof_of_events(&self) -> Proof {
+    fn proof_of_host_change(&self) -> DeliveryProof {
         let id = self.id.clone();
         let method = self.cell.kind.method();
-        if let Some(by_hand) = self.leased.as_ref().and_then(|leased| leased.by_hand.clone()) {
-            return Proof(Box::new(move |_| by_hand.acted()));
+        if let Some(manual_change) =
+            self.lease_run.as_ref().and_then(|lease_run| lease_run.manual_change.clone())
+        {
+            return DeliveryProof(Box::new(move |_| manual_change.has_acted()));
         }
-        let counted = |word: &'static str| {
-            let before = self.control().occurrences(word);
-            Proof(Box::new(move |control| control.occurrences(word) > before))
+        let has_occurred = |name: &'static str| {
+            let before = self.control().occurrences(name);
+            DeliveryProof(Box::new(move |control| control.occurrences(name) > before))
         };
         match self.cell.fault {
-            Fault::SessionExpired | Fault::AccountRefused => counted("expire-sessions"),
+            Fault::SessionExpired | Fault::AccountRefused => has_occurred("expire-sessions"),
             Fault::HostRestarted
             | Fault::HostRestartedIdle
             | Fault::HostRebooted
-            | Fault::GoneInOutage => counted("restart-hostd"),
-            Fault::TaskVanished => counted("vanish-tasks"),
-            Fault::Licence => counted("licence"),
-            Fault::QuestionAnswered | Fault::QuestionLeft => counted("question"),
-            Fault::TaskFailed | Fault::PowerStateInTask => Proof(Box::new(move |control| {
-                control.look(|world| {
-                    world.tasks().any(|task| {
-                        task.machine == id
-                            && task.operation.method() == method
-                            && task.error.is_some()
+            | Fault::GoneInOutage => has_occurred("restart-hostd"),
+            Fault::TaskVanished => has_occurred("vanish-tasks"),
+            Fault::Licence => has_occurred("licence"),
+            Fault::QuestionAnswered | Fault::QuestionLeft => has_occurred("question"),
+            Fault::TaskFailed | Fault::PowerStateInTask => {
+                DeliveryProof(Box::new(move |control| {
+                    control.look(|world| {
+                        world.tasks().any(|task| {
+                            task.machine == id
+                                && task.operation.method() == method
+                                && task.error.is_some()
+                        })
                     })
-                })
-            })),
+                }))
+            }
             Fault::Deleted | Fault::Reregistered | Fault::MoidReused => {
                 let uuid = self.before.instance_uuid.clone();
-                Proof(Box::new(move |control| {
+                DeliveryProof(Box::new(move |control| {
                     control.look(|world| {
                         world.machine(&id).is_none_or(|machine| machine.instance_uuid != uuid)
                     })
                 }))
             }
-            _ => Proof(Box::new(|_| false)),
+            _ => DeliveryProof(Box::new(|_| false)),
         }
     }
 
     /// What happens to the host; `done`: the struck call is done first, at the same moment.
-    fn hand(&self, done: bool) -> TestHook {
+    fn hook(&self, done: bool) -> TestHook {
         let (cell, id, task) = (self.cell, self.id.clone(), self.task.clone());
         let before = self.before.clone();
-        let by_hand = self.leased.as_ref().and_then(|leased| leased.by_hand.clone());
-        let between = self.leased.as_ref().is_some_and(|leased| leased.kind.is_between());
+        let manual_change =
+            self.lease_run.as_ref().and_then(|lease_run| lease_run.manual_change.clone());
+        let between = self.lease_run.as_ref().is_some_and(|lease_run| lease_run.kind.is_between());
         TestHook::new(move |control| {
             let task = task.as_deref();
             let finish = |world: &mut World| {
@@ -355,15 +362,15 @@ impl Play<'_> {
             let down = Some(DownMode::Refuse);
             let restart =
                 |drop_running| Some(HostChange::RestartHostd(HostdRestart { down, drop_running }));
-            let unseen = |world: &mut World| {
+            let finish_unseen = |world: &mut World| {
                 if let Some(task) = task {
                     world.finish_task(task);
                 }
             };
-            if let Some(by_hand) = &by_hand {
+            if let Some(manual_change) = &manual_change {
                 control.mutate(|world| {
                     finish(world);
-                    by_hand.act(world, &id);
+                    manual_change.apply(world, &id);
                 });
                 return;
             }
@@ -377,7 +384,7 @@ impl Play<'_> {
                 }
                 Fault::HostRestarted => {
                     control.mutate_and_apply(finish, restart(false));
-                    control.mutate(unseen);
+                    control.mutate(finish_unseen);
                 }
                 Fault::HostRestartedIdle => control.mutate_and_apply(finish, restart(true)),
                 Fault::HostRebooted => control.mutate_and_apply(
@@ -393,30 +400,35 @@ impl Play<'_> {
                 }
                 Fault::TaskVanished => {
                     control.mutate_and_apply(finish, Some(HostChange::VanishTasks));
-                    control.mutate(unseen);
+                    control.mutate(finish_unseen);
                 }
                 Fault::Deleted => control.mutate(|world| {
                     finish(world);
                     world.remove_machine(&id);
-                    unseen(world);
+                    finish_unseen(world);
                 }),
                 Fault::Reregistered => control.mutate(|world| {
                     finish(world);
                     let machine = world.remove_machine(&id);
-                    unseen(world);
-                    world.add_machine(renamed(machine.unwrap(), &format!("{id}9")));
+                    finish_unseen(world);
+                    world.add_machine(with_new_moid(machine.unwrap(), &format!("{id}9")));
                 }),
                 Fault::MoidReused => control.mutate(|world| {
                     finish(world);
                     world.remove_machine(&id);
-                    unseen(world);
-                    world.add_machine(other(before.clone()));
+                    finish_unseen(world);
+                    world.add_machine(different_machine(before.clone()));
                 }),
                 Fault::QuestionAnswered | Fault::QuestionLeft => {
                     // A power-on that has not come half way hangs on it.
                     let holds = cell.kind.powers_on()
                         && !between
-                        && matches!(cell.step, Step::Unanswered | Step::Accepted | Step::Progress);
+                        && matches!(
+                            cell.point,
+                            InjectionPoint::Unanswered
+                                | InjectionPoint::Accepted
+                                | InjectionPoint::Progress
+                        );
                     let question = HostChange::Question {
                         machine: id.clone(),
                         question: Box::new(question()),
@@ -432,11 +444,13 @@ impl Play<'_> {
                         HostFault::new("SnapshotFault", "An error occurred while it was at work.");
                     control.apply(HostChange::FailNextTask(cell.kind.method(), fault));
                 }
-                Fault::PowerStateInCall | Fault::PowerStateInTask if minds_power(cell.kind) => {
+                Fault::PowerStateInCall | Fault::PowerStateInTask
+                    if is_refused_by_power_state(cell.kind) =>
+                {
                     control.mutate(|world| {
                         world.rules.refuse_in_call = cell.fault == Fault::PowerStateInCall;
-                        bring(world, &id, cell.kind);
-                    });
+                        change_power(world, &id, cell.kind);
+                    })
                 }
                 Fault::PowerStateInTask => {
                     let fault = HostFault::invalid_power_state(Some("poweredOn"), "poweredOff");
@@ -452,7 +466,7 @@ impl Play<'_> {
 fn finish(world: &mut World, task: Option<&str>, kind: Kind) {
     match task {
         Some(task) => world.finish_task(task),
-        None if kind.of_guest() => {
+        None if kind.is_guest_call() => {
             world.step_guests();
         }
         None => {}
@@ -460,13 +474,13 @@ fn finish(world: &mut World, task: Option<&str>, kind: Kind) {
 }
 
 /// Whether the host itself refuses the call in some state of the machine's power.
-const fn minds_power(kind: Kind) -> bool {
-    kind.of_power() || kind.of_guest()
+const fn is_refused_by_power_state(kind: Kind) -> bool {
+    kind.depends_on_power() || kind.is_guest_call()
 }
 
 /// Another hand brings the machine into the state that the call is to make, or into one in which it
 /// is wrong.
-fn bring(world: &mut World, id: &str, kind: Kind) {
+fn change_power(world: &mut World, id: &str, kind: Kind) {
     let Some(machine) = world.machine_mut(id) else { return };
     match kind {
         Kind::PowerOn | Kind::RevertOnPower => machine.power = PowerState::On,
@@ -479,7 +493,7 @@ fn bring(world: &mut World, id: &str, kind: Kind) {
 }
 
 /// The same machine under another moid.
-fn renamed(mut machine: Machine, id: &str) -> Machine {
+fn with_new_moid(mut machine: Machine, id: &str) -> Machine {
     let old = std::mem::replace(&mut machine.id, id.to_owned());
     let new = |snapshot: &String| snapshot.replacen(&old, id, 1);
     for snapshot in &mut machine.snapshots {
@@ -492,7 +506,7 @@ fn renamed(mut machine: Machine, id: &str) -> Machine {
 }
 
 /// Another machine of the same moid, without snapshots.
-fn other(mut machine: Machine) -> Machine {
+fn different_machine(mut machine: Machine) -> Machine {
     stop(&mut machine);
     machine.name = format!("other than {}", machine.name);
     machine.instance_uuid = machine.instance_uuid.replace("52", "53");
