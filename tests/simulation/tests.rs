@@ -26,7 +26,7 @@ fn check(seed: u64) {
     if let Some(violation) = violation(seed, None) {
         panic!(
             "an invariant is violated: {violation}. OTTER_SEED={seed} cargo test --test otter \
-             simulation::tests::job_invariants -- --nocapture shows what led to it"
+             simulation::tests::invariants -- --nocapture shows what led to it"
         );
     }
 }
