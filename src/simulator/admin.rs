@@ -1,12 +1,12 @@
-//! The admin endpoint: a hand on the simulated host from outside, as JSON over HTTP on a loopback
-//! port of its own.
+//! The admin endpoint: the test hooks as JSON over HTTP, on a loopback port of its own.
 //!
 //! ```text
-//! GET /calls                     what was called, by method and by operation
-//! GET /sessions                  how many sessions there are, and what they hold
-//! GET /world                     the machines and tasks as they are, whatever a client was told
-//! POST /faults, DELETE /faults   plan what goes wrong, as `[[faults]]` of a scenario; forget what is planned
-//! POST /<what>                   let it happen now: expire-sessions, restart-hostd, refuse-logins, licence, …
+//! GET    /calls     the calls, by method and by operation
+//! GET    /sessions  the numbers of sessions, views, filters and pending waits
+//! GET    /world     the true state of machines and tasks, also if clients have not seen it
+//! POST   /faults    plans faults, written as `[[faults]]` of a scenario
+//! DELETE /faults    removes the planned faults
+//! POST   /<kind>    changes the host now: expire-sessions, restart-hostd, refuse-logins, licence, …
 //! ```
 
 use axum::Router;
@@ -24,7 +24,7 @@ use super::control::Control;
 use super::fault_config::FaultEntry;
 use super::world::{Machine, World};
 
-/// Serves until it is stopped.
+/// Serves until `stop` is cancelled.
 pub async fn serve(listener: TcpListener, control: Control, stop: CancellationToken) {
     let router = Router::new()
         .route("/calls", get(calls))
@@ -36,7 +36,7 @@ pub async fn serve(listener: TcpListener, control: Control, stop: CancellationTo
             answer(StatusCode::NOT_FOUND, &json!({"error": "there is no such path"}))
         })
         .with_state(control);
-    // A caller that hangs must not hold up the end: what is under way then is dropped.
+    // A caller that hangs must not delay the stop, so open requests are dropped.
     let _: Option<_> = stop.run_until_cancelled(axum::serve(listener, router).into_future()).await;
 }
 
@@ -83,7 +83,7 @@ async fn sessions(State(control): State<Control>) -> Response {
     answer(StatusCode::OK, &body)
 }
 
-/// Takes one mishap or a list; all of them, or none.
+/// Plans one fault or a list of them. If one is invalid, none is planned.
 async fn plan(State(control): State<Control>, body: Bytes) -> Response {
     let entries = match read::<Value>(&body) {
         Ok(Value::Array(entries)) => entries,
@@ -108,12 +108,12 @@ async fn forget(State(control): State<Control>) -> Response {
     answer(StatusCode::OK, &json!({"planned": 0}))
 }
 
-/// The path is the kind, the body what belongs to it.
+/// Applies a change of the host. The path names the kind, the body holds its fields.
 async fn apply(State(control): State<Control>, Path(what): Path<String>, body: Bytes) -> Response {
     let body = if body.is_empty() { Ok(json!({})) } else { read::<Value>(&body) };
     let fault = body.and_then(|body| {
         let nothing = body.as_object().is_some_and(serde_json::Map::is_empty);
-        // A kind that has nothing to it is a word alone.
+        // A kind without fields is written as a word alone.
         let word = if nothing { entry(json!({"what": &what})).ok() } else { None };
         word.map_or_else(|| entry(json!({"what": {&what: body}})), Ok)?.check()
     });
@@ -131,7 +131,7 @@ fn entry(written: Value) -> Result<FaultEntry, String> {
 }
 
 fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(body).map_err(|error| format!("the body is no JSON: {error}"))
+    serde_json::from_slice(body).map_err(|error| format!("the body is not JSON: {error}"))
 }
 
 fn refused(error: &str) -> Response {

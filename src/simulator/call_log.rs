@@ -1,8 +1,8 @@
-//! How often each method was called, and for which operations.
+//! Counts the calls of each method, in all and by `operationID`.
 
 use std::collections::BTreeMap;
 
-/// How often each method was called, and for which operations.
+/// The calls since the start of the simulator.
 #[derive(Debug, Default)]
 pub struct CallLog {
     by_method: BTreeMap<String, u64>,
@@ -10,10 +10,11 @@ pub struct CallLog {
     accepted: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
-/// How many operation ids are remembered.
+/// The number of operation ids that the log keeps. It ignores the ids of later operations.
 const MAX_OPERATIONS: usize = 50_000;
 
 impl CallLog {
+    /// Records a call, before it runs.
     pub fn record(&mut self, method: &str, operation_id: Option<&str>) {
         *self.by_method.entry(method.to_owned()).or_default() += 1;
         if let Some(operation_id) = operation_id
@@ -24,7 +25,7 @@ impl CallLog {
         }
     }
 
-    /// A call was not refused.
+    /// Records that a call was not refused.
     pub fn record_accepted(&mut self, method: &str, operation_id: &str) {
         if self.accepted.len() < MAX_OPERATIONS || self.accepted.contains_key(operation_id) {
             let methods = self.accepted.entry(operation_id.to_owned()).or_default();
@@ -32,20 +33,22 @@ impl CallLog {
         }
     }
 
-    /// How many calls of each method were not refused, for each operation.
+    /// For each operation: how many calls of each method were not refused.
     pub fn accepted_by_operation(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
         self.accepted.clone()
     }
 
+    /// How often this method was called.
     pub fn count(&self, method: &str) -> u64 {
         self.by_method.get(method).copied().unwrap_or(0)
     }
 
+    /// How often each method was called.
     pub fn counts(&self) -> BTreeMap<String, u64> {
         self.by_method.clone()
     }
 
-    /// How often each method was called for each operation.
+    /// For each operation: how often each method was called.
     pub fn by_operation(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
         let counted = |methods: &Vec<String>| {
             let mut counts = BTreeMap::new();
@@ -60,6 +63,7 @@ impl CallLog {
             .collect()
     }
 
+    /// The methods that were called for this operation, in order.
     pub fn methods_of_operation(&self, operation_id: &str) -> Vec<String> {
         self.by_operation.get(operation_id).cloned().unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! A test's hand on the host: what was called, what is to go wrong, and the world itself.
+//! Test hooks: recorded calls, fault injection, and access to the simulated world.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::world::World;
 use super::{Shared, SimulatorState};
 
 impl SimulatorState {
-    /// Lets something happen; it is counted.
+    /// Applies a change to the host and counts it.
     fn apply(&mut self, change: HostChange) {
         *self.occurrences.entry(change.name()).or_default() += 1;
         match change {
@@ -31,10 +31,10 @@ impl SimulatorState {
             HostChange::VanishTasks => self.world.forget_tasks(true),
             HostChange::RefuseLogins(refuse) => self.sessions.refuse_logins = refuse,
             HostChange::ReadOnlyLicence(read_only) => {
-                self.world.rules.read_only_licence = read_only
+                self.world.rules.read_only_licence = read_only;
             }
             HostChange::ReadOnlyAccount(read_only) => {
-                self.world.rules.read_only_account = read_only
+                self.world.rules.read_only_account = read_only;
             }
             HostChange::FailNextTask(method, fault) => self.world.fail_next_task(method, fault),
             HostChange::Question { machine, question, pending: true } => {
@@ -61,18 +61,18 @@ impl SimulatorState {
 }
 
 impl TestHook {
-    /// Runs `hand` when the call waits.
+    /// A hook that runs this function while a call waits.
     pub fn new(hook: impl Fn(&Control) + Send + Sync + 'static) -> Self {
         Self(Arc::new(move |shared| hook(&Control::new(Arc::clone(shared)))))
     }
 
-    /// Does it.
+    /// Runs the function.
     pub fn run(&self, control: &Control) {
         (self.0)(&control.shared);
     }
 }
 
-/// A handle to a running simulator; clones control the same.
+/// A handle to a running simulator. Clones control the same simulator.
 #[derive(Clone)]
 pub struct Control {
     pub(super) shared: Arc<Shared>,
@@ -83,13 +83,13 @@ impl Control {
         Self { shared }
     }
 
-    /// How often a method was called, refused calls included.
+    /// How often a method was called, including refused calls.
     #[must_use]
     pub fn calls(&self, method: &str) -> u64 {
         self.shared.lock().calls.count(method)
     }
 
-    /// How often each method was called.
+    /// How often each method was called, including refused calls.
     #[must_use]
     pub fn all_calls(&self) -> BTreeMap<String, u64> {
         self.shared.lock().calls.counts()
@@ -101,19 +101,19 @@ impl Control {
         self.shared.lock().calls.methods_of_operation(operation_id)
     }
 
-    /// How often each method was called for each `operationID`.
+    /// For each `operationID`: how often each method was called.
     #[must_use]
     pub fn calls_by_operation(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
         self.shared.lock().calls.by_operation()
     }
 
-    /// How many calls of each method were not refused, for each `operationID`.
+    /// For each `operationID`: how many calls of each method were not refused.
     #[must_use]
     pub fn accepted_calls_by_operation(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
         self.shared.lock().calls.accepted_by_operation()
     }
 
-    /// Lets something go wrong as it was written.
+    /// Plans or applies a configured fault.
     pub(super) fn inject(&self, fault: &ConfiguredFault) {
         match fault.clone() {
             ConfiguredFault::Now(change) => self.apply(change),
@@ -123,13 +123,13 @@ impl Control {
         }
     }
 
-    /// Lets something happen to the host.
+    /// Applies a change to the host.
     pub fn apply(&self, change: HostChange) {
         self.mutate_and_apply(|_| (), Some(change));
     }
 
-    /// Changes the world and lets something happen to the host, with no moment between for anybody
-    /// to look.
+    /// Changes the world and applies a change to the host in one step. No call runs between the
+    /// two.
     pub fn mutate_and_apply<T>(
         &self,
         change: impl FnOnce(&mut World) -> T,
@@ -147,45 +147,45 @@ impl Control {
         result
     }
 
-    /// How often something of this word ([`HostChange::word`]) has happened to the host.
+    /// How often a change of this name ([`HostChange::name`]) was applied.
     #[must_use]
     pub fn occurrences(&self, name: &str) -> u64 {
         self.shared.lock().occurrences.get(name).copied().unwrap_or(0)
     }
 
-    /// How many sessions there are.
+    /// The number of sessions.
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.shared.lock().sessions.count()
     }
 
-    /// How many views there are, in all sessions.
+    /// The number of views in all sessions.
     #[must_use]
     pub fn views(&self) -> usize {
         self.shared.lock().sessions.view_count()
     }
 
-    /// How many filters there are, in all sessions.
+    /// The number of property filters in all sessions.
     #[must_use]
     pub fn filters(&self) -> usize {
         self.shared.lock().sessions.filter_count()
     }
 
-    /// How many waits for updates are pending.
+    /// The number of pending waits for updates.
     #[must_use]
     pub fn pending_waits(&self) -> usize {
         self.shared.lock().sessions.waits()
     }
 
-    /// Plans a disruption of the next call of a method; `*` is any.
-    #[expect(clippy::must_use_candidate, reason = "few ask whether it came to pass")]
+    /// Plans a disruption of the next call of a method; `*` stands for every method.
+    #[expect(clippy::must_use_candidate, reason = "few callers need the count of disrupted calls")]
     pub fn disrupt_next(&self, method: &str, disruption: Disruption) -> PlannedDisruption {
         self.disrupt(method, 0, Some(1), disruption)
     }
 
-    /// Plans a disruption of `times` calls of a method (`None`: of all) after `skip` more went
-    /// well.
-    #[expect(clippy::must_use_candidate, reason = "few ask whether it came to pass")]
+    /// Plans a disruption of `times` calls of a method (`None`: all calls) after `skip` undisturbed
+    /// ones.
+    #[expect(clippy::must_use_candidate, reason = "few callers need the count of disrupted calls")]
     pub fn disrupt(
         &self,
         method: &str,
@@ -196,86 +196,85 @@ impl Control {
         self.shared.lock().fault_plan.add(method, skip, times, disruption)
     }
 
-    /// Forgets all planned disruptions, page limits and ways of losing sessions.
+    /// Removes all planned disruptions, the page limit and the kind of session loss.
     pub fn clear_disruptions(&self) {
         self.shared.lock().fault_plan.clear();
     }
 
-    /// How calls look whose session is gone.
+    /// Sets how the host answers calls whose session is gone.
     pub fn set_session_loss(&self, loss: SessionLoss) {
         self.shared.lock().fault_plan.session_loss = loss;
     }
 
-    /// Cuts answers of reads and updates at this many objects, even where the caller takes more.
+    /// Limits the objects in one answer of a read or an update, even if the caller takes more.
     pub fn set_page_limit(&self, limit: Option<usize>) {
         self.shared.lock().fault_plan.page_limit = limit;
     }
 
-    /// All sessions are gone, with their views and filters.
+    /// Ends all sessions, with their views and filters.
     pub fn expire_sessions(&self) {
         self.apply(HostChange::ExpireSessions);
     }
 
-    /// Whether every login is refused as one with a wrong password.
+    /// Sets whether the host refuses every login, as if the password were wrong.
     pub fn refuse_logins(&self, refuse: bool) {
         self.apply(HostChange::RefuseLogins(refuse));
     }
 
-    /// Whether every change is refused, as by the free licence.
+    /// Sets whether the host refuses every change, as with the free licence.
     pub fn set_read_only_licence(&self, read_only: bool) {
         self.apply(HostChange::ReadOnlyLicence(read_only));
     }
 
-    /// Whether the account's role lets it look only.
+    /// Sets whether the account may only read.
     pub fn set_read_only_account(&self, read_only: bool) {
         self.apply(HostChange::ReadOnlyAccount(read_only));
     }
 
-    /// hostd restarts: connections, sessions, views, filters and tasks are gone; machines are as
-    /// they were.
+    /// Restarts hostd: connections, sessions, views, filters and tasks are gone. Machines stay as
+    /// they are.
     pub fn restart_hostd(&self, restart: HostdRestart) {
         self.apply(HostChange::RestartHostd(restart));
     }
 
-    /// hostd is back.
+    /// Ends the outage of a restarted hostd.
     pub fn resume(&self) {
         self.apply(HostChange::Resume);
     }
 
-    /// The whole host restarts: every machine is off, the boot time is new, and hostd is back at
-    /// once.
+    /// Reboots the whole host: every machine is off, the boot time is new, and hostd is up at once.
     pub fn reboot_host(&self) {
         self.apply(HostChange::RebootHost);
     }
 
-    /// Looks at the world.
+    /// Reads the world.
     pub fn look<T>(&self, look: impl FnOnce(&World) -> T) -> T {
         look(&self.shared.lock().world)
     }
 
-    /// Changes the world by hand, as colleagues do.
+    /// Changes the world, as another client of the host would.
     pub fn mutate<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
         self.mutate_and_apply(change, None)
     }
 
-    /// The next task of this method ends with a fault instead of its work.
+    /// Makes the next task of this method end with a fault instead of doing its work.
     pub fn fail_next_task(&self, method: &'static str, fault: Fault) {
         self.apply(HostChange::FailNextTask(method, fault));
     }
 
-    /// hostd forgets every task, while what runs goes on.
+    /// Makes hostd forget every task. Running operations go on.
     pub fn vanish_tasks(&self) {
         self.apply(HostChange::VanishTasks);
     }
 
-    /// The tasks that are not ended, oldest first.
+    /// The ids of the tasks that have not ended, oldest first.
     #[must_use]
     pub fn running_tasks(&self) -> Vec<String> {
         self.shared.lock().world.running_tasks()
     }
 
-    /// Lets every running task take one step. Gives how many there were.
-    #[expect(clippy::must_use_candidate, reason = "the count is seldom wanted")]
+    /// Advances every running task by one step. Returns the number of running tasks.
+    #[expect(clippy::must_use_candidate, reason = "few callers need the count")]
     pub fn step_tasks(&self) -> usize {
         self.mutate(|world| {
             let running = world.running_tasks();
@@ -286,18 +285,18 @@ impl Control {
         })
     }
 
-    /// Lets a task run to its end.
+    /// Runs a task to its end.
     pub fn finish_task(&self, task: &str) {
         self.mutate(|world| world.finish_task(task));
     }
 
-    /// In the stepped pace: lets every guest do what it would do next.
+    /// In the stepped pace: runs the next events of every guest. Returns the number of events.
     pub fn step_guests(&self) -> usize {
         self.mutate(World::step_guests)
     }
 
-    /// Returns once this is so; it is asked anew after each call and each change. The caller bounds
-    /// it.
+    /// Waits until the condition holds. It is evaluated after each call and each change. The caller
+    /// sets the timeout.
     pub async fn until(&self, mut condition: impl FnMut(&Self) -> bool) {
         let mut changes = self.shared.changes();
         loop {
@@ -311,12 +310,12 @@ impl Control {
         }
     }
 
-    /// Returns once a method was called this often in all.
+    /// Waits until a method was called this often in all.
     pub async fn until_called(&self, method: &str, times: u64) {
         self.until(|control| control.calls(method) >= times).await;
     }
 
-    /// Returns once a task runs, and gives the oldest.
+    /// Waits until a task runs. Returns the id of the oldest.
     pub async fn until_task(&self) -> String {
         let mut found = None;
         self.until(|control| {

@@ -1,9 +1,9 @@
-//! Collectors of events: a filter over the host's history, its latest page, and a place to read on
-//! from.
+//! `EventHistoryCollector`: a filter over the events of the host, its latest page, and a read
+//! position.
 //!
 //! ```text
-//! oldest ── … ──┊── … ── newest      ReadNextEvents goes right from the place ┊, ReadPreviousEvents left
-//!  rewind ┘                └ reset
+//! oldest ── … ──┊── … ── newest     ┊ is the position: ReadNextEvents goes right from it,
+//!  rewind ┘                └ reset                     ReadPreviousEvents goes left
 //! ```
 
 use jiff::Timestamp;
@@ -16,16 +16,16 @@ use super::vim_fault::Fault;
 use super::world::{HostEvent, World};
 use crate::esx::soap::xml::Element;
 
-/// The size of a latest page unless it is told otherwise, and the largest page there is.
+/// The default size of a latest page, and the largest size of any page.
 const DEFAULT_PAGE_SIZE: usize = 10;
 const MAX_PAGE_SIZE: usize = 1_000;
 
-/// A collector of a session.
+/// An event collector of a session.
 #[derive(Debug)]
 pub struct EventCollector {
     pub filter: EventFilter,
     page_size: usize,
-    /// The key of the next newer event.
+    /// The key of the first event after the position.
     position: i32,
 }
 
@@ -33,16 +33,20 @@ pub struct EventCollector {
 #[derive(Debug)]
 pub struct EventFilter {
     entity: Option<(Moref, Recursion)>,
+    /// Earliest and latest time.
     after: Option<Timestamp>,
     before: Option<Timestamp>,
+    /// Whether events without a user match, and the names of the users. An empty list means any
+    /// user.
     users: Option<(bool, Vec<String>)>,
     chain: Option<i32>,
     categories: Vec<String>,
-    /// Types and the bases of types.
+    /// The types of events, or base types of them.
     types: Vec<String>,
     max_count: Option<usize>,
 }
 
+/// `EventFilterSpecRecursionOption`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Recursion {
     Itself,
@@ -51,21 +55,21 @@ enum Recursion {
 }
 
 impl EventCollector {
-    /// How many a session may have.
+    /// The maximum number of event collectors in a session.
     pub const MAX_PER_SESSION: usize = 32;
 
-    /// A collector that is to be read from its oldest event.
+    /// A collector whose position is before its oldest event.
     pub fn new(filter: EventFilter) -> Self {
         let page_size = filter.max_count.unwrap_or(DEFAULT_PAGE_SIZE);
         Self { filter, page_size, position: 0 }
     }
 
-    /// The newest page, newest first.
+    /// The latest page, newest event first.
     pub fn latest<'w>(&self, world: &'w World) -> Vec<&'w HostEvent> {
         self.filter.matching(world).rev().take(self.page_size).collect()
     }
 
-    /// `ReadNextEvents`: towards the newest, oldest first.
+    /// `ReadNextEvents`: up to `limit` events after the position, oldest first.
     pub fn read_next<'w>(&mut self, world: &'w World, limit: usize) -> Vec<&'w HostEvent> {
         let position = self.position;
         let read: Vec<_> =
@@ -76,7 +80,7 @@ impl EventCollector {
         read
     }
 
-    /// `ReadPreviousEvents`: towards the oldest, newest first.
+    /// `ReadPreviousEvents`: up to `limit` events before the position, newest first.
     pub fn read_previous<'w>(&mut self, world: &'w World, limit: usize) -> Vec<&'w HostEvent> {
         let position = self.position;
         let read: Vec<_> = self
@@ -92,16 +96,17 @@ impl EventCollector {
         read
     }
 
-    /// `RewindCollector`: before the oldest event.
+    /// `RewindCollector`: moves the position before the oldest event.
     pub const fn rewind(&mut self) {
         self.position = 0;
     }
 
-    /// `ResetCollector`: after the newest event.
+    /// `ResetCollector`: moves the position after the newest event.
     pub const fn reset(&mut self, world: &World) {
         self.position = world.history().last_key() + 1;
     }
 
+    /// `SetCollectorPageSize`
     pub const fn set_page_size(&mut self, page_size: usize) {
         self.page_size = page_size;
     }
@@ -109,6 +114,9 @@ impl EventCollector {
 
 impl EventFilter {
     /// Reads an `EventFilterSpec`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if a field has an invalid value.
     pub fn read(spec: Element<'_>) -> Result<Self, Fault> {
         let texts = |name| spec.children_named(name).map(|child| child.text().trim().to_owned());
         let entity = match spec.child("entity") {
@@ -136,7 +144,7 @@ impl EventFilter {
                 Some(text.parse().map_err(|_| Fault::invalid_argument("filter.eventChainId"))?)
             }
         };
-        // `eventTypeId` may name a type with its package.
+        // An `eventTypeId` may contain the package of the type.
         let ids =
             texts("eventTypeId").map(|id| id.rsplit('.').next().unwrap_or_default().to_owned());
         Ok(Self {
@@ -154,7 +162,7 @@ impl EventFilter {
         })
     }
 
-    /// The spec as it was told.
+    /// The filter as an `EventFilterSpec`.
     pub fn object(&self) -> Object {
         let entity = self.entity.as_ref().map(|(entity, recursion)| {
             Object::new("EventFilterSpecByEntity")
@@ -182,7 +190,7 @@ impl EventFilter {
             .with("maxCount", self.max_count.and_then(|limit| i32::try_from(limit).ok()))
     }
 
-    /// The events of the history that pass, oldest first.
+    /// The events that match, oldest first.
     fn matching<'w>(&self, world: &'w World) -> impl DoubleEndedIterator<Item = &'w HostEvent> {
         world.history().events().filter(|event| self.is_match(event))
     }
@@ -203,8 +211,9 @@ impl EventFilter {
             && self.users.as_ref().is_none_or(by_user)
             && self.chain.is_none_or(|chain| event.chain == chain)
             && (self.categories.is_empty()
-                || self.categories.iter().any(|wanted| wanted == category))
-            && (self.types.is_empty() || self.types.iter().any(|wanted| schema::is_a(kind, wanted)))
+                || self.categories.iter().any(|selected| selected == category))
+            && (self.types.is_empty()
+                || self.types.iter().any(|selected| schema::is_a(kind, selected)))
     }
 }
 
@@ -218,7 +227,10 @@ impl Recursion {
     }
 }
 
-/// `maxCount` of calls: 1 to 1,000.
+/// Reads the `maxCount` of a call: 1 to 1,000.
+///
+/// # Errors
+/// `InvalidArgument` for the parameter if the number is out of range.
 pub fn page_size(text: &str, parameter: &str) -> Result<usize, Fault> {
     text.trim()
         .parse()
@@ -227,8 +239,8 @@ pub fn page_size(text: &str, parameter: &str) -> Result<usize, Fault> {
         .ok_or_else(|| Fault::invalid_argument(parameter))
 }
 
-/// Whether an event is about an entity, or about what is in it. What is about no machine is the
-/// root's.
+/// Whether an event is about an entity or about a machine in it. Events about no machine belong to
+/// the root folder.
 fn is_about(event: &HostEvent, entity: &Moref, recursion: Recursion) -> bool {
     const HOLD_MACHINES: [&str; 6] = [
         "ha-folder-root",

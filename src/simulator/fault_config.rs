@@ -1,5 +1,5 @@
-//! What can be made to go wrong, in words: the entries of `[[faults]]` in a scenario, and what the
-//! admin endpoint takes. Read strictly, and checked against what vim25 has.
+//! Faults as they are written in `[[faults]]` of a scenario and in requests to the admin endpoint.
+//! Unknown keys are errors, and methods and fault types must exist in vim25.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use super::schema::{self, Occurs, TypeKind};
 use super::value::{Moref, Value};
 use super::vim_fault::Fault;
 
-/// Something that goes wrong: with a call to come, or at once.
+/// A checked fault: a disruption of calls to come, or a change of the host now.
 #[derive(Clone, Debug)]
 pub enum ConfiguredFault {
-    /// `times` calls of the method (`None`: all) are hit after `skip` more went well.
+    /// Disrupts `times` calls of the method (`None`: all calls) after `skip` undisturbed calls.
     Calls {
         method: String,
         skip: u64,
@@ -25,23 +25,24 @@ pub enum ConfiguredFault {
     Now(HostChange),
 }
 
-/// A mishap as it is written.
+/// A fault as it is written.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultEntry {
-    /// The method whose calls are hit, or `*`; without one it happens at once.
+    /// The method whose calls are disrupted; `*` means every method. If it is absent, the fault
+    /// happens at once.
     method: Option<String>,
-    /// How many calls go well before.
+    /// The number of calls that go undisturbed before.
     #[serde(default)]
     skip: u64,
-    /// How many calls are hit; 0: all.
+    /// The number of disrupted calls; 0 means all.
     #[serde(default = "default_times")]
     times: u64,
     #[serde(rename = "what")]
     kind: FaultKindEntry,
 }
 
-/// The kinds, by the words that stand for them.
+/// The kinds of faults. The variants are the words of the configuration.
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 enum FaultKindEntry {
@@ -95,7 +96,7 @@ enum FaultKindEntry {
     },
 }
 
-/// A fault of vim25: its type, or its type with more.
+/// A fault of vim25: the type alone, or the type with a message and fields.
 #[derive(Clone, Deserialize)]
 #[serde(untagged)]
 enum VimFaultEntry {
@@ -134,16 +135,16 @@ enum ContentType {
 }
 
 impl FaultEntry {
-    /// Checks it against what vim25 has.
+    /// Checks the entry against the methods and fault types of vim25.
     ///
     /// # Errors
-    /// What is wrong, told for people.
+    /// A message for people that says what is wrong.
     pub fn check(self) -> Result<ConfiguredFault, String> {
         let Self { method, skip, times, kind } = self;
         match (method, kind.check()?) {
-            (None, Disruption::HostChange(event)) => Ok(ConfiguredFault::Now(event)),
+            (None, Disruption::HostChange(change)) => Ok(ConfiguredFault::Now(change)),
             (None, _) => {
-                Err("this happens to a call: a method, or * for any, is wanted".to_owned())
+                Err("this fault disrupts a call: name a method, or * for every method".to_owned())
             }
             (Some(method), disruption) => {
                 if method != "*" {
@@ -170,7 +171,7 @@ impl FaultKindEntry {
             Self::NeverAnswer { run } => Disruption::NeverAnswer { run },
             Self::Answer { status, content_type, body } => {
                 if !(200..=599).contains(&status) {
-                    return Err(format!("{status} is no status of an answer"));
+                    return Err(format!("{status} is not a status from 200 to 599"));
                 }
                 Disruption::Answer { status, content_type: content_type.as_str(), body }
             }
@@ -202,7 +203,7 @@ impl FaultKindEntry {
             Self::FailNextTask { task, fault } => {
                 let method = known_method(&task)?;
                 if !method.ends_with("_Task") {
-                    return Err(format!("{method} has no task"));
+                    return Err(format!("{method} starts no task"));
                 }
                 Disruption::HostChange(HostChange::FailNextTask(method, fault.check()?))
             }
@@ -219,7 +220,7 @@ impl FaultKindEntry {
 }
 
 impl VimFaultEntry {
-    /// The fault, with every field that its type must have.
+    /// The fault. Required fields that the entry leaves out get a placeholder, except references.
     fn check(self) -> Result<Fault, String> {
         let DetailedFaultEntry { type_name, message, mut fields } = match self {
             Self::Type(type_name) => {
@@ -229,7 +230,7 @@ impl VimFaultEntry {
         };
         let name = schema::known_type_name(&type_name)
             .filter(|name| schema::kind(name) == Some(TypeKind::Fault))
-            .ok_or_else(|| format!("{type_name:?} is no fault that the simulator knows"))?;
+            .ok_or_else(|| format!("the simulator knows no fault {type_name:?}"))?;
         let message = message.unwrap_or_else(|| usual_message(name));
         let mut fault = Fault::new(name, message);
         for field in schema::fields(name).unwrap_or_default() {
@@ -240,7 +241,7 @@ impl VimFaultEntry {
                     Value::Text("simulated".to_owned())
                 }
                 None if field.occurs == Occurs::Once => {
-                    return Err(format!("{name} has a field {} that must be given", field.name));
+                    return Err(format!("the field {} of {name} is required", field.name));
                 }
                 None => continue,
             };
@@ -266,10 +267,10 @@ impl ContentType {
 
 fn known_method(name: &str) -> Result<&'static str, String> {
     schema::known_method_name(name)
-        .ok_or_else(|| format!("{name:?} is no method of vim25 that the simulator knows"))
+        .ok_or_else(|| format!("the simulator knows no method {name:?} of vim25"))
 }
 
-/// What hosts say with the faults that are met most.
+/// The message that hosts send with this fault, or a placeholder.
 fn usual_message(name: &str) -> String {
     match name {
         "RestrictedVersion" => Fault::restricted_version().message,
@@ -281,7 +282,7 @@ fn usual_message(name: &str) -> String {
             "The available resources in the parent resource pool are insufficient for the operation."
                 .to_owned()
         }
-        _ => format!("{name}, as planned."),
+        _ => format!("{name} was injected."),
     }
 }
 
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_has_its_words() {
+    fn every_kind_can_be_written() {
         for what in [
             r#""close-before""#,
             r#""close-after""#,
@@ -329,9 +330,9 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_told() {
-        for (entry, wanted) in [
-            (r#"{"what": "close-before"}"#, "a method"),
+    fn an_invalid_entry_is_an_error() {
+        for (entry, expected) in [
+            (r#"{"what": "close-before"}"#, "name a method"),
             (r#"{"method": "PowerOn", "what": "close-before"}"#, "PowerOn"),
             (r#"{"method": "*", "what": "explode"}"#, "explode"),
             (r#"{"method": "*", "what": {"delay": {"seconds": 1}}}"#, "seconds"),
@@ -343,12 +344,12 @@ mod tests {
             ),
             (
                 r#"{"what": {"fail-next-task": {"task": "Login", "fault": "NoDiskSpace"}}}"#,
-                "no task",
+                "starts no task",
             ),
             (r#"{"method": "*", "what": {"answer": {"status": 99}}}"#, "99"),
         ] {
             let error = read(entry).expect_err(entry);
-            assert!(error.contains(wanted), "{entry}: {error}");
+            assert!(error.contains(expected), "{entry}: {error}");
         }
     }
 }

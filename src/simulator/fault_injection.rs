@@ -1,4 +1,5 @@
-//! What can be made to go wrong, call by call, and how often it did.
+//! Fault injection: the disruptions that tests plan for calls, and the changes that they make to
+//! the host as a whole.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,36 +12,36 @@ use super::Shared;
 use super::vim_fault::Fault;
 use super::world::Question;
 
-/// What happens to a call.
+/// What goes wrong with a call.
 #[derive(Clone, Debug)]
 pub enum Disruption {
-    /// It is refused with this fault, and does not run.
+    /// The host answers with this fault. The method does not run.
     Fault(Fault),
-    /// The connection is closed; the method does not run.
+    /// The connection is closed. The method does not run.
     CloseBeforeRunning,
-    /// The method runs, and the connection is closed without an answer.
+    /// The method runs. The connection is closed without an answer.
     CloseAfterRunning,
-    /// The method runs, and the connection is closed in the middle of the answer.
+    /// The method runs. The connection is closed in the middle of the answer.
     CloseMidAnswer,
-    /// No answer ever comes; whether the method runs is told.
+    /// The host never answers. The method runs if `run` is set.
     NeverAnswer { run: bool },
-    /// The method does not run; this is answered instead.
+    /// The method does not run. The host sends this HTTP answer instead.
     Answer { status: u16, content_type: &'static str, body: String },
-    /// The method does not run; its answer is empty, as if nothing was found.
+    /// The method does not run. Its answer is empty, as if the host found nothing.
     EmptyAnswer,
-    /// The answer comes later.
+    /// The method runs after this delay.
     Delay(Duration),
-    /// Something happens to the host just before the method runs.
+    /// The host changes just before the method runs.
     HostChange(HostChange),
-    /// A test's hand does something just before the method runs, or before what is to happen to the
-    /// call instead.
+    /// The hook runs first. Then the method runs, or the given disruption takes its place.
     Hook(TestHook, Option<Box<Disruption>>),
-    /// The method runs, or not, and its answer is held back; the connection is closed once this is
-    /// cancelled.
+    /// The method runs if `run` is set, and its answer is held back. The connection is closed once
+    /// the token is cancelled.
     CloseWhen { run: bool, cancelled: CancellationToken },
 }
 
-/// What a test does to the host while a call waits. [`Control`](super::Control) makes and runs it.
+/// A function of a test that runs while a call waits. [`Control`](super::Control) makes and runs
+/// it.
 #[derive(Clone)]
 pub struct TestHook(pub(super) Arc<HookFunction>);
 
@@ -52,41 +53,43 @@ impl fmt::Debug for TestHook {
     }
 }
 
-/// How hostd answers while it is away.
+/// How the host answers while hostd is down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DownMode {
-    /// Connections are closed as soon as they are made, until
-    /// [`Control::resume`](super::Control::resume).
+    /// The host closes each connection as soon as it is made.
     Refuse,
-    /// The proxy answers 503, until [`Control::resume`](super::Control::resume).
+    /// The proxy in front of hostd answers 503.
     Unavailable,
 }
 
-/// How hostd is restarted.
+/// A restart of hostd.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HostdRestart {
-    /// How it is away; `None`: it is back at once.
+    /// How the host answers until [`Control::resume`](super::Control::resume). `None`: hostd is
+    /// back at once.
     pub down: Option<DownMode>,
-    /// Whether what runs stops where it is; else machines finish it, with no task to see.
+    /// Whether running operations stop where they are. If not, machines finish them, but no task is
+    /// visible.
     pub drop_running: bool,
 }
 
-/// What can happen to the host as a whole.
+/// A change of the host as a whole.
 #[derive(Clone, Debug)]
 pub enum HostChange {
     ExpireSessions,
     RestartHostd(HostdRestart),
-    /// hostd is back.
+    /// hostd is up again.
     Resume,
     RebootHost,
     VanishTasks,
     RefuseLogins(bool),
-    /// The free licence, or a paid one.
+    /// Whether the host has the free licence, which refuses every change.
     ReadOnlyLicence(bool),
-    /// The account may only look, or do everything.
+    /// Whether the role of the account is `ReadOnly` instead of `Admin`.
     ReadOnlyAccount(bool),
+    /// The next task of this method ends with this fault.
     FailNextTask(&'static str, Fault),
-    /// A machine asks: now, or at its next power-on.
+    /// A machine asks a question: now if `pending`, else at its next power-on.
     Question {
         machine: String,
         question: Box<Question>,
@@ -95,7 +98,8 @@ pub enum HostChange {
 }
 
 impl HostChange {
-    /// The word by which it is counted, as scenarios write it.
+    /// The name by which [`Control::occurrences`](super::Control::occurrences) counts it. Scenarios
+    /// use the same names.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -113,57 +117,58 @@ impl HostChange {
     }
 }
 
-/// How a call without a session looks.
+/// How the host answers calls whose session is gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SessionLoss {
-    /// `NotAuthenticated`, HTTP 500; a pending wait the same.
+    /// Every call, pending waits included, fails with `NotAuthenticated` (HTTP 500).
     #[default]
     Fault,
-    /// Reads are answered with every property in the `missingSet`; a pending wait is
-    /// `RequestCanceled`.
+    /// Reads list every property in the `missingSet`. A pending wait fails with `RequestCanceled`.
     MissingSet,
-    /// Reads are answered with nothing at all; a pending wait is `RequestCanceled`.
+    /// Reads find nothing. A pending wait fails with `RequestCanceled`.
     EmptyAnswer,
-    /// Everything is `ManagedObjectNotFound` for the collector.
+    /// Every call fails with `ManagedObjectNotFound` for its object.
     NoCollector,
 }
 
-/// A disruption that was asked for. It tells how often it came to pass.
+/// A planned disruption. It counts the calls that it has disrupted.
 #[derive(Clone, Debug)]
 pub struct PlannedDisruption {
     delivered: Arc<AtomicU64>,
 }
 
 impl PlannedDisruption {
-    /// How many calls it has hit.
+    /// How many calls were disrupted so far.
     #[must_use]
     pub fn delivered(&self) -> u64 {
         self.delivered.load(Ordering::SeqCst)
     }
 }
 
-/// What is planned, in the order in which it was asked for.
+/// The planned disruptions, in the order in which they were added, and the lasting ones.
 #[derive(Debug, Default)]
 pub struct FaultPlan {
     entries: Vec<PlanEntry>,
+    /// How the host answers calls whose session is gone.
     pub session_loss: SessionLoss,
-    /// How many objects an answer holds at most, where the caller asks for more.
+    /// The maximum number of objects in one answer, even if the caller asks for more.
     pub page_limit: Option<usize>,
 }
 
 #[derive(Debug)]
 struct PlanEntry {
     method: String,
-    /// How many calls are let through first.
+    /// The number of calls that go undisturbed before.
     skip: u64,
-    /// How many calls are hit; `None`: all.
+    /// The number of calls that are disrupted; `None`: all.
     times: Option<u64>,
     disruption: Disruption,
     delivered: Arc<AtomicU64>,
 }
 
 impl FaultPlan {
-    /// Plans a disruption of `times` calls of a method after `skip` others; `*` is every method.
+    /// Plans a disruption of `times` calls of a method (`None`: all calls) after `skip` undisturbed
+    /// ones. The method `*` stands for every method.
     pub fn add(
         &mut self,
         method: &str,
@@ -183,12 +188,13 @@ impl FaultPlan {
         PlannedDisruption { delivered }
     }
 
-    /// Forgets what is planned.
+    /// Removes every planned disruption and resets the lasting ones.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// What is to happen to this call; it counts.
+    /// The disruption of this call. Counts the call against the plans for its method. `None` if the
+    /// call is undisturbed.
     pub fn take_disruption(&mut self, method: &str) -> Option<Disruption> {
         let at = self.entries.iter_mut().position(|plan| {
             if plan.method != "*" && plan.method != method {

@@ -1,12 +1,14 @@
 //! An ESX on loopback: a simulated host that speaks vim25 over TLS, for people and for tests.
 //!
 //! ```text
-//! server ──► soap ──► methods ──► world (pure)          pace: lets the world do what is due
-//!                        └──────► session ─ collector ─ properties ─► world
-//! control: a test's hand on all of it; admin: the same from outside; mishap: what may go wrong, in words
-//! events: collectors over the world's history
+//! server ──► soap ──► methods ──► world (pure)        pace: advances the world by the clock
+//!                        └──────► session ─ property_collector ─ properties ─► world
+//!                                        └─ event_collector ───────────────► world
+//! control: test hooks; admin: the same over HTTP; fault_injection: planned disruptions;
+//! fault_config: how scenarios and the admin endpoint write them
 //! ```
-//! It shares nothing with otter's own side of the wire but the XML primitives.
+//! The simulator shares only the XML primitives with otter's own vim25 client. `README.md` in this
+//! folder lists what the simulator reproduces of an ESX.
 
 mod admin;
 mod call_log;
@@ -58,26 +60,26 @@ use fault_injection::FaultPlan;
 use session::Sessions;
 use world::{Moment, World};
 
-/// How the simulator is to be.
+/// What to simulate, and where to listen.
 pub struct SimulatorOptions {
-    /// Port 0 takes a free one.
+    /// Where the SOAP endpoint listens. Port 0 takes a free port.
     pub listen: SocketAddr,
-    /// Where the admin endpoint listens, if it is to; on loopback alone, for it asks for no
-    /// password.
+    /// Where the admin endpoint listens. `None`: there is no admin endpoint. Only loopback is
+    /// allowed, because the endpoint asks for no password.
     pub admin: Option<SocketAddr>,
     pub scenario: Scenario,
     pub pace: Pace,
     pub clock: Clock,
     pub username: String,
     pub password: SecretString,
-    /// Is called with the method and the body of each answer. The method is empty if the request is
-    /// not readable.
+    /// Called with the method and the body of each answer. The method is empty if the request is
+    /// unreadable.
     pub on_answer: Option<fn(&str, &str)>,
 }
 
 impl SimulatorOptions {
-    /// A scenario on a free port of loopback, some ten times as fast as a real host, with the
-    /// account `root` / `otter`.
+    /// This scenario on a free port of loopback, about ten times as fast as a real host, with the
+    /// account `root` and the password `otter`.
     #[must_use]
     pub fn new(scenario: Scenario, clock: Clock) -> Self {
         Self {
@@ -99,7 +101,7 @@ pub enum SimulatorError {
     #[error("the simulator cannot listen on {address}")]
     Listen { address: SocketAddr, source: std::io::Error },
     #[error(
-        "the admin endpoint asks for no password, so it listens on loopback alone; {0} is not there"
+        "the admin endpoint asks for no password, so it listens on loopback only; {0} is elsewhere"
     )]
     AdminNotOnLoopback(SocketAddr),
     #[error("the simulator's certificate could not be made")]
@@ -108,7 +110,7 @@ pub enum SimulatorError {
     Tls(#[source] rustls::Error),
 }
 
-/// A running simulator. Dropping it ends it at once; [`stop`](Self::stop) waits for the end.
+/// A running simulator. Dropping it stops it; [`stop`](Self::stop) also waits until it has stopped.
 pub struct Simulator {
     control: Control,
     address: SocketAddr,
@@ -119,7 +121,11 @@ pub struct Simulator {
 }
 
 impl Simulator {
-    /// Listens, and serves from then on.
+    /// Starts to listen and to serve.
+    ///
+    /// # Errors
+    /// Fails if an address cannot be bound, if the admin address is not on loopback, or if no
+    /// certificate can be made.
     pub async fn start(options: SimulatorOptions) -> Result<Self, SimulatorError> {
         let SimulatorOptions {
             listen,
@@ -176,13 +182,13 @@ impl Simulator {
         Ok(Self { control, address, admin, identity, stop, tasks })
     }
 
-    /// Where it listens.
+    /// The address of the SOAP endpoint.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where the admin endpoint listens, if it does.
+    /// The address of the admin endpoint. `None` if there is none.
     #[must_use]
     pub const fn admin(&self) -> Option<SocketAddr> {
         self.admin
@@ -200,23 +206,23 @@ impl Simulator {
         self.identity.fingerprint.clone()
     }
 
-    /// The certificate, for `ca:` and for clients that want a file.
+    /// The certificate in PEM, for `verify = "ca:…"` and for other clients.
     #[must_use]
     pub fn certificate_pem(&self) -> String {
         self.identity.pem.clone()
     }
 
-    /// A test's hand on the host.
+    /// The test hooks of this simulator.
     #[must_use]
     pub const fn control(&self) -> &Control {
         &self.control
     }
 
-    /// Ends it: connections are closed, whatever they wait for.
+    /// Closes every connection, also those of pending calls, and waits until all tasks have ended.
     pub async fn stop(mut self) {
         self.stop.cancel();
         for task in self.tasks.drain(..) {
-            // A task that panicked has ended as well.
+            // A panic of the task is not an error here: the task has ended.
             drop(task.await);
         }
     }
@@ -235,10 +241,10 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Simulato
     Ok((listener, address))
 }
 
-/// What all connections share.
+/// The state that all connections share.
 struct Shared {
     state: Mutex<SimulatorState>,
-    /// Moves on with every call and every change.
+    /// Counts calls and changes. Waits for updates watch it.
     changed: watch::Sender<u64>,
     clock: Clock,
     on_answer: Option<fn(&str, &str)>,
@@ -249,16 +255,16 @@ struct SimulatorState {
     sessions: Sessions,
     fault_plan: FaultPlan,
     calls: CallLog,
-    /// How often each kind of event has happened.
+    /// How often each kind of [`HostChange`] was applied, by its name.
     occurrences: BTreeMap<&'static str, u64>,
-    /// How the host is away, while it is.
+    /// How hostd answers while it is down. `None` while it runs.
     down: Option<DownMode>,
-    /// Cancelled when hostd restarts: every connection of before ends.
+    /// Cancelled when hostd restarts, which ends every connection made before.
     hostd_lifetime: CancellationToken,
 }
 
 impl SimulatorState {
-    /// Drops sessions that were idle too long.
+    /// Ends the sessions that were idle for too long.
     fn end_idle_sessions(&mut self, now: Moment) {
         for session in self.sessions.expire(now) {
             self.world.record_session_event(session.user(), session.logout_event());
@@ -267,7 +273,7 @@ impl SimulatorState {
 }
 
 impl Shared {
-    /// The state, with time moved on to now. Never held across an await.
+    /// Locks the state and advances it to the present. Never hold the guard across an await.
     fn lock(&self) -> MutexGuard<'_, SimulatorState> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.now();
@@ -284,7 +290,8 @@ impl Shared {
         Moment { wall: self.clock.now(), elapsed: self.clock.elapsed() }
     }
 
-    /// Moves time on, and gives when something is due next.
+    /// Advances the world to the present. Returns when its next event is due; `None` if no event is
+    /// scheduled.
     fn advance(&self) -> Option<Duration> {
         let (before, after, due) = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -298,7 +305,7 @@ impl Shared {
         due
     }
 
-    /// Tells whoever waits that there may be something new.
+    /// Wakes pending waits, so that they look for updates.
     fn notify(&self) {
         self.changed.send_modify(|count| *count += 1);
     }

@@ -1,4 +1,5 @@
-//! How fast the host is: by itself, like a real one scaled down, or only when told.
+//! How fast tasks and guests of the simulated host go on: by the clock, or only when a test steps
+//! them.
 
 use std::sync::Arc;
 
@@ -6,17 +7,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 
-/// How time goes for tasks and guests.
+/// What makes tasks and guests go on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
-    /// By the clock. 1.0 is the pace of [`Operation::duration`](super::world::Operation::duration);
-    /// 0.0 is at once.
+    /// The clock. Durations are those of [`Operation::duration`](super::world::Operation::duration)
+    /// times `scale`; with 0.0 everything happens at once.
     Auto { scale: f64 },
-    /// Only by [`Control::step_tasks`](super::Control::step_tasks) and its kin.
+    /// Only [`Control::step_tasks`](super::Control::step_tasks) and the other steps of `Control`.
     Stepped,
 }
 
-/// Lets the world do what is due, until told to stop.
+/// Runs the events of the world when they are due, until `stop` is cancelled.
 pub async fn drive(shared: Arc<Shared>, stop: CancellationToken) {
     let mut changed = shared.changes();
     loop {
@@ -47,7 +48,7 @@ mod tests {
     use crate::simulator::world::{self, Moment, World};
 
     #[test]
-    fn by_itself_the_host_takes_its_time() {
+    fn tasks_and_guests_go_on_by_the_clock() {
         use world::PowerState::{Off, On};
         let start = Timestamp::constant(1_780_000_000, 0);
         let moment = |milliseconds: u64| {
@@ -58,12 +59,8 @@ mod tests {
         let task = world.start_task("32", world::Operation::PowerOn, "root").unwrap();
         let progress_at = |world: &mut World, milliseconds| {
             world.advance(moment(milliseconds));
-            let found_type = world.task(&task.id).unwrap();
-            (
-                found_type.state.as_str(),
-                found_type.progress,
-                world.machine("32").unwrap().power.clone(),
-            )
+            let task_now = world.task(&task.id).unwrap();
+            (task_now.state.as_str(), task_now.progress, world.machine("32").unwrap().power.clone())
         };
         assert_eq!(progress_at(&mut world, 0), ("running", None, Off));
         assert_eq!(progress_at(&mut world, 700), ("running", Some(50), Off));

@@ -1,12 +1,14 @@
-//! What may be looked at: the world, the sessions, and what the session that looks has made.
+//! What a read of properties may see: the world, all sessions, and the objects that the calling
+//! session has made.
 //!
-//! Sessions own collectors, and collectors look. So what a look needs of sessions is said here, and
-//! neither properties nor collectors know the sessions themselves.
+//! Sessions own collectors, and collectors read properties. The traits here break that circle:
+//! properties and collectors know the sessions only through them.
 
 use super::value::{Moref, Object, Value};
 use super::world::World;
 
-/// The world, and the session that looks.
+/// The world, the sessions, and the session that reads. `session` is `None` for a caller without
+/// one.
 #[derive(Clone, Copy)]
 pub struct ReadScope<'a> {
     pub world: &'a World,
@@ -14,25 +16,26 @@ pub struct ReadScope<'a> {
     pub session: Option<&'a dyn CallerSession>,
 }
 
-/// All sessions, as a look sees them.
+/// All sessions of the host.
 pub trait SessionList {
-    /// A `UserSession` for each.
+    /// A `UserSession` for each session, the oldest login first.
     fn user_sessions(&self) -> Vec<Object>;
 }
 
-/// The session that looks, with its views, filters and collectors.
+/// The session that reads, with its views, filters and collectors.
 pub trait CallerSession {
-    /// `UserSession`
+    /// The `UserSession` of this session.
     fn user_session(&self) -> Object;
 
-    /// Whether it has made this object.
+    /// Whether this session has made the object.
     fn has(&self, object: &Moref) -> bool;
 
-    /// A whole top-level property of an object that it has made.
+    /// A top-level property of an object that this session has made. `None` if it has no value.
     fn property(&self, world: &World, object: &Moref, name: &str) -> Option<Value>;
 
+    /// The views that this session has made.
     fn views(&self) -> Vec<Moref>;
 
-    /// Counts changes of its views.
+    /// Increases with each change of the views.
     fn view_revision(&self) -> u64;
 }

@@ -1,13 +1,13 @@
-//! What vim25 declares: fields in their order on the wire, base types, and the parameters of
-//! methods.
+//! The declarations of vim25: fields in their order on the wire, base types, and the parameters of
+//! methods. They are read once from `schema.txt`.
 //!
-//! Read once from `schema.txt`. It decides where an element needs `xsi:type`, which property paths
-//! exist, which types a `PropertySpec` means, and whether a request is one that a host would take.
+//! The schema decides which elements need `xsi:type`, which property paths exist, which types a
+//! `PropertySpec` selects, and whether a host takes a request.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
-/// How often a field may stand.
+/// How often a field occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Occurs {
     Once,
@@ -15,7 +15,7 @@ pub enum Occurs {
     Repeated,
 }
 
-/// One field of a data object, property of a managed object, or parameter of a method.
+/// A field of a data object, a property of a managed object, or a parameter of a method.
 #[derive(Clone, Debug)]
 pub struct Field {
     pub name: &'static str,
@@ -25,7 +25,7 @@ pub struct Field {
     pub type_name: &'static str,
 }
 
-/// What a type or a method is.
+/// The kind of a type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TypeKind {
     Managed,
@@ -37,13 +37,14 @@ pub enum TypeKind {
 struct TypeInfo {
     kind: TypeKind,
     base: &'static str,
-    /// Those of the bases first, as on the wire.
+    /// The fields of the base types come first, as on the wire.
     fields: Vec<Field>,
 }
 
+/// A declared method.
 #[derive(Debug)]
 pub struct Method {
-    /// The managed type that it is called on.
+    /// The managed type that declares it.
     pub target: &'static str,
     pub parameters: Vec<Field>,
 }
@@ -57,38 +58,38 @@ struct Schema {
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::read(include_str!("schema.txt")));
 
-/// The fields of a type, those of its bases first; `None` for a type that the simulator knows by
-/// name only.
+/// The fields of a type, those of its base types first. `None` if the schema does not declare the
+/// type.
 #[must_use]
 pub fn fields(type_name: &str) -> Option<&'static [Field]> {
     SCHEMA.types.get(type_name).map(|known| known.fields.as_slice())
 }
 
-/// One field of a type.
+/// A field of a type. `None` if the schema does not declare it.
 #[must_use]
 pub fn field(type_name: &str, name: &str) -> Option<&'static Field> {
     fields(type_name)?.iter().find(|field| field.name == name)
 }
 
-/// What kind of type this is.
+/// The kind of a type. `None` if the schema does not declare the type.
 #[must_use]
 pub fn kind(type_name: &str) -> Option<TypeKind> {
     SCHEMA.types.get(type_name).map(|known| known.kind)
 }
 
-/// The name of a type, where there is one of this name.
+/// The name of a type as a static text. `None` if the schema does not declare the type.
 #[must_use]
 pub fn known_type_name(type_name: &str) -> Option<&'static str> {
     SCHEMA.types.get_key_value(type_name).map(|(name, _)| *name)
 }
 
-/// The name of a method, where there is one of this name.
+/// The name of a method as a static text. `None` if the schema does not declare the method.
 #[must_use]
 pub fn known_method_name(name: &str) -> Option<&'static str> {
     SCHEMA.methods.get_key_value(name).map(|(name, _)| *name)
 }
 
-/// A method by its name on the wire.
+/// A method by its name on the wire. `None` if the schema does not declare it.
 #[must_use]
 pub fn method(name: &str) -> Option<&'static Method> {
     SCHEMA.methods.get(name)
@@ -109,8 +110,8 @@ pub fn is_a(type_name: &str, base: &str) -> bool {
     }
 }
 
-/// Whether a property path exists on a managed type. Below a type that is known by name only every
-/// path does.
+/// Whether a property path exists on a managed type. Below a type that the schema does not declare,
+/// every path counts as existing.
 #[must_use]
 pub fn path_exists(managed_type: &str, path: &str) -> bool {
     let mut at = managed_type;
@@ -128,7 +129,7 @@ pub fn path_exists(managed_type: &str, path: &str) -> bool {
     true
 }
 
-/// Splits `device[4000]` and `extraConfig["key"]` into name and key.
+/// Splits a segment such as `device[4000]` or `extraConfig["key"]` into its name and its key.
 #[must_use]
 pub fn split_key(segment: &str) -> (&str, Option<&str>) {
     match segment.split_once('[') {
@@ -161,7 +162,8 @@ pub fn is_simple(type_name: &str) -> bool {
         )
 }
 
-/// A path may go through a field that is declared of a base type and holds a derived one.
+/// The field of this name in a type that derives from `base`. A property path may use it, because a
+/// field of a base type may hold a derived object.
 fn field_of_subtype(base: &str, name: &str) -> Option<&'static Field> {
     if base == "DynamicData" {
         return None;
@@ -231,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bases_come_first_and_subclasses_are_known() {
+    fn fields_of_base_types_come_first() {
         let names: Vec<&str> =
             fields("VirtualE1000").unwrap().iter().map(|field| field.name).collect();
         let at = |name| names.iter().position(|known| *known == name).unwrap();
@@ -242,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn property_paths_are_known_or_not() {
+    fn property_paths_are_checked() {
         for path in [
             "name",
             "config.hardware.device",

@@ -1,5 +1,5 @@
-//! What the simulator tells is what vim25 declares: fields in their order, of their types, none
-//! required missing.
+//! Tests that every property of the simulated host conforms to the schema: fields in their order
+//! and of their types, and no required field missing.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::world::{self, Moment, World};
 use super::{Fault, Moref, Pace, Scenario};
 
 #[test]
-fn every_property_of_every_object_is_as_declared() {
+fn every_property_of_every_object_conforms_to_the_schema() {
     let now = Moment { wall: Timestamp::constant(1_780_000_000, 0), elapsed: Duration::ZERO };
     let mut world = Scenario::lab().unwrap().build(Pace::Stepped, now);
     world.fail_next_task(

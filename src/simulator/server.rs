@@ -1,4 +1,4 @@
-//! HTTP over TLS on loopback, and the ways in which it can break.
+//! The SOAP endpoint: HTTP over TLS on loopback, and the planned disruptions of calls.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -30,23 +30,23 @@ use super::soap;
 use super::{Shared, SimulatorError};
 use crate::connection_stream::ConnectionStream;
 
-/// A request larger than this is refused; a list of 100,000 tasks fits.
+/// The maximum size of a request in bytes. A list of 100,000 tasks fits.
 const MAX_REQUEST: usize = 16 << 20;
-/// How long a client may take for its handshake, and idle connections are kept; hosts close
-/// earlier.
+/// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long an idle connection is kept. Real hosts close it earlier.
 const KEEP_ALIVE: Duration = Duration::from_hours(1);
 
 const COOKIE_NAME: &str = "vmware_soap_session";
 
-/// The versions of the API that are spoken, newest first.
+/// The earlier API versions in `vimServiceVersions.xml`, newest first.
 const PRIOR_VERSIONS: &[&str] = &[
     "7.0.2.1", "7.0.2.0", "7.0.1.1", "7.0.1.0", "7.0.0.2", "7.0.0.0", "6.9.1", "6.8.7", "6.7.3",
     "6.7.2", "6.7.1", "6.7", "6.5", "6.0", "5.5", "5.1", "5.0", "4.1", "4.0", "2.5u2", "2.5",
     "2.0",
 ];
 
-/// What the host shows in the handshake.
+/// The TLS identity of the host.
 pub struct TlsIdentity {
     pub acceptor: TlsAcceptor,
     pub fingerprint: String,
@@ -54,8 +54,8 @@ pub struct TlsIdentity {
 }
 
 impl TlsIdentity {
-    /// Makes a key and a self-signed certificate, as a fresh host does. TLS 1.2, as ESX 7 speaks
-    /// it.
+    /// Makes a key and a self-signed certificate for these names, like a newly installed host. The
+    /// server speaks TLS 1.2, like ESX 7.
     pub fn generate(names: &[String]) -> Result<Self, SimulatorError> {
         let key = rcgen::KeyPair::generate().map_err(SimulatorError::Certificate)?;
         let mut params =
@@ -84,7 +84,8 @@ impl TlsIdentity {
     }
 }
 
-/// Accepts until `stop` is cancelled. Then every connection ends at once, upgraded ones too.
+/// Accepts connections until `stop` is cancelled. Then every connection ends at once, also upgraded
+/// ones.
 pub async fn serve(
     listener: TcpListener,
     acceptor: TlsAcceptor,
@@ -94,7 +95,7 @@ pub async fn serve(
     serve_with(listener, acceptor, shared, stop, answer).await;
 }
 
-/// The same, which answers by this function.
+/// Like [`serve`], with this function for the answers.
 async fn serve_with<A>(
     listener: TcpListener,
     acceptor: TlsAcceptor,
@@ -111,7 +112,7 @@ async fn serve_with<A>(
             () = stop.cancelled() => break,
         };
         let Ok((stream, address)) = accepted else {
-            // Out of descriptors, as a rule: others must end first.
+            // Usually the process has no file descriptor left until another connection ends.
             shared.clock.sleep(Duration::from_millis(50)).await;
             continue;
         };
@@ -120,11 +121,11 @@ async fn serve_with<A>(
             (state.down, state.hostd_lifetime.clone())
         };
         if down == Some(DownMode::Refuse) {
-            // The nearest to a refused connection that keeps the port: it is closed before any
-            // handshake.
+            // Closing before the handshake is the closest to a refused connection that keeps the
+            // port.
             continue;
         }
-        // Without it, small answers wait for the client's acknowledgement.
+        // Otherwise small answers wait for an acknowledgement of the client.
         let _ = stream.set_nodelay(true);
         let end = {
             let stop = stop.clone();
@@ -144,7 +145,7 @@ async fn serve_with<A>(
         let acceptor = acceptor.clone();
         connections.spawn(async move {
             tokio::select! {
-                // First, so that nobody is told more by a hostd that is gone.
+                // First, so that a hostd that is gone sends nothing more.
                 biased;
                 () = end => {}
                 () = serve_connection(stream, acceptor, service) => {}
@@ -169,7 +170,7 @@ async fn serve_connection<S>(
         return;
     };
     let service = ServiceBuilder::new().layer(CompressionLayer::new().no_zstd()).service(service);
-    // How a connection ends is the client's or a plan's doing; neither is an error here.
+    // A connection ends by the client or by a planned disruption. Neither is an error here.
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(KEEP_ALIVE)
@@ -178,9 +179,9 @@ async fn serve_connection<S>(
         .await;
 }
 
-/// The connection is closed without another byte.
+/// Closes the connection without another byte.
 #[derive(Debug, thiserror::Error)]
-#[error("the connection was cut as planned")]
+#[error("a planned disruption closed the connection")]
 struct ConnectionCut;
 
 type Body = http_body_util::combinators::BoxBody<Bytes, ConnectionCut>;
@@ -254,7 +255,7 @@ async fn handle_call(
         disruption = then.map(|then| *then);
     }
     match disruption {
-        // The hands are done.
+        // The loop above has run all hooks.
         None | Some(Disruption::Hook(..)) => Ok(run().await),
         Some(Disruption::Fault(fault)) => {
             Ok(respond_soap(shared, &request.method, Err(fault), None))
@@ -325,7 +326,7 @@ fn respond(status: StatusCode, content_type: &'static str, body: String) -> Resp
     response
 }
 
-/// The same answer, whose connection is closed after half of its body.
+/// The same answer, but the connection is closed after half of its body.
 async fn cut_in_half(response: Response<Body>) -> Response<Body> {
     let (head, body) = response.into_parts();
     let whole = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
@@ -335,7 +336,7 @@ async fn cut_in_half(response: Response<Body>) -> Response<Body> {
     Response::from_parts(head, BodyExt::boxed(StreamBody::new(body)))
 }
 
-/// The session cookie, with or without its quotes.
+/// The value of the session cookie without its quotes. `None` if the request has none.
 fn session_cookie(headers: &HeaderMap) -> Option<String> {
     headers
         .get_all(COOKIE)
@@ -372,7 +373,7 @@ mod tests {
     use crate::clock::Clock;
     use crate::simulator::{Scenario, Simulator, SimulatorOptions};
 
-    /// Answers each request with 101, and sends back what then comes.
+    /// Answers each request with 101 and then echoes all bytes.
     async fn echo(
         _: Arc<Shared>,
         _: String,
@@ -390,7 +391,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_upgraded_connection_lasts_until_the_host_goes() {
+    async fn an_upgraded_connection_ends_with_hostd_and_with_the_simulator() {
         let simulator =
             Simulator::start(SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system()))
                 .await

@@ -1,8 +1,8 @@
-//! Sessions, by cookie, and the accounts that may have one.
+//! The sessions of the host, by their cookies, and the login to its one account.
 //!
 //! ```text
 //! Login ──► session ──► Logout | TerminateSession | idle too long | hostd restart
-//! five wrong tries ──► locked for 15 minutes: even the right password is refused
+//! five wrong passwords ──► locked for 15 minutes: the right password is refused too
 //! ```
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -21,7 +21,7 @@ use super::view::View;
 use super::vim_fault::Fault;
 use super::world::{EventDetail, Moment, World};
 
-/// The collector that every session has.
+/// The property collector that every session has.
 pub const DEFAULT_COLLECTOR: &str = "ha-property-collector";
 
 const MAX_WRONG_TRIES: u32 = 5;
@@ -32,17 +32,17 @@ pub struct Sessions {
     username: String,
     password: SecretString,
     by_cookie: HashMap<String, Session>,
-    /// Cookies of logins that failed: nobody gets a session on one of these.
+    /// The cookies that refused logins returned. A login with such a cookie is refused.
     rejected_cookies: HashSet<String>,
     wrong_tries: u32,
     locked_until: Duration,
     idle_after: Option<Duration>,
     limit: usize,
-    /// Whether every login is refused, as with a changed password.
+    /// Whether every login is refused, as if the password had changed.
     pub refuse_logins: bool,
 }
 
-/// One session with what belongs to it.
+/// A session with its collectors and views.
 pub struct Session {
     key: String,
     user: String,
@@ -52,29 +52,31 @@ pub struct Session {
     address: String,
     agent: String,
     calls: i64,
-    /// How many waits are pending: a session that waits is not idle.
+    /// The number of pending waits. A session with a pending wait is not idle.
     pub waits: usize,
     collectors: BTreeMap<String, PropertyCollector>,
     views: BTreeMap<String, View>,
     event_collectors: BTreeMap<String, EventCollector>,
-    /// Counts changes of its views.
+    /// Increases with each change of the views.
     pub view_revision: u64,
 }
 
-/// Who logs in, and from where.
+/// The client that logs in.
 pub struct Caller<'a> {
     pub cookie: Option<&'a str>,
     pub address: &'a str,
     pub agent: &'a str,
 }
 
-/// What a login gave: the new cookie comes with a refused one too.
+/// The result of a login. A refused login returns a cookie too.
 pub struct LoginOutcome {
     pub cookie: String,
     pub result: Result<(), Fault>,
 }
 
 impl Sessions {
+    /// No sessions yet. `idle_after`: how long a session may be idle; `None`: for ever. `limit`:
+    /// the maximum number of sessions.
     pub fn new(
         username: &str,
         password: SecretString,
@@ -94,7 +96,7 @@ impl Sessions {
         }
     }
 
-    /// `Login`. `cookie` is what a new session is to be known by, `key` what it is called.
+    /// `Login`. A new session gets the UUIDs `cookie` and `key`.
     pub fn login(
         &mut self,
         caller: &Caller<'_>,
@@ -147,12 +149,12 @@ impl Sessions {
         LoginOutcome { cookie, result: Ok(()) }
     }
 
-    /// Whether there are as many sessions as there may be.
+    /// Whether the maximum number of sessions is reached.
     pub fn is_full(&self) -> bool {
         self.by_cookie.len() >= self.limit
     }
 
-    /// Drops sessions that were idle too long, and gives them.
+    /// Removes the sessions that were idle for too long and returns them.
     pub fn expire(&mut self, now: Moment) -> Vec<Session> {
         let Some(idle_after) = self.idle_after else { return Vec::new() };
         let is_idle =
@@ -163,26 +165,27 @@ impl Sessions {
             .collect()
     }
 
-    /// Drops every session.
+    /// Removes every session.
     pub fn clear(&mut self) {
         self.by_cookie.clear();
     }
 
+    /// The number of sessions.
     pub fn count(&self) -> usize {
         self.by_cookie.len()
     }
 
-    /// How many waits are pending in all of them.
+    /// The number of pending waits in all sessions.
     pub fn waits(&self) -> usize {
         self.by_cookie.values().map(|session| session.waits).sum()
     }
 
-    /// How many views there are in all of them.
+    /// The number of views in all sessions.
     pub fn view_count(&self) -> usize {
         self.by_cookie.values().map(|session| session.views.len()).sum()
     }
 
-    /// How many filters there are in all of them.
+    /// The number of property filters in all sessions.
     pub fn filter_count(&self) -> usize {
         let collectors = self.by_cookie.values().flat_map(|session| session.collectors.values());
         collectors.map(|collector| collector.filters().count()).sum()
@@ -196,7 +199,7 @@ impl Sessions {
         self.by_cookie.get_mut(cookie?)
     }
 
-    /// Notes that a session made a call.
+    /// Records a call of a session.
     pub fn record_call(&mut self, cookie: Option<&str>, now: Moment) {
         if let Some(session) = self.get_mut(cookie) {
             session.calls += 1;
@@ -204,12 +207,15 @@ impl Sessions {
         self.mark_active(cookie, now);
     }
 
-    /// `Logout`; gives the session that there was.
+    /// `Logout`. Returns the session if there was one.
     pub fn logout(&mut self, cookie: Option<&str>) -> Option<Session> {
         self.by_cookie.remove(cookie?)
     }
 
-    /// `TerminateSession`: by key, and never one's own. Gives those that are ended.
+    /// `TerminateSession`. Returns the ended sessions.
+    ///
+    /// # Errors
+    /// `NotFound` if no session has the key, `InvalidArgument` for the caller's own session.
     pub fn terminate(&mut self, own: Option<&str>, keys: &[String]) -> Result<Vec<Session>, Fault> {
         let mut ended = Vec::new();
         for key in keys {
@@ -230,7 +236,7 @@ impl Sessions {
         Ok(ended)
     }
 
-    /// Notes that a session is not idle.
+    /// Records activity of a session.
     pub fn mark_active(&mut self, cookie: Option<&str>, now: Moment) {
         if let Some(session) = self.get_mut(cookie) {
             session.active = now.elapsed;
@@ -240,12 +246,12 @@ impl Sessions {
 }
 
 impl Session {
-    /// The user that it belongs to.
+    /// The user of the session.
     pub fn user(&self) -> &str {
         &self.user
     }
 
-    /// That it began.
+    /// The event of its login.
     pub fn login_event(&self) -> EventDetail {
         EventDetail::LoggedIn {
             session: self.key.clone(),
@@ -254,7 +260,7 @@ impl Session {
         }
     }
 
-    /// That it is over.
+    /// The event of its end.
     pub fn logout_event(&self) -> EventDetail {
         EventDetail::LoggedOut {
             session: self.key.clone(),
@@ -273,7 +279,10 @@ impl Session {
         self.event_collectors.get_mut(id)
     }
 
-    /// Adds a collector of events, if there may be one more.
+    /// Adds an event collector.
+    ///
+    /// # Errors
+    /// `InvalidState` if the session has too many event collectors.
     pub fn add_event_collector(
         &mut self,
         id: &str,
@@ -294,11 +303,12 @@ impl Session {
         self.collectors.get(id)
     }
 
-    /// Takes a collector out, so that it can look at the session that it belongs to.
+    /// Takes a collector out of the session, so that it can read the session while it works.
     pub fn take_collector(&mut self, id: &str) -> Option<PropertyCollector> {
         self.collectors.get_mut(id).map(std::mem::take)
     }
 
+    /// Adds a collector, or puts one back after [`take_collector`](Self::take_collector).
     pub fn put_collector(&mut self, id: &str, collector: PropertyCollector) {
         self.collectors.insert(id.to_owned(), collector);
     }
@@ -334,7 +344,7 @@ impl Session {
         self.views.remove(id).is_some()
     }
 
-    /// A new id of the form that hosts give to views, filters and collectors.
+    /// An object id in the form that hosts give to views, filters and collectors.
     pub fn object_id(&self, id: Uuid) -> String {
         format!("session[{}]{id}", self.key)
     }

@@ -1,4 +1,5 @@
-//! SOAP as a host reads and writes it: requests checked against the declarations, answers, faults.
+//! SOAP as a host reads and writes it: requests that are checked against the schema, answers and
+//! faults.
 
 use super::properties;
 use super::schema::{self, Field, Occurs, TypeKind};
@@ -8,23 +9,29 @@ use crate::esx::soap::xml::{Document, Element, Writer};
 
 const ENVELOPE: &str = "http://schemas.xmlsoap.org/soap/envelope/";
 
-/// A request: the method and what it is called on. The parameters are read from the document.
+/// A request. Its parameters are read from the document.
 pub struct Request {
     document: Document,
     pub method: String,
+    /// The object that the method is called on.
     pub target: Moref,
-    /// `operationID` of the header.
+    /// The `operationID` of the header. `None` if there is none.
     pub operation_id: Option<String>,
 }
 
 impl Request {
-    /// Reads a request and checks it as a host does: known children, in their order, none missing.
+    /// Reads a request and checks its parameters like a host: known names, in their order, and no
+    /// required one missing.
+    ///
+    /// # Errors
+    /// A fault without detail if the request is not what the schema declares, `MethodNotFound` if
+    /// the target has no such method, `ManagedObjectNotFound` for a reference to an unknown type.
     pub fn read(body: &[u8]) -> Result<Self, Fault> {
         let document = Document::parse(body)
             .map_err(|error| Fault::unreadable(format!("XML error: {error}")))?;
         let root = document.root();
         if !root.is(ENVELOPE, "Envelope") {
-            return Err(Fault::unreadable("The request is no SOAP envelope."));
+            return Err(Fault::unreadable("The request is not a SOAP envelope."));
         }
         let operation_id = root.descend(&["Header", "operationID"]).map(|id| id.text().to_owned());
         let call = method_element(&document)
@@ -46,32 +53,36 @@ impl Request {
         Ok(Self { document, method, target, operation_id })
     }
 
-    /// The method's element, with the parameters as its children.
+    /// The element of the method, whose children are the parameters.
     pub fn call(&self) -> Element<'_> {
-        // `read` has found it.
+        // `read` has checked that it exists.
         method_element(&self.document).unwrap_or_else(|| self.document.root())
     }
 
-    /// The text of a parameter.
+    /// The text of a parameter. `None` if the parameter is absent.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.call().child_text(name)
     }
 
-    /// A parameter that must be there; the declarations say so, and `read` has checked.
+    /// The text of a required parameter. `read` has already checked the declared ones.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the parameter is absent.
     pub fn required(&self, name: &str) -> Result<&str, Fault> {
         self.text(name).ok_or_else(|| Fault::invalid_argument(name))
     }
 
+    /// Whether a boolean parameter is true.
     pub fn is_set(&self, name: &str) -> bool {
         self.text(name).is_some_and(is_true)
     }
 
-    /// All texts of a repeated parameter.
+    /// The texts of a repeated parameter.
     pub fn texts(&self, name: &str) -> Vec<String> {
         self.call().children_named(name).map(|child| child.text().to_owned()).collect()
     }
 
-    /// All references of a repeated parameter.
+    /// The references of a repeated parameter.
     pub fn morefs(&self, name: &str) -> Result<Vec<Moref>, Fault> {
         self.call().children_named(name).map(read_moref).collect()
     }
@@ -81,7 +92,11 @@ fn method_element(document: &Document) -> Option<Element<'_>> {
     document.root().child("Body")?.children().next()
 }
 
-/// A reference. One to a type that no object here has leads nowhere.
+/// Reads a reference.
+///
+/// # Errors
+/// A fault without detail if the type is missing, `ManagedObjectNotFound` if no object of the host
+/// has this type.
 pub fn read_moref(element: Element<'_>) -> Result<Moref, Fault> {
     let kind = element.attribute("type").ok_or_else(|| {
         Fault::unreadable(format!("The reference {} does not say its type.", element.name()))
@@ -93,12 +108,13 @@ pub fn read_moref(element: Element<'_>) -> Result<Moref, Fault> {
     }
 }
 
-/// `true` and `1`, in the spellings of XML Schema and of Python.
+/// Whether a text is a true boolean, in the spelling of XML Schema or of Python.
 pub fn is_true(text: &str) -> bool {
     matches!(text.trim(), "true" | "True" | "1")
 }
 
-/// Checks children against declared fields: each known, in order, and no required one missing.
+/// Checks children against declared fields: known names, in their order, and no required one
+/// missing. Data objects are checked recursively.
 fn check_children<'d>(
     holder: &str,
     children: impl Iterator<Item = Element<'d>>,
@@ -120,7 +136,7 @@ fn check_children<'d>(
             check_required(&holder, skipped)?;
             at += ahead;
             let field = &fields[at];
-            // A repeated one may come again.
+            // A repeated field may come again.
             if field.occurs != Occurs::Repeated {
                 at += 1;
             }
@@ -147,7 +163,7 @@ fn check_required(holder: &str, fields: &[Field]) -> Result<(), Fault> {
     }
 }
 
-/// The answer to a method, whose body `write` fills with `returnval`s.
+/// The answer to a method. `write` writes the `returnval`s.
 pub fn answer(
     method: &str,
     write: impl FnOnce(&mut Writer) -> Result<(), Fault>,
@@ -158,12 +174,13 @@ pub fn answer(
     Ok(writer.finish())
 }
 
-/// An answer without a value.
+/// The answer to a method, without a value.
 pub fn empty_answer(method: &str) -> Result<String, Fault> {
     answer(method, |_| Ok(()))
 }
 
-/// An answer with one value of a declared type; a list is as many values as it has items.
+/// The answer to a method, with a value of the declared type. A list is written as one `returnval`
+/// for each item.
 pub fn answer_value(method: &str, value: &Value, declared: &str) -> Result<String, Fault> {
     answer(method, |writer| {
         value.write_as(writer, "returnval", declared);

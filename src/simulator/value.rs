@@ -1,11 +1,11 @@
-//! Values of vim25 as a tree, and how they look on the wire.
+//! The values of vim25 as a tree, and how they are written as XML.
 
 use jiff::Timestamp;
 
 use super::schema::{self, Field, Occurs};
 use crate::esx::soap::xml::Writer;
 
-/// A managed object reference: the type and the id. Ids alone are not unique across types.
+/// A managed object reference: the type and the id. Ids are unique only within a type.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Moref {
     pub kind: &'static str,
@@ -18,7 +18,7 @@ impl Moref {
     }
 }
 
-/// One value. Whether it is written with `xsi:type` depends on what its place declares.
+/// A value. Whether it is written with `xsi:type` depends on the declared type of its field.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     Text(String),
@@ -28,21 +28,22 @@ pub enum Value {
     Byte(i8),
     Boolean(bool),
     Time(Timestamp),
-    /// The enum's type, and the word: hosts send words that nobody has heard of.
+    /// A value of an enum: the type and the text. Hosts also send texts that the schema does not
+    /// list.
     Enum(&'static str, String),
     Reference(Moref),
     Object(Object),
     /// The type of the items, and the items.
     List(&'static str, Vec<Value>),
-    /// Snapshot trees, flat: a chain may nest deeper than the stack is.
+    /// Snapshot trees. They are kept flat, because a chain may be nested too deeply for recursion.
     Forest(Forest),
 }
 
-/// Trees of `VirtualMachineSnapshotTree`, parents before children, each with its depth.
+/// Trees of `VirtualMachineSnapshotTree`: pairs of depth and node, parents before children.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Forest(pub Vec<(usize, Object)>);
 
-/// A data object: its type and its fields, in the order of the wire.
+/// A data object: the type and the fields, in the order of the wire.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Object {
     pub type_name: &'static str,
@@ -50,12 +51,13 @@ pub struct Object {
 }
 
 impl Object {
+    /// An object without fields.
     #[must_use]
     pub const fn new(type_name: &'static str) -> Self {
         Self { type_name, fields: Vec::new() }
     }
 
-    /// Adds a field; nothing where the value is absent.
+    /// Adds a field, unless the value is absent.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl IntoValue) -> Self {
         if let Some(value) = value.into_value() {
@@ -64,6 +66,7 @@ impl Object {
         self
     }
 
+    /// The value of a field. `None` if it is unset.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.fields.iter().find(|(field, _)| *field == name).map(|(_, value)| value)
@@ -71,7 +74,8 @@ impl Object {
 }
 
 impl Value {
-    /// Follows a property path below this value, keys in brackets included.
+    /// The value at a property path below this value. The path may contain keys in brackets. `None`
+    /// if there is no value.
     #[must_use]
     pub fn descend(&self, path: &str) -> Option<&Value> {
         let mut at = self;
@@ -86,7 +90,7 @@ impl Value {
         Some(at)
     }
 
-    /// The item of a list that this key names.
+    /// The item with this key in a list. `None` if there is none.
     #[must_use]
     pub fn item_with_key(&self, key: &str) -> Option<&Value> {
         let Value::List(_, items) = self else { return None };
@@ -101,7 +105,7 @@ impl Value {
         })
     }
 
-    /// Writes it as the element `name` in a place that declares nothing (`anyType`).
+    /// Writes the value as the element `name` of a field that declares `anyType`.
     pub fn write_any(&self, writer: &mut Writer, name: &str) {
         match self {
             Self::List(item_type, items) => {
@@ -120,8 +124,8 @@ impl Value {
         }
     }
 
-    /// Writes it as the element `name` in a place that declares this type; a list becomes its
-    /// items.
+    /// Writes the value as the element `name` of a field that declares this type. A list is written
+    /// as one element for each item.
     pub fn write_as(&self, writer: &mut Writer, name: &str, declared: &str) {
         match self {
             Self::List(_, items) => {
@@ -159,7 +163,7 @@ impl Value {
         }
     }
 
-    /// The type in `xsi:type` and the text of a simple value.
+    /// The `xsi:type` and the text of a simple value.
     fn as_text(&self) -> (String, String) {
         let (type_name, text) = match self {
             Self::Text(text) => ("xsd:string", text.clone()),
@@ -197,10 +201,11 @@ impl Forest {
 }
 
 impl Object {
-    /// Writes the fields, each as its declaration wants it.
+    /// Writes the fields, each by its declaration.
     pub fn write_fields(&self, writer: &mut Writer) {
         let declared = schema::fields(self.type_name).unwrap_or_default();
-        // Both are in the order of the wire, so one pass finds every declaration.
+        // Fields and declarations are in the order of the wire, so one pass finds every
+        // declaration.
         let mut rest = declared.iter();
         for (name, value) in &self.fields {
             let field = rest
@@ -208,7 +213,7 @@ impl Object {
                 .or_else(|| declared.iter().find(|field| field.name == *name));
             match field {
                 Some(Field { type_name: "anyType", .. }) | None => value.write_any(writer, name),
-                // Members of an array of references are written like any other reference there.
+                // Hosts write no `xsi:type` for a field that declares a reference.
                 Some(Field { reference: true, .. }) => value.write_as(writer, name, "reference"),
                 Some(Field { occurs: Occurs::Once | Occurs::Optional, type_name, .. })
                     if type_name.starts_with("ArrayOf") =>
@@ -221,25 +226,26 @@ impl Object {
     }
 }
 
-/// `ArrayOfString` for `string`, `ArrayOfTask` never: references share one array type.
+/// The array type, for example `ArrayOfString` for `string`. All references share
+/// `ArrayOfManagedObjectReference`.
 fn array_type(item_type: &str) -> String {
     let mut characters = item_type.chars();
     let first = characters.next().map(|first| first.to_ascii_uppercase());
     format!("ArrayOf{}{}", first.map(String::from).unwrap_or_default(), characters.as_str())
 }
 
-/// The element of an array's item: the type's own name, `string` for strings.
+/// The element name of an item: the name of its type, for example `string`.
 const fn array_item(item_type: &str) -> &str {
     item_type
 }
 
-/// ESX writes microseconds and `Z`.
+/// A `dateTime` as ESX writes it, with microseconds and `Z`.
 #[must_use]
 pub fn date_time(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }
 
-/// What can stand as the value of a field: absent things become no field.
+/// A type that becomes the value of a field. `None` leaves the field unset.
 pub trait IntoValue {
     fn into_value(self) -> Option<Value>;
 }
@@ -281,7 +287,7 @@ into_value! {
     Object => Value::Object;
 }
 
-/// A list of objects of one declared type.
+/// A list of objects of a declared type.
 #[must_use]
 pub fn list(item_type: &'static str, items: Vec<Object>) -> Value {
     Value::List(item_type, items.into_iter().map(Value::Object).collect())
@@ -299,7 +305,7 @@ pub fn texts<T: Into<String>>(texts: impl IntoIterator<Item = T>) -> Value {
     Value::List("string", texts.into_iter().map(|text| Value::Text(text.into())).collect())
 }
 
-/// A word of an enum.
+/// A value of an enum.
 #[must_use]
 pub fn enum_value(type_name: &'static str, word: impl Into<String>) -> Value {
     Value::Enum(type_name, word.into())

@@ -1,4 +1,5 @@
-//! Views: a container's machines as they come and go, or a list of one's own.
+//! Views of a session: `ContainerView` follows what a container holds, `ListView` is a list that
+//! the client keeps.
 
 use super::properties::contained;
 use super::value::{Moref, Value, texts};
@@ -12,6 +13,7 @@ pub enum View {
 }
 
 impl View {
+    /// The managed type.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Container { .. } => "ContainerView",
@@ -19,7 +21,7 @@ impl View {
         }
     }
 
-    /// What it shows now.
+    /// The objects in the view now.
     pub fn objects(&self, world: &World) -> Vec<Moref> {
         match self {
             Self::Container { container, types, recursive } => {
@@ -29,7 +31,7 @@ impl View {
         }
     }
 
-    /// A property other than `view`.
+    /// The value of a property other than `view`. `None` if it has no value.
     pub fn property(&self, name: &str) -> Option<Value> {
         match (self, name) {
             (Self::Container { container, .. }, "container") => {

@@ -1,24 +1,27 @@
-//! The faults of vim25 that the simulator throws, with the words that hosts use.
+//! The faults of vim25 that the simulator throws, with the messages that hosts use.
 
 use super::value::{IntoValue, Moref, Object, Value, enum_value};
 
-/// A fault: its type, what it tells people, and its own fields.
+/// A fault of vim25.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fault {
-    /// Empty for an error that hosts answer without detail, such as a request that cannot be
-    /// parsed.
+    /// The vim25 type. Empty for an error that hosts answer without detail, for example if a
+    /// request cannot be parsed.
     pub type_name: &'static str,
+    /// The message for people (`faultstring`, `localizedMessage`).
     pub message: String,
+    /// The fields of the type, in the order of the wire.
     pub fields: Vec<(&'static str, Value)>,
 }
 
 impl Fault {
-    /// A fault of this type. Types must be real ones: clients look them up.
+    /// A fault of this type without fields. The type must exist in vim25, because clients look it
+    /// up.
     pub fn new(type_name: &'static str, message: impl Into<String>) -> Self {
         Self { type_name, message: message.into(), fields: Vec::new() }
     }
 
-    /// Adds a field of the fault, in the order of the wire.
+    /// Adds a field. Fields are added in the order of the wire.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl IntoValue) -> Self {
         if let Some(value) = value.into_value() {
@@ -27,7 +30,7 @@ impl Fault {
         self
     }
 
-    /// A request that is not what the method takes; told without a detail.
+    /// A request that the method does not take. Hosts answer it without a detail.
     pub fn unreadable(message: impl Into<String>) -> Self {
         Self::new("", message)
     }
@@ -56,17 +59,17 @@ impl Fault {
         Self::new("ManagedObjectNotFound", message).with("obj", object)
     }
 
-    /// The machine is in `existing`, where the call wants `requested`.
+    /// The machine is in the power state `existing`, and the call needs `requested`.
     #[must_use]
     pub fn invalid_power_state(requested: Option<&str>, existing: &str) -> Self {
-        let told = match existing {
+        let label = match existing {
             "poweredOn" => "Powered on",
             "poweredOff" => "Powered off",
             "suspended" => "Suspended",
             other => other,
         };
         let message =
-            format!("The attempted operation cannot be performed in the current state ({told}).");
+            format!("The attempted operation cannot be performed in the current state ({label}).");
         Self::new("InvalidPowerState", message)
             .with(
                 "requestedState",
@@ -140,7 +143,7 @@ impl Fault {
         Object { type_name, fields: self.fields.clone() }
     }
 
-    /// As it stands in a task's error and in a `missingSet`.
+    /// The fault as a `LocalizedMethodFault`, for the error of a task and for a `missingSet`.
     #[must_use]
     pub fn localized(&self) -> Object {
         Object::new("LocalizedMethodFault")

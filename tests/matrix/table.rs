@@ -274,7 +274,11 @@ impl Cell {
     pub fn all() -> impl Iterator<Item = Self> {
         Kind::ALL.iter().flat_map(|kind| {
             InjectionPoint::ALL.iter().flat_map(move |point| {
-                Fault::ALL.iter().map(move |fault| Self { kind: *kind, point: *point, fault: *fault })
+                Fault::ALL.iter().map(move |fault| Self {
+                    kind: *kind,
+                    point: *point,
+                    fault: *fault,
+                })
             })
         })
     }

@@ -1,4 +1,4 @@
-//! `EventManager` and its collectors.
+//! The methods of `EventManager` and `EventHistoryCollector`.
 
 use super::Call;
 use crate::simulator::event_collector::{EventCollector, EventFilter, page_size};
@@ -31,7 +31,7 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         "SetCollectorPageSize" => {
             let size = page_size(request.required("maxCount")?, "maxCount")?;
             target_collector(call)?.set_page_size(size);
-            // Its latest page is another now.
+            // The latest page has changed.
             call.session()?.view_revision += 1;
             soap::empty_answer(method)
         }
@@ -71,14 +71,14 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
     answer.map(Some)
 }
 
-/// A collector of what the call filters for.
+/// A new collector with the filter of the call.
 fn collector(call: &Call<'_>) -> Result<EventCollector, Fault> {
     let filter =
         call.request.call().child("filter").ok_or_else(|| Fault::invalid_argument("filter"))?;
     Ok(EventCollector::new(EventFilter::read(filter)?))
 }
 
-/// The collector that the call is on.
+/// The collector on which the method is called.
 fn target_collector<'c>(call: &'c mut Call<'_>) -> Result<&'c mut EventCollector, Fault> {
     let target = call.request.target.clone();
     call.session()?.event_collector_mut(&target.id).ok_or_else(|| Fault::not_found(&target))

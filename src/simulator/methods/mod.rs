@@ -1,4 +1,4 @@
-//! The methods of vim25 that the simulator has, by name.
+//! The methods of vim25 that the simulator implements.
 
 mod event_manager;
 mod machines;
@@ -24,21 +24,21 @@ use super::vim_fault::Fault;
 use super::world::EventDetail;
 use super::{Shared, SimulatorState};
 
-/// Who calls.
+/// The client of a call.
 pub struct CallContext {
     pub cookie: Option<String>,
     pub address: String,
     pub agent: String,
 }
 
-/// What is answered.
+/// The answer to a call.
 pub struct CallOutcome {
     pub result: Result<String, Fault>,
-    /// A new session's cookie, or a refused login's.
+    /// The cookie that a login returns, also a refused login. `None` for other methods.
     pub cookie: Option<String>,
 }
 
-/// Runs a method to its end. Only waits take time.
+/// Runs a method. Only waits for updates take time.
 pub async fn run(shared: &Arc<Shared>, request: &Request, context: &CallContext) -> CallOutcome {
     let result = match request.method.as_str() {
         "WaitForUpdatesEx" | "WaitForUpdates" => {
@@ -89,7 +89,7 @@ fn login(shared: &Shared, request: &Request, context: &CallContext) -> CallOutco
     CallOutcome { result, cookie: Some(login.cookie) }
 }
 
-/// Everything but waits and logins, under one look at the state.
+/// Runs a method other than a wait or a login, under one lock of the state.
 fn run_at_once(shared: &Shared, request: &Request, context: &CallContext) -> Result<String, Fault> {
     let cookie = context.cookie.as_deref();
     let fresh = shared.clock.uuid();
@@ -118,19 +118,19 @@ fn run_at_once(shared: &Shared, request: &Request, context: &CallContext) -> Res
     }
     let method = request.method.as_str();
     match schema::method(method) {
-        // Not on a host without vCenter, or not built.
+        // A method that only vCenter has, or that the simulator does not implement.
         Some(_) => Err(Fault::not_supported()),
         None => Err(Fault::method_not_found(&request.target, method)),
     }
 }
 
-/// A call of a session on an object that is there. Each group of methods answers `None` to those of
-/// others.
+/// A call by a session on an object that exists. A group of methods returns `None` for a method of
+/// another group.
 struct Call<'a> {
     state: &'a mut SimulatorState,
     request: &'a Request,
     cookie: Option<&'a str>,
-    /// The id of whatever is made.
+    /// The id for an object that the call creates.
     id: String,
 }
 
@@ -148,7 +148,8 @@ impl Call<'_> {
     }
 }
 
-/// What may be had without a session: what the service is, and whether there is a session.
+/// Answers a call without a session. Such a caller may read the service content and the current
+/// session, and nothing else.
 fn without_session(state: &mut SimulatorState, request: &Request) -> Result<String, Fault> {
     let method = request.method.as_str();
     let anonymous = |object: &Moref| matches!(object.kind, "ServiceInstance" | "SessionManager");
@@ -196,7 +197,7 @@ fn without_session(state: &mut SimulatorState, request: &Request) -> Result<Stri
     Err(lost_session(state, request))
 }
 
-/// How a call is refused whose session is gone.
+/// The fault for a call whose session is gone.
 fn lost_session(state: &SimulatorState, request: &Request) -> Fault {
     let waiting = matches!(request.method.as_str(), "WaitForUpdatesEx" | "WaitForUpdates");
     match state.fault_plan.session_loss {
@@ -208,7 +209,7 @@ fn lost_session(state: &SimulatorState, request: &Request) -> Fault {
     }
 }
 
-/// `Fetch`, by which pyvmomi reads every property.
+/// `Fetch`: pyvmomi reads every property with it.
 fn fetch(scope: ReadScope<'_>, request: &Request) -> Result<String, Fault> {
     let name = request.required("prop")?;
     let target = &request.target;
@@ -223,10 +224,12 @@ fn fetch(scope: ReadScope<'_>, request: &Request) -> Result<String, Fault> {
     })
 }
 
+/// The `specSet` of a read.
 fn read_specs(request: &Request) -> Result<Vec<FilterSpec>, Fault> {
     request.call().children_named("specSet").map(FilterSpec::read).collect()
 }
 
+/// The number at this path of the parameters. `None` if it is absent.
 fn number_option(request: &Request, path: &[&str]) -> Result<Option<usize>, Fault> {
     match request.call().descend(path).map(|element| element.text().trim()) {
         None | Some("") => Ok(None),
@@ -237,6 +240,7 @@ fn number_option(request: &Request, path: &[&str]) -> Result<Option<usize>, Faul
     }
 }
 
+/// The smaller of the limit of the caller and that of a test. Hosts treat 0 as no limit.
 fn smaller_limit(asked: Option<usize>, limit: Option<usize>) -> Option<usize> {
     match (asked.filter(|asked| *asked > 0), limit) {
         (Some(asked), Some(limit)) => Some(asked.min(limit)),
@@ -256,7 +260,7 @@ fn session_mut<'a>(
     state.sessions.get_mut(cookie).ok_or_else(Fault::not_authenticated)
 }
 
-/// Works on a collector that looks at the session that it belongs to.
+/// Runs `work` with a collector of the session. The collector can read the session meanwhile.
 fn with_collector<T>(
     state: &mut SimulatorState,
     cookie: Option<&str>,

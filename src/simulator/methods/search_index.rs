@@ -1,4 +1,4 @@
-//! `SearchIndex`.
+//! The methods of `SearchIndex`.
 
 use crate::simulator::properties;
 use crate::simulator::soap::Request;
@@ -6,7 +6,7 @@ use crate::simulator::value::Moref;
 use crate::simulator::vim_fault::Fault;
 use crate::simulator::world::{Machine, World};
 
-/// Everything that fits, in the order of ids.
+/// The objects that a search finds, in the order of their ids.
 pub fn find(world: &World, request: &Request) -> Result<Vec<Moref>, Fault> {
     let machines = |is_match: &dyn Fn(&Machine) -> bool| -> Vec<Moref> {
         let found = world.machines().filter(|machine| is_match(machine));
@@ -44,7 +44,8 @@ pub fn find(world: &World, request: &Request) -> Result<Vec<Moref>, Fault> {
     })
 }
 
-/// `ha-datacenter/vm/name`, the names escaped as the host tells them.
+/// The object at an inventory path, for example `ha-datacenter/vm/name`. The names in the path are
+/// escaped as the host writes them.
 fn by_inventory_path(world: &World, path: &str) -> Option<Moref> {
     let mut at = Moref::new("Folder", "ha-folder-root");
     for segment in path.split('/').filter(|segment| !segment.is_empty()) {
@@ -55,7 +56,7 @@ fn by_inventory_path(world: &World, path: &str) -> Option<Moref> {
     Some(at)
 }
 
-/// `%2f` and `%2F` are the same.
+/// Whether two escaped names are the same. `%2f` and `%2F` are the same escape.
 fn same_name(name: &str, segment: &str) -> bool {
     use crate::domain::names::unescape_vim;
     name == segment || unescape_vim(name) == unescape_vim(segment)

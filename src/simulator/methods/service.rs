@@ -1,4 +1,4 @@
-//! `ServiceInstance`, `SessionManager` and `SearchIndex`.
+//! The methods of `ServiceInstance`, `SessionManager` and `SearchIndex`.
 
 use super::{Call, fetch, search_index};
 use crate::simulator::SimulatorState;

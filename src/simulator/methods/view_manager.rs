@@ -1,4 +1,4 @@
-//! `ViewManager` and the views.
+//! The methods of `ViewManager` and of views.
 
 use super::Call;
 use crate::simulator::properties;
@@ -49,7 +49,7 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
     answer.map(Some)
 }
 
-/// Changes a list; what could not be found is answered.
+/// Changes a `ListView`. The answer lists the references to objects that do not exist.
 fn change_list(
     call: &mut Call<'_>,
     add: &[Moref],

@@ -1,5 +1,4 @@
-//! `WaitForUpdatesEx` and `WaitForUpdates`: block until there is something to tell, without
-//! polling.
+//! `WaitForUpdatesEx` and `WaitForUpdates`: wait until there are updates. The wait does not poll.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use crate::simulator::Shared;
 use crate::simulator::soap::{self, Request};
 use crate::simulator::vim_fault::Fault;
 
+/// Waits for updates and answers them. The answer is empty if `maxWaitSeconds` pass without any.
 pub async fn run(
     shared: &Arc<Shared>,
     request: &Request,
@@ -43,7 +43,10 @@ pub async fn run(
     }
 }
 
-/// `maxWaitSeconds`: 0 is one look, and a negative one is illegal.
+/// `maxWaitSeconds`. 0 means that the call does not wait. `None` if there is no limit.
+///
+/// # Errors
+/// `InvalidArgument` for a negative number.
 fn max_wait_option(request: &Request) -> Result<Option<Duration>, Fault> {
     let text =
         request.call().descend(&["options", "maxWaitSeconds"]).map(|element| element.text().trim());
@@ -56,12 +59,12 @@ fn max_wait_option(request: &Request) -> Result<Option<Duration>, Fault> {
     }
 }
 
-/// A wait that goes on: its session is not idle meanwhile.
+/// A pending wait. Its session is not idle until the wait is dropped.
 struct PendingWait<'a> {
     shared: &'a Arc<Shared>,
     request: &'a Request,
     cookie: Option<&'a str>,
-    /// How often waits of the collector had been cancelled when this one began.
+    /// The number of `CancelWaitForUpdates` on the collector when this wait began.
     cancelled: u64,
     limit: Option<usize>,
 }
@@ -95,7 +98,7 @@ impl<'a> PendingWait<'a> {
         Ok(Self { shared, request, cookie, cancelled, limit })
     }
 
-    /// The answer, if there is something to tell.
+    /// The answer. `None` if there are no updates yet.
     fn try_answer(&self) -> Result<Option<String>, Fault> {
         let mut state = self.shared.lock();
         if state.sessions.get(self.cookie).is_none() {
@@ -131,7 +134,7 @@ impl Drop for PendingWait<'_> {
         if let Some(session) = state.sessions.get_mut(self.cookie) {
             session.waits = session.waits.saturating_sub(1);
         }
-        // A wait that ends counts as activity, so that the session is idle from now on.
+        // The end of a wait counts as activity: the idle time of the session starts now.
         state.sessions.mark_active(self.cookie, now);
     }
 }

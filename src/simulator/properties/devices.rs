@@ -1,10 +1,10 @@
-//! The virtual devices of a machine, with the keys that ESX gives them.
+//! The virtual devices of a machine, with the keys that ESX uses.
 
 use super::super::value::{Moref, Object, Value, enum_value};
 use super::super::world::{Machine, NetworkCard, PowerState, SerialBacking, SerialPort};
 use super::{NETWORK, description};
 
-/// All devices, in the order in which ESX lists them.
+/// All devices of a machine, in the order of ESX.
 pub fn virtual_devices(machine: &Machine) -> Vec<Object> {
     let keys = |keys: Vec<i32>| Value::List("int", keys.into_iter().map(Value::Int).collect());
     let controller = |kind, key: i32, label: &str, bus: i32| {

@@ -1,17 +1,17 @@
-//! `Event` and its kin: what a happening is on the wire, and the table of all that there may be.
+//! `Event` and its subtypes on the wire, and the table of all event types of the host.
 
 use super::super::value::{Moref, Object, list};
 use super::super::world::{EventDetail, EventMachine, HostEvent, MachineEvent, World};
 use super::task;
 use crate::domain::names::escape_vim;
 
-/// One type of event.
+/// A type of event.
 struct EventKind {
     name: &'static str,
     description: &'static str,
     /// `info`, `warning`, `error` or `user`.
     category: &'static str,
-    /// What is said of it, in the template language of event descriptions.
+    /// The message, in the template language of `EventDescription`.
     format: &'static str,
 }
 
@@ -24,7 +24,7 @@ const fn kind(
     EventKind { name, description, category, format }
 }
 
-/// Every type of event that this host knows.
+/// The event types of the host.
 const EVENT_KINDS: &[EventKind] = &[
     kind(
         "UserLoginSessionEvent",
@@ -74,7 +74,7 @@ const EVENT_KINDS: &[EventKind] = &[
     kind("VmRemovedEvent", "Machine removed", "info", "{vm.name} on {host.name} is removed"),
 ];
 
-/// The type of a happening.
+/// The vim25 type of an event.
 pub const fn type_name(detail: &EventDetail) -> &'static str {
     match detail {
         EventDetail::LoggedIn { .. } => "UserLoginSessionEvent",
@@ -98,12 +98,12 @@ pub const fn type_name(detail: &EventDetail) -> &'static str {
     }
 }
 
-/// The category of a happening.
+/// The category of an event.
 pub fn category(detail: &EventDetail) -> &'static str {
     event_kind(detail).map_or("info", |kind| kind.category)
 }
 
-/// A happening as an event.
+/// The event as a data object.
 pub fn object(world: &World, event: &HostEvent) -> Object {
     let HostEvent { key, chain, at, user, machine, detail } = event;
     let is_session_event = matches!(
@@ -137,7 +137,7 @@ pub fn object(world: &World, event: &HostEvent) -> Object {
     with_details(object, machine.as_ref(), detail)
 }
 
-/// `EventDescription`: the categories, and the types with what is said of them.
+/// `EventDescription`: the categories and the event types.
 pub fn description() -> Object {
     let categories = ["info", "warning", "error", "user"].map(|key| {
         Object::new("ElementDescription").with("label", key).with("summary", key).with("key", key)
@@ -169,7 +169,7 @@ fn machine_argument(machine: &EventMachine) -> Object {
         .with("vm", Moref::new("VirtualMachine", machine.id.clone()))
 }
 
-/// The fields that only this type has.
+/// Adds the fields that only this type of event has.
 fn with_details(object: Object, machine: Option<&EventMachine>, detail: &EventDetail) -> Object {
     let template = machine.is_some_and(|machine| machine.template);
     match detail {
@@ -198,7 +198,7 @@ fn with_details(object: Object, machine: Option<&EventMachine>, detail: &EventDe
     }
 }
 
-/// The format of the type, filled in.
+/// The message of the event: the format of its type with the fields filled in.
 fn message(world: &World, event: &HostEvent) -> String {
     let format = event_kind(&event.detail).map_or("", |kind| kind.format);
     let mut filled =

@@ -1,4 +1,4 @@
-//! Folders, the datacenter, the host and its resources, datastores and the network.
+//! The properties of folders, the datacenter, the host, its resources, datastores and the network.
 
 use super::super::value::{Moref, Object, Value, enum_value, list, references, texts};
 use super::super::world::{Datastore, World};

@@ -162,7 +162,7 @@ fn config(world: &World, machine: &Machine) -> Object {
         .with("vPMCEnabled", false)
 }
 
-/// Nothing reserved, no limit, and as many shares as `normal` gives.
+/// A `ResourceAllocationInfo` without reservation and limit, with these shares at level `normal`.
 fn allocation(shares: i32) -> Object {
     let shares = Object::new("SharesInfo")
         .with("shares", shares)
@@ -174,8 +174,8 @@ fn allocation(shares: i32) -> Object {
         .with("shares", shares)
 }
 
-/// What can be done with any machine here: all but what VMs of long ago had, and what needs devices
-/// that none has.
+/// `VirtualMachineCapability`, the same for each machine. Everything is supported, except old
+/// features and features that need devices that the machines do not have.
 fn capability() -> Object {
     const LACKING: [&str; 8] = [
         "consolePreferencesSupported",
@@ -291,7 +291,7 @@ fn guest(machine: &Machine) -> Object {
 
 fn guest_net(machine: &Machine, address: &str) -> Vec<Object> {
     let Some(card) = machine.network_cards.first() else { return Vec::new() };
-    // Link-local and bridge addresses come first on some guests.
+    // Some guests report link-local and bridge addresses first.
     let addresses: Vec<&str> =
         machine.guest.more_addresses.iter().map(String::as_str).chain([address]).collect();
     let configured = addresses.iter().map(|address| {
@@ -354,7 +354,7 @@ fn summary(world: &World, machine: &Machine) -> Object {
         .with("guestMemoryUsage", if on { machine.memory_mb / 8 } else { 0 })
         .with("hostMemoryUsage", if on { machine.memory_mb } else { 0 })
         .with("guestHeartbeatStatus", enum_value("ManagedEntityStatus", heartbeat(machine)))
-        // By the minute: a host tells these figures now and then, not with each look.
+        // Rounded to minutes: hosts update these numbers only now and then.
         .with("uptimeSeconds", i32::try_from(uptime / 60 * 60).unwrap_or(i32::MAX));
     Object::new("VirtualMachineSummary")
         .with("vm", Moref::new("VirtualMachine", machine.id.clone()))
@@ -419,7 +419,8 @@ fn layout(world: &World, machine: &Machine) -> Object {
         .with("timestamp", world.now().wall)
 }
 
-/// The only disk, as the descriptor and the extent among the files.
+/// The layout of the only disk. The keys are those of its descriptor and its extent among the
+/// files.
 fn disk_layout() -> Object {
     let files = Value::List("int", vec![Value::Int(3), Value::Int(4)]);
     let unit = Object::new("VirtualMachineFileLayoutExDiskUnit").with("fileKey", files);
@@ -436,7 +437,7 @@ fn snapshot_info(machine: &Machine) -> Option<Object> {
     for snapshot in &machine.snapshots {
         below.entry(snapshot.parent.as_deref()).or_default().push(snapshot);
     }
-    // A stack of what is still to be written, the next one last.
+    // A stack of the remaining snapshots. The next one is last.
     let mut open: Vec<(usize, &Snapshot)> = Vec::new();
     open.extend(below.get(&None).into_iter().flatten().rev().map(|root| (0, *root)));
     let mut flat = Vec::with_capacity(machine.snapshots.len());

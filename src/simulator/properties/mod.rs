@@ -1,7 +1,7 @@
-//! What a managed object's properties are at this moment, whole, as typed values.
+//! The properties of managed objects, as typed values. A reader gets a complete top-level property
+//! and descends from it to the requested path.
 //!
-//! Readers descend from a whole top-level property to the path that was asked. Property by
-//! property, the objects of one host:
+//! The objects of the host:
 //!
 //! ```text
 //! ha-folder-root ─ ha-datacenter ─┬ ha-folder-vm ── machines ── snapshots, tasks
@@ -23,10 +23,10 @@ use super::schema;
 use super::value::{Moref, Object, Value, enum_value, list, references};
 use super::world::{HostEvent, World};
 
-/// The name of the only network.
+/// The moid of the only network.
 pub const NETWORK: &str = "HaNetwork-VM Network";
 
-/// The managed type of this name, as a static text; `None` for a type that no object here has.
+/// The name of a managed type as a static text. `None` if no object of the host has this type.
 #[must_use]
 pub fn managed_type(name: &str) -> Option<&'static str> {
     service::SINGLETONS
@@ -52,7 +52,7 @@ pub fn managed_type(name: &str) -> Option<&'static str> {
         .find(|known| *known == name)
 }
 
-/// Whether there is such an object.
+/// Whether the object exists.
 #[must_use]
 pub fn exists(scope: ReadScope<'_>, object: &Moref) -> bool {
     let id = object.id.as_str();
@@ -90,7 +90,7 @@ pub fn exists(scope: ReadScope<'_>, object: &Moref) -> bool {
     }
 }
 
-/// A whole top-level property; `None` where it has no value. The object exists.
+/// The value of a top-level property of an existing object. `None` if it has no value.
 #[must_use]
 pub fn property(scope: ReadScope<'_>, object: &Moref, name: &str) -> Option<Value> {
     if name == "effectiveRole" && schema::is_a(object.kind, "ManagedEntity") {
@@ -122,12 +122,13 @@ pub fn property(scope: ReadScope<'_>, object: &Moref, name: &str) -> Option<Valu
     }
 }
 
-/// The names of all properties of a type.
+/// The names of the properties of a type.
 pub fn names(kind: &str) -> impl Iterator<Item = &'static str> {
     schema::fields(kind).unwrap_or_default().iter().map(|field| field.name)
 }
 
-/// What a container holds, by kind and depth, in the order of the inventory.
+/// The objects of these types in a container, in the order of the inventory. No types means all
+/// types. If `recursive` is false, only the direct children.
 #[must_use]
 pub fn contained(
     world: &World,
@@ -151,7 +152,7 @@ pub fn contained(
     found
 }
 
-/// What is right below a container, in the order of the inventory.
+/// The direct children of a container, in the order of the inventory.
 #[must_use]
 pub fn children(world: &World, parent: &Moref) -> Vec<Moref> {
     let machines =
@@ -174,7 +175,7 @@ pub fn children(world: &World, parent: &Moref) -> Vec<Moref> {
     }
 }
 
-/// An entity's name, escaped.
+/// The escaped name of an entity.
 #[must_use]
 pub fn entity_name(world: &World, entity: &Moref) -> Option<String> {
     let name = match entity.kind {
@@ -187,24 +188,24 @@ pub fn entity_name(world: &World, entity: &Moref) -> Option<String> {
     }
 }
 
-/// `ServiceContent`
+/// The `ServiceContent` of the host.
 #[must_use]
 pub fn content(world: &World) -> Value {
     Value::Object(service::content(world))
 }
 
-/// Events as a value.
+/// The events as a list of `Event`.
 pub fn events<'e>(world: &World, events: impl IntoIterator<Item = &'e HostEvent>) -> Value {
     list("Event", events.into_iter().map(|host_event| event::object(world, host_event)).collect())
 }
 
-/// The type of an event on the wire.
+/// The vim25 type of an event.
 #[must_use]
 pub const fn event_type(event: &HostEvent) -> &'static str {
     event::type_name(&event.detail)
 }
 
-/// `info`, `warning`, `error` or `user`.
+/// The category of an event: `info`, `warning`, `error` or `user`.
 #[must_use]
 pub fn event_category(event: &HostEvent) -> &'static str {
     event::category(&event.detail)

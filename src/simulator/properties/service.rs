@@ -1,11 +1,11 @@
-//! The service itself: its content, and the managers that every host has.
+//! The properties of the service instance and of the managers that every host has.
 
 use super::super::read_scope::{CallerSession, ReadScope};
 use super::super::value::{Moref, Object, Value, list, references, texts};
 use super::super::world::{Task, World};
 use super::{event, task};
 
-/// A managed object that is there from the start, and the field of `ServiceContent` that names it.
+/// A managed object that always exists, and the field of `ServiceContent` that refers to it.
 pub struct Singleton {
     pub kind: &'static str,
     pub id: &'static str,
@@ -16,8 +16,8 @@ const fn singleton(field: &'static str, kind: &'static str, id: &'static str) ->
     Singleton { kind, id, field }
 }
 
-/// Those of an ESX, by its own names and in the order of `ServiceContent`; it has no alarm,
-/// scheduled task, extension or custom field managers.
+/// The singletons of an ESX host, with its moids and in the order of `ServiceContent`. ESX has no
+/// managers of alarms, scheduled tasks, extensions and custom fields.
 pub const SINGLETONS: &[Singleton] = &[
     singleton("", "ServiceInstance", "ServiceInstance"),
     singleton("rootFolder", "Folder", "ha-folder-root"),
@@ -51,7 +51,7 @@ pub const SINGLETONS: &[Singleton] = &[
     singleton("cryptoManager", "CryptoManagerHost", "ha-crypto-manager"),
 ];
 
-/// `AboutInfo`
+/// The `AboutInfo` of the host.
 pub fn about(world: &World) -> Object {
     let host = &world.host;
     let major_minor: Vec<&str> = host.version.split('.').take(2).collect();
@@ -72,7 +72,7 @@ pub fn about(world: &World) -> Object {
         .with("licenseProductVersion", format!("{}.0", major_minor.first().unwrap_or(&"7")))
 }
 
-/// `ServiceContent`
+/// The `ServiceContent` of the host.
 pub fn content(world: &World) -> Object {
     let mut content = Object::new("ServiceContent");
     for singleton in SINGLETONS.iter().filter(|singleton| !singleton.field.is_empty()) {
@@ -126,7 +126,7 @@ pub fn property(scope: ReadScope<'_>, object: &Moref, name: &str) -> Option<Valu
     }
 }
 
-/// The roles that every host has. What a role holds beyond what otter needs is left out.
+/// The roles that every host has, with the privileges that otter needs.
 fn roles() -> Vec<Object> {
     const LOOK: [&str; 3] = ["System.Anonymous", "System.Read", "System.View"];
     const CHANGE: [&str; 10] = [

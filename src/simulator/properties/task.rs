@@ -1,9 +1,10 @@
-//! `TaskInfo`, and what the task manager says of tasks in general.
+//! `TaskInfo`, and the `TaskDescription` of the task manager.
 
 use super::super::value::{Moref, Object, enum_value, list};
 use super::super::world::Task;
 use crate::domain::names::escape_vim;
 
+/// The `TaskInfo` of a task.
 pub fn info(task: &Task) -> Object {
     Object::new("TaskInfo")
         .with("key", &task.id)
@@ -25,8 +26,7 @@ pub fn info(task: &Task) -> Object {
         .with("eventChainId", task.number)
 }
 
-/// `TaskDescription`: what there is to do, in which states it may be, and for which reasons it is
-/// done.
+/// `TaskDescription`: the methods, states and reasons of tasks.
 pub fn description() -> Object {
     const METHODS: [(&str, &str); 10] = [
         ("VirtualMachine.powerOn", "Power on a machine"),

@@ -1,9 +1,8 @@
-//! A filter: what it last saw of each object, and at which version of the collector each thing
-//! changed.
+//! A property filter: the last known properties of each selected object, and the collector version
+//! at which each property changed.
 //!
-//! So any earlier version can be answered from: whatever is newer than it is sent again, which is
-//! what a caller needs whose answer was lost on the way. Only objects that the world says have
-//! changed are looked at.
+//! The filter can therefore report the changes after any earlier version. A client whose answer was
+//! lost gets them again. The filter reads only those objects that changed in the world.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +12,11 @@ use crate::simulator::read_scope::{CallerSession, ReadScope};
 use crate::simulator::value::{Moref, Value};
 use crate::simulator::vim_fault::Fault;
 
-/// How many objects that left are remembered.
+/// The number of objects that left the selection and are still remembered.
 const MAX_LEFT_OBJECTS: usize = 20_000;
 
-/// Changes of these are not sent by hosts since 5.0, though they can be read.
+/// Properties whose changes hosts have not sent since version 5.0. They can still be read. The type
+/// is empty if the property is silent on every type.
 const UNREPORTED_CHANGES: &[(&str, &str)] = &[
     ("", "recentTask"),
     ("", "disabledMethod"),
@@ -29,6 +29,7 @@ const UNREPORTED_CHANGES: &[(&str, &str)] = &[
     ("HostSystem", "configManager"),
 ];
 
+/// A `PropertyFilter`.
 #[derive(Debug)]
 pub struct Filter {
     spec: FilterSpec,
@@ -38,6 +39,7 @@ pub struct Filter {
     left: Vec<LeftObject>,
 }
 
+/// The revisions of the world and of the views at the last refresh.
 #[derive(Clone, Copy, Debug)]
 struct SeenRevisions {
     revision: u64,
@@ -45,13 +47,14 @@ struct SeenRevisions {
     views: u64,
 }
 
-/// An object as it was last seen.
+/// A selected object with its last known properties. All numbers are collector versions, except
+/// the incarnation.
 #[derive(Debug)]
 struct TrackedObject {
     entered: u64,
-    /// Tells a machine from a later one of its moid.
+    /// Distinguishes a machine from a later machine with the same moid.
     incarnation: u64,
-    /// When any property changed last.
+    /// The version of the last change of any property.
     changed: u64,
     properties: Vec<Property>,
 }
@@ -61,10 +64,11 @@ struct Property {
     path: String,
     value: Result<Option<Value>, Fault>,
     changed: u64,
-    /// With partial updates: the paths below that changed, and when.
+    /// With partial updates: the changed paths below this property, and the version of each change.
     parts: BTreeMap<String, u64>,
 }
 
+/// An object that is no longer selected.
 #[derive(Debug)]
 struct LeftObject {
     object: Moref,
@@ -72,7 +76,7 @@ struct LeftObject {
     at: u64,
 }
 
-/// One thing to be told of an object.
+/// An update of one object that the client does not know yet.
 #[derive(Clone, Debug)]
 pub struct PendingUpdate {
     pub object: Moref,
@@ -80,6 +84,7 @@ pub struct PendingUpdate {
     since: u64,
 }
 
+/// `ObjectUpdateKind`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpdateKind {
     Enter,
@@ -88,11 +93,13 @@ pub enum UpdateKind {
 }
 
 impl Filter {
+    /// A filter that has read nothing yet.
     pub const fn new(spec: FilterSpec, partial: bool) -> Self {
         Self { spec, partial, seen: None, objects: BTreeMap::new(), left: Vec::new() }
     }
 
-    /// Looks at what has changed in the world, as of this version. Gives whether anything did.
+    /// Reads the changes of the world. They belong to this collector version. Returns whether there
+    /// were any.
     pub fn refresh(&mut self, scope: ReadScope<'_>, version: u64) -> Result<bool, Fault> {
         let now = SeenRevisions {
             revision: scope.world.revision(),
@@ -134,7 +141,8 @@ impl Filter {
         let Some(before) = before else { return Ok(changed) };
         match scope.world.changed_since(before.revision) {
             Some(dirty) => {
-                // The pages of event collectors move with the history that the event manager keeps.
+                // The latest pages of event collectors change with the history of the event
+                // manager.
                 if before.views != now.views
                     || dirty.iter().any(|object| object.kind == "EventManager")
                 {
@@ -160,8 +168,8 @@ impl Filter {
         Ok(changed)
     }
 
-    /// What is to be told to a caller who knows everything up to a version: leaves first, for an
-    /// object may have left and entered again.
+    /// The updates after the version `since`. Leaves come first, because an object may have left
+    /// and entered again.
     pub fn pending(&self, since: u64) -> impl Iterator<Item = PendingUpdate> + '_ {
         let left =
             self.left.iter().filter(move |left| left.at > since && left.entered <= since).map(
@@ -184,7 +192,7 @@ impl Filter {
         left.chain(there)
     }
 
-    /// Writes an `ObjectUpdate`.
+    /// Writes an update as an `ObjectUpdate`.
     pub fn write(&self, writer: &mut Writer, pending: &PendingUpdate) {
         let known = self.objects.get(&pending.object);
         let kind = match (pending.kind, known) {
@@ -294,7 +302,7 @@ fn is_unreported(kind: &str, path: &str) -> bool {
         .any(|(only, silent)| *silent == top && (only.is_empty() || *only == kind))
 }
 
-/// The deepest paths at which two values differ; a list is one thing.
+/// Finds the deepest paths at which two values differ. A list counts as a single value.
 fn differences(
     old: &Value,
     new: &Value,
@@ -333,7 +341,7 @@ fn write_change(writer: &mut Writer, path: &str, value: Option<&Value>) {
             writer.leaf("op", &[], "assign");
             value.write_any(writer, "val");
         }
-        // What is unset together with what holds it is told so.
+        // A property below an unset parent is removed together with it.
         None if path.contains('.') => {
             writer.leaf("op", &[], "indirectRemove");
         }
@@ -344,6 +352,7 @@ fn write_change(writer: &mut Writer, path: &str, value: Option<&Value>) {
     writer.end();
 }
 
+/// Writes a property that could not be read as a `MissingProperty`.
 pub fn write_missing(writer: &mut Writer, path: &str, fault: &Fault) {
     writer.start("missingSet", &[]).leaf("path", &[], path);
     Value::Object(fault.localized()).write_as(writer, "fault", "LocalizedMethodFault");

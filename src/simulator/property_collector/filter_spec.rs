@@ -1,4 +1,5 @@
-//! What a caller wants to see: which properties of which types, and the ways from object to object.
+//! `PropertyFilterSpec`: which properties of which types a client reads, and how the selection
+//! traverses from object to object.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -18,6 +19,7 @@ pub struct FilterSpec {
     pub report_missing: bool,
 }
 
+/// `PropertySpec`
 #[derive(Debug)]
 struct PropertySpec {
     kind: String,
@@ -25,16 +27,18 @@ struct PropertySpec {
     paths: Vec<String>,
 }
 
+/// `ObjectSpec`
 #[derive(Debug)]
 struct ObjectSpec {
     object: Moref,
     skip: bool,
-    /// The first steps from the object.
+    /// The traversals that start at the object, as indices of `traversals`.
     steps: Vec<usize>,
-    /// All steps, named by their place: they may refer to each other in circles.
+    /// All traversals. They refer to each other by index, possibly in circles.
     traversals: Vec<Traversal>,
 }
 
+/// `TraversalSpec`
 #[derive(Debug)]
 struct Traversal {
     kind: String,
@@ -43,14 +47,17 @@ struct Traversal {
     next: Vec<usize>,
 }
 
-/// A way as it was read, before names are resolved.
+/// A reference to a traversal, before names are resolved.
 enum TraversalReference {
     Index(usize),
     Name(String),
 }
 
 impl FilterSpec {
-    /// Reads a `PropertyFilterSpec` and checks that every path exists.
+    /// Reads a `PropertyFilterSpec`.
+    ///
+    /// # Errors
+    /// `InvalidProperty` if a path does not exist on its type.
     pub fn read(element: Element<'_>) -> Result<Self, Fault> {
         let mut spec = Self {
             report_missing: element.child_text("reportMissingObjectsInResults") == Some("true"),
@@ -80,12 +87,12 @@ impl FilterSpec {
         Ok(spec)
     }
 
-    /// The objects that it starts from.
+    /// The objects at which the selection starts.
     pub fn objects(&self) -> impl Iterator<Item = &Moref> {
         self.objects.iter().map(|spec| &spec.object)
     }
 
-    /// The paths that are wanted of objects of this type; `None`: such objects are not reported.
+    /// The paths to read of objects of this type. `None` if the spec does not select this type.
     pub fn paths_for(&self, kind: &str) -> Option<Vec<String>> {
         let mut paths: Vec<String> = Vec::new();
         let mut is_selected = false;
@@ -105,8 +112,7 @@ impl FilterSpec {
         is_selected.then_some(paths)
     }
 
-    /// The objects that it reaches now and that are wanted, and those named ones that are not
-    /// there.
+    /// The objects that the spec selects now, and the start objects that do not exist.
     pub fn select(&self, scope: ReadScope<'_>) -> Result<Selection, Fault> {
         let mut selected = Selection::default();
         let mut paths: HashMap<&'static str, Option<Vec<String>>> = HashMap::new();
@@ -154,15 +160,16 @@ impl FilterSpec {
     }
 }
 
-/// What a spec selects, in the order in which it was reached.
+/// The selected objects, each with its position in the traversal.
 #[derive(Debug, Default)]
 pub struct Selection {
     pub objects: BTreeMap<Moref, usize>,
+    /// The start objects that do not exist.
     pub missing: Vec<Moref>,
 }
 
 impl Selection {
-    /// The objects in the order in which they were reached.
+    /// The objects in the order in which the traversal reached them.
     pub fn in_order(self) -> Vec<Moref> {
         let mut objects: Vec<(Moref, usize)> = self.objects.into_iter().collect();
         objects.sort_by_key(|(_, at)| *at);
@@ -177,8 +184,8 @@ impl ObjectSpec {
         let mut names: HashMap<String, usize> = HashMap::new();
         let mut steps: Vec<Vec<TraversalReference>> = Vec::new();
         let mut traversals: Vec<Traversal> = Vec::new();
-        // Each entry is a place in `steps`, 0 for the object itself, and the element that holds its
-        // selectSets.
+        // Each entry is an index of `steps` (0 for the object itself) and the element that holds
+        // its `selectSet`s.
         let mut open: Vec<(usize, Element<'_>)> = vec![(0, element)];
         steps.push(Vec::new());
         while let Some((place, holder)) = open.pop() {
@@ -227,7 +234,7 @@ impl ObjectSpec {
     }
 }
 
-/// The objects that a property leads to.
+/// The objects that a property refers to.
 fn follow(scope: ReadScope<'_>, object: &Moref, path: &str) -> Result<Vec<Moref>, Fault> {
     if !schema::path_exists(object.kind, path) {
         return Err(Fault::invalid_property(path));
@@ -251,10 +258,10 @@ fn follow(scope: ReadScope<'_>, object: &Moref, path: &str) -> Result<Vec<Moref>
     })
 }
 
-/// One property of one object, as it is now.
+/// The path and the value of one property of an object.
 pub type PropertyReading = (String, Result<Option<Value>, Fault>);
 
-/// Reads these paths of an object; each top-level property is made once.
+/// Reads these paths of an object. It makes each top-level property only once.
 pub fn read_properties(
     scope: ReadScope<'_>,
     object: &Moref,
@@ -266,7 +273,7 @@ pub fn read_properties(
         let end = path.find(['.', '[']).unwrap_or(path.len());
         let top = &path[..end];
         let value = if end == path.len() {
-            // Not asked for below, as a rule: made and given away.
+            // Usually no other path goes through this property, so it is not kept.
             match top_level.get(top) {
                 Some(value) => value.clone(),
                 None => properties::property(scope, object, top),
@@ -282,7 +289,8 @@ pub fn read_properties(
     readings
 }
 
-/// What a path leads to below a top-level value: `.hardware.device`, `[4000].macAddress`.
+/// The value at a path below a top-level value, for example `.hardware.device` or
+/// `[4000].macAddress`.
 fn below<'v>(value: &'v Value, rest: &str) -> Option<&'v Value> {
     if let Some(rest) = rest.strip_prefix('.') {
         return value.descend(rest);

@@ -1,11 +1,11 @@
-//! The `PropertyCollector`: one-time reads in pages, and filters whose changes are waited for.
+//! The `PropertyCollector`: one-time reads in pages, and filters that report changes.
 //!
 //! ```text
-//! version ""  ──► everything as `enter` ──► version n ──► only what changed after n ──► version m
-//!                        └ cut at maxObjectUpdates: version "m.1", "m.2", … each to be used once
+//! version ""  ──► every object as `enter` ──► version n ──► the changes after n ──► version m
+//!                        └ truncated at maxObjectUpdates: versions "m.1", "m.2", …
 //! ```
-//! The last complete version may be used again, for its answer may have been lost; an older one is
-//! `InvalidCollectorVersion`.
+//! A client may use the last complete version again, because the answer to it may have been lost.
+//! The version of a truncated set is valid once. Older versions are `InvalidCollectorVersion`.
 
 mod filter;
 mod filter_spec;
@@ -21,10 +21,10 @@ use super::value::{Moref, Value};
 use super::vim_fault::Fault;
 use crate::esx::soap::xml::Writer;
 
-/// How many complete versions can be answered from.
+/// The number of complete versions from which a client may continue.
 const ACCEPTED_VERSIONS: usize = 2;
 
-/// One collector of one session.
+/// A `PropertyCollector` of a session.
 #[derive(Debug, Default)]
 pub struct PropertyCollector {
     filters: BTreeMap<String, Filter>,
@@ -32,11 +32,11 @@ pub struct PropertyCollector {
     accepted: VecDeque<u64>,
     remaining: Option<RemainingUpdates>,
     pages: BTreeMap<String, PagedRead>,
-    /// Counts calls of `CancelWaitForUpdates`.
+    /// Counts the calls of `CancelWaitForUpdates`.
     pub cancelled: u64,
 }
 
-/// What is left of a set that was cut.
+/// The updates of a truncated set that were not sent yet.
 #[derive(Debug)]
 struct RemainingUpdates {
     version: u64,
@@ -44,14 +44,14 @@ struct RemainingUpdates {
     updates: VecDeque<(String, PendingUpdate)>,
 }
 
-/// What is left of a one-time read that was paged.
+/// The objects of a paged read that were not sent yet.
 #[derive(Debug)]
 struct PagedRead {
     size: usize,
     objects: VecDeque<ObjectContent>,
 }
 
-/// One object of a one-time read.
+/// The `ObjectContent` of one object.
 #[derive(Debug)]
 struct ObjectContent {
     object: Moref,
@@ -60,6 +60,10 @@ struct ObjectContent {
 
 impl PropertyCollector {
     /// `CreateFilter`
+    ///
+    /// # Errors
+    /// `ManagedObjectNotFound` if an object of the spec does not exist, unless the spec asks to
+    /// report missing objects.
     pub fn create_filter(
         &mut self,
         id: String,
@@ -77,16 +81,21 @@ impl PropertyCollector {
         Ok(())
     }
 
+    /// The ids of the filters.
     pub fn filters(&self) -> impl Iterator<Item = &str> {
         self.filters.keys().map(String::as_str)
     }
 
+    /// Removes a filter. Returns whether it existed.
     pub fn remove_filter(&mut self, id: &str) -> bool {
         self.filters.remove(id).is_some()
     }
 
-    /// What there is to tell to a caller who knows this version, written as the `returnval`. Gives
-    /// whether there was anything; `most` cuts it at this many objects.
+    /// Writes the updates after the version `known` as the `returnval`, at most `limit` objects.
+    /// Returns whether there were any.
+    ///
+    /// # Errors
+    /// `InvalidCollectorVersion` if the client may not continue from this version.
     pub fn updates(
         &mut self,
         scope: ReadScope<'_>,
@@ -139,7 +148,7 @@ impl PropertyCollector {
         Ok(true)
     }
 
-    /// `RetrievePropertiesEx`, one page of it. `token` is what a next page is asked by.
+    /// `RetrievePropertiesEx`: writes the first page. A client asks for the next page by `token`.
     pub fn retrieve(
         &mut self,
         specs: &[FilterSpec],
@@ -167,7 +176,7 @@ impl PropertyCollector {
         Ok(())
     }
 
-    /// `ContinueRetrievePropertiesEx`
+    /// `ContinueRetrievePropertiesEx`: writes the next page.
     pub fn continue_retrieve(
         &mut self,
         token: &str,
@@ -179,12 +188,13 @@ impl PropertyCollector {
         Ok(())
     }
 
-    /// `CancelRetrievePropertiesEx`
+    /// `CancelRetrievePropertiesEx`: drops the remaining pages.
     pub fn cancel_retrieve(&mut self, token: &str) -> Result<(), Fault> {
         self.pages.remove(token).map(|_| ()).ok_or_else(|| Fault::invalid_argument("token"))
     }
 
-    /// A read without a session: the objects are there, and nothing of them may be seen.
+    /// Writes the answer to a read without a session: the objects, with every property missing
+    /// because of `NotAuthenticated`.
     pub fn write_unauthenticated(
         specs: &[FilterSpec],
         scope: ReadScope<'_>,
@@ -203,7 +213,7 @@ impl PropertyCollector {
         Ok(())
     }
 
-    /// `RetrieveProperties`: no pages, each object a `returnval` of its own.
+    /// `RetrieveProperties`: no pages, and a `returnval` for each object.
     pub fn retrieve_all(
         specs: &[FilterSpec],
         scope: ReadScope<'_>,
@@ -223,7 +233,7 @@ impl PropertyCollector {
         Ok(())
     }
 
-    /// Everything that is newer than a complete version.
+    /// Collects the updates after a complete version.
     fn collect_updates(
         &mut self,
         scope: ReadScope<'_>,
@@ -253,7 +263,7 @@ impl PropertyCollector {
         Ok(RemainingUpdates { version: self.version, part: 1, updates })
     }
 
-    /// The rest of a set that was cut, by its version, which is used up.
+    /// Continues a truncated set. Its version becomes invalid.
     fn resume(&mut self, version: &str, part: &str) -> Result<RemainingUpdates, Fault> {
         match self.remaining.take() {
             Some(remaining)
@@ -269,7 +279,7 @@ impl PropertyCollector {
     fn write_page(&mut self, mut pages: PagedRead, token: String, writer: &mut Writer) {
         let limit = pages.size.min(pages.objects.len());
         let batch: Vec<ObjectContent> = pages.objects.drain(..limit).collect();
-        // Nothing found is an empty answer, as on hosts.
+        // Like a host, the answer is empty if nothing was found.
         if batch.is_empty() {
             return;
         }

@@ -1,4 +1,4 @@
-//! The file of a scenario: what stands in it, and what it means.
+//! The TOML file of a scenario, and how it becomes a scenario.
 
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::simulator::world::{
     Datastore, Guest, Machine, NetworkCard, PowerState, SerialBacking, SerialPort,
 };
 
+/// The file as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScenarioFile {
@@ -47,9 +48,9 @@ struct DatastoreEntry {
 struct MachineEntry {
     id: String,
     name: String,
-    /// The datastore's name.
+    /// The name of its datastore.
     datastore: String,
-    /// The directory on it; the name, unless told otherwise.
+    /// The directory on the datastore; by default the name of the machine.
     directory: Option<String>,
     #[serde(default)]
     power: PowerEntry,
@@ -114,7 +115,7 @@ enum CardKind {
     Pcnet32,
 }
 
-/// A serial port; which fields it has says what is behind it.
+/// A serial port. Exactly one of `pipe`, `uri`, `file` and `device` is set.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SerialEntry {
@@ -145,7 +146,7 @@ struct ToolsEntry {
 #[serde(deny_unknown_fields)]
 struct SnapshotEntry {
     number: i32,
-    /// The number of the one that it is below.
+    /// The number of its parent.
     parent: Option<i32>,
     name: String,
     #[serde(default)]
@@ -160,7 +161,10 @@ struct SnapshotEntry {
 }
 
 impl ScenarioFile {
-    /// Makes the host of it, or says what is wrong and where.
+    /// Checks the file.
+    ///
+    /// # Errors
+    /// Fails if a value is invalid. The error names the path of the key.
     pub fn check(self) -> Result<Scenario, ScenarioError> {
         let Self { host, datastores, machines, faults } = self;
         let datastores: Vec<Datastore> =
@@ -176,12 +180,12 @@ impl ScenarioFile {
             }
             checked.push(entry.convert(&path, &datastores)?);
         }
-        let mut faults = Vec::with_capacity(faults.len());
+        let mut checked_faults = Vec::with_capacity(faults.len());
         for (at, entry) in faults.into_iter().enumerate() {
-            faults
+            checked_faults
                 .push(entry.check().map_err(|message| invalid(format!("faults[{at}]"), message))?);
         }
-        Ok(Scenario { host, datastores, machines: checked, faults: faults })
+        Ok(Scenario { host, datastores, machines: checked, faults: checked_faults })
     }
 }
 
@@ -314,11 +318,9 @@ impl SerialEntry {
             (None, Some(service), None, None) => {
                 Ok(SerialBacking::Uri { service, direction, proxy })
             }
-            (None, None, Some(path), None) => Ok(SerialBacking::ScenarioFile { path }),
+            (None, None, Some(path), None) => Ok(SerialBacking::File { path }),
             (None, None, None, Some(name)) => Ok(SerialBacking::Device { name }),
-            _ => {
-                Err(invalid(path.to_owned(), "one of pipe, uri, file, device is wanted".to_owned()))
-            }
+            _ => Err(invalid(path.to_owned(), "set one of pipe, uri, file and device".to_owned())),
         }
     }
 }
@@ -344,8 +346,7 @@ impl SnapshotEntry {
         let parent = match parent {
             Some(parent) => {
                 let id = format!("{}-snapshot-{parent}", machine.id);
-                let message =
-                    "a parent stands before its children, and there is none of this number";
+                let message = "no snapshot before this one has this number";
                 machine
                     .snapshot(&id)
                     .ok_or_else(|| invalid(format!("{path}.parent"), message.to_owned()))?;

@@ -1,4 +1,4 @@
-//! Machines that no file describes: bare ones to build on, and as many as are asked for.
+//! Machines that are not read from a file: bare machines for tests, and the generated scenario.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::simulator::world::{
 };
 
 impl Machine {
-    /// A machine that is off, with nothing on it, for tests to build on. It is on the datastore of
-    /// this moref.
+    /// A machine that is off, without devices, tools and snapshots, on this datastore. Tests build
+    /// on it.
     #[must_use]
     pub fn bare(id: &str, name: &str, datastore: &Datastore) -> Self {
         Self {
@@ -23,6 +23,7 @@ impl Machine {
     }
 }
 
+/// A machine with default values, without a path and a datastore.
 pub(super) fn default_machine(id: &str, name: &str) -> Machine {
     Machine {
         id: id.to_owned(),
@@ -57,6 +58,7 @@ pub(super) fn default_machine(id: &str, name: &str) -> Machine {
     }
 }
 
+/// The machine of this number in the generated scenario.
 pub(super) fn machine(number: usize, datastore: &Datastore) -> Machine {
     let runner = number.is_multiple_of(3);
     let name = if runner { format!("runner-{number:04}") } else { format!("qubes-{number:04}") };
@@ -96,6 +98,7 @@ pub(super) fn machine(number: usize, datastore: &Datastore) -> Machine {
     machine
 }
 
+/// A VMFS datastore of 4 TiB.
 pub(super) fn datastore(id: &str, name: &str) -> Datastore {
     Datastore {
         id: id.to_owned(),
@@ -111,7 +114,7 @@ pub(super) fn datastore(id: &str, name: &str) -> Datastore {
 }
 
 impl Guest {
-    /// A guest of which the host knows nothing, as Qubes' dom0 is.
+    /// A guest without VMware Tools, like dom0 of Qubes OS. The host knows nothing of it.
     #[must_use]
     pub const fn without_tools() -> Self {
         Self {
@@ -126,7 +129,7 @@ impl Guest {
     }
 }
 
-/// The same UUID at each start, different for each machine and use.
+/// A UUID for a machine and a purpose. It is the same at each start.
 pub(super) fn derived_uuid(purpose: &str, id: &str) -> Uuid {
     let digest = Sha256::digest(format!("{purpose}:{id}"));
     let mut bytes = [0; 16];

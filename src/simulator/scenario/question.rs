@@ -1,11 +1,11 @@
-//! A question of a machine, as scenarios and planned faults write it.
+//! A question of a machine, as it is written in scenarios and faults.
 
 use serde::Deserialize;
 
 use crate::simulator::vim_fault::Fault;
 use crate::simulator::world::{Choice, Question};
 
-/// A question, and whether it is pending.
+/// A question as it is written.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuestionEntry {
@@ -14,11 +14,12 @@ pub struct QuestionEntry {
     text: String,
     default_choice: Option<i32>,
     choices: Vec<ChoiceEntry>,
-    /// Whether a power-on hangs on it now; else it is asked at the next one.
+    /// Whether a power-on waits for its answer now. If not, the next power-on raises it.
     #[serde(default)]
     pending: bool,
 }
 
+/// A choice as it is written. `cancels`: whether it ends the waiting power-on.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChoiceEntry {
@@ -30,7 +31,7 @@ struct ChoiceEntry {
 }
 
 impl QuestionEntry {
-    /// The question, and whether it is there now; else it is asked at the next power-on.
+    /// The question, and whether it is pending.
     pub fn convert(self) -> (Question, bool) {
         let Self { id, message_id, text, default_choice, choices, pending } = self;
         let cancelled = |message_id: &str| {

@@ -1,7 +1,5 @@
-//! What has happened on the host, as its event manager tells it: the newest thousand things, oldest
-//! first.
-//!
-//! hostd keeps this in memory alone, so it is empty after a restart.
+//! The events of the event manager: the newest 1,000, oldest first. hostd keeps them in memory
+//! only, so a restart loses them.
 
 use std::collections::VecDeque;
 
@@ -10,25 +8,25 @@ use jiff::Timestamp;
 use super::{Machine, PowerState, Question, Task, World};
 use crate::simulator::value::Moref;
 
-/// How many events are kept.
+/// The number of events that hostd keeps.
 const MAX_EVENTS: usize = 1_000;
 
-/// One thing that has happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostEvent {
-    /// Counts events; never used again.
+    /// The number of the event. Keys are never used again.
     pub key: i32,
-    /// What the events of one operation have in common: the number of its task, else the event's
-    /// own key.
+    /// The number that the events of one operation share: the number of its task, or the key of the
+    /// event itself.
     pub chain: i32,
     pub at: Timestamp,
-    /// Empty where the host or a guest did it.
+    /// The user who caused the event. Empty if the host or a guest did.
     pub user: String,
     pub machine: Option<EventMachine>,
     pub detail: EventDetail,
 }
 
-/// The machine that an event is about, as it was then.
+/// The machine of an event, as it was then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventMachine {
     pub id: String,
@@ -36,7 +34,7 @@ pub struct EventMachine {
     pub template: bool,
 }
 
-/// What has happened.
+/// The type of an event, with its own fields.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EventDetail {
     LoggedIn {
@@ -54,17 +52,17 @@ pub enum EventDetail {
     LoginRefused {
         address: String,
     },
-    /// The machine did something that has no more to tell.
+    /// A machine did something. The event has no further fields.
     Machine(MachineEvent),
     QuestionAsked {
         message_id: String,
         text: String,
     },
-    /// A task as it was when it began.
+    /// A task was started. The task is as it was then.
     Task(Box<Task>),
 }
 
-/// What a machine does.
+/// Something that a machine does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MachineEvent {
     Starting,
@@ -80,7 +78,7 @@ pub enum MachineEvent {
     Removed,
 }
 
-/// The events that are kept.
+/// The events that hostd keeps.
 #[derive(Debug, Default)]
 pub struct EventHistory {
     events: VecDeque<HostEvent>,
@@ -88,13 +86,13 @@ pub struct EventHistory {
 }
 
 impl EventHistory {
-    /// The events that are kept, oldest first.
+    /// The events, oldest first.
     #[must_use]
     pub fn events(&self) -> impl DoubleEndedIterator<Item = &HostEvent> {
         self.events.iter()
     }
 
-    /// The key of the newest event there ever was.
+    /// The key of the last event, also if hostd has forgotten it.
     #[must_use]
     pub const fn last_key(&self) -> i32 {
         self.last_key
@@ -102,17 +100,19 @@ impl EventHistory {
 }
 
 impl World {
+    /// The events of the host.
     #[must_use]
     pub const fn history(&self) -> &EventHistory {
         &self.history
     }
 
-    /// Notes what a user did about a session.
+    /// Records an event of a session.
     pub fn record_session_event(&mut self, user: &str, detail: EventDetail) {
         self.record_event(user.to_owned(), None, None, detail);
     }
 
-    /// Notes what a machine does, and that the user of its running task, or else this one, let it.
+    /// Records an event of a machine. The user is that of its running task, or `user` if no task
+    /// runs.
     pub fn record_machine_event(&mut self, id: &str, user: &str, event: MachineEvent) {
         self.record_event_of_machine(id, user, EventDetail::Machine(event));
     }
@@ -129,7 +129,7 @@ impl World {
         self.record_event_of_machine(id, "", EventDetail::QuestionAsked { message_id, text });
     }
 
-    /// hostd was restarted.
+    /// Forgets all events, as a restart of hostd does.
     pub(super) fn forget_history(&mut self) {
         self.history.events.clear();
     }
@@ -169,7 +169,8 @@ impl EventMachine {
 }
 
 impl MachineEvent {
-    /// What a machine in this state begins to do for an operation, if that is told.
+    /// The event at the start of an operation on a machine in this power state. `None` if the
+    /// operation has no such event.
     pub(super) fn at_start_of(operation: &super::Operation, power: &PowerState) -> Option<Self> {
         use super::Operation;
         match operation {

@@ -1,23 +1,23 @@
-//! What guests do by themselves: tools that start late, addresses that come later still and stay
-//! too long.
+//! The guests: tools start some time after power-on, addresses appear later, and the host still
+//! reports the address for a while after the guest is gone.
 
 use std::time::Duration;
 
 use super::{PowerState, ScheduledEvent, World};
 use crate::simulator::vim_fault::Fault;
 
-/// How long hosts go on telling the address of a guest that is gone.
+/// How long the host still reports the address of a guest that is gone.
 const STALE_ADDRESS_FOR: Duration = Duration::from_secs(1);
 /// How long a guest takes to shut down.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(2);
 
-/// One thing that a guest does, in the run of the machine for which it was planned.
+/// Something that a guest does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestEvent {
     ToolsStart,
     AddressArrives,
     StaleAddressGoes,
-    /// The tools go as the guest begins to restart.
+    /// The guest begins to restart, and its tools stop.
     Restarts,
     PowersOff,
 }
@@ -37,8 +37,7 @@ impl World {
         Ok(())
     }
 
-    /// In the stepped pace: lets every guest do what it would do next. Gives how many did
-    /// something.
+    /// In the stepped pace: runs the next events of every guest. Returns the number of events.
     pub fn step_guests(&mut self) -> usize {
         let waiting = std::mem::take(&mut self.stepped_events);
         let (guests, others): (Vec<_>, Vec<_>) =
@@ -51,7 +50,7 @@ impl World {
         count
     }
 
-    /// The guest begins to run: nothing of an earlier run is believed any more.
+    /// Starts the guest. Events of an earlier run no longer count.
     pub(super) fn guest_starts(&mut self, id: &str) {
         let Some(machine) = self.machine_mut(id) else { return };
         machine.run += 1;
@@ -68,7 +67,7 @@ impl World {
         }
     }
 
-    /// The guest is gone at once; its address is told for a while longer.
+    /// Stops the guest. The host still reports its address for a while.
     pub(super) fn guest_stops(&mut self, id: &str) {
         let Some(machine) = self.machine_mut(id) else { return };
         machine.run += 1;
@@ -78,6 +77,7 @@ impl World {
         }
     }
 
+    /// Runs an event of a guest, unless the machine has started or stopped since it was scheduled.
     pub(super) fn guest_event(&mut self, id: &str, run: u64, event: GuestEvent) {
         if self.machine(id).is_none_or(|machine| machine.run != run) {
             return;

@@ -1,4 +1,4 @@
-//! A machine of the simulated host, as the world keeps it: plain data, names unescaped.
+//! A machine of the simulated host: plain data with unescaped names.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::super::vim_fault::Fault;
 
-/// Whether a machine runs, in the words of vim25, and any other word that a test puts there.
+/// `VirtualMachinePowerState`, and any other text that a test sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PowerState {
     On,
@@ -16,24 +16,25 @@ pub enum PowerState {
 }
 
 impl PowerState {
+    /// The text of vim25.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
             Self::On => "poweredOn",
             Self::Off => "poweredOff",
             Self::Suspended => "suspended",
-            Self::Other(word) => enum_value,
+            Self::Other(text) => text,
         }
     }
 }
 
-/// One machine.
+/// A virtual machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Machine {
-    /// The moid; numbers on ESX.
+    /// The moid. On ESX it is a number.
     pub id: String,
     pub name: String,
-    /// `connected`, `inaccessible`, … `config` is null unless connected or disconnected.
+    /// `connected`, `inaccessible`, … `config` is unset unless it is `connected` or `disconnected`.
     pub connection_state: String,
     pub power: PowerState,
     pub template: bool,
@@ -46,9 +47,9 @@ pub struct Machine {
     pub nested_virtualization: bool,
     pub bios_uuid: String,
     pub instance_uuid: String,
-    /// `[datastore1] name/name.vmx`
+    /// The configuration file, for example `[datastore1] name/name.vmx`.
     pub path: String,
-    /// The moref of the datastore that the path is on.
+    /// The moid of the datastore of that path.
     pub datastore: String,
     pub network_cards: Vec<NetworkCard>,
     pub serial_ports: Vec<SerialPort>,
@@ -58,51 +59,55 @@ pub struct Machine {
     pub current_snapshot: Option<String>,
     /// The number of the next snapshot.
     pub next_snapshot: i32,
-    /// What it asks now.
+    /// The pending question.
     pub question: Option<Question>,
-    /// What it will ask when it is powered on next.
+    /// The question that the next power-on raises.
     pub question_at_power_on: Option<Question>,
     pub created_at: Timestamp,
     pub booted_at: Option<Timestamp>,
     pub suspended_at: Option<Timestamp>,
     pub consolidation_needed: bool,
-    /// Counts starts, stops and reverts, so that what was planned for an earlier run is dropped.
+    /// Counts the starts, stops and reverts. Guest events of an earlier run are dropped.
     pub run: u64,
 }
 
-/// What a machine's guest has, and what the host knows of it now.
+/// The guest of a machine, and what the host reports of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest {
-    /// Whether tools are installed; without them nothing below is ever told.
+    /// Whether VMware Tools are installed. Without them the host reports nothing of the guest.
     pub tools_installed: bool,
-    /// The address that it takes when it runs.
+    /// The address of the guest when it runs.
     pub address: Option<String>,
-    /// More addresses, such as a bridge's; told in `guest.net` only.
+    /// Further addresses, for example of a bridge. The host reports them in `guest.net` only.
     pub more_addresses: Vec<String>,
     pub tools_running: bool,
-    /// The address as the host tells it, which may be stale.
+    /// The address that the host reports now, possibly a stale one.
     pub reported_address: Option<String>,
-    /// From power on to running tools, and to the address, before the pace's scale.
+    /// The time from power-on to running tools, unscaled.
     pub tools_after: Duration,
+    /// The time from power-on to the address, unscaled.
     pub address_after: Duration,
 }
 
+/// A network adapter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkCard {
     pub key: i32,
-    /// `VirtualE1000` and its kin.
+    /// The vim25 type, for example `VirtualE1000`.
     pub kind: &'static str,
     pub mac_address: String,
     pub network: String,
     pub connected: bool,
 }
 
+/// A serial port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SerialPort {
     pub key: i32,
     pub backing: SerialBacking,
 }
 
+/// What a serial port is connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SerialBacking {
     Pipe { name: String, endpoint: String },
@@ -111,55 +116,58 @@ pub enum SerialBacking {
     Device { name: String },
 }
 
+/// A snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The moref, `16-snapshot-3`.
+    /// The moid, for example `16-snapshot-3`.
     pub id: String,
     pub number: i32,
     pub parent: Option<String>,
     pub name: String,
     pub description: String,
     pub created_at: Timestamp,
-    /// What the machine is after a revert: on only with memory.
+    /// The power state after a revert. It is on only if the snapshot holds memory.
     pub state: PowerState,
     pub quiesced: bool,
 }
 
-/// What a machine asks.
+/// A question of a machine (`VirtualMachineQuestionInfo`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Question {
     pub id: String,
-    /// `msg.uuid.altered`
+    /// The id of the message, for example `msg.uuid.altered`.
     pub message_id: String,
     pub text: String,
     pub choices: Vec<Choice>,
     pub default_choice: Option<i32>,
 }
 
+/// A possible answer to a question.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
-    /// What `AnswerVM` takes: a number as text.
+    /// The key that `AnswerVM` takes, a number as text.
     pub key: String,
-    /// The id of the button, `button.uuid.copiedTheVM`.
+    /// The id of the button, for example `button.uuid.copiedTheVM`.
     pub label: String,
     pub summary: String,
-    /// How the waiting task ends; `None`: it goes on.
+    /// The fault with which the waiting task ends. `None`: the task goes on.
     pub fails_with: Option<Fault>,
 }
 
 impl Machine {
-    /// Whether the host can read its configuration.
+    /// Whether the host can read the configuration file.
     #[must_use]
     pub fn is_readable(&self) -> bool {
         matches!(self.connection_state.as_str(), "connected" | "disconnected")
     }
 
+    /// The snapshot with this moid. `None` if there is none.
     #[must_use]
     pub fn snapshot(&self, id: &str) -> Option<&Snapshot> {
         self.snapshots.iter().find(|snapshot| snapshot.id == id)
     }
 
-    /// Adds a snapshot below `parent` and gives its moref. It does not become the current one.
+    /// Adds a snapshot below `parent` and returns its moid. The current snapshot stays the same.
     pub fn add_snapshot(
         &mut self,
         parent: Option<&str>,
@@ -183,7 +191,8 @@ impl Machine {
         id
     }
 
-    /// Takes a snapshot away. Its children go too, or move up to its parent; the current one too.
+    /// Removes a snapshot. Its children are removed too, or move up to its parent. If the current
+    /// snapshot is removed, the parent becomes the current one.
     pub fn remove_snapshot(&mut self, id: &str, with_children: bool) {
         let Some(removed) = self.snapshot(id).cloned() else { return };
         let mut gone = vec![removed.id.clone()];
@@ -225,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_branch_goes_whole() {
+    fn a_snapshot_is_removed_with_all_descendants() {
         let mut machine = machine();
         machine.remove_snapshot("16-snapshot-4", true);
         let left: Vec<i32> = machine.snapshots.iter().map(|snapshot| snapshot.number).collect();

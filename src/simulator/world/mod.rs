@@ -1,10 +1,10 @@
-//! The simulated host as a pure state machine: no I/O, no clock of its own; what happens when is an
-//! event.
+//! The simulated host as a pure state machine, without I/O and without a clock of its own.
 //!
 //! ```text
-//! a call ──► start_task / shut_down_guest / … ──► events (task steps, guest) ──► advance(now) ──► changes
+//! a call ──► start_task, shut_down_guest, … ──► scheduled events ──► advance(now) ──► changes
 //! ```
-//! Whoever looks asks [`World::changed_since`] which objects to look at again.
+//! A scheduled event is the next step of a task, the removal of an ended task, or something that a
+//! guest does. Readers ask [`World::changed_since`] which objects they have to read again.
 
 mod event_history;
 mod guest;
@@ -30,17 +30,17 @@ use super::pace::Pace;
 use super::value::Moref;
 use super::vim_fault::Fault;
 
-/// How many changes are remembered; who is further behind looks at everything again.
+/// The number of changes in the journal. A reader that is further behind reads everything again.
 const MAX_JOURNAL: usize = 8_192;
 
-/// A moment: the wall clock for people, the elapsed time for what is due.
+/// A moment, by the wall clock (for timestamps) and by the elapsed time (for scheduled events).
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     pub wall: Timestamp,
     pub elapsed: Duration,
 }
 
-/// What the host says of itself.
+/// The properties of the host itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostInfo {
     pub name: String,
@@ -54,34 +54,35 @@ pub struct HostInfo {
     pub in_maintenance_mode: bool,
 }
 
+/// A datastore.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Datastore {
-    /// The moref.
+    /// The moid.
     pub id: String,
     pub name: String,
-    /// `VMFS`, `NFS`, `OTHER`.
+    /// `VMFS`, `NFS` or `OTHER`.
     pub kind: String,
     pub capacity_bytes: i64,
     pub free_bytes: i64,
     pub uncommitted_bytes: i64,
     pub accessible: bool,
     pub url: String,
-    /// For NFS: the server and its export.
+    /// For NFS: the server and the exported path.
     pub remote: Option<(String, String)>,
 }
 
-/// Rules that a test may bend.
+/// Rules of the host that a test may change.
 #[derive(Clone, Debug, Default)]
 pub struct HostRules {
-    /// Whether a wrong power state is refused by the call itself instead of by the task.
+    /// Whether the call itself refuses a wrong power state. If not, the task fails.
     pub refuse_in_call: bool,
-    /// Whether every change is refused, as by the free licence.
+    /// Whether every change is refused, as with the free licence.
     pub read_only_licence: bool,
-    /// Whether every change is refused for want of rights: the account's role is `ReadOnly`.
+    /// Whether every change is refused because the role of the account is `ReadOnly`.
     pub read_only_account: bool,
 }
 
-/// Something that is due.
+/// Something that happens later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum ScheduledEvent {
     TaskStep(String),
@@ -89,17 +90,17 @@ enum ScheduledEvent {
     Guest { machine: String, run: u64, event: GuestEvent },
 }
 
-/// The whole host.
+/// The state of the simulated host.
 #[derive(Debug)]
 pub struct World {
     pub host: HostInfo,
     pub rules: HostRules,
     machines: BTreeMap<String, Machine>,
-    /// The revision at which each moid was given to its machine: moids are used again.
+    /// The revision at which each machine was added, by moid. A moid may be used again.
     incarnations: BTreeMap<String, u64>,
     datastores: BTreeMap<String, Datastore>,
     tasks: BTreeMap<String, Task>,
-    /// The order in which tasks were made.
+    /// The ids of the tasks that hostd knows, oldest first.
     task_order: VecDeque<String>,
     next_task: i32,
     planned_failures: Vec<(&'static str, Fault)>,
@@ -107,30 +108,32 @@ pub struct World {
     pace: Pace,
     now: Moment,
     due: BTreeMap<(Duration, u64), ScheduledEvent>,
-    /// In the stepped pace: what the guests would do next.
+    /// In the stepped pace: the events that wait for a step.
     stepped_events: Vec<ScheduledEvent>,
     next_event: u64,
     revision: u64,
-    /// The revision of the last change of which objects there are.
+    /// The revision at which an object was last added or removed.
     structure: u64,
     journal: VecDeque<(u64, Moref)>,
-    /// The first revision that the journal knows all changes after.
+    /// The journal holds all changes after this revision.
     journal_start: u64,
 }
 
 impl World {
-    /// The ids of the roles that every host has.
+    /// The id of the role `Admin`.
     pub const ADMIN: i32 = -1;
+    /// The id of the role `ReadOnly`.
     pub const READ_ONLY: i32 = -2;
+    /// The id of the role `NoAccess`.
     pub const NO_ACCESS: i32 = -5;
 
-    /// The role that the account has everywhere.
+    /// The id of the role that the account has on every object.
     #[must_use]
     pub const fn role(&self) -> i32 {
         if self.rules.read_only_account { Self::READ_ONLY } else { Self::ADMIN }
     }
 
-    /// An empty host that was just started.
+    /// A host without machines and datastores.
     #[must_use]
     pub fn new(host: HostInfo, pace: Pace, now: Moment) -> Self {
         Self {
@@ -156,13 +159,13 @@ impl World {
         }
     }
 
-    /// The moment that the world is at.
+    /// The present of the world.
     #[must_use]
     pub const fn now(&self) -> Moment {
         self.now
     }
 
-    /// Moves time on and does what is due by then, in order.
+    /// Moves the present to `now` and runs the events that are due until then, in order.
     pub fn advance(&mut self, now: Moment) {
         while let Some(entry) = self.due.first_entry() {
             let due = entry.key().0;
@@ -170,8 +173,7 @@ impl World {
                 break;
             }
             let event = entry.remove();
-            // What follows from an event is counted from when it was due, however late somebody
-            // looks.
+            // An event counts as happening when it was due, even if it runs later.
             let late = now.elapsed.saturating_sub(due);
             self.now =
                 Moment { wall: now.wall.checked_sub(late).unwrap_or(now.wall), elapsed: due };
@@ -180,7 +182,7 @@ impl World {
         self.now = now;
     }
 
-    /// When something is due next.
+    /// When the next event is due. `None` if no event is scheduled.
     #[must_use]
     pub fn next_due(&self) -> Option<Duration> {
         self.due.first_key_value().map(|((due, _), _)| *due)
@@ -196,13 +198,13 @@ impl World {
         self.machines.get(id)
     }
 
-    /// The machine of this exact name; the first, where there are several.
+    /// The machine with this exact name. If several have it, the one with the first id.
     #[must_use]
     pub fn machine_named(&self, name: &str) -> Option<&Machine> {
         self.machines.values().find(|machine| machine.name == name)
     }
 
-    /// A machine to be changed.
+    /// A machine to change. The call counts as a change of it.
     pub fn machine_mut(&mut self, id: &str) -> Option<&mut Machine> {
         if self.machines.contains_key(id) {
             self.record_change(Moref::new("VirtualMachine", id));
@@ -210,7 +212,7 @@ impl World {
         self.machines.get_mut(id)
     }
 
-    /// Puts a machine there; one of the same moid is replaced.
+    /// Adds a machine. It replaces a machine with the same moid.
     pub fn add_machine(&mut self, machine: Machine) {
         self.record_change(Moref::new("VirtualMachine", machine.id.clone()));
         self.record_change(Moref::new("Datastore", machine.datastore.clone()));
@@ -219,7 +221,7 @@ impl World {
         self.record_structure_change();
     }
 
-    /// Takes a machine away, as deleting or unregistering does.
+    /// Removes a machine, as when it is deleted or unregistered.
     pub fn remove_machine(&mut self, id: &str) -> Option<Machine> {
         if self.machines.contains_key(id) {
             self.record_machine_event(id, "", MachineEvent::Removed);
@@ -228,12 +230,13 @@ impl World {
         self.record_change(Moref::new("VirtualMachine", id));
         self.record_change(Moref::new("Datastore", removed.datastore.clone()));
         self.record_structure_change();
-        // A task notices at its next step; one that hangs on a question has none.
+        // A task notices the removal at its next step. A task that waits for an answer has no next
+        // step, so its question is closed.
         self.close_question(id, None);
         Some(removed)
     }
 
-    /// Tells two machines apart that had the same moid one after the other.
+    /// A number that differs between successive machines with the same moid. 0 for other objects.
     #[must_use]
     pub fn incarnation(&self, object: &Moref) -> u64 {
         match object.kind {
@@ -271,7 +274,7 @@ impl World {
         Some(removed)
     }
 
-    /// Finds the machine that has this snapshot.
+    /// The machine that has this snapshot. `None` if there is none.
     #[must_use]
     pub fn machine_of_snapshot(&self, snapshot: &str) -> Option<&Machine> {
         let by_name = snapshot.split_once("-snapshot-").and_then(|(id, _)| self.machines.get(id));
@@ -280,7 +283,7 @@ impl World {
             .or_else(|| self.machines.values().find(|machine| machine.snapshot(snapshot).is_some()))
     }
 
-    /// The host was restarted: everything is off, and nothing is known of tasks.
+    /// Reboots the host: every machine is off, and all tasks are gone.
     pub fn reboot_host(&mut self) {
         self.forget_tasks(false);
         let ids: Vec<String> = self.machines.keys().cloned().collect();
@@ -293,19 +296,20 @@ impl World {
         self.record_change(Moref::new("HostSystem", "ha-host"));
     }
 
-    /// Counts changes.
+    /// The number of changes so far.
     #[must_use]
     pub const fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// The revision at which objects last came or went.
+    /// The revision at which an object was last added or removed.
     #[must_use]
     pub const fn structure(&self) -> u64 {
         self.structure
     }
 
-    /// The objects that changed after `revision`; `None` where that is too long ago to know.
+    /// The objects that changed after `revision`. `None` if the journal does not reach back that
+    /// far.
     #[must_use]
     pub fn changed_since(&self, revision: u64) -> Option<BTreeSet<&Moref>> {
         if revision + 1 < self.journal_start {
@@ -315,7 +319,7 @@ impl World {
         Some(newest.map(|(_, object)| object).collect())
     }
 
-    /// Says that an object was changed.
+    /// Records a change of an object.
     fn record_change(&mut self, object: Moref) {
         self.revision += 1;
         self.journal.push_back((self.revision, object));
@@ -326,6 +330,7 @@ impl World {
         }
     }
 
+    /// Records that an object was added or removed, and changes the objects that list it.
     fn record_structure_change(&mut self) {
         self.structure = self.revision;
         for (kind, id) in [
@@ -339,14 +344,15 @@ impl World {
         ] {
             self.record_change(Moref::new(kind, id));
         }
-        // Each lists the machines on it.
+        // Each datastore lists the machines on it.
         let datastores: Vec<String> = self.datastores.keys().cloned().collect();
         for id in datastores {
             self.record_change(Moref::new("Datastore", id));
         }
     }
 
-    /// Plans an event, or keeps it for a step where time is stepped.
+    /// Schedules an event after this time, scaled by the pace. In the stepped pace it keeps the
+    /// event for the next step.
     fn schedule(&mut self, after: Duration, event: ScheduledEvent) {
         match self.pace {
             Pace::Auto { scale } => {
@@ -365,6 +371,7 @@ impl World {
         }
     }
 
+    /// Schedules an event after this time, whatever the pace.
     fn schedule_exactly(&mut self, after: Duration, event: ScheduledEvent) {
         self.next_event += 1;
         self.due.insert((self.now.elapsed + after, self.next_event), event);

@@ -1,4 +1,4 @@
-//! Power: which state a method wants, what it makes of the machine, and questions that hold a
+//! Power operations: the required and the resulting power states, and questions that hold a
 //! power-on.
 
 use super::{Choice, Machine, MachineEvent, Operation, PowerState, Question, World};
@@ -6,7 +6,11 @@ use crate::simulator::value::Moref;
 use crate::simulator::vim_fault::Fault;
 
 impl World {
-    /// `AnswerVM`: the waiting task goes on, or ends as the choice says.
+    /// `AnswerVM`: the waiting task goes on, or ends with the fault of the choice.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the machine does not ask this question or the question has no such
+    /// choice.
     pub fn answer(&mut self, id: &str, question: &str, key: &str) -> Result<(), Fault> {
         self.check_may_change()?;
         let machine = self.require_machine(id)?;
@@ -20,7 +24,7 @@ impl World {
         Ok(())
     }
 
-    /// Puts a question on a machine, as something that happens to a running machine does.
+    /// Makes a machine ask a question.
     pub fn ask(&mut self, id: &str, question: Question) {
         if self.machine(id).is_some() {
             self.record_question_event(id, &question);
@@ -30,7 +34,7 @@ impl World {
         }
     }
 
-    /// What is wrong with the machine's power state for this operation.
+    /// Fails with `InvalidPowerState` if the power state does not allow the operation.
     pub(super) fn check_power(machine: &Machine, operation: &Operation) -> Result<(), Fault> {
         let existing = machine.power.as_str();
         match operation {
@@ -46,7 +50,8 @@ impl World {
         }
     }
 
-    /// Takes the question off the machine and lets the task that waited on it go on, or fail.
+    /// Removes the question of a machine. The task that waits for the answer goes on, or ends with
+    /// the fault of the choice.
     pub(super) fn close_question(&mut self, id: &str, choice: Option<&Choice>) {
         if let Some(machine) = self.machine_mut(id) {
             machine.question = None;
@@ -71,7 +76,7 @@ impl World {
     pub(super) fn power_on_now(&mut self, id: &str) {
         let at = self.now.wall;
         let Some(machine) = self.machine_mut(id) else { return };
-        // Waking is no start: the time of that stays.
+        // A resume keeps the boot time.
         if machine.power != PowerState::Suspended || machine.booted_at.is_none() {
             machine.booted_at = Some(at);
         }
@@ -100,10 +105,12 @@ impl World {
         self.guest_stops(id);
     }
 
+    /// The machine. Fails with `ManagedObjectNotFound` if it does not exist.
     pub(super) fn require_machine(&self, id: &str) -> Result<&Machine, Fault> {
         self.machine(id).ok_or_else(|| Fault::not_found(&Moref::new("VirtualMachine", id)))
     }
 
+    /// Fails if the licence or the role of the account allows no change.
     pub(super) fn check_may_change(&self) -> Result<(), Fault> {
         if self.rules.read_only_account {
             return Err(Fault::new(

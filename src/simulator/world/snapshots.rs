@@ -1,11 +1,15 @@
-//! Snapshots: what a revert makes of the machine's power, and renaming.
+//! Snapshots: creating, reverting and renaming.
 
 use super::{Machine, PowerState, World};
 use crate::simulator::value::{Moref, Value};
 use crate::simulator::vim_fault::Fault;
 
 impl World {
-    /// `RenameSnapshot`; names come unescaped.
+    /// `RenameSnapshot`, with unescaped names.
+    ///
+    /// # Errors
+    /// `ManagedObjectNotFound` if there is no such snapshot, `InvalidArgument` if neither a name
+    /// nor a description is given.
     pub fn rename_snapshot(
         &mut self,
         snapshot: &str,
@@ -31,7 +35,8 @@ impl World {
         Ok(())
     }
 
-    /// Memory is kept of a running machine only; without it, a revert leaves the machine off.
+    /// Creates a snapshot. It holds memory only if the machine runs. A revert to a snapshot without
+    /// memory leaves the machine off.
     pub(super) fn create_snapshot_now(
         &mut self,
         id: &str,
@@ -57,7 +62,7 @@ impl World {
         Ok(Some(Value::Reference(Moref::new("VirtualMachineSnapshot", snapshot))))
     }
 
-    /// The snapshot's recorded state counts: on only if it holds the memory of a running machine.
+    /// Reverts to a snapshot. The machine gets the power state that the snapshot recorded.
     pub(super) fn revert_now(
         &mut self,
         id: &str,
@@ -71,14 +76,14 @@ impl World {
         }
         match state {
             PowerState::On if !suppress_power_on => self.power_on_now(id),
-            // With its power-on suppressed, a machine with memory is left as one that sleeps.
+            // If the power-on is suppressed, a machine with memory is suspended.
             PowerState::On | PowerState::Suspended => self.suspend_now(id),
             PowerState::Off | PowerState::Other(_) => self.power_off_now(id),
         }
         Ok(())
     }
 
-    /// How deep a machine's deepest snapshot is.
+    /// The number of snapshots from this one up to its root.
     #[must_use]
     pub fn snapshot_depth(machine: &Machine, snapshot: &str) -> usize {
         let mut depth = 0;

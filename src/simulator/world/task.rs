@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! queued ──► running ──► success | error
-//!               └─ a question holds it until it is answered, cancelled, or the machine is powered off
+//!               └─ a question holds it until the question is answered or the task is cancelled
 //! ```
 
 use std::time::Duration;
@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::super::value::{Moref, Value};
 use super::super::vim_fault::Fault;
 
-/// What a task does.
+/// The operation of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     PowerOn,
@@ -27,7 +27,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The method that starts it.
+    /// The method that starts the operation.
     #[must_use]
     pub const fn method(&self) -> &'static str {
         match self {
@@ -43,7 +43,7 @@ impl Operation {
         }
     }
 
-    /// How long it takes at scale 1.0: about a tenth of what real hosts take.
+    /// The duration at scale 1.0, about a tenth of that on real hosts.
     #[must_use]
     pub const fn duration(&self) -> Duration {
         Duration::from_millis(match self {
@@ -59,7 +59,7 @@ impl Operation {
         })
     }
 
-    /// `descriptionId` as ESX writes it.
+    /// The `descriptionId` that ESX writes.
     #[must_use]
     pub const fn description_id(&self) -> &'static str {
         match self {
@@ -75,13 +75,14 @@ impl Operation {
         }
     }
 
-    /// Whether `CancelTask` is taken while it runs.
+    /// Whether the task can be cancelled.
     #[must_use]
     pub const fn cancelable(&self) -> bool {
         matches!(self, Self::PowerOn | Self::CreateSnapshot { .. })
     }
 }
 
+/// `TaskInfoState`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskState {
     Queued,
@@ -107,21 +108,23 @@ impl TaskState {
     }
 }
 
-/// Where a power-on is with the question that the machine may have.
+/// The progress of a power-on with the question of its machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuestionProgress {
     NotAsked,
-    /// It hangs on the answer.
+    /// The task waits for the answer.
     Pending,
+    /// The question was answered, or the task was cancelled.
     Closed,
 }
 
+/// A task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Task {
-    /// `haTask-16-vim.VirtualMachine.powerOn-123456`
+    /// The moid, for example `haTask-16-vim.VirtualMachine.powerOn-123456`.
     pub id: String,
     pub operation: Operation,
-    /// The machine that it works on.
+    /// The moid of the machine.
     pub machine: String,
     pub machine_name: String,
     pub state: TaskState,
@@ -134,23 +137,24 @@ pub struct Task {
     pub started_at: Option<Timestamp>,
     pub completed_at: Option<Timestamp>,
     pub number: i32,
-    /// How many steps of `STEPS` it has taken.
+    /// The number of steps taken of [`PROGRESS_STEPS`].
     pub step: usize,
     pub question_progress: QuestionProgress,
-    /// False once hostd has forgotten it while its work goes on.
+    /// False after hostd has forgotten the task while its work goes on.
     pub known_to_hostd: bool,
 }
 
-/// The percentages that a running task tells, before it ends. The first step only starts it.
+/// The progress in percent after each step of a running task. The first step only starts the task.
 pub const PROGRESS_STEPS: [Option<i32>; 4] = [None, Some(25), Some(50), Some(75)];
 
 impl Task {
+    /// The reference to the task.
     #[must_use]
     pub fn moref(&self) -> Moref {
         Moref::new("Task", self.id.clone())
     }
 
-    /// Whether it waits for an answer.
+    /// Whether the task waits for the answer to a question.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.question_progress == QuestionProgress::Pending

@@ -1,4 +1,4 @@
-//! Starting, stepping, ending and forgetting tasks.
+//! The life of tasks: they start, take steps, end, and are forgotten by hostd.
 
 use std::time::Duration;
 
@@ -7,13 +7,16 @@ use super::{MachineEvent, Operation, PowerState, ScheduledEvent, Task, TaskState
 use crate::simulator::value::{Moref, Value};
 use crate::simulator::vim_fault::Fault;
 
-/// How long hosts remember a task that has ended.
+/// How long hostd keeps a task that has ended.
 const TASK_RETENTION: Duration = Duration::from_mins(10);
-/// The deepest chain of snapshots that hosts make.
+/// The maximum length of a chain of snapshots.
 const MAX_SNAPSHOT_DEPTH: usize = 32;
 
 impl World {
-    /// Starts an operation on a machine for a user, and gives its task.
+    /// Starts an operation on a machine for a user. Returns the task.
+    ///
+    /// # Errors
+    /// The fault with which a host refuses the call, for example `TaskInProgress`.
     pub fn start_task(
         &mut self,
         id: &str,
@@ -79,6 +82,10 @@ impl World {
     }
 
     /// `CancelTask`
+    ///
+    /// # Errors
+    /// `ManagedObjectNotFound` if hostd does not know the task, `InvalidState` if it has ended,
+    /// `NotSupported` if its operation cannot be cancelled.
     pub fn cancel_task(&mut self, id: &str) -> Result<(), Fault> {
         let Some(task) = self.task(id) else {
             return Err(Fault::not_found(&Moref::new("Task", id)));
@@ -104,7 +111,7 @@ impl World {
         Ok(())
     }
 
-    /// A task that hostd still knows.
+    /// A task that hostd knows. `None` if there is none.
     #[must_use]
     pub fn task(&self, id: &str) -> Option<&Task> {
         self.tasks.get(id).filter(|task| task.known_to_hostd)
@@ -115,19 +122,18 @@ impl World {
         self.task_order.iter().filter_map(|id| self.task(id))
     }
 
-    /// Every task, in the order of their ids, those too that go on although hostd has forgotten
-    /// them.
+    /// All tasks in the order of their ids, also those that hostd has forgotten while they go on.
     pub fn all_tasks(&self) -> impl Iterator<Item = &Task> {
         self.tasks.values()
     }
 
-    /// The tasks that are not ended, oldest first.
+    /// The ids of the tasks that hostd knows and that have not ended, oldest first.
     #[must_use]
     pub fn running_tasks(&self) -> Vec<String> {
         self.tasks().filter(|task| !task.state.is_end()).map(|task| task.id.clone()).collect()
     }
 
-    /// Lets a task take its next step, whatever the pace.
+    /// Advances a task by one step, whatever the pace.
     pub fn step_task(&mut self, id: &str) {
         let Some(task) = self.tasks.get(id) else { return };
         if task.state.is_end() || task.is_held() {
@@ -165,26 +171,27 @@ impl World {
         }
     }
 
-    /// Lets a task run to its end at once; one that waits for an answer goes on waiting.
+    /// Runs a task to its end. A task that waits for an answer goes on waiting.
     pub fn finish_task(&mut self, id: &str) {
         while self.tasks.get(id).is_some_and(|task| !task.state.is_end() && !task.is_held()) {
             self.step_task(id);
         }
     }
 
-    /// Ends the next task of this method with a fault instead of its work.
+    /// Makes the next task of this method end with a fault instead of doing its work.
     pub fn fail_next_task(&mut self, method: &'static str, fault: Fault) {
         self.planned_failures.push((method, fault));
     }
 
-    /// hostd was restarted: what it had in memory is gone. What runs goes on unseen, or stops where
-    /// it is.
+    /// Restarts hostd: its tasks and events are gone. Running operations go on without a visible
+    /// task if `keep_running` is set, else they stop where they are.
     pub fn restart_hostd(&mut self, keep_running: bool) {
         self.forget_tasks(keep_running);
         self.forget_history();
     }
 
-    /// hostd forgets its tasks. What runs goes on unseen, or stops where it is.
+    /// Makes hostd forget its tasks. Running operations go on without a visible task if
+    /// `keep_running` is set, else they stop where they are.
     pub fn forget_tasks(&mut self, keep_running: bool) {
         let all: Vec<String> = self.task_order.drain(..).collect();
         for id in all {
@@ -201,7 +208,7 @@ impl World {
         self.structure = self.revision;
     }
 
-    /// The tasks of a machine, as its `recentTask` tells.
+    /// The tasks in the `recentTask` of a machine.
     pub fn recent_tasks(&self, machine: &str) -> impl Iterator<Item = &Task> {
         self.tasks().filter(move |task| task.machine == machine)
     }
@@ -225,7 +232,7 @@ impl World {
         let Some(task) = self.tasks.get(id) else { return };
         let steps = u32::try_from(PROGRESS_STEPS.len()).unwrap_or(u32::MAX);
         let after = match task.step {
-            // A task is queued for a moment only.
+            // A task is queued only until the next event.
             0 => Duration::ZERO,
             _ => task.operation.duration() / steps,
         };
@@ -234,6 +241,7 @@ impl World {
         }
     }
 
+    /// Ends a task with its result or its fault.
     pub(super) fn end_task(&mut self, id: &str, outcome: Result<Option<Value>, Fault>) {
         let at = self.now.wall;
         let Some(task) = self.task_mut(id) else { return };
@@ -258,12 +266,13 @@ impl World {
         self.schedule_exactly(TASK_RETENTION, ScheduledEvent::ForgetTask(id.to_owned()));
     }
 
-    /// A task that works on this machine, known or not.
+    /// The task that works on this machine, also if hostd has forgotten it.
     pub(super) fn running_task(&self, machine: &str) -> Option<&Task> {
         self.tasks.values().find(|task| task.machine == machine && !task.state.is_end())
     }
 
-    /// Half way, a power-on asks what the machine has to ask, and waits.
+    /// At 50 percent, a power-on raises the question of its machine, if there is one, and waits.
+    /// Returns whether it waits.
     fn hold_for_question(&mut self, id: &str, machine: &str, step: usize) -> bool {
         let Some(task) = self.tasks.get(id) else { return false };
         if task.operation != Operation::PowerOn
@@ -309,7 +318,7 @@ impl World {
         }
     }
 
-    /// Does what the task was for.
+    /// Performs the operation of a task at its end.
     fn finish(&mut self, machine: &str, operation: &Operation) -> Result<Option<Value>, Fault> {
         let planned =
             self.planned_failures.iter().position(|(method, _)| *method == operation.method());
@@ -321,7 +330,7 @@ impl World {
         match operation {
             Operation::PowerOn => self.power_on_now(machine),
             Operation::PowerOff => self.power_off_now(machine),
-            // The machine stays on, so that nothing but its guest shows it.
+            // The power state stays on. Only the guest restarts.
             Operation::Reset => self.guest_starts(machine),
             Operation::Suspend => self.suspend_now(machine),
             Operation::CreateSnapshot { name, description, memory, quiesce } => {
@@ -331,7 +340,7 @@ impl World {
                 self.revert_now(machine, snapshot, *suppress_power_on)?;
             }
             Operation::RevertToCurrentSnapshot { suppress_power_on } => {
-                // Without a snapshot a host does nothing, and says that it went well.
+                // Without a snapshot a host does nothing and reports success.
                 if let Some(current) = self.require_machine(machine)?.current_snapshot.clone() {
                     self.revert_now(machine, &current, *suppress_power_on)?;
                 }
@@ -353,7 +362,7 @@ impl World {
 }
 
 impl PowerState {
-    /// Reads the word of vim25; any other is kept.
+    /// Reads the text of vim25. Any other text is kept.
     #[must_use]
     pub fn parse(word: &str) -> Self {
         match word {
