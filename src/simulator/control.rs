@@ -38,7 +38,7 @@ impl SimulatorState {
             }
             HostChange::FailNextTask(method, fault) => self.world.fail_next_task(method, fault),
             HostChange::Question { machine, question, pending: true } => {
-                self.world.ask(&machine, *question)
+                self.world.ask(&machine, *question);
             }
             HostChange::Question { machine, question, pending: false } => {
                 if let Some(machine) = self.world.machine_mut(&machine) {

@@ -10,7 +10,7 @@ use super::read_scope::ReadScope;
 use super::schema::{self, Occurs};
 use super::session::Sessions;
 use super::value::{Forest, Object, Value};
-use super::world::{self, Moment, World};
+use super::world::{self, Moment};
 use super::{Fault, Moref, Pace, Scenario};
 
 #[test]

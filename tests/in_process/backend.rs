@@ -1,4 +1,4 @@
-//! The backend: each request goes through the hooks, once, to the host on the one session.
+//! The backend: it sends each request through the hooks to the host, on its only session.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,39 +24,39 @@ use super::session::{ReportRequest, Session, SessionLink};
 use super::task_followers::TaskFollowers;
 use super::translation;
 
-/// How long a caller waits for a session that was just lost.
+/// How long a call waits for a new session if the session was just lost.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Facts that wait for the observer; senders wait if there are more.
+/// The capacity of the queue of facts for the observer. Senders wait while it is full.
 const MAX_REPORTS: usize = 64;
-/// How often evidence is read again if other tasks have come meanwhile.
+/// How often evidence is read again if other tasks have started meanwhile.
 const MAX_EVIDENCE_READS: usize = 4;
 
-/// A backend in the process of its host: one session with one [`SimulatedHost`].
+/// A backend in the process of its host. It has one session with one [`SimulatedHost`].
 pub struct InProcess {
     shared: BackendShared,
     report_requests: mpsc::Sender<ReportRequest>,
-    /// Taken by `run`.
+    /// `run` takes the receiver.
     report_receiver: Mutex<Option<mpsc::Receiver<ReportRequest>>>,
 }
 
-/// What the session and the callers share.
+/// The state that the session and the callers share.
 pub struct BackendShared {
     pub host: SimulatedHost,
     pub hooks: Arc<dyn Hooks>,
     pub password: OrderedWatch<SecretString>,
     pub link: OrderedWatch<SessionLink>,
     pub followers: TaskFollowers,
-    /// The revision of the world that barriers wait for.
+    /// The revision of the world that barriers wait for the observer to know.
     pub barrier_revision: OrderedWatch<u64>,
 }
 
-/// Why a request gave no result.
+/// Why a request has no result.
 enum RequestError {
-    /// It did not reach the host.
+    /// The request did not reach the host.
     NotSent(HostError),
     /// The host answered with a fault.
     Refused(HostError),
-    /// Whether the host acted is not known.
+    /// It is unknown whether the host acted.
     Lost(HostError),
 }
 
@@ -84,13 +84,14 @@ impl InProcess {
         Self { shared, report_requests, report_receiver: Mutex::new(Some(report_receiver)) }
     }
 
-    /// The same with hooks.
+    /// Sets the hooks.
     pub fn with_hooks(mut self, hooks: Arc<dyn Hooks>) -> Self {
         self.shared.hooks = hooks;
         self
     }
 
-    /// Sends a request, and once more if the session had ended, for then the host did not act.
+    /// Sends a request. Sends it once more if the session had ended, because then the host did not
+    /// act.
     async fn send<T>(
         &self,
         request: Request<'_>,
@@ -114,7 +115,8 @@ impl InProcess {
         }
     }
 
-    /// The connection as soon as this holds of the link, or as it is when nobody waits longer.
+    /// Waits until the condition holds for the link, at most [`RECONNECT_TIMEOUT`]. Returns the
+    /// connection, or the reason why there is none.
     async fn connection(
         &self,
         settled: impl Fn(&SessionLink) -> bool + Send,
@@ -182,7 +184,7 @@ impl Hypervisor for InProcess {
                 || {
                     HostError::new(
                         HostErrorKind::Rejected,
-                        "The host is followed already; run is called once.",
+                        "run was called already: a backend runs once.",
                     )
                 },
             )?;
@@ -249,7 +251,8 @@ impl Hypervisor for InProcess {
         let read_machine =
             || self.read(request, machine, |world| translation::evidence(world, machine));
         let (mut evidence, mut tasks) = read_machine().await?;
-        // The tasks are read before the machine, so that one that has ended shows what it did.
+        // The tasks are read before the machine, so that the machine shows the effect of an ended
+        // task.
         for _ in 0..MAX_EVIDENCE_READS {
             if tasks.is_empty() {
                 break;
@@ -314,7 +317,7 @@ fn interrupted(interruption: Interruption, lead: &str) -> RequestError {
     }
 }
 
-/// The backend has stopped.
+/// The error of a call after the backend has stopped.
 pub fn stopped() -> HostError {
     HostError::new(
         HostErrorKind::Unreachable,

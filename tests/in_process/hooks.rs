@@ -1,8 +1,8 @@
-//! What a test decides about each request: how long it takes, and what goes wrong with it.
+//! The hooks of a test: they delay and interrupt requests, and delay and split sets of updates.
 //!
 //! ```text
 //! request ──► before_request ──► the host acts ──► after_request ──► answer
-//! change  ──► before_update ──► tells_now, object by object ──► one set of facts
+//! change  ──► before_update ──► is_in_next_update, for each object ──► one set of facts
 //! ```
 
 use async_trait::async_trait;
@@ -17,26 +17,26 @@ pub enum Request<'a> {
     /// A call that changes the machine.
     Call(&'a MachineId, &'a HostCall),
     Cancel(&'a TaskId),
-    /// One of the reads that evidence is made of.
+    /// One of the reads of evidence.
     Examine(&'a MachineId),
     ConfirmGuest(&'a MachineId),
     Properties(&'a MachineId),
 }
 
-/// What happens to a request instead of the answer.
+/// What happens instead of the answer to a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Interruption {
     /// The connection breaks.
     Cut,
-    /// The answer cannot be read.
+    /// The answer is unreadable.
     Unreadable,
     /// The host answers with this fault.
     Fault(Fault),
 }
 
-/// The decisions of a test. By default nothing takes time and nothing goes wrong.
+/// The hooks. By default they delay nothing and interrupt nothing.
 ///
-/// A hook that waits does so by the clock of the host, or until the test lets it go on.
+/// A hook waits by the clock of the host, or until the test lets it go on.
 #[async_trait]
 pub trait Hooks: Send + Sync {
     /// Runs before the host acts. After an interruption the host does not act.
@@ -52,14 +52,14 @@ pub trait Hooks: Send + Sync {
     /// Runs before a set of updates is read from the host. A barrier does not wait for it.
     async fn before_update(&self) {}
 
-    /// Whether a changed object is part of the next set of updates. If not, a later set brings it,
-    /// for a host promises no order. A barrier brings everything.
+    /// Whether a changed object is part of the next set of updates. If not, a later set contains it,
+    /// because a host guarantees no order. A barrier ignores this hook.
     fn is_in_next_update(&self, _object: &Moref) -> bool {
         true
     }
 }
 
-/// Nothing takes time, and nothing goes wrong.
+/// Hooks that do nothing.
 pub struct NoHooks;
 
 impl Hooks for NoHooks {}

@@ -1,7 +1,7 @@
-//! The host: the simulator's world, who is logged in, and whether it can be reached. Everything is
-//! under one lock.
+//! The host: the world of the simulator, its sessions and its reachability, under one lock.
 //!
-//! Time moves on whenever somebody looks. [`SimulatedHost::drive`] looks whenever something is due.
+//! Each access advances the world to the present. [`SimulatedHost::drive`] does so whenever an event
+//! is due.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::ordered_watch::OrderedWatch;
 
-/// The host. Clones are the same one.
+/// The host. Clones share its state.
 #[derive(Clone)]
 pub struct SimulatedHost(Arc<HostShared>);
 
@@ -22,18 +22,18 @@ struct HostShared {
     clock: Clock,
     password: SecretString,
     state: Mutex<HostState>,
-    /// Moves on with every change.
+    /// Changes with every change of the state.
     changed: OrderedWatch<()>,
 }
 
 struct HostState {
     world: World,
-    /// The tickets of those who are logged in.
+    /// The ids of the open sessions.
     sessions: BTreeSet<u64>,
     login_attempts: u64,
     refuse_logins: bool,
     unreachable: bool,
-    /// How often all connections were cut.
+    /// How often all connections broke.
     connection_epoch: u64,
 }
 
@@ -44,9 +44,9 @@ pub struct Connection {
     connection_epoch: u64,
 }
 
-/// For a test: what happens on the host, and to the way there.
+/// Functions for tests: they change the host and the connections to it.
 impl SimulatedHost {
-    /// The host of this scenario, whose account has the password `otter`.
+    /// The host of this scenario. The password of its account is `otter`.
     pub fn new(scenario: &Scenario, pace: Pace, clock: Clock) -> Self {
         let now = Moment { wall: clock.now(), elapsed: clock.elapsed() };
         let state = HostState {
@@ -66,7 +66,7 @@ impl SimulatedHost {
         SecretString::from("otter")
     }
 
-    /// Lets the world do what is due, as long as this is polled.
+    /// Runs the events of the world when they are due, as long as this future is polled.
     pub async fn drive(&self) -> std::convert::Infallible {
         let changes = self.changes();
         loop {
@@ -86,27 +86,27 @@ impl SimulatedHost {
         }
     }
 
-    /// Looks at the world.
+    /// Reads the world.
     pub fn look<T>(&self, look: impl FnOnce(&World) -> T) -> T {
         look(&self.lock().world)
     }
 
-    /// Changes the world, as other people and the guests do.
+    /// Changes the world, as other clients and the guests do.
     pub fn mutate<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
         self.change(|state| change(&mut state.world))
     }
 
-    /// Every session ends.
+    /// Ends every session.
     pub fn drop_sessions(&self) {
         self.change(|state| state.sessions.clear());
     }
 
-    /// Every connection breaks, and sessions go on.
+    /// Breaks every connection. The sessions go on.
     pub fn cut_connections(&self) {
         self.change(|state| state.connection_epoch += 1);
     }
 
-    /// Whether the host can be reached from now on. Sessions outlive an outage.
+    /// Sets whether the host is reachable. Sessions outlive an outage.
     pub fn set_reachable(&self, reachable: bool) {
         self.change(|state| {
             state.unreachable = !reachable;
@@ -114,17 +114,17 @@ impl SimulatedHost {
         });
     }
 
-    /// Whether every login is refused.
+    /// Sets whether every login is refused.
     pub fn refuse_logins(&self, refuse: bool) {
         self.change(|state| state.refuse_logins = refuse);
     }
 
-    /// How often somebody tried to log in.
+    /// The number of login attempts.
     pub fn login_attempts(&self) -> u64 {
         self.lock().login_attempts
     }
 
-    /// The host restarts: every machine is off, and no task and no session is left.
+    /// Reboots the host: every machine is off, and all tasks and sessions are gone.
     pub fn reboot(&self) {
         self.change(|state| {
             state.world.reboot_host();
@@ -134,13 +134,13 @@ impl SimulatedHost {
     }
 }
 
-/// For the backend.
+/// Functions for the backend.
 impl SimulatedHost {
     pub(super) fn clock(&self) -> &Clock {
         &self.0.clock
     }
 
-    /// Moves on with every change.
+    /// Changes with every change of the state.
     pub(super) fn changes(&self) -> &OrderedWatch<()> {
         &self.0.changed
     }
@@ -170,7 +170,7 @@ impl SimulatedHost {
         Ok(Connection { session_id, connection_epoch: state.connection_epoch })
     }
 
-    /// A connection for a session that there is. `None` if there is no such session.
+    /// A new connection for an open session. `None` if the session has ended.
     pub(super) fn reconnect(&self, session_id: u64) -> Result<Option<Connection>, HostError> {
         let state = self.lock();
         state.check_reachable()?;
@@ -184,7 +184,7 @@ impl SimulatedHost {
         self.lock().sessions.remove(&session_id);
     }
 
-    /// Looks at the world through a connection.
+    /// Reads the world through a connection.
     ///
     /// # Errors
     /// `Unreachable` if the connection broke, `NotAuthenticated` if the session ended.
@@ -198,7 +198,7 @@ impl SimulatedHost {
         Ok(look(&state.world))
     }
 
-    /// The same, to change the world.
+    /// Changes the world through a connection. Fails like [`read_through`](Self::read_through).
     pub(super) fn change_through<T>(
         &self,
         connection: Connection,
@@ -210,7 +210,7 @@ impl SimulatedHost {
         })
     }
 
-    /// Whether the connection still stands.
+    /// Whether the connection is not broken.
     pub(super) fn is_connected(&self, connection: Connection) -> bool {
         self.lock().connection_epoch == connection.connection_epoch
     }
@@ -225,7 +225,7 @@ impl SimulatedHost {
         self.0.changed.set(());
     }
 
-    /// The state, with time moved on to now. Never held across an await.
+    /// Locks the state and advances it to the present. Never hold the guard across an await.
     fn lock(&self) -> MutexGuard<'_, HostState> {
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = state.world.revision();
@@ -260,12 +260,12 @@ impl HostState {
     }
 }
 
-/// The connection broke while the answer was awaited.
+/// The error of a request whose connection broke before the answer.
 pub(super) fn cut() -> HostError {
     HostError::new(HostErrorKind::Unreachable, "The connection to the host broke.")
 }
 
-/// The host answered, and nobody can read the answer.
+/// The error of a request whose answer is unreadable.
 pub(super) fn unreadable() -> HostError {
     HostError::new(HostErrorKind::Protocol, "The answer of the host cannot be read.")
 }

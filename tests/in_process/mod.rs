@@ -1,12 +1,12 @@
-//! A backend in the process of the tests: [`InProcess`] keeps the contract of `otter::hypervisor`
-//! over the simulator's world, without TLS and SOAP.
+//! A backend in the process of the tests: [`InProcess`] implements `otter::hypervisor` over the
+//! world of the simulator, without TLS and SOAP.
 //!
 //! ```text
 //! test ──► SimulatedHost ─ World ◄── hooks ── InProcess ◄── otter
-//!                            └─────► stream ─ session ────► observer, followers
+//!                            └─────► update_stream ─ session ──► observer, task followers
 //! ```
-//! All time comes from the clock of the host. There is no thread, no randomness and no order of a
-//! hash table, so the same clock, hooks and calls give the same run.
+//! All time comes from the clock of the host. There are no threads, no random numbers and no hash
+//! tables, so the same clock, hooks and calls give the same run.
 
 mod backend;
 mod hooks;

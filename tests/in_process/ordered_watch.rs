@@ -1,11 +1,11 @@
-//! A value that others wait on. Waiters wake in the order in which they came; those of tokio's
-//! `watch` wake in a random order.
+//! A watched value that wakes its waiters in the order in which they began to wait. `watch` of tokio
+//! wakes them in a random order.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// A value with the number of its changes.
+/// A watched value with the number of its changes.
 pub struct OrderedWatch<T> {
     value: Mutex<(T, u64)>,
     changed: Notify,
@@ -16,7 +16,7 @@ impl<T: Clone> OrderedWatch<T> {
         Self { value: Mutex::new((value, 0)), changed: Notify::new() }
     }
 
-    /// The value as it is now.
+    /// The current value.
     pub fn get(&self) -> T {
         self.lock().0.clone()
     }
@@ -26,7 +26,7 @@ impl<T: Clone> OrderedWatch<T> {
         self.lock().1
     }
 
-    /// Changes the value and wakes those who wait.
+    /// Sets the value and wakes all waiters.
     pub fn set(&self, value: T) {
         {
             let mut guard = self.lock();
@@ -35,12 +35,12 @@ impl<T: Clone> OrderedWatch<T> {
         self.changed.notify_waiters();
     }
 
-    /// Returns once the value has changed more often than this.
+    /// Waits until the number of changes exceeds `version`.
     pub async fn changed_since(&self, version: u64) {
         self.wait_for(|_, now| (now > version).then_some(())).await;
     }
 
-    /// Waits until this gives something for the value and the number of its changes.
+    /// Waits until the condition returns a result for the value and the number of its changes.
     pub async fn wait_for<R>(&self, mut condition: impl FnMut(&T, u64) -> Option<R>) -> R {
         loop {
             let changed = self.changed.notified();

@@ -1,4 +1,4 @@
-//! Hooks that let planned things happen to the next calls that change a machine, in order.
+//! Hooks that inject planned faults into the next calls that change a machine, in order.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -8,34 +8,34 @@ use otter::simulator::Fault;
 
 use super::hooks::{Hooks, Interruption, Request};
 
-/// What happens to one call.
+/// A fault of one call.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CallFault {
     /// The connection breaks before the host acts.
     CutBefore,
     /// The host acts, and then the connection breaks.
     CutAfter,
-    /// The host acts, and nobody can read its answer.
+    /// The host acts, and its answer is unreadable.
     UnreadableAfter,
     /// The host answers with this fault, and does not act.
     Fault(Fault),
-    /// The host acts, and answers with this fault all the same.
+    /// The host acts, but answers with this fault.
     FaultAfter(Fault),
 }
 
-/// The plans for the next calls.
+/// The faults of the next calls.
 #[derive(Default)]
 pub struct PlannedFaults {
     next: Mutex<VecDeque<CallFault>>,
 }
 
 impl PlannedFaults {
-    /// This happens to the next call for which nothing is planned yet.
+    /// Plans a fault for the next call that has none yet.
     pub fn push(&self, fault: CallFault) {
         self.next.lock().unwrap_or_else(PoisonError::into_inner).push_back(fault);
     }
 
-    /// Takes what comes next, if it is for this side of the act.
+    /// Takes the next fault if it happens at this point: before the host acts, or after.
     fn take(&self, request: Request<'_>, is_before: bool) -> Result<(), Interruption> {
         if !matches!(request, Request::Call(..)) {
             return Ok(());

@@ -1,8 +1,8 @@
-//! The one session with the host, and the one task that tells the observer.
+//! The session with the host. Its task is the only one that reports facts to the observer.
 //!
 //! ```text
-//! log in ──► the whole picture ──► changes ──► lost or unreachable ──► log in …
-//!    └─ refused: not tried again for long, or until there is a new password
+//! log in ──► all machines and datastores ──► changes ──► session lost or host unreachable ──► log in …
+//!    └─ refused: the next try is after 15 minutes, or when there is a new password
 //! ```
 
 use std::convert::Infallible;
@@ -21,26 +21,26 @@ use super::host::Connection;
 use super::translation;
 use super::update_stream::UpdateStream;
 
-/// How long a refused account is left alone.
+/// The time between a refused login and the next try.
 const REFUSED_LOGIN_DELAY: Duration = Duration::from_mins(15);
-/// How long after a failed login the next is tried, if nothing happens on the host.
+/// The time between a failed login and the next try, if nothing changes on the host.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// A fact that was read directly, for the observer, in order with all others.
+/// A request to report a fact that was read directly. It is reported in order with all other facts.
 pub struct ReportRequest {
     pub fact: Fact,
     pub reported: oneshot::Sender<()>,
 }
 
-/// How the session is, for those who call.
+/// The state of the session, for callers.
 #[derive(Clone, Debug)]
 pub enum SessionLink {
-    /// Logged in; everything up to this revision of the world was told.
+    /// There is a session. The observer knows the world up to the revision `reported`.
     Up { connection: Connection, reported: u64 },
     Down {
         kind: HostErrorKind,
         reason: String,
-        /// Whether a login is under way already.
+        /// Whether the backend is logging in again.
         is_reconnecting: bool,
     },
 }
@@ -70,14 +70,14 @@ impl SessionLink {
     }
 }
 
-/// Keeps the session and tells the observer.
+/// Keeps the session and reports to the observer.
 pub struct Session<'b> {
     shared: &'b BackendShared,
     observer: Arc<dyn Observer>,
     reports: mpsc::Receiver<ReportRequest>,
     status: SessionStatus,
-    /// The session on the host, which can outlive a connection.
-    session_id: Option<u64>,
+    /// The session on the host. It can outlive a connection.
+    id: Option<u64>,
 }
 
 impl<'b> Session<'b> {
@@ -89,10 +89,10 @@ impl<'b> Session<'b> {
         let since = shared.host.clock().now();
         let status =
             SessionStatus { state: SessionState::Connecting, since, logins: 0, product: None };
-        Self { shared, observer, reports, status, session_id: None }
+        Self { shared, observer, reports, status, id: None }
     }
 
-    /// Goes on until it is stopped.
+    /// Keeps the session until `stop` is cancelled.
     pub async fn run(mut self, stop: CancellationToken) {
         self.report_status(SessionState::Connecting);
         let _: Option<()> = stop
@@ -102,8 +102,8 @@ impl<'b> Session<'b> {
                 }
             })
             .await;
-        if let Some(session_id) = self.session_id {
-            self.shared.host.log_out(session_id);
+        if let Some(id) = self.id {
+            self.shared.host.log_out(id);
         }
         let down = SessionLink::down(HostErrorKind::Unreachable, stopped().message);
         self.shared.link.set(down);
@@ -149,23 +149,21 @@ impl<'b> Session<'b> {
         }
     }
 
-    /// Goes on with the session that there is, or logs in.
+    /// Continues the open session, or logs in.
     async fn connect(&mut self) -> Result<Connection, HostError> {
         let BackendShared { host, hooks, password, .. } = self.shared;
-        if let Some(connection) =
-            self.session_id.map(|session_id| host.reconnect(session_id)).transpose()?.flatten()
-        {
+        if let Some(connection) = self.id.map(|id| host.reconnect(id)).transpose()?.flatten() {
             return Ok(connection);
         }
         hooks.before_request(Request::LogIn).await.map_err(login_failed)?;
         let connection = host.log_in(&password.get())?;
         hooks.after_request(Request::LogIn).await.map_err(login_failed)?;
-        self.session_id = Some(connection.session_id);
+        self.id = Some(connection.session_id);
         self.status.logins += 1;
         Ok(connection)
     }
 
-    /// Tells everything, and then what changes, until the connection or the session is lost.
+    /// Reports everything and then the changes, until the connection or the session is lost.
     async fn follow(&mut self, connection: Connection) -> Result<Infallible, HostError> {
         let BackendShared { host, hooks, followers, link, barrier_revision, .. } = self.shared;
         let changes = host.changes();
@@ -218,7 +216,7 @@ impl<'b> Session<'b> {
 
     fn report_fact(&self, ReportRequest { fact, reported }: ReportRequest) {
         self.observer.observe(Facts { complete: false, changes: vec![fact] });
-        // The caller may have gone.
+        // The caller may have been dropped.
         let _ = reported.send(());
     }
 
@@ -237,7 +235,7 @@ impl<'b> Session<'b> {
     }
 }
 
-/// Waits while there is no connection. Senders of facts are let go.
+/// Waits for the future while there is no connection, and drops the requests that arrive.
 async fn discard_reports_until(
     reports: &mut mpsc::Receiver<ReportRequest>,
     future: impl Future<Output = ()>,

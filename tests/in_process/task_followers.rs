@@ -1,4 +1,4 @@
-//! Who follows which task.
+//! The tasks whose status is followed, and the channels of their followers.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,15 +7,16 @@ use otter::domain::ids::TaskId;
 use otter::hypervisor::TaskStatus;
 use tokio::sync::{Notify, watch};
 
-/// The followed tasks. `None` once the backend has stopped.
+/// The followed tasks.
 pub struct TaskFollowers {
+    /// `None` once the backend has stopped.
     tasks: Mutex<Option<BTreeMap<TaskId, FollowedTask>>>,
     task_added: Notify,
 }
 
 struct FollowedTask {
     sender: watch::Sender<TaskStatus>,
-    /// Whether the task was read since it is followed. Afterwards its changes are enough.
+    /// Whether the task was read since it is followed. From then on its changes are enough.
     is_read: bool,
 }
 
@@ -26,7 +27,7 @@ impl Default for TaskFollowers {
 }
 
 impl TaskFollowers {
-    /// Follows a task; several may follow one.
+    /// Follows a task. A task may have several followers.
     pub fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
         let new = || watch::Sender::new(TaskStatus::Running { progress: None });
         let receiver = match &mut *self.lock() {
@@ -41,12 +42,12 @@ impl TaskFollowers {
         receiver
     }
 
-    /// Returns once there may be a task for [`take_unread`](Self::take_unread).
+    /// Waits until there may be a task for [`take_unread`](Self::take_unread).
     pub async fn task_added(&self) {
         self.task_added.notified().await;
     }
 
-    /// The tasks that were not read since they are followed. From now on they count as read.
+    /// Returns the tasks that were not read since they are followed, and marks them as read.
     pub fn take_unread(&self) -> Vec<TaskId> {
         let mut tasks = self.lock();
         let Some(tasks) = tasks.as_mut() else { return Vec::new() };
@@ -60,7 +61,7 @@ impl TaskFollowers {
             .collect()
     }
 
-    /// After a gap in the updates every task has to be read again.
+    /// Marks every task as unread, because updates may have been missed.
     pub fn mark_all_unread(&self) {
         if let Some(tasks) = self.lock().as_mut() {
             for followed in tasks.values_mut() {
@@ -69,13 +70,13 @@ impl TaskFollowers {
         }
     }
 
-    /// Whether anybody follows this task.
+    /// Whether the task has followers.
     pub fn is_followed(&self, task: &TaskId) -> bool {
         self.lock().as_ref().is_some_and(|tasks| tasks.contains_key(task))
     }
 
-    /// Publishes where a task is. An end is published once, and a percentage that falls is left
-    /// out.
+    /// Publishes the status of a task. The end is published once. A lower percentage than the last
+    /// one is ignored.
     pub fn publish(&self, task: &TaskId, status: TaskStatus) {
         let mut tasks = self.lock();
         let Some(tasks) = tasks.as_mut() else { return };
@@ -94,7 +95,7 @@ impl TaskFollowers {
         }
     }
 
-    /// Lets all followers go.
+    /// Closes the channels of all followers.
     pub fn close(&self) {
         self.lock().take();
     }

@@ -1,4 +1,4 @@
-//! The hooks of the backend, what it does on a cut connection, and that a run repeats itself.
+//! Tests of the backend: its hooks, broken connections, and that a run is repeatable.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::hooks::{Hooks, Interruption, Request};
 use super::{CallFault, InProcess, PlannedFaults, SimulatedHost};
 
-/// Notes all that it observes.
+/// An observer that records everything as lines of text.
 #[derive(Default)]
 struct RecordingObserver(Mutex<Vec<String>>);
 
@@ -62,7 +62,7 @@ impl Observer for RecordingObserver {
     }
 }
 
-/// A running backend, on time that is stepped.
+/// A running backend on a stepped clock.
 struct RunningBackend {
     clock: Clock,
     host: SimulatedHost,
@@ -88,7 +88,7 @@ impl RunningBackend {
         running
     }
 
-    /// Lets time pass, step by step.
+    /// Advances the clock in steps.
     async fn advance(&self, time: Duration) {
         const STEP: Duration = Duration::from_millis(100);
         let end = self.clock.elapsed() + time;
@@ -116,7 +116,7 @@ impl Drop for RunningBackend {
     }
 }
 
-/// Lets every task go as far as it can without time.
+/// Lets every task run until it waits.
 async fn settle() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
@@ -172,7 +172,7 @@ async fn a_refused_call_did_not_run() {
     assert_eq!(running.power(), otter::simulator::world::PowerState::Off);
 }
 
-/// Each way takes a second, and sets of updates come two seconds late.
+/// Requests and answers take a second each, and sets of updates are two seconds late.
 struct DelayedHooks(Clock);
 
 #[async_trait]
@@ -254,7 +254,7 @@ async fn a_session_outlives_an_outage_and_the_inventory_is_reported_again() {
     assert_eq!(running.host.login_attempts(), 2);
 }
 
-/// Numbers from one seed choose how long things take, and in what order they are observed.
+/// Numbers from a seed choose the delays, the interruptions and the order of updates.
 struct SeededHooks {
     clock: Clock,
     seed: Mutex<u64>,
@@ -285,7 +285,7 @@ impl Hooks for SeededHooks {
     }
 }
 
-/// What is observed in a run of this seed.
+/// The recorded lines of a run with this seed.
 async fn run(seed: u64) -> Vec<String> {
     let hooks = |clock: &Clock| -> Arc<dyn Hooks> {
         Arc::new(SeededHooks { clock: clock.clone(), seed: Mutex::new(seed) })
@@ -336,5 +336,5 @@ async fn a_seed_repeats_its_run() {
         runs.push(first);
     }
     runs.dedup();
-    assert_eq!(runs.len(), 5, "each seed is a run of its own");
+    assert_eq!(runs.len(), 5, "each seed gives a different run");
 }

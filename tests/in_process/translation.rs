@@ -1,6 +1,6 @@
-//! From the simulated world to what the vim25 backend tells of it: facts for the picture, evidence
-//! for a job, faults as errors; and from a call to what it does in the world. A test reads the same
-//! world over the wire and compares.
+//! The translation between the simulated world and the hypervisor contract: machines and datastores
+//! as facts, evidence for jobs, faults as errors, and calls as operations of the world. The test in
+//! `wire_comparison.rs` compares it with the vim25 backend.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use otter::simulator::world::{self, Operation, TaskState, World};
 use otter::simulator::{Fault, Moref, Value};
 use serde_json::json;
 
-/// The account that otter has on the host.
+/// The account of otter on the host.
 pub const OTTER_ACCOUNT: &str = "root";
 
-/// A machine as the picture shows it.
+/// A machine as the inventory reports it.
 pub fn machine(machine: &world::Machine) -> Machine {
     let config = machine.is_readable();
     Machine {
@@ -62,7 +62,7 @@ pub fn machine(machine: &world::Machine) -> Machine {
     }
 }
 
-/// A datastore as the picture shows it.
+/// A datastore as the inventory reports it.
 pub fn datastore(world: &World, datastore: &world::Datastore) -> Datastore {
     let bytes = |bytes: i64| u64::try_from(bytes).ok();
     let machines = world.machines().filter(|machine| machine.datastore == datastore.id).count();
@@ -79,7 +79,7 @@ pub fn datastore(world: &World, datastore: &world::Datastore) -> Datastore {
     }
 }
 
-/// The guest as its tools claim it to be.
+/// The guest as VMware Tools report it.
 pub fn guest(machine: &world::Machine) -> Guest {
     let guest = &machine.guest;
     let status = match (guest.tools_installed, guest.tools_running) {
@@ -103,13 +103,13 @@ pub fn guest(machine: &world::Machine) -> Guest {
     }
 }
 
-/// The machine of this id.
+/// The machine with this id. Fails with `ManagedObjectNotFound` if there is none.
 pub fn find_machine<'w>(world: &'w World, id: &MachineId) -> Result<&'w world::Machine, Fault> {
     let not_found = || Fault::not_found(&Moref::new("VirtualMachine", id.backend_text()));
     world.machine(id.backend_text()).ok_or_else(not_found)
 }
 
-/// Does what a call asks for, or starts it.
+/// Runs a call: completes it at once, or starts its task.
 pub fn call(
     world: &mut World,
     machine: &MachineId,
@@ -144,7 +144,7 @@ pub fn call(
             Operation::RemoveSnapshot { snapshot: snapshot.backend_text().to_owned(), children }
         }
     };
-    // Over the wire these two name the snapshot alone.
+    // In vim25, the target of these two operations is the snapshot.
     let target = match &operation {
         Operation::RevertToSnapshot { snapshot, .. }
         | Operation::RemoveSnapshot { snapshot, .. } => {
@@ -157,8 +157,8 @@ pub fn call(
     Ok(Accepted::Task(TaskId::from_backend(world.start_task(&target, operation, user)?.id)))
 }
 
-/// What a job reads of a machine before and after a call, without its recent tasks; and the ids of
-/// those, which are read in a request of their own.
+/// The evidence that a job reads of a machine, without the recent tasks, and the ids of those tasks.
+/// They are read in a separate request.
 pub fn evidence(world: &World, id: &MachineId) -> Result<(Evidence, Vec<String>), Fault> {
     let read = machine(find_machine(world, id)?);
     let seen = |snapshot: Snapshot| {
@@ -182,7 +182,7 @@ pub fn evidence(world: &World, id: &MachineId) -> Result<(Evidence, Vec<String>)
     Ok((evidence, world.recent_tasks(id.backend_text()).map(|task| task.id.clone()).collect()))
 }
 
-/// Those of the tasks that the host still knows, as a direct read shows them.
+/// The tasks of these ids that the host still knows, as a direct read reports them.
 pub fn recent_tasks(world: &World, tasks: &[String]) -> Vec<RecentTask> {
     let known = tasks.iter().filter_map(|task| world.task(task));
     let recent = known.map(|task| RecentTask {
@@ -194,7 +194,7 @@ pub fn recent_tasks(world: &World, tasks: &[String]) -> Vec<RecentTask> {
     recent.collect()
 }
 
-/// Where a task is.
+/// The status of a task.
 pub fn status(task: &world::Task) -> TaskStatus {
     match task.state {
         TaskState::Queued | TaskState::Running => TaskStatus::Running {
@@ -209,7 +209,7 @@ pub fn status(task: &world::Task) -> TaskStatus {
     }
 }
 
-/// Whether the task's success means that another guest runs than before.
+/// Whether the task has restarted the guest.
 pub fn restarts_guest(task: &world::Task) -> bool {
     task.state == TaskState::Success
         && matches!(
@@ -221,7 +221,7 @@ pub fn restarts_guest(task: &world::Task) -> bool {
         )
 }
 
-/// The snapshot that a task made.
+/// The snapshot that a task created. `None` if it created none.
 fn made_snapshot(task: &world::Task) -> Option<SnapshotId> {
     match &task.result {
         Some(Value::Reference(moref)) if moref.kind == "VirtualMachineSnapshot" => {
@@ -231,7 +231,7 @@ fn made_snapshot(task: &world::Task) -> Option<SnapshotId> {
     }
 }
 
-/// A fault as the backend tells it.
+/// A fault as an error of the backend. `lead` begins its message.
 pub fn error(fault: &Fault, lead: &str) -> HostError {
     let text = |value: &Value| match value {
         Value::Text(text) | Value::Enum(_, text) => Some(text.clone()),
@@ -248,8 +248,7 @@ pub fn error(fault: &Fault, lead: &str) -> HostError {
     fault.into_error(lead)
 }
 
-/// The value at a vim25 path of a machine. `None` if it has no such property, as far as tests ask
-/// for them.
+/// The value at a vim25 path of a machine. `None` for a path that the tests do not use.
 pub fn property(machine: &Machine, path: &str) -> Option<serde_json::Value> {
     let power = machine.power_state.map(|state| match state {
         PowerState::On => "poweredOn",
@@ -289,7 +288,7 @@ const fn power_state(state: &world::PowerState) -> Option<PowerState> {
     }
 }
 
-/// Parents before children, a whole branch before the next.
+/// The snapshots in depth-first order, parents before children.
 fn snapshots(machine: &world::Machine) -> Snapshots {
     let mut below: BTreeMap<Option<&str>, Vec<&world::Snapshot>> = BTreeMap::new();
     for snapshot in &machine.snapshots {

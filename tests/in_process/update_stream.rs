@@ -1,5 +1,5 @@
-//! The updates of one session: first the whole picture, then what changed, in sets that are each
-//! true when they are told.
+//! The updates of one session: first all machines and datastores, then the changes. Each set is read
+//! at one moment.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,32 +12,33 @@ use otter::simulator::world::World;
 use super::task_followers::TaskFollowers;
 use super::translation;
 
-/// Where the updates of one session are.
+/// The progress of the updates of one session.
 #[derive(Default)]
 pub struct UpdateStream {
-    /// The revision of the world up to which changes were noticed. `None` before the whole picture.
+    /// The revision of the world up to which changes were collected. `None` before the initial set.
     collected_revision: Option<u64>,
-    /// What changed and the observer does not know yet.
+    /// The changed objects that the observer does not know yet.
     pending: BTreeSet<Moref>,
     /// The machines and datastores that the observer knows.
     reported: BTreeSet<Moref>,
 }
 
-/// One set of updates.
+/// A set of updates.
 pub struct UpdateSet {
     pub facts: Facts,
     pub tasks: Vec<(TaskId, TaskStatus)>,
 }
 
 impl UpdateStream {
-    /// Notes what changed. Gives the revision of the world if the observer knows all up to it.
+    /// Collects the changes. Returns the revision of the world if the observer knows everything up to
+    /// it; else `None`.
     pub fn collect_changes(&mut self, world: &World, followers: &TaskFollowers) -> Option<u64> {
         let unread =
             followers.take_unread().into_iter().map(|task| Moref::new("Task", task.backend_text()));
         self.pending.extend(unread);
         let changed = self.collected_revision.and_then(|revision| world.changed_since(revision));
         let Some(changed) = changed else {
-            // Too much has changed to know what.
+            // The journal of the world does not reach back far enough.
             self.collected_revision = None;
             return None;
         };
@@ -55,13 +56,13 @@ impl UpdateStream {
         self.pending.is_empty().then(|| world.revision())
     }
 
-    /// Whether the next set is the whole picture.
+    /// Whether the next set is the initial one, with all machines and datastores.
     pub const fn is_initial(&self) -> bool {
         self.collected_revision.is_none()
     }
 
-    /// The next set: the whole picture at first, then the changed objects that `tells_now` picks,
-    /// or all of them if it picks none.
+    /// The next set: first the initial one, then the changed objects that `is_in_next_update`
+    /// selects, or all of them if it selects none.
     pub fn next_set(
         &mut self,
         world: &World,
@@ -103,7 +104,7 @@ impl UpdateStream {
         UpdateSet { facts: Facts { complete: true, changes }, tasks: Vec::new() }
     }
 
-    /// The fact about a machine or a datastore. `None` if it came and went unseen.
+    /// The fact about a machine or a datastore. `None` if it was added and removed between two sets.
     fn read(&mut self, world: &World, object: Moref) -> Option<Fact> {
         let id = object.id.clone();
         let fact = if object.kind == "VirtualMachine" {

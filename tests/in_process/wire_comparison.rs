@@ -1,5 +1,5 @@
-//! The translation is right: the vim25 backend reads the same world over the wire and finds the
-//! same machines, datastores, evidence and guests.
+//! Compares the translation with the vim25 backend, which reads the same world over the wire: both
+//! give the same machines, datastores, evidence and guests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +62,7 @@ async fn the_vim25_backend_reads_what_the_translation_reports() {
     running.await.unwrap().unwrap();
 }
 
-/// Tasks that run, failed and succeeded, of two accounts.
+/// Starts tasks of two accounts, so that some run, some have failed and some have succeeded.
 fn start_tasks(world: &mut World) {
     let ids: Vec<String> = world.machines().map(|machine| machine.id.clone()).collect();
     for (at, id) in ids.iter().enumerate() {

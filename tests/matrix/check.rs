@@ -299,7 +299,7 @@ pub fn expected_inventory(world: &World) -> Value {
 fn expected_machine(machine: &Machine) -> Value {
     let on = machine.power == PowerState::On;
     // An address that is still told of a guest that is gone, or not up yet, is never shown.
-    let told =
+    let address =
         machine.guest.reported_address.as_ref().filter(|_| on && machine.guest.tools_running);
     let addresses: Vec<&String> = address.map_or_else(Vec::new, |address| {
         std::iter::once(address).chain(&machine.guest.more_addresses).collect()

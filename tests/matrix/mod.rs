@@ -29,7 +29,7 @@ struct OtterSetup {
 }
 
 impl OtterSetup {
-    fn of(settings: fn(&mut Settings)) -> Self {
+    fn new(settings: fn(&mut Settings)) -> Self {
         Self { settings, between: |host| host }
     }
 }
@@ -117,7 +117,7 @@ fn next<C: MatrixCell>(queue: &CaseQueue<C>) -> Option<Case<C>> {
 }
 
 /// Plays one cell; a bench on which one went wrong is not used again.
-async fn run<C: MatrixCell>(
+async fn run_cell<C: MatrixCell>(
     bench: &mut Option<TestBench>,
     settings: OtterSetup,
     cell: C,

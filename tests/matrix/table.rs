@@ -140,11 +140,11 @@ pub struct Expected {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostEffect {
     /// After a success all of it, after a failure nothing of it, after `unknown` one of the two.
-    AsTold,
+    AsReported,
     /// The job's first call was done, its second was not.
-    FirstOnly,
+    FirstCallOnly,
     /// Something undid it, or the machine is gone.
-    Whatever,
+    Any,
 }
 
 /// What can be known of the struck call.

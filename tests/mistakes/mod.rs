@@ -76,7 +76,7 @@ impl Hypervisor for HostWithMistake {
             match self.inner.call(machine, call, job).await {
                 Err(CallError::Lost(_)) => {}
                 Err(CallError::Refused(error)) if is_disconnected(&error) => {
-                    tokio::task::yield_now().await
+                    tokio::task::yield_now().await;
                 }
                 answered => return answered,
             }

@@ -1,10 +1,10 @@
-//! The admin endpoint, and the same words in a scenario.
+//! Tests of the admin endpoint, and of the same faults in a scenario.
 
 use serde_json::{Value as Json, json};
 
 use super::*;
 
-/// A lab with an admin endpoint, and what it answers.
+/// A lab with an admin endpoint, and a client of it.
 struct Admin {
     lab: Lab,
     url: String,
@@ -55,7 +55,7 @@ async fn calls_are_counted_by_method_and_operation() {
     assert_eq!(
         body["taken"]["op-PowerOnVM_Task"],
         json!({"PowerOnVM_Task": 1}),
-        "the other one runs"
+        "the first task still runs"
     );
 }
 
@@ -65,7 +65,7 @@ async fn world_reports_machines_and_tasks() {
     admin.power_on().await.unwrap();
     admin.lab.control().finish_task(&admin.lab.control().running_tasks().pop().unwrap());
     let refused = admin.power_on().await.unwrap();
-    assert_eq!(refused.status, 200, "the task is what fails");
+    assert_eq!(refused.status, 200, "the task fails, not the call");
     let (status, body) = admin.get("/world").await;
     let machine = &body["machines"]["16"];
     assert_eq!((status, &machine["power"]), (200, &json!("poweredOn")));
@@ -172,7 +172,7 @@ async fn an_invalid_request_is_refused() {
             "{path}: {body}"
         );
     }
-    assert_eq!(admin.lab.control().sessions(), 1, "of a list with an error in it nothing is done");
+    assert_eq!(admin.lab.control().sessions(), 1, "a list with an invalid entry has no effect");
     assert_eq!(admin.get("/a/b").await.0, 404);
 }
 
@@ -199,7 +199,7 @@ async fn a_scenario_takes_the_same_faults() {
     assert_eq!(
         call().await.as_deref(),
         Some("NotAuthenticated"),
-        "the sessions went just before it"
+        "the sessions expire just before the call"
     );
 
     let wrong = |entry: &str| {

@@ -1,4 +1,4 @@
-//! Every way in which the host can be made to break.
+//! Tests of every disruption of calls, and of changes of the host.
 
 use super::*;
 

@@ -1,8 +1,8 @@
-//! The event manager: what is told of logins, machines and tasks, and how it is read.
+//! Tests of the event manager: the events of logins, machines and tasks, and how clients read them.
 
 use super::*;
 
-/// What the lab begins with: a machine that was powered on and asks something.
+/// The first events of the lab: a machine is powered on and asks a question.
 const INITIAL_EVENTS: [&str; 3] = ["TaskEvent", "VmStartingEvent", "VmMessageEvent"];
 
 impl Lab {
@@ -13,7 +13,7 @@ impl Lab {
         reply.returned().text().to_owned()
     }
 
-    /// The types of the events that a method gives.
+    /// The types of the events that a method returns.
     async fn read(&self, method: &str, collector: &str, limit: u32) -> Vec<String> {
         let limit = format!("<maxCount>{limit}</maxCount>");
         types(&self.call(method, "EventHistoryCollector", collector, &limit).await)
@@ -31,7 +31,7 @@ fn types(reply: &Reply) -> Vec<String> {
     events.map(|event| event.type_name().unwrap().to_owned()).collect()
 }
 
-/// The types in a latest page, newest first.
+/// The types of the events in a latest page, newest first.
 fn page(reply: &Reply) -> Vec<String> {
     reply.returned().children().map(|event| event.type_name().unwrap().to_owned()).collect()
 }

@@ -1,4 +1,4 @@
-//! What the methods make of machines.
+//! Tests of the methods of machines, snapshots and tasks.
 
 use super::*;
 

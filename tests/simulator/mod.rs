@@ -1,4 +1,4 @@
-//! The simulator over its real wire, by envelopes that are written by hand.
+//! Tests of the simulator over its real wire, with SOAP envelopes that are written by hand.
 
 mod admin;
 mod disruptions;
@@ -21,7 +21,7 @@ use otter::simulator::{
 
 use crate::harness::record;
 
-/// A running simulator and a client of it, with a session unless told otherwise.
+/// A running simulator and a client of it.
 struct Lab {
     simulator: Simulator,
     clock: Clock,
@@ -29,7 +29,7 @@ struct Lab {
     cookie: Option<String>,
 }
 
-/// One answer.
+/// The answer to a call.
 struct Reply {
     status: u16,
     cookie: Option<String>,
@@ -38,7 +38,7 @@ struct Reply {
 }
 
 impl Lab {
-    /// The lab of the repository; time and tasks move only when told.
+    /// The lab of the repository with a session. Its clock and its tasks are stepped.
     async fn stepped() -> Self {
         let mut lab = Self::start(Scenario::lab().unwrap()).await;
         lab.log_in().await;
@@ -60,7 +60,7 @@ impl Lab {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let certificate =
             reqwest::Certificate::from_pem(simulator.certificate_pem().as_bytes()).unwrap();
-        // A kept connection may die while a call is on its way; these tests are about answers.
+        // A pooled connection may be closed just before a call uses it, which these tests do not test.
         let client = reqwest::Client::builder()
             .tls_certs_only([certificate])
             .pool_max_idle_per_host(0)
@@ -84,7 +84,7 @@ impl Lab {
         self.send("Login", "SessionManager", "ha-sessionmgr", &parameters).await
     }
 
-    /// Calls a method; what comes back is an answer or a fault.
+    /// Calls a method. The reply is an answer or a fault.
     async fn call(&self, method: &str, kind: &str, id: &str, parameters: &str) -> Reply {
         self.send(method, kind, id, parameters).await.unwrap()
     }
@@ -129,7 +129,7 @@ impl Lab {
         reply.returned().text().to_owned()
     }
 
-    /// Starts a task on a machine, lets it end, and gives its state and its fault.
+    /// Starts a task on a machine and runs it to its end. Returns its state and its fault.
     async fn run_task(
         &self,
         method: &str,
@@ -192,7 +192,7 @@ impl Lab {
             .await
     }
 
-    /// What is new, without waiting.
+    /// The updates after a version, without waiting.
     async fn new_updates(&self, version: &str) -> Reply {
         self.updates(version, "<maxWaitSeconds>0</maxWaitSeconds>").await
     }
@@ -207,7 +207,7 @@ impl Reply {
         self.body().child("returnval").unwrap_or_else(|| panic!("a fault: {:?}", self.fault()))
     }
 
-    /// The type of the fault, empty for one without detail.
+    /// The type of the fault; empty for a fault without detail. `None` if the reply is no fault.
     fn fault(&self) -> Option<String> {
         let fault = self.document.root().child("Body")?.child("Fault")?;
         let detail = fault.child("detail")?.children().next();
@@ -222,7 +222,7 @@ impl Reply {
         self.returned().child_text("version").unwrap().to_owned()
     }
 
-    /// Kind and id of each object of an update set, in order.
+    /// The kind of update and the id of each object in an update set, in order.
     fn objects(&self) -> Vec<(String, String)> {
         let text = |object: Element<'_>, name| object.child_text(name).unwrap().to_owned();
         self.object_sets()
@@ -236,7 +236,7 @@ impl Reply {
         sets.flat_map(|set| set.children().filter(|child| child.name() == "objectSet")).collect()
     }
 
-    /// The changes of an object: name, op, and the text of its value.
+    /// The changes of an object: name, operation, and the text of the value.
     fn changes(&self, id: &str) -> Vec<(String, String, Option<String>)> {
         let text = |change: Element<'_>, name| change.child_text(name).map(str::to_owned);
         self.object_sets()
@@ -259,7 +259,7 @@ fn spec(view_kind: &str, view: &str, kind: &str, paths: &[&str]) -> String {
     )
 }
 
-/// Bounds a wait for an event.
+/// Waits for a future, at most 20 seconds.
 async fn bounded<T>(event: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), event).await.unwrap()
 }

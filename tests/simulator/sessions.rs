@@ -1,4 +1,4 @@
-//! Logging in and out, and everything that ends a session.
+//! Tests of logins, logouts, and everything else that ends a session.
 
 use super::*;
 

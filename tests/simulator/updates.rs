@@ -1,4 +1,4 @@
-//! Views, filters, versions and waits.
+//! Tests of views, property filters, versions and waits for updates.
 
 use super::*;
 
@@ -18,7 +18,8 @@ async fn the_first_set_has_everything_and_the_next_only_changes() {
     assert!(first.objects().iter().all(|(kind, _)| kind == "enter"));
     let golden = first.changes("41");
     assert!(golden.contains(&("name".into(), "assign".into(), Some("golden%2fqubes-4.2".into()))));
-    // Its configuration cannot be read, and it has no snapshots: absent, not missing.
+    // The configuration is unreadable and there are no snapshots: such properties are absent and not
+    // in the missing set.
     let names: Vec<String> = first.changes("52").into_iter().map(|(name, ..)| name).collect();
     assert_eq!(names, ["name", "runtime.powerState", "recentTask"]);
     let version = first.version();
@@ -27,7 +28,7 @@ async fn the_first_set_has_everything_and_the_next_only_changes() {
     assert_eq!(lab.run_task("PowerOnVM_Task", "16", "").await.0, "success");
     let second = lab.new_updates(&version).await;
     assert_eq!(second.objects(), [("modify".to_owned(), "16".to_owned())]);
-    // The devices are connected now; recentTask changed too, and hosts do not say so.
+    // The devices are connected now. recentTask changed too, but hosts do not report that.
     let changed: Vec<String> = second.changes("16").into_iter().map(|(name, ..)| name).collect();
     assert_eq!(changed, ["runtime.powerState", "config.hardware.device"]);
 }
@@ -72,7 +73,7 @@ async fn a_pending_wait_reports_tasks_added_to_a_list_view() {
     let info = ended.object_sets()[0].descend(&["changeSet", "val"]).unwrap();
     assert_eq!((info.type_name(), info.child_text("state")), (Some("TaskInfo"), Some("success")));
     assert_eq!(info.child("reason").unwrap().type_name(), Some("TaskReasonUser"));
-    // Ten minutes later nobody knows it any more.
+    // After ten minutes hostd forgets the task.
     lab.clock.advance(Duration::from_mins(10));
     assert_eq!(lab.new_updates(&ended.version()).await.objects(), [("leave".to_owned(), task)]);
 }
@@ -91,7 +92,7 @@ async fn versions_follow_the_rules_of_hosts() {
     assert_eq!(lab.updates(&first.version(), page).await.fault(), invalid);
     assert_eq!(lab.new_updates("77").await.fault(), invalid);
 
-    // An answer that was lost is asked for again by the last complete version.
+    // A client whose answer was lost asks again with the last complete version.
     let complete = rest.version();
     for name in ["one", "two"] {
         lab.control().mutate(|world| world.machine_mut("16").unwrap().name = name.to_owned());

@@ -7,7 +7,7 @@ use otter::simulator::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::super::table::{Fault, InjectionPoint, Kind};
+use super::super::table::{Cell, Fault, InjectionPoint, Kind};
 use super::{CellRun, question, stop};
 
 /// Whether the fault came to pass.
@@ -376,7 +376,7 @@ impl CellRun<'_> {
             }
             match cell.fault {
                 Fault::SessionExpired => {
-                    control.mutate_and_apply(finish, Some(HostChange::ExpireSessions))
+                    control.mutate_and_apply(finish, Some(HostChange::ExpireSessions));
                 }
                 Fault::AccountRefused => {
                     control.refuse_logins(true);
@@ -402,42 +402,30 @@ impl CellRun<'_> {
                     control.mutate_and_apply(finish, Some(HostChange::VanishTasks));
                     control.mutate(finish_unseen);
                 }
-                Fault::Deleted => control.mutate(|world| {
-                    finish(world);
-                    world.remove_machine(&id);
-                    finish_unseen(world);
-                }),
-                Fault::Reregistered => control.mutate(|world| {
-                    finish(world);
-                    let machine = world.remove_machine(&id);
-                    finish_unseen(world);
-                    world.add_machine(with_new_moid(machine.unwrap(), &format!("{id}9")));
-                }),
-                Fault::MoidReused => control.mutate(|world| {
-                    finish(world);
-                    world.remove_machine(&id);
-                    finish_unseen(world);
-                    world.add_machine(different_machine(before.clone()));
-                }),
+                Fault::Deleted | Fault::Reregistered | Fault::MoidReused => {
+                    control.mutate(|world| {
+                        finish(world);
+                        let removed = world.remove_machine(&id).unwrap();
+                        finish_unseen(world);
+                        match cell.fault {
+                            Fault::Reregistered => world.add_machine(with_new_moid(removed)),
+                            Fault::MoidReused => {
+                                world.add_machine(different_machine(before.clone()));
+                            }
+                            _ => {}
+                        }
+                    });
+                }
                 Fault::QuestionAnswered | Fault::QuestionLeft => {
-                    // A power-on that has not come half way hangs on it.
-                    let holds = cell.kind.powers_on()
-                        && !between
-                        && matches!(
-                            cell.point,
-                            InjectionPoint::Unanswered
-                                | InjectionPoint::Accepted
-                                | InjectionPoint::Progress
-                        );
                     let question = HostChange::Question {
                         machine: id.clone(),
                         question: Box::new(question()),
-                        pending: !holds,
+                        pending: between || !is_held_by_question(cell),
                     };
                     control.mutate_and_apply(finish, Some(question));
                 }
                 Fault::Licence => {
-                    control.mutate_and_apply(finish, Some(HostChange::ReadOnlyLicence(true)))
+                    control.mutate_and_apply(finish, Some(HostChange::ReadOnlyLicence(true)));
                 }
                 Fault::TaskFailed => {
                     let fault =
@@ -450,7 +438,7 @@ impl CellRun<'_> {
                     control.mutate(|world| {
                         world.rules.refuse_in_call = cell.fault == Fault::PowerStateInCall;
                         change_power(world, &id, cell.kind);
-                    })
+                    });
                 }
                 Fault::PowerStateInTask => {
                     let fault = HostFault::invalid_power_state(Some("poweredOn"), "poweredOff");
@@ -460,6 +448,16 @@ impl CellRun<'_> {
             }
         })
     }
+}
+
+/// Whether the task of the call is a power-on that has not raised its question yet. It does so at
+/// 50 percent.
+const fn is_held_by_question(cell: Cell) -> bool {
+    cell.kind.powers_on()
+        && matches!(
+            cell.point,
+            InjectionPoint::Unanswered | InjectionPoint::Accepted | InjectionPoint::Progress
+        )
 }
 
 /// Does what the call was for.
@@ -493,9 +491,10 @@ fn change_power(world: &mut World, id: &str, kind: Kind) {
 }
 
 /// The same machine under another moid.
-fn with_new_moid(mut machine: Machine, id: &str) -> Machine {
-    let old = std::mem::replace(&mut machine.id, id.to_owned());
-    let new = |snapshot: &String| snapshot.replacen(&old, id, 1);
+fn with_new_moid(mut machine: Machine) -> Machine {
+    let id = format!("{}9", machine.id);
+    let old = std::mem::replace(&mut machine.id, id.clone());
+    let new = |snapshot: &String| snapshot.replacen(&old, &id, 1);
     for snapshot in &mut machine.snapshots {
         snapshot.id = new(&snapshot.id);
         snapshot.parent = snapshot.parent.as_ref().map(new);

@@ -39,7 +39,7 @@ pub struct ManualChangeRun {
 impl ManualChangeRun {
     /// Does it.
     pub fn apply(&self, world: &mut World, id: &str) {
-        match self.hand {
+        match self.change {
             ManualChange::PowersOn => {
                 if let Some(machine) = world.machine_mut(id) {
                     self.has_acted.fetch_or(machine.power != PowerState::On, Ordering::SeqCst);

@@ -53,8 +53,8 @@ named_enum! {
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LeaseFault {
-    Of(Fault),
-    ManualChangeRun(ManualChange),
+    Injected(Fault),
+    Manual(ManualChange),
 }
 
 /// One cell.
@@ -149,22 +149,22 @@ impl LeaseFault {
     /// What it is to the play of the job: what other hands do, no disruption brings about.
     pub const fn as_fault(self) -> Fault {
         match self {
-            Self::Of(fault) => fault,
-            Self::ManualChangeRun(_) => Fault::Licence,
+            Self::Injected(fault) => fault,
+            Self::Manual(_) => Fault::Licence,
         }
     }
 
     const fn name(self) -> &'static str {
         match self {
-            Self::Of(fault) => fault.name(),
-            Self::ManualChangeRun(change) => hand.name(),
+            Self::Injected(fault) => fault.name(),
+            Self::Manual(change) => change.name(),
         }
     }
 
     const fn removes_the_machine(self) -> bool {
         matches!(
             self,
-            Self::Of(
+            Self::Injected(
                 Fault::GoneInOutage | Fault::Deleted | Fault::Reregistered | Fault::MoidReused
             )
         )
@@ -176,7 +176,7 @@ impl LeaseCell {
     pub fn all() -> impl Iterator<Item = Self> {
         let faults = Fault::ALL.iter().map(|fault| LeaseFault::Injected(*fault));
         let faults: Vec<_> = faults
-            .chain(ManualChange::ALL.iter().map(|hand| LeaseFault::Manual(*change)))
+            .chain(ManualChange::ALL.iter().map(|change| LeaseFault::Manual(*change)))
             .collect();
         LeaseKind::ALL.iter().flat_map(move |kind| {
             let faults = faults.clone();
