@@ -52,8 +52,8 @@ pub trait Hooks: Send + Sync {
     /// Runs before a set of updates is read from the host. A barrier does not wait for it.
     async fn before_update(&self) {}
 
-    /// Whether a changed object is part of the next set of updates. If not, a later set contains it,
-    /// because a host guarantees no order. A barrier ignores this hook.
+    /// Whether a changed object is part of the next set of updates. If not, a later set contains
+    /// it, because a host guarantees no order. A barrier ignores this hook.
     fn is_in_next_update(&self, _object: &Moref) -> bool {
         true
     }

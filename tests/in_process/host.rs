@@ -1,7 +1,7 @@
 //! The host: the world of the simulator, its sessions and its reachability, under one lock.
 //!
-//! Each access advances the world to the present. [`SimulatedHost::drive`] does so whenever an event
-//! is due.
+//! Each access advances the world to the present. [`SimulatedHost::drive`] does so whenever an
+//! event is due.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

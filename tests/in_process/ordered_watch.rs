@@ -1,5 +1,5 @@
-//! A watched value that wakes its waiters in the order in which they began to wait. `watch` of tokio
-//! wakes them in a random order.
+//! A watched value that wakes its waiters in the order in which they began to wait. `watch` of
+//! tokio wakes them in a random order.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

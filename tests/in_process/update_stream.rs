@@ -1,5 +1,5 @@
-//! The updates of one session: first all machines and datastores, then the changes. Each set is read
-//! at one moment.
+//! The updates of one session: first all machines and datastores, then the changes. Each set is
+//! read at one moment.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,8 +30,8 @@ pub struct UpdateSet {
 }
 
 impl UpdateStream {
-    /// Collects the changes. Returns the revision of the world if the observer knows everything up to
-    /// it; else `None`.
+    /// Collects the changes. Returns the revision of the world if the observer knows everything up
+    /// to it; else `None`.
     pub fn collect_changes(&mut self, world: &World, followers: &TaskFollowers) -> Option<u64> {
         let unread =
             followers.take_unread().into_iter().map(|task| Moref::new("Task", task.backend_text()));
@@ -104,7 +104,8 @@ impl UpdateStream {
         UpdateSet { facts: Facts { complete: true, changes }, tasks: Vec::new() }
     }
 
-    /// The fact about a machine or a datastore. `None` if it was added and removed between two sets.
+    /// The fact about a machine or a datastore. `None` if it was added and removed between two
+    /// sets.
     fn read(&mut self, world: &World, object: Moref) -> Option<Fact> {
         let id = object.id.clone();
         let fact = if object.kind == "VirtualMachine" {

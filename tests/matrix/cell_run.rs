@@ -1,6 +1,6 @@
-//! Plays one cell of the table before a whole otter: starts the job, lets the fault strike at the
-//! step, mends the host, and sees the job to its end. Time stands still for otter and the host but
-//! for the ticks given here, and no task or guest moves by itself.
+//! Runs a cell of the matrix against a whole otter: it starts the job, injects the fault at its
+//! point, brings the host back, and lets the job end. The time of otter and of the host advances
+//! only by the ticks here, and tasks and guests advance only by steps.
 
 mod fault_injection;
 mod lease_run;
@@ -21,22 +21,22 @@ use super::OtterSetup;
 use super::table::{Cell, Expected, Fault, Kind};
 use crate::harness::{Answer, Events, Lab, NDJSON, PATIENCE, Plan, encode};
 
-/// How far a tick moves the time of otter and of the host.
+/// The time of otter and of the host that a tick adds.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How long that takes.
+/// The real time that a tick takes.
 const TICK_PAUSE: Duration = Duration::from_millis(4);
 
-/// How many of them at most, on a machine that is too busy to keep to it.
+/// The maximum number of pauses in a tick, if the test machine is too busy.
 const MAX_TICK_PAUSES: usize = 50;
 
-/// The deadline of every job here.
+/// The deadline of every job.
 const DEADLINE: Duration = Duration::from_mins(10);
 
-/// The machine whose changes are nudges and marks; nothing else happens to it.
+/// The machine that only [`TestBench::nudge`] changes.
 const MARKER: &str = "31";
 
-/// A whole otter and its host, on which cells are played one after the other.
+/// A whole otter and its host. It runs cells one after the other.
 pub struct TestBench {
     pub lab: Lab,
     pub control: Control,
@@ -47,30 +47,30 @@ pub struct TestBench {
     nudges: u32,
 }
 
-/// One cell as it is played.
+/// The run of a cell.
 pub struct CellRun<'b> {
     pub bench: &'b mut TestBench,
     pub cell: Cell,
     pub expected: &'b Expected,
-    /// The moid of the machine that is meant.
+    /// The moid of the machine of the job.
     pub id: String,
-    /// The machine as it was before the job.
+    /// The machine before the job.
     pub before: Machine,
     pub job: String,
-    /// Every different state of the job that a poll showed.
+    /// The different states of the job in polls.
     pub polls: Vec<Value>,
-    /// What was wrong with a read.
+    /// The failed reads.
     pub wrong_reads: Vec<String>,
-    /// Whether reads say how old they are.
+    /// Whether reads have the header `otter-stale`.
     stale: bool,
-    /// The lease whose job is struck, where it is one of a lease.
+    /// The lease of the job. `None` if the job has no lease.
     pub lease_run: Option<LeaseRun>,
-    /// Whether the machine is shown with running tools.
+    /// Whether otter reports running tools of the machine.
     tools_shown: bool,
-    /// Whether all guests are shown as they are.
+    /// Whether otter reports the current state of all guests.
     guests_are_current: bool,
     reads: u32,
-    /// The struck task.
+    /// The task of the disrupted call.
     task: Option<String>,
     logins: u64,
 }
@@ -88,12 +88,12 @@ impl TestBench {
             Events::open_with(&lab, "?types=job.changed,machine.changed,lease.changed", &[NDJSON])
                 .await;
         let control = lab.control().clone();
-        // On, its tools at work and its address told.
+        // The machine is on, its tools run, and its address is known.
         let template = control.look(|world| world.machine(MARKER).unwrap().clone());
         Self { lab, control, clock, events, template, cells: 0, nudges: 0 }
     }
 
-    /// A GET without a socket between.
+    /// Sends a GET request to the router, without a socket.
     pub async fn read(&self, path: &str) -> (StatusCode, HeaderMap, Value) {
         let request =
             Request::get(path).header("host", "localhost").body(axum::body::Body::empty()).unwrap();
@@ -103,7 +103,8 @@ impl TestBench {
         (head.status, head.headers, serde_json::from_slice(&body).unwrap_or(Value::Null))
     }
 
-    /// One change of the marker, which ends a wait for updates that is pending. Gives the mark.
+    /// Changes the marker machine, which ends a pending wait for updates. Returns its new
+    /// annotation.
     pub fn nudge(&mut self) -> String {
         self.nudges += 1;
         let mark = format!("mark {}", self.nudges);
@@ -111,7 +112,7 @@ impl TestBench {
         mark
     }
 
-    /// A machine of a name and ids of its own, which runs.
+    /// A running machine with a unique name and unique ids.
     pub fn machine(&mut self) -> Machine {
         self.cells += 1;
         let number = self.cells;
@@ -132,17 +133,17 @@ impl TestBench {
         machine
     }
 
-    /// Puts a machine on the host, and waits until it is shown.
+    /// Adds a machine to the host and waits until otter reports it.
     pub async fn place(&mut self, machine: &Machine) -> Result<(), String> {
         self.control.mutate(|world| world.add_machine(machine.clone()));
         let path = format!("/v1/machines/{}", machine.id);
-        self.until("the machine to be shown", async |bench| {
+        self.until("otter to report the machine", async |bench| {
             bench.read(&path).await.0 == StatusCode::OK
         })
         .await
     }
 
-    /// Takes the machines of a cell away and leaves the host as it was.
+    /// Removes the machines and the disruptions of a cell.
     pub async fn clear(&mut self) -> Result<(), String> {
         self.control.clear_disruptions();
         self.control.mutate(|world| {
@@ -157,12 +158,12 @@ impl TestBench {
                 .is_some_and(|items| items.len() == 1)
         })
         .await?;
-        // What comes next is a new trouble, and not the same one again.
+        // So that the next outage counts as a new one.
         self.clock.advance(Duration::from_secs(61));
         Ok(())
     }
 
-    /// Lets time pass until it is so.
+    /// Ticks until the condition holds.
     pub async fn until(
         &mut self,
         what: &str,
@@ -171,14 +172,14 @@ impl TestBench {
         let patience = Clock::system();
         while !condition(self).await {
             if patience.elapsed() > PATIENCE {
-                return Err(format!("waited in vain for {what}"));
+                return Err(format!("timed out waiting for {what}"));
             }
             self.tick().await;
         }
         Ok(())
     }
 
-    /// The newest job of a list, once there is one.
+    /// Waits until a list has a job. Returns the id of the newest.
     pub async fn job_at(&mut self, list: &str) -> Result<String, String> {
         let mut found = String::new();
         self.until("a job", async |bench| {
@@ -190,9 +191,8 @@ impl TestBench {
         Ok(found)
     }
 
-    /// Moves time on, and gives otter and the host a moment to do what is due. A moment that took
-    /// far longer than it should was taken from them too, by whatever else keeps the machine busy:
-    /// they get another.
+    /// Advances the time, and pauses so that otter and the host can react. If a pause takes far
+    /// longer than intended, the test machine is busy, and otter and the host get another pause.
     pub async fn tick(&self) {
         self.clock.advance(TICK);
         let real = Clock::system();
@@ -207,7 +207,8 @@ impl TestBench {
 }
 
 impl<'b> CellRun<'b> {
-    /// Plays the cell to the end of its job, and gives the proof that the fault struck.
+    /// Runs a cell to the end of its job. Returns the run and the proof that the fault was
+    /// delivered.
     pub async fn run(
         bench: &'b mut TestBench,
         cell: Cell,
@@ -226,7 +227,7 @@ impl<'b> CellRun<'b> {
         Ok((run, proof))
     }
 
-    /// A cell whose machine, as it is now, stands on the host.
+    /// The run of a cell whose machine is on the host as `before`.
     pub fn new(
         bench: &'b mut TestBench,
         cell: Cell,
@@ -254,7 +255,7 @@ impl<'b> CellRun<'b> {
         }
     }
 
-    /// Starts the job, lets the fault strike, and sees the job to its end.
+    /// Starts the job, injects the fault, and lets the job end.
     pub async fn run_job(&mut self) -> Result<DeliveryProof, String> {
         let proof = self.inject_fault().await?;
         self.recover_host().await?;
@@ -262,16 +263,17 @@ impl<'b> CellRun<'b> {
         Ok(proof)
     }
 
-    /// The job as last seen.
+    /// The job as of the last poll.
     pub fn last_poll(&self) -> &Value {
         self.polls.last().unwrap_or(&Value::Null)
     }
 
+    /// Whether the job has ended.
     pub fn has_ended(&self) -> bool {
         !self.last_poll()["finished_at"].is_null()
     }
 
-    /// How often a login was tried since the cell began.
+    /// The number of logins since the cell began.
     pub fn logins(&self) -> u64 {
         self.control().calls("Login") - self.logins
     }
@@ -280,13 +282,13 @@ impl<'b> CellRun<'b> {
         &self.bench.control
     }
 
-    /// Lets time pass, and looks at everything.
+    /// Ticks and reads everything.
     pub async fn tick(&mut self) {
         self.bench.tick().await;
         self.read_all().await;
     }
 
-    /// Reads what callers read, and notes what is wrong with it.
+    /// Reads like clients, and records failed reads and new states of the job.
     pub async fn read_all(&mut self) {
         let machine = format!("/v1/machines/{}", self.id);
         self.reads += 1;
@@ -319,7 +321,7 @@ impl<'b> CellRun<'b> {
         }
     }
 
-    /// Lets time pass until it is so.
+    /// Ticks until the condition holds.
     pub async fn until(
         &mut self,
         what: &str,
@@ -328,7 +330,7 @@ impl<'b> CellRun<'b> {
         let patience = Clock::system();
         while !condition(self) {
             if patience.elapsed() > PATIENCE {
-                return Err(format!("waited in vain for {what}; the job: {}", self.last_poll()));
+                return Err(format!("timed out waiting for {what}; the job: {}", self.last_poll()));
             }
             if self.has_ended() && !condition(self) {
                 return Err(format!("the job ended before {what}: {}", self.last_poll()));
@@ -344,27 +346,27 @@ impl<'b> CellRun<'b> {
         }
     }
 
-    /// Whether the machine that is meant is no longer under its moid.
+    /// Whether the machine of the job no longer has its moid.
     fn is_gone(&self) -> bool {
         self.control().look(|world| {
             world.machine(&self.id).is_none_or(|now| now.instance_uuid != self.before.instance_uuid)
         })
     }
 
-    /// Brings the host back where it is away.
+    /// Brings the host back if it is down.
     async fn recover_host(&mut self) -> Result<(), String> {
         match self.cell.fault {
             Fault::HostRestarted
             | Fault::HostRestartedIdle
             | Fault::HostRebooted
             | Fault::GoneInOutage => {
-                self.until("reads to say how old they are", |run| run.stale).await?;
+                self.until("reads to be marked as stale", |run| run.stale).await?;
                 self.ticks(2).await;
                 self.control().resume();
             }
             Fault::AccountRefused => {
-                self.until("reads to say how old they are", |run| run.stale).await?;
-                // Long enough for many tries, and too short for the next one that is right.
+                self.until("reads to be marked as stale", |run| run.stale).await?;
+                // Long enough for many wrong tries, and too short for the next allowed one.
                 self.ticks(20).await;
                 let logins = self.logins();
                 if logins != 1 {
@@ -378,14 +380,14 @@ impl<'b> CellRun<'b> {
         Ok(())
     }
 
-    /// Lets the host do what it does until the job has ended.
+    /// Steps the tasks and guests of the host until the job has ended.
     async fn run_to_the_end(&mut self) -> Result<(), String> {
         let patience = Clock::system();
         self.guests_are_current = false;
         let mut ticks = 0;
         while !self.has_ended() {
             if patience.elapsed() > PATIENCE {
-                return Err(format!("no end: {}", self.last_poll()));
+                return Err(format!("the job does not end: {}", self.last_poll()));
             }
             if self.expected.by_deadline && ticks == 40 {
                 self.bench.clock.advance(DEADLINE);
@@ -407,13 +409,13 @@ impl<'b> CellRun<'b> {
             self.tick().await;
             ticks += 1;
         }
-        // An end is an end: a while later it is the same.
+        // The end must stay the same.
         self.ticks(3).await;
         Ok(())
     }
 
-    /// Whether otter shows the guest's tools as they are and waits for news: what a guest does
-    /// unseen proves nothing.
+    /// Whether otter reports the current state of the tools and waits for updates. A guest must not
+    /// change before, because otter would not see it.
     fn guest_is_current(&self) -> bool {
         let runs = self
             .control()
@@ -421,7 +423,7 @@ impl<'b> CellRun<'b> {
         self.control().pending_waits() > 0 && runs == Some(self.tools_shown)
     }
 
-    /// Asks for the job.
+    /// Starts the job.
     async fn start(&mut self) -> Result<(), String> {
         if self.lease_run.is_some() {
             return self.start_lease().await;
@@ -473,7 +475,7 @@ impl<'b> CellRun<'b> {
             request = request.json(&body);
         }
         if self.cell.kind == Kind::Rename {
-            // It answers once it is done; the job shows before.
+            // A rename answers at its end, but the list has its job before.
             tokio::spawn(async move { Answer::of(request).await });
             self.job = self.bench.job_at(&format!("/v1/jobs?machine={id}")).await?;
         } else {
@@ -496,7 +498,7 @@ impl<'b> CellRun<'b> {
     }
 }
 
-/// The machine as it is when it is off.
+/// Switches a machine off.
 pub fn stop(machine: &mut Machine) {
     machine.power = PowerState::Off;
     machine.guest.tools_running = false;
@@ -505,6 +507,7 @@ pub fn stop(machine: &mut Machine) {
     machine.question = None;
 }
 
+/// The question that faults raise.
 pub fn question() -> Question {
     let choice = |key: &str, summary: &str| Choice {
         key: key.to_owned(),
@@ -521,7 +524,7 @@ pub fn question() -> Question {
     }
 }
 
-/// What all benches share: time that is given by the tick.
+/// The settings of all benches: long intervals, because time advances only by ticks.
 pub fn settings(settings: &mut Settings) {
     settings.jobs.settle = Duration::from_secs(1);
     settings.jobs.outage_grace = Duration::from_hours(100);
@@ -533,11 +536,11 @@ pub fn settings(settings: &mut Settings) {
     settings.jobs.deadlines.prepare = DEADLINE;
     settings.esx.read_timeout = Duration::from_secs(10);
     settings.esx.login_backoff = Duration::from_secs(30);
-    // No read but those of the jobs.
+    // Only jobs read guests.
     settings.guest_settle = Duration::from_hours(10_000);
 }
 
-/// For faults that wait for a time-out.
+/// The settings for faults that take effect by a time-out.
 pub fn short_timeouts(to: &mut Settings) {
     settings(to);
     to.esx.read_timeout = Duration::from_millis(700);

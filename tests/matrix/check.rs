@@ -1,6 +1,6 @@
-//! What must hold in every cell, whatever its fault: one end that never changes, told alike by
-//! polls and events; no more sendings than the table allows; reads that went on; a picture equal to
-//! the host; and an end that is true of it.
+//! The checks of a cell: the job has one end that never changes and that polls and events agree on,
+//! no more calls were sent than the table allows, reads kept working, the end is true on the host,
+//! and the inventory matches the host.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use super::cell_run::{CellRun, DeliveryProof, TestBench};
 use super::table::{Expected, HostEffect, Kind};
 
-/// The words of ends.
+/// The final states of a job.
 const ENDS: [&str; 4] = ["succeeded", "failed", "cancelled", "unknown"];
 
-/// Checks a cell that was played to its end, and gives that.
+/// Checks a cell whose job has ended. Returns the final state of the job.
 pub async fn check(mut run: CellRun<'_>, proof: DeliveryProof) -> Result<String, String> {
     let ended = run.last_poll().clone();
     if !proof.holds(run.control()) {
@@ -25,15 +25,14 @@ pub async fn check(mut run: CellRun<'_>, proof: DeliveryProof) -> Result<String,
     sends_are_allowed(&run, &ended)?;
     end_matches_host(&run, &state)?;
     if state == "succeeded" {
-        // Who reads after the end reads what it did: the world stands still, so the picture has no
-        // time to catch up.
+        // The world stands still here, so the inventory must be current at the end of the job.
         end_is_visible(&run).await?;
     }
     settle_host(&mut run).await?;
     inventory_matches_host(&mut run, "after the job").await?;
     run.control().step_guests();
     run.control().step_guests();
-    inventory_matches_host(&mut run, "once the guests are up").await?;
+    inventory_matches_host(&mut run, "after the guests have started").await?;
     if let Some(wrong) = run.wrong_reads.first() {
         return Err(format!("a read failed: {wrong}"));
     }
@@ -43,35 +42,38 @@ pub async fn check(mut run: CellRun<'_>, proof: DeliveryProof) -> Result<String,
     Ok(state)
 }
 
+/// The job has one of the expected ends.
 pub fn end_is_right(ended: &Value, expected: &Expected) -> Result<(), String> {
     let state = ended["state"].as_str().unwrap_or_default();
     let code = ended["error"]["code"].as_str();
     let right = expected.ends.contains(&(state, code));
     if !right {
         return Err(format!(
-            "it ended {state} {code:?}, where {:?} is right: {ended}",
+            "it ended {state} {code:?}, but {:?} is expected: {ended}",
             expected.ends
         ));
     }
     let consistent = (state == "succeeded") == ended["error"].is_null()
         && (state == "succeeded") != ended["result"].is_null();
     if !consistent {
-        return Err(format!("a result and an error do not go together: {ended}"));
+        return Err(format!("a job has either a result or an error: {ended}"));
     }
     Ok(())
 }
 
-/// Of what polls showed the last alone is an end.
+/// Only the last poll has an end.
 pub fn polls_agree(polls: &[Value]) -> Result<(), String> {
     let ends = polls.iter().filter(|poll| is_end(poll)).count();
     let last = polls.last().is_some_and(is_end);
-    if ends == 1 && last { Ok(()) } else { Err(format!("polls showed {ends} ends: {polls:?}")) }
+    if ends == 1 && last { Ok(()) } else { Err(format!("polls have {ends} ends: {polls:?}")) }
 }
 
+/// Whether the job has ended.
 pub fn is_end(job: &Value) -> bool {
     job["state"].as_str().is_some_and(|state| ENDS.contains(&state))
 }
 
+/// The calls were sent as often as the table allows.
 pub fn sends_are_allowed(run: &CellRun<'_>, ended: &Value) -> Result<(), String> {
     let calls = run.control().calls_of_operation(&run.job);
     let count = |method: &str| calls.iter().filter(|call| *call == method).count();
@@ -79,7 +81,7 @@ pub fn sends_are_allowed(run: &CellRun<'_>, ended: &Value) -> Result<(), String>
     let sends = count(run.cell.kind.method());
     if sends < min || sends > max {
         return Err(format!(
-            "it was sent {sends} times, where {min} to {max} are right: {calls:?}, {ended}"
+            "it was sent {sends} times, but {min} to {max} are expected: {calls:?}, {ended}"
         ));
     }
     if let Some(first) = run.cell.kind.first()
@@ -90,7 +92,7 @@ pub fn sends_are_allowed(run: &CellRun<'_>, ended: &Value) -> Result<(), String>
     Ok(())
 }
 
-/// The end is true of the world.
+/// The end is true on the host.
 pub fn end_matches_host(run: &CellRun<'_>, state: &str) -> Result<(), String> {
     if run.expected.left == HostEffect::Any {
         return Ok(());
@@ -115,7 +117,7 @@ pub fn end_matches_host(run: &CellRun<'_>, state: &str) -> Result<(), String> {
     })
 }
 
-/// Whether what was asked for is so, once where that counts.
+/// Whether the operation of the job has taken effect, exactly once if that matters.
 fn done(kind: Kind, before: &Machine, now: &Machine) -> bool {
     let current = |name: &str| {
         now.current_snapshot
@@ -149,7 +151,7 @@ fn done(kind: Kind, before: &Machine, now: &Machine) -> bool {
     }
 }
 
-/// Whether nothing of it is so.
+/// Whether the operation of the job has had no effect.
 fn undone(kind: Kind, before: &Machine, now: &Machine) -> bool {
     let ids = |machine: &Machine| {
         machine.snapshots.iter().map(|snapshot| snapshot.id.clone()).collect::<Vec<_>>()
@@ -166,6 +168,7 @@ fn undone(kind: Kind, before: &Machine, now: &Machine) -> bool {
     }
 }
 
+/// Whether the first call of the job has taken effect.
 fn first_done(kind: Kind, now: &Machine) -> bool {
     let name = match kind {
         Kind::RevertOff | Kind::RevertOffPower => "awake",
@@ -177,13 +180,13 @@ fn first_done(kind: Kind, now: &Machine) -> bool {
         .is_some_and(|current| current.name == name)
 }
 
-/// Lets everything on the host come to rest.
+/// Removes the free licence and all disruptions, and finishes all tasks of the host.
 pub async fn settle_host(run: &mut CellRun<'_>) -> Result<(), String> {
     run.control().set_read_only_licence(false);
     finish_host_tasks(run).await
 }
 
-/// The same, whatever the host's licence allows.
+/// Removes all disruptions and finishes all tasks of the host.
 pub async fn finish_host_tasks(run: &mut CellRun<'_>) -> Result<(), String> {
     run.control().clear_disruptions();
     run.control().mutate(|world| {
@@ -192,32 +195,30 @@ pub async fn finish_host_tasks(run: &mut CellRun<'_>) -> Result<(), String> {
             world.finish_task(&task);
         }
     });
-    let connected = run.bench.until("the session to be there", async |bench| {
+    let connected = run.bench.until("otter to have a session", async |bench| {
         let (_, headers, _) = bench.read("/v1/machines").await;
         !headers.contains_key("otter-stale")
     });
     connected.await
 }
 
-/// The picture equals the host, whole.
+/// The inventory matches the host.
 async fn inventory_matches_host(run: &mut CellRun<'_>, when: &str) -> Result<(), String> {
     let expected = run.control().look(expected_inventory);
     let mut reported = Value::Null;
     let same = run
         .bench
-        .until("the picture to be the host's", async |bench| {
+        .until("the inventory to match the host", async |bench| {
             reported = reported_inventory(bench).await;
             reported == expected
         })
         .await;
     same.map_err(|_| {
-        format!(
-            "{when} otter shows otherwise than the host is:{}",
-            difference("", &expected, &reported)
-        )
+        format!("{when} otter and the host differ:{}", difference("", &expected, &reported))
     })
 }
 
+/// otter reports the effect of the job at once.
 async fn end_is_visible(run: &CellRun<'_>) -> Result<(), String> {
     let expected = run.control().look(|world| {
         let machine = world.machine(&run.id)?;
@@ -228,7 +229,7 @@ async fn end_is_visible(run: &CellRun<'_>) -> Result<(), String> {
     let (_, _, mut reported) = run.bench.read(&path).await;
     let mut listed = run.bench.read(&format!("{path}/snapshots")).await.2["items"].take();
     without_paths(&mut listed);
-    // Why it is not free may be the host's tasks, which end after their jobs.
+    // A task of the host may end after its job, and until then the machine is not free.
     for field in ["free", "not_free_because"] {
         reported[field] = machine[field].clone();
     }
@@ -237,10 +238,10 @@ async fn end_is_visible(run: &CellRun<'_>) -> Result<(), String> {
     if differences.is_empty() {
         return Ok(());
     }
-    Err(format!("at the end of the job otter does not show what it did:{differences}"))
+    Err(format!("at the end of the job otter does not report what it did:{differences}"))
 }
 
-/// What otter shows of machines, their snapshots and datastores, by id.
+/// The machines with their snapshots, and the datastores, as otter reports them.
 pub async fn reported_inventory(bench: &TestBench) -> Value {
     let (_, _, machines) = bench.read("/v1/machines").await;
     let (_, _, mut datastores) = bench.read("/v1/datastores").await;
@@ -255,7 +256,7 @@ pub async fn reported_inventory(bench: &TestBench) -> Value {
     json!({"machines": reported, "datastores": datastores["items"].take()})
 }
 
-/// Paths are otter's own: they follow from names and parents.
+/// Removes the paths, which otter computes from names and parents.
 fn without_paths(snapshots: &mut Value) {
     for snapshot in snapshots.as_array_mut().into_iter().flatten() {
         if let Some(snapshot) = snapshot.as_object_mut() {
@@ -264,7 +265,7 @@ fn without_paths(snapshots: &mut Value) {
     }
 }
 
-/// The host as otter is to show it.
+/// The machines with their snapshots, and the datastores, as otter should report them.
 pub fn expected_inventory(world: &World) -> Value {
     let machines: BTreeMap<String, Value> = world
         .machines()
@@ -298,7 +299,7 @@ pub fn expected_inventory(world: &World) -> Value {
 
 fn expected_machine(machine: &Machine) -> Value {
     let on = machine.power == PowerState::On;
-    // An address that is still told of a guest that is gone, or not up yet, is never shown.
+    // otter never reports an address that the host still has of an earlier run of the guest.
     let address =
         machine.guest.reported_address.as_ref().filter(|_| on && machine.guest.tools_running);
     let addresses: Vec<&String> = address.map_or_else(Vec::new, |address| {
@@ -378,7 +379,7 @@ fn expected_machine(machine: &Machine) -> Value {
 }
 
 fn expected_snapshots(machine: &Machine) -> Value {
-    // Parents first, and the children of one where it stands.
+    // Depth first, parents before children.
     let mut ordered: Vec<Value> = Vec::new();
     let mut open: Vec<Option<&str>> = vec![None];
     while let Some(parent) = open.pop() {
@@ -416,7 +417,7 @@ fn power(state: &PowerState) -> Option<&'static str> {
     }
 }
 
-/// Where two values differ, a line for each place.
+/// The differences of two values, a line for each path.
 pub fn difference(at: &str, expected: &Value, reported: &Value) -> String {
     match (expected, reported) {
         (Value::Object(one), Value::Object(two)) => {
@@ -437,7 +438,7 @@ pub fn difference(at: &str, expected: &Value, reported: &Value) -> String {
     }
 }
 
-/// What the stream told of the job: one end, the same that polls showed, and nothing after it.
+/// The event stream has one end of the job, the same as the polls, and nothing after it.
 async fn events_agree(bench: &mut TestBench, job: &str, ended: &Value) -> Result<(), String> {
     let mark = bench.nudge();
     let events =
@@ -449,7 +450,7 @@ async fn events_agree(bench: &mut TestBench, job: &str, ended: &Value) -> Result
         .collect();
     let first_end = states.iter().position(|state| is_end(state));
     match first_end {
-        None => Err(format!("the stream told no end of {job}")),
+        None => Err(format!("the stream has no end of {job}")),
         Some(at) if states[at..].iter().all(|state| *state == ended) => Ok(()),
         Some(at) => Err(format!("the stream took an end back: {:?}", &states[at..])),
     }

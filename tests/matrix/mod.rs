@@ -1,5 +1,5 @@
-//! The fault matrix: every kind of job, at every step of it, under every fault. `table` says what
-//! is right, `stage` lets it happen, `check` holds otter to it.
+//! The fault matrix: every kind of job × every point of it × every fault. `table` has the expected
+//! result of each cell, `cell_run` runs a cell against a whole otter, and `check` compares the two.
 
 mod cell_run;
 mod check;
@@ -17,11 +17,11 @@ use self::table::{Cell, Expected, Fault, InjectionPoint, Kind};
 use crate::harness::Between;
 use crate::mistakes::{HostWithMistake, Mistake};
 
-/// How many whole otters work at once: those that wait for time-outs cost little.
+/// The number of test benches at the same time. Benches that wait for time-outs need little CPU.
 const MAX_BENCHES: usize = 6;
 const MAX_SHORT_TIMEOUT_BENCHES: usize = 24;
 
-/// How the otters of a group are.
+/// The settings of the otters of a group, and a decorator between otter and its host.
 #[derive(Clone, Copy)]
 struct OtterSetup {
     settings: fn(&mut Settings),
@@ -34,21 +34,27 @@ impl OtterSetup {
     }
 }
 
-/// Cells, the settings that they are played with, and how many otters play them.
+/// Cells, the setup of their otters, and the maximum number of otters.
 type Group<C> = (Vec<Case<C>>, OtterSetup, usize);
-/// A cell, and what must come of it.
+/// A cell and its expected result.
 type Case<C> = (C, <C as MatrixCell>::Expected);
+/// The cells that still have to run.
 type CaseQueue<C> = Arc<Mutex<Vec<Case<C>>>>;
 
-/// A cell that can be played on a bench.
+/// A cell that can run on a test bench.
 trait MatrixCell: Copy + Ord + Send + 'static {
     type Expected: Send + 'static;
 
+    /// The name in reports.
     fn name(&self) -> String;
 
+    /// Whether the fault takes effect by a time-out.
     fn waits_for_time_outs(&self) -> bool;
 
-    /// Plays it and checks all that must hold; gives what came of it.
+    /// Runs the cell and checks its result. Returns the result in a word.
+    ///
+    /// # Errors
+    /// A description of what is wrong.
     async fn run_cell(
         self,
         bench: &mut TestBench,
@@ -73,7 +79,7 @@ impl MatrixCell for Cell {
     }
 }
 
-/// Cells by how they are played.
+/// Groups cells by their setup.
 fn sorted<C: MatrixCell>(cells: Vec<Case<C>>) -> Vec<Group<C>> {
     let (short_timeouts, calm): (Vec<_>, Vec<_>) =
         cells.into_iter().partition(|(cell, _)| cell.waits_for_time_outs());
@@ -83,7 +89,7 @@ fn sorted<C: MatrixCell>(cells: Vec<Case<C>>) -> Vec<Group<C>> {
     ]
 }
 
-/// Plays cells on benches of these settings, many at once.
+/// Runs groups of cells, many cells at the same time. Returns the result of each cell.
 fn run_cells<C: MatrixCell>(groups: Vec<Group<C>>) -> BTreeMap<C, Result<String, String>> {
     let results = Arc::new(Mutex::new(BTreeMap::new()));
     let mut workers = Vec::new();
@@ -116,7 +122,7 @@ fn next<C: MatrixCell>(queue: &CaseQueue<C>) -> Option<Case<C>> {
     queue.lock().unwrap().pop()
 }
 
-/// Plays one cell; a bench on which one went wrong is not used again.
+/// Runs a cell. A bench is not used again after a failed cell.
 async fn run_cell<C: MatrixCell>(
     bench: &mut Option<TestBench>,
     settings: OtterSetup,
@@ -138,12 +144,12 @@ async fn run_cell<C: MatrixCell>(
             Ok(state)
         }
         Ok((_, wrong)) => wrong,
-        Err(panic) => Err(format!("it panicked: {panic}")),
+        Err(panic) => Err(format!("the cell panicked: {panic}")),
     }
 }
 
-/// Plays the cells that can be, prints what came of them and why the others cannot be, and fails
-/// for one that is wrong. `OTTER_MATRIX` chooses cells whose name contains it.
+/// Runs the possible cells, prints their results and the reasons why other cells are impossible,
+/// and panics if a cell has failed. `OTTER_MATRIX` selects the cells whose names contain it.
 fn report<C: MatrixCell>(mut cells: Vec<Case<C>>, reasons: &BTreeMap<&'static str, usize>) {
     if let Ok(part) = std::env::var("OTTER_MATRIX") {
         cells.retain(|(cell, _)| cell.name().contains(&part));
@@ -157,23 +163,23 @@ fn report<C: MatrixCell>(mut cells: Vec<Case<C>>, reasons: &BTreeMap<&'static st
             Err(why) => wrong.push(format!("{}\n  {why}", cell.name())),
         }
     }
-    println!("{} cells were played: {ends:?}", results.len());
-    println!("{} cells cannot be:", reasons.values().sum::<usize>());
+    println!("{} cells were run: {ends:?}", results.len());
+    println!("{} cells are impossible:", reasons.values().sum::<usize>());
     for (reason, count) in reasons {
         println!("{count:>5}  {reason}");
     }
     assert!(
         wrong.is_empty(),
-        "{} of {} cells are wrong:\n{}",
+        "{} of {} cells failed:\n{}",
         wrong.len(),
         results.len(),
         wrong.join("\n")
     );
 }
 
-/// The whole matrix.
+/// Runs the whole matrix.
 #[test]
-fn every_cell_ends_as_the_table_says() {
+fn every_cell_ends_as_expected() {
     let (mut cells, mut reasons) = (Vec::new(), BTreeMap::new());
     for cell in Cell::all() {
         match cell.expected() {
@@ -184,7 +190,7 @@ fn every_cell_ends_as_the_table_says() {
     report(cells, &reasons);
 }
 
-/// A mistake on purpose behind the host.
+/// A setup with a deliberate mistake between otter and its host.
 macro_rules! with_mistake {
     ($mistake:ident) => {
         OtterSetup {
@@ -194,17 +200,17 @@ macro_rules! with_mistake {
     };
 }
 
-/// Plays one cell with a mistake, and asserts that the check says so in these words.
+/// Runs a cell with a deliberate mistake, and asserts that the check fails with this text.
 #[track_caller]
 fn assert_caught(
     settings: OtterSetup,
     (kind, point, fault): (Kind, InjectionPoint, Fault),
-    words: &str,
+    text: &str,
 ) {
     let cell = Cell { kind, point, fault };
     let results = run_cells(vec![(vec![(cell, cell.expected().unwrap())], settings, 1)]);
-    let told = results[&cell].as_ref().expect_err("the mistake went unseen");
-    assert!(told.contains(words), "{} told of something else: {told}", cell.name());
+    let error = results[&cell].as_ref().expect_err("the mistake was not noticed");
+    assert!(error.contains(text), "{} failed otherwise: {error}", cell.name());
 }
 
 #[test]
@@ -214,29 +220,25 @@ fn a_reset_that_is_sent_again_is_caught() {
 }
 
 #[test]
-fn an_end_before_the_picture_caught_up_is_caught() {
+fn an_end_before_the_inventory_is_current_is_caught() {
     let cell = (Kind::Rename, InjectionPoint::ResultRead, Fault::SlowDone);
-    assert_caught(with_mistake!(EndBeforeBarrier), cell, "otter does not show what it did");
+    assert_caught(with_mistake!(EndBeforeBarrier), cell, "otter does not report what it did");
 }
 
 #[test]
-fn a_machine_that_stays_in_the_picture_is_caught() {
+fn a_removed_machine_that_stays_in_the_inventory_is_caught() {
     let cell = (Kind::Reset, InjectionPoint::Accepted, Fault::GoneInOutage);
-    assert_caught(
-        with_mistake!(ResyncForgetsRemoval),
-        cell,
-        "otter shows otherwise than the host is",
-    );
+    assert_caught(with_mistake!(ResyncForgetsRemoval), cell, "otter and the host differ");
 }
 
 #[test]
-fn an_address_of_a_guest_that_is_gone_is_caught() {
+fn an_address_of_an_earlier_guest_is_caught() {
     let cell = (Kind::Reset, InjectionPoint::Before, Fault::CutBefore);
     assert_caught(with_mistake!(StaleAddress), cell, "/ip_address is null on the host");
 }
 
 #[test]
-fn a_login_that_is_tried_again_and_again_is_caught() {
+fn repeated_logins_of_a_refused_account_are_caught() {
     let cell = (Kind::PowerOff, InjectionPoint::Before, Fault::AccountRefused);
     let impatient = |settings: &mut Settings| {
         cell_run::short_timeouts(settings);

@@ -1,19 +1,19 @@
-//! The fault matrix as a table: which end is right for each kind of job, step of it and fault, and
-//! how often the host may be asked. Written from the contract (design, section 4) and from what
-//! vim25 says of itself, never from the code that judges.
+//! The table of the fault matrix: for each kind of job, injection point and fault, the expected end
+//! and how often the host may be called. It follows the documented rules for jobs and the
+//! documentation of vim25, and shares no code with the rules in otter.
 //!
 //! ```text
-//! kind × step × fault ── plight() ──► what can be known of the call ── verdict() ──► end, sendings, what is left
-//!                            └──────► or why there is no such cell
+//! kind × point × fault ── call_outcome() ──► CallOutcome ── expected_for() ──► end, calls, effect on the host
+//!                               └──► or the reason why the cell is impossible
 //! ```
 
 #![expect(
     clippy::match_same_arms,
     clippy::too_many_lines,
-    reason = "a table: a row stands where it is looked for"
+    reason = "a table: rows are in the order in which a reader searches"
 )]
 
-/// Declares an enum with all of its members and their words.
+/// Declares an enum with a list of its variants and a name for each.
 macro_rules! named_enum {
     ($(#[$doc:meta])* $name:ident { $($(#[$member_doc:meta])* $member:ident = $text:literal,)* }) => {
         $(#[$doc])*
@@ -33,7 +33,8 @@ macro_rules! named_enum {
 pub(crate) use named_enum;
 
 named_enum! {
-    /// A kind of job; one of two calls stands here twice, by the call that the fault strikes.
+    /// A kind of job. A job with two calls has two kinds, one for each call that the fault
+    /// disrupts.
     Kind {
         PowerOn = "power_on",
         PowerOff = "power_off",
@@ -41,9 +42,9 @@ named_enum! {
         Suspend = "suspend",
         Kill = "kill",
         Shutdown = "shutdown",
-        /// With `force_after`: the asking.
+        /// With `force_after`: the request to the guest.
         ForcedAsk = "shutdown, forced: the asking",
-        /// With `force_after`: the plug, after a guest that does not obey.
+        /// With `force_after`: the power-off after a guest that does not react.
         ForcedPlug = "shutdown, forced: the plug",
         Reboot = "reboot",
         Answer = "answer",
@@ -63,41 +64,41 @@ named_enum! {
 }
 
 named_enum! {
-    /// Where the job is when the fault strikes.
+    /// The point of a job at which the fault is injected.
     InjectionPoint {
-        /// The machine is read for the last time before the call.
+        /// otter reads the machine for the last time before the call.
         Before = "before the call",
-        /// The call arrives.
+        /// The call arrives at the host.
         AtCall = "as the call arrives",
-        /// The call is with the host, and its answer never comes.
+        /// The host has the call, and its answer never arrives.
         Unanswered = "sent, no answer",
-        /// The call was taken; its task is queued, or the guest was asked.
+        /// The host has accepted the call. Its task is queued, or the guest was asked.
         Accepted = "taken, task queued",
-        /// The task tells progress, or the guest's tools are gone.
+        /// The task reports progress, or the tools of the guest have stopped.
         Progress = "in progress",
-        /// It is done on the host, and otter was not told yet.
+        /// The operation is done on the host, and otter does not know it yet.
         Unreported = "done, not reported",
-        /// otter knows of the end and lets the picture catch up.
+        /// otter knows the end of the call and waits until the inventory is current.
         ResultRead = "reading the result",
     }
 }
 
 named_enum! {
-    /// What goes wrong.
+    /// A fault.
     Fault {
         SessionExpired = "session expired",
-        /// The session expires, and for a while the account is refused.
+        /// The session expires, and the account is refused for a while.
         AccountRefused = "account refused for a while",
         CutBefore = "cut before the answer",
         CutMid = "cut in the middle of the answer",
         CutAfter = "cut after it was done",
-        /// hostd restarts, its tasks are forgotten, and machines finish what they were at.
+        /// hostd restarts and forgets its tasks. Running operations go on.
         HostRestarted = "hostd restarted, work goes on unseen",
-        /// The same, and what was at work stops where it is.
+        /// hostd restarts and forgets its tasks. Running operations stop.
         HostRestartedIdle = "hostd restarted, work stops",
-        /// The whole host restarts: every machine is off.
+        /// The whole host reboots: every machine is off.
         HostRebooted = "host rebooted",
-        /// hostd restarts, and when it is back the machine is gone.
+        /// hostd restarts, and then the machine is gone.
         GoneInOutage = "hostd restarted, machine gone",
         SlowDone = "slow past the time-out, done",
         SlowUndone = "slow past the time-out, not done",
@@ -116,7 +117,7 @@ named_enum! {
     }
 }
 
-/// One cell of the matrix.
+/// A cell of the matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cell {
     pub kind: Kind,
@@ -124,66 +125,69 @@ pub struct Cell {
     pub fault: Fault,
 }
 
-/// What must come of a cell.
+/// The expected result of a cell.
 #[derive(Clone, Debug)]
 pub struct Expected {
-    /// The right ends: the state, and the problem's code where there is one.
+    /// The allowed ends: the state, and the code of the problem if there is one.
     pub ends: Vec<(&'static str, Option<&'static str>)>,
-    /// How often the struck method is sent at least and at most, refused sendings included.
+    /// How often the disrupted method is sent at least and at most, including refused calls.
     pub sends: (usize, usize),
-    /// The end comes with the deadline.
+    /// Whether the job ends by its deadline.
     pub by_deadline: bool,
     pub left: HostEffect,
 }
 
-/// What is left on the host.
+/// The effect of a job on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostEffect {
-    /// After a success all of it, after a failure nothing of it, after `unknown` one of the two.
+    /// The full effect after a success, none after a failure, and one of both after `unknown`.
     AsReported,
-    /// The job's first call was done, its second was not.
+    /// The first call took effect, the second did not.
     FirstCallOnly,
-    /// Something undid it, or the machine is gone.
+    /// Any effect: something has undone it, or the machine is gone.
     Any,
 }
 
-/// What can be known of the struck call.
+/// The outcome of the disrupted call, as far as otter can know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallOutcome {
-    /// Nothing stands between the job and its end.
+    /// The call works. Nothing prevents the end of the job.
     Well,
-    /// It was refused for want of a session, which proves that it did not run, and is sent again.
+    /// It was refused because of the session. That proves that it did not run, and it is sent
+    /// again.
     Resent,
-    /// Its answer was lost; it ran, and its task, or what it did, is there to see.
+    /// Its answer was lost. It ran, and its task or its effect is visible.
     Ran,
-    /// Its answer or its task was lost; it was done, with no task to see.
+    /// Its answer or its task was lost. It was done, and no task is visible.
     RanUnseen,
-    /// Its answer or its task was lost, and nothing was done.
+    /// Its answer or its task was lost, and it had no effect.
     Nothing,
-    /// The whole host restarted before it was done.
+    /// The host rebooted before it was done.
     Rebooted,
-    /// The whole host restarted after it was done, and before otter was told.
+    /// The host rebooted after it was done and before otter knew.
     RebootedAfter,
     /// The machine was off before the call.
     OffBefore,
-    /// The host refused it for good, with this code; so often it was sent.
+    /// The host refused it finally, with this code, after this number of sends.
     Refused(&'static str, usize),
-    /// The machine came into the wanted state by another hand, or into one where the call is wrong.
+    /// Another client has brought the machine into the requested power state, or into one in which
+    /// the call is refused.
     PowerTold,
-    /// The machine that was meant was gone, with this many sendings, none of which ran.
+    /// The machine was gone. The call was sent this number of times and never ran.
     Gone(usize),
-    /// It was lost, and so was the machine.
+    /// Its answer was lost, and the machine is gone.
     GoneUnjudged,
-    /// It was done; afterwards the machine went.
+    /// It was done, and then the machine was removed.
     GoneAfter,
-    /// The machine asks, and nobody answers. `holds`: the call's own task hangs on it.
+    /// The machine asks a question that is not answered. `sent`: after the call was sent. `holds`:
+    /// the task of the call waits for the answer.
     Asks { sent: bool, holds: bool },
-    /// It was done; from then on the host refuses every change.
+    /// It was done, and then the host refuses every change.
     LicenceAfter,
 }
 
 impl Kind {
-    /// The method that the fault strikes.
+    /// The disrupted method.
     pub const fn method(self) -> &'static str {
         match self {
             Self::PowerOn | Self::RevertOnPower => "PowerOnVM_Task",
@@ -203,7 +207,7 @@ impl Kind {
         }
     }
 
-    /// The method of the call before the struck one.
+    /// The method of the call before the disrupted one. `None` if there is none.
     pub const fn first(self) -> Option<&'static str> {
         match self {
             Self::RevertOnPower | Self::RevertOffPower => Some("RevertToSnapshot_Task"),
@@ -212,26 +216,27 @@ impl Kind {
         }
     }
 
-    /// Whether another call follows the struck one whatever comes of it.
+    /// Whether another call follows the disrupted one.
     const fn has_second_call(self) -> bool {
         matches!(self, Self::RevertOn | Self::RevertOff)
     }
 
-    /// Whether the guest does it after it was asked.
+    /// Whether the call is a request to the guest.
     pub const fn is_guest_call(self) -> bool {
         matches!(self, Self::Shutdown | Self::ForcedAsk | Self::Reboot)
     }
 
-    /// Whether the answer of the call is its end.
+    /// Whether the call is done with its answer.
     pub const fn is_immediate(self) -> bool {
         matches!(self, Self::Answer | Self::Rename)
     }
 
+    /// Whether the call starts a task.
     pub const fn has_task(self) -> bool {
         !self.is_guest_call() && !self.is_immediate()
     }
 
-    /// Whether the call names a snapshot and not the machine.
+    /// Whether the target of the call is a snapshot.
     const fn names_snapshot(self) -> bool {
         matches!(
             self,
@@ -244,7 +249,7 @@ impl Kind {
         )
     }
 
-    /// Whether it minds the power that the machine has.
+    /// Whether the host refuses the call in some power states.
     pub const fn depends_on_power(self) -> bool {
         matches!(
             self,
@@ -259,7 +264,7 @@ impl Kind {
         )
     }
 
-    /// Whether a question holds its task.
+    /// Whether a question of the machine holds the task of the call.
     pub const fn powers_on(self) -> bool {
         matches!(self, Self::PowerOn | Self::RevertOnPower)
     }
@@ -270,7 +275,7 @@ impl Kind {
 }
 
 impl Cell {
-    /// Every cell, whether it can be or not.
+    /// All cells, including impossible ones.
     pub fn all() -> impl Iterator<Item = Self> {
         Kind::ALL.iter().flat_map(|kind| {
             InjectionPoint::ALL.iter().flat_map(move |point| {
@@ -283,7 +288,7 @@ impl Cell {
         })
     }
 
-    /// What must come of it, or why it cannot be.
+    /// The expected result, or the reason why the cell is impossible.
     pub fn expected(self) -> Result<Expected, &'static str> {
         self.call_outcome().map(|call_outcome| self.expected_for(call_outcome))
     }
@@ -292,7 +297,7 @@ impl Cell {
         format!("{} | {} | {}", self.kind.name(), self.point.name(), self.fault.name())
     }
 
-    /// What can be known of its call, or why it cannot be.
+    /// The outcome of the disrupted call, or the reason why the cell is impossible.
     pub fn call_outcome(self) -> Result<CallOutcome, &'static str> {
         if self.kind.is_immediate()
             && matches!(
@@ -300,28 +305,28 @@ impl Cell {
                 InjectionPoint::Accepted | InjectionPoint::Progress | InjectionPoint::Unreported
             )
         {
-            return Err("the answer of the call is its end");
+            return Err("the call is done with its answer");
         }
         if self.kind.has_second_call() && self.point == InjectionPoint::ResultRead {
-            return Err("the picture is caught up once, at the end: the second call has it");
+            return Err("only the last call has a barrier after it");
         }
         if matches!(self.kind, Kind::Shutdown | Kind::ForcedAsk)
             && self.point == InjectionPoint::Progress
         {
-            return Err("a guest that shuts down tells no progress");
+            return Err("a guest that shuts down reports no progress");
         }
         let no_task =
             matches!(self.fault, Fault::TaskFailed | Fault::TaskVanished | Fault::PowerStateInTask);
         if no_task && !self.kind.has_task() {
-            return Err("it has no task");
+            return Err("the call has no task");
         }
         if self.kind == Kind::Answer
             && matches!(self.fault, Fault::QuestionAnswered | Fault::QuestionLeft)
         {
-            return Err("it is the answer to one");
+            return Err("the job answers a question itself");
         }
         if self.fault == Fault::HostRestartedIdle && !self.kind.has_task() {
-            return Err("it has no task whose work could stop");
+            return Err("the call has no task that could stop");
         }
         match self.point {
             InjectionPoint::Before => self.before(),
@@ -362,11 +367,13 @@ impl Cell {
             | Fault::TaskFailed
             | Fault::TaskVanished
             | Fault::PowerStateInTask => {
-                return Err("there is no task yet");
+                return Err("the call has no task yet");
             }
-            Fault::SlowUndone => return Err("a read does nothing: late is late"),
+            Fault::SlowUndone => {
+                return Err("a read has no effect, so done and not done are the same");
+            }
             Fault::PowerStateInCall => {
-                return Err("before the call the state is read, not refused");
+                return Err("otter reads the state before the call, and the host refuses nothing");
             }
         })
     }
@@ -381,7 +388,7 @@ impl Cell {
             Fault::MoidReused if self.kind.names_snapshot() => CallOutcome::Gone(1),
             Fault::MoidReused => {
                 return Err(
-                    "vim25 names a machine by its moid alone: a call on its way cannot tell",
+                    "vim25 identifies a machine only by its moid, so a call that was sent hits the new machine",
                 );
             }
             Fault::Licence => CallOutcome::Refused("license-restricted", 1),
@@ -392,15 +399,15 @@ impl Cell {
             | Fault::SlowDone
             | Fault::SlowUndone
             | Fault::Garbage
-            | Fault::Unavailable => return Err("a call without an answer is the next step"),
+            | Fault::Unavailable => return Err("a call without an answer is the next point"),
             Fault::HostRestartedIdle
             | Fault::TaskFailed
             | Fault::TaskVanished
             | Fault::PowerStateInTask => {
-                return Err("there is no task yet");
+                return Err("the call has no task yet");
             }
             Fault::QuestionAnswered | Fault::QuestionLeft => {
-                return Err("a question holds a job or a task, not a call");
+                return Err("a question holds a job or a task, but no call");
             }
         })
     }
@@ -424,16 +431,16 @@ impl Cell {
                 CallOutcome::GoneUnjudged
             }
             Fault::TaskFailed => CallOutcome::Refused("host-rejected", 1),
-            // Reverted to a snapshot without memory the machine is off, and asks nothing any more.
+            // After a revert to a snapshot without memory the machine is off and asks nothing.
             Fault::QuestionLeft if self.kind == Kind::RevertOn => CallOutcome::Well,
             Fault::QuestionLeft => CallOutcome::Asks { sent: true, holds: self.kind.powers_on() },
             Fault::Licence => CallOutcome::LicenceAfter,
             Fault::PowerStateInTask => CallOutcome::PowerTold,
-            Fault::PowerStateInCall => return Err("there is no answer that could say so"),
+            Fault::PowerStateInCall => return Err("there is no answer that could contain it"),
         })
     }
 
-    /// A task of the job is queued or at work.
+    /// The task of the call is queued or running.
     fn at_work(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
             Fault::HostRestarted | Fault::TaskVanished => CallOutcome::RanUnseen,
@@ -443,7 +450,7 @@ impl Cell {
             Fault::TaskFailed => CallOutcome::Refused("host-rejected", 1),
             Fault::Deleted | Fault::Reregistered | Fault::MoidReused => CallOutcome::Gone(1),
             Fault::PowerStateInTask => CallOutcome::PowerTold,
-            // Reverted to a snapshot without memory the machine is off, and asks nothing any more.
+            // After a revert to a snapshot without memory the machine is off and asks nothing.
             Fault::QuestionLeft if self.kind == Kind::RevertOn => CallOutcome::Well,
             Fault::QuestionLeft => CallOutcome::Asks { sent: true, holds: self.kind.powers_on() },
             Fault::Licence => CallOutcome::LicenceAfter,
@@ -451,7 +458,7 @@ impl Cell {
         })
     }
 
-    /// It is done on the host.
+    /// The call is done on the host.
     fn unreported(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
             Fault::HostRestarted | Fault::TaskVanished => CallOutcome::RanUnseen,
@@ -464,7 +471,7 @@ impl Cell {
         })
     }
 
-    /// otter knows of the end.
+    /// otter knows the end of the call.
     fn result_read(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
             Fault::HostRebooted
@@ -479,7 +486,7 @@ impl Cell {
         })
     }
 
-    /// The guest was asked; on the way to the end, or at it.
+    /// The guest was asked, and has reacted or not.
     fn asked(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
             Fault::HostRestarted | Fault::QuestionLeft | Fault::Licence => CallOutcome::Well,
@@ -494,18 +501,18 @@ impl Cell {
     fn ended_well(self) -> Result<CallOutcome, &'static str> {
         match self.fault {
             Fault::TaskFailed | Fault::PowerStateInTask => {
-                Err("a task that ended well fails no more")
+                Err("a task that has succeeded cannot fail")
             }
-            Fault::HostRestartedIdle => Err("nothing is left to stop"),
+            Fault::HostRestartedIdle => Err("no operation is running"),
             _ => self.on_the_stream(),
         }
     }
 
-    /// What strikes the stream of updates, and not the call.
+    /// The fault disrupts the stream of updates, and not the call.
     fn on_the_stream(self) -> Result<CallOutcome, &'static str> {
         match self.fault {
-            Fault::SlowUndone => Err("a wait does nothing: late is late"),
-            Fault::PowerStateInCall => Err("the call was answered"),
+            Fault::SlowUndone => Err("a wait has no effect, so done and not done are the same"),
+            Fault::PowerStateInCall => Err("the call was answered before"),
             _ => Ok(CallOutcome::Well),
         }
     }
@@ -520,8 +527,7 @@ impl Cell {
         };
         let succeeded = |sends| end("succeeded", None, sends);
         let unknown = |sends| end("unknown", Some("outcome-unknown"), sends);
-        // A guest that was asked may still obey, so that no failure of the plug proves that nothing
-        // was done.
+        // A guest that was asked may still react, so a failed power-off proves nothing.
         let failed = |code, sends| match kind {
             Kind::ForcedPlug => unknown(sends),
             _ => Expected {
@@ -532,13 +538,13 @@ impl Cell {
                 ..end("failed", Some(code), sends)
             },
         };
-        // The revert was done; the power after it could not be.
+        // The revert took effect, the power operation after it did not.
         let half = |code, sends| Expected {
             left: HostEffect::FirstCallOnly,
             ..end("failed", Some(code), sends)
         };
         let whatever = |expected| Expected { left: HostEffect::Any, ..expected };
-        // Asked again, within the limit of three times more.
+        // The call is sent again, up to three times.
         let again = || Expected { sends: (2, 4), ..succeeded(2) };
         match call_outcome {
             CallOutcome::Well => succeeded(1),
@@ -547,14 +553,14 @@ impl Cell {
             CallOutcome::Ran => succeeded(1),
             CallOutcome::RanUnseen => match kind {
                 Kind::Reset => unknown(1),
-                // Looking at the machine proves nothing of a revert.
+                // The state of the machine does not prove a revert.
                 Kind::Revert | Kind::RevertOn | Kind::RevertOff => again(),
                 _ => succeeded(1),
             },
             CallOutcome::Nothing => match kind {
                 Kind::Reset | Kind::Create => unknown(1),
                 Kind::Shutdown | Kind::Reboot => Expected { by_deadline: true, ..unknown(1) },
-                // The plug is pulled in the end.
+                // The machine is powered off in the end.
                 Kind::ForcedAsk => succeeded(1),
                 _ => again(),
             },
@@ -568,7 +574,7 @@ impl Cell {
                 | Kind::RemoveChildren
                 | Kind::RemoveAll
                 | Kind::Rename => again(),
-                // The reboot did it.
+                // The reboot has the same effect.
                 Kind::PowerOff
                 | Kind::Kill
                 | Kind::RevertOffPower
@@ -576,7 +582,7 @@ impl Cell {
                 | Kind::Shutdown
                 | Kind::ForcedAsk => succeeded(1),
                 Kind::Suspend | Kind::Reset | Kind::Reboot | Kind::Answer => unknown(1),
-                // `retry: after`, whatever its code: see `check`.
+                // A snapshot is not created again after a reboot.
                 Kind::Create => end("failed", Some("host-unreachable"), 1),
             },
             CallOutcome::RebootedAfter => match kind {
@@ -598,7 +604,7 @@ impl Cell {
                 Kind::Reset | Kind::Suspend | Kind::Reboot => {
                     end("failed", Some("invalid-power-state"), 0)
                 }
-                // The question went with the run that asked it.
+                // The question is gone with the run that raised it.
                 Kind::Answer => whatever(end("failed", Some("host-rejected"), 1)),
                 _ => succeeded(1),
             },

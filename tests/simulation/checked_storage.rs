@@ -1,5 +1,5 @@
-//! The storage as one life of the daemon uses it: the bystander hears what is asked of it and what
-//! becomes of that, and mistakes can be made.
+//! The storage of one process of the daemon: it reports requests and results to the checker, and
+//! can make deliberate mistakes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
@@ -26,10 +26,11 @@ use super::Run;
 use super::mistakes::Mistake;
 use crate::storage::in_memory::InMemory;
 
+/// A storage that reports to the checker.
 pub struct CheckedStorage {
     run: Arc<Run>,
     storage: InMemory,
-    /// What leases may get, once that is there.
+    /// The machines from which leases choose, once they are loaded.
     machines: OnceLock<Arc<Machines>>,
 }
 
@@ -38,12 +39,12 @@ impl CheckedStorage {
         Self { run: Arc::clone(run), storage, machines: OnceLock::new() }
     }
 
-    /// The machines from which leases choose.
+    /// Sets the machines from which leases choose.
     pub fn set_machines(&self, machines: &Arc<Machines>) {
         let _ = self.machines.set(Arc::clone(machines));
     }
 
-    /// Counts a write that was refused.
+    /// Counts a refused write.
     fn count_refusal<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
         if let Err(error) = &result {
             self.run.checker.trace(|| format!("a write fails: {error:?}"));
@@ -52,7 +53,7 @@ impl CheckedStorage {
         result
     }
 
-    /// The machines as the leases find them at this moment.
+    /// The candidate machines of leases at this moment.
     fn candidates(&self, step: &LeaseTransaction) -> Vec<CandidateMachine> {
         let Some(machines) = self.machines.get() else { return Vec::new() };
         let seen = self.run.checker.state();
@@ -105,7 +106,7 @@ impl Storage for CheckedStorage {
         let skips_commit_wait = self.run.skips_commit_wait(&step);
         let commit = self.storage.commit_leases(step);
         if skips_commit_wait {
-            // It is handed over, and nobody waits for it.
+            // The commit is handed over, but not awaited.
             let _ = commit.now_or_never();
             return Ok(());
         }

@@ -1,5 +1,5 @@
-//! The callers: they start jobs with and without a key, repeat what got no answer, cancel, kill,
-//! answer, wait and read.
+//! The clients: they start jobs with and without a key, repeat calls that got no answer, cancel and
+//! kill jobs, answer questions, wait and read.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,34 +20,34 @@ use super::committed::scope;
 use super::lifecycle::Services;
 use super::random::Random;
 
-/// How many jobs and leases a call lists.
+/// The page size of lists.
 const PAGE: u32 = 500;
 
-/// A call that starts a job, as a client makes it.
+/// A call that starts a job.
 #[derive(Clone, Debug)]
 pub struct JobCall {
     machine: MachineId,
     request: JobRequest,
     deadline: Option<Duration>,
     key: Option<IdempotencyKey>,
-    /// The lease that the client shows.
+    /// The lease that the client presents.
     lease: Option<LeaseId>,
     override_reason: Option<String>,
 }
 
-/// One client.
+/// A client.
 pub struct Client {
     pub run: Arc<Run>,
     pub caller: Caller,
-    /// Its last call that it may make once more.
+    /// Its last call with a key, which it may repeat.
     repeatable: Option<JobCall>,
-    /// Whether that got no answer.
+    /// Whether that call got no answer.
     is_unanswered: bool,
     pub leases: Vec<LeaseId>,
     pub asking: Option<super::lease_clients::Asking>,
 }
 
-/// A client does something again and again, until all is quiet.
+/// Runs a client until the active phase of the run ends.
 pub async fn run_client(run: Arc<Run>, number: u64) {
     let caller = super::lease_clients::caller(&format!("client-{number}"));
     let mut client = Client {
@@ -96,14 +96,14 @@ impl Client {
 
     async fn post(&mut self, post: JobCall, is_repeat: bool) {
         let mut post = post;
-        // Now and then it asks for something else under the same key.
+        // Sometimes the client uses the key for a different request.
         if is_repeat && self.random(|random| random.percent(10)) {
             post.key = post.key.map(|key| IdempotencyKey { fingerprint: [1; 32], ..key });
         }
         self.run.checker.trace(|| {
             let key = post.key.as_ref().map_or("no key", |key| key.key.as_str());
             let (name, kind) = (&self.caller.name, post.request.kind().as_str());
-            format!("{name} asks for {kind} of {} ({key}, lease {:?})", post.machine, post.lease)
+            format!("{name} requests {kind} of {} ({key}, lease {:?})", post.machine, post.lease)
         });
         let pass = post.lease.map_or(Pass::Nothing, Pass::Lease);
         let override_reason = post.override_reason.clone();
@@ -111,7 +111,7 @@ impl Client {
         let call = post.clone();
         let started =
             self.run.ask(move |services| async move { start(&services, call, right).await }).await;
-        self.run.checker.trace(|| format!("{} hears {started:?}", self.caller.name));
+        self.run.checker.trace(|| format!("{} gets {started:?}", self.caller.name));
         self.is_unanswered = started.is_none() && post.key.is_some();
         if let Some(Ok((job, is_repeated))) = started {
             self.run.repeated.fetch_add(usize::from(is_repeated), Ordering::Relaxed);
@@ -137,7 +137,7 @@ impl Client {
         Some(self.with_right(machine.id, request, deadline))
     }
 
-    /// The request with or without a key, and by some right.
+    /// A call with this request, with a random key and a random authorization.
     fn with_right(
         &self,
         machine: MachineId,
@@ -145,7 +145,7 @@ impl Client {
         deadline: Option<Duration>,
     ) -> JobCall {
         let key = self.random(|random| {
-            // Now and then a key is used for several calls.
+            // Sometimes several calls use the same key.
             random.percent(60).then(|| {
                 let is_shared = random.percent(10);
                 random.below(if is_shared { 3 } else { 1_000_000_000 })
@@ -236,7 +236,7 @@ impl Client {
     }
 }
 
-/// The job, and whether an earlier call with the key started it.
+/// Starts a job. Returns its id, and whether an earlier call with the key started it.
 async fn start(services: &Services, post: JobCall, right: Right) -> Result<(JobId, bool), Failure> {
     let JobCall { machine, request, deadline, key, .. } = post;
     let key = match key {

@@ -1,4 +1,4 @@
-//! What is on disk, as a bystander knows it who hears of each commit.
+//! The committed state of the disk, as the checker follows it commit by commit.
 
 use std::collections::BTreeMap;
 
@@ -7,23 +7,25 @@ use otter::domain::job::Job;
 use otter::domain::lease::Lease;
 use otter::storage::{IdempotencyKey, StoredMachine, LeaseTransaction};
 
-/// A key within its scope: caller, method, path, key.
+/// An idempotency key within its scope: caller, method, path, key.
 pub type Scope = (String, String, String, String);
 
+/// The scope and the key, without the fingerprint.
 pub fn scope(key: &IdempotencyKey) -> Scope {
     let IdempotencyKey { caller, method, path, key, fingerprint: _, created_at: _ } = key.clone();
     (caller, method, path, key)
 }
 
+/// The committed jobs, leases and machines.
 #[derive(Debug, Default)]
 pub struct Committed {
-    /// In their order of arrival.
+    /// The jobs by their order of arrival.
     pub jobs: BTreeMap<usize, Job>,
     places: BTreeMap<JobId, usize>,
     pub leases: BTreeMap<LeaseId, Lease>,
     /// The leases in their order of arrival.
     pub arrivals: Vec<LeaseId>,
-    /// By the key of who each is.
+    /// The stored machines, by machine key.
     pub machines: BTreeMap<String, StoredMachine>,
 }
 
@@ -38,12 +40,12 @@ impl Committed {
         self.jobs.insert(place, job.clone());
     }
 
-    /// What the job was before.
+    /// Stores a job. Returns its former state; `None` if the job is unknown.
     pub fn update(&mut self, job: &Job) -> Option<Job> {
         self.jobs.insert(*self.places.get(&job.id)?, job.clone())
     }
 
-    /// What those leases were before that there were.
+    /// Stores leases and machines. Returns the former states of the leases that existed.
     pub fn save_leases(&mut self, step: &LeaseTransaction) -> BTreeMap<LeaseId, Lease> {
         let mut before = BTreeMap::new();
         for change in &step.leases {

@@ -1,9 +1,9 @@
-//! Runs tasks in one thread, on time that stands still while any task can go on. The seed chooses
-//! which of them goes on next, so it chooses how they interleave. If none can, time moves to the
-//! next timer.
+//! A deterministic executor: it runs tasks in one thread. The time stands still while a task is
+//! ready, and then moves to the next timer. The seed chooses which ready task runs next, so it
+//! chooses how tasks interleave.
 //!
-//! The order in which tasks are woken does not matter: tokio's `watch` wakes in an order that
-//! differs from run to run.
+//! The order in which tasks are woken has no effect, because `watch` of tokio wakes its waiters in
+//! a random order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -19,44 +19,47 @@ use uuid::Uuid;
 
 use super::random::Random;
 
-/// To whom a task belongs: it dies with it.
+/// The owner of a task. If the owner is killed, the task is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
+    /// Everything but the daemon.
     Environment,
-    /// The daemon, in this of its lives.
+    /// The process of the daemon with this number.
     Daemon(u32),
 }
 
-/// What became of one step.
+/// The progress of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// A task went on.
+    /// A task was polled.
     Task,
+    /// The time moved to the next timer.
     Time,
-    /// Every task waits for another one.
+    /// Every task waits for another task.
     Stuck,
 }
 
+/// The executor.
 pub struct Executor {
     handle: Handle,
     tasks: BTreeMap<u64, (Owner, BoxFuture<'static, ()>)>,
     random: Random,
 }
 
-/// Spawns tasks and tells the time. Clones belong to the same executor.
+/// A handle that spawns tasks and is the clock. Clones belong to the same executor.
 #[derive(Clone, Debug)]
 pub struct Handle(Arc<Mutex<ExecutorState>>);
 
 struct ExecutorState {
     elapsed: Duration,
-    /// How far the wall clock is ahead.
+    /// How far the wall clock is ahead of the elapsed time.
     skew: SignedDuration,
     spawned: Vec<(u64, Owner, BoxFuture<'static, ()>)>,
     ready: BTreeSet<u64>,
     sleepers: BTreeMap<(Duration, u64), Waker>,
     next: u64,
     bits: Random,
-    /// The time of the last UUID, in milliseconds.
+    /// The timestamp of the last UUID, in milliseconds.
     last_uuid: i64,
 }
 
@@ -80,7 +83,7 @@ impl Executor {
         self.handle.clone()
     }
 
-    /// Lets one task go on, or moves the time.
+    /// Polls a ready task, or moves the time if no task is ready.
     pub fn step(&mut self) -> Progress {
         self.accept_spawned();
         let ready: Vec<u64> = self.handle.state().ready.iter().copied().collect();
@@ -92,7 +95,7 @@ impl Executor {
             };
         };
         self.handle.state().ready.remove(&number);
-        // A task that has ended may be woken still.
+        // A task that has ended may still be woken.
         if let Some((_, task)) = self.tasks.get_mut(&number) {
             let waker = Waker::from(Arc::new(TaskWaker { number, handle: self.handle.clone() }));
             if task.poll_unpin(&mut Context::from_waker(&waker)).is_ready() {
@@ -108,7 +111,7 @@ impl Executor {
         while let Some((number, _)) = self.tasks.iter().find(|(_, (of, _))| *of == owner) {
             let number = *number;
             self.tasks.remove(&number);
-            // What is dropped may have spawned.
+            // The drop may have spawned another task.
             self.accept_spawned();
         }
     }
@@ -131,6 +134,7 @@ impl Wake for TaskWaker {
 }
 
 impl Handle {
+    /// Spawns a task.
     pub fn spawn(&self, owner: Owner, task: impl Future<Output = ()> + Send + 'static) {
         let mut state = self.state();
         let number = state.next_number();
@@ -138,26 +142,27 @@ impl Handle {
         state.spawned.push((number, owner, task.boxed()));
     }
 
-    /// Makes the wall clock jump to this far ahead of the time that passed.
+    /// Sets how far the wall clock is ahead of the elapsed time.
     pub fn set_skew(&self, skew: SignedDuration) {
         self.state().skew = skew;
     }
 
-    /// How far the wall clock is ahead of the time that passed.
+    /// How far the wall clock is ahead of the elapsed time.
     pub fn skew(&self) -> SignedDuration {
         self.state().skew
     }
 
-    /// A process that starts does not know which ids the last one made.
+    /// Forgets the last UUID, as a new process does.
     pub fn forget_ids(&self) {
         self.state().last_uuid = 0;
     }
 
-    /// The time that has passed, as nobody but the test knows it.
+    /// The elapsed time of the run. It never jumps.
     pub fn true_time(&self) -> Duration {
         self.state().elapsed
     }
 
+    /// Waits for this duration.
     pub async fn pause(&self, duration: Duration) {
         self.sleep(duration).await;
     }
@@ -166,7 +171,7 @@ impl Handle {
         self.0.lock().unwrap()
     }
 
-    /// Moves the time to the next timer. False if there is none.
+    /// Moves the time to the next timer. Returns false if there is none.
     fn advance_to_next_timer(&self) -> bool {
         let woken = {
             let mut state = self.state();
@@ -223,7 +228,7 @@ impl Time for Handle {
     fn uuid(&self) -> Uuid {
         let random = self.random();
         let mut state = self.state();
-        // Those of one process never go back, whatever its clock does.
+        // The timestamps of one process never go back, even if its clock does.
         state.last_uuid = (state.last_uuid + 1).max(state.wall().as_millisecond());
         let milliseconds = u64::try_from(state.last_uuid).unwrap();
         let random = random.first_chunk().unwrap();
@@ -263,7 +268,7 @@ impl Drop for Sleep {
 }
 
 #[test]
-fn a_seed_chooses_the_order_and_the_same_seed_chooses_the_same() {
+fn a_seed_chooses_the_order_of_tasks() {
     let log = |seed| {
         let log = Arc::new(Mutex::new(Vec::new()));
         let mut executor = Executor::new(&mut Random::new(seed));
@@ -292,7 +297,7 @@ fn a_seed_chooses_the_order_and_the_same_seed_chooses_the_same() {
 }
 
 #[test]
-fn what_dies_with_a_life_goes_on_no_further() {
+fn a_task_of_a_killed_process_does_not_go_on() {
     let mut executor = Executor::new(&mut Random::new(1));
     let handle = executor.handle();
     let (sender, mut receiver) = tokio::sync::oneshot::channel();

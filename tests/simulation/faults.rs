@@ -1,5 +1,5 @@
-//! What goes wrong: how badly a run is treated, and each thing that can happen to the host, to the
-//! way there, or to otter.
+//! Fault injection: how often calls and answers are lost in a run, and the faults of the host, of
+//! the connection to it, and of the daemon.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,51 +12,53 @@ use super::Run;
 use super::host;
 use super::random::Random;
 
-/// How a run is treated. The numbers are percentages.
+/// The faults of a run. The numbers are percentages.
 #[derive(Clone, Debug)]
 pub struct FaultProfile {
-    /// The call never reaches the host, and otter cannot know.
+    /// A call does not reach the host, and otter cannot know that.
     pub lost_before: u64,
-    /// The call ran, and otter cannot know.
+    /// A call ran, and otter cannot know that.
     pub lost_after: u64,
     /// The answer to a client is lost.
     pub lost_answer: u64,
     /// A direct read fails.
     pub unreadable: u64,
-    /// A client gives a short deadline.
+    /// A client requests a short deadline.
     pub short_deadline: u64,
     pub client_pause: Duration,
     pub fault_pause: Duration,
-    /// Whether anybody asks for leases.
+    /// Whether clients use leases.
     pub leases: bool,
-    /// Which of the faults happen at all.
+    /// The faults that are injected.
     pub faults: Vec<InjectedFault>,
 }
 
+/// A fault that can be injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InjectedFault {
+    /// The daemon is killed and started again.
     Crash,
-    /// The daemon gets a signal to stop, and starts again.
+    /// The daemon gets the signal to stop, and is started again.
     Stop,
-    /// hostd restarts: its tasks are forgotten, and what runs goes on or not.
+    /// hostd restarts and forgets its tasks. Running operations go on or stop.
     HostdRestarts,
     HostReboots,
-    /// The network is cut.
+    /// The host is unreachable for a while.
     Outage,
-    /// The session, or only the connection, is gone; the host is there.
+    /// All sessions end, or only the connections break. The host stays reachable.
     SessionLost,
     TasksForgotten,
     TaskFails,
-    /// Somebody else does something to a machine.
+    /// Another client starts an operation on a machine.
     ForeignOperation,
     Question,
     Deleted,
-    /// Unregistered and registered again: a new moid.
+    /// A machine is unregistered and registered again, with a new moid.
     Reregistered,
-    /// Its moid is given to another machine.
+    /// A machine is replaced by another machine with the same moid.
     MoidReused,
     Renamed,
-    /// The wall clock of otter's own machine.
+    /// The wall clock of the machine of otter jumps.
     ClockJumps,
     /// No commit succeeds for a while.
     DiskFull,
@@ -84,7 +86,7 @@ impl InjectedFault {
 }
 
 impl FaultProfile {
-    /// Some runs are calm, some have one kind of trouble, some have all.
+    /// A random profile. Some runs have no faults, some have one kind, and some have many kinds.
     pub fn new(random: &mut Random) -> Self {
         let some = |random: &mut Random, max: u64| {
             if random.percent(50) { random.below(max) } else { 0 }
@@ -96,7 +98,7 @@ impl FaultProfile {
             _ => InjectedFault::ALL.into_iter().filter(|_| random.percent(60)).collect(),
         };
         let leases = random.percent(75);
-        // If trouble comes every few seconds, hardly a lease is ever granted.
+        // If faults happen every few seconds, hardly any lease is granted.
         let pause_factor = if leases && random.percent(85) { 10 } else { 1 };
         Self {
             lost_before: some(random, 20),
@@ -111,7 +113,7 @@ impl FaultProfile {
         }
     }
 
-    /// Nothing gets lost any more.
+    /// Switches all faults off.
     pub fn disable_faults(&mut self) {
         self.lost_before = 0;
         self.lost_after = 0;
@@ -121,7 +123,7 @@ impl FaultProfile {
     }
 }
 
-/// Faults strike until all is quiet.
+/// Injects faults until the active phase of the run ends.
 pub async fn inject_faults(run: Arc<Run>) {
     loop {
         let pause = run.profile().fault_pause;
@@ -180,7 +182,7 @@ fn inject(run: &Arc<Run>, fault: InjectedFault) {
             false
         }),
         InjectedFault::ClockJumps => {
-            // To some time within hours of the right one.
+            // By up to two hours in either direction.
             let seconds = i64::try_from(run.random().below(14_400)).unwrap() - 7_200;
             run.handle.set_skew(SignedDuration::from_secs(seconds));
         }
@@ -211,7 +213,7 @@ fn inject(run: &Arc<Run>, fault: InjectedFault) {
     run.observe_host();
 }
 
-/// Does something to some machine. It says whether that changed what the machine does.
+/// Runs `act` on a random machine. `act` returns whether it changed the machine or its guest.
 fn on_some_machine(run: &Run, act: impl FnOnce(&mut World, &mut Random, &str) -> bool) {
     let ids = run.host.look(machine_ids);
     let mut random = run.random();
@@ -235,7 +237,7 @@ fn forget_tasks(run: &Run) {
     run.host.mutate(|world| world.forget_tasks(keep_running));
 }
 
-/// Nothing answers for this long.
+/// Makes the host unreachable for this long.
 fn start_outage(run: &Arc<Run>, outage: Duration) {
     run.host.set_reachable(false);
     let later = Arc::clone(run);

@@ -1,4 +1,4 @@
-//! The machines of a run, and what other people and their guests do to them.
+//! The simulated host of a run: its random machines, and the operations of other clients on them.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use otter::simulator::{Fault, Pace, Scenario};
 use super::random::Random;
 use crate::in_process::SimulatedHost;
 
-/// A host with some machines, no two alike.
+/// A host with some random machines. `all_off`: no machine is on.
 pub fn new(random: &mut Random, clock: Clock, all_off: bool) -> SimulatedHost {
     let scale = *random.pick(&[0.1, 1.0, 1.0, 10.0, 40.0]).unwrap();
     let host = SimulatedHost::new(&Scenario::generated(0), Pace::Auto { scale }, clock);
@@ -31,7 +31,7 @@ pub fn new(random: &mut Random, clock: Clock, all_off: bool) -> SimulatedHost {
     host
 }
 
-/// Puts a new machine there, of a number that no other ever had.
+/// Adds a random machine. No other machine may have had this number.
 pub fn add_machine(world: &mut World, random: &mut Random, id: &str, number: u64) {
     let datastore = world.datastores().next().unwrap().clone();
     let mut machine = Machine::bare(id, &format!("machine-{number}"), &datastore);
@@ -76,7 +76,7 @@ pub fn add_machine(world: &mut World, random: &mut Random, id: &str, number: u64
     world.add_machine(machine);
 }
 
-/// Registers a machine under a new moid. Its snapshots have new morefs then.
+/// Registers a machine again, with a new moid and new moids of its snapshots.
 pub fn register_again(world: &mut World, mut machine: Machine) {
     let ids = world.machines().filter_map(|machine| machine.id.parse::<u64>().ok());
     let id = (ids.max().unwrap_or(15).max(machine.id.parse().unwrap()) + 1).to_string();
@@ -93,7 +93,7 @@ pub fn register_again(world: &mut World, mut machine: Machine) {
     world.add_machine(machine);
 }
 
-/// A machine asks, now or when it is powered on next.
+/// Makes a machine ask a question, now or at its next power-on.
 pub fn ask(world: &mut World, random: &mut Random, id: &str) {
     let question = question(random);
     if random.percent(50) {
@@ -103,7 +103,7 @@ pub fn ask(world: &mut World, random: &mut Random, id: &str) {
     }
 }
 
-/// Somebody else does something to a machine. False if the host does not let it.
+/// Starts an operation of another client on a machine. Returns false if the host refuses it.
 pub fn start_foreign_operation(world: &mut World, random: &mut Random, id: &str) -> bool {
     let snapshots = &world.machine(id).unwrap().snapshots;
     let snapshots: Vec<String> = snapshots.iter().map(|snapshot| snapshot.id.clone()).collect();
@@ -124,7 +124,7 @@ pub fn start_foreign_operation(world: &mut World, random: &mut Random, id: &str)
     world.start_task(id, operation, "somebody").is_ok()
 }
 
-/// Each run of a guest may have an address of its own, as DHCP gives them.
+/// Usually gives a guest a new address, as DHCP may do.
 pub fn give_address(world: &mut World, random: &mut Random, id: &str) {
     if random.percent(75)
         && let Some(machine) = world.machine_mut(id)

@@ -1,5 +1,5 @@
-//! The bystander: hears of every call, commit, event and answer, sees what really happens on the
-//! host, and holds both against the promises.
+//! The invariant checker: it gets every call, commit, event and answer, observes the true state of
+//! the host, and checks both against the invariants.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -23,37 +23,38 @@ use super::lease_invariants::LeaseInvariants;
 use crate::in_process;
 use crate::storage::in_memory::Committed as Committing;
 
+/// The invariant checker.
 pub struct InvariantChecker {
     handle: Handle,
     is_tracing: bool,
     state: Mutex<CheckerState>,
 }
 
-/// What the bystander knows.
+/// The knowledge of the checker.
 #[derive(Default)]
 pub struct CheckerState {
     pub disk: Committed,
     pub job_invariants: JobInvariants,
     pub lease_invariants: LeaseInvariants,
     pub trace: Vec<String>,
-    /// How many writes were refused.
+    /// The number of refused writes.
     pub refused: usize,
-    /// When the last step of the leases was taken, and among which machines.
+    /// When otter asked for the last commit of leases, and the candidate machines then.
     pub step: (Duration, Vec<CandidateMachine>),
-    /// The tasks of the host that did their work.
+    /// The tasks of the host that have succeeded.
     done: BTreeSet<String>,
     machines: BTreeMap<String, GroundTruth>,
 }
 
-/// A machine as it really is.
+/// The true state of a machine.
 struct GroundTruth {
     power: Option<PowerState>,
-    /// Counts the runs of its guest.
+    /// The number of the run of its guest.
     run: u64,
     tools_running: bool,
-    /// The address that its guest has in this run.
+    /// The address of its guest in this run.
     address: Option<String>,
-    /// How it was since which revision of the host.
+    /// Its states, each with the first revision of the host that has it.
     states: Vec<(u64, Machine)>,
 }
 
@@ -62,10 +63,12 @@ impl InvariantChecker {
         Self { handle, is_tracing, state: Mutex::default() }
     }
 
+    /// Locks the knowledge of the checker.
     pub fn state(&self) -> MutexGuard<'_, CheckerState> {
         self.state.lock().unwrap()
     }
 
+    /// Adds a line to the trace, if the run is traced.
     pub fn trace(&self, line: impl FnOnce() -> String) {
         if self.is_tracing {
             let line = format!("{:>12.3} {}", self.handle.true_time().as_secs_f64(), line());
@@ -73,17 +76,18 @@ impl InvariantChecker {
         }
     }
 
+    /// Reports a violation. Only the first one counts.
     pub fn report_violation(&self, what: impl Into<String>) {
         self.state().job_invariants.report_violation(what);
     }
 
-    /// What was broken first.
+    /// The first violation.
     pub fn violation(&self) -> Option<String> {
         let state = self.state();
         state.job_invariants.violation.clone().or_else(|| state.lease_invariants.broken.clone())
     }
 
-    /// Looks at what happened on the host.
+    /// Observes the changes of the host.
     pub fn observe_host(&self, world: &World) {
         let mut state = self.state();
         let CheckerState { job_invariants, lease_invariants, done, machines, .. } = &mut *state;
@@ -123,7 +127,7 @@ impl InvariantChecker {
         lease_invariants.check_made(world);
     }
 
-    /// Something is on disk.
+    /// A commit has reached the disk.
     pub fn committed(&self, committed: Committing<'_>, world: &World) {
         match committed {
             Committing::NewJob(job) => self.inserted(job),
@@ -169,7 +173,7 @@ impl InvariantChecker {
         lease_invariants.check_made(world);
     }
 
-    /// A call leaves otter.
+    /// otter sends a call.
     pub fn sent(&self, job: JobId, machine: &MachineId, call: &HostCall) {
         self.trace(|| format!("{job} calls {} of {machine}", call.kind().as_str()));
         let mut state = self.state();
@@ -178,9 +182,9 @@ impl InvariantChecker {
         lease_invariants.sent(job, disk);
     }
 
-    /// The host took a call.
+    /// The host accepted a call.
     pub fn call_accepted(&self, job: JobId, call: &HostCall, accepted: &Accepted, revision: u64) {
-        self.trace(|| format!("the host takes {} of {job}: {accepted:?}", call.kind().as_str()));
+        self.trace(|| format!("the host accepts {} of {job}: {accepted:?}", call.kind().as_str()));
         let task = match accepted {
             Accepted::Task(task) => Some(task.backend_text()),
             Accepted::Done => None,
@@ -188,18 +192,19 @@ impl InvariantChecker {
         self.state().job_invariants.call_accepted(job, call, task, revision);
     }
 
-    /// The number by which a reader remembers when it began to read.
+    /// A number that stands for the start of a read.
     pub fn read_started(&self) -> u64 {
         self.state().job_invariants.count()
     }
 
-    /// A reader who began to read at `begun` sees this job together with this picture.
+    /// A reader gets this job. Its read started at `read_started`, and then it can read this
+    /// picture of the host.
     pub fn job_reported(&self, job: &Job, read_started: u64, contents: &InventoryContents) {
         let mut state = self.state();
         let CheckerState { disk, job_invariants, machines, .. } = &mut *state;
         let id = job.machine_id().unwrap();
         let machine = contents.machine(id).filter(|_| contents.loaded);
-        // Before the picture is loaded nobody is shown a machine.
+        // Before the picture is loaded, readers get no machines.
         let visible_revision = machine.and_then(|machine| {
             Some(machines.get(id.backend_text())?.visible_revision(machine))
         });
@@ -213,8 +218,8 @@ impl InvariantChecker {
         );
     }
 
-    /// No address is shown that the guest does not have in this run, if the picture knows all of
-    /// the machine.
+    /// Checks that otter reports no address of an earlier run of a guest, if the picture is up to
+    /// date with the machine.
     pub fn check_addresses(&self, contents: &InventoryContents) {
         let mut state = self.state();
         let CheckerState { job_invariants, machines, .. } = &mut *state;
@@ -227,16 +232,16 @@ impl InvariantChecker {
                 && truth.address.as_deref() != Some(address)
             {
                 job_invariants.report_violation(format!(
-                    "{id} is shown with {address}, and its guest has {:?}",
+                    "{id} is reported with {address}, and its guest has {:?}",
                     truth.address
                 ));
             }
         }
     }
 
-    /// The daemon died.
+    /// The daemon was killed.
     pub fn crashed(&self, clock_jumps: bool) {
-        self.trace(|| "otter dies".to_owned());
+        self.trace(|| "otter is killed".to_owned());
         let now = self.handle.true_time();
         let mut state = self.state();
         let CheckerState { disk, job_invariants, lease_invariants, .. } = &mut *state;
@@ -246,10 +251,11 @@ impl InvariantChecker {
 }
 
 impl GroundTruth {
-    /// Up to which revision of the host a picture is true that shows the machine so.
+    /// The last revision of the host at which the machine was in this state. `u64::MAX` if it still
+    /// is, or never was.
     fn visible_revision(&self, shown: &Machine) -> u64 {
         let is_shown = |(_, machine): &(u64, Machine)| {
-            // A direct read of the guest adds its addresses.
+            // A direct read of the guest may have added addresses.
             let mut machine = machine.clone();
             machine.guest.ip_addresses.clone_from(&shown.guest.ip_addresses);
             machine == *shown
@@ -259,7 +265,7 @@ impl GroundTruth {
     }
 }
 
-/// What the picture shows that the host does not have, or the other way.
+/// The first difference between the picture of the inventory and the host. `None` if there is none.
 pub fn difference(contents: &InventoryContents, world: &World) -> Option<String> {
     let (inventory_count, host_count) = (contents.machines.len(), world.machines().count());
     if inventory_count != host_count {

@@ -1,5 +1,5 @@
-//! What a bystander knows of one job, and what follows: when its success is true, and when it may
-//! be unknown.
+//! The history of a job as the checker knows it, and the rules that depend on it: whether its
+//! success is true, and whether it may end as unknown.
 
 use std::time::Duration;
 
@@ -9,55 +9,58 @@ use otter::domain::job::{Job, JobKind, JobRequest};
 use otter::domain::power::PowerState;
 use otter::service::jobs::judgement::MAX_ASKS;
 
-/// What a bystander knows of a job.
+/// The history of a job.
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "what has happened to it, each by itself")]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about the job")]
 pub struct JobHistory {
     pub machine: String,
     pub kind: JobKind,
+    /// Whether the job is on disk.
     pub committed: bool,
     pub started: bool,
-    /// The jobs that ran on its machine when it started.
+    /// The jobs that ran on the machine when this job started.
     pub concurrent_jobs: Vec<JobId>,
-    /// When the storage was asked to insert it.
+    /// When otter asked the storage to insert the job.
     pub asked_at: Duration,
-    /// When it is over by the time that never jumps, as long as the daemon lives.
+    /// The deadline by the time that never jumps. It is valid while the daemon runs.
     pub deadline_at: Duration,
-    /// The daemon died, and the wall clock may have jumped meanwhile: the deadline is where nobody
-    /// knows.
+    /// Whether the deadline is unknown, because the daemon crashed and the wall clock may have
+    /// jumped meanwhile.
     pub deadline_unknown: bool,
-    /// When otter was told that it is on disk: at the latest then it waits in its queue.
+    /// When otter learned that the job is on disk. From then on at the latest it is in its queue.
     pub accepted_at: Option<Duration>,
-    /// When the storage was asked to save its start.
+    /// When otter asked the storage to save the start of the job.
     pub start_saved_at: Option<Duration>,
     pub ended_at: Option<Duration>,
     pub end: Option<Job>,
-    /// When a reader first saw its end, by the count of what happened.
+    /// When a reader first saw its end, as a number of [`JobInvariants::count`].
     pub end_seen_at: Option<u64>,
-    /// Sendings that may have run, as far as the job can know.
+    /// The calls that were sent and may have run, as far as the job can know.
     pub possible_sends: Vec<CallKind>,
     pub last_call: Option<CallKind>,
-    /// What its calls really did, and the revision of the host that shows it.
+    /// The true effects of its calls, each with the first revision of the host that has it.
     pub effects: Vec<(CallKind, u64)>,
-    /// An answer, a task or the daemon's own memory of a call was lost.
+    /// Whether an answer, a task, or the memory of the daemon about a call was lost.
     pub evidence_lost: bool,
-    /// The answer to a call was lost, or the daemon died with one: its task was perhaps never
-    /// known.
+    /// Whether the task of a call may be unknown to otter: its answer was lost, or the daemon
+    /// crashed during the call.
     pub task_unknown: bool,
-    /// The host forgot its tasks meanwhile.
+    /// Whether the host forgot its tasks since the job started.
     pub tasks_forgotten_since: bool,
-    /// Somebody or something else changed the machine meanwhile.
+    /// Whether anything but this job changed the machine since the job started.
     pub changed_by_others: bool,
-    /// None of otter's jobs did.
+    /// Whether anything but the jobs of otter changed it.
     pub changed_from_outside: bool,
     pub cancel_asked: bool,
+    /// How often its current call was sent.
     pub sends: u32,
-    /// Every power state of the machine while it ran.
+    /// The power states of the machine while the job ran.
     pub powers: Vec<PowerState>,
     pub guest_stopped: bool,
 }
 
-/// What a machine is after such a job, if nobody else does anything to it.
+/// The power state of a machine after the job, if nothing else changes it. `None` if the job leaves
+/// the power state open.
 pub const fn expected_power(request: &JobRequest) -> Option<PowerState> {
     match request {
         JobRequest::PowerOn | JobRequest::Revert { power_on: Some(true), .. } => {
@@ -73,7 +76,7 @@ pub const fn expected_power(request: &JobRequest) -> Option<PowerState> {
 }
 
 impl JobHistory {
-    /// For a job that is inserted now.
+    /// The history of a job that is inserted now.
     pub fn new(job: &Job, now: Duration) -> Self {
         let left = Duration::try_from(job.deadline_at.duration_since(job.created_at)).unwrap();
         Self {
@@ -105,7 +108,7 @@ impl JobHistory {
         }
     }
 
-    /// Whether its deadline may have passed.
+    /// Whether the deadline may have passed.
     pub fn may_be_overdue(&self, now: Duration) -> bool {
         self.deadline_unknown || self.deadline_at <= now + Duration::from_millis(1)
     }
@@ -118,7 +121,7 @@ impl JobHistory {
         self.powers.contains(&power)
     }
 
-    /// Whether what its success says is true.
+    /// Whether the job may truthfully be `succeeded`.
     pub fn is_success_true(&self, job: &Job) -> bool {
         match &job.request {
             JobRequest::PowerOn => self.had_power(PowerState::On),
@@ -166,7 +169,8 @@ impl JobHistory {
         }
     }
 
-    /// By the table of `judgement`, and what a guest that was asked may still do.
+    /// Whether the job may end as `unknown`: by the table of `judgement`, and because a guest may
+    /// react late.
     pub fn may_be_unknown(&self, job: &Job) -> bool {
         match job.kind() {
             JobKind::MachineShutdown => {
@@ -180,8 +184,8 @@ impl JobHistory {
             JobKind::MachineReset | JobKind::SnapshotCreate | JobKind::MachineAnswer => {
                 self.evidence_lost
             }
-            // Not asked again, or asked again in vain: looking at the machine proves nothing of the
-            // first time.
+            // The call was not repeated, or repeated without success. The state of the machine
+            // proves nothing about the first call.
             JobKind::SnapshotRevert
             | JobKind::SnapshotRemove
             | JobKind::SnapshotRemoveAll
@@ -191,7 +195,7 @@ impl JobHistory {
             {
                 self.evidence_lost
             }
-            // It was seen to run, and was not asked again.
+            // The task was seen running, and the call was not repeated.
             _ if self.cancel_asked && self.tasks_forgotten_since => self.evidence_lost,
             _ => self.evidence_lost && (self.changed_by_others || self.sends >= MAX_ASKS),
         }

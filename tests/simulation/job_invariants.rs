@@ -1,10 +1,10 @@
-//! The promises about jobs as invariants. It is told whatever happens, knows what really happened,
-//! and says what was broken.
+//! The invariants of jobs. The checker reports every event of a run to [`JobInvariants`], which
+//! keeps a history of each job and checks the invariants.
 //!
 //! ```text
-//! commits, calls, answers, what is shown ──►  History of each job  ◄── deeds: what the host really did
+//! commits, calls, answers, reads ──► history of each job ◄── true effects on the host
 //! ```
-//! The first broken promise ends the run.
+//! The first violation ends the run.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,58 +21,61 @@ use otter::service::jobs::queue::{Lane, lane};
 use super::committed::{Committed, Scope};
 use super::job_history::{JobHistory, expected_power};
 
+/// The histories of all jobs, and the first violation.
 #[derive(Debug, Default)]
 pub struct JobInvariants {
     pub violation: Option<String>,
     histories: BTreeMap<JobId, JobHistory>,
     keys: BTreeMap<Scope, JobId>,
-    /// Which job had each task begun; none: somebody else.
+    /// The job and the call that started each task. Tasks of other clients have no entry.
     tasks: BTreeMap<String, (JobId, CallKind)>,
-    /// How many jobs ended as unknown.
+    /// The number of jobs that ended as unknown.
     pub unknowns: usize,
-    /// The machines that anything changed since this was last taken.
+    /// The machines that changed since this list was last taken.
     pub changed_machines: Vec<String>,
-    /// How much has happened.
+    /// The number of events so far.
     count: u64,
 }
 
 impl JobInvariants {
+    /// Reports a violation. Only the first one is kept.
     pub fn report_violation(&mut self, what: impl Into<String>) {
         self.violation.get_or_insert(what.into());
     }
 
+    /// Reports a violation unless the condition holds.
     fn require(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds && self.violation.is_none() {
             self.violation = Some(what());
         }
     }
 
-    /// Another thing happens. Gives its number, which grows.
+    /// Counts an event. Returns its number; numbers increase.
     pub fn count(&mut self) -> u64 {
         self.count += 1;
         self.count
     }
 
-    /// The storage was asked to insert a job.
+    /// otter asks the storage to insert a job.
     pub fn insert_requested(&mut self, job: &Job, now: Duration) {
         self.histories.insert(job.id, JobHistory::new(job, now));
     }
 
-    /// It is committed.
+    /// The job is on disk.
     pub fn inserted(&mut self, job: &Job) {
         if let Some(history) = self.histories.get_mut(&job.id) {
             history.committed = true;
         }
     }
 
-    /// otter hears that it is committed.
+    /// otter learns that the job is on disk.
     pub fn accepted(&mut self, job: JobId, now: Duration) {
         if let Some(history) = self.histories.get_mut(&job) {
             history.accepted_at.get_or_insert(now);
         }
     }
 
-    /// A caller was told that this job was accepted.
+    /// A client learns that this job was accepted.
     pub fn answered(&mut self, key: Option<Scope>, job: JobId, disk: &Committed) {
         self.require(disk.job(job).is_some(), || {
             format!("job {job} was accepted and is not on disk")
@@ -85,7 +88,7 @@ impl JobInvariants {
         }
     }
 
-    /// The storage was asked to save what a job has become.
+    /// otter asks the storage to save the state of a job.
     pub fn saving(&mut self, job: &Job, now: Duration) {
         if let Some(history) =
             self.histories.get_mut(&job.id).filter(|_| job.state == JobState::Running)
@@ -94,14 +97,14 @@ impl JobInvariants {
         }
     }
 
-    /// A caller asks to cancel a job.
+    /// A client cancels a job.
     pub fn cancel_asked(&mut self, job: JobId) {
         if let Some(history) = self.histories.get_mut(&job) {
             history.cancel_asked = true;
         }
     }
 
-    /// Whether somebody may have asked to cancel a job: a caller, a kill, or the end of its lease.
+    /// Whether a job may have been cancelled by a client, by a kill, or by the end of its lease.
     fn is_cancelled(&self, job: &Job, disk: &Committed) -> bool {
         let Some(history) = self.histories.get(&job.id) else { return false };
         let lease = job.lease.and_then(|lease| disk.leases.get(&lease)).map(|lease| lease.state);
@@ -117,7 +120,7 @@ impl JobInvariants {
         history.cancel_asked || killed || lease.is_some_and(|state| !goes_on.contains(&state))
     }
 
-    /// What is on disk has changed.
+    /// A new state of a job is on disk.
     pub fn updated(
         &mut self,
         before: &Job,
@@ -126,7 +129,7 @@ impl JobInvariants {
         now: Duration,
         disk: &Committed,
     ) {
-        self.require(!before.state.is_end(), || format!("the end of {} was written over", job.id));
+        self.require(!before.state.is_end(), || format!("the end of {} was overwritten", job.id));
         if before.state == JobState::Queued && job.state == JobState::Running {
             self.check_order(job, now, disk);
             let runs = |other: &&Job| {
@@ -163,8 +166,9 @@ impl JobInvariants {
         }
     }
 
-    /// One job at a time on a machine, in order of arrival; a kill passes all, an answer those that
-    /// are no answers. Of two that come at the same time either may be the first.
+    /// Jobs of a machine run one at a time, in order of arrival. A kill passes all other jobs, and
+    /// an answer passes all jobs that are no answers. Of two jobs that arrive at the same time,
+    /// either may be the first.
     fn check_order(&mut self, job: &Job, now: Duration, disk: &Committed) {
         let Some(history) = self.histories.get(&job.id) else { return };
         let own = lane(job.kind());
@@ -196,7 +200,7 @@ impl JobInvariants {
         }
     }
 
-    /// A call leaves otter.
+    /// otter sends a call.
     pub fn sent(&mut self, id: JobId, call: &HostCall, disk: &Committed) {
         let committed = disk.job(id);
         let intent = committed.and_then(|job| job.intent.as_ref()).map(|intent| &intent.call);
@@ -226,13 +230,13 @@ impl JobInvariants {
         });
     }
 
-    /// The host took the call as this task, whether otter is told or not.
+    /// The host accepts a call, as this task if it has one. otter may not learn of it.
     pub fn call_accepted(&mut self, id: JobId, call: &HostCall, task: Option<&str>, revision: u64) {
         let Some(history) = self.histories.get(&id) else { return };
         let machine = history.machine.clone();
         self.changed_by(&machine, Some(id));
         if call.kind() == CallKind::Answer {
-            // Whatever hung on the question goes on, be it known to anybody or not.
+            // Every operation that waited for the answer goes on, even without a visible task.
             for history in self.histories.values_mut().filter(|history| history.machine == machine)
             {
                 history.changed_from_outside = true;
@@ -247,7 +251,7 @@ impl JobInvariants {
         }
     }
 
-    /// The job was told that its last call did not run.
+    /// The job learns that its last call did not run.
     pub fn call_refused(&mut self, id: JobId) {
         if let Some(history) = self.histories.get_mut(&id)
             && let Some(call) = history.last_call
@@ -257,7 +261,7 @@ impl JobInvariants {
         }
     }
 
-    /// The answer to its call was lost.
+    /// The answer to a call is lost.
     pub fn call_lost(&mut self, id: JobId) {
         if let Some(history) = self.histories.get_mut(&id) {
             history.evidence_lost = true;
@@ -265,7 +269,7 @@ impl JobInvariants {
         }
     }
 
-    /// The followers of a task see this of it.
+    /// The followers of a task get this status.
     pub fn task_reported(&mut self, task: &TaskId, status: &TaskStatus) {
         let Some((job, _)) = self.tasks.get(task.backend_text()).copied() else { return };
         match status {
@@ -279,7 +283,7 @@ impl JobInvariants {
         }
     }
 
-    /// The daemon died: what it knew of calls that were committed is lost.
+    /// The daemon was killed. Its knowledge of committed calls is lost.
     pub fn crashed(&mut self, clock_jumps: bool, now: Duration, disk: &Committed) {
         for history in self.histories.values_mut().filter(|history| history.committed) {
             history.accepted_at.get_or_insert(now);
@@ -304,7 +308,7 @@ impl JobInvariants {
         }
     }
 
-    /// A task did its work.
+    /// A task has succeeded.
     pub fn task_done(&mut self, task: &str, machine: &str, revision: u64) {
         let ours = self.tasks.get(task).copied();
         self.changed_by(machine, ours.map(|(job, _)| job));
@@ -313,7 +317,7 @@ impl JobInvariants {
         }
     }
 
-    /// Something changed a machine: this job, another, or nobody that otter knows.
+    /// A machine has changed, by this job, or by another client if there is none.
     pub fn changed_by(&mut self, machine: &str, by: Option<JobId>) {
         self.changed_machines.push(machine.to_owned());
         for (id, history) in &mut self.histories {
@@ -328,7 +332,7 @@ impl JobInvariants {
         }
     }
 
-    /// The power state of a machine is now this.
+    /// A machine has a new power state.
     pub fn power(&mut self, machine: &str, power: Option<PowerState>) {
         for history in self.histories.values_mut() {
             if history.machine == machine && history.started && history.end.is_none() {
@@ -337,6 +341,7 @@ impl JobInvariants {
         }
     }
 
+    /// The guest of a machine has stopped.
     pub fn guest_stopped(&mut self, machine: &str) {
         for history in self.histories.values_mut() {
             if history.machine == machine && history.started && history.end.is_none() {
@@ -345,8 +350,9 @@ impl JobInvariants {
         }
     }
 
-    /// A reader who began to read at `begun` was shown the job. `told`: up to which revision of the
-    /// host the picture shows its machine, and `power` as what.
+    /// A reader gets a job. Its read started at `read_started`. `visible_revision` is the last
+    /// revision of the host that the picture can show of the machine, and `power` the power state
+    /// in it.
     pub fn job_reported(
         &mut self,
         job: &Job,
@@ -373,33 +379,33 @@ impl JobInvariants {
             let kept = job.cancel_requested_at.is_none()
                 || disk.job(id).is_some_and(|job| job.cancel_requested_at.is_some());
             self.require(kept, || {
-                format!("{id} was shown as asked to be cancelled, which a crash would forget")
+                format!("{id} was reported as being cancelled, which a crash would forget")
             });
             return;
         }
         history.end_seen_at.get_or_insert(count);
         self.require(disk.job(id) == Some(job) && end.as_ref() == Some(job), || {
-            format!("{id} was shown as {}, which is not what is on disk", job.state.as_str())
+            format!("{id} was reported as {}, but the disk has another state", job.state.as_str())
         });
         if seen_before.is_none() && job.state == JobState::Succeeded && job.warnings.is_empty() {
             self.require(invisible.is_empty(), || {
                 format!(
-                    "the end of {id} was seen before the picture showed what it did: {invisible:?}"
+                    "the end of {id} was reported before the picture showed its effects: {invisible:?}"
                 )
             });
-            // None: there is no picture yet after a restart.
+            // No power state: there is no picture yet after a restart.
             let expected =
                 expected_power(&job.request).filter(|_| !changed_by_others && power.is_some());
             self.require(expected.is_none_or(|expected| Some(expected) == power), || {
                 format!(
-                    "{id} ({}) succeeded, and its machine is shown as {power:?}",
+                    "{id} ({}) succeeded, and its machine is reported as {power:?}",
                     job.kind().as_str()
                 )
             });
         }
     }
 
-    /// Every accepted job is there, and every end as it was.
+    /// Checks that every accepted job is on disk, and that no end has changed.
     pub fn sweep(&mut self, disk: &Committed) {
         let mut wrong = None;
         for (id, history) in &self.histories {
@@ -423,21 +429,21 @@ impl JobInvariants {
         let is_not_repeatable = matches!(call, CallKind::Reset | CallKind::CreateSnapshot);
         let end = history.end.clone();
         let machine = history.machine.clone();
-        // What a host has forgotten and goes on with, nobody can see, kill or wait for.
+        // An operation whose task the host has forgotten is invisible, so a kill cannot stop it.
         let visible = call == CallKind::PowerOn && !history.tasks_forgotten_since;
         let killed = visible && self.killed_concurrently(&machine, id);
         self.require(!killed, || {
-            format!("{id} powered its machine on after a kill beside it had succeeded")
+            format!("{id} powered its machine on after a concurrent kill had succeeded")
         });
         self.require(!is_not_repeatable || times <= 1, || {
-            format!("{id}: {call:?} was done {times} times")
+            format!("{id}: {call:?} took effect {times} times")
         });
         if let Some(job) = end {
             self.check_unreported_effects(&job);
         }
     }
 
-    /// Whether a kill of this machine succeeded while this job ran.
+    /// Whether a kill of this machine has succeeded while this job ran.
     fn killed_concurrently(&self, machine: &str, job: JobId) -> bool {
         let is_successful_kill = |history: &JobHistory| {
             let succeeded =
@@ -451,7 +457,8 @@ impl JobInvariants {
         })
     }
 
-    /// Success is true; failure and cancellation too; unknown only where the table allows it.
+    /// Checks the end of a job: a success must be true, a cancellation must have been requested,
+    /// and `unknown` must be allowed.
     fn check_end(&mut self, job: &Job, now: Duration) {
         let Some(history) = self.histories.get(&job.id) else { return };
         let id = job.id;
@@ -466,28 +473,28 @@ impl JobInvariants {
             JobState::Succeeded => {
                 let truth = history.is_success_true(job);
                 self.require(truth, || {
-                    format!("{id} ({}) succeeded, and that is not true", kind.as_str())
+                    format!("{id} ({}) succeeded, which is false", kind.as_str())
                 });
             }
             JobState::Cancelled => {
                 let asked = history.cancel_asked;
-                self.require(asked, || format!("{id} was cancelled, and nobody asked for that"));
+                self.require(asked, || format!("{id} was cancelled without a request"));
             }
             JobState::Unknown => {
                 let allowed = overdue || history.may_be_unknown(job);
                 self.unknowns += 1;
                 self.require(allowed, || {
                     let why = job.error.as_ref().map_or("", |error| error.detail.as_str());
-                    format!("{id} ({}) is unknown without need: {why}", kind.as_str())
+                    format!("{id} ({}) is unknown without a reason: {why}", kind.as_str())
                 });
             }
             _ => {}
         }
-        self.require(is_consistent, || format!("{id} ended untidily"));
+        self.require(is_consistent, || format!("the end of {id} is inconsistent"));
         self.check_unreported_effects(job);
     }
 
-    /// What failed or was cancelled did nothing but what its steps say.
+    /// Checks that a failed or cancelled job had no effect except those of its steps.
     fn check_unreported_effects(&mut self, job: &Job) {
         if !matches!(job.state, JobState::Failed | JobState::Cancelled) {
             return;
@@ -504,8 +511,8 @@ impl JobInvariants {
             .map(|(kind, _)| *kind)
             .filter(|kind| !is_reported(*kind))
             .collect();
-        // A host that forgot its tasks may be at it with nothing to see, long after the machine
-        // seemed settled.
+        // A host that forgot its tasks may still perform an operation, invisibly and long after the
+        // machine seemed settled.
         let is_unobservable = history.evidence_lost
             && (history.changed_by_others || history.tasks_forgotten_since && history.task_unknown);
         self.require(unreported.is_empty() || is_unobservable, || {

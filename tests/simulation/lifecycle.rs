@@ -1,5 +1,5 @@
-//! A life of the daemon: it starts as the application does, takes up what it left, serves, and
-//! tells a reader all that it publishes.
+//! The lifecycle of the simulated daemon: it starts like the application, recovers its jobs and
+//! leases, serves clients, and publishes events to a reader.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -51,7 +51,7 @@ const MAX_TOTAL: Duration = Duration::from_mins(20);
 /// How long a client waits for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// What clients call.
+/// The services that clients call.
 #[derive(Clone)]
 pub struct Services {
     pub jobs: Jobs,
@@ -62,12 +62,12 @@ pub struct Services {
     incarnation: u32,
 }
 
-/// The daemon starts. It serves once it has taken up what it left.
+/// Starts the daemon. It serves once it has recovered.
 pub fn start(run: &Arc<Run>) {
     let incarnation = run.incarnation.fetch_add(1, Ordering::Relaxed) + 1;
     run.is_alive.store(true, Ordering::Relaxed);
     run.handle.forget_ids();
-    run.checker.trace(|| format!("otter starts its incarnation {incarnation}"));
+    run.checker.trace(|| format!("otter starts as process {incarnation}"));
     run.checker.state().lease_invariants.started(run.handle.true_time());
     let run = Arc::clone(run);
     run.handle.clone().spawn(Owner::Daemon(incarnation), async move {
@@ -142,7 +142,7 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
     let services = Services { jobs, leases, machines, inventory, supervisor, incarnation };
     let reader = read(Arc::clone(run), services.clone(), feed);
     run.handle.spawn(Owner::Daemon(incarnation), reader);
-    // From here on as the application does it.
+    // From here on like the application.
     services.jobs.recover().await?;
     let Services { jobs, leases, inventory, supervisor, .. } = services.clone();
     let (host, observer) = (hypervisor, Arc::clone(&inventory) as Arc<dyn Observer>);
@@ -155,7 +155,7 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
     let jobs = services.jobs.clone();
     supervisor.spawn("wall clock", |stop| jobs.follow_wall_clock(stop));
     supervisor.spawn("storage", |stop| StorageWatch::new(store, clock).watch(stop));
-    // A daemon that has ended is started again, like one that died.
+    // A daemon that has ended is started again, like one that was killed.
     let (_, signals) = Signals::from_sender();
     let (run_at_end, process) = (Arc::clone(run), services.supervisor.clone());
     run.handle.spawn(Owner::Daemon(incarnation), async move {
@@ -166,13 +166,13 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
     Ok(services)
 }
 
-/// Machines that were renamed are in none.
+/// A pool of the machines that were not renamed.
 fn pools() -> Pools {
     let pool = Pool { machines: vec!["machine-*".to_owned()], ..Pool::default() };
     Pools([("ci".to_owned(), pool)].into())
 }
 
-/// The reader of all events, and what each is about.
+/// Reads all events, and the jobs and leases that they are about.
 async fn read(run: Arc<Run>, services: Services, feed: Feed) {
     let mut follower = feed.follow(EventFilter::default());
     let reader_caller = Caller::new("reader", Role::Admin);
@@ -213,8 +213,8 @@ async fn read(run: Arc<Run>, services: Services, feed: Feed) {
 }
 
 impl Run {
-    /// Calls otter as a client does: over a network, and with an answer that may be lost. None if
-    /// no answer comes.
+    /// Calls otter like a client: over a network, and with an answer that may be lost. `None` if
+    /// the client gets no answer.
     pub async fn ask<T, F>(self: &Arc<Self>, call: impl FnOnce(Services) -> F) -> Option<T>
     where
         T: Send + 'static,
@@ -229,7 +229,7 @@ impl Run {
             tokio::select! {
                 biased;
                 answer = call => drop(reply.send(answer)),
-                // The client has hung up.
+                // The client no longer waits.
                 () = reply.closed() => {}
             }
         });

@@ -1,5 +1,5 @@
-//! Mistakes made on purpose, each by what surrounds the services: it answers as if they had made
-//! it.
+//! Deliberate mistakes, made by the surroundings of the services: these answer as if the services
+//! had made the mistake. A test asserts that the simulation notices each.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,27 +17,29 @@ use super::Run;
 use super::committed::Committed;
 use super::executor::Handle;
 
+/// A deliberate mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mistake {
-    /// The host is called although the intent never reached the disk.
+    /// otter calls the host although the intent never reached the disk.
     CallBeforeCommit,
     /// A restart forgets the idempotency keys.
     KeysForgotten,
-    /// A list has a job that has ended as one that runs.
+    /// A list reports an ended job as running.
     EndTakenBack,
-    /// After a restart a grant of a machine does not count on from the one before.
+    /// After a restart the fence of a machine starts from zero.
     FenceForgotten,
-    /// A grant is shown before it is committed.
+    /// A grant is reported before it is committed.
     GrantBeforeCommit,
     /// A machine counts as released because another release succeeded.
     FreeBeforeProven,
-    /// Time goes on by the clock that jumps.
+    /// Leases expire by the wall clock, which may jump.
     ExpiryByWallClock,
-    /// Of what is between otter and the host.
+    /// A mistake between otter and the host.
     Host(crate::mistakes::Mistake),
 }
 
 impl Run {
+    /// Whether this run has the mistake.
     pub fn has_mistake(&self, mistake: Mistake) -> bool {
         self.mistake == Some(mistake)
     }
@@ -60,30 +62,30 @@ impl Run {
         }
     }
 
-    /// Done at each start.
+    /// Forgets the idempotency keys at each start, if that is the mistake.
     pub async fn forget_keys(&self, storage: &dyn Storage) -> Result<(), StorageError> {
         if self.has_mistake(Mistake::KeysForgotten) {
             let retention = Retention { keys: Duration::ZERO, ..Retention::default() };
-            // A day later, whatever its clock says.
+            // A day later, so that all keys are old.
             let later = self.clock.now() + SignedDuration::from_hours(24);
             storage.purge(later, &retention).await?;
         }
         Ok(())
     }
 
-    /// Whether the commit of an intent is left out.
+    /// Whether the commit of this job is skipped.
     pub fn skips_commit(&self, job: &Job) -> bool {
         let is_intent = job.intent.is_some() && job.host_task.is_none() && !job.state.is_end();
         is_intent && self.has_mistake(Mistake::CallBeforeCommit)
     }
 
-    /// Whether a step counts as committed at once.
+    /// Whether this commit counts as done before it is done.
     pub fn skips_commit_wait(&self, step: &LeaseTransaction) -> bool {
         let is_grant = step.leases.iter().any(|change| change.held.is_some());
         is_grant && self.has_mistake(Mistake::GrantBeforeCommit)
     }
 
-    /// Which job is said to be that of a key.
+    /// The wrong job that is returned for a key. `None` without that mistake.
     pub fn wrong_job_for_key(&self, key: &IdempotencyKey, disk: &Committed) -> Option<JobId> {
         let is_release = key.method == "LEASE" && key.key.starts_with("release");
         let succeeded =
@@ -92,7 +94,7 @@ impl Run {
         (is_release && self.has_mistake(Mistake::FreeBeforeProven)).then_some(other.id)
     }
 
-    /// The jobs that a list has.
+    /// The jobs that a list reports.
     pub fn jobs_with_mistake(&self, jobs: Vec<Job>) -> Vec<Job> {
         let is_mistaken = self.has_mistake(Mistake::EndTakenBack);
         let with_mistake = |job: Job| {
@@ -105,7 +107,7 @@ impl Run {
     }
 }
 
-/// Time of which all jumps with the wall clock.
+/// A time whose elapsed time jumps with the wall clock.
 #[derive(Clone, Debug)]
 struct JumpingTime(Handle);
 
@@ -115,7 +117,7 @@ impl Time for JumpingTime {
     }
 
     fn elapsed(&self) -> Duration {
-        // No jump is as long as a day.
+        // Every jump is shorter than a day.
         let jumped = self.0.skew() + SignedDuration::from_hours(24);
         self.0.elapsed() + Duration::try_from(jumped).unwrap()
     }

@@ -1,14 +1,14 @@
-//! otter below its API, for one seed: the real services in one thread on simulated time, over the
-//! simulated host and a disk in memory.
+//! Deterministic simulation of otter below its API: one seed runs the real services in one thread
+//! on simulated time, over the simulated host and a disk in memory.
 //!
 //! ```text
-//! seed ─► executor ─► clients ─► life: jobs, leases, inventory … ─► remote ─► host
-//!            │  faults, deaths ─┘        └─► disk (commits) ─┐                  │
-//!            └─ time                    └─► events, answers ─┴► witness ◄───────┘
+//! seed ─► executor ─► clients ─► lifecycle: jobs, leases, inventory … ─► unreliable_host ─► host
+//!            │  faults, crashes ─┘        └─► disk (commits) ──┐                             │
+//!            └─ time                      └─► events, answers ─┴► invariant_checker ◄────────┘
 //! ```
-//! Every choice comes from the seed, so that a seed that breaks a promise breaks it again. For that
-//! the services may not choose by anything else: their selects are biased, their maps are ordered,
-//! and time, randomness and tasks come from outside. `tests` says which seeds run.
+//! Every choice comes from the seed, so a seed that violates an invariant violates it again. The
+//! services must therefore not choose by anything else: their selects are biased, their maps are
+//! ordered, and time, random numbers and tasks come from outside. `tests.rs` says which seeds run.
 
 mod checked_storage;
 mod clients;
@@ -45,17 +45,18 @@ use self::random::Random;
 use crate::in_process::SimulatedHost;
 use crate::storage::in_memory::{Disk, Moment};
 
-/// How long clients and faults go on.
+/// How long clients act and faults are injected.
 const ACTIVE_TIME: Duration = Duration::from_mins(10);
-/// How long everything may take to come to its end after that. The wall clock may have gone back by
-/// hours, and a removal may take a day.
+/// The maximum time until all jobs and leases have ended after that. The wall clock may have gone
+/// back by hours, and a removal may take a day.
 const MAX_END_TIME: Duration = Duration::from_hours(30);
 
-/// How many tasks may go on in turn while the time stands still.
+/// The maximum number of executor steps while the time stands still.
 const MAX_STEPS_WITHOUT_TIME: u32 = 100_000;
 
-/// What a run came to.
+/// The result of a run.
 pub struct RunOutcome {
+    /// The first violated invariant. `None` if all invariants held.
     pub violation: Option<String>,
     pub trace: Vec<String>,
     pub jobs: usize,
@@ -64,12 +65,13 @@ pub struct RunOutcome {
     pub grants: usize,
     /// Writes that a full disk refused.
     pub refused: usize,
-    /// Calls with a key that were answered with what an earlier call began.
+    /// Calls with a key that were answered with the job or lease of an earlier call.
     pub repeated: usize,
+    /// How often the daemon was started.
     pub starts: u32,
 }
 
-/// What all parts of a run share.
+/// The state that all parts of a run share.
 pub struct Run {
     pub handle: Handle,
     pub clock: Clock,
@@ -81,19 +83,19 @@ pub struct Run {
     random: Mutex<Random>,
     profile: Mutex<FaultProfile>,
     is_quiet: AtomicBool,
-    /// The life that the daemon has now, or had last.
+    /// The number of the current process of the daemon, or of the last one.
     incarnation: AtomicU32,
     is_alive: AtomicBool,
     kill_requested: AtomicBool,
-    /// While it serves.
+    /// The services while the daemon serves.
     services: Mutex<Option<Services>>,
-    /// The revision of the host that the bystander has seen.
+    /// The revision of the host that the checker has observed.
     observed_revision: AtomicU64,
-    /// The run of each guest that was given its address, by the instance UUID of its machine.
+    /// The last run of each guest that got its own address, by the instance UUID of the machine.
     guests: Mutex<BTreeMap<String, u64>>,
 }
 
-/// Runs a seed to its end, or to the first broken promise.
+/// Runs a seed to its end, or to the first violation.
 pub fn run(seed: u64, mistake: Option<Mistake>, is_tracing: bool) -> RunOutcome {
     let mut random = Random::new(seed);
     let mut executor = Executor::new(&mut random);
@@ -108,11 +110,11 @@ pub fn run(seed: u64, mistake: Option<Mistake>, is_tracing: bool) -> RunOutcome 
         let stepped = executor.step();
         run.observe_host();
         if stepped == Progress::Stuck {
-            run.checker.report_violation("everybody waits for somebody else");
+            run.checker.report_violation("every task waits for another task");
         }
         steps = if stepped == Progress::Time { 0 } else { steps + 1 };
         if steps > MAX_STEPS_WITHOUT_TIME {
-            run.checker.report_violation("somebody spins without time going on");
+            run.checker.report_violation("a task runs again and again while the time stands still");
         }
         if stepped == Progress::Time {
             phase = run.next_phase(phase);
@@ -131,9 +133,9 @@ pub fn run(seed: u64, mistake: Option<Mistake>, is_tracing: bool) -> RunOutcome 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RunPhase {
     Active,
-    /// Clients and faults have stopped.
+    /// Clients and faults have stopped; jobs and leases go on.
     Quiet,
-    /// Everything has ended; the inventory catches up until then.
+    /// All jobs and leases have ended. The inventory catches up until this time.
     Ending(Duration),
     Over,
 }
@@ -182,23 +184,23 @@ impl Run {
         }
     }
 
-    /// What follows as time goes by.
+    /// The next phase at the present time.
     fn next_phase(self: &Arc<Self>, phase: RunPhase) -> RunPhase {
         let now = self.handle.true_time();
         match phase {
             RunPhase::Active if now >= ACTIVE_TIME => {
-                self.checker.trace(|| "*** all is quiet from now on".to_owned());
+                self.checker.trace(|| "*** clients and faults stop".to_owned());
                 self.is_quiet.store(true, Ordering::Relaxed);
                 self.profile.lock().unwrap().disable_faults();
                 RunPhase::Quiet
             }
             RunPhase::Quiet if now >= ACTIVE_TIME + MAX_END_TIME => {
                 self.checker
-                    .report_violation(format!("it comes to no end: {}", self.unfinished_work()));
+                    .report_violation(format!("the run does not end: {}", self.unfinished_work()));
                 RunPhase::Over
             }
             RunPhase::Quiet if self.has_ended() => RunPhase::Ending(now + Duration::from_mins(1)),
-            // A call that was on its way may have begun something new.
+            // A call that was on its way may have started a job or a lease.
             RunPhase::Ending(until) if now >= until && !self.has_ended() => RunPhase::Quiet,
             RunPhase::Ending(until) if now >= until => {
                 self.check_end();
@@ -228,7 +230,7 @@ impl Run {
         format!("{}; in the queues {counts:?}", left.join(", "))
     }
 
-    /// In the end every machine is free of jobs and leases, and the picture is the world.
+    /// Checks that no machine has a job or a lease, and that the inventory matches the host.
     fn check_end(&self) {
         let Some(services) = self.services() else { return };
         {
@@ -267,7 +269,7 @@ impl Run {
         }
     }
 
-    /// Looks at what happened on the host, and gives each run of a guest its address.
+    /// Lets the checker observe the host, and gives each run of a guest its own address.
     pub fn observe_host(&self) {
         if self.observed_revision.load(Ordering::Relaxed) == self.host.look(World::revision) {
             return;
@@ -288,7 +290,7 @@ impl Run {
         self.observed_revision.store(self.host.look(World::revision), Ordering::Relaxed);
     }
 
-    /// The daemon dies now.
+    /// Kills the daemon. A random number of commits that it has handed over still reach the disk.
     fn kill_daemon(self: &Arc<Self>, executor: &mut Executor) {
         *self.services.lock().unwrap() = None;
         executor.kill(Owner::Daemon(self.incarnation()));
@@ -305,21 +307,21 @@ impl Run {
         });
     }
 
-    /// Has the daemon die before anything else happens, if it lives.
+    /// Kills the daemon before the next step, if it runs.
     pub fn crash(&self) {
         if self.is_alive.load(Ordering::Relaxed) {
             self.kill_requested.store(true, Ordering::Relaxed);
         }
     }
 
-    /// The daemon may die here, if it dies at all in this run.
+    /// Kills the daemon with this chance in percent, if the run has crashes.
     pub fn crash_with(&self, chance: u64) {
         if self.profile().faults.contains(&InjectedFault::Crash) && self.random().percent(chance) {
             self.crash();
         }
     }
 
-    /// The daemon gets a signal to stop, and is killed if it takes too long.
+    /// Sends the daemon the signal to stop, and kills it if it takes too long.
     pub fn stop(self: &Arc<Self>) {
         let Some(services) = self.services() else { return };
         services.supervisor.stop();
@@ -332,6 +334,7 @@ impl Run {
         });
     }
 
+    /// Whether this process of the daemon runs.
     pub fn is_running(&self, incarnation: u32) -> bool {
         self.is_alive.load(Ordering::Relaxed) && self.incarnation() == incarnation
     }
@@ -340,7 +343,7 @@ impl Run {
         self.incarnation.load(Ordering::Relaxed)
     }
 
-    /// None while otter does not serve.
+    /// The services. `None` while otter does not serve.
     pub fn services(&self) -> Option<Services> {
         self.services.lock().unwrap().clone()
     }
@@ -361,7 +364,7 @@ impl Run {
         self.handle.spawn(Owner::Environment, task);
     }
 
-    /// Waits as long as something takes that is mostly quick.
+    /// Waits for a random latency.
     pub async fn pause(&self) {
         let latency = self.random().latency();
         self.handle.pause(latency).await;
@@ -373,7 +376,7 @@ impl Run {
     }
 }
 
-/// An empty disk, of which everything takes its time.
+/// An empty disk with random latencies.
 fn disk(random: &mut Random) -> Disk {
     let mut random = Random::new(random.next());
     Disk::new(move |moment| match moment {

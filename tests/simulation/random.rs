@@ -1,9 +1,8 @@
-//! One stream of random numbers from one seed: the same seed gives the same numbers on every
-//! machine.
+//! Random numbers from a seed. The same seed gives the same numbers on every machine.
 
 use std::time::Duration;
 
-/// `SplitMix64`: small, fast, and good enough to choose by.
+/// A `SplitMix64` generator.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -20,16 +19,17 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// Less than `end`, which is not 0.
+    /// A number below `end`, which must not be 0.
     pub const fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
+    /// True with this chance in percent.
     pub const fn percent(&mut self, chance: u64) -> bool {
         self.below(100) < chance
     }
 
-    /// One of these; none if there are none.
+    /// One of the choices. `None` if there are none.
     pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> Option<&'a T> {
         if choices.is_empty() {
             return None;
@@ -37,13 +37,13 @@ impl Random {
         choices.get(usize::try_from(self.below(choices.len() as u64)).unwrap())
     }
 
-    /// From `least` to `most`, which is not less.
+    /// A duration from `min` to `max`.
     pub fn between(&mut self, min: Duration, max: Duration) -> Duration {
         let span = u64::try_from((max.saturating_sub(min)).as_micros()).unwrap_or(u64::MAX);
         min + Duration::from_micros(self.below(span.saturating_add(1)))
     }
 
-    /// How long something takes that is mostly quick and now and then is not.
+    /// A latency. Most are short, and one of 20 is long.
     pub fn latency(&mut self) -> Duration {
         match self.below(20) {
             0 => self.between(Duration::from_millis(300), Duration::from_secs(5)),

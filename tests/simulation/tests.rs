@@ -1,5 +1,5 @@
-//! Which seeds run: a fixed number, one that nobody chose, the one that `OTTER_SEED` names, and
-//! those with a mistake made on purpose, which must be noticed.
+//! The tests of the simulation: a fixed number of seeds, a random seed, the seed that `OTTER_SEED`
+//! names, and seeds with a deliberate mistake, which must be noticed.
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,33 +10,33 @@ use super::mistakes::Mistake;
 use super::{RunOutcome, run};
 use crate::mistakes::Mistake as HostMistake;
 
-/// How many seeds run each time, unless `OTTER_SEEDS` says otherwise.
+/// The number of seeds, unless `OTTER_SEEDS` sets another one.
 const SEEDS: u64 = 800;
 
-/// What a run broke. A panic in it is a broken promise too.
+/// The violation in a run. A panic is a violation too.
 fn violation(seed: u64, mistake: Option<Mistake>) -> Option<String> {
     match catch_unwind(AssertUnwindSafe(|| run(seed, mistake, false))) {
         Ok(outcome) => outcome.violation,
-        Err(_) => Some("it panicked".to_owned()),
+        Err(_) => Some("the run panicked".to_owned()),
     }
 }
 
-/// Runs a seed, and tells how to run it again if it broke a promise.
+/// Runs a seed. The message of a violation says how to run the seed again.
 fn check(seed: u64) {
     if let Some(violation) = violation(seed, None) {
         panic!(
             "an invariant is violated: {violation}. OTTER_SEED={seed} cargo test --test otter \
-             simulation::tests::invariants -- --nocapture shows what led to it"
+             simulation::tests::invariants -- --nocapture prints its trace"
         );
     }
 }
 
 fn from_environment(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
-    Some(value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is not a number: {value}")))
 }
 
-/// Runs every second seed. The other half is another test, so that two cores work.
+/// Runs every second seed. Another test runs the other half, so that two cores are used.
 fn check_half(half: u64) {
     let seeds = from_environment("OTTER_SEEDS").unwrap_or(SEEDS);
     (half..seeds).step_by(2).for_each(check);
@@ -76,7 +76,7 @@ fn invariants_hold_for_the_other_half_of_the_seeds() {
 fn invariants_hold_for_a_random_seed() {
     let (high, low) = Clock::system().uuid().as_u64_pair();
     let seed = high ^ low;
-    // Not by println!, which shows nothing of a test that passes.
+    // println! would print nothing if the test passes.
     writeln!(std::io::stderr(), "simulation: OTTER_SEED={seed}").unwrap();
     check(seed);
 }
@@ -118,7 +118,7 @@ fn mistakes_are_noticed() {
         (Mistake::Host(HostMistake::ResyncForgetsRemoval), 200, "the picture has"),
         (Mistake::KeysForgotten, 200, "gave"),
         (Mistake::EndTakenBack, 20, "taken back"),
-        (Mistake::Host(HostMistake::StaleAddress), 100, "is shown with"),
+        (Mistake::Host(HostMistake::StaleAddress), 100, "is reported with"),
         (Mistake::FenceForgotten, 200, "fence"),
         (Mistake::GrantBeforeCommit, 100, "not on disk"),
         (Mistake::FreeBeforeProven, 200, "was not proven"),

@@ -1,5 +1,5 @@
-//! The way to the host: requests take their time, and can be lost on their way there or back. What
-//! was sent may arrive even if the daemon has died meanwhile.
+//! The host behind an unreliable network: requests have latencies, and calls or their answers can
+//! be lost. A call that was sent may arrive even if the daemon has been killed meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use super::Run;
 use super::executor::Owner;
 use crate::in_process::{Hooks, InProcess, Interruption, Request};
 
-/// The host, as one life of the daemon reaches it.
+/// The host as one process of the daemon reaches it.
 pub struct UnreliableHost {
     run: Arc<Run>,
     incarnation: u32,
@@ -70,13 +70,13 @@ impl Hypervisor for UnreliableHost {
                 Err(CallError::Refused(_)) => seen.job_invariants.call_refused(job),
                 Err(CallError::Lost(_)) => seen.job_invariants.call_lost(job),
             }
-            // The daemon may have died.
+            // The daemon may have been killed.
             let _ = reply.send(answer);
         });
         answered.await.unwrap_or_else(|_| Err(CallError::Lost(connection_lost())))
     }
 
-    /// Passes the status of a task to its follower and to the witness.
+    /// Passes the status of a task to its follower and to the checker.
     async fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
         let mut status = self.backend.follow(task).await;
         let first = status.borrow().clone();
@@ -127,7 +127,7 @@ impl Hypervisor for UnreliableHost {
     }
 }
 
-/// A call on its way to the host and back.
+/// Sends a call to the host and its answer back.
 async fn send_call(
     run: &Arc<Run>,
     backend: &Arc<InProcess>,
@@ -139,7 +139,7 @@ async fn send_call(
     run.pause().await;
     let profile = run.profile();
     if run.random().percent(profile.lost_before) {
-        // It may arrive after otter learned that it is lost.
+        // The call may arrive after otter learned that it is lost.
         if run.random().percent(30) {
             let (run, backend) = (Arc::clone(run), Arc::clone(backend));
             let (machine, call) = (machine.clone(), call.clone());
@@ -162,6 +162,7 @@ async fn send_call(
     answer
 }
 
+/// Runs a call on the host.
 async fn deliver(
     run: &Run,
     backend: &InProcess,
@@ -180,7 +181,7 @@ fn connection_lost() -> HostError {
     HostError::new(HostErrorKind::Unreachable, "The connection to the host broke.")
 }
 
-/// How long everything takes but the calls.
+/// Hooks that delay all requests except calls, and make some reads unreadable.
 struct LatencyHooks(Arc<Run>);
 
 #[async_trait]
@@ -209,7 +210,7 @@ impl Hooks for LatencyHooks {
     }
 }
 
-/// Passes facts on to the inventory, and notes them.
+/// Passes facts to the inventory and checks the addresses in it.
 struct CheckedObserver {
     run: Arc<Run>,
     observer: Arc<dyn Observer>,
@@ -222,7 +223,7 @@ impl Observer for CheckedObserver {
             let reported =
                 facts.changes.iter().map(|fact| format!("{fact:?}").chars().take(300).collect());
             let reported: Vec<String> = reported.collect();
-            format!("the inventory is reported {}: {}", facts.complete, reported.join(", "))
+            format!("facts, complete={}: {}", facts.complete, reported.join(", "))
         });
         self.observer.observe(facts);
         self.run.checker.check_addresses(&self.inventory.contents());

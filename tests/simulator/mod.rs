@@ -60,7 +60,8 @@ impl Lab {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let certificate =
             reqwest::Certificate::from_pem(simulator.certificate_pem().as_bytes()).unwrap();
-        // A pooled connection may be closed just before a call uses it, which these tests do not test.
+        // A pooled connection may be closed just before a call uses it, which these tests do not
+        // test.
         let client = reqwest::Client::builder()
             .tls_certs_only([certificate])
             .pool_max_idle_per_host(0)

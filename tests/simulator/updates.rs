@@ -18,8 +18,8 @@ async fn the_first_set_has_everything_and_the_next_only_changes() {
     assert!(first.objects().iter().all(|(kind, _)| kind == "enter"));
     let golden = first.changes("41");
     assert!(golden.contains(&("name".into(), "assign".into(), Some("golden%2fqubes-4.2".into()))));
-    // The configuration is unreadable and there are no snapshots: such properties are absent and not
-    // in the missing set.
+    // The configuration is unreadable and there are no snapshots: such properties are absent and
+    // not in the missing set.
     let names: Vec<String> = first.changes("52").into_iter().map(|(name, ..)| name).collect();
     assert_eq!(names, ["name", "runtime.powerState", "recentTask"]);
     let version = first.version();

@@ -1,4 +1,4 @@
-//! How a fault strikes at a step: what is planned for which call, and what happens to the host.
+//! How a fault is injected at a point of a job: disruptions of calls, and changes of the host.
 
 use otter::simulator::world::{Machine, PowerState, World};
 use otter::simulator::{
@@ -10,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::super::table::{Cell, Fault, InjectionPoint, Kind};
 use super::{CellRun, question, stop};
 
-/// Whether the fault came to pass.
+/// The proof that a fault was delivered.
 pub struct DeliveryProof(Box<dyn Fn(&Control) -> bool + Send>);
 
 impl DeliveryProof {
+    /// Proven once the planned disruption was delivered.
     pub fn planned(planned: PlannedDisruption) -> Self {
         Self(Box::new(move |_| planned.delivered() > 0))
     }
@@ -22,12 +23,14 @@ impl DeliveryProof {
         Self(Box::new(move |control| proofs.iter().all(|proof| proof.holds(control))))
     }
 
+    /// Whether the fault was delivered.
     pub fn holds(&self, control: &Control) -> bool {
         (self.0)(control)
     }
 }
 
 impl CellRun<'_> {
+    /// Starts the job and injects the fault at its point.
     pub(super) async fn inject_fault(&mut self) -> Result<DeliveryProof, String> {
         let kind = self.cell.kind;
         match self.cell.point {
@@ -66,7 +69,7 @@ impl CellRun<'_> {
         }
     }
 
-    /// What is done to the read before the call.
+    /// The disruption of the read before the call.
     pub fn read_disruption(&self) -> Disruption {
         match self.cell.fault {
             Fault::CutBefore => Disruption::CloseBeforeRunning,
@@ -79,21 +82,21 @@ impl CellRun<'_> {
         }
     }
 
-    /// What is done as the call arrives.
+    /// The disruption of the call as it arrives.
     fn call_disruption(&self) -> Disruption {
         match self.cell.fault {
             Fault::PowerStateInCall if !is_refused_by_power_state(self.cell.kind) => {
                 Disruption::Fault(HostFault::invalid_power_state(Some("poweredOn"), "poweredOff"))
             }
             Fault::HostRestarted | Fault::HostRebooted | Fault::GoneInOutage => {
-                // What refuses it for want of a session would be an answer.
+                // `NotAuthenticated` would be an answer, so the connection is closed.
                 Disruption::Hook(self.hook(false), Some(Box::new(Disruption::CloseBeforeRunning)))
             }
             _ => Disruption::Hook(self.hook(false), None),
         }
     }
 
-    /// The call is with the host, and its answer does not come.
+    /// Injects the fault while the host has the call and has not answered it.
     async fn inject_unanswered(&mut self) -> Result<DeliveryProof, String> {
         let method = self.cell.kind.method();
         let released = CancellationToken::new();
@@ -120,7 +123,7 @@ impl CellRun<'_> {
             self.until("the task", |run| run.running_task().is_some()).await?;
             self.task = self.running_task();
         } else {
-            // It runs as soon as it is there.
+            // A call without a task runs as soon as it arrives.
             self.ticks(2).await;
         }
         let proof = self.inject_while_running().await?;
@@ -128,7 +131,7 @@ impl CellRun<'_> {
         Ok(DeliveryProof::all(vec![DeliveryProof::planned(planned), proof]))
     }
 
-    /// Starts the job and brings it to where the struck call is made.
+    /// Starts the job and lets it reach the disrupted call.
     pub async fn reach_the_call(&mut self) -> Result<(), String> {
         self.start().await?;
         if self.cell.kind.first().is_some() {
@@ -138,7 +141,7 @@ impl CellRun<'_> {
         Ok(())
     }
 
-    /// The job's first call is taken.
+    /// Lets the host accept the first call of the job.
     pub async fn reach_first_call(&mut self) -> Result<(), String> {
         if self.cell.kind == Kind::ForcedPlug {
             self.until("the guest to be asked", |run| {
@@ -156,7 +159,7 @@ impl CellRun<'_> {
         Ok(())
     }
 
-    /// What is still read of the task must not be taken for the next look at the machine.
+    /// Waits until no read is pending, so that the next read is the one before the next call.
     pub async fn wait_for_reads_to_stop(&mut self) {
         let (mut reads, mut quiet) = (0, 0);
         while quiet < 5 {
@@ -167,13 +170,14 @@ impl CellRun<'_> {
         }
     }
 
+    /// Finishes the task of the first call.
     pub fn finish_first_call(&self) {
         if let Some(task) = self.running_task() {
             self.control().finish_task(&task);
         }
     }
 
-    /// Brings the struck call to the step.
+    /// Lets the disrupted call reach the injection point.
     pub async fn reach_the_step(&mut self) -> Result<(), String> {
         let kind = self.cell.kind;
         if kind.is_guest_call() {
@@ -219,7 +223,7 @@ impl CellRun<'_> {
         Ok(())
     }
 
-    /// The fault strikes while the call is at work, or at the moment at which it is done.
+    /// Injects the fault while the call runs, or at the moment at which it is done.
     pub async fn inject_while_running(&mut self) -> Result<DeliveryProof, String> {
         let finish = self.cell.point == InjectionPoint::Unreported;
         let stream = match self.cell.fault {
@@ -250,11 +254,11 @@ impl CellRun<'_> {
         Ok(proof)
     }
 
-    /// The fault strikes the read that lets the picture catch up.
+    /// Injects the fault into the barrier, the read that makes the inventory current.
     pub async fn inject_at_result(&mut self) -> Result<DeliveryProof, String> {
         let kind = self.cell.kind;
         if kind.is_immediate() && self.cell.fault == Fault::SlowDone {
-            // Nothing is told any more from before the call on.
+            // otter gets no updates from before the call on.
             let planned = self
                 .control()
                 .disrupt_next("WaitForUpdatesEx", Disruption::NeverAnswer { run: true });
@@ -280,7 +284,7 @@ impl CellRun<'_> {
         Ok(DeliveryProof::planned(planned))
     }
 
-    /// What is done to the read that lets the picture catch up, as it begins.
+    /// The disruption of the barrier at its start.
     pub fn barrier_disruption(&self) -> Disruption {
         let disruption = match self.cell.fault {
             Fault::CutBefore => Some(Disruption::CloseBeforeRunning),
@@ -300,7 +304,7 @@ impl CellRun<'_> {
         Disruption::Hook(hook, None)
     }
 
-    /// What the simulator counts of a fault that is no disruption of a call.
+    /// The proof of a fault that is not a disruption of a call.
     fn proof_of_host_change(&self) -> DeliveryProof {
         let id = self.id.clone();
         let method = self.cell.kind.method();
@@ -345,7 +349,8 @@ impl CellRun<'_> {
         }
     }
 
-    /// What happens to the host; `done`: the struck call is done first, at the same moment.
+    /// The change of the host. If `done` is set, the disrupted call is done at the same moment
+    /// before.
     fn hook(&self, done: bool) -> TestHook {
         let (cell, id, task) = (self.cell, self.id.clone(), self.task.clone());
         let before = self.before.clone();
@@ -429,7 +434,7 @@ impl CellRun<'_> {
                 }
                 Fault::TaskFailed => {
                     let fault =
-                        HostFault::new("SnapshotFault", "An error occurred while it was at work.");
+                        HostFault::new("SnapshotFault", "An error occurred during the operation.");
                     control.apply(HostChange::FailNextTask(cell.kind.method(), fault));
                 }
                 Fault::PowerStateInCall | Fault::PowerStateInTask
@@ -460,7 +465,7 @@ const fn is_held_by_question(cell: Cell) -> bool {
         )
 }
 
-/// Does what the call was for.
+/// Finishes the operation of the call.
 fn finish(world: &mut World, task: Option<&str>, kind: Kind) {
     match task {
         Some(task) => world.finish_task(task),
@@ -471,13 +476,13 @@ fn finish(world: &mut World, task: Option<&str>, kind: Kind) {
     }
 }
 
-/// Whether the host itself refuses the call in some state of the machine's power.
+/// Whether the host refuses the call in some power states.
 const fn is_refused_by_power_state(kind: Kind) -> bool {
     kind.depends_on_power() || kind.is_guest_call()
 }
 
-/// Another hand brings the machine into the state that the call is to make, or into one in which it
-/// is wrong.
+/// Another client changes the power state of the machine: to the result of the call, or to a state
+/// in which the call is refused.
 fn change_power(world: &mut World, id: &str, kind: Kind) {
     let Some(machine) = world.machine_mut(id) else { return };
     match kind {
@@ -490,7 +495,7 @@ fn change_power(world: &mut World, id: &str, kind: Kind) {
     }
 }
 
-/// The same machine under another moid.
+/// The same machine with another moid.
 fn with_new_moid(mut machine: Machine) -> Machine {
     let id = format!("{}9", machine.id);
     let old = std::mem::replace(&mut machine.id, id.clone());
@@ -504,7 +509,7 @@ fn with_new_moid(mut machine: Machine) -> Machine {
     machine
 }
 
-/// Another machine of the same moid, without snapshots.
+/// Another machine with the same moid, without snapshots.
 fn different_machine(mut machine: Machine) -> Machine {
     stop(&mut machine);
     machine.name = format!("other than {}", machine.name);

@@ -1,5 +1,5 @@
-//! Plays a cell of a lease: what asks for its jobs, what strikes between their calls, and how the
-//! lease is seen to its end once its job has ended.
+//! Runs a cell of the lease matrix: it requests the lease, injects faults between the calls of its
+//! jobs, and lets the lease end after its job.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,20 +15,20 @@ use super::super::table::{Cell, Expected};
 use super::{CellRun, DeliveryProof, TestBench, stop};
 use crate::harness::{Answer, PATIENCE};
 
-/// What a lease adds to the play of its job.
+/// The lease of a cell.
 pub struct LeaseRun {
     pub kind: LeaseKind,
-    /// What another hand does, where that is the fault.
+    /// The manual change of the machine. `None` if the fault is an injected one.
     pub manual_change: Option<ManualChangeRun>,
-    /// The machine that would do as well.
+    /// The id of another machine that matches the lease. `None` if there is none.
     pub spare: Option<String>,
     pub id: String,
     secret: String,
-    /// Every different state of the lease that a poll showed.
+    /// The different states of the lease in polls.
     pub polls: Vec<Value>,
 }
 
-/// What another hand does, and whether it did.
+/// A manual change of a machine, and whether it was made.
 #[derive(Clone)]
 pub struct ManualChangeRun {
     change: ManualChange,
@@ -37,7 +37,7 @@ pub struct ManualChangeRun {
 }
 
 impl ManualChangeRun {
-    /// Does it.
+    /// Makes the change.
     pub fn apply(&self, world: &mut World, id: &str) {
         match self.change {
             ManualChange::PowersOn => {
@@ -77,13 +77,15 @@ impl ManualChangeRun {
         }
     }
 
+    /// Whether the change was made.
     pub fn has_acted(&self) -> bool {
         self.has_acted.load(Ordering::SeqCst)
     }
 }
 
 impl<'b> CellRun<'b> {
-    /// Plays the cell to the end of its job, and gives the proof that the fault struck.
+    /// Runs a cell to the end of its job. Returns the run and the proof that the fault was
+    /// delivered.
     pub async fn run_lease(
         bench: &'b mut TestBench,
         cell: LeaseCell,
@@ -112,7 +114,7 @@ impl<'b> CellRun<'b> {
         if cell.spare {
             let mut spare = bench.machine();
             stop(&mut spare);
-            // Of two that fit the first by name is granted first.
+            // Of two matching machines, the first by name is granted.
             spare.name = format!("{} spare", off.name);
             bench.place(&spare).await?;
             lease_run.spare = Some(spare.id);
@@ -129,17 +131,17 @@ impl<'b> CellRun<'b> {
         Ok((run, proof))
     }
 
-    /// The lease, which every play of one has.
+    /// The lease. Every cell of the lease matrix has one.
     pub fn lease(&self) -> &LeaseRun {
         self.lease_run.as_ref().unwrap()
     }
 
-    /// Asks for what the struck job is for.
+    /// Requests or releases the lease, which starts the job.
     pub(super) async fn start_lease(&mut self) -> Result<(), String> {
         let lease_run = self.lease_run.as_mut().unwrap();
         let kind = if lease_run.kind.prepares() {
             let until = if lease_run.kind == LeaseKind::AwaitAddress { "ip" } else { "tools" };
-            // Long enough to be struck.
+            // Long enough to inject a fault.
             let settle = if lease_run.kind == LeaseKind::Settle { "5s" } else { "1s" };
             let prepare = match lease_run.kind {
                 LeaseKind::PrepareOff => json!({"snapshot": "base/awake", "power": "off"}),
@@ -153,16 +155,16 @@ impl<'b> CellRun<'b> {
             self.bench.release(lease_run).await?;
             "lease.release"
         };
-        // That of the next machine may have come already.
+        // The lease may already have a job on the next machine.
         let list = format!("/v1/jobs?lease={}&kind={kind}&machine={}", lease_run.id, self.id);
         self.job = self.bench.job_at(&list).await?;
         self.read_all().await;
         Ok(())
     }
 
-    /// Notes how the lease stands.
+    /// Reads the lease and records a new state.
     pub(super) async fn read_lease(&mut self) {
-        // While its job runs it stays as it is.
+        // While its job runs, the lease does not change.
         let runs = !self.job.is_empty() && !self.has_ended() && !self.reads.is_multiple_of(4);
         let Some(lease_run) =
             self.lease_run.as_mut().filter(|lease_run| !lease_run.id.is_empty() && !runs)
@@ -177,8 +179,8 @@ impl<'b> CellRun<'b> {
         }
     }
 
-    /// Whether this list shows every guest as it is: what one does together with its start proves
-    /// nothing.
+    /// Whether this list has the current state of every guest. A guest must not change before,
+    /// because otter would not see it.
     pub(super) fn shows_guests(&self, list: &Value) -> bool {
         let Some(listed) = list["items"].as_array() else { return false };
         self.control().look(|world| {
@@ -194,8 +196,8 @@ impl<'b> CellRun<'b> {
         })
     }
 
-    /// Whether no job still follows a task that starts a guest: a start that is told after what the
-    /// guest did makes that an old guest's.
+    /// Whether no job follows a task that starts a guest. If otter learned of the start after a
+    /// change of the guest, it would attribute the change to the guest before.
     pub(super) async fn has_no_starting_guest(&self) -> bool {
         let (_, _, jobs) = self.bench.read("/v1/jobs?state=running").await;
         let starts = |step: &Value| {
@@ -206,7 +208,8 @@ impl<'b> CellRun<'b> {
         jobs.all(|job| !job["steps"].as_array().into_iter().flatten().any(starts))
     }
 
-    /// Lets guests do what they would do next; one that another hand started comes up as any.
+    /// Steps the guests, once otter reports their current state. A guest that a manual change
+    /// started comes up too.
     pub(super) fn step_guests(&self) {
         if !self.guests_are_current
             || self.control().pending_waits() == 0
@@ -236,7 +239,7 @@ impl<'b> CellRun<'b> {
         }
     }
 
-    /// The fault strikes between two calls, or after the last.
+    /// Injects the fault between two calls, or after the last call.
     pub(super) async fn inject_between_calls(&mut self) -> Result<DeliveryProof, String> {
         match self.lease().kind {
             LeaseKind::ReleaseCheck => {
@@ -284,10 +287,10 @@ impl<'b> CellRun<'b> {
             }
             settles
         };
-        self.until("the settling", settles).await
+        self.until("the job to settle", settles).await
     }
 
-    /// The revert and the power-on are done.
+    /// Finishes the revert and the power-on.
     async fn finish_calls(&mut self) -> Result<(), String> {
         self.start().await?;
         for method in ["RevertToSnapshot_Task", "PowerOnVM_Task"] {
@@ -308,14 +311,14 @@ impl<'b> CellRun<'b> {
             self.until("the task to be known", |run| run.last_poll()["host_task"] == task.as_str())
                 .await?;
             self.control().finish_task(&task);
-            // Guests wait until that is shown.
+            // The guests wait until otter reports this.
             self.guests_are_current = false;
         }
         Ok(())
     }
 
-    /// The host is well again, and does what it is asked until the lease has come to its end; one
-    /// that is active is given back. Gives the lease as it was when it was active, if it was.
+    /// Lets the lease end on the recovered host. An active lease is released. Returns the lease as
+    /// it was when it was active; `None` if it never was.
     pub async fn lease_to_the_end(&mut self) -> Result<Option<Value>, String> {
         let patience = Clock::system();
         let mut active = None;
@@ -327,14 +330,14 @@ impl<'b> CellRun<'b> {
                     self.bench.release(self.lease_run.as_mut().unwrap()).await?;
                 }
                 "released" | "expired" | "revoked" | "failed" => {
-                    // An end is an end: a while later it is the same.
+                    // The end must stay the same.
                     self.ticks(3).await;
                     return Ok(active);
                 }
                 _ => {}
             }
             if patience.elapsed() > PATIENCE {
-                return Err(format!("the lease comes to no end: {lease}"));
+                return Err(format!("the lease does not end: {lease}"));
             }
             self.step_guests();
             self.control().step_tasks();
@@ -344,7 +347,7 @@ impl<'b> CellRun<'b> {
 }
 
 impl TestBench {
-    /// Asks for the machine, or for one like it.
+    /// Requests a lease of the machine.
     async fn acquire(
         &self,
         lease_run: &mut LeaseRun,
@@ -369,6 +372,7 @@ impl TestBench {
         Ok(())
     }
 
+    /// Releases the lease.
     async fn release(&self, lease_run: &mut LeaseRun) -> Result<(), String> {
         let request = self.lab.request(Method::DELETE, &format!("/v1/leases/{}", lease_run.id));
         let secret = format!("{}.{}", lease_run.id, lease_run.secret);
@@ -376,11 +380,11 @@ impl TestBench {
         if answer.status == 200 {
             Ok(())
         } else {
-            Err(format!("it was not given back: {}", answer.text))
+            Err(format!("the lease was not released: {}", answer.text))
         }
     }
 
-    /// The holder has left the machine on.
+    /// Powers the machine on, as a holder may leave it.
     async fn leave_on(&mut self, running: &Machine) -> Result<(), String> {
         let mut booting = running.clone();
         booting.guest.tools_running = false;
