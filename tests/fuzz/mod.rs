@@ -1,6 +1,6 @@
-//! The properties hold of the corpus: the inputs that a fuzzer begins with, and those that once
-//! broke a property. The fuzzer's targets are a package of their own in this folder;
-//! `tests/fuzz/run` runs them.
+//! Tests the properties with the inputs of the corpus: the seeds of the fuzzer, and inputs that
+//! once broke a property. The fuzz targets are a separate package in this folder; `tests/fuzz/run`
+//! runs them.
 
 mod properties;
 
@@ -9,10 +9,10 @@ use std::path::Path;
 use properties::PROPERTIES;
 
 #[test]
-fn every_property_holds_of_its_corpus() {
+fn every_property_holds_for_its_corpus() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus");
     let folders = std::fs::read_dir(&corpus).unwrap().count();
-    assert_eq!(folders, PROPERTIES.len(), "a folder for each property, and no other");
+    assert_eq!(folders, PROPERTIES.len(), "each property has one folder");
     for (name, holds) in PROPERTIES {
         let mut inputs = 0;
         for entry in std::fs::read_dir(corpus.join(name)).unwrap() {
@@ -22,7 +22,7 @@ fn every_property_holds_of_its_corpus() {
             assert!(has_held, "{} breaks the property {name}", file.display());
             inputs += 1;
         }
-        assert!(inputs > 0, "an empty corpus shows nothing: {name}");
+        assert!(inputs > 0, "the corpus of {name} is empty");
         println!("{name}: {inputs} inputs");
     }
 }

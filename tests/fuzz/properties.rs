@@ -1,7 +1,7 @@
-//! What must hold of every text and document from outside. A property panics if it does not hold.
+//! The properties of all code that reads input from outside. A property panics if it does not hold.
 //!
-//! The fuzz targets give a property the inputs that a fuzzer invents. The ordinary tests give it
-//! the inputs of its corpus.
+//! The fuzz targets call a property with generated inputs. The ordinary tests call it with the
+//! inputs of its corpus.
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use otter::service::feed::Version;
 use otter::service::inventory::InventoryContents;
 use otter::storage::JobCursor;
 
-/// A property, and the name of its target and of its folder of the corpus.
+/// A property and its name, which is also the name of its fuzz target and of its corpus folder.
 pub type Property = (&'static str, fn(&[u8]));
 
-/// All of them.
+/// All properties.
 pub const PROPERTIES: [Property; 7] = [
     ("soap_answers", soap_answers),
     ("update_sets", update_sets),
@@ -34,8 +34,8 @@ pub const PROPERTIES: [Property; 7] = [
     ("resume_ids", resume_ids),
 ];
 
-/// An answer is a result, a fault or an error, and a result can be told as JSON. The first byte
-/// chooses the status.
+/// An answer is a result, a fault or an error, and a result can be converted to JSON. The first
+/// byte selects the status.
 pub fn soap_answers(bytes: &[u8]) {
     let Some((choice, body)) = bytes.split_first() else { return };
     let status = [200, 500, 503, 404][usize::from(choice % 4)];
@@ -43,13 +43,13 @@ pub fn soap_answers(bytes: &[u8]) {
         Ok(Ok(reply)) => {
             let returned = reply.return_value();
             let value = returned.map(json::to_json);
-            assert_eq!(value, returned.map(json::to_json), "the same twice");
+            assert_eq!(value, returned.map(json::to_json), "the conversion is deterministic");
             for content in returned.into_iter().flat_map(object_contents) {
                 assert!(content.properties.len() + content.missing.len() <= body.len());
             }
             let _ = reply.reference();
         }
-        // Each is shown to people some time.
+        // The messages are for people, so their size is limited.
         Ok(Err(fault)) => {
             let (kind, lost) = (fault.kind(), fault.may_mean_lost_session());
             let error = fault.into_error("The host refused");
@@ -59,8 +59,8 @@ pub fn soap_answers(bytes: &[u8]) {
     }
 }
 
-/// Changes told one set after another make the picture that all of it told at once makes. Sets are
-/// parted by NUL.
+/// Update sets that are applied one by one give the same inventory as all of them at once. NUL
+/// separates the sets.
 pub fn update_sets(bytes: &[u8]) {
     const SETTLE: Duration = Duration::from_secs(30);
     let (mut property_cache, mut contents, mut needs_read) =
@@ -73,7 +73,7 @@ pub fn update_sets(bytes: &[u8]) {
         let _ = (property_cache.take_tasks(), property_cache.take_unauthenticated());
         (contents, _) = contents.apply(property_cache.take_facts(false), Duration::ZERO, SETTLE);
     }
-    // An object that has to be read again is not told whole before that.
+    // An object that must be read again is incomplete until then.
     if needs_read {
         return;
     }
@@ -83,7 +83,7 @@ pub fn update_sets(bytes: &[u8]) {
     assert_eq!(contents.datastores, complete.datastores);
 }
 
-/// Every problem of a file has a message.
+/// Every problem of a configuration file has a message.
 pub fn configuration(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     for problem in config::find_problems(text, Path::new("otter.toml")) {
@@ -91,7 +91,7 @@ pub fn configuration(bytes: &[u8]) {
     }
 }
 
-/// A cursor that is taken is one that was given.
+/// A cursor that is accepted has the text that otter writes for it.
 pub fn cursors(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(cursor) = text.parse::<JobCursor>() {
@@ -114,13 +114,13 @@ pub fn cursors(bytes: &[u8]) {
             let second = second.map(|page| page.items).unwrap_or_default();
             assert!(
                 !second.is_empty() && !second.contains(text_of_address),
-                "a page goes on behind the last"
+                "a page begins after the end of the last page"
             );
         }
     }
 }
 
-/// A duration that is read is written so that it is read as the same.
+/// A duration is the same after it is written and read again.
 pub fn durations(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match duration::parse(text) {
@@ -132,17 +132,17 @@ pub fn durations(bytes: &[u8]) {
     }
 }
 
-/// An address that is read is written so that it is read as the same.
+/// An address is the same after it is written and read again.
 pub fn macs(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(address) = text.parse::<MacAddress>() {
         let text_of_address = address.to_string();
         assert_eq!((text_of_address.len(), text_of_address.parse()), (17, Ok(address)));
-        assert_eq!(text.to_uppercase().parse(), Ok(address), "in any case");
+        assert_eq!(text.to_uppercase().parse(), Ok(address), "the case does not matter");
     }
 }
 
-/// A version that is taken is one that was given.
+/// A version that is accepted has the text that otter writes for it.
 pub fn resume_ids(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(version) = text.parse::<Version>() {

@@ -1,6 +1,6 @@
-//! Mistakes on purpose, to show that tests notice them. Each is made around otter: a decorator of
-//! the host that does something wrong on the way. What no decorator can make is a patch in this
-//! folder, which `run` applies to a copy of the sources.
+//! Deliberate mistakes, to show that the tests notice them. A decorator of the host makes those
+//! that can be made between otter and its host. Each other mistake is a patch in this folder, which
+//! `run` applies to a copy of the sources.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,20 +19,20 @@ use secrecy::SecretString;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// What goes wrong between otter and its host.
+/// A deliberate mistake between otter and its host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mistake {
     /// A reset whose answer was lost is sent again.
     ResetSentAgain,
-    /// The barrier does not wait, so that a job ends before the picture shows what it did.
+    /// The barrier does not wait, so a job ends before the inventory has its effect.
     EndBeforeBarrier,
-    /// A read of the whole host leaves machines in the picture that are gone.
+    /// A full read of the host leaves removed machines in the inventory.
     ResyncForgetsRemoval,
-    /// The address of a guest outlives the guest.
+    /// The address of a guest is still reported after the guest has stopped.
     StaleAddress,
 }
 
-/// A host behind which a mistake is made.
+/// A host with a deliberate mistake.
 pub struct HostWithMistake {
     inner: Arc<dyn Hypervisor>,
     mistake: Mistake,
@@ -131,9 +131,9 @@ fn is_disconnected(error: &HostError) -> bool {
 struct ObserverWithMistake {
     inner: Arc<dyn Observer>,
     mistake: Mistake,
-    /// Whether the whole picture was observed once.
+    /// Whether a full set of facts was observed before.
     loaded: AtomicBool,
-    /// Each machine as it is, with the last guest that told an address.
+    /// The machines, each with the last guest that had an address.
     last_reported: Mutex<BTreeMap<MachineId, Machine>>,
 }
 
@@ -156,8 +156,7 @@ impl Observer for ObserverWithMistake {
 }
 
 impl ObserverWithMistake {
-    /// Tells of each guest that its tools stopped and run again with the last address that they
-    /// told.
+    /// Facts that the tools of each guest stopped and run again with its last address.
     fn stale_guests(&self, facts: &Facts) -> Vec<Fact> {
         let mut last_reported = self.last_reported.lock().unwrap();
         for fact in &facts.changes {

@@ -1,4 +1,4 @@
 #![no_main]
-//! Gives the property `durations` what the fuzzer invents.
+//! Calls the property `durations` with the inputs of the fuzzer.
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| otter_fuzz::durations(data));

@@ -1,4 +1,4 @@
 #![no_main]
-//! Gives the property `macs` what the fuzzer invents.
+//! Calls the property `macs` with the inputs of the fuzzer.
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| otter_fuzz::macs(data));

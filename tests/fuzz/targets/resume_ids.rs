@@ -1,4 +1,4 @@
 #![no_main]
-//! Gives the property `resume_ids` what the fuzzer invents.
+//! Calls the property `resume_ids` with the inputs of the fuzzer.
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| otter_fuzz::resume_ids(data));

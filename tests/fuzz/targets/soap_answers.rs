@@ -1,4 +1,4 @@
 #![no_main]
-//! Gives the property `soap_answers` what the fuzzer invents.
+//! Calls the property `soap_answers` with the inputs of the fuzzer.
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| otter_fuzz::soap_answers(data));

@@ -1,4 +1,4 @@
 #![no_main]
-//! Gives the property `update_sets` what the fuzzer invents.
+//! Calls the property `update_sets` with the inputs of the fuzzer.
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| otter_fuzz::update_sets(data));

@@ -1,6 +1,6 @@
-//! What must hold in every cell of a lease: the job's one end, as in the matrix of jobs; one end of
-//! the lease, told alike by polls and events; and of each machine that it is free and as it was to
-//! be, or set aside, and never neither.
+//! The checks of a cell of the lease matrix: the checks of the job; one end of the lease, which
+//! polls and events agree on; and each machine is either free in the requested state or
+//! quarantined.
 
 use otter::simulator::world::{Machine, PowerState};
 use serde_json::{Value, json};
@@ -13,11 +13,10 @@ use super::super::check::{
 use super::super::table::Fault;
 use super::table::{LeaseCell, LeaseExpected, LeaseKind, LeaseOutcome};
 
-/// The words of a lease's ends.
+/// The final states of a lease.
 const ENDS: [&str; 4] = ["released", "expired", "revoked", "failed"];
 
-/// Checks a cell whose job was played to its end, sees its lease to its own, and gives what came of
-/// it.
+/// Checks a cell whose job has ended, and lets its lease end. Returns the outcome.
 pub async fn check(
     mut run: CellRun<'_>,
     proof: DeliveryProof,
@@ -60,7 +59,7 @@ pub async fn check(
     Ok(format!("{:?}", expected.lease_outcome))
 }
 
-/// What was waited for was waited for after the last call that could have undone it.
+/// The job waited for readiness after the last call that could have undone it.
 fn readiness_is_newest(job: &Value) -> Result<(), String> {
     let steps: Vec<&str> = job["steps"]
         .as_array()
@@ -73,7 +72,7 @@ fn readiness_is_newest(job: &Value) -> Result<(), String> {
     if !waits || last(&["wait_tools", "wait_ip"]) > last(&["revert", "power_on"]) {
         return Ok(());
     }
-    Err(format!("it was called ready by what was before its last call: {steps:?}"))
+    Err(format!("the last wait for readiness was before the last call: {steps:?}"))
 }
 
 fn answer_questions(run: &CellRun<'_>) {
@@ -85,7 +84,7 @@ fn answer_questions(run: &CellRun<'_>) {
             {
                 machine.question = None;
             }
-            // It may ask nothing.
+            // The machine may ask nothing.
             let _ = world.answer(&id, "q-1", "2");
         }
     });
@@ -100,11 +99,11 @@ fn one_end(polls: &[Value]) -> Result<(), String> {
     if count == 1 && polls.last().is_some_and(ends) {
         return Ok(());
     }
-    Err(format!("polls showed {count} ends of the lease: {polls:?}"))
+    Err(format!("polls have {count} ends of the lease: {polls:?}"))
 }
 
-/// What the licence kept from being powered off by the preparation, it keeps from being powered off
-/// by the release.
+/// Whether the licence prevents the release from powering the machine off, as it prevented the
+/// preparation.
 fn stays_powered_on(run: &CellRun<'_>) -> bool {
     let LeaseRun { kind, manual_change, spare, .. } = run.lease();
     run.cell.fault == Fault::Licence
@@ -113,7 +112,7 @@ fn stays_powered_on(run: &CellRun<'_>) -> bool {
         && *kind == LeaseKind::PrepareOff
 }
 
-/// What came of the lease is what the table says.
+/// The lease has the expected outcome.
 fn lease_ended_as_expected(
     run: &CellRun<'_>,
     expected: LeaseOutcome,
@@ -126,7 +125,7 @@ fn lease_ended_as_expected(
         if found == value {
             Ok(())
         } else {
-            Err(format!("{field} is {found}, where {value} is right"))
+            Err(format!("{field} is {found}, but {value} is expected"))
         }
     };
     let was_active_on =
@@ -151,23 +150,23 @@ fn lease_ended_as_expected(
     if reason == "prepare-failed" {
         is("/end/detail", &job["error"]["detail"])?;
     }
-    // After the job of a preparation may have come one that was active for a moment before its
-    // machine was missed.
+    // After a successful preparation the lease may be active for a moment before otter misses the
+    // machine.
     let gone_late = expected == LeaseOutcome::Gone && job["state"] == "succeeded";
     if was_active_on != on && !gone_late {
-        return Err(format!("it was active on {was_active_on:?}, where {on:?} is right"));
+        return Err(format!("it was active on {was_active_on:?}, but {on:?} is expected"));
     }
     if warnings != warned {
-        return Err(format!("it has {warnings} warnings, where {warned} are right"));
+        return Err(format!("it has {warnings} warnings, but {warned} are expected"));
     }
     Ok(())
 }
 
-/// The picture is the host's, whole, but for what is set aside, which otter alone knows.
+/// The inventory matches the host, except for the quarantine, which only otter knows.
 async fn inventory_matches_host(run: &mut CellRun<'_>) -> Result<(), String> {
     let expected = run.control().look(expected_inventory);
     let mut reported = Value::Null;
-    let same = run.bench.until("the picture to be the host's", async |bench| {
+    let same = run.bench.until("the inventory to match the host", async |bench| {
         reported = reported_inventory(bench).await;
         for (_, machine) in reported["machines"].as_object_mut().into_iter().flatten() {
             let machine = &mut machine["machine"];
@@ -181,14 +180,13 @@ async fn inventory_matches_host(run: &mut CellRun<'_>) -> Result<(), String> {
     });
     same.await.map_err(|_| {
         format!(
-            "after the lease otter shows otherwise than the host is:{}",
+            "after the lease otter and the host differ:{}",
             difference("", &expected, &reported)
         )
     })
 }
 
-/// No lease holds a machine any more: each is free, and off and at the asked snapshot then, or set
-/// aside.
+/// No machine is leased. Each is quarantined, or free, off and at the requested snapshot.
 async fn each_machine_is_free_or_quarantined(
     run: &CellRun<'_>,
     cell: LeaseCell,
@@ -237,7 +235,7 @@ async fn each_machine_is_free_or_quarantined(
         if machine.power != PowerState::Off {
             return Err(format!("it is free and not off: {machine:?}"));
         }
-        // Only a release goes back to one here.
+        // Only a release reverts to a snapshot here.
         let asked = cell.kind.snapshot().filter(|_| meant && !cell.kind.prepares());
         let current = machine.current_snapshot.as_ref().and_then(|id| machine.snapshot(id));
         if let Some(asked) = asked
@@ -252,8 +250,8 @@ async fn each_machine_is_free_or_quarantined(
     if tasks.is_empty() { Ok(()) } else { Err(format!("tasks still run: {tasks:?}")) }
 }
 
-/// What the stream told of the lease and of its jobs: one end of each, the same that polls showed,
-/// and nothing after it.
+/// The event stream has one end of the lease and one of each job, the same as the polls, and
+/// nothing after it.
 async fn events_agree(run: &mut CellRun<'_>, lease: &Value) -> Result<(), String> {
     let id = run.lease().id.clone();
     let (_, _, jobs) = run.bench.read(&format!("/v1/jobs?lease={id}")).await;
@@ -274,7 +272,7 @@ async fn events_agree(run: &mut CellRun<'_>, lease: &Value) -> Result<(), String
     let states = states_of("lease.changed", &id);
     if !agrees(&states, lease, ends) {
         return Err(format!(
-            "the stream told another end of the lease than {lease}: {:?}",
+            "the stream has another end of the lease than {lease}: {:?}",
             states.last()
         ));
     }
@@ -282,7 +280,7 @@ async fn events_agree(run: &mut CellRun<'_>, lease: &Value) -> Result<(), String
         let states = states_of("job.changed", job["id"].as_str().unwrap_or_default());
         if !agrees(&states, job, is_end) {
             return Err(format!(
-                "the stream told another end of the job than {job}: {:?}",
+                "the stream has another end of the job than {job}: {:?}",
                 states.last()
             ));
         }

@@ -1,6 +1,6 @@
-//! The fault matrix of leases: every call and wait of a preparation and of a release, at every
-//! step, under every fault. `table` says what is right, `check` holds otter to it; the stage is
-//! that of jobs.
+//! The fault matrix of leases: every call and wait of a preparation and of a release × every
+//! injection point × every fault. `table` has the expected results, `check` compares, and the cells
+//! run like those of jobs (`super::cell_run`).
 
 mod check;
 pub mod table;
@@ -33,9 +33,9 @@ impl MatrixCell for LeaseCell {
     }
 }
 
-/// The whole matrix. `OTTER_MATRIX` chooses cells whose name contains it.
+/// Runs the whole matrix. `OTTER_MATRIX` selects the cells whose names contain it.
 #[test]
-fn every_lease_ends_as_the_table_says() {
+fn every_lease_ends_as_expected() {
     let (mut cells, mut reasons) = (Vec::new(), BTreeMap::new());
     for cell in LeaseCell::all() {
         match cell.expected() {

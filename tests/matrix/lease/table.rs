@@ -1,48 +1,50 @@
-//! The fault matrix of leases as a table: what is right for each call and each wait of a
+//! The table of the fault matrix of leases: the expected result of each call and each wait of a
 //! preparation and of a release.
 //!
 //! ```text
-//! kind × step × fault ── the row of the like job (`super::super::table`), or a row here ──► end of the job, sendings
-//!                                                                                      └──► what comes of the lease
+//! kind × point × fault ── row of the matching job (`super::super::table`), or a row here ──► end of the job, calls
+//!                                                                                       └──► outcome of the lease
 //! ```
-//! A preparation is made of the calls of a revert and a power job, and of waits; so is a release.
-//! What can be known of such a call is what can be known of it in a job of its own; what follows
-//! from it is not.
+//! A preparation and a release consist of waits and of the calls of a revert and a power job. A
+//! call has the same outcome as in a separate job, but another effect on the lease.
 
-#![expect(clippy::match_same_arms, reason = "a table: a row stands where it is looked for")]
+#![expect(
+    clippy::match_same_arms,
+    reason = "a table: rows are in the order in which a reader searches"
+)]
 
 use super::super::table::{
     CallOutcome, Cell, Expected, Fault, HostEffect, InjectionPoint, Kind, named_enum,
 };
 
 named_enum! {
-    /// A preparation or a release, by the call or the wait that the fault strikes.
+    /// A preparation or a release, by the call or the wait that the fault disrupts.
     LeaseKind {
-        /// Revert, on, until tools, settle.
+        /// A preparation: revert, power on, wait for tools, settle.
         PrepareRevert = "prepare: the revert",
         PrepareOn = "prepare: the power-on",
         AwaitTools = "prepare: until tools",
         Settle = "prepare: the settling",
-        /// The last look at the machine.
+        /// The last read of the machine.
         PrepareCheck = "prepare: the check",
-        /// The picture catches up.
+        /// The barrier at the end.
         PrepareEnd = "prepare: the end",
-        /// The same, until an address.
+        /// The same preparation, but it waits for an address.
         AwaitAddress = "prepare: until an address",
-        /// Revert to a snapshot with memory, off.
+        /// A preparation: revert to a snapshot with memory, power off.
         PrepareOff = "prepare: the power-off",
-        /// Of a machine that its holder left on.
+        /// A release of a machine that its holder left on.
         ReleaseOff = "release: the power-off",
-        /// Revert to a snapshot with memory, off.
+        /// A release: revert to a snapshot with memory, power off.
         ReleaseRevert = "release: the revert",
         ReleaseRevertOff = "release: the power-off after the revert",
-        /// The last look at that.
+        /// The last read of the machine.
         ReleaseCheck = "release: the check",
     }
 }
 
 named_enum! {
-    /// What other hands do to the machine.
+    /// A change of the machine by another client.
     ManualChange {
         PowersOn = "powered on by hand",
         PowersOff = "powered off by hand",
@@ -50,53 +52,55 @@ named_enum! {
     }
 }
 
-/// What goes wrong.
+/// The fault of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LeaseFault {
+    /// A fault of the matrix of jobs.
     Injected(Fault),
+    /// A change by another client.
     Manual(ManualChange),
 }
 
-/// One cell.
+/// A cell of the matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LeaseCell {
     pub kind: LeaseKind,
     pub point: InjectionPoint,
     pub fault: LeaseFault,
-    /// Whether there is another machine that fits, and time to wait for it.
+    /// Whether another machine matches the lease, and the lease may wait for it.
     pub spare: bool,
 }
 
-/// What must come of it.
+/// The expected result of a cell.
 #[derive(Clone, Debug)]
 pub struct LeaseExpected {
-    /// Of the struck job.
+    /// The expected end of the disrupted job.
     pub job: Expected,
     pub lease_outcome: LeaseOutcome,
 }
 
-/// What becomes of the lease and its machine.
+/// The outcome of the lease and of its machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseOutcome {
-    /// Active on the machine, and given back in the end.
+    /// The lease is active on the machine, and then released.
     Active,
-    /// Failed with the step's problem, and the machine is set aside; or active on another, where
-    /// there is one.
+    /// The machine is quarantined. The lease fails with the problem of the step, or is active on
+    /// another machine if there is one.
     Quarantined,
-    /// Failed, the machine is gone; it comes back set aside.
+    /// The lease fails because the machine is gone. If the machine comes back, it is quarantined.
     Gone,
-    /// Released, and the machine is free.
+    /// The lease is released, and the machine is free.
     Free,
-    /// Released; another hand took the machine right after that was proven.
+    /// The lease is released, and another client powered the machine on right after the last check.
     FreeAndTaken,
-    /// Released with a warning, and the machine is set aside.
+    /// The lease is released with a warning, and the machine is quarantined.
     NotReleased,
-    /// Released with a warning, and the machine comes back set aside.
+    /// The lease is released with a warning. If the machine comes back, it is quarantined.
     NotReleasedGone,
 }
 
 impl LeaseKind {
-    /// The job whose calls are the same ones, and which of them is struck.
+    /// The kind of job with the same calls and the same disrupted call.
     pub const fn matching_job(self) -> Kind {
         match self {
             Self::PrepareRevert => Kind::RevertOn,
@@ -112,6 +116,7 @@ impl LeaseKind {
         }
     }
 
+    /// Whether it is a preparation and not a release.
     pub const fn prepares(self) -> bool {
         !matches!(
             self,
@@ -119,7 +124,7 @@ impl LeaseKind {
         )
     }
 
-    /// Whether the fault strikes between and after the calls.
+    /// Whether the fault is injected between the calls or after them.
     pub const fn is_between(self) -> bool {
         matches!(
             self,
@@ -132,7 +137,7 @@ impl LeaseKind {
         )
     }
 
-    /// The snapshot that it reverts to.
+    /// The name of the snapshot that it reverts to. `None` if it does not revert.
     pub const fn snapshot(self) -> Option<&'static str> {
         match self {
             Self::ReleaseOff => None,
@@ -146,7 +151,7 @@ impl LeaseKind {
 }
 
 impl LeaseFault {
-    /// What it is to the play of the job: what other hands do, no disruption brings about.
+    /// The fault of the job. A manual change is not a disruption, so it has a placeholder.
     pub const fn as_fault(self) -> Fault {
         match self {
             Self::Injected(fault) => fault,
@@ -172,7 +177,7 @@ impl LeaseFault {
 }
 
 impl LeaseCell {
-    /// Every cell, whether it can be or not.
+    /// All cells, including impossible ones.
     pub fn all() -> impl Iterator<Item = Self> {
         let faults = Fault::ALL.iter().map(|fault| LeaseFault::Injected(*fault));
         let faults: Vec<_> = faults
@@ -193,12 +198,12 @@ impl LeaseCell {
         format!("{} | {} | {}{spare}", self.kind.name(), self.point.name(), self.fault.name())
     }
 
-    /// The cell of the like job.
+    /// The cell of the matching job.
     pub const fn as_job(self) -> Cell {
         Cell { kind: self.kind.matching_job(), point: self.point, fault: self.fault.as_fault() }
     }
 
-    /// What must come of it, or why it cannot be.
+    /// The expected result, or the reason why the cell is impossible.
     pub fn expected(self) -> Result<LeaseExpected, &'static str> {
         let job = match self.fault {
             LeaseFault::Manual(change) => self.manual_change(change)?,
@@ -218,16 +223,18 @@ impl LeaseCell {
             (false, false) => LeaseOutcome::NotReleased,
         };
         if self.spare && !matches!(lease_outcome, LeaseOutcome::Quarantined | LeaseOutcome::Gone) {
-            return Err("no other machine is wanted where the first will do, nor for a release");
+            return Err(
+                "a lease takes another machine only if the preparation on the first one has failed",
+            );
         }
         if self.spare
             && lease_outcome == LeaseOutcome::Gone
             && self.fault != LeaseFault::Injected(Fault::Deleted)
         {
-            return Err("with another machine it is as without: once for each step will do");
+            return Err("the same as without another machine: one fault for each point is enough");
         }
         if self.spare && self.fault == LeaseFault::Injected(Fault::Licence) {
-            return Err("it is the whole host's: no other machine would do");
+            return Err("the licence is that of the whole host, so another machine would fail too");
         }
         Ok(LeaseExpected { job, lease_outcome })
     }
@@ -238,17 +245,17 @@ impl LeaseCell {
             && self.kind != LeaseKind::ReleaseCheck
     }
 
-    /// As in a job of its own, but that more follows.
+    /// The fault disrupts a call: as in a separate job, but more calls follow.
     fn at_a_call(self) -> Result<Expected, &'static str> {
         if self.kind == LeaseKind::PrepareOn && self.point == InjectionPoint::ResultRead {
-            return Err("the picture is caught up once, at the end: a kind of its own");
+            return Err("the only barrier is at the end, which is another kind");
         }
         let cell = self.as_job();
         let expected = cell.expected()?;
         Ok(match (self.point, cell.call_outcome()?) {
-            // It is looked for once more, and not there.
+            // The machine is read again, and is gone.
             (InjectionPoint::Unreported, CallOutcome::GoneAfter) => machine_gone(1),
-            // What is to come waits for the answer.
+            // The next step waits for the answer.
             (InjectionPoint::Unreported, CallOutcome::Asks { .. })
                 if self.kind == LeaseKind::PrepareOn =>
             {
@@ -258,7 +265,7 @@ impl LeaseCell {
         })
     }
 
-    /// While nothing is under way on the host, or while it is looked at.
+    /// The fault happens while no operation runs, or during a read.
     fn between(self) -> Result<Expected, &'static str> {
         let waits = matches!(
             self.kind,
@@ -267,8 +274,8 @@ impl LeaseCell {
         match self.point {
             InjectionPoint::Progress if waits => {}
             InjectionPoint::ResultRead if !waits => {}
-            _ if waits => return Err("it is one wait, in which no call is made"),
-            _ => return Err("it is one read, in which no call is made"),
+            _ if waits => return Err("a wait makes no call"),
+            _ => return Err("a read makes no call"),
         }
         let LeaseFault::Injected(fault) = self.fault else { return Err("by hand") };
         Ok(match fault {
@@ -283,7 +290,7 @@ impl LeaseCell {
             | Fault::Unavailable
             | Fault::QuestionAnswered
             | Fault::Licence => succeeded(1),
-            // It is on no more: that is made good, and what was ready before is waited for anew.
+            // The machine is off. It is powered on again, and the readiness is waited for again.
             Fault::HostRebooted => match self.kind {
                 LeaseKind::PrepareEnd => succeeded_then_undone(1),
                 LeaseKind::ReleaseCheck => succeeded(1),
@@ -295,16 +302,18 @@ impl LeaseCell {
                     _ => machine_gone(1),
                 }
             }
-            // All is done and seen.
+            // Every condition was met before.
             Fault::QuestionLeft if !waits || self.kind == LeaseKind::Settle => succeeded(1),
             Fault::QuestionLeft => question_pending(1),
             Fault::HostRestartedIdle
             | Fault::TaskFailed
             | Fault::TaskVanished
             | Fault::PowerStateInTask => {
-                return Err("there is no task now");
+                return Err("no task is running");
             }
-            Fault::SlowUndone => return Err("a read does nothing: late is late"),
+            Fault::SlowUndone => {
+                return Err("a read has no effect, so done and not done are the same");
+            }
             Fault::PowerStateInCall => return Err("no call is made"),
         })
     }
@@ -312,10 +321,10 @@ impl LeaseCell {
     fn manual_change(self, change: ManualChange) -> Result<Expected, &'static str> {
         use InjectionPoint as S;
         use LeaseKind as K;
-        let impossible = Err("it would change nothing there, or the host would not let anybody");
+        let impossible = Err("it would change nothing, or the host would refuse it");
         let snapshot_lost = |sends| fails("host-rejected", sends);
         Ok(match (self.kind, self.point, change) {
-            // Whatever the power was, the revert makes it what the snapshot says.
+            // The revert sets the power state, whatever it was.
             (K::PrepareRevert, S::Before, ManualChange::PowersOn) => succeeded(1),
             (K::PrepareRevert, S::Unreported, ManualChange::PowersOn) => succeeded(1),
             (K::PrepareRevert | K::ReleaseRevert, S::Before, ManualChange::RemovesSnapshot) => {
@@ -324,7 +333,7 @@ impl LeaseCell {
             (K::PrepareRevert | K::ReleaseRevert, S::AtCall, ManualChange::RemovesSnapshot) => {
                 fails("not-found", 1)
             }
-            // What it was reverted to cannot be proven any more.
+            // The revert can no longer be proven.
             (K::PrepareRevert | K::ReleaseRevert, S::Unreported, ManualChange::RemovesSnapshot) => {
                 snapshot_lost(1)
             }
@@ -349,7 +358,7 @@ impl LeaseCell {
             (K::PrepareOff | K::ReleaseRevertOff, S::ResultRead, ManualChange::RemovesSnapshot) => {
                 succeeded_then_undone(1)
             }
-            // Undone, it is done once more.
+            // The power-on is repeated.
             (K::PrepareOn, S::Unreported, ManualChange::PowersOff) => succeeded(2),
             (K::AwaitTools | K::AwaitAddress | K::Settle, S::Progress, ManualChange::PowersOff) => {
                 succeeded(2)
@@ -366,7 +375,7 @@ impl LeaseCell {
                 S::ResultRead,
                 ManualChange::PowersOn,
             ) => succeeded_then_undone(1),
-            // It is as wanted already.
+            // The machine is in the requested state already.
             (K::PrepareOn, S::Before, ManualChange::PowersOn) => succeeded(0),
             (K::PrepareOn, S::AtCall, ManualChange::PowersOn) => succeeded(1),
             (
@@ -398,7 +407,7 @@ fn succeeded(sends: usize) -> Expected {
     end("succeeded", None, sends)
 }
 
-/// It succeeded, and what was done is undone since.
+/// The job succeeded, and its effect was undone afterwards.
 fn succeeded_then_undone(sends: usize) -> Expected {
     Expected { left: HostEffect::Any, ..succeeded(sends) }
 }
