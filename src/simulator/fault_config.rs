@@ -25,7 +25,7 @@ pub enum ConfiguredFault {
     Now(HostChange),
 }
 
-/// A fault as it is written.
+/// A fault, as the configuration writes it.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultEntry {
@@ -138,7 +138,7 @@ impl FaultEntry {
     /// Checks the entry against the methods and fault types of vim25.
     ///
     /// # Errors
-    /// A message for people that says what is wrong.
+    /// A message for people.
     pub fn check(self) -> Result<ConfiguredFault, String> {
         let Self { method, skip, times, kind } = self;
         match (method, kind.check()?) {

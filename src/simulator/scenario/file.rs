@@ -13,7 +13,7 @@ use crate::simulator::world::{
     Datastore, Guest, Machine, NetworkCard, PowerState, SerialBacking, SerialPort,
 };
 
-/// The file as it is written.
+/// The content of the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScenarioFile {

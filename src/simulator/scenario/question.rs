@@ -1,11 +1,11 @@
-//! A question of a machine, as it is written in scenarios and faults.
+//! The notation of a question in scenarios and faults.
 
 use serde::Deserialize;
 
 use crate::simulator::vim_fault::Fault;
 use crate::simulator::world::{Choice, Question};
 
-/// A question as it is written.
+/// A question in this notation.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuestionEntry {
@@ -19,7 +19,7 @@ pub struct QuestionEntry {
     pending: bool,
 }
 
-/// A choice as it is written. `cancels`: whether it ends the waiting power-on.
+/// A choice. `cancels`: whether it ends the waiting power-on.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChoiceEntry {

@@ -208,29 +208,31 @@ async fn each_machine_is_free_or_quarantined(
             };
         if quarantined != right {
             return Err(format!(
-                "it is set quarantined: {quarantined}, where {right} is right: {reported}"
+                "it is quarantined: {quarantined}, but {right} is expected: {reported}"
             ));
         }
         if quarantined
             && (reported["quarantine"]["automatic"] != true
                 || reported["quarantine"]["by"] != "otter")
         {
-            return Err(format!("it is not set quarantined by otter: {reported}"));
+            return Err(format!("it is not quarantined by otter: {reported}"));
         }
         if !reported["lease"].is_null() {
-            return Err(format!("it is still lease_run: {reported}"));
+            return Err(format!("it is still leased: {reported}"));
         }
         if quarantined {
             continue;
         }
         if meant && expected == LeaseOutcome::FreeAndTaken {
             if reported["not_free_because"] != json!(["powered_on"]) {
-                return Err(format!("another hand took it, which is not reported: {reported}"));
+                return Err(format!(
+                    "another client powered it on, which is not reported: {reported}"
+                ));
             }
             continue;
         }
         if reported["free"] != true {
-            return Err(format!("it is neither free nor set quarantined: {reported}"));
+            return Err(format!("it is neither free nor quarantined: {reported}"));
         }
         if machine.power != PowerState::Off {
             return Err(format!("it is free and not off: {machine:?}"));
