@@ -135,9 +135,9 @@ impl JobInvariants {
             let runs = |other: &&Job| {
                 other.target.id() == job.target.id() && other.state == JobState::Running
             };
-            let beside = disk.jobs.values().filter(runs).map(|other| other.id).collect();
+            let concurrent_jobs = disk.jobs.values().filter(runs).map(|other| other.id).collect();
             if let Some(history) = self.histories.get_mut(&job.id) {
-                history.concurrent_jobs = beside;
+                history.concurrent_jobs = concurrent_jobs;
                 history.started = true;
                 history.powers.extend(power);
             }
