@@ -59,7 +59,7 @@ impl CheckedStorage {
         let seen = self.run.checker.state();
         let leases =
             step.leases.iter().map(|change| &*change.lease).chain(seen.disk.leases.values());
-        let wanted: BTreeSet<&String> = leases.flat_map(required_snapshots).collect();
+        let snapshots: BTreeSet<&String> = leases.flat_map(required_snapshots).collect();
         let views = machines.list(&Scope::All, &MachineFilter::default()).unwrap_or_default();
         let candidates = views.into_iter().map(|view| {
             let machine = &view.machine;
@@ -68,7 +68,7 @@ impl CheckedStorage {
                 view.pools.clone(),
                 true,
                 view.protected || machine.template,
-                &wanted,
+                &snapshots,
             )
         });
         candidates.collect()

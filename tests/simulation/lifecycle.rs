@@ -201,8 +201,9 @@ async fn read(run: Arc<Run>, services: Services, feed: Feed) {
                 Subject::Lease { .. } => {
                     for view in services.leases.open_leases(&reader_caller) {
                         let mut seen = run.checker.state();
-                        let super::invariant_checker::CheckerState { lease_invariants, disk, .. } =
-                            &mut *seen;
+                        let super::invariant_checker::CheckerState {
+                            lease_invariants, disk, ..
+                        } = &mut *seen;
                         lease_invariants.shown(&view.lease, disk);
                     }
                 }

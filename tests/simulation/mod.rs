@@ -20,10 +20,10 @@ mod invariant_checker;
 mod job_history;
 mod job_invariants;
 mod lease_clients;
+mod lease_invariants;
 mod lifecycle;
 mod mistakes;
 mod random;
-mod lease_invariants;
 mod tests;
 mod unreliable_host;
 
