@@ -205,9 +205,8 @@ impl InvariantChecker {
         let id = job.machine_id().unwrap();
         let machine = contents.machine(id).filter(|_| contents.loaded);
         // Before the picture is loaded, readers get no machines.
-        let visible_revision = machine.and_then(|machine| {
-            Some(machines.get(id.backend_text())?.visible_revision(machine))
-        });
+        let visible_revision = machine
+            .and_then(|machine| Some(machines.get(id.backend_text())?.visible_revision(machine)));
         let power = machine.and_then(|machine| machine.power_state);
         job_invariants.job_reported(
             job,
@@ -225,7 +224,8 @@ impl InvariantChecker {
         let CheckerState { job_invariants, machines, .. } = &mut *state;
         for machine in &contents.machines {
             let id = machine.id.backend_text();
-            let (Some(address), Some(truth)) = (contents.ip_address(&machine.id), machines.get(id)) else {
+            let (Some(address), Some(truth)) = (contents.ip_address(&machine.id), machines.get(id))
+            else {
                 continue;
             };
             if truth.visible_revision(machine) == u64::MAX

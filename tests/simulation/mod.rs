@@ -244,12 +244,13 @@ impl Run {
         }
         for machine in &contents.machines {
             let view = services.machines.get(&machine.id);
-            let is_occupied = |reason: &NotFreeReason| matches!(reason, NotFreeReason::Leased | NotFreeReason::Job);
+            let is_occupied = |reason: &NotFreeReason| {
+                matches!(reason, NotFreeReason::Leased | NotFreeReason::Job)
+            };
             if let Some(reason) =
                 view.and_then(|view| view.not_free_because.into_iter().find(is_occupied))
             {
-                self.checker
-                    .report_violation(format!("{} is not free: {reason:?}", machine.name));
+                self.checker.report_violation(format!("{} is not free: {reason:?}", machine.name));
             }
         }
     }
