@@ -197,7 +197,8 @@ async fn hooks_delay_requests_and_updates_but_no_barrier() {
     let running = RunningBackend::with(|clock| Arc::new(DelayedHooks(clock.clone()))).await;
     assert_eq!(running.log.count("connected"), 1, "{:?}", running.log.lines());
     let backend = Arc::clone(&running.backend);
-    let read = tokio::spawn(async move { backend.read_evidence(&MachineId::from_backend("2")).await });
+    let read =
+        tokio::spawn(async move { backend.read_evidence(&MachineId::from_backend("2")).await });
     running.advance(Duration::from_millis(1_900)).await;
     assert!(!read.is_finished());
     running.advance(Duration::from_millis(100)).await;
@@ -307,7 +308,8 @@ async fn run(seed: u64) -> Vec<String> {
                     status.wait_for(|status| !matches!(status, TaskStatus::Running { .. })).await;
                 let ended = ended.map(|status| status.clone());
                 log.record(format!("{machine} {round}: {ended:?}"));
-                let read = backend.read_evidence(&machine).await.map(|evidence| evidence.power_state);
+                let read =
+                    backend.read_evidence(&machine).await.map(|evidence| evidence.power_state);
                 log.record(format!("{machine} {round}: {read:?}"));
             }
         }));

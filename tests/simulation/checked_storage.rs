@@ -18,8 +18,8 @@ use otter::service::leases::matching::{CandidateMachine, required_snapshots};
 use otter::service::machines::{MachineFilter, Machines};
 use otter::storage::{
     AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, JobCursor, JobFilter,
-    JobPage, StoredKey, StoredMachine, KeyOwner, LeaseFilter, Purged, PurgedAudit, Retention,
-    LeaseTransaction, Storage, StorageError, StoredToken, TokenUse,
+    JobPage, KeyOwner, LeaseFilter, LeaseTransaction, Purged, PurgedAudit, Retention, Storage,
+    StorageError, StoredKey, StoredMachine, StoredToken, TokenUse,
 };
 
 use super::Run;

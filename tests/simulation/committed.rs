@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use otter::domain::ids::{JobId, LeaseId};
 use otter::domain::job::Job;
 use otter::domain::lease::Lease;
-use otter::storage::{IdempotencyKey, StoredMachine, LeaseTransaction};
+use otter::storage::{IdempotencyKey, LeaseTransaction, StoredMachine};
 
 /// An idempotency key within its scope: caller, method, path, key.
 pub type Scope = (String, String, String, String);

@@ -10,7 +10,7 @@ use otter::clock::{Clock, Time};
 use otter::domain::ids::JobId;
 use otter::domain::job::{Job, JobKind, JobState};
 use otter::hypervisor::Hypervisor;
-use otter::storage::{IdempotencyKey, Retention, LeaseTransaction, Storage, StorageError};
+use otter::storage::{IdempotencyKey, LeaseTransaction, Retention, Storage, StorageError};
 use uuid::Uuid;
 
 use super::Run;
