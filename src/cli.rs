@@ -38,13 +38,13 @@ use crate::telemetry::logs::{self, Style};
 #[command(name = "otter", version, about, max_term_width = 100)]
 pub struct Command {
     #[command(subcommand)]
-    verb: Verb,
+    subcommand: Subcommands,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum Subcommands {
     /// Serve a host's machines over HTTP.
-    Serve(Serve),
+    Serve(ServeArgs),
     /// Take a machine, run a command, and give the machine back however that ends: a machine in CI,
     /// in one command.
     Run(Box<RunCommand>),
@@ -53,13 +53,13 @@ enum Verb {
     /// Back up, restore, check and compact what otter keeps on disk.
     Store(StoreCommand),
     /// Run a simulated ESX by itself, for otter or any other vim25 client.
-    Simulate(Simulate),
+    Simulate(SimulateArgs),
     /// Check the configuration as `serve` does: read it, and look at the files, the state directory
     /// and the address. Nothing is made or changed.
-    CheckConfig(CheckConfig),
+    CheckConfig(CheckConfigArgs),
     /// Connect to the host as `serve` would, once, and say in plain words what works and what does
     /// not.
-    Doctor(Sources),
+    Doctor(ConfigArgs),
     /// Print the OpenAPI document: `otter openapi >openapi/otter.json`.
     Openapi {
         /// In the words of this version of OpenAPI; the document is written in 3.1, and 3.0 is made
@@ -78,13 +78,13 @@ enum Verb {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum OpenapiVersion {
     #[value(name = "3.1")]
-    New,
+    V3_1,
     #[value(name = "3.0")]
-    Old,
+    V3_0,
 }
 
 #[derive(Debug, Args)]
-struct Serve {
+struct ServeArgs {
     /// Serve an embedded, simulated ESX in place of a real one. The state is kept in memory unless
     /// a state directory is named.
     #[arg(long)]
@@ -92,21 +92,21 @@ struct Serve {
     #[command(flatten)]
     scenario: ScenarioArgs,
     #[command(flatten)]
-    sources: Sources,
+    config_args: ConfigArgs,
 }
 
 #[derive(Debug, Args)]
-struct CheckConfig {
+struct CheckConfigArgs {
     /// Also read the machines of the host once, and warn of patterns that match none.
     #[arg(long)]
     host: bool,
     #[command(flatten)]
-    sources: Sources,
+    config_args: ConfigArgs,
 }
 
 /// Where the configuration comes from.
 #[derive(Debug, Args)]
-struct Sources {
+struct ConfigArgs {
     /// The configuration file; `config/otter.toml` shows every key.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -136,7 +136,7 @@ struct ScenarioArgs {
 }
 
 #[derive(Debug, Args)]
-struct Simulate {
+struct SimulateArgs {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
@@ -185,17 +185,17 @@ impl Command {
 /// Does what the command line says.
 #[must_use]
 pub fn run(command: Command) -> ExitCode {
-    let Command { verb } = command;
-    let outcome = match verb {
-        Verb::Serve(serve) => on_runtime(self::serve(serve)),
-        Verb::Run(command) => run::run(&command),
-        Verb::Token(command) => on_runtime(token::token(command)),
-        Verb::Store(command) => on_runtime(store::store(command)),
-        Verb::Simulate(simulate) => on_runtime(self::simulate(simulate)),
-        Verb::CheckConfig(check) => on_runtime(check_config(check)),
-        Verb::Doctor(sources) => on_runtime(doctor::doctor(sources)),
-        Verb::Openapi { version } => openapi(version),
-        Verb::Completions { shell } => Ok(completions(shell)),
+    let Command { subcommand } = command;
+    let outcome = match subcommand {
+        Subcommands::Serve(serve) => on_runtime(self::serve(serve)),
+        Subcommands::Run(command) => run::run(&command),
+        Subcommands::Token(command) => on_runtime(token::token(command)),
+        Subcommands::Store(command) => on_runtime(store::store(command)),
+        Subcommands::Simulate(simulate) => on_runtime(self::simulate(simulate)),
+        Subcommands::CheckConfig(check) => on_runtime(check_config(check)),
+        Subcommands::Doctor(config_args) => on_runtime(doctor::doctor(config_args)),
+        Subcommands::Openapi { version } => openapi(version),
+        Subcommands::Completions { shell } => Ok(completions(shell)),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("otter: {}", printable_lines(&format!("{error:#}")));
@@ -209,15 +209,15 @@ fn on_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::R
     runtime.context("the runtime cannot be started")?.block_on(work)
 }
 
-async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
-    let Serve { simulate, scenario, sources } = serve;
+async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    let ServeArgs { simulate, scenario, config_args } = args;
     if !simulate && scenario.is_given() {
         let wrong =
             "--scenario and --machines say what is simulated: they go with --simulate alone\n";
         Command::command().error(clap::error::ErrorKind::MissingRequiredArgument, wrong).print()?;
         return Ok(ExitCode::from(2));
     }
-    let config = sources.read()?;
+    let config = config_args.read()?;
     install_log(&config)?;
     raise_file_limit();
     // Taken over before anything starts, so that a signal during the start is not lost.
@@ -235,16 +235,16 @@ async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
         url: simulator.url(),
         fingerprint: simulator.fingerprint(),
     });
-    let with_a_password = host.is_none();
+    let has_password = host.is_none();
     let settings = app::settings(config, host)?;
     let state = settings.state_dir.clone();
     let app = App::bind(settings, clock).await?;
-    if with_a_password {
-        app.reload_password_with(move || sources.read()?.esx.host().map(|host| host.password));
+    if has_password {
+        app.reload_password_with(move || config_args.read()?.esx.host().map(|host| host.password));
     }
     let bound = app.listen_address_text().context("the bound address cannot be read")?;
     tracing::info!(address = bound, "listening");
-    say(&printable_lines(&greeting(&bound, state.as_deref())));
+    print(&printable_lines(&start_message(&bound, state.as_deref())));
     let ending = app.run(signals).await?;
     if let Some(simulator) = simulated {
         simulator.stop().await;
@@ -255,8 +255,8 @@ async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(ending.exit_code()))
 }
 
-async fn simulate(simulate: Simulate) -> anyhow::Result<ExitCode> {
-    let Simulate { listen, admin, scenario, pace, username, password } = simulate;
+async fn simulate(args: SimulateArgs) -> anyhow::Result<ExitCode> {
+    let SimulateArgs { listen, admin, scenario, pace, username, password } = args;
     raise_file_limit();
     let clock = Clock::system();
     let mut signals = Signals::install().context("signals cannot be received")?;
@@ -269,22 +269,22 @@ async fn simulate(simulate: Simulate) -> anyhow::Result<ExitCode> {
         ..SimulatorOptions::new(scenario.load().await?, clock)
     };
     let simulator = Simulator::start(options).await?;
-    say(&format!(
+    print(&format!(
         "A simulated ESX listens on {}/sdk\n  account      {username}\n  fingerprint  sha256:{}\n",
         simulator.url(),
         simulator.fingerprint()
     ));
     if let Some(admin) = simulator.admin() {
-        say(&format!("  admin        http://{admin}\n"));
+        print(&format!("  admin        http://{admin}\n"));
     }
     signals.wait_for_termination().await;
     simulator.stop().await;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn check_config(check: CheckConfig) -> anyhow::Result<ExitCode> {
-    let CheckConfig { host, sources } = check;
-    let settings = app::settings(sources.read()?, None)?;
+async fn check_config(args: CheckConfigArgs) -> anyhow::Result<ExitCode> {
+    let CheckConfigArgs { host, config_args } = args;
+    let settings = app::settings(config_args.read()?, None)?;
     let CheckedSettings { warnings, state, .. } = app::check_with_state(&settings).await?;
     for warning in &warnings {
         eprintln!("otter: warning: {}", printable(warning));
@@ -295,33 +295,33 @@ async fn check_config(check: CheckConfig) -> anyhow::Result<ExitCode> {
             Existing::Directory => ", which has no database yet: serve makes one",
             Existing::Database => "",
         };
-        say(&format!("The state is kept in {}{made}.\n", directory.display()));
+        print(&format!("The state is kept in {}{made}.\n", directory.display()));
     }
     if host {
         check_host::check_host(&settings).await?;
     }
-    say("The configuration is good.\n");
+    print("The configuration is good.\n");
     Ok(ExitCode::SUCCESS)
 }
 
 fn openapi(version: OpenapiVersion) -> anyhow::Result<ExitCode> {
     let document = crate::api::openapi();
     let document = match version {
-        OpenapiVersion::New => document,
-        OpenapiVersion::Old => crate::api::document::v3_0::convert(&document),
+        OpenapiVersion::V3_1 => document,
+        OpenapiVersion::V3_0 => crate::api::document::v3_0::convert(&document),
     };
-    say(&format!("{}\n", serde_json::to_string_pretty(&document)?));
+    print(&format!("{}\n", serde_json::to_string_pretty(&document)?));
     Ok(ExitCode::SUCCESS)
 }
 
 fn completions(shell: Shell) -> ExitCode {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Command::command(), "otter", &mut script);
-    say(&String::from_utf8_lossy(&script));
+    print(&String::from_utf8_lossy(&script));
     ExitCode::SUCCESS
 }
 
-impl Sources {
+impl ConfigArgs {
     /// Reads the configuration, and prints its warnings, for commands that neither log nor check.
     fn load(&self) -> Result<Config, ConfigError> {
         let config = self.read()?;
@@ -393,7 +393,7 @@ fn raise_file_limit() {
 }
 
 /// The message of a start: the address, the state directory, and a first command to try.
-fn greeting(bound: &str, state: Option<&Path>) -> String {
+fn start_message(bound: &str, state: Option<&Path>) -> String {
     let (curl, browser) = match bound.strip_prefix("unix:") {
         Some(path) => (format!("curl -s --unix-socket {path} http://localhost"), String::new()),
         None => (format!("curl -s {bound}"), format!("In a browser: {bound}/docs\n")),
@@ -408,7 +408,7 @@ fn greeting(bound: &str, state: Option<&Path>) -> String {
 }
 
 /// Writes to the standard output. Nobody reading it any more is no reason to end a daemon.
-fn say(text: &str) {
+fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
@@ -423,12 +423,12 @@ mod tests {
     }
 
     #[test]
-    fn the_greeting_names_what_works_where_it_listens() {
-        let tcp = greeting("http://127.0.0.1:8080", None);
+    fn the_start_message_names_what_works_where_it_listens() {
+        let tcp = start_message("http://127.0.0.1:8080", None);
         assert!(tcp.contains("\n  curl -s http://127.0.0.1:8080/v1/machines\n"), "{tcp}");
         assert!(tcp.ends_with("\nIn a browser: http://127.0.0.1:8080/docs\n"), "{tcp}");
         assert!(tcp.contains("is kept in memory"), "{tcp}");
-        let unix = greeting("unix:/run/otter.sock", Some(Path::new("/var/lib/otter")));
+        let unix = start_message("unix:/run/otter.sock", Some(Path::new("/var/lib/otter")));
         assert!(unix.contains("is kept in /var/lib/otter."), "{unix}");
         assert!(
             unix.ends_with("\n  curl -s --unix-socket /run/otter.sock http://localhost/v1/about\n"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio_util::sync::CancellationToken;
 
-use super::say;
+use super::print;
 use crate::app::Settings;
 use crate::clock::Clock;
 use crate::domain::event::{EventFilter, EventType};
@@ -20,10 +20,10 @@ use crate::service::patterns::{MachinePatterns, PatternWatch};
 use crate::telemetry::metrics::Metrics;
 
 /// How long the host may take until its machines are read.
-const PATIENCE: Duration = Duration::from_mins(2);
+const READ_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// How long the logout may take.
-const LOGOUT: Duration = Duration::from_secs(5);
+const LOGOUT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reads the host and prints a warning for each pattern and id that matches no machine.
 ///
@@ -39,28 +39,28 @@ pub async fn check_host(settings: &Settings) -> anyhow::Result<()> {
     let session = hypervisor.run(Arc::clone(&inventory) as Arc<dyn Observer>, stop.clone());
     tokio::pin!(session);
     let read = tokio::select! {
-        read = machines_are_read(&hypervisor, &inventory, &feed) => read,
+        read = wait_for_machines(&hypervisor, &inventory, &feed) => read,
         _ = &mut session => Err(anyhow::anyhow!("the session with the host ended by itself")),
-        () = clock.sleep(PATIENCE) => {
-            Err(anyhow::anyhow!("the host did not tell its machines within {} s", PATIENCE.as_secs()))
+        () = clock.sleep(READ_TIMEOUT) => {
+            Err(anyhow::anyhow!("the host did not tell its machines within {} s", READ_TIMEOUT.as_secs()))
         }
     };
     stop.cancel();
     tokio::select! {
         _ = session => {}
-        () = clock.sleep(LOGOUT) => {}
+        () = clock.sleep(LOGOUT_TIMEOUT) => {}
     }
     read?;
     let machines = inventory.contents().machines.len();
     let patterns = MachinePatterns::new(&settings.protection.protected, &settings.pools);
     for unmatched in PatternWatch::new(patterns, inventory, feed).unmatched() {
-        say(&format!("Warning: {}\n", printable(&unmatched.warning())));
+        print(&format!("Warning: {}\n", printable(&unmatched.warning())));
     }
-    say(&format!("The host was reached and has {machines} machines.\n"));
+    print(&format!("The host was reached and has {machines} machines.\n"));
     Ok(())
 }
 
-async fn machines_are_read(
+async fn wait_for_machines(
     hypervisor: &EsxHypervisor,
     inventory: &Inventory,
     feed: &Feed,

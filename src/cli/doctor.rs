@@ -4,24 +4,25 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use super::{Sources, allows_colour, say};
+use super::{ConfigArgs, allows_colour, print};
 use crate::app;
 use crate::clock::Clock;
 use crate::domain::terminal::printable;
 use crate::esx::{Finding, diagnose};
 
-pub async fn doctor(sources: Sources) -> anyhow::Result<ExitCode> {
-    let options = app::settings(sources.load()?, None)?.esx;
+pub async fn doctor(config_args: ConfigArgs) -> anyhow::Result<ExitCode> {
+    let options = app::settings(config_args.load()?, None)?.esx;
     let terminal = std::io::stdout().is_terminal() && allows_colour();
-    let well =
-        diagnose(&options, &Clock::system(), &mut |finding| say(&line(&finding, terminal))).await?;
-    let verdict = if well {
+    let is_healthy =
+        diagnose(&options, &Clock::system(), &mut |finding| print(&line(&finding, terminal)))
+            .await?;
+    let verdict = if is_healthy {
         "All is well.\n"
     } else {
         "Not all is well. What could not be reached was not checked.\n"
     };
-    say(verdict);
-    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    print(verdict);
+    Ok(if is_healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn line(finding: &Finding, terminal: bool) -> String {
@@ -33,8 +34,8 @@ fn line(finding: &Finding, terminal: bool) -> String {
         (false, false) => "FAILED",
     };
     let advice = advice.as_ref().map(|advice| format!(" {advice}")).unwrap_or_default();
-    let told = format!("{found}{advice}");
-    format!("{mark} {check:<10}  {}\n", printable(&told))
+    let text = format!("{found}{advice}");
+    format!("{mark} {check:<10}  {}\n", printable(&text))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use anyhow::bail;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Subcommand};
 
-use super::{Sources, say};
+use super::{ConfigArgs, print};
 use crate::app::lease_key;
 use crate::clock::Clock;
 use crate::storage::Storage as _;
@@ -17,11 +17,11 @@ use crate::store::{self, CheckReport, CompactReport, RestoreReport, Store};
 #[derive(Debug, Args)]
 pub struct StoreCommand {
     #[command(subcommand)]
-    verb: Verb,
+    subcommand: StoreSubcommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum StoreSubcommand {
     /// Write the database and the key of leases' secrets into one archive. A daemon may run
     /// meanwhile.
     Backup {
@@ -30,7 +30,7 @@ enum Verb {
         #[arg(value_name = "FILE", value_parser = archive_file())]
         file: PathBuf,
         #[command(flatten)]
-        sources: Sources,
+        config_args: ConfigArgs,
     },
     /// Make a state directory of an archive. Jobs and leases that had not ended when it was made
     /// end: the host is not called for them.
@@ -39,47 +39,47 @@ enum Verb {
         #[arg(value_name = "FILE", value_parser = archive_file())]
         file: PathBuf,
         #[command(flatten)]
-        sources: Sources,
+        config_args: ConfigArgs,
     },
     /// Read everything that is stored and say what is damaged or missing; the exit code is 1 if
     /// anything is. Nothing is changed.
     Check {
         #[command(flatten)]
-        sources: Sources,
+        config_args: ConfigArgs,
     },
     /// Give back the room that deleted jobs and leases left in the database. No daemon may run
     /// meanwhile.
     Compact {
         #[command(flatten)]
-        sources: Sources,
+        config_args: ConfigArgs,
     },
     /// Make a new key for the secrets of leases if the old one is lost. The secrets of open leases
     /// are void then.
     NewKey {
         #[command(flatten)]
-        sources: Sources,
+        config_args: ConfigArgs,
     },
 }
 
 pub async fn store(command: StoreCommand) -> anyhow::Result<ExitCode> {
-    match command.verb {
-        Verb::Backup { file, sources } => backup(file, &sources).await,
-        Verb::Restore { file, sources } => restore(file, &sources).await,
-        Verb::Check { sources } => check(&sources).await,
-        Verb::Compact { sources } => compact(&sources).await,
-        Verb::NewKey { sources } => new_key(&sources).await,
+    match command.subcommand {
+        StoreSubcommand::Backup { file, config_args } => backup(file, &config_args).await,
+        StoreSubcommand::Restore { file, config_args } => restore(file, &config_args).await,
+        StoreSubcommand::Check { config_args } => check(&config_args).await,
+        StoreSubcommand::Compact { config_args } => compact(&config_args).await,
+        StoreSubcommand::NewKey { config_args } => new_key(&config_args).await,
     }
 }
 
-async fn backup(file: PathBuf, sources: &Sources) -> anyhow::Result<ExitCode> {
-    let state = sources.load()?.state;
+async fn backup(file: PathBuf, config_args: &ConfigArgs) -> anyhow::Result<ExitCode> {
+    let state = config_args.load()?.state;
     store::backup(state.directory(), &file, Clock::system().now()).await?;
-    say(&format!("{} holds the store as it is now.\n", file.display()));
+    print(&format!("{} holds the store as it is now.\n", file.display()));
     Ok(ExitCode::SUCCESS)
 }
 
-async fn restore(file: PathBuf, sources: &Sources) -> anyhow::Result<ExitCode> {
-    let Some(directory) = sources.load()?.state.dir else {
+async fn restore(file: PathBuf, config_args: &ConfigArgs) -> anyhow::Result<ExitCode> {
+    let Some(directory) = config_args.load()?.state.dir else {
         bail!("say where to restore to: otter store restore {} --state-dir DIR", file.display());
     };
     let restored = store::restore(&file, &directory, Clock::system().now()).await?;
@@ -90,7 +90,7 @@ async fn restore(file: PathBuf, sources: &Sources) -> anyhow::Result<ExitCode> {
         revoked_leases,
         quarantined_machines,
     } = restored;
-    say(&format!(
+    print(&format!(
         "{} is the store as it was at {:.0}.\n\
          jobs cancelled: {cancelled_jobs}, jobs unknown: {unknown_jobs}, leases revoked: {revoked_leases}, machines \
          quarantined: {quarantined_machines}\n\
@@ -102,8 +102,8 @@ async fn restore(file: PathBuf, sources: &Sources) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn check(sources: &Sources) -> anyhow::Result<ExitCode> {
-    let state = sources.load()?.state;
+async fn check(config_args: &ConfigArgs) -> anyhow::Result<ExitCode> {
+    let state = config_args.load()?.state;
     let CheckReport { jobs, leases, tokens, problems, key_problem } =
         store::check(state.directory()).await?;
     for problem in problems.iter().chain(&key_problem) {
@@ -115,7 +115,7 @@ async fn check(sources: &Sources) -> anyhow::Result<ExitCode> {
             None => ("The store is whole", ExitCode::SUCCESS),
             Some(_) => ("The database is whole, and the key is not", ExitCode::FAILURE),
         };
-        say(&format!("{what} {counted}.\n"));
+        print(&format!("{what} {counted}.\n"));
         return Ok(code);
     }
     bail!(
@@ -124,18 +124,18 @@ async fn check(sources: &Sources) -> anyhow::Result<ExitCode> {
     );
 }
 
-async fn compact(sources: &Sources) -> anyhow::Result<ExitCode> {
-    let state = sources.load()?.state;
+async fn compact(config_args: &ConfigArgs) -> anyhow::Result<ExitCode> {
+    let state = config_args.load()?.state;
     let CompactReport { before, after } = store::compact(state.directory()).await?;
-    say(&format!("{before} bytes before, {after} bytes after.\n"));
+    print(&format!("{before} bytes before, {after} bytes after.\n"));
     Ok(ExitCode::SUCCESS)
 }
 
-async fn new_key(sources: &Sources) -> anyhow::Result<ExitCode> {
-    let state = sources.load()?.state;
+async fn new_key(config_args: &ConfigArgs) -> anyhow::Result<ExitCode> {
+    let state = config_args.load()?.state;
     let open = Store::open_shared(state.directory()).await?.open_leases().await?.len();
     lease_key::create(state.directory(), &Clock::system())?;
-    say(&format!(
+    print(&format!(
         "There is a new key. Open leases whose secrets are void: {open}. An operator has to revoke them, or they end \
          when their time is over.\n"
     ));

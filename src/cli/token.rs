@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{Sources, say};
+use super::{ConfigArgs, print};
 use crate::clock::Clock;
 use crate::config::State;
 use crate::domain::access::{Role, Token, TokenLimits, is_reserved_name};
@@ -27,20 +27,20 @@ use crate::store::Store;
 #[derive(Debug, Args)]
 pub struct TokenCommand {
     #[command(subcommand)]
-    verb: Verb,
+    subcommand: TokenSubcommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum TokenSubcommand {
     /// Make a token and print it. It is shown this once; otter keeps only its digest.
-    Create(Create),
+    Create(CreateArgs),
     /// List the tokens, revoked ones included.
     List {
         /// Print one JSON array, with what each token may do and when it was last used.
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        sources: Sources,
+        config_args: ConfigArgs,
     },
     /// Give a token a new secret and print it. Name, role, scope and limits stay; the old secret is
     /// refused within a second.
@@ -51,14 +51,14 @@ enum Verb {
         #[arg(long, value_name = "TIME", value_parser = lifetime, allow_hyphen_values = true)]
         expires: Option<Duration>,
         #[command(flatten)]
-        sources: Sources,
+        config_args: ConfigArgs,
     },
     /// Revoke a token: within a second nobody can call with it.
     Revoke {
         #[command(flatten)]
         name: TokenName,
         #[command(flatten)]
-        sources: Sources,
+        config_args: ConfigArgs,
     },
 }
 
@@ -84,17 +84,17 @@ impl TokenName {
 // Only a new name is checked: earlier versions took names that no new token can have.
 #[derive(Debug, Args)]
 #[command(mut_arg("name", |arg| arg.value_parser(name)), mut_arg("named", |arg| arg.value_parser(name)))]
-struct Create {
+struct CreateArgs {
     #[command(flatten)]
     name: TokenName,
     /// What they may do; each role may do what those before it may.
     #[arg(long, value_name = "ROLE")]
     role: RoleArgument,
     /// Only machines whose name matches: `*` is any text, `?` any one character. May be repeated.
-    #[arg(long, value_name = "PATTERN", value_parser = filled)]
+    #[arg(long, value_name = "PATTERN", value_parser = non_empty)]
     machines: Vec<String>,
     /// Only machines of this pool, in addition to those of --machines. May be repeated.
-    #[arg(long, value_name = "POOL", value_parser = filled)]
+    #[arg(long, value_name = "POOL", value_parser = non_empty)]
     pool: Vec<String>,
     /// When the token expires, from now on: 12h, 90d. Without it the token does not expire.
     #[arg(long, value_name = "TIME", value_parser = lifetime, allow_hyphen_values = true)]
@@ -115,7 +115,7 @@ struct Create {
     #[arg(long, value_name = "NUMBER", value_parser = limit())]
     max_requests_per_second: Option<u32>,
     #[command(flatten)]
-    sources: Sources,
+    config_args: ConfigArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -142,18 +142,20 @@ impl From<RoleArgument> for Role {
 }
 
 pub async fn token(command: TokenCommand) -> anyhow::Result<ExitCode> {
-    match command.verb {
-        Verb::Create(wanted) => create(wanted).await,
-        Verb::List { json, sources } => list(json, &sources).await,
-        Verb::Rotate { name, expires, sources } => {
-            rotate(&name.into_name(), expires, &sources).await
+    match command.subcommand {
+        TokenSubcommand::Create(args) => create(args).await,
+        TokenSubcommand::List { json, config_args } => list(json, &config_args).await,
+        TokenSubcommand::Rotate { name, expires, config_args } => {
+            rotate(&name.into_name(), expires, &config_args).await
         }
-        Verb::Revoke { name, sources } => revoke(&name.into_name(), &sources).await,
+        TokenSubcommand::Revoke { name, config_args } => {
+            revoke(&name.into_name(), &config_args).await
+        }
     }
 }
 
-async fn create(wanted: Create) -> anyhow::Result<ExitCode> {
-    let Create {
+async fn create(args: CreateArgs) -> anyhow::Result<ExitCode> {
+    let CreateArgs {
         name,
         role,
         machines,
@@ -164,8 +166,8 @@ async fn create(wanted: Create) -> anyhow::Result<ExitCode> {
         max_queued_jobs,
         max_streams,
         max_requests_per_second,
-        sources,
-    } = wanted;
+        config_args,
+    } = args;
     let (name, role) = (name.into_name(), Role::from(role));
     let scope = Scope::new(machines, pool);
     if scope.is_restricted() && role == Role::Admin {
@@ -173,8 +175,8 @@ async fn create(wanted: Create) -> anyhow::Result<ExitCode> {
             "an admin acts on every machine: leave out --machines and --pool, or choose another role"
         );
     }
-    let config = sources.load()?;
-    let pools = sources.config.is_some().then_some(&config.pools);
+    let config = config_args.load()?;
+    let pools = config_args.config.is_some().then_some(&config.pools);
     let warnings = scope_warnings(&scope, pools);
     let clock = Clock::system();
     let token = new_token(&clock)?;
@@ -188,10 +190,10 @@ async fn create(wanted: Create) -> anyhow::Result<ExitCode> {
             streams: max_streams,
             requests_per_second: max_requests_per_second,
         },
-        expires_at: expires.map(|expires| after(now, expires)).transpose()?,
+        expires_at: expires.map(|expires| expiry(now, expires)).transpose()?,
         ..StoredToken::new(TokenId::new(clock.uuid()), &name, role, token.digest(), now)
     };
-    let store = beside_or_new(&config.state).await?;
+    let store = open_shared_or_new(&config.state).await?;
     let inserted =
         with_writer(&store, async |store| Ok(store.insert_token(&stored).await?)).await?;
     if !inserted {
@@ -213,13 +215,13 @@ async fn create(wanted: Create) -> anyhow::Result<ExitCode> {
 async fn rotate(
     name: &str,
     expires: Option<Duration>,
-    sources: &Sources,
+    config_args: &ConfigArgs,
 ) -> anyhow::Result<ExitCode> {
     let clock = Clock::system();
     let token = new_token(&clock)?;
     let now = clock.now();
-    let expires_at = expires.map(|expires| after(now, expires)).transpose()?;
-    let store = beside(sources).await?;
+    let expires_at = expires.map(|expires| expiry(now, expires)).transpose()?;
+    let store = open_shared(config_args).await?;
     with_writer(&store, async |store| {
         let tokens = store.tokens().await?;
         let Some(known) =
@@ -241,13 +243,13 @@ async fn rotate(
     show_token(&token)
 }
 
-async fn list(json: bool, sources: &Sources) -> anyhow::Result<ExitCode> {
-    let tokens = beside(sources).await?.tokens().await?;
+async fn list(json: bool, config_args: &ConfigArgs) -> anyhow::Result<ExitCode> {
+    let tokens = open_shared(config_args).await?.tokens().await?;
     let now = Clock::system().now();
     if json {
         let listed: Vec<ListedToken> =
-            tokens.iter().map(|token| ListedToken::of(token, now)).collect();
-        say(&format!(
+            tokens.iter().map(|token| ListedToken::from_token(token, now)).collect();
+        print(&format!(
             "{}\n",
             serde_json::to_string_pretty(&listed).context("the list cannot be written")?
         ));
@@ -267,12 +269,12 @@ async fn list(json: bool, sources: &Sources) -> anyhow::Result<ExitCode> {
         ];
         let dated: String = dated
             .iter()
-            .filter(|(is_shown, ..)| *is_shown)
+            .filter(|(is_listed, ..)| *is_listed)
             .filter_map(|(_, what, at)| at.map(|at| format!("  {what} {at:.0}")))
             .collect();
         let line = format!("{name:<24}  {role:<8}  made {created_at:.0}{restrictions}{dated}");
         // The check does not apply to names that earlier versions or other programs stored.
-        say(&format!("{}\n", printable(&line)));
+        print(&format!("{}\n", printable(&line)));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -311,7 +313,7 @@ struct ListedLimits {
 }
 
 impl ListedToken {
-    fn of(token: &StoredToken, now: Timestamp) -> Self {
+    fn from_token(token: &StoredToken, now: Timestamp) -> Self {
         let StoredToken {
             id: _,
             name,
@@ -370,13 +372,13 @@ fn show_token(token: &Token) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn after(now: Timestamp, lifetime: Duration) -> anyhow::Result<Timestamp> {
+fn expiry(now: Timestamp, lifetime: Duration) -> anyhow::Result<Timestamp> {
     now.saturating_add(lifetime).context("the expiry is too far away")
 }
 
-async fn revoke(name: &str, sources: &Sources) -> anyhow::Result<ExitCode> {
+async fn revoke(name: &str, config_args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     let now = Clock::system().now();
-    let store = beside(sources).await?;
+    let store = open_shared(config_args).await?;
     if !with_writer(&store, async |store| Ok(store.revoke_token(name, now).await?)).await? {
         bail!("no token named {name} is in force: otter token list");
     }
@@ -384,13 +386,13 @@ async fn revoke(name: &str, sources: &Sources) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn beside(sources: &Sources) -> anyhow::Result<Store> {
-    Ok(Store::open_shared(sources.load()?.state.directory()).await?)
+async fn open_shared(config_args: &ConfigArgs) -> anyhow::Result<Store> {
+    Ok(Store::open_shared(config_args.load()?.state.directory()).await?)
 }
 
 /// The first token may be made before the daemon's first start, but only in a directory that the
 /// user named: no daemon would read a database in another place.
-async fn beside_or_new(state: &State) -> anyhow::Result<Store> {
+async fn open_shared_or_new(state: &State) -> anyhow::Result<Store> {
     match &state.dir {
         Some(directory) => Ok(Store::open_or_create_shared(directory).await?),
         None => Ok(Store::open_shared(state.directory()).await?),
@@ -446,7 +448,7 @@ fn scope_warnings(scope: &Scope, pools: Option<&BTreeMap<String, Pool>>) -> Vec<
 }
 
 /// A pattern or the name of a pool. An empty one matches nothing and is a mistake.
-fn filled(text: &str) -> Result<String, String> {
+fn non_empty(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
         return Err("it is empty".to_owned());
     }

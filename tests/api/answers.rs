@@ -3,12 +3,12 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{Answer, Lab, eventually, machine, on_every_host};
+use crate::harness::{Answer, Lab, eventually, machine_path, on_every_host};
 use otter::simulator::{DownMode, HostdRestart};
 
 on_every_host! {
     async fn an_unchanged_answer_is_not_sent_again(lab: &Lab) {
-        for (path, weak) in [("/v1/machines".to_owned(), true), (machine(lab.cast.running, ""), false)] {
+        for (path, weak) in [("/v1/machines".to_owned(), true), (machine_path(lab.machines.running, ""), false)] {
             let first = lab.get(&path).await.expect(200);
             let tag = first.header("etag").unwrap();
             assert_eq!(tag.starts_with("W/"), weak, "{path} {tag}");
@@ -23,9 +23,9 @@ on_every_host! {
     }
 
     async fn a_change_makes_another_tag_and_version(lab: &Lab) {
-        let path = machine(lab.cast.running, "");
+        let path = machine_path(lab.machines.running, "");
         let before = lab.get(&path).await.expect(200);
-        lab.powered(lab.cast.running, "off").await;
+        lab.power_and_wait(lab.machines.running, "off").await;
         let after = lab.get_with(&path, &[("if-none-match", before.header("etag").unwrap())]).await.expect(200);
         assert_ne!(after.header("otter-version"), before.header("otter-version"));
     }
@@ -33,13 +33,13 @@ on_every_host! {
     async fn a_head_is_a_get_without_the_body(lab: &Lab) {
         for path in ["/v1/machines", "/healthz", "/docs", "/v1/machines/find"] {
             let get = lab.get(path).await.expect(200);
-            let head = Answer::of(lab.request(Method::HEAD, path)).await.expect(200);
+            let head = Answer::from_request(lab.request(Method::HEAD, path)).await.expect(200);
             assert!(head.bytes.is_empty());
             for name in ["content-type", "etag", "otter-version", "content-length"] {
                 assert_eq!(head.header(name), get.header(name), "{name} of {path}");
             }
         }
-        Answer::of(lab.request(Method::HEAD, "/v1/machines/none-such")).await.expect(404);
+        Answer::from_request(lab.request(Method::HEAD, "/v1/machines/none-such")).await.expect(404);
     }
 
     async fn accept_changes_nothing(lab: &Lab) {
@@ -67,7 +67,7 @@ async fn a_compressed_answer_is_the_same_with_a_weak_tag() {
         assert!(known.bytes.is_empty());
     }
     let unpacking = reqwest::Client::builder().no_proxy().build().unwrap();
-    let answer = Answer::of(unpacking.get(lab.url(path))).await.expect(200);
+    let answer = Answer::from_request(unpacking.get(lab.url(path))).await.expect(200);
     assert_eq!(answer.json, plain.json);
 }
 
@@ -117,8 +117,8 @@ async fn every_answer_has_its_own_request_id() {
 
 #[tokio::test]
 async fn reads_are_refused_until_the_inventory_is_loaded() {
-    let plan = crate::harness::Plan::default();
-    let lab = Lab::not_ready(crate::harness::Plan {
+    let plan = crate::harness::LabOptions::default();
+    let lab = Lab::start_without_waiting(crate::harness::LabOptions {
         settings: |settings| settings.esx.password = "wrong".to_owned().into(),
         ..plan
     })

@@ -12,7 +12,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::tokens::Guarded;
-use crate::harness::{Answer, Lab, Plan, eventually, machine, pause};
+use crate::harness::{Answer, Lab, LabOptions, eventually, machine_path, pause};
 
 const MACHINE: &str = "qubes-4.2-sdw-staging";
 
@@ -60,7 +60,7 @@ fn column<'a>(facts: &'a [Value], field: &str) -> Vec<&'a str> {
 #[tokio::test]
 async fn a_job_is_audited_from_its_acceptance_to_its_end() {
     let lab = Lab::start().await;
-    let path = machine(MACHINE, "/power?wait=15s");
+    let path = machine_path(MACHINE, "/power?wait=15s");
     let reference = [("otter-reference", "https://ci.example/runs/7")];
     let done = lab.post_with(&path, json!({"action": "on"}), &reference).await.expect(200);
     let id = done.str("id");
@@ -90,7 +90,7 @@ async fn a_job_is_audited_from_its_acceptance_to_its_end() {
 async fn a_job_that_fails_is_audited_with_its_code() {
     let lab = Lab::start().await;
     lab.control().fail_next_task("PowerOnVM_Task", Fault::new("NoDiskSpace", "Full."));
-    let path = machine(MACHINE, "/power?wait=15s");
+    let path = machine_path(MACHINE, "/power?wait=15s");
     let failed = lab.post(&path, json!({"action": "on"})).await.problem(422, "host-rejected");
     let found = audit(&lab, "action=job.ended&outcome=failed").await;
     assert_eq!(column(&found, "code"), ["host-rejected"]);
@@ -100,20 +100,21 @@ async fn a_job_that_fails_is_audited_with_its_code() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_audit_names_who_cancelled_a_job_and_who_killed_it() {
-    let guarded = Guarded::with(Plan { pace: Pace::Stepped, ..Plan::default() }).await;
+    let guarded = Guarded::with(LabOptions { pace: Pace::Stepped, ..LabOptions::default() }).await;
     let post = async |role: &str, path: &str, body: Value| {
-        Answer::of(guarded.request(role, Method::POST, path).json(&body)).await
+        Answer::from_request(guarded.request(role, Method::POST, path).json(&body)).await
     };
     let ended = async |job: &Answer| {
         let path = format!("/v1/jobs/{}?wait=10s", job.str("id"));
-        let ended = Answer::of(guarded.request("viewer", Method::GET, &path)).await.expect(200);
+        let ended =
+            Answer::from_request(guarded.request("viewer", Method::GET, &path)).await.expect(200);
         assert_eq!(ended.json["state"], "cancelled", "{}", ended.text);
     };
-    let power = machine("ci-runner-2", "/power");
+    let power = machine_path("ci-runner-2", "/power");
     let cancel = |job: &Answer| format!("/v1/jobs/{}/cancel", job.str("id"));
     let running = post("operator", &power, json!({"action": "on"})).await.expect(202);
     let queued = post("operator", &power, json!({"action": "off"})).await.expect(202);
-    guarded.lab.task_of("32").await;
+    guarded.lab.wait_for_machine_task("32").await;
     let of_queued = post("admin", &cancel(&queued), json!({})).await.expect(202);
     let of_running = post("admin", &cancel(&running), json!({})).await.expect(202);
     ended(&running).await;
@@ -121,12 +122,12 @@ async fn the_audit_names_who_cancelled_a_job_and_who_killed_it() {
     post("operator", &cancel(&running), json!({})).await.expect(200);
 
     let restarting = post("operator", &power, json!({"action": "on"})).await.expect(202);
-    guarded.lab.task_of("32").await;
+    guarded.lab.wait_for_machine_task("32").await;
     let killed =
         post("admin", "/v1/machines/kill", json!({"name": "ci-runner-2"})).await.expect(202);
     ended(&restarting).await;
     let read = guarded.request("admin", Method::GET, "/v1/audit?action=job.cancel_requested");
-    let found = facts(Answer::of(read).await);
+    let found = facts(Answer::from_request(read).await);
     assert_eq!(column(&found, "job"), [queued.str("id"), running.str("id"), restarting.str("id")]);
     let requests =
         [&of_queued, &of_running, &killed].map(|answer| answer.header("x-request-id").unwrap());
@@ -145,7 +146,7 @@ async fn the_audit_names_who_cancelled_a_job_and_who_killed_it() {
         ["machine.power_off", "machine.power_on", "machine.power_on"]
     );
     let path = format!("/v1/audit?job={}", queued.str("id"));
-    let of_job = facts(Answer::of(guarded.request("admin", Method::GET, &path)).await);
+    let of_job = facts(Answer::from_request(guarded.request("admin", Method::GET, &path)).await);
     assert_eq!(column(&of_job, "action"), ["job.accepted", "job.cancel_requested", "job.ended"]);
     assert_eq!(column(&of_job, "actor"), ["operator", "admin", "operator"]);
 }
@@ -156,15 +157,17 @@ async fn the_end_of_a_lease_cancels_its_jobs_as_otter() {
     let body = json!({"select": {"name": "ci-runner-2"}, "ttl": "30m"});
     let lease = lab.post("/v1/leases", body).await.expect(201);
     let shown = format!("{}.{}", lease.str("id"), lease.str("secret"));
-    let power = machine("ci-runner-2", "/power");
+    let power = machine_path("ci-runner-2", "/power");
     let job = lab
         .post_with(&power, json!({"action": "on"}), &[("otter-lease", &shown)])
         .await
         .expect(202);
-    lab.task_of("32").await;
+    lab.wait_for_machine_task("32").await;
     let path = format!("/v1/leases/{}", lease.str("id"));
-    Answer::of(lab.request(Method::DELETE, &path).header("otter-lease", &shown)).await.expect(200);
-    assert_eq!(lab.ended(&job.json).await["state"], "cancelled");
+    Answer::from_request(lab.request(Method::DELETE, &path).header("otter-lease", &shown))
+        .await
+        .expect(200);
+    assert_eq!(lab.wait_for_end(&job.json).await["state"], "cancelled");
     let found =
         audit(&lab, &format!("lease={}&action=job.cancel_requested", lease.str("id"))).await;
     assert_eq!(column(&found, "job"), [job.str("id")]);
@@ -183,7 +186,9 @@ async fn each_transition_of_a_lease_is_audited() {
     lab.get(&format!("/v1/leases/{lease}/wait?wait=15s")).await.expect(200);
     let call = async |method: Method, rest: &str| {
         let path = format!("/v1/leases/{lease}{rest}");
-        Answer::of(lab.request(method, &path).header("otter-lease", &shown)).await.expect(200)
+        Answer::from_request(lab.request(method, &path).header("otter-lease", &shown))
+            .await
+            .expect(200)
     };
     call(Method::POST, "/renew").await;
     let ended = call(Method::DELETE, "?wait=15s").await;
@@ -229,7 +234,7 @@ async fn each_transition_of_a_lease_is_audited() {
 #[tokio::test]
 async fn a_lease_whose_time_is_over_is_audited_as_ended_by_otter() {
     let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
-    let lab = Lab::with(Plan { clock: clock.clone(), ..Plan::default() }).await;
+    let lab = Lab::with_options(LabOptions { clock: clock.clone(), ..LabOptions::default() }).await;
     let body = json!({"select": {"name": MACHINE}, "ttl": "10m"});
     let lease = lab.post("/v1/leases", body).await.expect(201);
     let path = format!("/v1/leases/{}", lease.str("id"));
@@ -251,14 +256,15 @@ async fn a_lease_whose_time_is_over_is_audited_as_ended_by_otter() {
 #[tokio::test]
 async fn quarantines_and_a_failed_preparation_are_audited() {
     let lab = Lab::start().await;
-    let path = machine(MACHINE, "/quarantine");
-    let set = Answer::of(lab.request(Method::PUT, &path).json(&json!({"reason": "its disk"})))
+    let path = machine_path(MACHINE, "/quarantine");
+    let set =
+        Answer::from_request(lab.request(Method::PUT, &path).json(&json!({"reason": "its disk"})))
+            .await
+            .expect(200);
+    Answer::from_request(lab.request(Method::PUT, &path).json(&json!({"reason": "its disk"})))
         .await
         .expect(200);
-    Answer::of(lab.request(Method::PUT, &path).json(&json!({"reason": "its disk"})))
-        .await
-        .expect(200);
-    let cleared = Answer::of(lab.request(Method::DELETE, &path)).await.expect(200);
+    let cleared = Answer::from_request(lab.request(Method::DELETE, &path)).await.expect(200);
     let found = audit(&lab, "action=machine.quarantined,machine.quarantine_cleared").await;
     assert_eq!(
         column(&found, "action"),
@@ -276,7 +282,7 @@ async fn quarantines_and_a_failed_preparation_are_audited() {
     let body = json!({"select": {"name": MACHINE}, "ttl": "10m", "prepare": {"power": "on"}});
     let lease = lab.post("/v1/leases", body).await.expect(201);
     let lease = lease.str("id");
-    lab.until(&format!("/v1/leases/{lease}"), |lease| lease["state"] == "failed").await;
+    lab.wait_until(&format!("/v1/leases/{lease}"), |lease| lease["state"] == "failed").await;
     let found = audit(&lab, &format!("lease={lease}&action=machine.quarantined,lease.ended")).await;
     let aside = found.iter().find(|fact| fact["action"] == "machine.quarantined").unwrap();
     assert_eq!((&aside["actor"], &aside["machine_name"]), (&json!("otter"), &json!(MACHINE)));
@@ -289,23 +295,24 @@ async fn quarantines_and_a_failed_preparation_are_audited() {
 async fn an_override_is_audited_with_the_job_that_it_allowed() {
     let guarded = Guarded::start().await;
     let body = json!({"select": {"name": MACHINE}, "ttl": "10m"});
-    let lease = Answer::of(guarded.request("runner", Method::POST, "/v1/leases").json(&body))
-        .await
-        .expect(201);
-    let on = guarded.request("operator", Method::POST, &machine(MACHINE, "/power?wait=15s"));
+    let lease =
+        Answer::from_request(guarded.request("runner", Method::POST, "/v1/leases").json(&body))
+            .await
+            .expect(201);
+    let on = guarded.request("operator", Method::POST, &machine_path(MACHINE, "/power?wait=15s"));
     let on = on.header("otter-override", "the holder is ill").json(&json!({"action": "on"}));
-    let job = Answer::of(on).await.expect(200);
+    let job = Answer::from_request(on).await.expect(200);
     let read =
         guarded.request("admin", Method::GET, "/v1/audit?actor=operator&action=machine.overridden");
-    let found = facts(Answer::of(read).await);
+    let found = facts(Answer::from_request(read).await);
     assert_eq!(column(&found, "detail"), ["machine.power_on: the holder is ill"]);
     assert_eq!((&found[0]["job"], &found[0]["machine_name"]), (&job.json["id"], &json!(MACHINE)));
     assert_eq!(found[0]["lease"], lease.json["id"], "the lease that was overridden");
     let ended = format!("/v1/leases/{}?reason=the+night+is+over", lease.str("id"));
     let released = guarded.request("operator", Method::DELETE, &ended);
-    Answer::of(released).await.expect(200);
+    Answer::from_request(released).await.expect(200);
     let read = guarded.request("admin", Method::GET, "/v1/audit?action=lease.releasing");
-    let found = facts(Answer::of(read).await);
+    let found = facts(Answer::from_request(read).await);
     assert_eq!(column(&found, "actor"), ["operator"]);
     assert_eq!(column(&found, "detail"), ["revoked: the night is over"]);
 }
@@ -314,9 +321,9 @@ async fn an_override_is_audited_with_the_job_that_it_allowed() {
 async fn an_override_that_was_not_needed_is_not_audited() {
     let settings =
         |settings: &mut Settings| settings.snapshots.protected = vec!["precious".to_owned()];
-    let lab = Lab::with(Plan { settings, ..Plan::default() }).await;
+    let lab = Lab::with_options(LabOptions { settings, ..LabOptions::default() }).await;
     let over = ("otter-override", "perhaps");
-    let power = machine(MACHINE, "/power?wait=15s");
+    let power = machine_path(MACHINE, "/power?wait=15s");
     // The machine is free.
     lab.post_with(&power, json!({"action": "off"}), &[over]).await.expect(200);
     let body = json!({"select": {"name": MACHINE}, "ttl": "10m"});
@@ -327,13 +334,13 @@ async fn an_override_that_was_not_needed_is_not_audited() {
     lab.post_with(&power, json!({"action": "on"}), &with_lease).await.expect(200);
     assert!(audit(&lab, "action=machine.overridden").await.is_empty());
     // The lease does not allow this change of a protected snapshot, but the override does.
-    let snapshots = machine(MACHINE, "/snapshots?wait=15s");
+    let snapshots = machine_path(MACHINE, "/snapshots?wait=15s");
     let made =
         lab.post_with(&snapshots, json!({"name": "precious"}), &with_lease).await.expect(200);
     assert!(audit(&lab, "action=machine.overridden").await.is_empty(), "an operator may make one");
-    let path = format!("{}?wait=15s", machine(MACHINE, "/snapshots/precious"));
+    let path = format!("{}?wait=15s", machine_path(MACHINE, "/snapshots/precious"));
     let removed = lab.request(Method::DELETE, &path).header("otter-override", "the disk is full");
-    let removed = Answer::of(removed.header("otter-lease", &shown)).await.expect(200);
+    let removed = Answer::from_request(removed.header("otter-lease", &shown)).await.expect(200);
     let found = audit(&lab, "action=machine.overridden").await;
     assert_eq!(column(&found, "job"), [removed.str("id")], "{}", made.text);
     assert_eq!(column(&found, "detail"), ["snapshot.remove: the disk is full"]);
@@ -343,7 +350,7 @@ async fn an_override_that_was_not_needed_is_not_audited() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_over_the_limit_of_its_token_is_audited_with_the_token() {
     let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
-    let guarded = Guarded::with(Plan { clock: clock.clone(), ..Plan::default() }).await;
+    let guarded = Guarded::with(LabOptions { clock: clock.clone(), ..LabOptions::default() }).await;
     let limits = TokenLimits { requests_per_second: Some(1), ..TokenLimits::default() };
     let ticks = async {
         loop {
@@ -357,12 +364,13 @@ async fn a_call_over_the_limit_of_its_token_is_audited_with_the_token() {
     };
     let ask = || guarded.lab.request(Method::GET, "/v1/jobs").bearer_auth(&token);
     // The second one at this moment at the latest is over the limit.
-    Answer::of(ask()).await;
-    let refused = Answer::of(ask()).await.problem(429, "too-many-requests");
+    Answer::from_request(ask()).await;
+    let refused = Answer::from_request(ask()).await.problem(429, "too-many-requests");
     assert!(refused.header("www-authenticate").is_none(), "its token is in force");
     clock.advance(Duration::from_mins(1));
     let path = "/v1/audit?action=request.refused";
-    let read = async || facts(Answer::of(guarded.request("admin", Method::GET, path)).await);
+    let read =
+        async || facts(Answer::from_request(guarded.request("admin", Method::GET, path)).await);
     let mut found = Vec::new();
     eventually("the refusal to be written", async || {
         found =
@@ -383,29 +391,29 @@ async fn a_call_over_the_limit_of_its_token_is_audited_with_the_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_calls_are_counted_and_written_when_their_minute_ends() {
     let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
-    let guarded = Guarded::with(Plan { clock: clock.clone(), ..Plan::default() }).await;
+    let guarded = Guarded::with(LabOptions { clock: clock.clone(), ..LabOptions::default() }).await;
     let read = async |query: &str| {
         let path = format!("/v1/audit?action=request.refused{query}");
-        facts(Answer::of(guarded.request("admin", Method::GET, &path)).await)
+        facts(Answer::from_request(guarded.request("admin", Method::GET, &path)).await)
     };
-    let first = Answer::of(guarded.lab.request(Method::GET, "/v1/jobs"))
+    let first = Answer::from_request(guarded.lab.request(Method::GET, "/v1/jobs"))
         .await
         .problem(401, "unauthenticated");
     for _ in 0..4 {
-        Answer::of(guarded.lab.request(Method::GET, "/v1/machines"))
+        Answer::from_request(guarded.lab.request(Method::GET, "/v1/machines"))
             .await
             .problem(401, "unauthenticated");
     }
-    let power = machine(MACHINE, "/power");
+    let power = machine_path(MACHINE, "/power");
     let on = || json!({"action": "on"});
     let refused =
         guarded.request("viewer", Method::POST, &power).header("otter-reference", "run-7");
-    Answer::of(refused.json(&on())).await.problem(403, "forbidden");
+    Answer::from_request(refused.json(&on())).await.problem(403, "forbidden");
     let lease = json!({"select": {"name": MACHINE}, "ttl": "10m"});
-    Answer::of(guarded.request("operator", Method::POST, "/v1/leases").json(&lease))
+    Answer::from_request(guarded.request("operator", Method::POST, "/v1/leases").json(&lease))
         .await
         .expect(201);
-    Answer::of(guarded.request("runner", Method::POST, &power).json(&on()))
+    Answer::from_request(guarded.request("runner", Method::POST, &power).json(&on()))
         .await
         .problem(423, "machine-leased");
     assert!(read("").await.is_empty(), "their minute is not over");
@@ -431,7 +439,9 @@ async fn refused_calls_are_counted_and_written_when_their_minute_ends() {
     assert!(found.iter().all(|fact| fact["outcome"] == "refused"));
 
     // A new minute makes a new row, and the stop writes the pending facts.
-    Answer::of(guarded.lab.request(Method::GET, "/v1/jobs")).await.problem(401, "unauthenticated");
+    Answer::from_request(guarded.lab.request(Method::GET, "/v1/jobs"))
+        .await
+        .problem(401, "unauthenticated");
     clock.advance(Duration::from_mins(1));
     eventually("the next minute to be written", async || read("").await.len() == 4).await;
 }
@@ -442,12 +452,13 @@ async fn behind_a_trusted_proxy_a_fact_has_the_address_that_the_proxy_saw() {
         settings.http.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
     };
     let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
-    let guarded = Guarded::with(Plan { settings, clock: clock.clone(), ..Plan::default() }).await;
+    let guarded =
+        Guarded::with(LabOptions { settings, clock: clock.clone(), ..LabOptions::default() }).await;
     // The client wrote the first address itself.
     let forwarded = |request: reqwest::RequestBuilder| {
-        Answer::of(request.header("x-forwarded-for", "10.9.9.9, 203.0.113.9"))
+        Answer::from_request(request.header("x-forwarded-for", "10.9.9.9, 203.0.113.9"))
     };
-    let path = machine(MACHINE, "/quarantine");
+    let path = machine_path(MACHINE, "/quarantine");
     let set = guarded.request("operator", Method::PUT, &path).json(&json!({"reason": "its disk"}));
     forwarded(set).await.expect(200);
     forwarded(guarded.lab.request(Method::GET, "/v1/jobs")).await.problem(401, "unauthenticated");
@@ -455,7 +466,7 @@ async fn behind_a_trusted_proxy_a_fact_has_the_address_that_the_proxy_saw() {
     let query = "/v1/audit?action=machine.quarantined,request.refused";
     let mut found = Vec::new();
     eventually("both facts", async || {
-        found = facts(Answer::of(guarded.request("admin", Method::GET, query)).await);
+        found = facts(Answer::from_request(guarded.request("admin", Method::GET, query)).await);
         found.len() == 2
     })
     .await;
@@ -470,13 +481,13 @@ async fn who_is_no_admin_does_not_read_the_audit() {
         [("viewer", "a viewer"), ("runner", "a runner"), ("operator", "an operator")]
     {
         let read = guarded.request(role, Method::GET, "/v1/audit");
-        let refused = Answer::of(read).await.problem(403, "forbidden");
+        let refused = Answer::from_request(read).await.problem(403, "forbidden");
         let expected = format!("{role} is {said} and this needs an admin:");
         assert!(refused.str("detail").starts_with(&expected), "{}", refused.text);
     }
     let tokens =
         guarded.request("admin", Method::GET, "/v1/audit?action=token.created,token.revoked");
-    let found = facts(Answer::of(tokens).await);
+    let found = facts(Answer::from_request(tokens).await);
     assert_eq!(column(&found, "actor"), ["otter token"; 6]);
     assert_eq!(
         column(&found, "detail"),
@@ -496,7 +507,7 @@ async fn the_audit_is_filtered_and_paged() {
     let lab = Lab::start().await;
     for (name, reference) in [(MACHINE, "a"), ("qubes-4.3-nightly", "b"), (MACHINE, "c")] {
         let reference = [("otter-reference", reference)];
-        let path = machine(name, "/power?wait=15s");
+        let path = machine_path(name, "/power?wait=15s");
         lab.post_with(&path, json!({"action": "on"}), &reference).await.expect(200);
     }
     let id = lab.machine(MACHINE).await["id"].as_str().unwrap().to_owned();
@@ -529,7 +540,7 @@ async fn the_audit_is_filtered_and_paged() {
         seen.extend(page.items("id").into_iter().map(str::to_owned));
         let Some(next) = page.json["next"].as_str() else { break };
         // Facts that arrive meanwhile do not shift the pages.
-        lab.powered("ci-runner-1", "reset").await;
+        lab.power_and_wait("ci-runner-1", "reset").await;
         path = format!("/v1/audit?limit=4&cursor={next}");
     }
     assert_eq!(seen, whole.items("id"));
@@ -538,7 +549,7 @@ async fn the_audit_is_filtered_and_paged() {
 #[tokio::test]
 async fn a_cursor_belongs_to_the_filters_that_it_was_made_for() {
     let lab = Lab::start().await;
-    lab.powered(MACHINE, "on").await;
+    lab.power_and_wait(MACHINE, "on").await;
     let first = lab.get("/v1/audit?action=job.accepted,job.ended&limit=1").await.expect(200);
     let next = first.str("next");
     // The number of facts of a page, and how the filters are ordered and spelt, do not matter.
@@ -584,11 +595,13 @@ async fn what_no_filter_takes_is_refused() {
 async fn old_facts_and_too_many_bytes_give_way() {
     let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
     let settings = |settings: &mut Settings| settings.retention.audit.max_bytes = 20_000;
-    let lab = Lab::with(Plan { clock: clock.clone(), settings, ..Plan::default() }).await;
-    let path = machine(MACHINE, "/quarantine");
+    let lab =
+        Lab::with_options(LabOptions { clock: clock.clone(), settings, ..LabOptions::default() })
+            .await;
+    let path = machine_path(MACHINE, "/quarantine");
     let set = async |number: usize| {
         let body = json!({"reason": format!("{number} {}", "x".repeat(500))});
-        Answer::of(lab.request(Method::PUT, &path).json(&body)).await.expect(200);
+        Answer::from_request(lab.request(Method::PUT, &path).json(&body)).await.expect(200);
     };
     for number in 0..40 {
         set(number).await;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Answer, Events, Lab, raw};
+use crate::harness::{Answer, EventStream, Lab, send_raw};
 
 const POWER: &str = "/v1/machines/31/power";
 
@@ -10,7 +10,7 @@ const POWER: &str = "/v1/machines/31/power";
 async fn power_with(lab: &Lab, name: &str, value: &[u8]) -> Answer {
     let value = reqwest::header::HeaderValue::from_bytes(value).unwrap();
     let request = lab.request(reqwest::Method::POST, POWER).json(&json!({"action": "on"}));
-    Answer::of(request.header(name, value)).await
+    Answer::from_request(request.header(name, value)).await
 }
 
 /// RFC 7240: what is not understood is ignored, and several lines are as one.
@@ -57,7 +57,7 @@ async fn a_key_is_text_of_one_to_255_characters() {
         let head = format!(
             "POST {POWER} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{key}: a{control}b\r\n\r\n"
         );
-        raw(lab.address, head).await.problem(400, "invalid-request");
+        send_raw(lab.address, head).await.problem(400, "invalid-request");
     }
     assert!(lab.get("/v1/jobs").await.expect(200).items("id").is_empty());
     for right in ["k".to_owned(), "k".repeat(255), "ü".repeat(255), "🦦 %00 \"'".to_owned()] {
@@ -96,10 +96,11 @@ async fn a_last_event_id_of_elsewhere_is_a_gap_and_garbage_is_refused() {
         .problem(400, "invalid-request")
         .points_at("since", "not-a-version");
     for foreign in ["0123456789ab-7", &format!("{epoch}-999999999")] {
-        let mut events = Events::open_with(&lab, "?machine=22&wait=0s", &[(place, foreign)]).await;
+        let mut events =
+            EventStream::open_with(&lab, "?machine=22&wait=0s", &[(place, foreign)]).await;
         let told = events.rest().await;
         assert_eq!(
-            told.iter().map(crate::harness::Told::kind).collect::<Vec<_>>(),
+            told.iter().map(crate::harness::StreamedEvent::kind).collect::<Vec<_>>(),
             ["reset", "bye"],
             "{foreign}"
         );

@@ -4,7 +4,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Host, HostKind, Lab, encode, machine};
+use crate::harness::{Answer, Host, HostKind, Lab, encode, machine_path};
 
 /// One of C0, DEL, C1, a separator of lines, and marks that change the direction.
 const HOSTILE: [&str; 7] =
@@ -30,16 +30,16 @@ async fn holders_and_reasons_with_control_characters_are_refused() {
     let asked = json!({"select": {"machine": "16"}, "ttl": "30m"});
     let lease = lab.post("/v1/leases", asked.clone()).await.expect(201).json;
     let lease = format!("/v1/leases/{}", lease["id"].as_str().unwrap());
-    let aside = machine("ci-runner-2", "/quarantine");
+    let aside = machine_path("ci-runner-2", "/quarantine");
     for hostile in HOSTILE {
         let text = format!("my {hostile}reason");
         let mut body = asked.clone();
         body["holder"] = json!(text);
         refused(lab.post("/v1/leases", body).await, &json!("/holder"), &Value::Null);
         let reason = lab.request(Method::PUT, &aside).json(&json!({"reason": text}));
-        refused(Answer::of(reason).await, &json!("/reason"), &Value::Null);
+        refused(Answer::from_request(reason).await, &json!("/reason"), &Value::Null);
         let revoke = lab.request(Method::DELETE, &format!("{lease}?reason={}", encode(&text)));
-        refused(Answer::of(revoke).await, &Value::Null, &json!("reason"));
+        refused(Answer::from_request(revoke).await, &Value::Null, &json!("reason"));
     }
     assert_eq!(lab.get(&lease).await.json["state"], "active", "nothing was done");
     assert_eq!(lab.machine("ci-runner-2").await["quarantine"], Value::Null);
@@ -51,17 +51,21 @@ async fn holders_and_reasons_with_control_characters_are_refused() {
 #[tokio::test]
 async fn references_and_overrides_with_control_characters_are_refused() {
     let lab = Lab::start().await;
-    let power = machine("ci-runner-2", "/power");
+    let power = machine_path("ci-runner-2", "/power");
     for hostile in ["\t", "\u{9b}31m", "\u{2028}", "\u{202e}", "\u{2066}"] {
         let value = format!("my {hostile}reason").into_bytes();
         for header in ["otter-reference", "otter-override"] {
             let request = lab.request(Method::POST, &power).header(header, value.clone());
-            let answer = Answer::of(request.json(&json!({"action": "on"}))).await;
+            let answer = Answer::from_request(request.json(&json!({"action": "on"}))).await;
             refused(answer, &Value::Null, &json!(header));
         }
         let body = json!({"select": {"machine": "16"}, "ttl": "30m"});
         let request = lab.request(Method::POST, "/v1/leases").header("otter-reference", value);
-        refused(Answer::of(request.json(&body)).await, &Value::Null, &json!("otter-reference"));
+        refused(
+            Answer::from_request(request.json(&body)).await,
+            &Value::Null,
+            &json!("otter-reference"),
+        );
     }
     assert_eq!(lab.get("/v1/jobs").await.json["items"], json!([]));
     assert_eq!(lab.get("/v1/leases").await.json["items"], json!([]));
@@ -70,12 +74,12 @@ async fn references_and_overrides_with_control_characters_are_refused() {
 #[tokio::test]
 async fn names_of_the_host_are_escaped_in_details_and_whole_in_data() {
     // The simulated ESX speaks XML, which carries no ESC.
-    let lab = Lab::on(HostKind::InProcess).await;
+    let lab = Lab::on_host(HostKind::InProcess).await;
     let name = "evil\u{1b}[2J\u{202e}\nname";
-    let id = lab.machine(lab.cast.reverted).await["id"].as_str().unwrap().to_owned();
+    let id = lab.machine(lab.machines.with_snapshots).await["id"].as_str().unwrap().to_owned();
     let Host::InProcess(host) = &lab.host else { panic!("a host in this process") };
     host.mutate(|world| name.clone_into(&mut world.machine_mut(&id).unwrap().name));
-    lab.until_seen(&id, "name", json!(name)).await;
+    lab.wait_for_field(&id, "name", json!(name)).await;
     let asked = json!({"select": {"machine": id}, "ttl": "30m"});
     lab.post("/v1/leases", asked).await.expect(201);
     let (path, power) = (format!("/v1/machines/{}", encode(&id)), json!({"action": "on"}));

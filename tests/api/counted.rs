@@ -5,13 +5,18 @@ use std::collections::BTreeMap;
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::harness::{Lab, Plan};
+use crate::harness::{Lab, LabOptions};
 use otter::simulator::{Pace, Scenario};
 use otter::storage::Storage;
 
 async fn many(machines: usize) -> Lab {
     let pace = Pace::Auto { scale: 0.0 };
-    Lab::with(Plan { scenario: Scenario::generated(machines), pace, ..Plan::default() }).await
+    Lab::with_options(LabOptions {
+        scenario: Scenario::generated(machines),
+        pace,
+        ..LabOptions::default()
+    })
+    .await
 }
 
 /// Calls to the host, without the update stream's own.
@@ -74,8 +79,8 @@ async fn a_thousand_jobs_use_one_login_and_one_view_of_machines() {
 #[tokio::test]
 async fn ten_thousand_that_wait_cost_the_store_nothing_and_all_are_answered() {
     let lab = Lab::stepped().await;
-    let job = lab.power("ci-runner-1", "off").await;
-    let task = lab.on_the_host(&job).await;
+    let job = lab.start_power("ci-runner-1", "off").await;
+    let task = lab.wait_for_job_task(&job).await;
     let id = job["id"].as_str().unwrap();
     // It is shown a moment before it is committed.
     crate::harness::eventually("the task to be committed", async || {

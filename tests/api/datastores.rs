@@ -47,6 +47,8 @@ async fn what_the_host_says_anew_shows() {
     let lab = Lab::start().await;
     let id = "61aa04c2-98d1f3e0-2b14-0050569c0002";
     lab.control().mutate(|world| world.datastore_mut(id).unwrap().free_bytes = 7);
-    lab.until(&format!("/v1/datastores/{id}"), |datastore| datastore["free_bytes"] == json!(7))
-        .await;
+    lab.wait_until(&format!("/v1/datastores/{id}"), |datastore| {
+        datastore["free_bytes"] == json!(7)
+    })
+    .await;
 }

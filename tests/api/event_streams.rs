@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Events, Lab, NDJSON, Plan, Told, Wire, eventually};
+use crate::harness::{
+    ACCEPT_NDJSON, EventStream, Lab, LabOptions, RawConnection, StreamedEvent, eventually,
+};
 
 #[tokio::test]
 async fn garbage_is_refused() {
@@ -52,29 +54,30 @@ async fn garbage_is_refused() {
 
 #[tokio::test]
 async fn bookmarks_keep_a_quiet_stream_and_move_it_on() {
-    let lab = Lab::tuned(|settings| settings.http.bookmark = Duration::from_millis(20)).await;
-    for accept in [NDJSON, ("accept", "*/*")] {
-        let mut events = Events::open_with(&lab, "?types=job.changed", &[accept]).await;
+    let lab =
+        Lab::with_settings(|settings| settings.http.bookmark = Duration::from_millis(20)).await;
+    for accept in [ACCEPT_NDJSON, ("accept", "*/*")] {
+        let mut events = EventStream::open_with(&lab, "?types=job.changed", &[accept]).await;
         let first = events.next().await.unwrap();
         assert_eq!(first.json, json!({"type": "bookmark", "version": events.version}));
         lab.annotate("22", accept.1);
-        lab.until_seen("22", "annotation", json!(accept.1)).await;
+        lab.wait_for_field("22", "annotation", json!(accept.1)).await;
         let now = lab.get("/v1/machines").await.str("version").to_owned();
         let moved = events.until(|told| told.version() == now).await;
-        assert!(moved.iter().all(Told::is_bookmark));
+        assert!(moved.iter().all(StreamedEvent::is_bookmark));
     }
 }
 
 #[tokio::test]
 async fn wait_bounds_a_stream_which_ends_in_bye() {
-    let lab = Lab::tuned(|settings| settings.http.max_wait = Duration::from_secs(1)).await;
+    let lab = Lab::with_settings(|settings| settings.http.max_wait = Duration::from_secs(1)).await;
     let since = lab.get("/v1/machines").await.str("version").to_owned();
     lab.annotate("22", "before");
-    lab.until_seen("22", "annotation", json!("before")).await;
+    lab.wait_for_field("22", "annotation", json!("before")).await;
     // What is there is sent, whatever the wait.
-    let mut events = Events::open(&lab, &format!("?machine=22&wait=0s&since={since}")).await;
+    let mut events = EventStream::open(&lab, &format!("?machine=22&wait=0s&since={since}")).await;
     let all = events.rest().await;
-    assert_eq!(all.iter().map(Told::kind).collect::<Vec<_>>(), ["machine.changed", "bye"]);
+    assert_eq!(all.iter().map(StreamedEvent::kind).collect::<Vec<_>>(), ["machine.changed", "bye"]);
     let bye = all.last().unwrap();
     assert_eq!(bye.id.as_deref(), Some(lab.get("/v1/machines").await.str("version")));
     // Longer waits are cut to the longest, and said.
@@ -89,23 +92,23 @@ async fn wait_bounds_a_stream_which_ends_in_bye() {
     // From the bye it goes on without a gap.
     lab.annotate("22", "after");
     let mut again =
-        Events::open_with(&lab, "?machine=22", &[("last-event-id", bye.version())]).await;
+        EventStream::open_with(&lab, "?machine=22", &[("last-event-id", bye.version())]).await;
     assert_eq!(again.event().await.json["object"]["annotation"], "after");
 }
 
 #[tokio::test]
 async fn a_shutdown_ends_streams_in_bye_and_waits_for_nobody_who_does_not_read() {
     let lab = Lab::start().await;
-    let mut stuck = Wire::to(lab.address).await;
+    let mut stuck = RawConnection::open(lab.address).await;
     stuck.send(b"GET /v1/events?types=machine.changed HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
-    let mut quick = Events::open(&lab, "?types=machine.changed").await;
+    let mut quick = EventStream::open(&lab, "?types=machine.changed").await;
     let large = "x".repeat(512 * 1024);
     for round in 0..24 {
         let text = format!("{round} {large}");
         lab.annotate("16", &text);
         quick.until(|told| told.json["object"]["annotation"] == text).await;
     }
-    let mut events = Events::open_with(&lab, "", &[NDJSON]).await;
+    let mut events = EventStream::open_with(&lab, "", &[ACCEPT_NDJSON]).await;
     let ending = tokio::spawn(lab.stop());
     let all = events.rest().await;
     assert_eq!(all.last().unwrap().kind(), "bye");
@@ -116,9 +119,9 @@ async fn a_shutdown_ends_streams_in_bye_and_waits_for_nobody_who_does_not_read()
 #[tokio::test]
 async fn streams_are_never_compressed_and_never_stored() {
     let lab = Lab::start().await;
-    for accept in [NDJSON.1, "text/event-stream"] {
+    for accept in [ACCEPT_NDJSON.1, "text/event-stream"] {
         let headers = [("accept", accept), ("accept-encoding", "gzip, zstd")];
-        let mut events = Events::open_with(&lab, "?initial=true&wait=0s", &headers).await;
+        let mut events = EventStream::open_with(&lab, "?initial=true&wait=0s", &headers).await;
         assert!(events.rest().await.len() > 20);
     }
     let answer = lab.request(reqwest::Method::GET, "/v1/events?wait=0s").send().await.unwrap();
@@ -133,8 +136,8 @@ async fn streams_are_never_compressed_and_never_stored() {
 
 #[tokio::test]
 async fn a_stream_takes_a_place_and_gives_it_back() {
-    let lab = Lab::tuned(|settings| settings.http.max_waits = 1).await;
-    let stream = Events::open(&lab, "").await;
+    let lab = Lab::with_settings(|settings| settings.http.max_waits = 1).await;
+    let stream = EventStream::open(&lab, "").await;
     lab.get("/v1/events").await.problem(503, "too-many-waits");
     lab.get("/v1/machines/22/wait?until=no_job").await.problem(503, "too-many-waits");
     drop(stream);
@@ -147,13 +150,13 @@ async fn a_stream_takes_a_place_and_gives_it_back() {
 
 #[tokio::test]
 async fn before_the_inventory_is_loaded_a_stream_waits_for_it() {
-    let lab = Lab::not_ready(Plan {
+    let lab = Lab::start_without_waiting(LabOptions {
         settings: |settings| settings.esx.url = "https://127.0.0.1:9".to_owned(),
-        ..Plan::default()
+        ..LabOptions::default()
     })
     .await;
     lab.get("/v1/events?initial=true").await.problem(503, "inventory-loading");
-    let mut events = Events::open(&lab, "?wait=0s").await;
+    let mut events = EventStream::open(&lab, "?wait=0s").await;
     let all = events.rest().await;
     assert_eq!(all.last().unwrap().kind(), "bye");
 }

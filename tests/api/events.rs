@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use otter::simulator::world::PowerState;
 use serde_json::{Value, json};
 
-use crate::harness::{Events, Lab, NDJSON, Told, Wire, machine};
+use crate::harness::{ACCEPT_NDJSON, EventStream, Lab, RawConnection, StreamedEvent, machine_path};
 
 /// What a client holds who listed and then streamed: the objects of each kind by their ids.
 #[derive(Debug, Default, PartialEq)]
@@ -43,7 +43,7 @@ impl Model {
         self.0.insert((kind, object["id"].as_str().unwrap().to_owned()), object.clone());
     }
 
-    fn apply(&mut self, told: &Told) {
+    fn apply(&mut self, told: &StreamedEvent) {
         let Some((kind, what)) = told.kind().split_once('.') else { return };
         let Some(kind) = Self::KINDS.into_iter().find(|known| *known == kind) else { return };
         if what == "removed" {
@@ -89,7 +89,7 @@ async fn churn(lab: &Lab) {
             world.datastore_mut(&datastore).unwrap().free_bytes -= 1;
         });
         let action = if round % 2 == 0 { "off" } else { "on" };
-        lab.powered(lab.cast.running, action).await;
+        lab.power_and_wait(lab.machines.running, action).await;
     }
 }
 
@@ -100,20 +100,20 @@ async fn listing_then_streaming_has_no_gap_under_churn() {
         let mut clients = Vec::new();
         for _ in 0..8 {
             let (model, version) = Model::list(&lab).await;
-            let events = Events::open(&lab, &format!("?since={version}")).await;
+            let events = EventStream::open(&lab, &format!("?since={version}")).await;
             clients.push((model, events));
         }
         clients
     };
     let (mut clients, ()) = tokio::join!(clients, churn(&lab));
     // Nothing changes any more once the machine is shown without its last job.
-    lab.until_seen(
-        lab.machine(lab.cast.running).await["id"].as_str().unwrap(),
+    lab.wait_for_field(
+        lab.machine(lab.machines.running).await["id"].as_str().unwrap(),
         "active_job",
         json!(null),
     )
     .await;
-    let mut marks = Events::open(&lab, "?machine=16&types=machine.changed").await;
+    let mut marks = EventStream::open(&lab, "?machine=16&types=machine.changed").await;
     for (client, (model, events)) in clients.iter_mut().enumerate() {
         let mut differs = Vec::new();
         // A list may show a change whose event is published a moment later, and whose event is then
@@ -142,24 +142,25 @@ async fn listing_then_streaming_has_no_gap_under_churn() {
 #[tokio::test]
 async fn versions_only_grow_and_each_event_is_told_once() {
     let lab = Lab::start().await;
-    let mut events = Events::open(&lab, "").await;
+    let mut events = EventStream::open(&lab, "").await;
     let mut second =
-        Events::open_with(&lab, &format!("?since={}", events.version), &[NDJSON]).await;
+        EventStream::open_with(&lab, &format!("?since={}", events.version), &[ACCEPT_NDJSON]).await;
     churn(&lab).await;
     lab.annotate("16", "the end");
-    let so = |told: &Told| {
-        told.is("machine.changed", "16") && told.json["object"]["annotation"] == "the end"
+    let so = |told: &StreamedEvent| {
+        told.is_about("machine.changed", "16") && told.json["object"]["annotation"] == "the end"
     };
-    let number = |told: &Told| told.version().rsplit_once('-').unwrap().1.parse::<u64>().unwrap();
+    let number =
+        |told: &StreamedEvent| told.version().rsplit_once('-').unwrap().1.parse::<u64>().unwrap();
     let all = events.until(so).await;
     let numbers: Vec<u64> = all.iter().map(number).collect();
     assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
     assert!(all.iter().all(|told| told.id.is_some()), "each is a place to resume from");
     // Both forms tell the same. One may have left out what was gone by then.
-    let of = |told: &Told| ["at", "type", "id"].map(|field| told.json[field].clone());
+    let of = |told: &StreamedEvent| ["at", "type", "id"].map(|field| told.json[field].clone());
     let told: BTreeMap<&str, _> = all.iter().map(|told| (told.version(), of(told))).collect();
     let again = second.until(so).await;
-    let common: Vec<&Told> =
+    let common: Vec<&StreamedEvent> =
         again.iter().filter(|again| told.contains_key(again.version())).collect();
     assert!(common.len() > all.len() / 2, "{} of {}", common.len(), all.len());
     for again in common {
@@ -170,60 +171,69 @@ async fn versions_only_grow_and_each_event_is_told_once() {
 #[tokio::test]
 async fn a_job_is_told_from_its_acceptance_to_its_end_and_its_machine_with_it() {
     let lab = Lab::stepped().await;
-    let id = lab.machine(lab.cast.running).await["id"].as_str().unwrap().to_owned();
-    let mut events = Events::open(&lab, &format!("?machine={id}")).await;
-    let job = lab.power(lab.cast.running, "off").await;
+    let id = lab.machine(lab.machines.running).await["id"].as_str().unwrap().to_owned();
+    let mut events = EventStream::open(&lab, &format!("?machine={id}")).await;
+    let job = lab.start_power(lab.machines.running, "off").await;
     let job_id = job["id"].as_str().unwrap();
     let first = events.event().await;
-    assert!(first.is("job.changed", job_id), "{first:?}");
+    assert!(first.is_about("job.changed", job_id), "{first:?}");
     events
         .until(|told| {
-            told.is("machine.changed", &id) && told.json["object"]["active_job"] == job["id"]
+            told.is_about("machine.changed", &id) && told.json["object"]["active_job"] == job["id"]
         })
         .await;
     events
-        .until(|told| told.is("job.changed", job_id) && told.json["object"]["state"] == "running")
+        .until(|told| {
+            told.is_about("job.changed", job_id) && told.json["object"]["state"] == "running"
+        })
         .await;
-    lab.on_the_host(&job).await;
+    lab.wait_for_job_task(&job).await;
     // Two more wait; the last is told again when its place in the queue moves.
-    let second = lab.power(lab.cast.running, "on").await;
+    let second = lab.start_power(lab.machines.running, "on").await;
     let second_id = second["id"].as_str().unwrap();
-    let told = events.until(|told| told.is("job.changed", second_id)).await;
+    let told = events.until(|told| told.is_about("job.changed", second_id)).await;
     assert_eq!(told.last().unwrap().json["object"]["position"], 1);
-    let third = lab.power(lab.cast.running, "off").await;
+    let third = lab.start_power(lab.machines.running, "off").await;
     let third_id = third["id"].as_str().unwrap();
     events
-        .until(|told| told.is("job.changed", third_id) && told.json["object"]["position"] == 2)
+        .until(|told| {
+            told.is_about("job.changed", third_id) && told.json["object"]["position"] == 2
+        })
         .await;
-    let task = lab.task_of(&id).await;
+    let task = lab.wait_for_machine_task(&id).await;
     lab.control().finish_task(&task);
     events
-        .until(|told| told.is("job.changed", job_id) && told.json["object"]["state"] == "succeeded")
+        .until(|told| {
+            told.is_about("job.changed", job_id) && told.json["object"]["state"] == "succeeded"
+        })
         .await;
     events
-        .until(|told| told.is("job.changed", third_id) && told.json["object"]["position"] == 1)
+        .until(|told| {
+            told.is_about("job.changed", third_id) && told.json["object"]["position"] == 1
+        })
         .await;
     for job in [&second, &third] {
-        lab.on_the_host(job).await;
-        let task = lab.task_of(&id).await;
+        lab.wait_for_job_task(job).await;
+        let task = lab.wait_for_machine_task(&id).await;
         lab.control().finish_task(&task);
     }
     let all = events
         .until(|told| {
-            told.is("machine.changed", &id) && told.json["object"]["active_job"].is_null()
+            told.is_about("machine.changed", &id) && told.json["object"]["active_job"].is_null()
         })
         .await;
-    let ended = all.iter().rposition(|told| told.is("job.changed", third_id)).unwrap();
-    assert_eq!(all[ended].json["object"], lab.ended(&third).await);
+    let ended = all.iter().rposition(|told| told.is_about("job.changed", third_id)).unwrap();
+    assert_eq!(all[ended].json["object"], lab.wait_for_end(&third).await);
 }
 
 #[tokio::test]
 async fn a_question_and_its_end_are_told_of_the_job_that_they_block() {
     let lab = Lab::stepped().await;
-    let id = lab.machine(lab.cast.running).await["id"].as_str().unwrap().to_owned();
-    let job = lab.power(lab.cast.running, "reset").await;
-    lab.on_the_host(&job).await;
-    let mut events = Events::open(&lab, &format!("?job={}", job["id"].as_str().unwrap())).await;
+    let id = lab.machine(lab.machines.running).await["id"].as_str().unwrap().to_owned();
+    let job = lab.start_power(lab.machines.running, "reset").await;
+    lab.wait_for_job_task(&job).await;
+    let mut events =
+        EventStream::open(&lab, &format!("?job={}", job["id"].as_str().unwrap())).await;
     lab.control().mutate(|world| {
         let question = world.machine("51").unwrap().question.clone();
         world.machine_mut(&id).unwrap().question = question;
@@ -235,51 +245,52 @@ async fn a_question_and_its_end_are_told_of_the_job_that_they_block() {
 
 #[tokio::test]
 async fn a_quiet_filtered_stream_resumes_after_the_history_has_rolled_over() {
-    let lab = Lab::tuned(|settings| {
+    let lab = Lab::with_settings(|settings| {
         settings.feed.events = 16;
         settings.http.bookmark = Duration::from_millis(20);
     })
     .await;
     let begun = lab.get("/v1/machines").await.str("version").to_owned();
-    let mut quiet = Events::open(&lab, "?machine=22").await;
+    let mut quiet = EventStream::open(&lab, "?machine=22").await;
     for round in 0..40 {
         lab.annotate("16", &round.to_string());
-        lab.until_seen("16", "annotation", json!(round.to_string())).await;
+        lab.wait_for_field("16", "annotation", json!(round.to_string())).await;
     }
     let now = lab.get("/v1/machines").await.str("version").to_owned();
     let seen = quiet.until(|told| told.version() == now).await;
-    assert!(seen.iter().all(Told::is_bookmark), "{seen:?}");
+    assert!(seen.iter().all(StreamedEvent::is_bookmark), "{seen:?}");
     let last = seen.last().unwrap().id.clone().unwrap();
     drop(quiet);
     lab.annotate("22", "changed meanwhile");
-    lab.until_seen("22", "annotation", json!("changed meanwhile")).await;
-    let mut again = Events::open_with(&lab, "?machine=22", &[("last-event-id", &last)]).await;
+    lab.wait_for_field("22", "annotation", json!("changed meanwhile")).await;
+    let mut again = EventStream::open_with(&lab, "?machine=22", &[("last-event-id", &last)]).await;
     let first = again.event().await;
-    assert!(first.is("machine.changed", "22"), "{first:?}");
+    assert!(first.is_about("machine.changed", "22"), "{first:?}");
     // Where it began is long gone.
-    let mut late = Events::open(&lab, &format!("?machine=22&since={begun}")).await;
+    let mut late = EventStream::open(&lab, &format!("?machine=22&since={begun}")).await;
     assert_eq!(late.event().await.kind(), "reset");
 }
 
 #[tokio::test]
 async fn a_slow_reader_gets_reset_and_not_silence() {
     const ROUNDS: usize = 32;
-    let lab = Lab::tuned(|settings| settings.feed.waiting = 8).await;
+    let lab = Lab::with_settings(|settings| settings.feed.waiting = 8).await;
     let version = lab.get("/v1/machines").await.str("version").to_owned();
-    let mut slow = Wire::to(lab.address).await;
+    let mut slow = RawConnection::open(lab.address).await;
     slow.send(
         b"GET /v1/events?types=machine.changed HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
     )
     .await;
     // Another reads what the slow one does not, and is told all of it.
-    let mut quick = Events::open(&lab, &format!("?since={version}&types=machine.changed")).await;
+    let mut quick =
+        EventStream::open(&lab, &format!("?since={version}&types=machine.changed")).await;
     let large = "x".repeat(512 * 1024);
     // More than the sockets between hold, and then more than may wait.
     for round in 0..ROUNDS {
         let text = format!("{round} {large}");
         lab.annotate("16", &text);
-        let so = |told: &Told| {
-            told.is("machine.changed", "16") && told.json["object"]["annotation"] == text
+        let so = |told: &StreamedEvent| {
+            told.is_about("machine.changed", "16") && told.json["object"]["annotation"] == text
         };
         let seen = quick.until(so).await;
         assert!(seen.iter().all(|told| told.kind() != "reset"));
@@ -301,18 +312,18 @@ async fn a_slow_reader_gets_reset_and_not_silence() {
     );
     // From the version in it the reader goes on.
     let reset = all.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap();
-    let mut again = Events::open_with(&lab, "", &[("last-event-id", reset)]).await;
+    let mut again = EventStream::open_with(&lab, "", &[("last-event-id", reset)]).await;
     lab.annotate("16", "short");
-    assert!(again.event().await.is("machine.changed", "16"));
+    assert!(again.event().await.is_about("machine.changed", "16"));
 }
 
 #[tokio::test]
 async fn initial_sends_every_object_then_synced_then_goes_on() {
     let lab = Lab::stepped().await;
-    let job = lab.power(lab.cast.running, "off").await;
-    lab.on_the_host(&job).await;
-    for accept in [NDJSON, ("accept", "text/event-stream")] {
-        let mut events = Events::open_with(&lab, "?initial=true", &[accept]).await;
+    let job = lab.start_power(lab.machines.running, "off").await;
+    lab.wait_for_job_task(&job).await;
+    for accept in [ACCEPT_NDJSON, ("accept", "text/event-stream")] {
+        let mut events = EventStream::open_with(&lab, "?initial=true", &[accept]).await;
         let all = events.until(|told| told.kind() == "synced").await;
         let mut model = Model::default();
         let (synced, objects) = all.split_last().unwrap();
@@ -325,7 +336,7 @@ async fn initial_sends_every_object_then_synced_then_goes_on() {
         let (truth, _) = Model::list(&lab).await;
         assert_eq!(model.differs(&truth), Vec::<String>::new());
         lab.annotate("22", accept.1);
-        let live = events.until(|told| told.is("machine.changed", "22")).await;
+        let live = events.until(|told| told.is_about("machine.changed", "22")).await;
         assert_eq!(live.last().unwrap().json["object"]["annotation"], accept.1);
     }
 }
@@ -334,16 +345,16 @@ async fn initial_sends_every_object_then_synced_then_goes_on() {
 async fn initial_keeps_to_the_filters() {
     let lab = Lab::start().await;
     lab.post_with(
-        &machine(lab.cast.running, "/power?wait=30s"),
+        &machine_path(lab.machines.running, "/power?wait=30s"),
         json!({"action": "off"}),
         &[("otter-reference", "ci/1")],
     )
     .await
     .expect(200);
     let snapshot = async |query: &str| -> Vec<(String, Value)> {
-        let mut events = Events::open(&lab, &format!("?initial=true&wait=0s&{query}")).await;
+        let mut events = EventStream::open(&lab, &format!("?initial=true&wait=0s&{query}")).await;
         let all = events.rest().await;
-        let kinds: Vec<&str> = all.iter().rev().take(2).map(Told::kind).collect();
+        let kinds: Vec<&str> = all.iter().rev().take(2).map(StreamedEvent::kind).collect();
         assert_eq!(kinds, ["bye", "synced"]);
         all[..all.len() - 2]
             .iter()
@@ -372,12 +383,12 @@ async fn initial_keeps_to_the_filters() {
 #[tokio::test]
 async fn a_stream_resumes_where_it_broke() {
     let lab = Lab::start().await;
-    let mut events = Events::open(&lab, "?machine=22").await;
+    let mut events = EventStream::open(&lab, "?machine=22").await;
     lab.annotate("22", "one");
     let one = events.event().await;
     drop(events);
     lab.annotate("22", "two");
-    lab.until_seen("22", "annotation", json!("two")).await;
+    lab.wait_for_field("22", "annotation", json!("two")).await;
     for (query, header) in [
         (format!("?machine=22&since={}", one.version()), None),
         ("?machine=22".to_owned(), Some(one.version())),
@@ -386,18 +397,18 @@ async fn a_stream_resumes_where_it_broke() {
     ] {
         let headers: Vec<(&str, &str)> =
             header.into_iter().map(|id| ("last-event-id", id)).collect();
-        let mut again = Events::open_with(&lab, &query, &headers).await;
+        let mut again = EventStream::open_with(&lab, &query, &headers).await;
         let two = again.event().await;
-        assert!(two.is("machine.changed", "22") && two.version() != one.version(), "{two:?}");
+        assert!(two.is_about("machine.changed", "22") && two.version() != one.version(), "{two:?}");
         assert_eq!(two.json["object"]["annotation"], "two");
     }
-    let mut after = Events::open(
+    let mut after = EventStream::open(
         &lab,
         &format!("?machine=22&since={}&wait=0s", lab.get("/v1/machines").await.str("version")),
     )
     .await;
     let rest = after.rest().await;
-    assert_eq!(rest.iter().map(Told::kind).collect::<Vec<_>>(), ["bye"]);
+    assert_eq!(rest.iter().map(StreamedEvent::kind).collect::<Vec<_>>(), ["bye"]);
 }
 
 #[tokio::test]
@@ -407,18 +418,18 @@ async fn another_epoch_and_what_was_never_given_are_reset_within_the_stream() {
     for foreign in
         ["0123456789ab-7", &format!("{epoch}-999999999"), &format!("{epoch}-18446744073709551615")]
     {
-        let mut events = Events::open(&lab, &format!("?machine=22&since={foreign}")).await;
+        let mut events = EventStream::open(&lab, &format!("?machine=22&since={foreign}")).await;
         let reset = events.event().await;
         assert_eq!((reset.kind(), reset.version()), ("reset", events.version.as_str()));
         assert_eq!(reset.id.as_deref(), Some(events.version.as_str()));
         // It goes on from the version in it.
         lab.annotate("22", foreign);
         let live = events.event().await;
-        assert!(live.is("machine.changed", "22"));
+        assert!(live.is_about("machine.changed", "22"));
         assert_eq!(live.json["object"]["annotation"], foreign);
         let query = format!("?machine=22&initial=true&wait=0s&since={foreign}");
-        let objects = Events::open(&lab, &query).await.rest().await;
-        let kinds: Vec<&str> = objects.iter().map(Told::kind).collect();
+        let objects = EventStream::open(&lab, &query).await.rest().await;
+        let kinds: Vec<&str> = objects.iter().map(StreamedEvent::kind).collect();
         assert_eq!(kinds, ["reset", "machine.changed", "synced", "bye"]);
         assert_eq!(objects[0].id, None, "the objects are yet to come");
         assert!(objects[2].id.is_some());
@@ -428,11 +439,11 @@ async fn another_epoch_and_what_was_never_given_are_reset_within_the_stream() {
 #[tokio::test]
 async fn filters_choose_by_identity() {
     let lab = Lab::start().await;
-    let target = lab.machine(lab.cast.running).await["id"].as_str().unwrap().to_owned();
+    let target = lab.machine(lab.machines.running).await["id"].as_str().unwrap().to_owned();
     let since = lab.get("/v1/machines").await.str("version").to_owned();
     let power = |action: &str, reference: &'static str| {
         let (path, body) =
-            (machine(lab.cast.running, "/power?wait=30s"), json!({"action": action}));
+            (machine_path(lab.machines.running, "/power?wait=30s"), json!({"action": action}));
         let lab = &lab;
         async move {
             lab.post_with(&path, body, &[("otter-reference", reference)]).await.expect(200).json
@@ -441,9 +452,10 @@ async fn filters_choose_by_identity() {
     let first = power("off", "ci/1").await;
     let second = power("on", "ci/2").await;
     lab.annotate("16", "noise");
-    lab.until_seen("16", "annotation", json!("noise")).await;
+    lab.wait_for_field("16", "annotation", json!("noise")).await;
     let told = async |query: &str| -> Vec<(String, Value)> {
-        let all = Events::open(&lab, &format!("?since={since}&wait=0s&{query}")).await.rest().await;
+        let all =
+            EventStream::open(&lab, &format!("?since={since}&wait=0s&{query}")).await.rest().await;
         assert_eq!(all.last().unwrap().kind(), "bye");
         all[..all.len() - 1]
             .iter()
@@ -462,9 +474,11 @@ async fn filters_choose_by_identity() {
             "{query}: {events:?}"
         );
     }
-    let of_machine =
-        told(&format!("machine={}", crate::harness::encode(&format!("name:{}", lab.cast.running))))
-            .await;
+    let of_machine = told(&format!(
+        "machine={}",
+        crate::harness::encode(&format!("name:{}", lab.machines.running))
+    ))
+    .await;
     assert!(
         of_machine.contains(&of(&first))
             && of_machine.contains(&("machine.changed".to_owned(), json!(target)))
@@ -487,9 +501,9 @@ async fn filters_choose_by_identity() {
 #[tokio::test]
 async fn what_vanishes_is_told_and_so_is_the_session() {
     let lab = Lab::start().await;
-    let mut events = Events::open(&lab, "").await;
+    let mut events = EventStream::open(&lab, "").await;
     lab.control().mutate(|world| world.remove_machine("16"));
-    let all = events.until(|told| told.is("machine.removed", "16")).await;
+    let all = events.until(|told| told.is_about("machine.removed", "16")).await;
     let gone = all.iter().filter(|told| told.kind() == "snapshot.removed").count();
     assert!(gone > 2, "its snapshots first: {all:?}");
     lab.control().mutate(|world| {
@@ -517,7 +531,7 @@ async fn what_vanishes_is_told_and_so_is_the_session() {
 #[tokio::test]
 async fn a_renamed_snapshot_moves_the_paths_below_it() {
     let lab = Lab::start().await;
-    let mut events = Events::open(&lab, "?machine=16&types=snapshot.changed").await;
+    let mut events = EventStream::open(&lab, "?machine=16&types=snapshot.changed").await;
     lab.control().mutate(|world| {
         let snapshots = &mut world.machine_mut("16").unwrap().snapshots;
         assert!(snapshots.len() > 2);

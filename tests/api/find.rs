@@ -6,24 +6,24 @@ use crate::harness::{Lab, on_every_host};
 
 on_every_host! {
     async fn the_first_of_the_lists_order_is_found_and_the_matches_counted(lab: &Lab) {
-        let list = lab.get(&format!("/v1/machines?name={}", lab.cast.loose)).await.expect(200);
-        let found = lab.get(&format!("/v1/machines/find?name={}", lab.cast.loose)).await.expect(200);
+        let list = lab.get(&format!("/v1/machines?name={}", lab.machines.name_part)).await.expect(200);
+        let found = lab.get(&format!("/v1/machines/find?name={}", lab.machines.name_part)).await.expect(200);
         assert_eq!(found.str("id"), list.items("id")[0]);
         assert_eq!(found.header("otter-matches").unwrap(), list.items("id").len().to_string());
     }
 
     async fn unique_makes_several_a_conflict_with_the_candidates(lab: &Lab) {
-        let list = lab.get(&format!("/v1/machines?name={}", lab.cast.loose)).await.expect(200);
-        let path = format!("/v1/machines/find?name={}&unique=true", lab.cast.loose);
+        let list = lab.get(&format!("/v1/machines?name={}", lab.machines.name_part)).await.expect(200);
+        let path = format!("/v1/machines/find?name={}&unique=true", lab.machines.name_part);
         let problem = lab.get(&path).await.problem(409, "ambiguous-name");
         assert_eq!(problem.json["candidates"].as_array().unwrap().len(), list.items("id").len());
-        let path = format!("/v1/machines/find?name={}&unique=true", lab.cast.running);
-        assert_eq!(lab.get(&path).await.expect(200).str("name"), lab.cast.running);
+        let path = format!("/v1/machines/find?name={}&unique=true", lab.machines.running);
+        assert_eq!(lab.get(&path).await.expect(200).str("name"), lab.machines.running);
     }
 
     async fn a_mac_finds_its_machine(lab: &Lab) {
-        let found = lab.get(&format!("/v1/machines/find?mac={}", lab.cast.running_mac)).await.expect(200);
-        assert_eq!(found.str("name"), lab.cast.running);
+        let found = lab.get(&format!("/v1/machines/find?mac={}", lab.machines.running_mac)).await.expect(200);
+        assert_eq!(found.str("name"), lab.machines.running);
         assert_eq!(found.header("otter-matches"), Some("1"));
     }
 
@@ -37,7 +37,7 @@ on_every_host! {
         let list = lab.get("/v1/machines").await.expect(200);
         let found = lab.get("/v1/machines/find").await.expect(200);
         assert_eq!(found.str("id"), list.items("id")[0]);
-        assert_eq!(found.header("otter-matches").unwrap(), lab.cast.machines.to_string());
+        assert_eq!(found.header("otter-matches").unwrap(), lab.machines.count.to_string());
     }
 }
 
@@ -49,7 +49,8 @@ async fn a_mac_of_two_machines_is_a_conflict_unless_told_otherwise() {
     lab.control().mutate(|world| {
         world.machine_mut("22").unwrap().network_cards[0].mac_address = mac.to_owned();
     });
-    lab.until("/v1/machines/22", |machine| machine["network_cards"][0]["mac_address"] == mac).await;
+    lab.wait_until("/v1/machines/22", |machine| machine["network_cards"][0]["mac_address"] == mac)
+        .await;
     let problem =
         lab.get(&format!("/v1/machines/find?mac={mac}")).await.problem(409, "ambiguous-name");
     assert_eq!(problem.json["candidates"].as_array().unwrap().len(), 2);

@@ -2,15 +2,15 @@
 
 use serde_json::json;
 
-use crate::harness::{Lab, machine, on_every_host};
+use crate::harness::{Lab, machine_path, on_every_host};
 
 on_every_host! {
     async fn a_repeat_gets_the_first_ones_job(lab: &Lab) {
-        let path = machine(lab.cast.running, "/power");
+        let path = machine_path(lab.machines.running, "/power");
         let key = [("idempotency-key", "run-1")];
         let first = lab.post_with(&path, json!({"action": "off"}), &key).await.expect(202);
         assert_eq!(first.header("idempotent-replayed"), None);
-        let ended = lab.ended(&first.json).await;
+        let ended = lab.wait_for_end(&first.json).await;
         let again = lab.post_with(&path, json!({"action": "off"}), &key).await.expect(202);
         assert_eq!(again.header("idempotent-replayed"), Some("true"));
         assert_eq!(again.json, ended, "the job as it is now");
@@ -21,21 +21,21 @@ on_every_host! {
     }
 
     async fn another_request_under_the_key_is_a_mismatch(lab: &Lab) {
-        let path = machine(lab.cast.running, "/power?wait=30s");
+        let path = machine_path(lab.machines.running, "/power?wait=30s");
         let key = [("idempotency-key", "run-1")];
         lab.post_with(&path, json!({"action": "off"}), &key).await.expect(200);
         lab.post_with(&path, json!({"action": "on"}), &key).await.problem(422, "idempotency-mismatch");
-        let path = machine(lab.cast.running, "/power?wait=30s&deadline=5m");
+        let path = machine_path(lab.machines.running, "/power?wait=30s&deadline=5m");
         lab.post_with(&path, json!({"action": "off"}), &key).await.problem(422, "idempotency-mismatch");
-        assert_eq!(lab.machine(lab.cast.running).await["power_state"], "off");
+        assert_eq!(lab.machine(lab.machines.running).await["power_state"], "off");
     }
 
     async fn a_key_is_of_its_path_as_written(lab: &Lab) {
-        let id = lab.machine(lab.cast.running).await["id"].as_str().unwrap().to_owned();
+        let id = lab.machine(lab.machines.running).await["id"].as_str().unwrap().to_owned();
         let key = [("idempotency-key", "run-1")];
         let by_id = lab.post_with(&format!("/v1/machines/{id}/power?wait=30s"), json!({"action": "off"}), &key).await;
-        let by_name = lab.post_with(&machine(lab.cast.running, "/power?wait=30s"), json!({"action": "off"}), &key).await;
-        let killed = lab.post_with("/v1/machines/kill?wait=30s", json!({"name": lab.cast.running}), &key).await;
+        let by_name = lab.post_with(&machine_path(lab.machines.running, "/power?wait=30s"), json!({"action": "off"}), &key).await;
+        let killed = lab.post_with("/v1/machines/kill?wait=30s", json!({"name": lab.machines.running}), &key).await;
         let (one, two, three) = (by_id.expect(200), by_name.expect(200), killed.expect(200));
         assert_ne!(one.str("id"), two.str("id"));
         assert_ne!(two.str("id"), three.str("id"));
@@ -43,8 +43,8 @@ on_every_host! {
     }
 
     async fn a_failure_is_replayed_as_what_it_is(lab: &Lab) {
-        lab.powered(lab.cast.running, "off").await;
-        let path = machine(lab.cast.running, "/power?wait=30s");
+        lab.power_and_wait(lab.machines.running, "off").await;
+        let path = machine_path(lab.machines.running, "/power?wait=30s");
         let key = [("idempotency-key", "reset-1")];
         let first = lab.post_with(&path, json!({"action": "reset"}), &key).await.problem(409, "invalid-power-state");
         let again = lab.post_with(&path, json!({"action": "reset"}), &key).await.problem(409, "invalid-power-state");
@@ -53,17 +53,17 @@ on_every_host! {
     }
 
     async fn refused_requests_are_not_remembered(lab: &Lab) {
-        let path = machine(lab.cast.running, "/power?wait=30s");
+        let path = machine_path(lab.machines.running, "/power?wait=30s");
         let key = [("idempotency-key", "run-1")];
         lab.post_with(&path, json!({"action": "of"}), &key).await.problem(400, "invalid-request");
         lab.post_with(&path, json!({"action": "off"}), &key).await.expect(200);
         let kill = "/v1/machines/kill?wait=30s";
         lab.post_with(kill, json!({"name": "none-such"}), &key).await.problem(404, "not-found");
-        lab.post_with(kill, json!({"name": lab.cast.running}), &key).await.expect(200);
+        lab.post_with(kill, json!({"name": lab.machines.running}), &key).await.expect(200);
     }
 
     async fn one_key_at_one_moment_starts_one_job(lab: &Lab) {
-        let path = machine(lab.cast.running, "/power?wait=30s");
+        let path = machine_path(lab.machines.running, "/power?wait=30s");
         let calls = (0..20).map(|_| lab.post_with(&path, json!({"action": "off"}), &[("idempotency-key", "k")]));
         let answers = futures_util::future::join_all(calls).await;
         let first = answers[0].str("id");
@@ -83,7 +83,7 @@ async fn a_key_outlives_its_machine() {
         .await
         .expect(200);
     lab.control().mutate(|world| world.remove_machine("31"));
-    lab.until_gone("31").await;
+    lab.wait_until_gone("31").await;
     let again = lab
         .post_with("/v1/machines/31/power?wait=30s", json!({"action": "off"}), &key)
         .await

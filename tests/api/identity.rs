@@ -7,8 +7,8 @@ use crate::harness::Lab;
 
 /// Holds a machine by a running job, queues a reset behind it, and gives both with the task.
 async fn queued(lab: &Lab) -> (serde_json::Value, serde_json::Value, String) {
-    let running = lab.power("ci-runner-1", "off").await;
-    let task = lab.on_the_host(&running).await;
+    let running = lab.start_power("ci-runner-1", "off").await;
+    let task = lab.wait_for_job_task(&running).await;
     let queued = lab.post("/v1/machines/31/power", json!({"action": "on"})).await.expect(202).json;
     (running, queued, task)
 }
@@ -21,7 +21,7 @@ async fn a_machine_deleted_before_its_turn_is_gone() {
         world.finish_task(&task);
         world.remove_machine("31");
     });
-    lab.ended(&running).await;
+    lab.wait_for_end(&running).await;
     let path = format!("/v1/jobs/{}/wait?wait=10s", queued["id"].as_str().unwrap());
     lab.get(&path).await.problem(409, "machine-gone");
     assert_eq!(lab.control().calls("PowerOnVM_Task"), 0);
@@ -51,9 +51,9 @@ async fn a_machine_that_is_renamed_is_still_itself() {
     let (running, queued, task) = queued(&lab).await;
     lab.control().mutate(|world| world.machine_mut("31").unwrap().name = "renamed".to_owned());
     lab.control().finish_task(&task);
-    lab.ended(&running).await;
-    lab.control().finish_task(&lab.on_the_host(&queued).await);
-    let done = lab.ended(&queued).await;
+    lab.wait_for_end(&running).await;
+    lab.control().finish_task(&lab.wait_for_job_task(&queued).await);
+    let done = lab.wait_for_end(&queued).await;
     assert_eq!(
         (&done["state"], &done["machine_name"]),
         (&json!("succeeded"), &json!("ci-runner-1"))
@@ -63,8 +63,8 @@ async fn a_machine_that_is_renamed_is_still_itself() {
 #[tokio::test]
 async fn a_snapshot_is_bound_when_the_job_is_accepted() {
     let lab = Lab::stepped().await;
-    let holding = lab.power("qubes-4.2-sdw-prod", "off").await;
-    let task = lab.on_the_host(&holding).await;
+    let holding = lab.start_power("qubes-4.2-sdw-prod", "off").await;
+    let task = lab.wait_for_job_task(&holding).await;
     let revert =
         lab.post("/v1/machines/17/revert", json!({"snapshot": "kickstart"})).await.expect(202).json;
     let bound = revert["request"]["snapshot"].clone();
@@ -78,16 +78,16 @@ async fn a_snapshot_is_bound_when_the_job_is_accepted() {
         }
         world.finish_task(&task);
     });
-    lab.control().finish_task(&lab.on_the_host(&revert).await);
-    assert_eq!(lab.ended(&revert).await["result"]["snapshot"], bound);
+    lab.control().finish_task(&lab.wait_for_job_task(&revert).await);
+    assert_eq!(lab.wait_for_end(&revert).await["result"]["snapshot"], bound);
     assert_eq!(lab.get("/v1/machines/17").await.expect(200).json["current_snapshot"], bound);
 }
 
 #[tokio::test]
 async fn a_snapshot_removed_before_the_turn_fails_the_job() {
     let lab = Lab::stepped().await;
-    let holding = lab.power("qubes-4.2-sdw-prod", "off").await;
-    let task = lab.on_the_host(&holding).await;
+    let holding = lab.start_power("qubes-4.2-sdw-prod", "off").await;
+    let task = lab.wait_for_job_task(&holding).await;
     let revert =
         lab.post("/v1/machines/17/revert", json!({"snapshot": "logged in"})).await.expect(202).json;
     let id = revert["request"]["snapshot"].as_str().unwrap().to_owned();
@@ -95,7 +95,7 @@ async fn a_snapshot_removed_before_the_turn_fails_the_job() {
         world.machine_mut("17").unwrap().remove_snapshot(&id, false);
         world.finish_task(&task);
     });
-    let ended = lab.ended(&revert).await;
+    let ended = lab.wait_for_end(&revert).await;
     assert_eq!((&ended["state"], &ended["error"]["code"]), (&json!("failed"), &json!("not-found")));
     assert_eq!(lab.control().calls("RevertToSnapshot_Task"), 0);
 }

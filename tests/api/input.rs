@@ -18,7 +18,7 @@ async fn send(
     body: impl Into<reqwest::Body>,
 ) -> Answer {
     let request = lab.request(Method::POST, path).body(body);
-    Answer::of(match content_type {
+    Answer::from_request(match content_type {
         Some(content_type) => request.header("content-type", content_type),
         None => request,
     })
@@ -89,8 +89,9 @@ async fn a_wrong_method_is_told_the_right_ones() {
         (Method::PATCH, "/healthz", "GET,HEAD"),
         (Method::POST, "/docs", "GET,HEAD"),
     ] {
-        let problem =
-            Answer::of(lab.request(method, path)).await.problem(405, "method-not-allowed");
+        let problem = Answer::from_request(lab.request(method, path))
+            .await
+            .problem(405, "method-not-allowed");
         assert_eq!(problem.header("allow"), Some(allowed), "{path}");
     }
 }
@@ -110,7 +111,7 @@ async fn a_limit_is_a_whole_number_in_its_range() {
 #[tokio::test]
 async fn a_wait_is_a_duration() {
     let lab = Lab::start().await;
-    let job = lab.powered("ci-runner-1", "on").await;
+    let job = lab.power_and_wait("ci-runner-1", "on").await;
     let id = job["id"].as_str().unwrap();
     for wait in ["-1", "-5s", "soon", "", "5x", "1h30", "1.5s", "30m1h", "99999999999999999999"] {
         for path in [
@@ -134,7 +135,7 @@ async fn a_cursor_is_of_its_list() {
     let machines = lab.get("/v1/machines?limit=1").await.expect(200);
     let foreign = machines.str("next");
     for _ in 0..2 {
-        lab.powered("ci-runner-1", "on").await;
+        lab.power_and_wait("ci-runner-1", "on").await;
     }
     let jobs = lab.get("/v1/jobs?limit=1").await.expect(200);
     for (path, cursor) in [
@@ -156,7 +157,7 @@ async fn a_cursor_is_of_its_list() {
 async fn a_cursor_is_of_its_filters_in_each_list() {
     let lab = Lab::start().await;
     for name in ["qubes-4.2-sdw-staging", "qubes-4.3-nightly"] {
-        lab.powered(name, "off").await;
+        lab.power_and_wait(name, "off").await;
         let body = json!({"select": {"name": name}, "ttl": "10m", "holder": "me"});
         lab.post("/v1/leases", body).await.expect(201);
     }
@@ -240,7 +241,7 @@ async fn a_filter_names_a_lease_or_a_job_that_is_known() {
     let wanted = json!({"select": {"machine": "32"}, "ttl": "5m"});
     let lease = lab.post("/v1/leases", wanted).await.expect(201).json;
     let end = format!("/v1/leases/{}?wait=14s", lease["id"].as_str().unwrap());
-    let ended = Answer::of(lab.request(Method::DELETE, &end)).await.expect(200).json;
+    let ended = Answer::from_request(lab.request(Method::DELETE, &end)).await.expect(200).json;
     let [lease, job] = [&ended["id"], &ended["job"]].map(|id| id.as_str().unwrap().to_owned());
     let statuses = async || {
         let mut statuses = Vec::new();
@@ -372,7 +373,7 @@ async fn what_has_no_body_declares_none_but_json() {
     let lab = Lab::start().await;
     let lease = json!({"select": {"name": "ci-runner-1"}, "ttl": "1m"});
     let lease = lab.post("/v1/leases", lease).await.json;
-    let job = lab.power("ci-runner-2", "off").await;
+    let job = lab.start_power("ci-runner-2", "off").await;
     let cancel = format!("/v1/jobs/{}/cancel", job["id"].as_str().unwrap());
     let lease = format!("/v1/leases/{}", lease["id"].as_str().unwrap_or("none"));
     let (renew, revert) = (format!("{lease}/renew"), "/v1/machines/16/revert");
@@ -392,7 +393,7 @@ async fn what_has_no_body_declares_none_but_json() {
             "",
         ] {
             let request = lab.request(method.clone(), path).header("content-type", content_type);
-            let refused = Answer::of(request.header("content-length", "0")).await;
+            let refused = Answer::from_request(request.header("content-length", "0")).await;
             let refused = refused.problem(415, "unsupported-media-type");
             let is_of_curl = content_type.contains("form-url");
             assert_eq!(
@@ -415,7 +416,7 @@ async fn a_body_that_is_declared_as_encoded_is_refused() {
     let lab = Lab::start().await;
     let encoded = |encoding: &str| {
         let request = lab.request(Method::POST, POWER).header("content-encoding", encoding);
-        Answer::of(request.json(&json!({"action": "on"})))
+        Answer::from_request(request.json(&json!({"action": "on"})))
     };
     for encoding in ["gzip", "br", "identity, gzip", "x", ""] {
         let refused = encoded(encoding).await.problem(415, "unsupported-media-type");
@@ -506,7 +507,7 @@ async fn a_deadline_is_neither_nothing_nor_a_year() {
         ] {
             let request = lab.request(method.clone(), &format!("{path}?deadline={deadline}"));
             let request = body.iter().fold(request, reqwest::RequestBuilder::json);
-            let problem = Answer::of(request).await.problem(400, "invalid-request");
+            let problem = Answer::from_request(request).await.problem(400, "invalid-request");
             problem.points_at("deadline", code);
         }
     }
@@ -520,7 +521,8 @@ async fn a_snapshot_is_called_what_it_was_given_and_no_more_than_fits() {
     let mut path = format!("{at}/installed");
     for name in ["a/b", "a%2fb", "%2F", "100%", "..", "x\\y", "name:16", "🦦"] {
         let renamed =
-            Answer::of(lab.request(Method::PATCH, &path).json(&json!({"name": name}))).await;
+            Answer::from_request(lab.request(Method::PATCH, &path).json(&json!({"name": name})))
+                .await;
         assert_eq!(renamed.expect(200).str("name"), name);
         // Clients take two dots out of an address, however they are escaped.
         path = format!(
@@ -531,7 +533,8 @@ async fn a_snapshot_is_called_what_it_was_given_and_no_more_than_fits() {
         let made = lab.post(&format!("{at}?wait=10s"), json!({"name": name})).await.expect(200);
         let id = made.json["result"]["snapshot"].as_str().unwrap();
         assert_eq!(lab.get(&format!("{at}/{id}")).await.expect(200).str("name"), name);
-        let gone = Answer::of(lab.request(Method::DELETE, &format!("{at}/{id}?wait=10s"))).await;
+        let gone =
+            Answer::from_request(lab.request(Method::DELETE, &format!("{at}/{id}?wait=10s"))).await;
         gone.expect(200);
     }
     for (body, status, code) in [
@@ -540,7 +543,9 @@ async fn a_snapshot_is_called_what_it_was_given_and_no_more_than_fits() {
         (json!({"description": "d".repeat(8_193)}), 400, "invalid-request"),
         (json!({"description": "d".repeat(1 << 20)}), 413, "payload-too-large"),
     ] {
-        Answer::of(lab.request(Method::PATCH, &path).json(&body)).await.problem(status, code);
+        Answer::from_request(lab.request(Method::PATCH, &path).json(&body))
+            .await
+            .problem(status, code);
     }
     assert_eq!(lab.get(&path).await.expect(200).str("name"), "🦦");
 }
@@ -557,7 +562,7 @@ async fn an_answer_to_a_question_that_the_machine_does_not_wait_on_is_refused_at
         other.text
     );
     lab.post(path, json!({"question": "19", "choice": "0"})).await.expect(200);
-    lab.until("/v1/machines/51", |machine| machine["question"].is_null()).await;
+    lab.wait_until("/v1/machines/51", |machine| machine["question"].is_null()).await;
     for (question, choice) in [("19", "0"), ("18", "0"), ("19", "no such choice"), ("🦦", "\u{1}")]
     {
         let answer = lab.post(path, json!({"question": question, "choice": choice})).await;

@@ -2,40 +2,40 @@
 
 use serde_json::json;
 
-use crate::harness::{Lab, machine, on_every_host};
+use crate::harness::{Lab, machine_path, on_every_host};
 
 on_every_host! {
     async fn a_machine_is_powered_off_and_on_and_each_read_shows_it(lab: &Lab) {
         for (action, state) in [("off", "off"), ("on", "on")] {
-            let job = lab.powered(lab.cast.running, action).await;
+            let job = lab.power_and_wait(lab.machines.running, action).await;
             assert_eq!((&job["state"], &job["result"]["changed"]), (&json!("succeeded"), &json!(true)));
             assert_eq!(job["result"]["power_state"], state);
             assert_eq!(job["kind"], format!("machine.power_{action}"));
             assert_eq!(job["steps"][0]["name"], format!("power_{action}"));
             assert_eq!(job["steps"][0]["state"], "succeeded");
-            let read = lab.machine(lab.cast.running).await;
+            let read = lab.machine(lab.machines.running).await;
             assert_eq!((&read["power_state"], &read["active_job"]), (&json!(state), &json!(null)));
         }
     }
 
     async fn what_is_so_already_succeeds_without_a_change(lab: &Lab) {
-        let job = lab.powered(lab.cast.running, "on").await;
+        let job = lab.power_and_wait(lab.machines.running, "on").await;
         assert_eq!((&job["state"], &job["result"]["changed"]), (&json!("succeeded"), &json!(false)));
         assert_eq!((&job["steps"], &job["host_task"]), (&json!([]), &json!(null)));
     }
 
     async fn a_running_machine_is_reset(lab: &Lab) {
-        let job = lab.powered(lab.cast.running, "reset").await;
+        let job = lab.power_and_wait(lab.machines.running, "reset").await;
         assert_eq!(job["kind"], "machine.reset");
         assert_eq!(job["result"]["changed"], true);
-        assert_eq!(lab.machine(lab.cast.running).await["power_state"], "on");
+        assert_eq!(lab.machine(lab.machines.running).await["power_state"], "on");
     }
 
     async fn a_reset_of_one_that_is_off_fails_when_its_turn_comes(lab: &Lab) {
-        lab.powered(lab.cast.running, "off").await;
-        let path = machine(lab.cast.running, "/power?wait=30s");
+        lab.power_and_wait(lab.machines.running, "off").await;
+        let path = machine_path(lab.machines.running, "/power?wait=30s");
         let problem = lab.post(&path, json!({"action": "reset"})).await.problem(409, "invalid-power-state");
-        assert_eq!((problem.str("retry"), problem.str("machine_name")), ("no", lab.cast.running));
+        assert_eq!((problem.str("retry"), problem.str("machine_name")), ("no", lab.machines.running));
         let job = lab.get(problem.json["links"]["job"].as_str().unwrap()).await.expect(200);
         assert_eq!(job.str("state"), "failed");
         assert_eq!(job.json["error"]["code"], "invalid-power-state");
@@ -43,47 +43,47 @@ on_every_host! {
     }
 
     async fn an_accepted_job_is_202_with_where_to_look(lab: &Lab) {
-        let path = machine(lab.cast.running, "/power");
+        let path = machine_path(lab.machines.running, "/power");
         let accepted = lab.post_with(&path, json!({"action": "off"}), &[("otter-reference", "https://ci/7")]).await;
         let accepted = accepted.expect(202);
         assert_eq!(accepted.header("location"), Some(format!("/v1/jobs/{}", accepted.str("id")).as_str()));
         accepted.header("retry-after").unwrap().parse::<u64>().unwrap();
         assert_eq!(accepted.str("reference"), "https://ci/7");
         assert_eq!(accepted.str("requested_by"), "anonymous");
-        let ended = lab.ended(&accepted.json).await;
+        let ended = lab.wait_for_end(&accepted.json).await;
         assert_eq!(ended["state"], "succeeded");
         assert_eq!(lab.get(accepted.header("location").unwrap()).await.expect(200).json, ended);
     }
 
     async fn a_kill_powers_off_by_exact_name(lab: &Lab) {
-        let job = lab.post("/v1/machines/kill?wait=30s", json!({"name": lab.cast.running})).await.expect(200);
+        let job = lab.post("/v1/machines/kill?wait=30s", json!({"name": lab.machines.running})).await.expect(200);
         assert_eq!((job.str("kind"), &job.json["result"]["changed"]), ("machine.kill", &json!(true)));
-        assert_eq!(lab.machine(lab.cast.running).await["power_state"], "off");
-        let part = &lab.cast.running[1..];
+        assert_eq!(lab.machine(lab.machines.running).await["power_state"], "off");
+        let part = &lab.machines.running[1..];
         lab.post("/v1/machines/kill", json!({"name": part})).await.problem(404, "not-found");
     }
 
     async fn jobs_are_listed_newest_first_by_pages(lab: &Lab) {
         let mut made = Vec::new();
         for action in ["off", "on", "off", "on", "on"] {
-            made.push(lab.powered(lab.cast.running, action).await["id"].as_str().unwrap().to_owned());
+            made.push(lab.power_and_wait(lab.machines.running, action).await["id"].as_str().unwrap().to_owned());
         }
         made.reverse();
         assert_eq!(lab.get("/v1/jobs").await.expect(200).items("id"), made);
         let first = lab.get("/v1/jobs?limit=2").await.expect(200);
         assert_eq!(first.items("id"), made[..2]);
         // What comes in between does not show in later pages.
-        lab.powered(lab.cast.running, "on").await;
+        lab.power_and_wait(lab.machines.running, "on").await;
         let second = lab.get(&format!("/v1/jobs?limit=3&cursor={}", first.str("next"))).await.expect(200);
         assert_eq!(second.items("id"), made[2..]);
         assert!(second.json["next"].is_null());
     }
 
     async fn jobs_are_filtered(lab: &Lab) {
-        let path = machine(lab.cast.running, "/power?wait=30s");
+        let path = machine_path(lab.machines.running, "/power?wait=30s");
         let off = lab.post_with(&path, json!({"action": "off"}), &[("otter-reference", "run & 1")]).await.expect(200);
         lab.post(&path, json!({"action": "reset"})).await.problem(409, "invalid-power-state");
-        lab.powered(lab.cast.reverted, "off").await;
+        lab.power_and_wait(lab.machines.with_snapshots, "off").await;
         let owner = off.str("machine");
         for (query, count) in [
             ("reference=run+%26+1".to_owned(), 1),
@@ -95,8 +95,8 @@ on_every_host! {
             ("kind=machine.power_off,machine.reset".to_owned(), 3),
             (format!("machine={owner}"), 2),
             (format!("machine={owner}&kind=machine.power_off"), 1),
-            (format!("machine=mac:{}", lab.cast.running_mac), 2),
-            (format!("machine=name:{}", lab.cast.reverted), 1),
+            (format!("machine=mac:{}", lab.machines.running_mac), 2),
+            (format!("machine=name:{}", lab.machines.with_snapshots), 1),
             ("requested_by=anonymous".to_owned(), 3),
             ("requested_by=somebody".to_owned(), 0),
         ] {
@@ -109,9 +109,9 @@ on_every_host! {
             for none in ["vm-none", "gone:1"] {
                 lab.get(&format!("{path}?machine={none}")).await.problem(404, "not-found");
             }
-            let named = lab.get(&format!("{path}?machine={}", lab.cast.reverted)).await;
+            let named = lab.get(&format!("{path}?machine={}", lab.machines.with_snapshots)).await;
             let hint = named.problem(404, "not-found").str("detail").to_owned();
-            assert!(hint.contains(&format!("write \"name:{}\"", lab.cast.reverted)), "{hint}");
+            assert!(hint.contains(&format!("write \"name:{}\"", lab.machines.with_snapshots)), "{hint}");
         }
         lab.get("/v1/jobs?state=done").await.problem(400, "invalid-request").points_at("state", "not-one-of");
         lab.get("/v1/jobs?kind=machine.poweron").await.problem(400, "invalid-request").points_at("kind", "not-one-of");

@@ -2,17 +2,17 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Lab, Plan, encode, machine, on_every_host};
+use crate::harness::{Answer, Lab, LabOptions, encode, machine_path, on_every_host};
 use otter::simulator::world::{Choice, Question};
 use otter::simulator::{Disruption, Scenario};
 use reqwest::Method;
 
 async fn delete(lab: &Lab, path: &str) -> Answer {
-    Answer::of(lab.request(Method::DELETE, path)).await
+    Answer::from_request(lab.request(Method::DELETE, path)).await
 }
 
 async fn patch(lab: &Lab, path: &str, body: Value) -> Answer {
-    Answer::of(lab.request(Method::PATCH, path).json(&body)).await
+    Answer::from_request(lab.request(Method::PATCH, path).json(&body)).await
 }
 
 async fn cancel(lab: &Lab, job: &Value) -> Answer {
@@ -20,26 +20,27 @@ async fn cancel(lab: &Lab, job: &Value) -> Answer {
 }
 
 async fn act(lab: &Lab, name: &str, body: Value) -> Answer {
-    lab.post(&machine(name, "/power?wait=10s"), body).await
+    lab.post(&machine_path(name, "/power?wait=10s"), body).await
 }
 
 /// Waits until the guest's tools run; govmomi's guests have none and shut down all the same.
 async fn tools(lab: &Lab, name: &str) {
     if lab.host.has_tools() {
-        lab.until(&machine(name, ""), |machine| machine["tools_status"] == "running").await;
+        lab.wait_until(&machine_path(name, ""), |machine| machine["tools_status"] == "running")
+            .await;
     }
 }
 
 on_every_host! {
     async fn a_snapshot_is_made_and_removed(lab: &Lab) {
-        let name = lab.cast.reverted;
+        let name = lab.machines.with_snapshots;
         let before = lab.machine(name).await;
         let body = json!({"name": "a/b 100%", "description": "why"});
-        let job = lab.post(&machine(name, "/snapshots?wait=10s"), body).await.expect(200);
+        let job = lab.post(&machine_path(name, "/snapshots?wait=10s"), body).await.expect(200);
         assert_eq!((job.str("kind"), &job.json["result"]["changed"]), ("snapshot.create", &json!(true)));
         assert_eq!(job.json["request"]["name"], "a/b 100%");
         let id = job.json["result"]["snapshot"].as_str().unwrap();
-        let path = machine(name, &format!("/snapshots/{}", encode(id)));
+        let path = machine_path(name, &format!("/snapshots/{}", encode(id)));
         let made = lab.get(&path).await.expect(200);
         assert_eq!((made.str("name"), made.str("description")), ("a/b 100%", "why"));
         assert_eq!((&made.json["parent"], &made.json["current"]), (&before["current_snapshot"], &json!(true)));
@@ -50,16 +51,16 @@ on_every_host! {
     }
 
     async fn a_branch_and_then_all_are_removed(lab: &Lab) {
-        let name = lab.cast.reverted;
-        let top = lab.get(&machine(name, "/snapshots")).await.expect(200).items("id")[0].to_owned();
-        lab.post(&machine(name, "/snapshots?wait=10s"), json!({"name": "one more"})).await.expect(200);
-        delete(lab, &machine(name, "/snapshots")).await.problem(400, "invalid-request").points_at("all", "missing");
-        delete(lab, &machine(name, "/snapshots?all=false")).await.problem(400, "invalid-request");
-        let path = machine(name, &format!("/snapshots/{}?children=true&wait=10s", encode(&top)));
+        let name = lab.machines.with_snapshots;
+        let top = lab.get(&machine_path(name, "/snapshots")).await.expect(200).items("id")[0].to_owned();
+        lab.post(&machine_path(name, "/snapshots?wait=10s"), json!({"name": "one more"})).await.expect(200);
+        delete(lab, &machine_path(name, "/snapshots")).await.problem(400, "invalid-request").points_at("all", "missing");
+        delete(lab, &machine_path(name, "/snapshots?all=false")).await.problem(400, "invalid-request");
+        let path = machine_path(name, &format!("/snapshots/{}?children=true&wait=10s", encode(&top)));
         delete(lab, &path).await.expect(200);
         assert_eq!(lab.machine(name).await["snapshot_count"], 0);
-        lab.post(&machine(name, "/snapshots?wait=10s"), json!({"name": "new"})).await.expect(200);
-        let all = machine(name, "/snapshots?all=true&wait=10s");
+        lab.post(&machine_path(name, "/snapshots?wait=10s"), json!({"name": "new"})).await.expect(200);
+        let all = machine_path(name, "/snapshots?all=true&wait=10s");
         let job = delete(lab, &all).await.expect(200);
         assert_eq!((job.str("kind"), &job.json["result"]["changed"]), ("snapshot.remove_all", &json!(true)));
         assert_eq!(delete(lab, &all).await.expect(200).json["result"]["changed"], false);
@@ -67,7 +68,7 @@ on_every_host! {
     }
 
     async fn a_machine_is_suspended(lab: &Lab) {
-        let name = lab.cast.running;
+        let name = lab.machines.running;
         let job = act(lab, name, json!({"action": "suspend"})).await.expect(200);
         assert_eq!((job.str("kind"), &job.json["result"]["power_state"]), ("machine.suspend", &json!("suspended")));
         assert_eq!(act(lab, name, json!({"action": "suspend"})).await.expect(200).json["result"]["changed"], false);
@@ -76,7 +77,7 @@ on_every_host! {
     }
 
     async fn a_guest_shuts_down(lab: &Lab) {
-        let name = lab.cast.running;
+        let name = lab.machines.running;
         tools(lab, name).await;
         let job = act(lab, name, json!({"action": "shutdown"})).await.expect(200);
         assert_eq!((job.str("kind"), &job.json["steps"][0]["name"]), ("machine.shutdown", &json!("shutdown")));
@@ -86,7 +87,7 @@ on_every_host! {
     }
 
     async fn an_ended_job_is_not_cancelled(lab: &Lab) {
-        let job = lab.powered(lab.cast.running, "on").await;
+        let job = lab.power_and_wait(lab.machines.running, "on").await;
         assert_eq!(cancel(lab, &job).await.expect(200).json, job);
         lab.post("/v1/jobs/01936f5e-8c00-7000-8000-000000000001/cancel", json!({})).await.problem(404, "not-found");
         lab.post("/v1/jobs/nonsense/cancel", json!({})).await.problem(404, "not-found");
@@ -200,7 +201,7 @@ async fn a_name_of_the_host_that_looks_like_another_is_worked_with() {
     let scenario = include_str!("../../config/lab.toml");
     let scenario = scenario.replacen("name = \"installed\"", "name = \" in\\u200bstalled\"", 1);
     let scenario = Scenario::from_toml(&scenario).unwrap();
-    let lab = Lab::with(Plan { scenario, ..Plan::default() }).await;
+    let lab = Lab::with_options(LabOptions { scenario, ..LabOptions::default() }).await;
     let list = lab.get("/v1/machines/16/snapshots").await.expect(200);
     let odd = &list.json["items"][0];
     assert_eq!(odd["name"], " in\u{200b}stalled");
@@ -235,15 +236,15 @@ async fn a_guest_that_hangs_has_the_plug_pulled() {
     let lab = Lab::stepped().await;
     let name = "ci-runner-1";
     lab.control().mutate(|world| world.machine_mut("31").unwrap().guest.tools_running = true);
-    lab.until_seen("31", "tools_status", json!("running")).await;
+    lab.wait_for_field("31", "tools_status", json!("running")).await;
     let job = lab
-        .post(&machine(name, "/power"), json!({"action": "shutdown", "force_after": "1s"}))
+        .post(&machine_path(name, "/power"), json!({"action": "shutdown", "force_after": "1s"}))
         .await;
     let job = job.expect(202).json;
     assert_eq!(job["request"]["force_after"], "1s");
-    let task = lab.task_of("31").await;
+    let task = lab.wait_for_machine_task("31").await;
     lab.control().finish_task(&task);
-    let ended = lab.ended(&job).await;
+    let ended = lab.wait_for_end(&job).await;
     let steps: Vec<_> = ended["steps"]
         .as_array()
         .unwrap()
@@ -276,7 +277,7 @@ async fn without_tools_the_plug_is_pulled_at_once_or_nothing_is_done() {
 #[tokio::test]
 async fn force_after_is_held_to_its_action_and_the_deadline() {
     let lab = Lab::start().await;
-    let path = machine("ci-runner-1", "/power");
+    let path = machine_path("ci-runner-1", "/power");
     for (body, code) in [
         (json!({"action": "off", "force_after": "5s"}), "not-applicable"),
         (json!({"action": "shutdown", "force_after": "soon"}), "not-a-duration"),
@@ -297,12 +298,12 @@ async fn a_reboot_ends_when_the_tools_are_back() {
     let job = act(&lab, "ci-runner-1", json!({"action": "reboot"})).await.expect(200);
     assert_eq!((job.str("kind"), &job.json["result"]["changed"]), ("machine.reboot", &json!(true)));
     assert_eq!(lab.machine("ci-runner-1").await["tools_status"], "running");
-    let path = machine("ci-runner-1", "/power?deadline=1s");
+    let path = machine_path("ci-runner-1", "/power?deadline=1s");
     lab.control().mutate(|world| {
         world.machine_mut("31").unwrap().guest.tools_after = std::time::Duration::from_hours(1);
     });
     let job = lab.post(&path, json!({"action": "reboot"})).await.expect(202).json;
-    assert_eq!(lab.ended(&job).await["state"], "unknown");
+    assert_eq!(lab.wait_for_end(&job).await["state"], "unknown");
     assert_eq!(lab.control().calls("RebootGuest"), 2);
 }
 
@@ -327,7 +328,7 @@ async fn an_answer_passes_the_job_that_it_unblocks() {
     let lab = Lab::start().await;
     lab.control()
         .mutate(|world| world.machine_mut("32").unwrap().question_at_power_on = Some(question()));
-    let starting = lab.power("ci-runner-2", "on").await;
+    let starting = lab.start_power("ci-runner-2", "on").await;
     lab.get("/v1/machines/32/wait?until=question&wait=10s").await.expect(200);
     let path = "/v1/machines/32/answer?wait=10s";
     let wrong = lab
@@ -343,16 +344,16 @@ async fn an_answer_passes_the_job_that_it_unblocks() {
         ("machine.answer", &json!("4"))
     );
     assert_eq!(lab.machine("ci-runner-2").await["question"], json!(null));
-    assert_eq!(lab.ended(&starting).await["state"], "succeeded");
+    assert_eq!(lab.wait_for_end(&starting).await["state"], "succeeded");
     lab.post(path, json!({"question": "19", "choice": "4"})).await.problem(404, "not-found");
 }
 
 #[tokio::test]
 async fn a_queued_job_is_cancelled_at_once_and_a_running_one_by_its_task() {
     let lab = Lab::stepped().await;
-    let running = lab.power("ci-runner-2", "on").await;
-    let queued = lab.power("ci-runner-2", "off").await;
-    lab.on_the_host(&running).await;
+    let running = lab.start_power("ci-runner-2", "on").await;
+    let queued = lab.start_power("ci-runner-2", "off").await;
+    lab.wait_for_job_task(&running).await;
     let answer = cancel(&lab, &queued).await.expect(202);
     assert_eq!(
         (answer.str("state"), &answer.json["error"]["code"]),
@@ -361,7 +362,7 @@ async fn a_queued_job_is_cancelled_at_once_and_a_running_one_by_its_task() {
     assert_eq!(cancel(&lab, &queued).await.expect(200).json, answer.json);
     let answer = cancel(&lab, &running).await.expect(202);
     assert!(answer.json["cancel_requested_at"].is_string());
-    assert_eq!(lab.ended(&running).await["state"], "cancelled");
+    assert_eq!(lab.wait_for_end(&running).await["state"], "cancelled");
     assert_eq!(lab.machine("ci-runner-2").await["power_state"], "off");
     lab.post(&format!("/v1/jobs/{}/cancel", running["id"].as_str().unwrap()), json!({"why": 1}))
         .await
@@ -371,9 +372,9 @@ async fn a_queued_job_is_cancelled_at_once_and_a_running_one_by_its_task() {
 #[tokio::test]
 async fn a_task_that_outlives_its_job_keeps_the_machine() {
     let lab = Lab::stepped().await;
-    let path = machine("qubes-4.2-sdw-staging", "/snapshots/installed?deadline=1s");
+    let path = machine_path("qubes-4.2-sdw-staging", "/snapshots/installed?deadline=1s");
     let job = delete(&lab, &path).await.expect(202).json;
-    let task = lab.task_of("16").await;
+    let task = lab.wait_for_machine_task("16").await;
     let look = format!("/v1/jobs/{}/wait?wait=14s", job["id"].as_str().unwrap());
     lab.get(&look).await.problem(409, "outcome-unknown");
     let kept = lab.machine("qubes-4.2-sdw-staging").await;
@@ -388,9 +389,10 @@ async fn a_task_that_outlives_its_job_keeps_the_machine() {
 async fn what_a_host_lacks_is_not_supported() {
     use crate::harness::HostKind;
     for kind in [HostKind::GovmomiEsx, HostKind::GovmomiVcenter] {
-        let lab = Lab::on(kind).await;
-        let name = lab.cast.reverted;
-        let path = machine(name, &format!("/snapshots/{}", encode(lab.cast.path)));
+        let lab = Lab::on_host(kind).await;
+        let name = lab.machines.with_snapshots;
+        let path =
+            machine_path(name, &format!("/snapshots/{}", encode(lab.machines.snapshot_path)));
         patch(&lab, &path, json!({"name": "other"})).await.problem(501, "not-supported");
     }
 }

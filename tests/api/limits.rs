@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Lab, Wire, raw};
+use crate::harness::{Lab, RawConnection, send_raw};
 
 const END: &str = "host: localhost\r\nconnection: close\r\n\r\n";
 
@@ -12,11 +12,14 @@ async fn an_address_too_long_is_414() {
     // Past our limit, past hyper's of an address, past all that is buffered.
     for length in [17_000, 70_000, 400_000] {
         let request = format!("GET /v1/machines/{} HTTP/1.1\r\n{END}", "x".repeat(length));
-        raw(lab.address, request).await.problem(414, "uri-too-long");
+        send_raw(lab.address, request).await.problem(414, "uri-too-long");
     }
-    raw(lab.address, format!("GET /v1/machines?name={} HTTP/1.1\r\n{END}", "x".repeat(15_000)))
-        .await
-        .expect(200);
+    send_raw(
+        lab.address,
+        format!("GET /v1/machines?name={} HTTP/1.1\r\n{END}", "x".repeat(15_000)),
+    )
+    .await
+    .expect(200);
 }
 
 #[tokio::test]
@@ -30,9 +33,9 @@ async fn headers_too_many_or_too_long_are_431() {
         format!("x: {}\r\n", "y".repeat(400_000)),
     ] {
         let request = format!("GET /healthz HTTP/1.1\r\n{headers}{END}");
-        raw(lab.address, request).await.problem(431, "headers-too-large");
+        send_raw(lab.address, request).await.problem(431, "headers-too-large");
     }
-    raw(lab.address, format!("GET /healthz HTTP/1.1\r\n{}{END}", many(90))).await.expect(200);
+    send_raw(lab.address, format!("GET /healthz HTTP/1.1\r\n{}{END}", many(90))).await.expect(200);
 }
 
 #[tokio::test]
@@ -46,7 +49,7 @@ async fn what_is_no_http_is_400() {
         "GET /healthz HTTP/1.1\r\nno colon\r\n\r\n",
         "POST /healthz HTTP/1.1\r\nhost: localhost\r\ncontent-length: x\r\n\r\n",
     ] {
-        let answer = raw(lab.address, garbage).await;
+        let answer = send_raw(lab.address, garbage).await;
         assert_eq!(answer.status, 400, "{garbage:?}: {}", answer.text);
     }
     for odd in [
@@ -55,7 +58,7 @@ async fn what_is_no_http_is_400() {
         "BREW /docs HTTP/1.1\r\n",
         "GET http://localhost/none HTTP/1.1\r\n",
     ] {
-        let answer = raw(lab.address, format!("{odd}{END}")).await;
+        let answer = send_raw(lab.address, format!("{odd}{END}")).await;
         assert!((400..500).contains(&answer.status), "{odd}: {}", answer.status);
         assert_eq!(answer.header("content-type"), Some("application/problem+json"));
     }
@@ -76,22 +79,22 @@ async fn a_foreign_host_is_forbidden() {
         for path in ["/v1/machines", "/healthz", "/docs", "/none"] {
             let request =
                 format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
-            raw(lab.address, request).await.problem(403, "forbidden");
+            send_raw(lab.address, request).await.problem(403, "forbidden");
         }
     }
     for host in ["localhost", "localhost:1", "127.0.0.1", "[::1]:80", "LOCALHOST", "127.1.2.3"] {
         let request = format!("GET /healthz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
-        raw(lab.address, request).await.expect(200);
+        send_raw(lab.address, request).await.expect(200);
     }
     let absolute = "GET http://evil.example/v1/machines HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    raw(lab.address, absolute).await.problem(403, "forbidden");
+    send_raw(lab.address, absolute).await.problem(403, "forbidden");
 }
 
 #[tokio::test]
 async fn a_request_names_its_host_once() {
     let lab = Lab::start().await;
     let ask = async |line: &str, headers: &str| {
-        raw(lab.address, format!("{line}\r\n{headers}connection: close\r\n\r\n")).await
+        send_raw(lab.address, format!("{line}\r\n{headers}connection: close\r\n\r\n")).await
     };
     for (headers, code) in [
         ("", "missing"),
@@ -124,13 +127,14 @@ async fn a_request_names_its_host_once() {
 #[tokio::test]
 async fn slow_headers_end_the_connection_and_others_are_served() {
     let lab =
-        Lab::tuned(|settings| settings.http.header_timeout = Duration::from_millis(200)).await;
-    let mut slow = Wire::to(lab.address).await;
+        Lab::with_settings(|settings| settings.http.header_timeout = Duration::from_millis(200))
+            .await;
+    let mut slow = RawConnection::open(lab.address).await;
     slow.send(b"GET /healthz HTTP/1.1\r\nhost: local").await;
     // Each on a connection of its own: one that is idle for so long is closed too, perhaps just as
     // it is used again.
     let served = async || {
-        let mut other = Wire::to(lab.address).await;
+        let mut other = RawConnection::open(lab.address).await;
         other.send(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
         other.answer().await.expect(200);
     };
@@ -146,8 +150,10 @@ async fn slow_headers_end_the_connection_and_others_are_served() {
 
 #[tokio::test]
 async fn a_slow_body_is_408_and_others_are_served() {
-    let lab = Lab::tuned(|settings| settings.http.body_timeout = Duration::from_millis(200)).await;
-    let mut slow = Wire::to(lab.address).await;
+    let lab =
+        Lab::with_settings(|settings| settings.http.body_timeout = Duration::from_millis(200))
+            .await;
+    let mut slow = RawConnection::open(lab.address).await;
     let head = "POST /v1/machines/31/power HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"act";
     slow.send(head.as_bytes()).await;
     lab.get("/healthz").await.expect(200);
@@ -157,10 +163,11 @@ async fn a_slow_body_is_408_and_others_are_served() {
 
 #[tokio::test]
 async fn many_that_never_finish_do_not_keep_others_out() {
-    let lab = Lab::tuned(|settings| settings.http.header_timeout = Duration::from_mins(1)).await;
+    let lab =
+        Lab::with_settings(|settings| settings.http.header_timeout = Duration::from_mins(1)).await;
     let mut open = Vec::new();
     for _ in 0..100 {
-        let mut wire = Wire::to(lab.address).await;
+        let mut wire = RawConnection::open(lab.address).await;
         wire.send(b"GET /v1/mach").await;
         open.push(wire);
     }
@@ -170,7 +177,7 @@ async fn many_that_never_finish_do_not_keep_others_out() {
 #[tokio::test]
 async fn a_body_cut_short_does_nothing() {
     let lab = Lab::start().await;
-    let mut wire = Wire::to(lab.address).await;
+    let mut wire = RawConnection::open(lab.address).await;
     let head = "POST /v1/machines/31/power HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"action\":\"off\"}";
     wire.send(head.as_bytes()).await;
     drop(wire);

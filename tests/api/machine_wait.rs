@@ -2,36 +2,36 @@
 
 use serde_json::json;
 
-use crate::harness::{Answer, Lab, machine, on_every_host};
+use crate::harness::{Answer, Lab, machine_path, on_every_host};
 
 on_every_host! {
     async fn a_power_state_is_waited_for(lab: &Lab) {
-        let here = machine(lab.cast.running, "/wait?until=power_state:on&wait=0");
+        let here = machine_path(lab.machines.running, "/wait?until=power_state:on&wait=0");
         assert_eq!(lab.get(&here).await.expect(200).str("power_state"), "on");
-        let there = machine(lab.cast.running, "/wait?until=power_state:off&wait=20s");
-        let (waited, _) = tokio::join!(lab.get(&there), lab.power(lab.cast.running, "off"));
+        let there = machine_path(lab.machines.running, "/wait?until=power_state:off&wait=20s");
+        let (waited, _) = tokio::join!(lab.get(&there), lab.start_power(lab.machines.running, "off"));
         let waited = waited.expect(200);
         assert_eq!((waited.str("power_state"), waited.header("otter-wait")), ("off", Some("20s")));
     }
 
     async fn what_does_not_come_times_out(lab: &Lab) {
-        let path = machine(lab.cast.running, "/wait?until=power_state:off&wait=0");
+        let path = machine_path(lab.machines.running, "/wait?until=power_state:off&wait=0");
         let problem = lab.get(&path).await.problem(504, "wait-timeout");
-        assert_eq!((problem.str("machine_name"), problem.header("otter-wait")), (lab.cast.running, Some("0s")));
+        assert_eq!((problem.str("machine_name"), problem.header("otter-wait")), (lab.machines.running, Some("0s")));
     }
 
     async fn a_machine_comes_free_when_its_job_ends(lab: &Lab) {
-        let job = lab.power(lab.cast.running, "off").await;
-        let free = lab.get(&machine(lab.cast.running, "/wait?until=free&wait=20s")).await.expect(200);
+        let job = lab.start_power(lab.machines.running, "off").await;
+        let free = lab.get(&machine_path(lab.machines.running, "/wait?until=free&wait=20s")).await.expect(200);
         assert_eq!((&free.json["free"], &free.json["active_job"]), (&json!(true), &json!(null)));
-        assert_eq!(lab.ended(&job).await["state"], "succeeded");
-        lab.get(&machine(lab.cast.running, "/wait?until=no_job&wait=0")).await.expect(200);
-        lab.get(&machine(lab.cast.running, "/wait?until=no_question&wait=0")).await.expect(200);
+        assert_eq!(lab.wait_for_end(&job).await["state"], "succeeded");
+        lab.get(&machine_path(lab.machines.running, "/wait?until=no_job&wait=0")).await.expect(200);
+        lab.get(&machine_path(lab.machines.running, "/wait?until=no_question&wait=0")).await.expect(200);
     }
 
     async fn an_address_of_a_machine_that_is_off_cannot_come(lab: &Lab) {
-        lab.powered(lab.cast.running, "off").await;
-        let problem = lab.get(&machine(lab.cast.running, "/wait?until=ip&wait=20s")).await;
+        lab.power_and_wait(lab.machines.running, "off").await;
+        let problem = lab.get(&machine_path(lab.machines.running, "/wait?until=ip&wait=20s")).await;
         problem.problem(409, "invalid-power-state");
     }
 
@@ -47,10 +47,10 @@ on_every_host! {
             ("?until=free&wait=-1", "wait", "not-a-duration"),
             ("?until=free&wait=soon", "wait", "not-a-duration"),
         ] {
-            let problem = lab.get(&machine(lab.cast.running, &format!("/wait{query}"))).await;
+            let problem = lab.get(&machine_path(lab.machines.running, &format!("/wait{query}"))).await;
             problem.problem(400, "invalid-request").points_at(place, code);
         }
-        lab.get(&machine("none-such", "/wait?until=free")).await.problem(404, "not-found");
+        lab.get(&machine_path("none-such", "/wait?until=free")).await.problem(404, "not-found");
     }
 }
 
@@ -58,7 +58,7 @@ on_every_host! {
 #[tokio::test]
 async fn an_address_comes_after_a_start_and_a_network_chooses() {
     let lab = Lab::start().await;
-    let job = lab.power("ci-runner-2", "on").await;
+    let job = lab.start_power("ci-runner-2", "on").await;
     let path = "/v1/machines/32/wait?until=ip&cidr=10.0.0.0/8&wait=15s";
     let machine = lab.get(path).await.expect(200);
     assert_eq!(machine.str("ip_address"), "10.0.0.32");
@@ -67,8 +67,8 @@ async fn an_address_comes_after_a_start_and_a_network_chooses() {
     lab.get("/v1/machines/32/wait?until=ip&cidr=192.168.0.0/16&wait=0")
         .await
         .problem(504, "wait-timeout");
-    lab.ended(&job).await;
-    lab.powered("ci-runner-2", "off").await;
+    lab.wait_for_end(&job).await;
+    lab.power_and_wait("ci-runner-2", "off").await;
     let off = lab.machine("ci-runner-2").await;
     assert_eq!((&off["ip_address"], &off["ip_addresses"]), (&json!(null), &json!([])));
 }
@@ -91,7 +91,7 @@ async fn a_machine_that_vanishes_ends_the_wait() {
     let lab = Lab::stepped().await;
     // A waiter that is seen to wait: the job ends it otherwise.
     let path = "/v1/machines/31/wait?until=power_state:suspended&wait=20s";
-    let waiting = tokio::spawn(Answer::of(lab.request(reqwest::Method::GET, path)));
+    let waiting = tokio::spawn(Answer::from_request(lab.request(reqwest::Method::GET, path)));
     let probe = lab.get("/v1/machines/31/wait?until=power_state:suspended&wait=1s").await;
     probe.problem(504, "wait-timeout");
     lab.control().mutate(|world| world.remove_machine("31"));
@@ -103,11 +103,11 @@ async fn a_machine_that_vanishes_ends_the_wait() {
 async fn a_wait_follows_the_machine_and_not_its_name() {
     let lab = Lab::start().await;
     let path = "/v1/machines/name:ci-runner-1/wait?until=power_state:off&wait=20s";
-    let waiting = tokio::spawn(Answer::of(lab.request(reqwest::Method::GET, path)));
+    let waiting = tokio::spawn(Answer::from_request(lab.request(reqwest::Method::GET, path)));
     let probe = lab.get("/v1/machines/31/wait?until=power_state:off&wait=1s").await;
     probe.problem(504, "wait-timeout");
     lab.control().mutate(|world| world.machine_mut("31").unwrap().name = "renamed".to_owned());
-    lab.until_seen("31", "name", json!("renamed")).await;
-    lab.powered("renamed", "off").await;
+    lab.wait_for_field("31", "name", json!("renamed")).await;
+    lab.power_and_wait("renamed", "off").await;
     assert_eq!(waiting.await.unwrap().expect(200).str("name"), "renamed");
 }

@@ -2,14 +2,14 @@
 
 use serde_json::json;
 
-use crate::harness::{Lab, encode, machine, on_every_host};
+use crate::harness::{Lab, encode, machine_path, on_every_host};
 
 on_every_host! {
     /// All of them, in order, without a limit.
     async fn the_list_is_whole_and_in_order(lab: &Lab) {
         let list = lab.get("/v1/machines").await.expect(200);
         let names = list.items("name");
-        assert_eq!(names.len(), lab.cast.machines);
+        assert_eq!(names.len(), lab.machines.count);
         let keys: Vec<(String, &str)> =
             names.iter().map(|name| name.to_lowercase()).zip(list.items("id")).collect();
         assert!(keys.is_sorted(), "{keys:?}");
@@ -32,28 +32,28 @@ on_every_host! {
     }
 
     async fn a_page_that_ends_with_the_list_has_no_next(lab: &Lab) {
-        let page = lab.get(&format!("/v1/machines?limit={}", lab.cast.machines)).await.expect(200);
-        assert_eq!(page.items("id").len(), lab.cast.machines);
+        let page = lab.get(&format!("/v1/machines?limit={}", lab.machines.count)).await.expect(200);
+        assert_eq!(page.items("id").len(), lab.machines.count);
         assert!(page.json["next"].is_null());
     }
 
     async fn a_name_is_matched_loosely(lab: &Lab) {
         let all = lab.get("/v1/machines").await.expect(200);
-        let wanted = lab.cast.loose.to_lowercase();
+        let wanted = lab.machines.name_part.to_lowercase();
         let expected: Vec<&str> =
             all.items("name").into_iter().filter(|name| name.to_lowercase().contains(&wanted)).collect();
-        let list = lab.get(&format!("/v1/machines?name={}", lab.cast.loose)).await.expect(200);
+        let list = lab.get(&format!("/v1/machines?name={}", lab.machines.name_part)).await.expect(200);
         assert!(expected.len() > 2);
         assert_eq!(list.items("name"), expected);
     }
 
     async fn the_filters_are_and_ed(lab: &Lab) {
         let running = lab.get("/v1/machines?power_state=on").await.expect(200);
-        assert!(running.items("name").contains(&lab.cast.running));
+        assert!(running.items("name").contains(&lab.machines.running));
         assert!(running.json["items"].as_array().unwrap().iter().all(|machine| machine["power_state"] == "on"));
-        let mac = lab.get(&format!("/v1/machines?mac={}", lab.cast.running_mac)).await.expect(200);
-        assert_eq!(mac.items("name"), [lab.cast.running]);
-        let none = lab.get(&format!("/v1/machines?mac={}&power_state=off", lab.cast.running_mac)).await;
+        let mac = lab.get(&format!("/v1/machines?mac={}", lab.machines.running_mac)).await.expect(200);
+        assert_eq!(mac.items("name"), [lab.machines.running]);
+        let none = lab.get(&format!("/v1/machines?mac={}&power_state=off", lab.machines.running_mac)).await;
         assert!(none.expect(200).items("name").is_empty());
         let free = lab.get("/v1/machines?free=true&power_state=on").await.expect(200);
         assert!(free.items("name").is_empty(), "what runs is not free");
@@ -67,23 +67,23 @@ on_every_host! {
             let reasons = machine["not_free_because"].as_array().unwrap();
             assert_eq!(machine["free"], reasons.is_empty(), "{machine}");
         }
-        lab.powered(lab.cast.running, "off").await;
+        lab.power_and_wait(lab.machines.running, "off").await;
         let free = lab.get("/v1/machines?free=true").await.expect(200);
-        assert!(free.items("name").contains(&lab.cast.running));
+        assert!(free.items("name").contains(&lab.machines.running));
         let taken = lab.get("/v1/machines?free=false").await.expect(200);
-        assert_eq!(free.items("id").len() + taken.items("id").len(), lab.cast.machines);
+        assert_eq!(free.items("id").len() + taken.items("id").len(), lab.machines.count);
     }
 
     async fn one_is_had_by_id_name_uuid_and_mac(lab: &Lab) {
-        let wanted = lab.machine(lab.cast.running).await;
+        let wanted = lab.machine(lab.machines.running).await;
         let text = |field: &str| wanted[field].as_str().unwrap().to_owned();
         for reference in [
             text("id"),
             format!("uuid:{}", text("uuid")),
             format!("uuid:{}", text("uuid").to_uppercase()),
             format!("uuid:{}", text("bios_uuid")),
-            format!("mac:{}", lab.cast.running_mac),
-            format!("mac:{}", lab.cast.running_mac.replace(':', "-").to_uppercase()),
+            format!("mac:{}", lab.machines.running_mac),
+            format!("mac:{}", lab.machines.running_mac.replace(':', "-").to_uppercase()),
         ] {
             let plain = lab.get(&format!("/v1/machines/{reference}")).await.expect(200);
             assert_eq!(plain.json["id"], wanted["id"], "{reference}");
@@ -93,10 +93,10 @@ on_every_host! {
     }
 
     async fn exact_names_mind_their_case(lab: &Lab) {
-        let name = lab.cast.running;
+        let name = lab.machines.running;
         let swapped = if name.to_uppercase() == name { name.to_lowercase() } else { name.to_uppercase() };
-        lab.get(&machine(&swapped, "")).await.problem(404, "not-found");
-        lab.get(&machine(&name[..name.len() - 1], "")).await.problem(404, "not-found");
+        lab.get(&machine_path(&swapped, "")).await.problem(404, "not-found");
+        lab.get(&machine_path(&name[..name.len() - 1], "")).await.problem(404, "not-found");
         if lab.machine(name).await["id"] == name {
             // In memory ids are names.
             return;
@@ -107,13 +107,13 @@ on_every_host! {
     }
 
     async fn raw_properties_are_read_from_the_host(lab: &Lab) {
-        let path = machine(lab.cast.running, "/properties?path=runtime.powerState&path=config.version");
+        let path = machine_path(lab.machines.running, "/properties?path=runtime.powerState&path=config.version");
         let properties = lab.get(&path).await.expect(200);
         assert_eq!(properties.json["runtime.powerState"], "poweredOn");
         assert!(properties.json["config.version"].is_string());
-        let path = machine(lab.cast.running, "/properties?path=config.nonsense");
+        let path = machine_path(lab.machines.running, "/properties?path=config.nonsense");
         lab.get(&path).await.problem(400, "invalid-request").points_at("path", "unknown-property");
-        let path = machine(lab.cast.running, "/properties");
+        let path = machine_path(lab.machines.running, "/properties");
         lab.get(&path).await.problem(400, "invalid-request").points_at("path", "empty");
     }
 }
@@ -127,7 +127,7 @@ async fn a_uuid_is_an_instance_first_and_a_bios_then() {
     let (id, uuid) = (one["id"].clone(), one["uuid"].as_str().unwrap().to_owned());
     // Another one's BIOS UUID is this one's instance UUID: the instance wins.
     lab.control().mutate(|world| world.machine_mut("32").unwrap().bios_uuid.clone_from(&uuid));
-    lab.until_seen("32", "bios_uuid", json!(uuid)).await;
+    lab.wait_for_field("32", "bios_uuid", json!(uuid)).await;
     assert_eq!(lab.get(&format!("/v1/machines/uuid:{uuid}")).await.expect(200).json["id"], id);
 }
 
@@ -155,8 +155,8 @@ async fn names_and_ids_of_any_characters_are_named_percent_encoded() {
     odd.instance_uuid = "6ba7b810-9dad-11d1-80b4-00c04fd430c8".to_owned();
     let (id, name) = (odd.id.clone(), odd.name.clone());
     lab.control().mutate(|world| world.add_machine(odd));
-    lab.until_seen(&id, "name", json!(name)).await;
-    assert_eq!(lab.get(&machine(&name, "")).await.expect(200).str("id"), id);
+    lab.wait_for_field(&id, "name", json!(name)).await;
+    assert_eq!(lab.get(&machine_path(&name, "")).await.expect(200).str("id"), id);
     let job = lab
         .post(&format!("/v1/machines/{}/power?wait=30s", encode(&id)), json!({"action": "on"}))
         .await;
@@ -253,10 +253,10 @@ async fn a_machine_is_told_whole() {
 async fn a_machine_that_comes_goes_or_is_renamed_shows_so() {
     let lab = Lab::start().await;
     lab.control().mutate(|world| world.machine_mut("31").unwrap().name = "AAA".to_owned());
-    lab.until_seen("31", "name", json!("AAA")).await;
+    lab.wait_for_field("31", "name", json!("AAA")).await;
     assert_eq!(lab.get("/v1/machines?limit=1").await.expect(200).items("name"), ["AAA"]);
     lab.control().mutate(|world| world.remove_machine("31"));
-    lab.until_gone("31").await;
+    lab.wait_until_gone("31").await;
     assert!(!lab.get("/v1/machines").await.expect(200).items("id").contains(&"31"));
 }
 
@@ -266,7 +266,7 @@ async fn paging_goes_on_where_it_was_while_machines_come_and_go() {
     let first = lab.get("/v1/machines?limit=5").await.expect(200);
     let last = (*first.items("id").last().unwrap()).to_owned();
     lab.control().mutate(|world| world.remove_machine(&last));
-    lab.until_gone(&last).await;
+    lab.wait_until_gone(&last).await;
     let rest = lab.get(&format!("/v1/machines?cursor={}", first.str("next"))).await.expect(200);
     assert_eq!(
         rest.items("id").len(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use otter::simulator::{DownMode, Fault, HostdRestart};
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Events, Lab, eventually};
+use crate::harness::{Answer, EventStream, Lab, eventually};
 
 /// What `/metrics` says at one time.
 struct Told(String);
@@ -72,25 +72,25 @@ async fn jobs_are_counted_by_kind_and_end() {
         format!("otter_job_seconds_count{{kind=\"machine.power_on\",state=\"{state}\"}}")
     };
     assert_eq!(Told::by(&lab).await.of(accepted), 0);
-    let job = lab.power("qubes-4.2-sdw-staging", "on").await;
-    let task = lab.on_the_host(&job).await;
-    let waiting = lab.power("qubes-4.2-sdw-staging", "off").await;
+    let job = lab.start_power("qubes-4.2-sdw-staging", "on").await;
+    let task = lab.wait_for_job_task(&job).await;
+    let waiting = lab.start_power("qubes-4.2-sdw-staging", "off").await;
     let during = Told::by(&lab).await;
     assert_eq!(
         (during.of(accepted), during.of("otter_jobs_running"), during.of("otter_jobs_waiting")),
         (1, 1, 1)
     );
     lab.control().finish_task(&task);
-    lab.ended(&job).await;
+    lab.wait_for_end(&job).await;
     assert_eq!(Told::by(&lab).await.of(&ended("succeeded")), 1);
-    lab.control().finish_task(&lab.on_the_host(&waiting).await);
-    lab.ended(&waiting).await;
+    lab.control().finish_task(&lab.wait_for_job_task(&waiting).await);
+    lab.wait_for_end(&waiting).await;
     until(&lab, "otter_jobs_running", 0).await;
 
     lab.control().fail_next_task("PowerOnVM_Task", Fault::new("NoDiskSpace", "Full."));
-    let failing = lab.power("qubes-4.3-nightly", "on").await;
-    lab.control().finish_task(&lab.on_the_host(&failing).await);
-    assert_eq!(lab.ended(&failing).await["state"], "failed");
+    let failing = lab.start_power("qubes-4.3-nightly", "on").await;
+    lab.control().finish_task(&lab.wait_for_job_task(&failing).await);
+    assert_eq!(lab.wait_for_end(&failing).await["state"], "failed");
     let after = Told::by(&lab).await;
     assert_eq!((after.of(&ended("failed")), after.of("otter_jobs_waiting")), (1, 0));
 }
@@ -102,15 +102,15 @@ async fn the_store_and_the_host_are_counted() {
     let login = "otter_soap_call_seconds_count{method=\"Login\",result=\"ok\"}";
     let before = Told::by(&lab).await;
     assert_eq!((before.of(login), before.of("otter_session_logins_total")), (1, 1));
-    lab.powered("qubes-4.2-sdw-staging", "on").await;
+    lab.power_and_wait("qubes-4.2-sdw-staging", "on").await;
     let after = Told::by(&lab).await;
     assert_eq!(after.of(power_on) - before.of(power_on), 1);
     for name in ["otter_store_transactions_total", "otter_store_statements_total"] {
         assert!(after.of(name) > before.of(name), "{name}");
     }
     lab.control().set_read_only_licence(true);
-    let refused = lab.power("qubes-4.3-nightly", "on").await;
-    assert_eq!(lab.ended(&refused).await["state"], "failed");
+    let refused = lab.start_power("qubes-4.3-nightly", "on").await;
+    assert_eq!(lab.wait_for_end(&refused).await["state"], "failed");
     let refused = "otter_soap_call_seconds_count{method=\"PowerOnVM_Task\",result=\"fault\"}";
     assert_eq!(Told::by(&lab).await.of(refused), 1);
 }
@@ -154,7 +154,7 @@ async fn open_waits_are_counted() {
         lab.request(reqwest::Method::GET, "/v1/machines/16/wait?until=power_state:on&wait=1m");
     let waiting = tokio::spawn(waiting.send());
     until(&lab, "otter_waits_open", 1).await;
-    lab.power("qubes-4.2-sdw-staging", "on").await;
+    lab.start_power("qubes-4.2-sdw-staging", "on").await;
     assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
     until(&lab, "otter_waits_open", 0).await;
 }
@@ -166,15 +166,15 @@ async fn events_and_their_readers_are_counted() {
         ("otter_event_streams_open", "otter_event_stream_resets_total{reason=\"gone\"}");
     let before = Told::by(&lab).await;
     assert_eq!((before.of(open), before.of(gone)), (0, 0));
-    let mut stream = Events::open(&lab, "").await;
+    let mut stream = EventStream::open(&lab, "").await;
     lab.annotate("16", "seen by its reader");
-    stream.until(|told| told.is("machine.changed", "16")).await;
+    stream.until(|told| told.is_about("machine.changed", "16")).await;
     let during = Told::by(&lab).await;
     assert!(during.of("otter_events_total") > before.of("otter_events_total"));
     assert_eq!(during.of(open), 1);
     drop(stream);
     until(&lab, open, 0).await;
-    let mut foreign = Events::open(&lab, "?since=0123456789ab-7").await;
+    let mut foreign = EventStream::open(&lab, "?since=0123456789ab-7").await;
     assert_eq!(foreign.event().await.kind(), "reset");
     assert_eq!(Told::by(&lab).await.of(gone), 1);
 }
@@ -189,7 +189,10 @@ async fn lease(lab: &Lab, body: Value) -> Value {
 async fn give_back(lab: &Lab, lease: &Value) -> Value {
     let (id, secret) = (lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap());
     let request = lab.request(reqwest::Method::DELETE, &format!("/v1/leases/{id}?wait=20s"));
-    Answer::of(request.header("otter-lease", format!("{id}.{secret}"))).await.expect(200).json
+    Answer::from_request(request.header("otter-lease", format!("{id}.{secret}")))
+        .await
+        .expect(200)
+        .json
 }
 
 fn open(state: &str) -> String {
@@ -233,7 +236,7 @@ async fn leases_are_counted_by_state_and_end_and_timed() {
     assert!(held >= 1.0, "{short} was held for a second, of {held}");
     let revoked = lease(&lab, wanted.clone()).await;
     let revoke = format!("/v1/leases/{}?wait=20s", revoked["id"].as_str().unwrap());
-    Answer::of(lab.request(reqwest::Method::DELETE, &revoke)).await.expect(200);
+    Answer::from_request(lab.request(reqwest::Method::DELETE, &revoke)).await.expect(200);
     assert_eq!(of(&[&ended("revoked"), HELD]).await, [1, 3]);
     lease(&lab, wanted).await;
     lab.control().mutate(|world| world.remove_machine("16"));
@@ -244,7 +247,8 @@ async fn leases_are_counted_by_state_and_end_and_timed() {
 #[tokio::test]
 async fn waiters_that_nobody_asks_about_are_counted() {
     let lab =
-        Lab::tuned(|settings| settings.leases.abandon_after = Duration::from_millis(100)).await;
+        Lab::with_settings(|settings| settings.leases.abandon_after = Duration::from_millis(100))
+            .await;
     for queue_for in ["1s", "10m"] {
         lease(&lab, json!({"select": {"machine": "16"}, "ttl": "30m", "queue_for": queue_for}))
             .await;
@@ -265,25 +269,25 @@ async fn failed_preparations_and_releases_and_machines_set_aside_are_counted() {
     lab.control().fail_next_task("PowerOnVM_Task", Fault::new("NoDiskSpace", "Full."));
     lease(&lab, wanted.clone()).await;
     assert_eq!(Told::by(&lab).await.of(&open("preparing")), 1);
-    lab.control().finish_task(&lab.task_of("16").await);
+    lab.control().finish_task(&lab.wait_for_machine_task("16").await);
     until(&lab, &ended("prepare-failed"), 1).await;
     let after = Told::by(&lab).await;
     assert_eq!([ASIDE, PREPARE, RELEASE].map(|name| after.of(name)), [1, 1, 0]);
 
     let clear = lab.request(reqwest::Method::DELETE, "/v1/machines/16/quarantine");
-    Answer::of(clear).await.expect(200);
+    Answer::from_request(clear).await.expect(200);
     assert_eq!(Told::by(&lab).await.of(ASIDE), 0);
     let active = lease(&lab, wanted).await;
-    lab.control().finish_task(&lab.task_of("16").await);
+    lab.control().finish_task(&lab.wait_for_machine_task("16").await);
     until(&lab, &open("active"), 1).await;
     lab.control().fail_next_task("PowerOffVM_Task", Fault::new("GenericVmConfigFault", "Stuck."));
     let released = tokio::spawn({
         let (id, secret) = (active["id"].as_str().unwrap(), active["secret"].as_str().unwrap());
         let request = lab.request(reqwest::Method::DELETE, &format!("/v1/leases/{id}?wait=20s"));
-        Answer::of(request.header("otter-lease", format!("{id}.{secret}")))
+        Answer::from_request(request.header("otter-lease", format!("{id}.{secret}")))
     });
     until(&lab, &open("releasing"), 1).await;
-    lab.control().finish_task(&lab.task_of("16").await);
+    lab.control().finish_task(&lab.wait_for_machine_task("16").await);
     released.await.unwrap().expect(200);
     let after = Told::by(&lab).await;
     assert_eq!([ASIDE, PREPARE, RELEASE].map(|name| after.of(name)), [1, 1, 1]);

@@ -2,30 +2,30 @@
 
 use serde_json::json;
 
-use crate::harness::{Answer, Lab, Plan, eventually, machine, on_every_host};
+use crate::harness::{Answer, Lab, LabOptions, eventually, machine_path, on_every_host};
 use otter::app::Settings;
 use otter::simulator::{Fault, Pace};
 
 on_every_host! {
     async fn a_get_with_wait_is_200_whatever_came_of_it(lab: &Lab) {
-        lab.powered(lab.cast.running, "off").await;
-        let failing = lab.power(lab.cast.running, "reset").await;
+        lab.power_and_wait(lab.machines.running, "off").await;
+        let failing = lab.start_power(lab.machines.running, "reset").await;
         let job = lab.get(&format!("/v1/jobs/{}?wait=30s", failing["id"].as_str().unwrap())).await.expect(200);
         assert_eq!((job.str("state"), job.header("otter-wait")), ("failed", Some("30s")));
     }
 
     async fn the_outcome_form_is_the_jobs_own_status(lab: &Lab) {
-        let off = lab.power(lab.cast.running, "off").await;
+        let off = lab.start_power(lab.machines.running, "off").await;
         let done = lab.get(&format!("/v1/jobs/{}/wait?wait=30s", off["id"].as_str().unwrap())).await.expect(200);
         assert_eq!((done.str("state"), done.header("otter-wait")), ("succeeded", Some("30s")));
-        let reset = lab.power(lab.cast.running, "reset").await;
+        let reset = lab.start_power(lab.machines.running, "reset").await;
         let path = format!("/v1/jobs/{}/wait?wait=30s", reset["id"].as_str().unwrap());
         let problem = lab.get(&path).await.problem(409, "invalid-power-state");
         assert_eq!((problem.json["job"].clone(), problem.header("otter-wait")), (reset["id"].clone(), Some("30s")));
     }
 
     async fn a_preference_that_came_true_is_200(lab: &Lab) {
-        let path = machine(lab.cast.running, "/power");
+        let path = machine_path(lab.machines.running, "/power");
         let done = lab.post_with(&path, json!({"action": "off"}), &[("prefer", "wait=30")]).await.expect(200);
         assert_eq!(done.header("preference-applied"), Some("wait=30"));
         assert_eq!(done.header("otter-wait"), Some("30s"));
@@ -45,8 +45,8 @@ async fn without_a_key_a_job_that_goes_on_is_409_and_not_to_be_repeated() {
     assert_eq!(problem.json["links"]["wait"], format!("/v1/jobs/{}/wait", problem.str("job")));
     assert_eq!(problem.str("machine"), "31");
     let job = lab.get(problem.json["links"]["job"].as_str().unwrap()).await.expect(200).json;
-    lab.control().finish_task(&lab.on_the_host(&job).await);
-    assert_eq!(lab.ended(&job).await["state"], "succeeded");
+    lab.control().finish_task(&lab.wait_for_job_task(&job).await);
+    assert_eq!(lab.wait_for_end(&job).await["state"], "succeeded");
 }
 
 #[tokio::test]
@@ -62,7 +62,7 @@ async fn with_a_key_a_job_that_goes_on_is_504_to_be_repeated() {
         (again.json["job"].clone(), again.header("idempotent-replayed")),
         (problem.json["job"].clone(), Some("true"))
     );
-    lab.control().finish_task(&lab.task_of("31").await);
+    lab.control().finish_task(&lab.wait_for_machine_task("31").await);
     let path = "/v1/machines/31/power?wait=30s";
     let done = lab
         .post_with(path, json!({"action": "off"}), &[("idempotency-key", "k")])
@@ -77,7 +77,7 @@ async fn with_a_key_a_job_that_goes_on_is_504_to_be_repeated() {
 #[tokio::test]
 async fn the_wait_of_a_job_that_goes_on_is_504_with_where_to_go_on() {
     let lab = Lab::stepped().await;
-    let job = lab.power("ci-runner-1", "off").await;
+    let job = lab.start_power("ci-runner-1", "off").await;
     let path = format!("/v1/jobs/{}/wait?wait=0s", job["id"].as_str().unwrap());
     let problem = lab.get(&path).await.problem(504, "wait-timeout");
     assert_eq!(problem.str("retry"), "same-key");
@@ -114,7 +114,8 @@ async fn the_parameter_goes_before_the_preference() {
 #[tokio::test]
 async fn a_long_wait_is_cut_and_said() {
     let lab =
-        Lab::tuned(|settings| settings.http.max_wait = std::time::Duration::from_secs(20)).await;
+        Lab::with_settings(|settings| settings.http.max_wait = std::time::Duration::from_secs(20))
+            .await;
     let done = lab.post("/v1/machines/31/power?wait=1h", json!({"action": "on"})).await.expect(200);
     assert_eq!(done.header("otter-wait"), Some("20s"));
     let id = done.str("id");
@@ -170,25 +171,30 @@ async fn a_caller_that_hangs_up_cancels_nothing() {
         "POST /v1/machines/31/power?wait=60s HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    let mut wire = crate::harness::Wire::to(lab.address).await;
+    let mut wire = crate::harness::RawConnection::open(lab.address).await;
     wire.send(request.as_bytes()).await;
-    let task = lab.task_of("31").await;
+    let task = lab.wait_for_machine_task("31").await;
     drop(wire);
     lab.control().finish_task(&task);
-    lab.until_seen("31", "power_state", json!("off")).await;
+    lab.wait_for_field("31", "power_state", json!("off")).await;
     let id = lab.get("/v1/jobs").await.expect(200).json["items"][0].clone();
-    assert_eq!(lab.ended(&id).await["state"], "succeeded");
+    assert_eq!(lab.wait_for_end(&id).await["state"], "succeeded");
 }
 
 #[tokio::test]
 async fn a_daemon_that_stops_tells_those_who_wait() {
     let one = |settings: &mut Settings| settings.http.max_waits = 1;
-    let lab = Lab::with(Plan { pace: Pace::Stepped, settings: one, ..Plan::default() }).await;
-    let job = lab.power("ci-runner-1", "off").await;
-    lab.on_the_host(&job).await;
+    let lab = Lab::with_options(LabOptions {
+        pace: Pace::Stepped,
+        settings: one,
+        ..LabOptions::default()
+    })
+    .await;
+    let job = lab.start_power("ci-runner-1", "off").await;
+    lab.wait_for_job_task(&job).await;
     let path = format!("/v1/jobs/{}/wait?wait=60s", job["id"].as_str().unwrap());
     let probe = "/v1/machines/31/wait?until=question&wait=0";
-    let wait = || tokio::spawn(Answer::of(lab.request(reqwest::Method::GET, &path)));
+    let wait = || tokio::spawn(Answer::from_request(lab.request(reqwest::Method::GET, &path)));
     let mut waiting = wait();
     // There is one place. A probe that had it when the caller came made it go away; else the caller
     // has it now.

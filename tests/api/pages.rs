@@ -10,7 +10,7 @@ on_every_host! {
         assert_eq!(about.str("version"), env!("CARGO_PKG_VERSION"));
         assert_eq!(about.json["session"]["state"], "connected");
         assert_eq!(about.json["session"]["logins"], 1);
-        assert_eq!(about.json["inventory"]["machine_count"], lab.cast.machines);
+        assert_eq!(about.json["inventory"]["machine_count"], lab.machines.count);
         assert_eq!(about.json["inventory"]["loaded"], true);
         assert_eq!(about.json["inventory"]["version"], about.header("otter-version").unwrap());
         assert_eq!(about.json["tls_verified"], false);
@@ -41,8 +41,10 @@ async fn each_part_of_the_document_is_a_feature() {
 
 #[tokio::test]
 async fn about_names_the_machine_that_otter_runs_in() {
-    let lab =
-        Lab::tuned(|settings| settings.protection.own_name = Some("ci-runner-1".to_owned())).await;
+    let lab = Lab::with_settings(|settings| {
+        settings.protection.own_name = Some("ci-runner-1".to_owned())
+    })
+    .await;
     assert_eq!(lab.get("/v1/about").await.expect(200).str("self_machine"), "31");
     let own = lab.machine("ci-runner-1").await;
     assert_eq!(own["not_free_because"], json!(["powered_on", "self", "protected"]));
@@ -52,7 +54,7 @@ async fn about_names_the_machine_that_otter_runs_in() {
 
 #[tokio::test]
 async fn otter_knows_its_own_machine_by_its_address() {
-    let lab = Lab::tuned(|settings| {
+    let lab = Lab::with_settings(|settings| {
         settings.protection.own_addresses = vec!["00:50:56:3f:00:31".parse().unwrap()];
     })
     .await;

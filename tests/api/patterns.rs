@@ -32,7 +32,7 @@ async fn a_pattern_that_matches_no_machine_is_told_as_long_as_that_is_so() {
         let pool = Pool { machines: texts(&["ci-runner-1", "99"]), ..Pool::default() };
         settings.pools = Pools([("runners".to_owned(), pool)].into());
     };
-    let lab = Lab::tuned(settings).await;
+    let lab = Lab::with_settings(settings).await;
     let warnings = warned(&lab).await;
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(warnings[0].starts_with("machines.protected: \"golden-debain-*\" "), "{warnings:?}");
@@ -42,10 +42,10 @@ async fn a_pattern_that_matches_no_machine_is_told_as_long_as_that_is_so() {
 
     lab.control()
         .mutate(|world| "golden-debain-1".clone_into(&mut world.machine_mut("16").unwrap().name));
-    lab.until_seen("16", "name", json!("golden-debain-1")).await;
+    lab.wait_for_field("16", "name", json!("golden-debain-1")).await;
     assert_eq!(warned(&lab).await, warnings[1..]);
     lab.control().mutate(|world| world.remove_machine("31"));
-    lab.until_gone("31").await;
+    lab.wait_until_gone("31").await;
     eventually("the pool to be empty", async || warned(&lab).await.len() == 2).await;
     assert_eq!(counted(&lab, "machines.protected").await, "0");
     assert_eq!(counted(&lab, "pools.runners.machines").await, "2");

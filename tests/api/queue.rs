@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Lab, Plan, eventually};
+use crate::harness::{Lab, LabOptions, eventually};
 use otter::app::Settings;
 use otter::simulator::{Pace, world::Operation};
 
 async fn held(settings: fn(&mut Settings)) -> Lab {
-    Lab::with(Plan { pace: Pace::Stepped, settings, ..Plan::default() }).await
+    Lab::with_options(LabOptions { pace: Pace::Stepped, settings, ..LabOptions::default() }).await
 }
 
 async fn look(lab: &Lab, job: &Value) -> Value {
@@ -22,9 +22,9 @@ async fn jobs_of_a_machine_run_one_by_one_in_order_of_arrival() {
     let lab = Lab::stepped().await;
     let mut jobs = Vec::new();
     for action in ["off", "on", "reset"] {
-        jobs.push(lab.power("ci-runner-1", action).await);
+        jobs.push(lab.start_power("ci-runner-1", action).await);
     }
-    lab.on_the_host(&jobs[0]).await;
+    lab.wait_for_job_task(&jobs[0]).await;
     for (place, job) in jobs.iter().enumerate().skip(1) {
         let job = look(&lab, job).await;
         assert_eq!((&job["state"], &job["position"]), (&json!("queued"), &json!(place)));
@@ -38,10 +38,10 @@ async fn jobs_of_a_machine_run_one_by_one_in_order_of_arrival() {
     assert_eq!(machine["active_job"], jobs[0]["id"]);
     assert!(machine["not_free_because"].as_array().unwrap().contains(&json!("job")));
     for job in &jobs {
-        let task = lab.on_the_host(job).await;
-        assert_eq!(lab.task_of("31").await, task);
+        let task = lab.wait_for_job_task(job).await;
+        assert_eq!(lab.wait_for_machine_task("31").await, task);
         lab.control().finish_task(&task);
-        assert_eq!(lab.ended(job).await["state"], "succeeded");
+        assert_eq!(lab.wait_for_end(job).await["state"], "succeeded");
     }
     lab.get("/v1/machines/31/wait?until=no_job&wait=10s").await.expect(200);
 }
@@ -49,26 +49,27 @@ async fn jobs_of_a_machine_run_one_by_one_in_order_of_arrival() {
 #[tokio::test]
 async fn different_machines_run_side_by_side() {
     let lab = Lab::stepped().await;
-    let (one, two) = (lab.power("ci-runner-1", "off").await, lab.power("ci-runner-2", "on").await);
-    let tasks = [lab.on_the_host(&one).await, lab.on_the_host(&two).await];
+    let (one, two) =
+        (lab.start_power("ci-runner-1", "off").await, lab.start_power("ci-runner-2", "on").await);
+    let tasks = [lab.wait_for_job_task(&one).await, lab.wait_for_job_task(&two).await];
     for task in tasks {
         assert!(lab.control().running_tasks().contains(&task));
     }
-    for task in [lab.task_of("31").await, lab.task_of("32").await] {
+    for task in [lab.wait_for_machine_task("31").await, lab.wait_for_machine_task("32").await] {
         lab.control().finish_task(&task);
     }
-    lab.ended(&one).await;
-    lab.ended(&two).await;
+    lab.wait_for_end(&one).await;
+    lab.wait_for_end(&two).await;
 }
 
 #[tokio::test]
 async fn a_kill_goes_before_the_queue_and_cancels_what_runs() {
     let lab = Lab::stepped().await;
-    let starting = lab.power("ci-runner-2", "on").await;
-    lab.on_the_host(&starting).await;
-    let waiting = lab.power("ci-runner-2", "off").await;
+    let starting = lab.start_power("ci-runner-2", "on").await;
+    lab.wait_for_job_task(&starting).await;
+    let waiting = lab.start_power("ci-runner-2", "off").await;
     let kill = lab.post("/v1/machines/kill", json!({"name": "ci-runner-2"})).await.expect(202).json;
-    let cancelled = lab.ended(&starting).await;
+    let cancelled = lab.wait_for_end(&starting).await;
     assert_eq!(
         (&cancelled["state"], &cancelled["error"]["code"]),
         (&json!("cancelled"), &json!("job-cancelled"))
@@ -76,32 +77,32 @@ async fn a_kill_goes_before_the_queue_and_cancels_what_runs() {
     assert!(cancelled["cancel_requested_at"].is_string());
     let problem = lab.get(&format!("/v1/jobs/{}/wait", starting["id"].as_str().unwrap())).await;
     problem.problem(409, "job-cancelled");
-    assert_eq!(lab.ended(&kill).await["state"], "succeeded");
-    let waited = lab.ended(&waiting).await;
+    assert_eq!(lab.wait_for_end(&kill).await["state"], "succeeded");
+    let waited = lab.wait_for_end(&waiting).await;
     assert!(waited["started_at"].as_str() > kill["created_at"].as_str(), "after the kill");
 }
 
 #[tokio::test]
 async fn a_full_queue_refuses_and_says_when_to_come_again() {
     let lab = held(|settings| settings.jobs.queue_per_machine = 2).await;
-    let running = lab.power("ci-runner-1", "off").await;
-    lab.on_the_host(&running).await;
-    lab.power("ci-runner-1", "on").await;
-    lab.power("ci-runner-1", "off").await;
+    let running = lab.start_power("ci-runner-1", "off").await;
+    lab.wait_for_job_task(&running).await;
+    lab.start_power("ci-runner-1", "on").await;
+    lab.start_power("ci-runner-1", "off").await;
     let problem =
         lab.post("/v1/machines/31/power", json!({"action": "on"})).await.problem(429, "queue-full");
     assert_eq!((problem.str("retry"), problem.str("machine")), ("after", "31"));
     problem.header("retry-after").unwrap().parse::<u64>().unwrap();
-    lab.power("ci-runner-2", "on").await;
+    lab.start_power("ci-runner-2", "on").await;
     lab.post("/v1/machines/kill", json!({"name": "ci-runner-1"})).await.expect(202);
 }
 
 #[tokio::test]
 async fn all_queues_together_have_a_limit() {
     let lab = held(|settings| settings.jobs.queue_in_all = 1).await;
-    let running = lab.power("ci-runner-1", "off").await;
-    lab.on_the_host(&running).await;
-    lab.power("ci-runner-1", "on").await;
+    let running = lab.start_power("ci-runner-1", "off").await;
+    lab.wait_for_job_task(&running).await;
+    lab.start_power("ci-runner-1", "on").await;
     lab.post("/v1/machines/32/power", json!({"action": "on"})).await.problem(429, "queue-full");
 }
 
@@ -111,15 +112,15 @@ async fn a_foreign_task_is_waited_for() {
     let foreign = lab
         .control()
         .mutate(|world| world.start_task("31", Operation::Reset, "colleague").unwrap().id);
-    let job = lab.power("ci-runner-1", "off").await;
+    let job = lab.start_power("ci-runner-1", "off").await;
     eventually("the job to be blocked", async || {
         look(&lab, &job).await["blocked_by"]["kind"] == "host_task"
     })
     .await;
     assert_eq!(look(&lab, &job).await["blocked_by"]["id"], json!(foreign));
     lab.control().finish_task(&foreign);
-    lab.control().finish_task(&lab.on_the_host(&job).await);
-    assert_eq!(lab.ended(&job).await["state"], "succeeded");
+    lab.control().finish_task(&lab.wait_for_job_task(&job).await);
+    assert_eq!(lab.wait_for_end(&job).await["state"], "succeeded");
 }
 
 #[tokio::test]
@@ -159,8 +160,8 @@ async fn deadlines_are_told_and_have_defaults() {
 #[tokio::test]
 async fn a_queued_job_past_its_deadline_never_starts() {
     let lab = Lab::stepped().await;
-    let running = lab.power("ci-runner-1", "off").await;
-    let task = lab.on_the_host(&running).await;
+    let running = lab.start_power("ci-runner-1", "off").await;
+    let task = lab.wait_for_job_task(&running).await;
     let late =
         lab.post("/v1/machines/31/power?deadline=1s&wait=10s", json!({"action": "reset"})).await;
     let late = late.problem(504, "deadline-exceeded");
@@ -170,7 +171,7 @@ async fn a_queued_job_past_its_deadline_never_starts() {
         ("failed", &json!(null), &json!([]))
     );
     lab.control().finish_task(&task);
-    lab.ended(&running).await;
+    lab.wait_for_end(&running).await;
     assert_eq!(lab.control().calls("ResetVM_Task"), 0);
 }
 
@@ -193,15 +194,15 @@ async fn jobs_are_taken_on_trust_while_an_outage_is_short() {
     lab.control().restart_hostd(away);
     eventually("the host to be away", async || lab.get("/readyz?host=true").await.status == 503)
         .await;
-    let job = lab.power("ci-runner-1", "off").await;
+    let job = lab.start_power("ci-runner-1", "off").await;
     eventually("the job to wait", async || {
         look(&lab, &job).await["blocked_by"]["kind"] == "host_away"
     })
     .await;
     lab.control().resume();
-    assert_eq!(lab.ended(&job).await["state"], "succeeded");
+    assert_eq!(lab.wait_for_end(&job).await["state"], "succeeded");
 
-    let lab = Lab::tuned(|settings| settings.jobs.outage_grace = Duration::ZERO).await;
+    let lab = Lab::with_settings(|settings| settings.jobs.outage_grace = Duration::ZERO).await;
     lab.control().restart_hostd(away);
     eventually("the host to be away", async || lab.get("/readyz?host=true").await.status == 503)
         .await;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Lab, encode, machine, on_every_host};
+use crate::harness::{Lab, encode, machine_path, on_every_host};
 
 async fn revert(lab: &Lab, id: &str, body: Value) -> Value {
     lab.post(&format!("/v1/machines/{id}/revert?wait=30s"), body).await.expect(200).json
@@ -10,54 +10,54 @@ async fn revert(lab: &Lab, id: &str, body: Value) -> Value {
 
 on_every_host! {
     async fn a_machine_is_reverted_by_path_id_name_and_to_the_current_one(lab: &Lab) {
-        let name = lab.cast.reverted;
-        let list = lab.get(&machine(name, "/snapshots")).await.expect(200);
+        let name = lab.machines.with_snapshots;
+        let list = lab.get(&machine_path(name, "/snapshots")).await.expect(200);
         let id_of = |path: &str| {
             let items = list.json["items"].as_array().unwrap();
             items.iter().find(|item| item["path"] == path).unwrap()["id"].as_str().unwrap().to_owned()
         };
-        let parent = lab.cast.path.rsplit_once('/').unwrap().0;
-        let (wanted, above) = (id_of(lab.cast.path), id_of(parent));
+        let parent = lab.machines.snapshot_path.rsplit_once('/').unwrap().0;
+        let (wanted, above) = (id_of(lab.machines.snapshot_path), id_of(parent));
         for (body, current) in [
             (json!({"snapshot": parent}), &above),
             (json!({"snapshot": wanted}), &wanted),
             (json!({"snapshot": "updated"}), &above),
             (json!({}), &above),
-            (json!({"snapshot": lab.cast.path}), &wanted),
+            (json!({"snapshot": lab.machines.snapshot_path}), &wanted),
         ] {
-            let job = lab.post(&machine(name, "/revert?wait=30s"), body.clone()).await.expect(200);
+            let job = lab.post(&machine_path(name, "/revert?wait=30s"), body.clone()).await.expect(200);
             assert_eq!((job.str("kind"), &job.json["result"]["changed"]), ("snapshot.revert", &json!(true)));
             assert_eq!(job.json["result"]["snapshot"], **current, "{body}");
             assert_eq!(lab.machine(name).await["current_snapshot"], **current, "{body}");
         }
-        let by_path = machine(name, &format!("/snapshots/{}/revert?wait=30s", encode(parent)));
+        let by_path = machine_path(name, &format!("/snapshots/{}/revert?wait=30s", encode(parent)));
         let job = lab.post(&by_path, json!({})).await.expect(200);
         assert_eq!(job.json["request"]["snapshot_path"], parent);
         assert_eq!(lab.machine(name).await["current_snapshot"], above);
     }
 
     async fn no_body_is_needed(lab: &Lab) {
-        let path = machine(lab.cast.reverted, "/revert?wait=30s");
-        let job = crate::harness::Answer::of(lab.request(reqwest::Method::POST, &path)).await.expect(200);
-        assert_eq!(job.json["request"]["snapshot_path"], lab.cast.path);
+        let path = machine_path(lab.machines.with_snapshots, "/revert?wait=30s");
+        let job = crate::harness::Answer::from_request(lab.request(reqwest::Method::POST, &path)).await.expect(200);
+        assert_eq!(job.json["request"]["snapshot_path"], lab.machines.snapshot_path);
     }
 
     async fn what_is_not_there_is_refused_at_once(lab: &Lab) {
-        let path = machine(lab.cast.reverted, "/revert");
+        let path = machine_path(lab.machines.with_snapshots, "/revert");
         lab.post(&path, json!({"snapshot": "none-such"})).await.problem(404, "not-found");
         lab.post(&path, json!({"snapshot": ""})).await.problem(400, "invalid-request").points_at("/snapshot", "empty");
-        lab.post(&machine(lab.cast.reverted, "/snapshots/none-such/revert"), json!({})).await.problem(404, "not-found");
-        lab.post(&machine(lab.cast.running, "/revert"), json!({})).await.problem(404, "not-found");
+        lab.post(&machine_path(lab.machines.with_snapshots, "/snapshots/none-such/revert"), json!({})).await.problem(404, "not-found");
+        lab.post(&machine_path(lab.machines.running, "/revert"), json!({})).await.problem(404, "not-found");
         assert!(lab.get("/v1/jobs").await.expect(200).items("id").is_empty());
     }
 
     async fn power_on_says_how_the_machine_is_afterwards(lab: &Lab) {
-        let path = machine(lab.cast.reverted, "/revert?wait=30s");
+        let path = machine_path(lab.machines.with_snapshots, "/revert?wait=30s");
         for (power_on, state) in [(true, "on"), (false, "off"), (true, "on")] {
-            let body = json!({"snapshot": lab.cast.path, "power_on": power_on});
+            let body = json!({"snapshot": lab.machines.snapshot_path, "power_on": power_on});
             let job = lab.post(&path, body).await.expect(200);
             assert_eq!((&job.json["result"]["power_state"], &job.json["request"]["power_on"]), (&json!(state), &json!(power_on)));
-            assert_eq!(lab.machine(lab.cast.reverted).await["power_state"], state);
+            assert_eq!(lab.machine(lab.machines.with_snapshots).await["power_state"], state);
         }
     }
 }
@@ -66,7 +66,7 @@ on_every_host! {
 #[tokio::test]
 async fn a_snapshot_with_memory_leaves_the_machine_running() {
     let lab = Lab::start().await;
-    lab.powered("qubes-4.2-sdw-prod", "off").await;
+    lab.power_and_wait("qubes-4.2-sdw-prod", "off").await;
     let job = revert(&lab, "17", json!({"snapshot": "logged in"})).await;
     assert_eq!(job["result"]["power_state"], "on");
     assert_eq!(job["steps"].as_array().unwrap().len(), 1);

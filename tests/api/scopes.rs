@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::pairs::call::Operation;
 use super::tokens::Guarded;
-use crate::harness::{Answer, Events, Lab, Plan, encode, eventually, machine};
+use crate::harness::{Answer, EventStream, Lab, LabOptions, encode, eventually, machine_path};
 
 const STAGING: &str = "qubes-4.2-sdw-staging";
 const RUNNER: &str = "ci-runner-2";
@@ -22,7 +22,7 @@ async fn guarded() -> Guarded {
                 .into(),
         );
     };
-    Guarded::with(Plan { settings, ..Plan::default() }).await
+    Guarded::with(LabOptions { settings, ..LabOptions::default() }).await
 }
 
 fn machines(pattern: &str) -> Scope {
@@ -47,16 +47,20 @@ impl<'a> Restricted<'a> {
 
     async fn call(&self, method: Method, path: &str, body: Value) -> Answer {
         let request = self.lab.request(method, path).bearer_auth(&self.token);
-        Answer::of(if body.is_null() { request } else { request.json(&body) }).await
+        Answer::from_request(if body.is_null() { request } else { request.json(&body) }).await
     }
 
     async fn get(&self, path: &str) -> Answer {
         self.call(Method::GET, path, Value::Null).await
     }
 
-    async fn stream(&self, query: &str) -> Events {
-        Events::open_with(self.lab, query, &[("authorization", &format!("Bearer {}", self.token))])
-            .await
+    async fn stream(&self, query: &str) -> EventStream {
+        EventStream::open_with(
+            self.lab,
+            query,
+            &[("authorization", &format!("Bearer {}", self.token))],
+        )
+        .await
     }
 }
 
@@ -71,16 +75,17 @@ fn without(answer: &Answer, named: &str) -> (u16, String) {
 }
 
 async fn job_on(guarded: &Guarded, name: &str) -> String {
-    let request = guarded.request("operator", Method::POST, &machine(name, "/power?wait=20s"));
-    let job = Answer::of(request.json(&json!({"action": "off"}))).await.expect(200);
+    let request = guarded.request("operator", Method::POST, &machine_path(name, "/power?wait=20s"));
+    let job = Answer::from_request(request.json(&json!({"action": "off"}))).await.expect(200);
     job.str("id").to_owned()
 }
 
 async fn lease_on(guarded: &Guarded, name: &str) -> String {
     let request = guarded.request("operator", Method::POST, "/v1/leases");
-    let lease = Answer::of(request.json(&json!({"select": {"name": name}, "ttl": "30m"})))
-        .await
-        .expect(201);
+    let lease =
+        Answer::from_request(request.json(&json!({"select": {"name": name}, "ttl": "30m"})))
+            .await
+            .expect(201);
     lease.str("id").to_owned()
 }
 
@@ -212,8 +217,9 @@ async fn lists_counts_and_finds_show_the_scope_alone() {
         let items = answer.json["items"].as_array().unwrap();
         items.iter().map(|datastore| datastore["machine_count"].as_u64().unwrap()).sum()
     };
-    let all =
-        Answer::of(guarded.request("viewer", Method::GET, "/v1/datastores")).await.expect(200);
+    let all = Answer::from_request(guarded.request("viewer", Method::GET, "/v1/datastores"))
+        .await
+        .expect(200);
     let visible = runners.get("/v1/datastores").await.expect(200);
     assert!(
         0 < count(&visible) && count(&visible) < count(&all),
@@ -226,8 +232,9 @@ async fn lists_counts_and_finds_show_the_scope_alone() {
     assert_eq!(refused.status().as_u16(), 403);
     // A cursor behind a lease out of scope is like one behind a lease that is forgotten.
     lease_on(&guarded, "qubes-4.3-nightly").await;
-    let page =
-        Answer::of(guarded.request("viewer", Method::GET, "/v1/leases?limit=1")).await.expect(200);
+    let page = Answer::from_request(guarded.request("viewer", Method::GET, "/v1/leases?limit=1"))
+        .await
+        .expect(200);
     assert_eq!(page.items("machine_name"), ["qubes-4.3-nightly"]);
     let page = runners.get(&format!("/v1/leases?cursor={}", page.str("next"))).await.expect(200);
     assert_eq!(page.json["items"], json!([]));
@@ -256,7 +263,8 @@ async fn a_lease_gets_no_machine_out_of_its_scope_and_waits_for_one_in_it() {
     // Another caller waits before: the position counts only leases that the caller sees.
     let held = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
     let before =
-        Answer::of(guarded.request("operator", Method::POST, "/v1/leases").json(&held)).await;
+        Answer::from_request(guarded.request("operator", Method::POST, "/v1/leases").json(&held))
+            .await;
     let before = before.expect(202).json;
     let waiting = ask(queued).await.expect(202).json;
     assert_eq!((&before["position"], &waiting["position"]), (&json!(0), &json!(0)));
@@ -266,7 +274,7 @@ async fn a_lease_gets_no_machine_out_of_its_scope_and_waits_for_one_in_it() {
     );
     let unseen = format!("/v1/leases/{}", before["id"].as_str().unwrap());
     one.get(&unseen).await.problem(404, "not-found");
-    Answer::of(guarded.request("operator", Method::DELETE, &unseen)).await.expect(200);
+    Answer::from_request(guarded.request("operator", Method::DELETE, &unseen)).await.expect(200);
     let path = format!("/v1/leases/{}", waiting["id"].as_str().unwrap());
     assert_eq!(
         one.get(&path).await.expect(200).json["state"],
@@ -277,7 +285,9 @@ async fn a_lease_gets_no_machine_out_of_its_scope_and_waits_for_one_in_it() {
     let end = one
         .lab
         .request(Method::DELETE, &format!("/v1/leases/{}?wait=20s", first["id"].as_str().unwrap()));
-    Answer::of(end.bearer_auth(&one.token).header("otter-lease", shown)).await.expect(200);
+    Answer::from_request(end.bearer_auth(&one.token).header("otter-lease", shown))
+        .await
+        .expect(200);
     let granted = one.get(&format!("{path}/wait?wait=20s")).await.expect(200).json;
     assert_eq!(granted["machine_name"], STAGING);
 }
@@ -307,39 +317,42 @@ async fn what_leaves_the_scope_is_removed_in_its_streams_and_what_enters_is_chan
 
     rename("16", "qubes-renamed");
     rename("32", "hidden");
-    let told = first.until(|told| told.is("machine.removed", "32")).await;
+    let told = first.until(|told| told.is_about("machine.removed", "32")).await;
     assert!(told.iter().any(|told| told.kind() == "snapshot.removed"), "{told:#?}");
     rename("16", "ci-runner-16");
     let told_later = first.until(|told| told.kind() == "snapshot.changed").await;
-    assert!(told_later.iter().any(|told| told.is("machine.changed", "16")), "{told_later:#?}");
+    assert!(
+        told_later.iter().any(|told| told.is_about("machine.changed", "16")),
+        "{told_later:#?}"
+    );
     assert!(!told.iter().any(|told| told.json["id"] == "16"), "{told:#?}");
     runners.get("/v1/machines/32").await.problem(404, "not-found");
     runners.get("/v1/machines/16").await.expect(200);
 
     // A reader that reconnects gets the same events.
     let mut again = runners.stream(&format!("?since={since}")).await;
-    again.until(|told| told.is("machine.removed", "32")).await;
+    again.until(|told| told.is_about("machine.removed", "32")).await;
 
     // The same holds for a machine that the host removes.
     guarded.lab.control().mutate(|world| world.remove_machine("16"));
-    first.until(|told| told.is("machine.removed", "16")).await;
+    first.until(|told| told.is_about("machine.removed", "16")).await;
     // An unrestricted reader gets changes only.
     let unrestricted = ("authorization", format!("Bearer {}", guarded.token("viewer")));
-    let mut all = Events::open_with(
+    let mut all = EventStream::open_with(
         &guarded.lab,
         &format!("?since={since}&wait=0s"),
         &[(unrestricted.0, &unrestricted.1)],
     )
     .await;
     let told = all.until(|told| told.kind() == "bye").await;
-    assert!(!told.iter().any(|told| told.is("machine.removed", "32")), "{told:#?}");
-    assert!(told.iter().any(|told| told.is("machine.removed", "16")), "{told:#?}");
+    assert!(!told.iter().any(|told| told.is_about("machine.removed", "32")), "{told:#?}");
+    assert!(told.iter().any(|told| told.is_about("machine.removed", "16")), "{told:#?}");
 }
 
 /// The changes of datastores in a stream, up to a change of this machine, which is made now.
-async fn datastores_until(lab: &Lab, stream: &mut Events, machine: &str) -> Vec<Value> {
+async fn datastores_until(lab: &Lab, stream: &mut EventStream, machine: &str) -> Vec<Value> {
     lab.annotate(machine, &format!("marked {}", stream.version));
-    let told = stream.until(|told| told.is("machine.changed", machine)).await;
+    let told = stream.until(|told| told.is_about("machine.changed", machine)).await;
     told.last().unwrap().version().clone_into(&mut stream.version);
     let changed = told.iter().filter(|told| told.kind() == "datastore.changed");
     changed.map(|told| told.json["object"].clone()).collect()
@@ -351,7 +364,7 @@ async fn a_stream_reports_a_datastore_only_if_the_caller_sees_it_changed() {
     let lab = &guarded.lab;
     let runners = Restricted::new(&guarded, "runners", Role::Viewer, machines("ci-runner-*")).await;
     let bearer = format!("Bearer {}", guarded.token("viewer"));
-    let mut all = Events::open_with(lab, "", &[("authorization", &bearer)]).await;
+    let mut all = EventStream::open_with(lab, "", &[("authorization", &bearer)]).await;
     let mut own = runners.stream("").await;
     let datastore = lab.control().mutate(|world| world.machine("32").unwrap().datastore.clone());
     let shown = async || {
@@ -381,22 +394,22 @@ async fn a_stream_reports_a_datastore_only_if_the_caller_sees_it_changed() {
         lab.control().mutate(|world| name.clone_into(&mut world.machine_mut("32").unwrap().name));
     };
     rename("hidden");
-    own.until(|told| told.is("machine.removed", "32")).await;
+    own.until(|told| told.is_about("machine.removed", "32")).await;
     assert_eq!(count(&datastores_until(lab, &mut own, "31").await), Some(before - 1));
     rename("ci-runner-2");
-    own.until(|told| told.is("machine.changed", "32")).await;
+    own.until(|told| told.is_about("machine.changed", "32")).await;
     assert_eq!(count(&datastores_until(lab, &mut own, "31").await), Some(before));
     let removed = lab.control().mutate(|world| world.remove_machine("32")).unwrap();
-    own.until(|told| told.is("machine.removed", "32")).await;
+    own.until(|told| told.is_about("machine.removed", "32")).await;
     assert_eq!(count(&datastores_until(lab, &mut own, "31").await), Some(before - 1));
     lab.control().mutate(|world| world.add_machine(removed));
-    own.until(|told| told.is("machine.changed", "32")).await;
+    own.until(|told| told.is_about("machine.changed", "32")).await;
     assert_eq!(count(&datastores_until(lab, &mut own, "31").await), Some(before));
     assert_eq!(shown().await, before);
     // A stream of one machine reports no datastore.
     let mut one = runners.stream("?machine=32").await;
     rename("hidden");
-    let told = one.until(|told| told.is("machine.removed", "32")).await;
+    let told = one.until(|told| told.is_about("machine.removed", "32")).await;
     assert!(!told.iter().any(|told| told.kind() == "datastore.changed"), "{told:#?}");
 }
 
@@ -407,7 +420,7 @@ async fn a_repeat_shows_no_job_of_a_machine_that_left_the_scope() {
         Restricted::new(&guarded, "runners", Role::Operator, machines("ci-runner-*")).await;
     let ask = |path: &'static str| {
         let request = runners.lab.request(Method::POST, path).bearer_auth(&runners.token);
-        Answer::of(request.header("idempotency-key", "k").json(&json!({"action": "off"})))
+        Answer::from_request(request.header("idempotency-key", "k").json(&json!({"action": "off"})))
     };
     let job = ask("/v1/machines/32/power?wait=20s").await.expect(200).json;
     let path = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
@@ -449,11 +462,11 @@ async fn a_token_has_no_more_leases_jobs_and_streams_than_its_limits_allow() {
     // The limit does not apply to another token.
     let body = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
     let other = guarded.request("operator", Method::POST, "/v1/leases").json(&body);
-    Answer::of(other).await.expect(202);
+    Answer::from_request(other).await.expect(202);
 
     let first = few.stream("").await;
     let second = few.lab.request(Method::GET, "/v1/events").bearer_auth(&few.token);
-    let refused = Answer::of(second).await.problem(429, "too-many-requests");
+    let refused = Answer::from_request(second).await.problem(429, "too-many-requests");
     assert!(refused.header("retry-after").is_some());
     drop(first);
     eventually("the stream to be counted no more", async || {
@@ -481,14 +494,14 @@ async fn a_call_over_the_limit_of_requests_is_told_when_the_next_may_come() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_has_no_more_queued_leases_and_jobs_than_its_limits_allow() {
-    let stepped = Plan { pace: otter::simulator::Pace::Stepped, ..Plan::default() };
+    let stepped = LabOptions { pace: otter::simulator::Pace::Stepped, ..LabOptions::default() };
     let guarded = Guarded::with(stepped).await;
     let limits =
         TokenLimits { queued_leases: Some(1), queued_jobs: Some(1), ..TokenLimits::default() };
     let token = guarded.restricted("few", Role::Operator, Scope::All, limits).await;
     let few = Restricted { lab: &guarded.lab, token };
     let on = |name: &str| {
-        let path = machine(name, "/power");
+        let path = machine_path(name, "/power");
         let few = &few;
         async move { few.call(Method::POST, &path, json!({"action": "on"})).await }
     };

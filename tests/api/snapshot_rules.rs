@@ -14,7 +14,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::tokens::Guarded;
-use crate::harness::{Answer, Lab, Plan, encode, eventually};
+use crate::harness::{Answer, Lab, LabOptions, encode, eventually};
 
 /// The machine of the tests.
 const MACHINE: &str = "16";
@@ -107,19 +107,19 @@ impl Caller<'_> {
     }
 
     async fn get(&self, path: &str) -> Value {
-        Answer::of(self.request(Method::GET, path)).await.expect(200).json
+        Answer::from_request(self.request(Method::GET, path)).await.expect(200).json
     }
 
     async fn take(&mut self) {
         let body = json!({"select": {"machine": MACHINE}, "ttl": "30m"});
         let asked = self.request(Method::POST, "/v1/leases").json(&body);
-        self.lease = Some(Answer::of(asked).await.expect(201).json);
+        self.lease = Some(Answer::from_request(asked).await.expect(201).json);
     }
 
     async fn give_back(&mut self) {
         let path =
             format!("/v1/leases/{}?wait=14s", self.lease.as_ref().unwrap()["id"].as_str().unwrap());
-        Answer::of(self.request(Method::DELETE, &path)).await.expect(200);
+        Answer::from_request(self.request(Method::DELETE, &path)).await.expect(200);
         self.lease = None;
     }
 
@@ -127,7 +127,7 @@ impl Caller<'_> {
     async fn make(&self, name: &str) -> String {
         let path = on("/snapshots?wait=14s");
         let made = self.request(Method::POST, &path).json(&json!({"name": name}));
-        let made = Answer::of(made).await.expect(200).json;
+        let made = Answer::from_request(made).await.expect(200).json;
         made["result"]["snapshot"].as_str().unwrap().to_owned()
     }
 
@@ -233,7 +233,7 @@ impl Caller<'_> {
         if !body.is_null() {
             request = request.json(&body);
         }
-        Answer::of(request).await
+        Answer::from_request(request).await
     }
 
     /// Checks every cell of one row of the table.
@@ -304,7 +304,7 @@ fn asked(lab: &Lab) -> BTreeMap<String, u64> {
 }
 
 async fn hold(role: &'static str) {
-    let guarded = Guarded::with(Plan { settings: protect, ..Plan::default() }).await;
+    let guarded = Guarded::with(LabOptions { settings: protect, ..LabOptions::default() }).await;
     let mut caller = Caller { lab: &guarded.lab, guarded: Some(&guarded), role, lease: None };
     caller.hold().await;
 }
@@ -331,7 +331,7 @@ async fn an_admin_changes_a_protected_snapshot_only_with_an_override() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_tokens_a_protected_snapshot_is_changed_only_with_an_override() {
-    let lab = Lab::tuned(protect).await;
+    let lab = Lab::with_settings(protect).await;
     let mut caller = Caller { lab: &lab, guarded: None, role: "anonymous", lease: None };
     caller.hold().await;
 }
@@ -342,7 +342,7 @@ async fn runners_remove_foreign_snapshots_if_it_is_configured_but_never_protecte
         settings.snapshots =
             SnapshotSettings { protected: vec![PROTECTED.to_owned()], runners_may_remove: true };
     };
-    let guarded = Guarded::with(Plan { settings, ..Plan::default() }).await;
+    let guarded = Guarded::with(LabOptions { settings, ..LabOptions::default() }).await;
     let mut caller =
         Caller { lab: &guarded.lab, guarded: Some(&guarded), role: "runner", lease: None };
     for kind in KINDS {
@@ -376,56 +376,58 @@ async fn patterns_of_paths_and_of_pools_protect_and_reverts_go_on() {
             .into(),
         );
     };
-    let guarded = Guarded::with(Plan { settings, ..Plan::default() }).await;
+    let guarded = Guarded::with(LabOptions { settings, ..LabOptions::default() }).await;
     let mut runner =
         Caller { lab: &guarded.lab, guarded: Some(&guarded), role: "runner", lease: None };
     let removal = |path: &str| on(&format!("/snapshots/{}?wait=14s", encode(path)));
     let operator =
         Caller { lab: &guarded.lab, guarded: Some(&guarded), role: "operator", lease: None };
     for protected in ["installed/updated-rc/kickstart", "installed/updated"] {
-        let answer = Answer::of(operator.request(Method::DELETE, &removal(protected))).await;
+        let answer =
+            Answer::from_request(operator.request(Method::DELETE, &removal(protected))).await;
         let detail = answer.problem(403, "forbidden");
         assert!(detail.str("detail").contains(protected), "{}", detail.text);
     }
     // A change above a protected snapshot would take it out of the reach of the pattern.
-    let above = Answer::of(operator.request(Method::DELETE, &removal("installed"))).await;
+    let above = Answer::from_request(operator.request(Method::DELETE, &removal("installed"))).await;
     let above = above.problem(403, "forbidden");
     assert!(above.str("detail").contains("installed/updated"), "{}", above.text);
 
     runner.take().await;
     let body = json!({"snapshot": "installed/updated-rc/kickstart"});
     let revert = runner.request(Method::POST, &on("/revert?wait=14s")).json(&body);
-    Answer::of(revert).await.expect(200);
+    Answer::from_request(revert).await.expect(200);
     runner.make("base image").await;
     let body = json!({"snapshot": "installed/updated/kickstart"});
     let revert = runner.request(Method::POST, &on("/revert?wait=14s")).json(&body);
-    Answer::of(revert).await.expect(200);
+    Answer::from_request(revert).await.expect(200);
     let base = json!({"name": "base image"});
     guarded.lab.annotate(MACHINE, "Staging.\notter.pool: annotated");
     let pooled = |machine: &Value| machine["pools"] == json!(["annotated", "staging"]);
     eventually("the pool to be shown", async || pooled(&operator.get(&on("")).await)).await;
     let create = runner.request(Method::POST, &on("/snapshots?wait=14s")).json(&base);
-    let refused = Answer::of(create).await.problem(403, "forbidden");
+    let refused = Answer::from_request(create).await.problem(403, "forbidden");
     let path = "installed/updated/kickstart/base image";
     assert!(refused.str("detail").contains(path), "{}", refused.text);
     runner.give_back().await;
     let create = operator.request(Method::POST, &on("/snapshots?wait=14s")).json(&base);
-    Answer::of(create).await.expect(200);
-    let refused = Answer::of(operator.request(Method::DELETE, &removal(path))).await;
+    Answer::from_request(create).await.expect(200);
+    let refused = Answer::from_request(operator.request(Method::DELETE, &removal(path))).await;
     refused.problem(403, "forbidden");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_override_of_a_protection_is_recorded_in_the_job_and_works_beside_a_lease() {
-    let lab = Lab::tuned(protect).await;
+    let lab = Lab::with_settings(protect).await;
     let mut caller = Caller { lab: &lab, guarded: None, role: "anonymous", lease: None };
     let (_, target) = caller.stage(Kind::Protected).await;
     caller.take().await;
     let path = on(&format!("/snapshots/{}?wait=14s", encode(&target)));
-    let refused = Answer::of(caller.request(Method::DELETE, &path)).await.problem(403, "forbidden");
+    let refused =
+        Answer::from_request(caller.request(Method::DELETE, &path)).await.problem(403, "forbidden");
     assert!(refused.str("detail").contains("Otter-Override"), "{}", refused.text);
     let over = caller.request(Method::DELETE, &path).header("otter-override", "the disk is full");
-    let job = Answer::of(over).await.expect(200).json;
+    let job = Answer::from_request(over).await.expect(200).json;
     let lease = caller.lease.as_ref().unwrap();
     assert_eq!(job["lease"], lease["id"]);
     let warnings = job["warnings"].as_array().unwrap();
@@ -439,7 +441,7 @@ async fn an_override_of_a_protection_is_recorded_in_the_job_and_works_beside_a_l
     // An override that was not needed leaves no trace.
     let over =
         caller.request(Method::POST, &on("/snapshots?wait=14s")).json(&json!({"name": "free"}));
-    let job = Answer::of(over.header("otter-override", "perhaps")).await.expect(200).json;
+    let job = Answer::from_request(over.header("otter-override", "perhaps")).await.expect(200).json;
     assert_eq!(job["warnings"], json!([]));
 }
 
@@ -496,7 +498,11 @@ fn protect_in_a_pool(settings: &mut Settings) {
 async fn a_snapshot_that_may_no_longer_be_removed_stops_the_job_before_the_host_is_called() {
     for race in RACES {
         for (path, _) in REMOVALS {
-            let plan = Plan { settings: protect_in_a_pool, pace: Pace::Stepped, ..Plan::default() };
+            let plan = LabOptions {
+                settings: protect_in_a_pool,
+                pace: Pace::Stepped,
+                ..LabOptions::default()
+            };
             hold_race(&Guarded::with(plan).await, race, path).await;
         }
     }
@@ -506,7 +512,7 @@ async fn a_snapshot_that_may_no_longer_be_removed_stops_the_job_before_the_host_
 async fn a_lost_removal_is_not_repeated_if_it_would_remove_what_it_no_longer_may() {
     for race in [None].into_iter().chain(RACES.map(Some)) {
         for (path, call) in REMOVALS {
-            let plan = Plan { settings: protect_in_a_pool, ..Plan::default() };
+            let plan = LabOptions { settings: protect_in_a_pool, ..LabOptions::default() };
             hold_loss(&Guarded::with(plan).await, race, path, call).await;
         }
     }
@@ -531,7 +537,8 @@ async fn hold_loss(guarded: &Guarded, race: Option<Race>, path: &str, call: &str
     let lost = Disruption::Hook(hand, Some(Box::new(Disruption::CloseBeforeRunning)));
     lab.control().disrupt_next(call, lost);
     let removal =
-        Answer::of(runner.request(Method::DELETE, &on(&format!("{path}&wait=14s")))).await;
+        Answer::from_request(runner.request(Method::DELETE, &on(&format!("{path}&wait=14s"))))
+            .await;
     let Some(race) = race else {
         removal.expect(200);
         assert_eq!(lab.control().calls(call), 2, "{path}: a lost removal is repeated");
@@ -563,7 +570,7 @@ async fn hold_race(guarded: &Guarded, race: Race, path: &str) {
     runner.take().await;
     let stepping = async |path: &str, body: Value| {
         let create = runner.request(Method::POST, path).json(&body);
-        let job = Answer::of(create).await.expect(202).json;
+        let job = Answer::from_request(create).await.expect(202).json;
         let path = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
         eventually("the job to end", async || {
             lab.control().step_tasks();
@@ -576,9 +583,10 @@ async fn hold_race(guarded: &Guarded, race: Race, path: &str) {
     stepping(&on("/snapshots"), json!({"name": "own below"})).await;
     // The removal waits behind a job that the host does not end yet, and is accepted.
     let power = runner.request(Method::POST, &on("/power")).json(&json!({"action": "on"}));
-    Answer::of(power).await.expect(202);
-    let task = lab.task_of(MACHINE).await;
-    let removal = Answer::of(runner.request(Method::DELETE, &on(path))).await.expect(202).json;
+    Answer::from_request(power).await.expect(202);
+    let task = lab.wait_for_machine_task(MACHINE).await;
+    let removal =
+        Answer::from_request(runner.request(Method::DELETE, &on(path))).await.expect(202).json;
     assert_eq!(removal["state"], "queued", "{removal}");
     race.happens(lab.control(), &own);
     if race == Race::MachineJoinsPool {
@@ -587,7 +595,8 @@ async fn hold_race(guarded: &Guarded, race: Race, path: &str) {
     }
     lab.control().finish_task(&task);
     let wait = format!("/v1/jobs/{}/wait?wait=14s", removal["id"].as_str().unwrap());
-    let refused = Answer::of(runner.request(Method::GET, &wait)).await.problem(403, "forbidden");
+    let refused =
+        Answer::from_request(runner.request(Method::GET, &wait)).await.problem(403, "forbidden");
     let detail = refused.str("detail");
     assert!(detail.contains(race.in_the_way()), "{race:?} {path}: {detail}");
     assert_eq!(refused.json["job"], removal["id"]);

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use crate::harness::{Lab, encode, machine, on_every_host};
+use crate::harness::{Lab, encode, machine_path, on_every_host};
 
 on_every_host! {
     async fn the_whole_tree_is_listed_parents_first(lab: &Lab) {
-        let owner = lab.machine(lab.cast.reverted).await;
-        let list = lab.get(&machine(lab.cast.reverted, "/snapshots")).await.expect(200);
+        let owner = lab.machine(lab.machines.with_snapshots).await;
+        let list = lab.get(&machine_path(lab.machines.with_snapshots, "/snapshots")).await.expect(200);
         let ids = list.items("id");
         assert_eq!(ids.len(), usize::try_from(owner["snapshot_count"].as_u64().unwrap()).unwrap());
         for (place, snapshot) in list.json["items"].as_array().unwrap().iter().enumerate() {
@@ -24,27 +24,27 @@ on_every_host! {
     }
 
     async fn one_is_had_by_id_path_and_unique_name(lab: &Lab) {
-        let path = machine(lab.cast.reverted, &format!("/snapshots/{}", encode(lab.cast.path)));
+        let path = machine_path(lab.machines.with_snapshots, &format!("/snapshots/{}", encode(lab.machines.snapshot_path)));
         let wanted = lab.get(&path).await.expect(200);
-        assert_eq!((wanted.str("path"), &wanted.json["current"]), (lab.cast.path, &json!(true)));
-        let by_id = machine(lab.cast.reverted, &format!("/snapshots/{}", encode(wanted.str("id"))));
+        assert_eq!((wanted.str("path"), &wanted.json["current"]), (lab.machines.snapshot_path, &json!(true)));
+        let by_id = machine_path(lab.machines.with_snapshots, &format!("/snapshots/{}", encode(wanted.str("id"))));
         assert_eq!(lab.get(&by_id).await.expect(200).json, wanted.json);
-        let by_name = lab.get(&machine(lab.cast.reverted, "/snapshots/updated")).await.expect(200);
+        let by_name = lab.get(&machine_path(lab.machines.with_snapshots, "/snapshots/updated")).await.expect(200);
         assert_eq!(by_name.json["id"], wanted.json["parent"]);
     }
 
     async fn a_machine_without_snapshots_has_an_empty_list(lab: &Lab) {
-        let list = lab.get(&machine(lab.cast.running, "/snapshots")).await.expect(200);
+        let list = lab.get(&machine_path(lab.machines.running, "/snapshots")).await.expect(200);
         assert!(list.items("id").is_empty());
-        let owner = lab.machine(lab.cast.running).await;
+        let owner = lab.machine(lab.machines.running).await;
         assert_eq!((&owner["snapshot_count"], &owner["current_snapshot"]), (&json!(0), &json!(null)));
     }
 
     async fn an_unknown_one_is_not_found(lab: &Lab) {
-        let problem = lab.get(&machine(lab.cast.reverted, "/snapshots/none-such")).await;
+        let problem = lab.get(&machine_path(lab.machines.with_snapshots, "/snapshots/none-such")).await;
         let problem = problem.problem(404, "not-found");
-        assert_eq!(problem.str("machine_name"), lab.cast.reverted);
-        lab.get(&machine("none-such", "/snapshots")).await.problem(404, "not-found");
+        assert_eq!(problem.str("machine_name"), lab.machines.with_snapshots);
+        lab.get(&machine_path("none-such", "/snapshots")).await.problem(404, "not-found");
     }
 }
 
@@ -81,7 +81,7 @@ async fn a_slash_and_a_percent_of_a_name_are_escaped_in_paths() {
         let snapshots = &mut world.machine_mut("18").unwrap().snapshots;
         snapshots[0].name = "100%/2F".to_owned();
     });
-    lab.until("/v1/machines/18/snapshots", |list| list["items"][0]["name"] == "100%/2F").await;
+    lab.wait_until("/v1/machines/18/snapshots", |list| list["items"][0]["name"] == "100%/2F").await;
     let renamed = lab.get("/v1/machines/18/snapshots").await.expect(200);
     assert_eq!(renamed.items("path")[1], "100%25%2F2F/kickstart");
     let found =

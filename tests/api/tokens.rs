@@ -13,7 +13,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Answer, Lab, Plan, eventually};
+use crate::harness::{Answer, Lab, LabOptions, eventually};
 
 /// A lab that asks for tokens, one of each role, and a revoked one.
 pub struct Guarded {
@@ -25,10 +25,10 @@ pub struct Guarded {
 
 impl Guarded {
     pub async fn start() -> Self {
-        Self::with(Plan::default()).await
+        Self::with(LabOptions::default()).await
     }
 
-    pub async fn with(plan: Plan) -> Self {
+    pub async fn with(plan: LabOptions) -> Self {
         let state = tempfile::tempdir().unwrap();
         let beside = Store::open_or_create_shared(state.path()).await.unwrap();
         let writer = beside.clone();
@@ -39,7 +39,7 @@ impl Guarded {
         }
         tokens.insert("revoked", make(&beside, "revoked", Role::Admin).await);
         assert!(beside.revoke_token("revoked", Clock::system().now()).await.unwrap());
-        let lab = Lab::kept(state.path(), plan).await;
+        let lab = Lab::with_state_dir_and_options(state.path(), plan).await;
         let guarded = Self { lab, tokens, beside, _state: state };
         eventually("the inventory to load", async || {
             guarded.lab.get("/readyz").await.status == 200
@@ -57,7 +57,7 @@ impl Guarded {
             request = request.json(&json!({}));
         }
         if !path.starts_with("/v1/events") {
-            return Answer::of(request).await;
+            return Answer::from_request(request).await;
         }
         // Not held to the document, which an answer that is a stream is not.
         let response = request.send().await.unwrap();
@@ -221,15 +221,15 @@ async fn what_is_no_token_is_unauthenticated_and_says_how() {
         .lab
         .request(Method::GET, "/v1/machines")
         .header("authorization", &b"Bearer \xff\xfe"[..]);
-    Answer::of(bytes).await.problem(401, "unauthenticated");
+    Answer::from_request(bytes).await.problem(401, "unauthenticated");
     let words = format!("Bearer {}é", &good[..good.len() - 2]);
     let words =
         guarded.lab.request(Method::GET, "/v1/machines").header("authorization", words.as_bytes());
-    Answer::of(words).await.problem(401, "unauthenticated");
+    Answer::from_request(words).await.problem(401, "unauthenticated");
     let twice = guarded.lab.request(Method::GET, "/v1/machines");
     let bearer = format!("Bearer {good}");
     let twice = twice.header("authorization", &bearer).header("authorization", &bearer);
-    Answer::of(twice).await.problem(401, "unauthenticated");
+    Answer::from_request(twice).await.problem(401, "unauthenticated");
     guarded.ask(&Method::GET, "/v1/machines", Some(&format!("bearer {good}"))).await.expect(200);
     // Nobody without a token learns what there is.
     guarded.ask(&Method::GET, "/v1/nowhere", None).await.problem(401, "unauthenticated");
@@ -270,7 +270,7 @@ async fn a_job_is_its_callers_and_a_runner_changes_only_what_it_holds() {
     let power = |role: &str, key: &'static str| {
         let request = guarded.lab.request(Method::POST, "/v1/machines/16/power?wait=30s");
         let request = request.header("authorization", format!("Bearer {}", guarded.tokens[role]));
-        Answer::of(request.header("idempotency-key", key).json(&json!({"action": "on"})))
+        Answer::from_request(request.header("idempotency-key", key).json(&json!({"action": "on"})))
     };
     let job = power("operator", "k").await.expect(200).json;
     assert_eq!(job["requested_by"], "operator");
@@ -295,10 +295,11 @@ async fn a_job_is_its_callers_and_a_runner_changes_only_what_it_holds() {
 async fn who_is_refused_with_a_lease_in_hand_hears_when_it_ends() {
     let guarded = Guarded::start().await;
     let taken = guarded.request("runner", Method::POST, "/v1/leases");
-    let lease = Answer::of(taken.json(&json!({"select": {"machine": "16"}, "ttl": "30m"})))
-        .await
-        .expect(201)
-        .json;
+    let lease =
+        Answer::from_request(taken.json(&json!({"select": {"machine": "16"}, "ttl": "30m"})))
+            .await
+            .expect(201)
+            .json;
     let shown = format!("{}.{}", lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap());
     let nobody = guarded.lab.request(Method::GET, "/v1/machines");
     let viewer = guarded
@@ -306,7 +307,7 @@ async fn who_is_refused_with_a_lease_in_hand_hears_when_it_ends() {
         .json(&json!({"action": "on"}));
     let too_long = guarded.request("runner", Method::GET, &format!("/v1/{}", "x".repeat(20_000)));
     for (call, status) in [(nobody, 401), (viewer, 403), (too_long, 414)] {
-        let refused = Answer::of(call.header("otter-lease", &shown)).await.expect(status);
+        let refused = Answer::from_request(call.header("otter-lease", &shown)).await.expect(status);
         assert_eq!(refused.header("otter-lease-expires"), lease["expires_at"].as_str(), "{status}");
     }
 }
@@ -315,7 +316,9 @@ async fn who_is_refused_with_a_lease_in_hand_hears_when_it_ends() {
 async fn with_tokens_a_name_of_its_own_is_served() {
     let guarded = Guarded::start().await;
     let named = guarded.lab.request(Method::GET, "/v1/machines").header("host", "otter.lab");
-    Answer::of(named.header("authorization", format!("Bearer {}", guarded.tokens["viewer"])))
-        .await
-        .expect(200);
+    Answer::from_request(
+        named.header("authorization", format!("Bearer {}", guarded.tokens["viewer"])),
+    )
+    .await
+    .expect(200);
 }

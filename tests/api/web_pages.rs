@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::tokens::Guarded;
-use crate::harness::{Answer, Lab, Plan, raw};
+use crate::harness::{Answer, Lab, LabOptions, send_raw};
 
 const REVERT: &str = "/v1/machines/16/revert";
 
@@ -52,7 +52,7 @@ async fn a_page_of_another_server_changes_nothing() {
                 .iter()
                 .fold(request, |request, (name, value)| request.header(*name, *value));
             let request = body.iter().fold(request, reqwest::RequestBuilder::json);
-            let refused = Answer::of(request).await.problem(403, "forbidden");
+            let refused = Answer::from_request(request).await.problem(403, "forbidden");
             assert!(refused.str("detail").contains("http.allowed_origins"), "{}", refused.text);
             assert_eq!(refused.header("access-control-allow-origin"), None);
         }
@@ -78,7 +78,7 @@ async fn a_form_of_another_server_reverts_nothing() {
          content-length: 0\r\nconnection: close\r\n\r\n",
         lab.address
     );
-    raw(lab.address, head).await.problem(403, "forbidden");
+    send_raw(lab.address, head).await.problem(403, "forbidden");
     nothing_happened(&lab).await;
 }
 
@@ -88,14 +88,14 @@ async fn the_start_of_a_websocket_counts_as_a_change() {
     for (upgrade, status) in [("websocket", 403), ("h2c, WebSocket/13", 403), ("h2c", 200)] {
         let request = lab.request(Method::GET, "/v1/machines");
         let request = request.header("connection", "upgrade").header("upgrade", upgrade);
-        let answer = Answer::of(request.header("origin", "http://evil.example")).await;
+        let answer = Answer::from_request(request.header("origin", "http://evil.example")).await;
         assert_eq!(answer.status, status, "{upgrade}: {}", answer.text);
     }
 }
 
 #[tokio::test]
 async fn listed_origins_may_change_things() {
-    let lab = Lab::tuned(|settings| {
+    let lab = Lab::with_settings(|settings| {
         settings.http.allowed_origins = vec!["https://lab.example".parse().unwrap()];
     })
     .await;
@@ -119,7 +119,8 @@ const LISTED: &str = "https://lab.example";
 
 /// An otter that lists one origin.
 async fn listing() -> Lab {
-    Lab::tuned(|settings| settings.http.allowed_origins = vec![LISTED.parse().unwrap()]).await
+    Lab::with_settings(|settings| settings.http.allowed_origins = vec![LISTED.parse().unwrap()])
+        .await
 }
 
 fn preflight(
@@ -128,7 +129,9 @@ fn preflight(
     headers: &[(&str, &str)],
 ) -> impl Future<Output = Answer> + use<> {
     let request = lab.request(Method::OPTIONS, path);
-    Answer::of(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)))
+    Answer::from_request(
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)),
+    )
 }
 
 /// The headers of an answer about other origins.
@@ -265,9 +268,9 @@ async fn pages_that_are_not_listed_learn_nothing() {
 
 #[tokio::test]
 async fn a_preflight_needs_no_token_and_gives_no_right() {
-    let guarded = Guarded::with(Plan {
+    let guarded = Guarded::with(LabOptions {
         settings: |settings| settings.http.allowed_origins = vec![LISTED.parse().unwrap()],
-        ..Plan::default()
+        ..LabOptions::default()
     })
     .await;
     let asks = [("origin", LISTED), ("access-control-request-method", "DELETE")];
@@ -276,9 +279,9 @@ async fn a_preflight_needs_no_token_and_gives_no_right() {
     let refused = without.problem(401, "unauthenticated");
     assert_eq!(refused.header("access-control-allow-origin"), Some(LISTED), "the page reads why");
     let viewer = guarded.request("viewer", Method::POST, REVERT).header("origin", LISTED);
-    Answer::of(viewer).await.problem(403, "forbidden");
+    Answer::from_request(viewer).await.problem(403, "forbidden");
     let operator = guarded.request("operator", Method::POST, REVERT).header("origin", LISTED);
-    Answer::of(operator.json(&json!({}))).await.expect(202);
+    Answer::from_request(operator.json(&json!({}))).await.expect(202);
     // Without tokens a foreign Host stays refused.
     let lab = listing().await;
     let foreign = [asks[0], asks[1], ("host", "evil.example")];
@@ -290,14 +293,15 @@ async fn a_preflight_needs_no_token_and_gives_no_right() {
 async fn a_token_makes_no_exception_for_other_pages() {
     let guarded = Guarded::start().await;
     let request = guarded.request("operator", Method::POST, REVERT);
-    let refused = Answer::of(request.header("origin", "http://evil.example")).await;
+    let refused = Answer::from_request(request.header("origin", "http://evil.example")).await;
     refused.problem(403, "forbidden");
     let host = ("host", "otter.lab");
     for (origin, status) in
         [("http://otter.lab", 202), ("http://otter.lab:80", 202), ("https://otter.lab", 403)]
     {
         let request = guarded.request("operator", Method::POST, REVERT);
-        let answer = Answer::of(request.header(host.0, host.1).header("origin", origin)).await;
+        let answer =
+            Answer::from_request(request.header(host.0, host.1).header("origin", origin)).await;
         assert_eq!(answer.status, status, "{origin}: {}", answer.text);
     }
 }
@@ -318,5 +322,5 @@ async fn without_tokens_a_request_through_a_proxy_is_refused() {
     nothing_happened(&lab).await;
     let guarded = Guarded::start().await;
     let request = guarded.request("operator", Method::GET, "/v1/machines");
-    Answer::of(request.header("x-forwarded-for", "10.0.0.1")).await.expect(200);
+    Answer::from_request(request.header("x-forwarded-for", "10.0.0.1")).await.expect(200);
 }

@@ -19,7 +19,7 @@ use super::suite::{
     Ability, ConnectionCut, HostContents, HostControl, HostFactory, TaskPacing, TestHost,
     TestMachines,
 };
-use crate::harness::{Host, HostKind, Plan};
+use crate::harness::{Host, HostKind, LabOptions};
 
 /// The cases that are not applicable to govmomi's simulator.
 pub const NOT_APPLICABLE: &[&str] = &[
@@ -59,7 +59,7 @@ pub struct GovmomiFactory(pub HostKind);
 impl HostFactory for GovmomiFactory {
     async fn create(&self, _: TaskPacing) -> Result<TestHost> {
         let clock = Clock::system();
-        let host = Host::start(self.0, &Plan::default(), &clock).await;
+        let host = Host::start(self.0, &LabOptions::default(), &clock).await;
         let url = host.url();
         let address = url
             .strip_prefix("https://")

@@ -14,7 +14,7 @@ use otter::simulator::{
 use super::fresh_backend;
 use super::suite::{ConnectionCut, HostContents, HostFactory, TaskPacing, TestHost};
 use super::world_control::{WorldAccess, WorldControl, scenario};
-use crate::harness::record;
+use crate::harness::record_answer;
 
 /// Creates simulators whose lost sessions look like `loss`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,7 +35,7 @@ impl SimulatorFactory {
 impl HostFactory for SimulatorFactory {
     async fn create(&self, pacing: TaskPacing) -> Result<TestHost> {
         let mut options = SimulatorOptions::new(scenario(), Clock::system());
-        options.on_answer = Some(record);
+        options.on_answer = Some(record_answer);
         options.pace = match pacing {
             TaskPacing::Automatic => simulator::Pace::Auto { scale: 0.01 },
             TaskPacing::Stepped => simulator::Pace::Stepped,

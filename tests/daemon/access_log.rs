@@ -4,7 +4,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Daemon, eventually, lines_of, otter, said};
+use crate::harness::{Answer, Daemon, eventually, log_lines, otter_command, run_to_exit};
 
 const CONFIG: &str = "[log]\naccess = true\n[http]\ntrusted_proxies = ['127.0.0.0/8']\n";
 
@@ -17,30 +17,35 @@ async fn each_request_has_a_line_without_secrets() {
     std::fs::create_dir(&state).unwrap();
     let (config, state) = (config.to_str().unwrap(), state.to_str().unwrap());
     let create = ["token", "create", "--name", "ci", "--role", "runner", "--state-dir", state];
-    let (code, told) = said(otter(&create)).await;
-    assert_eq!(code, Some(0), "{told}");
-    let token = told.split_whitespace().find(|word| word.starts_with("otter_")).unwrap().to_owned();
+    let (code, text) = run_to_exit(otter_command(&create)).await;
+    assert_eq!(code, Some(0), "{text}");
+    let token = text.split_whitespace().find(|word| word.starts_with("otter_")).unwrap().to_owned();
 
-    let daemon =
-        Daemon::logging(&log, &["--simulate", "--config", config, "--state-dir", state], &[]).await;
+    let daemon = Daemon::start_with_log(
+        &log,
+        &["--simulate", "--config", config, "--state-dir", state],
+        &[],
+    )
+    .await;
     eventually("the inventory to load", async || daemon.get("/readyz").await.status == 200).await;
     let as_ci = |method: Method, path: &str| daemon.request(method, path).bearer_auth(&token);
-    let read = Answer::of(as_ci(Method::GET, "/v1/machines?name=hidden-text")).await.expect(200);
+    let read =
+        Answer::from_request(as_ci(Method::GET, "/v1/machines?name=hidden-text")).await.expect(200);
     let body = json!({"select": {"name": "sdw-staging"}, "ttl": "1m"});
     let proxied =
         as_ci(Method::POST, "/v1/leases").header("x-forwarded-for", "10.9.9.9, 203.0.113.9");
-    let lease = Answer::of(proxied.json(&body)).await.expect(201);
+    let lease = Answer::from_request(proxied.json(&body)).await.expect(201);
     let (id, secret) = (lease.str("id"), lease.str("secret"));
     let path = format!("/v1/leases/{id}");
     let end = as_ci(Method::DELETE, &path).header("otter-lease", format!("{id}.{secret}"));
-    let end = Answer::of(end).await.expect(200);
+    let end = Answer::from_request(end).await.expect(200);
     let wrong_token = daemon.request(Method::GET, "/v1/jobs").bearer_auth("otter_hidden-text");
-    let refused = Answer::of(wrong_token).await.problem(401, "unauthenticated");
-    let forbidden = Answer::of(as_ci(Method::DELETE, "/v1/machines/16/quarantine")).await;
+    let refused = Answer::from_request(wrong_token).await.problem(401, "unauthenticated");
+    let forbidden = Answer::from_request(as_ci(Method::DELETE, "/v1/machines/16/quarantine")).await;
     let forbidden = forbidden.problem(403, "forbidden");
     let unknown = daemon.get("/none?hidden-text").await;
 
-    let lines = lines_of(&log, "access");
+    let lines = log_lines(&log, "access");
     for (answer, caller, address, method, path, status) in [
         (&read, Some("ci"), "127.0.0.1", "GET", "/v1/machines", 200),
         (&lease, Some("ci"), "203.0.113.9", "POST", "/v1/leases", 201),
@@ -50,8 +55,10 @@ async fn each_request_has_a_line_without_secrets() {
         (&unknown, None, "127.0.0.1", "GET", "/none", 401),
     ] {
         let is_its = |line: &&Value| line["request_id"].as_str() == answer.header("x-request-id");
-        let of_answer: Vec<&Value> = lines.iter().filter(is_its).collect();
-        let [line] = of_answer[..] else { panic!("{path}: one line is due, not {of_answer:?}") };
+        let lines_of_answer: Vec<&Value> = lines.iter().filter(is_its).collect();
+        let [line] = lines_of_answer[..] else {
+            panic!("{path}: one line is due, not {lines_of_answer:?}")
+        };
         let seen = (line["caller"].as_str(), line["address"].as_str(), line["method"].as_str());
         assert_eq!(seen, (caller, Some(address), Some(method)), "{line}");
         assert_eq!(
@@ -68,10 +75,10 @@ async fn each_request_has_a_line_without_secrets() {
 }
 
 #[tokio::test]
-async fn without_being_asked_for_there_is_no_access_log() {
+async fn the_access_log_is_off_by_default() {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");
-    let daemon = Daemon::logging(&log, &["--simulate"], &[]).await;
+    let daemon = Daemon::start_with_log(&log, &["--simulate"], &[]).await;
     daemon.get("/healthz").await.expect(200);
-    assert_eq!(lines_of(&log, "access"), Vec::<Value>::new());
+    assert_eq!(log_lines(&log, "access"), Vec::<Value>::new());
 }

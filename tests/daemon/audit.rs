@@ -10,8 +10,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use sqlx::SqlitePool;
 
-use super::crash::steps::kill_at;
-use crate::harness::{Answer, Daemon, eventually, otter};
+use super::crash::fail_points::kill_at;
+use crate::harness::{Answer, Daemon, eventually, otter_command};
 
 /// A Qubes machine of the lab that is off.
 const MACHINE: &str = "16";
@@ -33,7 +33,7 @@ fn serve(host: &Simulator, state: &Path, log: &Path) -> Command {
         .unwrap();
     let config = state.with_extension("toml");
     std::fs::write(&config, "[esx]\nsettle = \"1s\"\n").unwrap();
-    let mut command = otter(&["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+    let mut command = otter_command(&["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
     command
         .arg("--config")
         .arg(&config)
@@ -82,7 +82,7 @@ async fn a_crash_leaves_a_change_and_its_fact_or_neither() {
         let mut command = serve(&host, &state, &directory.path().join("log"));
         let (variable, armed) = kill_at(step, 1);
         command.env(variable, armed);
-        let daemon = Daemon::attempt(command).await.expect("a daemon");
+        let daemon = Daemon::try_start(command).await.expect("a daemon");
         ready(&daemon).await;
         let path = format!("/v1/machines/{MACHINE}/power");
         // It may die before it answers.
@@ -93,7 +93,7 @@ async fn a_crash_leaves_a_change_and_its_fact_or_neither() {
                 .send()
                 .await,
         );
-        assert!(!daemon.ended().await.success(), "{step}");
+        assert!(!daemon.wait_for_exit().await.success(), "{step}");
         for (kept, query) in [
             (jobs, "SELECT COUNT(*) FROM jobs"),
             (jobs, "SELECT COUNT(*) FROM audit WHERE action = 'job.accepted'"),
@@ -111,14 +111,14 @@ async fn a_crash_leaves_a_change_and_its_fact_or_neither() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_log_tells_of_a_job_who_asked_and_how_it_ended() {
+async fn the_log_names_the_caller_and_the_end_of_a_job() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let (state, log) = (directory.path().join("state"), directory.path().join("log"));
-    let daemon = Daemon::attempt(serve(&host, &state, &log)).await.expect("a daemon");
+    let daemon = Daemon::try_start(serve(&host, &state, &log)).await.expect("a daemon");
     ready(&daemon).await;
     let path = format!("/v1/machines/{MACHINE}/power?wait=15s");
     let asked = daemon.request(reqwest::Method::POST, &path).header("otter-reference", "run \"7\"");
-    let done = Answer::of(asked.json(&json!({"action": "on"}))).await.expect(200);
+    let done = Answer::from_request(asked.json(&json!({"action": "on"}))).await.expect(200);
     assert!(daemon.terminate().await.success());
     let lines = logged(&log);
     let actions: Vec<&str> = lines.iter().map(|line| line["action"].as_str().unwrap()).collect();
@@ -142,18 +142,18 @@ async fn the_log_tells_of_a_job_who_asked_and_how_it_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sql_is_logged_at_trace_alone() {
+async fn sql_is_logged_only_at_trace() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
-    for (level, told) in [("debug", false), ("trace", true)] {
+    for (level, is_logged) in [("debug", false), ("trace", true)] {
         let state: PathBuf = directory.path().join(level);
         let log = directory.path().join(format!("{level}.log"));
         let mut command = serve(&host, &state, &log);
         command.args(["--log-level", level]);
-        let daemon = Daemon::attempt(command).await.expect("a daemon");
+        let daemon = Daemon::try_start(command).await.expect("a daemon");
         ready(&daemon).await;
         assert!(daemon.terminate().await.success());
         let text = std::fs::read_to_string(&log).unwrap();
-        assert_eq!(text.contains("SELECT"), told, "{level}");
+        assert_eq!(text.contains("SELECT"), is_logged, "{level}");
     }
 }
 
@@ -164,7 +164,7 @@ async fn neither_the_audit_nor_the_log_holds_a_secret() {
     std::fs::create_dir(&state).unwrap();
     let make = |name: &str, role: &str| {
         let mut command =
-            otter(&["token", "create", "--name", name, "--role", role, "--state-dir"]);
+            otter_command(&["token", "create", "--name", name, "--role", role, "--state-dir"]);
         let made = command.arg(&state).output().unwrap();
         assert!(made.status.success(), "{made:?}");
         String::from_utf8(made.stdout).unwrap().trim().to_owned()
@@ -172,7 +172,7 @@ async fn neither_the_audit_nor_the_log_holds_a_secret() {
     let (admin, runner) = (make("boss", "admin"), make("ci", "runner"));
     let mut command = serve(&host, &state, &log);
     command.args(["--log-level", "debug"]);
-    let daemon = Daemon::attempt(command).await.expect("a daemon");
+    let daemon = Daemon::try_start(command).await.expect("a daemon");
     ready(&daemon).await;
     let call = |method: &str, path: &str, token: &str| {
         daemon
@@ -180,12 +180,13 @@ async fn neither_the_audit_nor_the_log_holds_a_secret() {
             .header("authorization", format!("Bearer {token}"))
     };
     let body = json!({"select": {"machine": MACHINE}, "ttl": "10m"});
-    let lease = Answer::of(call("POST", "/v1/leases", &runner).json(&body)).await.expect(201);
+    let lease =
+        Answer::from_request(call("POST", "/v1/leases", &runner).json(&body)).await.expect(201);
     let shown = format!("{}.{}", lease.str("id"), lease.str("secret"));
     let power = format!("/v1/machines/{MACHINE}/power?wait=15s");
     let on =
         call("POST", &power, &runner).header("otter-lease", &shown).json(&json!({"action": "on"}));
-    Answer::of(on).await.expect(200);
+    Answer::from_request(on).await.expect(200);
     // Refused: a token that was misspelt, another lease's secret, and a role that does not suffice.
     let last = if runner.ends_with('0') { "1" } else { "0" };
     let misspelt = format!("{}{last}", &runner[..runner.len() - 1]);
@@ -197,23 +198,27 @@ async fn neither_the_audit_nor_the_log_holds_a_secret() {
         .send()
         .await
         .unwrap();
-    Answer::of(call("GET", "/v1/audit", &runner)).await.problem(403, "forbidden");
+    Answer::from_request(call("GET", "/v1/audit", &runner)).await.problem(403, "forbidden");
     let path = format!("/v1/leases/{}?wait=15s", lease.str("id"));
-    Answer::of(call("DELETE", &path, &runner).header("otter-lease", &shown)).await.expect(200);
+    Answer::from_request(call("DELETE", &path, &runner).header("otter-lease", &shown))
+        .await
+        .expect(200);
     daemon.signal(Signal::HUP);
     eventually("the password to be read again", async || {
-        let audit =
-            Answer::of(call("GET", "/v1/audit?action=password.reloaded", &admin)).await.expect(200);
+        let audit = Answer::from_request(call("GET", "/v1/audit?action=password.reloaded", &admin))
+            .await
+            .expect(200);
         !audit.items("id").is_empty()
     })
     .await;
     // The counts of refused calls are written at the stop.
     assert!(daemon.terminate().await.success());
     let daemon =
-        Daemon::attempt(serve(&host, &state, &directory.path().join("log.2"))).await.unwrap();
+        Daemon::try_start(serve(&host, &state, &directory.path().join("log.2"))).await.unwrap();
     let again = daemon.request(reqwest::Method::GET, "/v1/audit?limit=1000");
-    let audit =
-        Answer::of(again.header("authorization", format!("Bearer {admin}"))).await.expect(200);
+    let audit = Answer::from_request(again.header("authorization", format!("Bearer {admin}")))
+        .await
+        .expect(200);
     let actions = audit.items("action");
     for expected in
         ["token.created", "lease.ended", "job.ended", "request.refused", "password.reloaded"]
@@ -240,8 +245,9 @@ async fn token_changes_are_audited_with_what_the_token_may_do() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().to_str().unwrap();
     let token = |arguments: &[&str]| {
-        let done =
-            otter(&[&["token"], arguments, &["--state-dir", state]].concat()).output().unwrap();
+        let done = otter_command(&[&["token"], arguments, &["--state-dir", state]].concat())
+            .output()
+            .unwrap();
         assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8(done.stdout).unwrap().trim().to_owned()
     };
@@ -256,7 +262,7 @@ async fn token_changes_are_audited_with_what_the_token_may_do() {
     token(&["revoke", "--name", "ci"]);
     let read =
         daemon.request(reqwest::Method::GET, "/v1/audit?actor=otter+token").bearer_auth(&admin);
-    let audit = Answer::of(read).await.expect(200);
+    let audit = Answer::from_request(read).await.expect(200);
     assert_eq!(
         audit.items("action"),
         ["token.revoked", "token.rotated", "token.created", "token.created"]

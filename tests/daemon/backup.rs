@@ -12,7 +12,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Answer, Daemon, PATIENCE, eventually, otter, said};
+use crate::harness::{Answer, Daemon, TIMEOUT, eventually, otter_command, run_to_exit};
 
 /// Machines of the lab that are off: one with jobs, one that is leased, one whose leases come and
 /// go.
@@ -26,13 +26,13 @@ async fn host() -> Simulator {
 }
 
 fn store(verb: &str, file: Option<&Path>, state: &Path) -> Command {
-    let mut command = otter(&["store", verb]);
+    let mut command = otter_command(&["store", verb]);
     command.args(file).arg("--state-dir").arg(state);
     command
 }
 
 async fn succeeds(command: Command) -> String {
-    let (code, text) = said(command).await;
+    let (code, text) = run_to_exit(command).await;
     assert_eq!(code, Some(0), "{text}");
     text
 }
@@ -51,7 +51,7 @@ async fn churn(daemon: Arc<Daemon>, stop: CancellationToken) -> usize {
         let path = format!("/v1/leases/{id}?wait=10s");
         let back =
             daemon.request(Method::DELETE, &path).header("otter-lease", format!("{id}.{secret}"));
-        Answer::of(back).await.expect(200);
+        Answer::from_request(back).await.expect(200);
         rounds += 1;
     }
     rounds
@@ -75,7 +75,7 @@ impl Work {
         let power = format!("/v1/machines/{BUSY}/power");
         let running = id(&daemon.post(&power, json!({"action": "on"})).await.expect(202));
         let queued = id(&daemon.post(&power, json!({"action": "off"})).await.expect(202));
-        tokio::time::timeout(PATIENCE, host.control().until_called("PowerOnVM_Task", 1))
+        tokio::time::timeout(TIMEOUT, host.control().until_called("PowerOnVM_Task", 1))
             .await
             .unwrap();
         eventually("the task to be on disk", async || {
@@ -96,7 +96,7 @@ fn changing(host: &Simulator) -> Vec<(String, u64)> {
 async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let (state, archive) = (directory.path().join("state"), directory.path().join("otter.tar"));
-    let daemon = Arc::new(Daemon::before(&host, &state).await);
+    let daemon = Arc::new(Daemon::start_for_host(&host, &state).await);
     let work = Work::begin(&host, &daemon).await;
     let stop = CancellationToken::new();
     let churning = tokio::spawn(churn(Arc::clone(&daemon), stop.clone()));
@@ -106,25 +106,25 @@ async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
     .await;
     succeeds(store("backup", Some(&archive), &state)).await;
     succeeds(store("check", None, &state)).await;
-    let (code, text) = said(store("compact", None, &state)).await;
+    let (code, text) = run_to_exit(store("compact", None, &state)).await;
     assert!(code == Some(1) && text.contains("another otter"), "{text}");
     stop.cancel();
     assert!(churning.await.unwrap() > 0);
     assert_eq!(mode(&archive), 0o600);
-    let (code, text) = said(store("backup", Some(&archive), &state)).await;
+    let (code, text) = run_to_exit(store("backup", Some(&archive), &state)).await;
     assert!(code == Some(1) && text.contains("exists already"), "{text}");
-    let (code, text) = said(store("restore", Some(&archive), &state)).await;
+    let (code, text) = run_to_exit(store("restore", Some(&archive), &state)).await;
     assert!(code == Some(1) && text.contains("another otter"), "{text}");
     Arc::into_inner(daemon).expect("the load has ended").kill();
 
     let restored = directory.path().join("restored");
-    let told = succeeds(store("restore", Some(&archive), &restored)).await;
-    assert!(told.contains("is the store as it was at"), "{told}");
-    let (code, text) = said(store("restore", Some(&archive), &restored)).await;
+    let text = succeeds(store("restore", Some(&archive), &restored)).await;
+    assert!(text.contains("is the store as it was at"), "{text}");
+    let (code, text) = run_to_exit(store("restore", Some(&archive), &restored)).await;
     assert!(code == Some(1) && text.contains("is not empty"), "{text}");
     succeeds(store("check", None, &restored)).await;
     let before = changing(&host);
-    let daemon = Daemon::before(&host, &restored).await;
+    let daemon = Daemon::start_for_host(&host, &restored).await;
     eventually("the session to be up", async || {
         daemon.get("/readyz?host=true").await.status == 200
     })
@@ -172,7 +172,7 @@ async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
 
     // New work begins, with higher fences than every earlier one. The host gets no other call.
     let clear = daemon.request(Method::DELETE, &format!("/v1/machines/{LEASED}/quarantine"));
-    Answer::of(clear).await.expect(200);
+    Answer::from_request(clear).await.expect(200);
     let again = json!({"select": {"machine": LEASED}, "ttl": "30m"});
     let again = daemon.post("/v1/leases", again).await.expect(201).json;
     let fence = work.active["fence"].as_u64().unwrap();
@@ -190,14 +190,14 @@ async fn no_fence_is_given_twice_whenever_and_however_often_an_archive_is_restor
     let path = |name: &str| directory.path().join(name);
     let archive = path("otter.tar");
     let grant = async |state: &Path| {
-        let daemon = Daemon::before(&host, state).await;
+        let daemon = Daemon::start_for_host(&host, state).await;
         let asked = json!({"select": {"machine": LEASED}, "ttl": "30m"});
         let lease = daemon.post("/v1/leases", asked).await.expect(201).json;
         assert!(daemon.terminate().await.success());
         lease["fence"].as_u64().unwrap()
     };
     // The archive does not know the machine: its first grant comes later.
-    let daemon = Daemon::before(&host, &path("state")).await;
+    let daemon = Daemon::start_for_host(&host, &path("state")).await;
     succeeds(store("backup", Some(&archive), &path("state"))).await;
     assert!(daemon.terminate().await.success());
     let mut fences = vec![grant(&path("state")).await];
@@ -226,12 +226,12 @@ async fn the_state_is_private_whatever_the_umask_and_whoever_made_it() {
         .args(["token", "create", "--name", "ci", "--role", "operator", "--state-dir"])
         .arg(&state);
     create.env_remove("OTTER_STATE_DIR");
-    let (code, text) = said(create).await;
+    let (code, text) = run_to_exit(create).await;
     assert_eq!(code, Some(0), "{text}");
     assert_eq!(reachable(&state), Vec::<PathBuf>::new());
     std::fs::remove_dir_all(&state).unwrap();
 
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     assert_eq!(reachable(&state), Vec::<PathBuf>::new());
     assert!(daemon.terminate().await.success());
     for path in [state.clone(), state.join("otter.db"), state.join("secret.key")] {
@@ -240,9 +240,9 @@ async fn the_state_is_private_whatever_the_umask_and_whoever_made_it() {
     }
     let log = directory.path().join("log");
     let mut serve =
-        otter(&["serve", "--simulate", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+        otter_command(&["serve", "--simulate", "--listen", "127.0.0.1:0", "--log-format", "json"]);
     serve.arg("--state-dir").arg(&state).stderr(std::fs::File::create(&log).unwrap());
-    let daemon = Daemon::attempt(serve).await.expect("a daemon");
+    let daemon = Daemon::try_start(serve).await.expect("a daemon");
     assert_eq!(reachable(&state), Vec::<PathBuf>::new());
     assert!(daemon.terminate().await.success());
     let log = std::fs::read_to_string(&log).unwrap();
@@ -261,19 +261,20 @@ async fn the_state_is_private_whatever_the_umask_and_whoever_made_it() {
 async fn a_start_without_the_key_of_its_leases_is_refused_until_there_is_one() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let (state, key) = (directory.path().join("state"), directory.path().join("state/secret.key"));
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     let asked = json!({"select": {"machine": LEASED}, "ttl": "30m"});
     let lease = daemon.post("/v1/leases", asked).await.expect(201).json;
     assert!(daemon.terminate().await.success());
     let kept = std::fs::read(&key).unwrap();
     std::fs::remove_file(&key).unwrap();
 
-    let mut serve = otter(&["serve", "--simulate", "--listen", "127.0.0.1:0", "--state-dir"]);
+    let mut serve =
+        otter_command(&["serve", "--simulate", "--listen", "127.0.0.1:0", "--state-dir"]);
     serve.arg(&state);
-    let (code, text) = said(serve).await;
+    let (code, text) = run_to_exit(serve).await;
     assert!(code == Some(1) && text.contains("otter store new-key"), "{text}");
     assert!(!key.exists());
-    let (code, text) = said(store("check", None, &state)).await;
+    let (code, text) = run_to_exit(store("check", None, &state)).await;
     assert!(code == Some(1) && text.contains("secret.key is missing"), "{text}");
     assert!(
         text.contains("otter store new-key") && text.contains("The database is whole"),
@@ -284,15 +285,16 @@ async fn a_start_without_the_key_of_its_leases_is_refused_until_there_is_one() {
     let renewed = async |daemon: &Daemon| {
         let (id, secret) = (lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap());
         let renew = daemon.request(Method::POST, &format!("/v1/leases/{id}/renew"));
-        Answer::of(renew.header("otter-lease", format!("{id}.{secret}")).json(&json!({}))).await
+        Answer::from_request(renew.header("otter-lease", format!("{id}.{secret}")).json(&json!({})))
+            .await
     };
-    let told = succeeds(store("new-key", None, &state)).await;
-    assert!(told.contains("whose secrets are void: 1."), "{told}");
-    let daemon = Daemon::before(&host, &state).await;
+    let text = succeeds(store("new-key", None, &state)).await;
+    assert!(text.contains("whose secrets are void: 1."), "{text}");
+    let daemon = Daemon::start_for_host(&host, &state).await;
     renewed(&daemon).await.problem(423, "machine-leased");
     assert!(daemon.terminate().await.success());
     std::fs::write(&key, kept).unwrap();
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     renewed(&daemon).await.expect(200);
     assert!(daemon.terminate().await.success());
 }
@@ -301,9 +303,9 @@ async fn a_start_without_the_key_of_its_leases_is_refused_until_there_is_one() {
 async fn a_backup_that_cannot_be_written_names_the_archive() {
     let (state, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let create = ["token", "create", "--name", "ci", "--role", "runner", "--state-dir"];
-    let mut create = otter(&create);
+    let mut create = otter_command(&create);
     create.arg(state.path());
-    assert_eq!(said(create).await.0, Some(0));
+    assert_eq!(run_to_exit(create).await.0, Some(0));
     let archive = elsewhere.path().join("otter.tar");
     // The limit of a file's size stands for a full disk. It leaves room for less than the database.
     let mut limited = Command::new("sh");
@@ -318,7 +320,7 @@ async fn a_backup_that_cannot_be_written_names_the_archive() {
     for (command, archive) in
         [(limited, &archive), (store("backup", Some(&missing), state.path()), &missing)]
     {
-        let (code, text) = said(command).await;
+        let (code, text) = run_to_exit(command).await;
         assert_eq!(code, Some(1), "{text}");
         assert!(
             text.contains(&format!("the archive {} cannot be written", archive.display())),
@@ -335,7 +337,7 @@ async fn an_archive_is_not_passed_through_a_standard_stream() {
     for verb in ["backup", "restore"] {
         let mut command = store(verb, Some(Path::new("-")), state.path());
         command.current_dir(state.path());
-        let (code, text) = said(command).await;
+        let (code, text) = run_to_exit(command).await;
         assert!(code == Some(2) && text.contains("name the file"), "{text}");
     }
     assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
@@ -354,11 +356,11 @@ async fn no_store_command_makes_a_database() {
             store("compact", None, state),
             store("new-key", None, state),
         ] {
-            let (code, text) = said(command).await;
+            let (code, text) = run_to_exit(command).await;
             assert!(code == Some(1) && text.contains("there is no otter database in"), "{text}");
         }
     }
-    let (code, text) = said(store("restore", Some(&archive), &empty)).await;
+    let (code, text) = run_to_exit(store("restore", Some(&archive), &empty)).await;
     assert!(code == Some(1) && text.contains("cannot be restored"), "{text}");
     assert!(!missing.exists() && !archive.exists());
     assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 0);

@@ -5,11 +5,11 @@ use otter::simulator::{
     Disruption, DownMode, Fault, HostdRestart, Scenario, Simulator, SimulatorOptions,
 };
 
-use crate::harness::{otter, record, said};
+use crate::harness::{otter_command, record_answer, run_to_exit};
 
 async fn host(scenario: Scenario) -> Simulator {
     let mut options = SimulatorOptions::new(scenario, Clock::system());
-    options.on_answer = Some(record);
+    options.on_answer = Some(record_answer);
     Simulator::start(options).await.unwrap()
 }
 
@@ -18,33 +18,33 @@ async fn lab() -> Simulator {
 }
 
 /// What the doctor said of a host.
-struct Visit {
+struct DoctorRun {
     code: Option<i32>,
     text: String,
 }
 
-impl Visit {
-    async fn with(variables: &[(&str, &str)]) -> Self {
-        let mut command = otter(&["doctor"]);
+impl DoctorRun {
+    async fn with_variables(variables: &[(&str, &str)]) -> Self {
+        let mut command = otter_command(&["doctor"]);
         command.env("OTTER_ESX_USERNAME", "root").env("OTTER_ESX_PASSWORD", "otter");
         command.envs(variables.iter().copied());
-        let (code, text) = said(command).await;
+        let (code, text) = run_to_exit(command).await;
         assert!(!text.contains("hunter2"), "{text}");
         Self { code, text }
     }
 
     /// With the host's fingerprint pinned, and more.
-    async fn to(host: &Simulator, more: &[(&str, &str)]) -> Self {
+    async fn for_host(host: &Simulator, more: &[(&str, &str)]) -> Self {
         let (url, pin) = (host.url(), format!("sha256:{}", host.fingerprint()));
         let mut variables =
             vec![("OTTER_ESX_URL", url.as_str()), ("OTTER_ESX_VERIFY", pin.as_str())];
         variables.extend(more);
-        Self::with(&variables).await
+        Self::with_variables(&variables).await
     }
 
     /// Everything before this check is well, this one is not, and its line says all of this. Gives
     /// the line.
-    fn finds(&self, check: &str, words: &[&str]) -> &str {
+    fn assert_fails_at(&self, check: &str, words: &[&str]) -> &str {
         let line = self.text.lines().find(|line| line.starts_with("FAILED")).unwrap_or(&self.text);
         assert_eq!(line.split_whitespace().nth(1), Some(check), "{}", self.text);
         for word in words {
@@ -78,10 +78,10 @@ const ALL: [&str; 10] = [
 #[tokio::test]
 async fn where_all_is_well_it_says_so() {
     let host = lab().await;
-    let visit = Visit::to(&host, &[]).await;
-    assert_eq!(visit.code, Some(0), "{}", visit.text);
-    assert_eq!(visit.checks(), ALL);
-    for wanted in [
+    let run = DoctorRun::for_host(&host, &[]).await;
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    assert_eq!(run.checks(), ALL);
+    for expected in [
         &host.fingerprint(),
         "pinned one",
         "VMware ESXi 7.0.3 build-19193900, a standalone host, API 7.0.3.0",
@@ -92,7 +92,7 @@ async fn where_all_is_well_it_says_so() {
         "1 session, 1 of otter",
         "All is well",
     ] {
-        assert!(visit.text.contains(wanted), "{wanted} in {}", visit.text);
+        assert!(run.text.contains(expected), "{expected} in {}", run.text);
     }
     assert_eq!(host.control().calls("Login"), 1);
     assert_eq!(host.control().sessions(), 0, "it logs out");
@@ -100,14 +100,14 @@ async fn where_all_is_well_it_says_so() {
 
 #[tokio::test]
 async fn a_configuration_without_a_host_is_wrong() {
-    let (code, text) = said(otter(&["doctor"])).await;
+    let (code, text) = run_to_exit(otter_command(&["doctor"])).await;
     assert!(code == Some(78) && text.contains("OTTER_ESX_URL"), "{text}");
 }
 
 #[tokio::test]
 async fn a_name_that_is_none() {
-    let visit = Visit::with(&[("OTTER_ESX_URL", "https://nonexistent.invalid")]).await;
-    visit.finds("name", &["nonexistent.invalid", "/etc/hosts"]);
+    let run = DoctorRun::with_variables(&[("OTTER_ESX_URL", "https://nonexistent.invalid")]).await;
+    run.assert_fails_at("name", &["nonexistent.invalid", "/etc/hosts"]);
 }
 
 #[tokio::test]
@@ -115,17 +115,17 @@ async fn a_port_where_nothing_listens() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let visit = Visit::with(&[("OTTER_ESX_URL", &format!("https://{address}"))]).await;
-    visit.finds("connection", &[&address.to_string(), "refused", "hostd"]);
+    let run = DoctorRun::with_variables(&[("OTTER_ESX_URL", &format!("https://{address}"))]).await;
+    run.assert_fails_at("connection", &[&address.to_string(), "refused", "hostd"]);
 }
 
 #[tokio::test]
 async fn a_certificate_that_is_not_the_pinned_one() {
     let host = lab().await;
     let pin = format!("sha256:{}", "ab".repeat(32));
-    let visit = Visit::to(&host, &[("OTTER_ESX_VERIFY", &pin)]).await;
-    visit.finds("tls", &[&host.fingerprint(), "OTTER_ESX_VERIFY", "rui.crt"]);
-    assert_eq!(visit.checks().last(), Some(&"tls"));
+    let run = DoctorRun::for_host(&host, &[("OTTER_ESX_VERIFY", &pin)]).await;
+    run.assert_fails_at("tls", &[&host.fingerprint(), "OTTER_ESX_VERIFY", "rui.crt"]);
+    assert_eq!(run.checks().last(), Some(&"tls"));
     assert!(host.control().all_calls().is_empty(), "nothing is said to a host that may be another");
 }
 
@@ -135,34 +135,37 @@ async fn a_certificate_that_no_authority_vouches_for() {
     let directory = tempfile::tempdir().unwrap();
     let other = directory.path().join("other.pem");
     std::fs::write(&other, lab().await.certificate_pem()).unwrap();
-    let visit = Visit::to(&host, &[("OTTER_ESX_VERIFY", &format!("ca:{}", other.display()))]).await;
-    visit.finds("tls", &["not accepted", &host.fingerprint()]);
+    let run =
+        DoctorRun::for_host(&host, &[("OTTER_ESX_VERIFY", &format!("ca:{}", other.display()))])
+            .await;
+    run.assert_fails_at("tls", &["not accepted", &host.fingerprint()]);
     let own = directory.path().join("own.pem");
     std::fs::write(&own, host.certificate_pem()).unwrap();
-    let visit = Visit::to(&host, &[("OTTER_ESX_VERIFY", &format!("ca:{}", own.display()))]).await;
-    assert_eq!(visit.code, Some(0), "{}", visit.text);
+    let run =
+        DoctorRun::for_host(&host, &[("OTTER_ESX_VERIFY", &format!("ca:{}", own.display()))]).await;
+    assert_eq!(run.code, Some(0), "{}", run.text);
 }
 
 #[tokio::test]
 async fn a_certificate_that_is_not_checked() {
     let host = lab().await;
-    let visit = Visit::to(&host, &[("OTTER_ESX_VERIFY", "false")]).await;
-    visit.finds("tls", &["not checked", &format!("sha256:{}", host.fingerprint())]);
-    assert_eq!(visit.checks(), ALL, "it goes on, as otter would");
+    let run = DoctorRun::for_host(&host, &[("OTTER_ESX_VERIFY", "false")]).await;
+    run.assert_fails_at("tls", &["not checked", &format!("sha256:{}", host.fingerprint())]);
+    assert_eq!(run.checks(), ALL, "it goes on, as otter would");
 }
 
 #[tokio::test]
 async fn a_server_without_tls() {
     let address = web_server().await;
-    let visit = Visit::with(&[("OTTER_ESX_URL", &format!("https://{address}"))]).await;
-    visit.finds("tls", &["does not speak TLS"]);
+    let run = DoctorRun::with_variables(&[("OTTER_ESX_URL", &format!("https://{address}"))]).await;
+    run.assert_fails_at("tls", &["does not speak TLS"]);
 }
 
 #[tokio::test]
 async fn a_server_that_is_no_host() {
     let address = web_server().await;
-    let visit = Visit::with(&[("OTTER_ESX_URL", &format!("http://{address}"))]).await;
-    visit.finds("api", &["neither an ESX nor a vCenter"]);
+    let run = DoctorRun::with_variables(&[("OTTER_ESX_URL", &format!("http://{address}"))]).await;
+    run.assert_fails_at("api", &["neither an ESX nor a vCenter"]);
 }
 
 #[tokio::test]
@@ -170,14 +173,14 @@ async fn a_host_whose_hostd_is_away() {
     let host = lab().await;
     host.control()
         .restart_hostd(HostdRestart { down: Some(DownMode::Unavailable), drop_running: false });
-    Visit::to(&host, &[]).await.finds("api", &["503", "hostd"]);
+    DoctorRun::for_host(&host, &[]).await.assert_fails_at("api", &["503", "hostd"]);
 }
 
 #[tokio::test]
 async fn a_password_that_is_wrong() {
     let host = lab().await;
-    let visit = Visit::to(&host, &[("OTTER_ESX_PASSWORD", "hunter2")]).await;
-    visit.finds("login", &["root", "InvalidLogin", "esx.username", "five"]);
+    let run = DoctorRun::for_host(&host, &[("OTTER_ESX_PASSWORD", "hunter2")]).await;
+    run.assert_fails_at("login", &["root", "InvalidLogin", "esx.username", "five"]);
     assert_eq!(host.control().calls("Login"), 1, "every wrong try counts towards the lock");
 }
 
@@ -185,32 +188,36 @@ async fn a_password_that_is_wrong() {
 async fn a_host_that_is_full_of_sessions() {
     let mut scenario = Scenario::lab().unwrap();
     scenario.host.session_limit = 0;
-    Visit::to(&host(scenario).await, &[]).await.finds("login", &["503", "sessions"]);
+    DoctorRun::for_host(&host(scenario).await, &[])
+        .await
+        .assert_fails_at("login", &["503", "sessions"]);
 }
 
 #[tokio::test]
 async fn the_free_licence() {
     let host = lab().await;
     host.control().set_read_only_licence(true);
-    let visit = Visit::to(&host, &[]).await;
-    visit.finds("licence", &["vSphere 7 Hypervisor", "read-only", "license-restricted"]);
-    assert_eq!(visit.checks(), ALL);
+    let run = DoctorRun::for_host(&host, &[]).await;
+    run.assert_fails_at("licence", &["vSphere 7 Hypervisor", "read-only", "license-restricted"]);
+    assert_eq!(run.checks(), ALL);
 }
 
 #[tokio::test]
 async fn an_account_that_may_only_look() {
     let host = lab().await;
     host.control().set_read_only_account(true);
-    let visit = Visit::to(&host, &[]).await;
-    let line =
-        visit.finds("rights", &["13 of 13", "VirtualMachine.Interact.PowerOn", "RevertToSnapshot"]);
+    let run = DoctorRun::for_host(&host, &[]).await;
+    let line = run.assert_fails_at(
+        "rights",
+        &["13 of 13", "VirtualMachine.Interact.PowerOn", "RevertToSnapshot"],
+    );
     assert!(!line.contains("System.View"), "{line}");
 }
 
 #[tokio::test]
 async fn a_host_that_shows_no_machine() {
-    let visit = Visit::to(&host(Scenario::generated(0)).await, &[]).await;
-    visit.finds("inventory", &["No machine is visible", "System.View"]);
+    let run = DoctorRun::for_host(&host(Scenario::generated(0)).await, &[]).await;
+    run.assert_fails_at("inventory", &["No machine is visible", "System.View"]);
 }
 
 #[tokio::test]
@@ -219,7 +226,9 @@ async fn an_inventory_that_is_refused() {
     let fault = Fault::new("NoPermission", "Permission to perform this operation was denied.")
         .with("privilegeId", "System.View");
     host.control().disrupt("CreateContainerView", 0, None, Disruption::Fault(fault));
-    Visit::to(&host, &[]).await.finds("inventory", &["NoPermission", "System.View", "Permissions"]);
+    DoctorRun::for_host(&host, &[])
+        .await
+        .assert_fails_at("inventory", &["NoPermission", "System.View", "Permissions"]);
 }
 
 #[tokio::test]
@@ -230,9 +239,9 @@ async fn what_cannot_be_read_is_not_guessed() {
     let fault = Fault::new("NoPermission", "Permission to perform this operation was denied.");
     host.control().disrupt("RetrievePropertiesEx", 0, Some(1), Disruption::Fault(fault.clone()));
     host.control().disrupt("RetrievePropertiesEx", 2, None, Disruption::Fault(fault));
-    let visit = Visit::to(&host, &[]).await;
-    for wanted in ["licence cannot be read", "may not list"] {
-        assert!(visit.text.contains(wanted), "{wanted} in {}", visit.text);
+    let run = DoctorRun::for_host(&host, &[]).await;
+    for expected in ["licence cannot be read", "may not list"] {
+        assert!(run.text.contains(expected), "{expected} in {}", run.text);
     }
 }
 

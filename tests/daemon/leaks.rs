@@ -11,55 +11,65 @@ use std::time::{Duration, Instant};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Daemon, Held, HostProcess, eventually};
+use crate::harness::{Answer, Daemon, HostObjects, HostProcess, eventually};
 
 const MACHINES: usize = 20;
 const ARGUMENTS: [&str; 2] = ["--machines", "20"];
 /// A short soak is enough to find what leaks with every round.
 const SECONDS: u64 = 12;
 /// Of the whole time the first part warms up: pools fill, buffers grow to what they will need.
-const WARMING: f64 = 0.3;
+const WARM_UP_SHARE: f64 = 0.3;
 /// How many of each hang up in a round.
-const HANGING_UP: usize = 25;
+const ABANDONED_PER_ROUND: usize = 25;
 /// What may be more at the end: connections to the host come and go.
-const FILES: usize = 6;
+const MORE_FILES: usize = 6;
 /// What may be more at the end, in bytes: the events that are kept for readers who resume, which
 /// have a bound of their own, and what the allocator keeps.
-const MEMORY: u64 = 32 << 20;
+const MORE_MEMORY: u64 = 32 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_and_goes_leaves_nothing_behind() {
+async fn sessions_jobs_waits_and_streams_leak_nothing() {
     let seconds =
         std::env::var("OTTER_SOAK_SECONDS").map_or(SECONDS, |given| given.parse().unwrap());
     let soak = Duration::from_secs(seconds);
-    let lab = Soaked::start().await;
-    let (started, mut losses, mut rounds) = (now(), Losses::default(), 0);
-    while rounds < 2 || started.elapsed() < soak.mul_f64(WARMING) {
-        lab.round(rounds, losses.next(started.elapsed())).await;
+    let fixture = LeakFixture::start().await;
+    let (started, mut session_losses, mut rounds) = (now(), SessionLosses::default(), 0);
+    while rounds < 2 || started.elapsed() < soak.mul_f64(WARM_UP_SHARE) {
+        fixture.round(rounds, session_losses.next(started.elapsed())).await;
         rounds += 1;
     }
-    let warm = lab.quiet().await;
+    let warm = fixture.measure_when_idle().await;
     println!("warm after {rounds} rounds and {} s: {warm}", started.elapsed().as_secs());
     let warmed = rounds;
     while rounds < 2 * warmed.min(2) || started.elapsed() < soak {
-        lab.round(rounds, losses.next(started.elapsed())).await;
+        fixture.round(rounds, session_losses.next(started.elapsed())).await;
         rounds += 1;
     }
-    let end = lab.quiet().await;
+    let end = fixture.measure_when_idle().await;
     println!("at the end, after {rounds} rounds and {} s: {end}", started.elapsed().as_secs());
-    println!("meanwhile: {} jobs, {} logins", lab.jobs().await, lab.logins().await);
+    println!("meanwhile: {} jobs, {} logins", fixture.jobs().await, fixture.logins().await);
     assert_eq!(
-        (end.held, end.waits, end.streams),
-        (warm.held, 0, 0),
+        (end.host_objects, end.waits, end.streams),
+        (warm.host_objects, 0, 0),
         "what the host holds, and what is open"
     );
-    assert_eq!(end.held.sessions, 1);
-    assert!(end.files <= warm.files + FILES, "{} open files, and {} before", end.files, warm.files);
-    assert!(end.memory <= warm.memory + MEMORY, "{} bytes, and {} before", end.memory, warm.memory);
+    assert_eq!(end.host_objects.sessions, 1);
+    assert!(
+        end.files <= warm.files + MORE_FILES,
+        "{} open files, and {} before",
+        end.files,
+        warm.files
+    );
+    assert!(
+        end.memory <= warm.memory + MORE_MEMORY,
+        "{} bytes, and {} before",
+        end.memory,
+        warm.memory
+    );
 }
 
 /// An otter, its host, and a client that keeps no connection.
-struct Soaked {
+struct LeakFixture {
     host: HostProcess,
     daemon: Daemon,
     client: Client,
@@ -69,26 +79,26 @@ struct Soaked {
 /// When the session is lost: a few times in a row, then not until otter takes it for a good one
 /// again (a minute), for the more often it is lost, the longer otter waits before it logs in again.
 #[derive(Default)]
-struct Losses {
-    in_a_row: usize,
+struct SessionLosses {
+    losses_in_a_row: usize,
     last: Duration,
 }
 
-impl Losses {
-    const IN_A_ROW: usize = 4;
-    const APART: Duration = Duration::from_secs(65);
+impl SessionLosses {
+    const LOSSES_IN_A_ROW: usize = 4;
+    const PAUSE: Duration = Duration::from_secs(65);
 
     /// How it is to be lost now, if it is.
     fn next(&mut self, elapsed: Duration) -> Option<&'static str> {
-        if elapsed.saturating_sub(self.last) > Self::APART {
-            self.in_a_row = 0;
+        if elapsed.saturating_sub(self.last) > Self::PAUSE {
+            self.losses_in_a_row = 0;
         }
-        if self.in_a_row == Self::IN_A_ROW {
+        if self.losses_in_a_row == Self::LOSSES_IN_A_ROW {
             return None;
         }
-        self.in_a_row += 1;
+        self.losses_in_a_row += 1;
         self.last = elapsed;
-        Some(["/expire-sessions", "/restart-hostd"][self.in_a_row % 2])
+        Some(["/expire-sessions", "/restart-hostd"][self.losses_in_a_row % 2])
     }
 }
 
@@ -97,14 +107,20 @@ impl Losses {
 struct Measure {
     memory: u64,
     files: usize,
-    held: Held,
+    host_objects: HostObjects,
     waits: u64,
     streams: u64,
 }
 
 impl std::fmt::Display for Measure {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { memory, files, held: Held { sessions, views, filters }, waits, streams } = self;
+        let Self {
+            memory,
+            files,
+            host_objects: HostObjects { sessions, views, filters },
+            waits,
+            streams,
+        } = self;
         write!(
             formatter,
             "{:.1} MiB, {files} open files, {waits} waits, {streams} streams; on the host {sessions} sessions, {views} \
@@ -114,7 +130,7 @@ impl std::fmt::Display for Measure {
     }
 }
 
-impl Soaked {
+impl LeakFixture {
     async fn start() -> Self {
         let host = HostProcess::start(&ARGUMENTS).await;
         let state = tempfile::tempdir().unwrap();
@@ -134,7 +150,7 @@ impl Soaked {
                 ("OTTER_ESX_URL", host.url.as_str()),
                 ("OTTER_ESX_USERNAME", "root"),
                 ("OTTER_ESX_PASSWORD", "otter"),
-                ("OTTER_ESX_VERIFY", host.pin.as_str()),
+                ("OTTER_ESX_VERIFY", host.verify.as_str()),
             ],
         )
         .await;
@@ -151,16 +167,16 @@ impl Soaked {
     }
 
     async fn get(&self, path: &str) -> Answer {
-        Answer::of(self.request(Method::GET, path)).await
+        Answer::from_request(self.request(Method::GET, path)).await
     }
 
     /// A bit of everything, and the session's loss in this way.
     async fn round(&self, number: usize, loss: Option<&str>) {
-        let (hung_up, ()) = tokio::join!(self.hang_up(), self.change(number));
-        drop(hung_up);
+        let (abandoned, ()) = tokio::join!(self.open_and_abandon(), self.change(number));
+        drop(abandoned);
         let Some(loss) = loss else { return };
         let logins = self.logins().await;
-        self.host.order(loss, &json!({})).await;
+        self.host.post_admin(loss, &json!({})).await;
         eventually("another login", async || self.logins().await > logins).await;
         eventually("the session to be back", async || {
             self.get("/readyz?host=true").await.status == 200
@@ -169,9 +185,9 @@ impl Soaked {
     }
 
     /// Waits and streams, open until what this gives is dropped.
-    async fn hang_up(&self) -> Vec<reqwest::Response> {
+    async fn open_and_abandon(&self) -> Vec<reqwest::Response> {
         let mut streams = Vec::new();
-        for number in 0..HANGING_UP {
+        for number in 0..ABANDONED_PER_ROUND {
             let wait = self.request(Method::GET, "/v1/machines/3/wait?until=question&wait=5m");
             // It is there, blocks, and goes without a word.
             let _ = tokio::time::timeout(Duration::from_millis(5), wait.send()).await;
@@ -191,23 +207,23 @@ impl Soaked {
     async fn change(&self, number: usize) {
         let machine = 1 + number % MACHINES;
         let other = 1 + (number + 7) % MACHINES;
-        tokio::join!(self.jobs_of(machine), self.powered(other));
+        tokio::join!(self.snapshot_jobs(machine), self.power_on_and_off(other));
         for path in ["/v1/machines", "/v1/datastores", "/v1/jobs?limit=50", "/v1/about"] {
             self.get(path).await.expect(200);
         }
     }
 
-    async fn jobs_of(&self, machine: usize) {
+    async fn snapshot_jobs(&self, machine: usize) {
         let snapshots = format!("/v1/machines/{machine}/snapshots");
-        let made = self.outcome(Method::POST, &snapshots, json!({"name": "soaked"})).await;
+        let made = self.run_job(Method::POST, &snapshots, json!({"name": "soaked"})).await;
         let path = format!("{snapshots}/{}", made["result"]["snapshot"].as_str().unwrap());
-        self.outcome(Method::POST, &format!("{path}/revert"), json!({})).await;
-        self.outcome(Method::DELETE, &path, Value::Null).await;
+        self.run_job(Method::POST, &format!("{path}/revert"), json!({})).await;
+        self.run_job(Method::DELETE, &path, Value::Null).await;
     }
 
-    async fn powered(&self, machine: usize) {
+    async fn power_on_and_off(&self, machine: usize) {
         for action in ["on", "off"] {
-            self.outcome(
+            self.run_job(
                 Method::POST,
                 &format!("/v1/machines/{machine}/power"),
                 json!({"action": action}),
@@ -217,10 +233,10 @@ impl Soaked {
     }
 
     /// Starts a job, waits for it, and gives it.
-    async fn outcome(&self, method: Method, path: &str, body: Value) -> Value {
+    async fn run_job(&self, method: Method, path: &str, body: Value) -> Value {
         let request = self.request(method, &format!("{path}?wait=1m"));
         let request = if body.is_null() { request } else { request.json(&body) };
-        Answer::of(request).await.expect(200).json
+        Answer::from_request(request).await.expect(200).json
     }
 
     async fn logins(&self) -> u64 {
@@ -239,7 +255,7 @@ impl Soaked {
     }
 
     /// What there is, once nothing is under way.
-    async fn quiet(&self) -> Measure {
+    async fn measure_when_idle(&self) -> Measure {
         eventually("nobody to wait", async || {
             self.daemon.metric("otter_waits_open").await == 0
                 && self.daemon.metric("otter_event_streams_open").await == 0
@@ -251,9 +267,9 @@ impl Soaked {
         })
         .await;
         Measure {
-            memory: self.daemon.resident(),
+            memory: self.daemon.resident_memory(),
             files: self.daemon.open_files(),
-            held: self.host.held().await,
+            host_objects: self.host.objects().await,
             waits: self.daemon.metric("otter_waits_open").await,
             streams: self.daemon.metric("otter_event_streams_open").await,
         }

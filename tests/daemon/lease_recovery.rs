@@ -7,7 +7,7 @@ use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Daemon, PATIENCE, eventually};
+use crate::harness::{Answer, Daemon, TIMEOUT, eventually};
 
 /// A Qubes machine of the lab that is off.
 const MACHINE: &str = "16";
@@ -33,7 +33,7 @@ fn path(lease: &Value, rest: &str) -> String {
 
 async fn with_lease(daemon: &Daemon, method: Method, path: &str, lease: &Value) -> Answer {
     let request = daemon.request(method, path).header("otter-lease", shown(lease));
-    Answer::of(request.json(&json!({}))).await
+    Answer::from_request(request.json(&json!({}))).await
 }
 
 /// The running task of the machine, once there is one.
@@ -44,7 +44,7 @@ async fn running_task(host: &Simulator) -> String {
         found = control.running_tasks().into_iter().find(|task| task.starts_with(&mine));
         found.is_some()
     });
-    tokio::time::timeout(PATIENCE, seen).await.expect("a task");
+    tokio::time::timeout(TIMEOUT, seen).await.expect("a task");
     found.unwrap()
 }
 
@@ -56,7 +56,7 @@ async fn machine(daemon: &Daemon) -> Value {
 async fn a_lease_its_secret_its_quarantines_and_its_fence_outlive_the_daemon() {
     let (host, state) = (host().await, tempfile::tempdir().unwrap());
     let state = state.path().join("state");
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     let first = take(&daemon, json!({})).await;
     with_lease(&daemon, Method::DELETE, &path(&first, "?wait=10s"), &first).await.expect(200);
     let lease = take(&daemon, json!({"holder": "nightly"})).await;
@@ -64,12 +64,12 @@ async fn a_lease_its_secret_its_quarantines_and_its_fence_outlive_the_daemon() {
     let aside = daemon
         .request(Method::PUT, "/v1/machines/18/quarantine")
         .json(&json!({"reason": "its disk"}));
-    Answer::of(aside).await.expect(200);
+    Answer::from_request(aside).await.expect(200);
     let queued = json!({"select": {"machine": MACHINE}, "ttl": "30m", "queue_for": "10m"});
     let queued = daemon.post("/v1/leases", queued).await.expect(202).json;
     daemon.kill();
 
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     let seen = machine(&daemon).await;
     assert_eq!((&seen["lease"]["id"], &seen["lease"]["holder"]), (&lease["id"], &json!("nightly")));
     assert_eq!(daemon.get("/v1/machines/18").await.json["quarantine"]["reason"], "its disk");
@@ -87,7 +87,7 @@ async fn a_lease_its_secret_its_quarantines_and_its_fence_outlive_the_daemon() {
 async fn a_release_that_was_under_way_is_taken_up_and_proven() {
     let (host, state) = (host().await, tempfile::tempdir().unwrap());
     let state = state.path().join("state");
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     let lease = take(&daemon, json!({})).await;
     host.control().mutate(|world| world.machine_mut(MACHINE).unwrap().power = PowerState::On);
     eventually("the machine to be on", async || machine(&daemon).await["power_state"] == "on")
@@ -102,7 +102,7 @@ async fn a_release_that_was_under_way_is_taken_up_and_proven() {
     .await;
     daemon.kill();
 
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     let seen = machine(&daemon).await;
     assert_eq!(
         (&seen["lease"]["id"], &seen["free"]),
@@ -126,7 +126,7 @@ async fn a_release_that_was_under_way_is_taken_up_and_proven() {
 async fn a_release_that_waits_for_an_answer_goes_on_waiting_after_a_restart() {
     let (host, state) = (host().await, tempfile::tempdir().unwrap());
     let state = state.path().join("state");
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     let lease = take(&daemon, json!({})).await;
     let choice = Choice {
         key: "1".to_owned(),
@@ -155,7 +155,7 @@ async fn a_release_that_waits_for_an_answer_goes_on_waiting_after_a_restart() {
     .await;
     daemon.kill();
 
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     host.control().mutate(|world| world.answer(MACHINE, "q-7", "1")).unwrap();
     let task = running_task(&host).await;
     host.control().finish_task(&task);
@@ -172,7 +172,7 @@ async fn a_release_that_waits_for_an_answer_goes_on_waiting_after_a_restart() {
 async fn a_preparation_that_was_under_way_is_taken_up_and_is_done_once() {
     let (host, state) = (host().await, tempfile::tempdir().unwrap());
     let state = state.path().join("state");
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     let prepare = json!({"snapshot": "installed", "power": "on"});
     let lease = take(&daemon, json!({"prepare": prepare})).await;
     let task = running_task(&host).await;
@@ -184,7 +184,7 @@ async fn a_preparation_that_was_under_way_is_taken_up_and_is_done_once() {
     .await;
     daemon.kill();
 
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     assert_eq!(daemon.get(&path(&lease, "")).await.json["state"], "preparing");
     host.control().finish_task(&task);
     let task = running_task(&host).await;

@@ -37,7 +37,7 @@ impl House {
         let log = std::fs::File::options().create(true).append(true).open(path("log")).unwrap();
         let mut command = self.host.serve(&path("otter.toml"), &path("state"));
         command.stderr(log);
-        let daemon = Daemon::attempt(command).await.expect("a daemon that says where it listens");
+        let daemon = Daemon::try_start(command).await.expect("a daemon that says where it listens");
         eventually("the inventory to be loaded", async || {
             daemon.get("/readyz").await.status == 200
         })
@@ -70,7 +70,7 @@ impl Held {
         body: Option<Value>,
     ) -> Answer {
         let request = daemon.request(method, path).header("otter-lease", &self.shown);
-        Answer::of(body.iter().fold(request, reqwest::RequestBuilder::json)).await
+        Answer::from_request(body.iter().fold(request, reqwest::RequestBuilder::json)).await
     }
 
     async fn power(&self, daemon: &Daemon, machine: u32, action: &str) {
@@ -110,7 +110,7 @@ async fn over(signal: Signal) {
     let house = House::built().await;
     let daemon = house.daemon().await;
     let holding = wanted(1, "10m");
-    let active = Answer::of(keyed(&daemon, &holding)).await.expect(201);
+    let active = Answer::from_request(keyed(&daemon, &holding)).await.expect(201);
     let active = held(&active.json);
     active.power(&daemon, 1, "on").await;
     let queued = [asked(&daemon, &holding).await, asked(&daemon, &holding).await];
@@ -120,7 +120,7 @@ async fn over(signal: Signal) {
     let preparing = json!({"prepare": {"power": "on", "settle": "2s"}, "select": preparing["select"], "ttl": "10m"});
     let preparing = asked(&daemon, &preparing).await;
     let slow = json!({"method": "PowerOffVM_Task", "what": {"delay": {"ms": 1_000}}});
-    house.host.order("/faults", &slow).await;
+    house.host.post_admin("/faults", &slow).await;
     releasing.call(&daemon, Method::DELETE, &releasing.path(""), None).await.expect(200);
     let short = asked(&daemon, &wanted(4, "2s")).await;
     let before = active.now(&daemon).await;
@@ -133,14 +133,14 @@ async fn over(signal: Signal) {
         daemon.kill();
     } else {
         daemon.signal(signal);
-        assert!(daemon.ended().await.success());
+        assert!(daemon.wait_for_exit().await.success());
     }
 
     let clock = Clock::system();
     while clock.now() < runs_out + SignedDuration::from_secs(1) {
         pause().await;
     }
-    house.host.forget_faults().await;
+    house.host.clear_faults().await;
     let started = clock.now();
     let daemon = house.daemon().await;
     let now = active.now(&daemon).await;
@@ -156,7 +156,7 @@ async fn over(signal: Signal) {
         let now = lease.now(&daemon).await;
         assert_eq!((&now["state"], &now["position"]), (&json!("queued"), &json!(place)));
     }
-    let again = Answer::of(keyed(&daemon, &holding)).await.expect(201);
+    let again = Answer::from_request(keyed(&daemon, &holding)).await.expect(201);
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
     assert_eq!(held(&again.json).shown, active.shown);
     active.power(&daemon, 1, "off").await;

@@ -3,7 +3,7 @@
 mod access_log;
 mod audit;
 mod backup;
-mod checks;
+mod check_config;
 mod crash;
 mod doctor;
 mod leaks;

@@ -6,15 +6,15 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Daemon, PATIENCE, eventually, lines_of, otter};
+use crate::harness::{Daemon, TIMEOUT, eventually, log_lines, otter_command};
 
 const FILES: usize = 256;
 const IDLE: usize = 300;
 
 /// The binary with at most this many open files.
 fn with_open_files(limit: usize, log: &std::path::Path) -> Command {
-    let serve = otter(&["serve", "--simulate", "--listen", "127.0.0.1:0"]);
-    let mut command = otter(&[]);
+    let serve = otter_command(&["serve", "--simulate", "--listen", "127.0.0.1:0"]);
+    let mut command = otter_command(&[]);
     let kept = command.get_envs().map(|(name, value)| (name.to_owned(), value.map(Into::into)));
     let kept: Vec<(std::ffi::OsString, Option<std::ffi::OsString>)> = kept.collect();
     command = Command::new("bash");
@@ -50,7 +50,7 @@ async fn idle(address: &str, number: usize) -> TcpStream {
 async fn idle_connections_make_room_for_new_ones() {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");
-    let daemon = Daemon::attempt(with_open_files(FILES, &log)).await.expect("a daemon");
+    let daemon = Daemon::try_start(with_open_files(FILES, &log)).await.expect("a daemon");
     eventually("the inventory to load", async || daemon.get("/readyz").await.status == 200).await;
     let until_on = "/v1/machines/16/wait?until=power_state:on&wait=5m";
     let waiting = tokio::spawn(daemon.request(reqwest::Method::GET, until_on).send());
@@ -58,7 +58,7 @@ async fn idle_connections_make_room_for_new_ones() {
 
     let mut open = Vec::new();
     for number in 0..IDLE {
-        let one = tokio::time::timeout(PATIENCE, idle(daemon.address(), number));
+        let one = tokio::time::timeout(TIMEOUT, idle(daemon.address(), number));
         open.push(one.await.expect("a connection to be served"));
         if number % 50 == 0 {
             daemon.get("/v1/machines").await.expect(200);
@@ -67,24 +67,24 @@ async fn idle_connections_make_room_for_new_ones() {
     assert!(daemon.open_files() < FILES, "{}", daemon.open_files());
     // The store and the host have files to work with, and no call in flight was closed for another.
     daemon.post("/v1/machines/16/power?wait=30s", json!({"action": "on"})).await.expect(200);
-    let waited = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
+    let waited = tokio::time::timeout(TIMEOUT, waiting).await.unwrap().unwrap();
     assert_eq!(waited.expect("an answer on the busy connection").status(), 200);
 
     // The oldest idle ones went; the youngest are still there.
     let mut byte = [0];
     let first =
-        tokio::time::timeout(PATIENCE, open[0].read(&mut byte)).await.expect("it to be closed");
+        tokio::time::timeout(TIMEOUT, open[0].read(&mut byte)).await.expect("it to be closed");
     assert!(matches!(first, Ok(0) | Err(_)), "{first:?}");
     let last = open.last_mut().unwrap();
     last.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         .await
         .unwrap();
     let mut rest = Vec::new();
-    tokio::time::timeout(PATIENCE, last.read_to_end(&mut rest)).await.unwrap().unwrap();
+    tokio::time::timeout(TIMEOUT, last.read_to_end(&mut rest)).await.unwrap().unwrap();
     assert!(String::from_utf8_lossy(&rest).contains("HTTP/1.1 200"), "the youngest is served");
     let warnings =
-        lines_of(&log, "the limit of connections is reached: idle ones are closed for new ones")
+        log_lines(&log, "the limit of connections is reached: idle ones are closed for new ones")
             .len();
     assert!((1..=2).contains(&warnings), "{warnings} warnings within about a minute");
-    assert_eq!(lines_of(&log, "a connection could not be accepted").len(), 0);
+    assert_eq!(log_lines(&log, "a connection could not be accepted").len(), 0);
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use otter::clock::Clock;
 use otter::simulator::{Scenario, Simulator, SimulatorOptions};
 
-use crate::harness::{Daemon, eventually, otter, said};
+use crate::harness::{Daemon, eventually, otter_command, run_to_exit};
 
 const CONFIG: &str = "[machines]\nprotected = [\"golden-debain-*\", \"golden-*\"]\n[pools.qubes]\nmachines = [\"16\", \"404\"]\n";
 
@@ -18,7 +18,7 @@ async fn lab() -> Simulator {
 
 /// A command with this configuration, in front of this host.
 fn command(verb: &str, arguments: &[&str], config: &Path, url: &str, fingerprint: &str) -> Command {
-    let mut command = otter(&[verb, "--config", config.to_str().unwrap()]);
+    let mut command = otter_command(&[verb, "--config", config.to_str().unwrap()]);
     command.args(arguments).env("OTTER_ESX_URL", url);
     command.env("OTTER_ESX_VERIFY", format!("sha256:{fingerprint}"));
     command.env("OTTER_ESX_USERNAME", "root").env("OTTER_ESX_PASSWORD", "otter");
@@ -37,28 +37,29 @@ async fn the_log_warns_of_patterns_that_match_no_machine_whenever_that_changes()
     let mut serve =
         command("serve", &arguments, &path("otter.toml"), &host.url(), &host.fingerprint());
     serve.stderr(std::fs::File::create(path("log")).unwrap());
-    let _daemon = Daemon::attempt(serve).await.expect("a daemon that says where it listens");
-    let told = |pattern: &str, level: &str| {
+    let _daemon = Daemon::try_start(serve).await.expect("a daemon that says where it listens");
+    let log_count = |pattern: &str, level: &str| {
         let log = std::fs::read_to_string(path("log")).unwrap();
-        let of_it = |line: &&str| {
+        let matches = |line: &&str| {
             line.contains(&format!("\"pattern\":\"{pattern}\""))
                 && line.contains(&format!("\"{level}\""))
         };
-        log.lines().filter(of_it).count()
+        log.lines().filter(matches).count()
     };
     eventually("the warnings", async || {
-        told("golden-debain-*", "WARN") == 1 && told("404", "WARN") == 1
+        log_count("golden-debain-*", "WARN") == 1 && log_count("404", "WARN") == 1
     })
     .await;
     host.control()
         .mutate(|world| "golden-debain-1".clone_into(&mut world.machine_mut("16").unwrap().name));
-    eventually("the change to be told", async || told("golden-debain-*", "INFO") == 1).await;
+    eventually("the change to be log_count", async || log_count("golden-debain-*", "INFO") == 1)
+        .await;
     host.control().mutate(|world| world.remove_machine("16"));
-    eventually("the removal to be told", async || {
-        told("golden-debain-*", "WARN") == 2 && told("16", "WARN") == 1
+    eventually("the removal to be log_count", async || {
+        log_count("golden-debain-*", "WARN") == 2 && log_count("16", "WARN") == 1
     })
     .await;
-    assert_eq!((told("golden-*", "WARN"), told("404", "WARN")), (0, 1));
+    assert_eq!((log_count("golden-*", "WARN"), log_count("404", "WARN")), (0, 1));
 }
 
 #[tokio::test]
@@ -68,7 +69,7 @@ async fn check_config_asks_the_host_for_what_patterns_match() {
     let config = directory.path().join("otter.toml");
     std::fs::write(&config, CONFIG).unwrap();
     let check = |url: &str| command("check-config", &["--host"], &config, url, &host.fingerprint());
-    let (code, text) = said(check(&host.url())).await;
+    let (code, text) = run_to_exit(check(&host.url())).await;
     assert_eq!(code, Some(0), "{text}");
     assert_eq!(text.matches("Warning: ").count(), 2, "{text}");
     for warning in ["machines.protected: \"golden-debain-*\"", "pools.qubes.machines: \"404\""] {
@@ -78,12 +79,12 @@ async fn check_config_asks_the_host_for_what_patterns_match() {
     eventually("it to log out", async || host.control().sessions() == 0).await;
     // No process listens on the discard port. Nothing is called good if the host or the password is
     // not.
-    let (code, text) = said(check("https://127.0.0.1:9")).await;
+    let (code, text) = run_to_exit(check("https://127.0.0.1:9")).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("the host cannot be reached") && !text.contains("is good"), "{text}");
     let mut wrong = check(&host.url());
     wrong.env("OTTER_ESX_PASSWORD", "wrong");
-    let (code, text) = said(wrong).await;
+    let (code, text) = run_to_exit(wrong).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("the host refuses the account") && !text.contains("is good"), "{text}");
 }

@@ -19,7 +19,7 @@ async fn host() -> Simulator {
 async fn a_job_whose_task_runs_on_is_followed_to_its_end() {
     let (host, state) = (host().await, tempfile::tempdir().unwrap());
     let state = state.path().join("state");
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     let revert = format!("/v1/machines/{MACHINE}/revert");
     let job = daemon.post(&revert, json!({"power_on": true})).await.expect(202);
     let waiting = daemon
@@ -37,9 +37,9 @@ async fn a_job_whose_task_runs_on_is_followed_to_its_end() {
     daemon.kill();
 
     let task =
-        tokio::time::timeout(crate::harness::PATIENCE, host.control().until_task()).await.unwrap();
+        tokio::time::timeout(crate::harness::TIMEOUT, host.control().until_task()).await.unwrap();
     host.control().finish_task(&task);
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     // The power-on after the revert, and the power-off of the job that waited, are new tasks.
     let stepping = tokio::spawn(step_all(host.control().clone()));
     let ended = daemon.get(&format!("/v1/jobs/{waiting}/wait?wait=20s")).await.expect(200);
@@ -59,11 +59,11 @@ async fn a_job_whose_task_runs_on_is_followed_to_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_whose_answer_never_came_is_judged() {
+async fn the_outcome_of_a_call_without_an_answer_is_determined() {
     let (host, state) = (host().await, tempfile::tempdir().unwrap());
     let state = state.path().join("state");
     let lost = host.control().disrupt_next("ResetVM_Task", Disruption::NeverAnswer { run: false });
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     let machine = daemon.get("/v1/machines/find?power_state=on").await.expect(200).json["id"]
         .as_str()
         .unwrap()
@@ -76,7 +76,7 @@ async fn a_call_whose_answer_never_came_is_judged() {
     eventually("the call to be made", async || lost.delivered() == 1).await;
     daemon.kill();
 
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     let ended =
         daemon.get(&format!("/v1/jobs/{job}/wait?wait=20s")).await.problem(409, "outcome-unknown");
     assert_eq!(ended.json["job"], job.as_str());
@@ -85,12 +85,12 @@ async fn a_call_whose_answer_never_came_is_judged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wish_to_cancel_that_was_taken_is_not_forgotten() {
+async fn an_accepted_cancellation_survives_a_kill() {
     let (host, state) = (host().await, tempfile::tempdir().unwrap());
     let state = state.path().join("state");
     let lost =
         host.control().disrupt_next("PowerOnVM_Task", Disruption::NeverAnswer { run: false });
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     let job = daemon
         .post(&format!("/v1/machines/{MACHINE}/power"), json!({"action": "on"}))
         .await
@@ -102,7 +102,7 @@ async fn a_wish_to_cancel_that_was_taken_is_not_forgotten() {
     assert!(taken.json["cancel_requested_at"].is_string(), "{}", taken.text);
     daemon.kill();
 
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     let shown = daemon.get(&format!("/v1/jobs/{job}")).await.expect(200);
     assert_eq!(shown.json["cancel_requested_at"], taken.json["cancel_requested_at"]);
     daemon.get(&format!("/v1/jobs/{job}/wait?wait=10s")).await.problem(409, "job-cancelled");
@@ -116,7 +116,7 @@ async fn a_leased_machine_that_was_protected_meanwhile_is_set_aside_untouched() 
     let state = directory.path().join("state");
     let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
     let host = Simulator::start(options).await.unwrap();
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     let asked = json!({"select": {"machine": MACHINE}, "ttl": "10m", "prepare": {"power": "on"}});
     let lease = daemon.post("/v1/leases", asked).await.expect(201);
     let path = format!("/v1/leases/{}", lease.str("id"));
@@ -124,10 +124,10 @@ async fn a_leased_machine_that_was_protected_meanwhile_is_set_aside_untouched() 
     assert!(daemon.terminate().await.success());
 
     let protected = format!("[machines]\nprotected = [\"{MACHINE}\"]\n");
-    let daemon = Daemon::configured(&host, &state, &protected).await;
+    let daemon = Daemon::start_with_config(&host, &state, &protected).await;
     let secret = format!("{}.{}", lease.str("id"), lease.str("secret"));
     let give_back = daemon.request(reqwest::Method::DELETE, &format!("{path}?wait=20s"));
-    let ended = Answer::of(give_back.header("otter-lease", secret)).await.expect(200);
+    let ended = Answer::from_request(give_back.header("otter-lease", secret)).await.expect(200);
     assert_eq!(ended.json["state"], "released", "{}", ended.text);
     assert!(ended.json["warnings"][0].as_str().unwrap().contains("protected"), "{}", ended.text);
     let machine = daemon.get(&format!("/v1/machines/{MACHINE}")).await.expect(200);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Answer, Daemon, PATIENCE, eventually};
+use crate::harness::{Answer, Daemon, TIMEOUT, eventually};
 
 async fn host() -> Simulator {
     let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
@@ -17,12 +17,12 @@ async fn host() -> Simulator {
 }
 
 /// A request whose headers have come and whose body has not: the server asked for it.
-struct HalfSent {
+struct RequestWithoutBody {
     stream: TcpStream,
     body: String,
 }
 
-impl HalfSent {
+impl RequestWithoutBody {
     async fn post(daemon: &Daemon, path: &str, body: &Value) -> Self {
         let body = body.to_string();
         let mut stream = TcpStream::connect(daemon.address()).await.unwrap();
@@ -33,7 +33,7 @@ impl HalfSent {
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut asked = [0; 25];
-        tokio::time::timeout(PATIENCE, stream.read_exact(&mut asked)).await.unwrap().unwrap();
+        tokio::time::timeout(TIMEOUT, stream.read_exact(&mut asked)).await.unwrap().unwrap();
         assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
         Self { stream, body }
     }
@@ -42,7 +42,7 @@ impl HalfSent {
     async fn finish(mut self) -> String {
         self.stream.write_all(self.body.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        tokio::time::timeout(PATIENCE, self.stream.read_to_string(&mut answer))
+        tokio::time::timeout(TIMEOUT, self.stream.read_to_string(&mut answer))
             .await
             .unwrap()
             .unwrap();
@@ -51,13 +51,13 @@ impl HalfSent {
 }
 
 /// Waits until so many power-ons were asked for.
-async fn until_asked(host: &Simulator, times: u64) {
+async fn wait_for_power_on_calls(host: &Simulator, times: u64) {
     let called = host.control().until_called("PowerOnVM_Task", times);
-    tokio::time::timeout(PATIENCE, called).await.expect("the power-ons to be asked for");
+    tokio::time::timeout(TIMEOUT, called).await.expect("the power-ons to be asked for");
 }
 
 /// Waits until nobody is let in any more.
-async fn until_closed(daemon: &Daemon) {
+async fn wait_until_connections_are_refused(daemon: &Daemon) {
     eventually("the door to be closed", async || {
         TcpStream::connect(daemon.address()).await.is_err()
     })
@@ -68,7 +68,7 @@ async fn until_closed(daemon: &Daemon) {
 async fn sigterm_drains() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let state = directory.path().join("state");
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     let power = |action: &str| json!({"action": action});
     let job = daemon.post("/v1/machines/16/power", power("on")).await.expect(202).json;
     let id = job["id"].as_str().unwrap().to_owned();
@@ -81,17 +81,17 @@ async fn sigterm_drains() {
         .request(Method::POST, "/v1/machines/22/power?wait=5m")
         .header("Idempotency-Key", "one")
         .json(&power("on"));
-    let waiting =
-        [outcome, job_shown, machine, keyless, keyed].map(|call| tokio::spawn(Answer::of(call)));
+    let waiting = [outcome, job_shown, machine, keyless, keyed]
+        .map(|call| tokio::spawn(Answer::from_request(call)));
     eventually("all to wait", async || {
-        let told =
+        let metrics =
             daemon.request(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
-        told.contains("otter_waits_open 5\n")
+        metrics.contains("otter_waits_open 5\n")
     })
     .await;
     // A job whose call is not yet made when the signal comes makes it at the next start.
-    until_asked(&host, 3).await;
-    let late = HalfSent::post(&daemon, "/v1/machines/18/power", &power("on")).await;
+    wait_for_power_on_calls(&host, 3).await;
+    let late = RequestWithoutBody::post(&daemon, "/v1/machines/18/power", &power("on")).await;
 
     daemon.signal(Signal::TERM);
     let [outcome, job_shown, machine, keyless, keyed] = waiting;
@@ -102,10 +102,10 @@ async fn sigterm_drains() {
     let keyless = keyless.await.unwrap().problem(409, "job-still-running").json;
     assert!(keyless["job"].is_string());
     keyed.await.unwrap().problem(503, "shutting-down");
-    until_closed(&daemon).await;
+    wait_until_connections_are_refused(&daemon).await;
     let late = late.finish().await;
     assert!(late.starts_with("HTTP/1.1 503 ") && late.contains("\"shutting-down\""), "{late}");
-    assert!(daemon.ended().await.success());
+    assert!(daemon.wait_for_exit().await.success());
     assert_eq!(host.control().sessions(), 0, "it logged out");
     assert_eq!(host.control().calls("PowerOnVM_Task"), 3);
     assert_eq!(
@@ -115,7 +115,7 @@ async fn sigterm_drains() {
     );
 
     // The jobs are as they were, and go on.
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     for task in host.control().running_tasks() {
         host.control().finish_task(&task);
     }
@@ -129,15 +129,16 @@ async fn sigterm_drains() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_at_once() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
-    let mut daemon = Daemon::before(&host, &directory.path().join("state")).await;
+    let mut daemon = Daemon::start_for_host(&host, &directory.path().join("state")).await;
     // Half a request holds the end up, for as long as a body may take.
-    let held = HalfSent::post(&daemon, "/v1/machines/18/power", &json!({"action": "on"})).await;
+    let held =
+        RequestWithoutBody::post(&daemon, "/v1/machines/18/power", &json!({"action": "on"})).await;
     daemon.signal(Signal::TERM);
-    until_closed(&daemon).await;
+    wait_until_connections_are_refused(&daemon).await;
     assert!(daemon.is_running());
     daemon.signal(Signal::INT);
     // The tests' patience is shorter than the 30 s that a body may take, and than the grace.
-    daemon.ended().await;
+    daemon.wait_for_exit().await;
     drop(held);
 }
 
@@ -154,14 +155,14 @@ async fn with_password_file(host: &Simulator, file: &std::path::Path) -> Daemon 
     Daemon::start(&["--state-dir", state.to_str().unwrap()], &variables).await
 }
 
-async fn until_host(daemon: &Daemon, status: u16) -> Answer {
+async fn wait_for_host_status(daemon: &Daemon, status: u16) -> Answer {
     let path = "/readyz?host=true";
     eventually("the session to be so", async || daemon.get(path).await.status == status).await;
     daemon.get(path).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_reads_the_password_anew_and_a_refused_login_is_tried_again() {
+async fn sighup_reads_the_password_again_and_retries_a_refused_login() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let file = directory.path().join("password");
     std::fs::write(&file, "hunter2\n").unwrap();
@@ -175,7 +176,7 @@ async fn sighup_reads_the_password_anew_and_a_refused_login_is_tried_again() {
     daemon.signal(Signal::HUP);
     std::fs::write(&file, "otter\n").unwrap();
     daemon.signal(Signal::HUP);
-    until_host(&daemon, 200).await;
+    wait_for_host_status(&daemon, 200).await;
     let logins = host.control().calls("Login");
     assert!(
         logins == 2 || logins == 3,
@@ -186,13 +187,13 @@ async fn sighup_reads_the_password_anew_and_a_refused_login_is_tried_again() {
     daemon.signal(Signal::HUP);
     host.control().expire_sessions();
     eventually("a new login", async || host.control().calls("Login") > logins).await;
-    until_host(&daemon, 200).await;
+    wait_for_host_status(&daemon, 200).await;
     assert!(daemon.terminate().await.success());
     assert_eq!(host.control().sessions(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_that_was_unlocked_is_tried_again_on_sighup() {
+async fn sighup_retries_the_login_of_an_unlocked_account() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let file = directory.path().join("password");
     std::fs::write(&file, "otter\n").unwrap();
@@ -204,7 +205,7 @@ async fn an_account_that_was_unlocked_is_tried_again_on_sighup() {
     eventually("the refusal to be told", refused).await;
     host.control().refuse_logins(false);
     daemon.signal(Signal::HUP);
-    until_host(&daemon, 200).await;
+    wait_for_host_status(&daemon, 200).await;
     assert_eq!(host.control().calls("Login"), 2);
     assert!(daemon.terminate().await.success());
 }
@@ -212,29 +213,29 @@ async fn an_account_that_was_unlocked_is_tried_again_on_sighup() {
 /// The messages that systemd gets with `Type=notify`: it waits for the end of a reload that
 /// `ExecReload` begins.
 #[tokio::test]
-async fn the_service_manager_is_told_of_the_start_of_reloads_and_of_the_end() {
+async fn the_service_manager_is_notified_of_the_start_of_reloads_and_of_the_end() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("notify");
     let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
-    let told = async || {
+    let next_message = async || {
         let mut message = vec![0; 4096];
-        let read = tokio::time::timeout(PATIENCE, socket.recv(&mut message))
+        let read = tokio::time::timeout(TIMEOUT, socket.recv(&mut message))
             .await
             .expect("a message")
             .unwrap();
         String::from_utf8(message[..read].to_vec()).unwrap()
     };
     let daemon = Daemon::start(&["--simulate"], &[("NOTIFY_SOCKET", path.to_str().unwrap())]).await;
-    assert_eq!(told().await.trim(), "READY=1");
+    assert_eq!(next_message().await.trim(), "READY=1");
     daemon.signal(Signal::HUP);
-    let reloading = told().await;
+    let reloading = next_message().await;
     let lines: Vec<&str> = reloading.lines().collect();
     let [first, second] = lines.as_slice() else { panic!("{reloading:?}") };
     assert_eq!(*first, "RELOADING=1");
     let at = second.strip_prefix("MONOTONIC_USEC=").expect("the time of the reload");
     assert!(at.parse::<u64>().unwrap() > 0, "{at}");
-    assert_eq!(told().await.trim(), "READY=1");
+    assert_eq!(next_message().await.trim(), "READY=1");
     daemon.signal(Signal::TERM);
-    assert_eq!(told().await.trim(), "STOPPING=1");
-    assert!(daemon.ended().await.success());
+    assert_eq!(next_message().await.trim(), "STOPPING=1");
+    assert!(daemon.wait_for_exit().await.success());
 }

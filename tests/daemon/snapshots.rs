@@ -3,19 +3,19 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Daemon, HostProcess, eventually, otter};
+use crate::harness::{Answer, Daemon, HostProcess, eventually, otter_command};
 
 const SNAPSHOTS: &str = "/v1/machines/1/snapshots";
 
 /// A daemon whose state outlives it, and a runner's token for it.
-struct House {
+struct SnapshotFixture {
     host: HostProcess,
     directory: tempfile::TempDir,
     token: String,
 }
 
-impl House {
-    async fn built() -> Self {
+impl SnapshotFixture {
+    async fn start() -> Self {
         let host = HostProcess::start(&["--machines", "2", "--pace", "0.1"]).await;
         let directory = tempfile::tempdir().unwrap();
         let config = "[snapshots]\nprotected = [\"kickstart\"]\n";
@@ -23,14 +23,15 @@ impl House {
         let state = directory.path().join("state");
         std::fs::create_dir(&state).unwrap();
         let create = ["token", "create", "--name", "ci", "--role", "runner", "--state-dir"];
-        let made = otter(&[&create[..], &[state.to_str().unwrap()]].concat()).output().unwrap();
+        let made =
+            otter_command(&[&create[..], &[state.to_str().unwrap()]].concat()).output().unwrap();
         let token = String::from_utf8(made.stdout).unwrap().trim().to_owned();
         Self { host, directory, token }
     }
 
     async fn daemon(&self) -> Daemon {
         let path = |name: &str| self.directory.path().join(name);
-        let daemon = Daemon::attempt(self.host.serve(&path("otter.toml"), &path("state"))).await;
+        let daemon = Daemon::try_start(self.host.serve(&path("otter.toml"), &path("state"))).await;
         let daemon = daemon.expect("a daemon that says where it listens");
         eventually("the inventory to be loaded", async || {
             daemon.get("/readyz").await.status == 200
@@ -55,16 +56,16 @@ impl House {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        Answer::of(request).await
+        Answer::from_request(request).await
     }
 
-    async fn take(&self, daemon: &Daemon) -> Value {
+    async fn take_lease(&self, daemon: &Daemon) -> Value {
         let body = json!({"select": {"machine": "1"}, "ttl": "30m"});
         self.call(daemon, None, Method::POST, "/v1/leases", Some(body)).await.expect(201).json
     }
 
     /// Makes a snapshot under a lease, and gives its path.
-    async fn make(&self, daemon: &Daemon, lease: &Value, name: &str) -> String {
+    async fn create_snapshot(&self, daemon: &Daemon, lease: &Value, name: &str) -> String {
         let path = format!("{SNAPSHOTS}?wait=14s");
         let body = Some(json!({"name": name}));
         let made = self.call(daemon, Some(lease), Method::POST, &path, body).await.expect(200);
@@ -74,27 +75,27 @@ impl House {
 
 #[tokio::test]
 async fn the_lease_of_a_snapshot_is_known_after_a_kill() {
-    let house = House::built().await;
-    let daemon = house.daemon().await;
-    let first = house.take(&daemon).await;
-    let earlier = house.make(&daemon, &first, "earlier").await;
+    let fixture = SnapshotFixture::start().await;
+    let daemon = fixture.daemon().await;
+    let first = fixture.take_lease(&daemon).await;
+    let earlier = fixture.create_snapshot(&daemon, &first, "earlier").await;
     let end = format!("/v1/leases/{}?wait=14s", first["id"].as_str().unwrap());
-    house.call(&daemon, Some(&first), Method::DELETE, &end, None).await.expect(200);
-    let lease = house.take(&daemon).await;
-    let own = house.make(&daemon, &lease, "own").await;
+    fixture.call(&daemon, Some(&first), Method::DELETE, &end, None).await.expect(200);
+    let lease = fixture.take_lease(&daemon).await;
+    let own = fixture.create_snapshot(&daemon, &lease, "own").await;
     daemon.kill();
 
-    let daemon = house.daemon().await;
+    let daemon = fixture.daemon().await;
     let remove = async |path: &str| {
-        house.call(&daemon, Some(&lease), Method::DELETE, &format!("{path}?wait=14s"), None).await
+        fixture.call(&daemon, Some(&lease), Method::DELETE, &format!("{path}?wait=14s"), None).await
     };
     let refused = remove(&earlier).await.problem(403, "forbidden");
     assert!(refused.str("detail").contains("earlier"), "{}", refused.text);
     remove(&own).await.expect(200);
-    let again = house.make(&daemon, &lease, "again").await;
+    let again = fixture.create_snapshot(&daemon, &lease, "again").await;
     daemon.terminate().await;
 
-    let daemon = house.daemon().await;
+    let daemon = fixture.daemon().await;
     let path = format!("{again}?wait=14s");
-    house.call(&daemon, Some(&lease), Method::DELETE, &path, None).await.expect(200);
+    fixture.call(&daemon, Some(&lease), Method::DELETE, &path, None).await.expect(200);
 }

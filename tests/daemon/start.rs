@@ -4,13 +4,13 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 
-use crate::harness::{Daemon, otter, said};
+use crate::harness::{Daemon, otter_command, run_to_exit};
 
 /// What a wrong configuration exits with.
 const EX_CONFIG: Option<i32> = Some(78);
 
 #[tokio::test]
-async fn simulate_needs_nothing_else_and_stops_well() {
+async fn simulate_needs_no_other_option_and_stops_with_success() {
     let daemon = Daemon::start(&["--simulate"], &[]).await;
     daemon.get("/healthz").await.expect(200);
     assert!(daemon.terminate().await.success());
@@ -18,10 +18,10 @@ async fn simulate_needs_nothing_else_and_stops_well() {
 
 /// As `otter serve` says at its end which room is to blame, whoever started it need not read a log.
 #[tokio::test]
-async fn a_room_that_dies_ends_the_daemon_with_a_failure() {
-    let mut command = otter(&["serve", "--simulate", "--listen", "127.0.0.1:0"]);
+async fn a_task_that_panics_ends_the_daemon_with_a_failure() {
+    let mut command = otter_command(&["serve", "--simulate", "--listen", "127.0.0.1:0"]);
     command.env("FAILPOINTS", "retention=panic");
-    let (code, text) = said(command).await;
+    let (code, text) = run_to_exit(command).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(
         text.contains("otter: the task retention panicked: failpoint retention panic"),
@@ -34,9 +34,9 @@ async fn a_unix_socket_serves_too() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("otter.sock");
     let listen = format!("unix:{}", socket.display());
-    let mut command = otter(&["serve", "--simulate", "--listen", &listen]);
+    let mut command = otter_command(&["serve", "--simulate", "--listen", &listen]);
     let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
-    let client = reqwest_over(&socket);
+    let client = http_get_over(&socket);
     crate::harness::eventually("the socket to answer", async || {
         client("/healthz").await.is_some_and(|text| text.contains("200 OK"))
     })
@@ -46,7 +46,7 @@ async fn a_unix_socket_serves_too() {
 }
 
 /// One plain HTTP/1.0 request over a Unix socket.
-fn reqwest_over(socket: &std::path::Path) -> impl AsyncFn(&str) -> Option<String> {
+fn http_get_over(socket: &std::path::Path) -> impl AsyncFn(&str) -> Option<String> {
     let socket = socket.to_owned();
     async move |path: &str| {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -61,16 +61,16 @@ fn reqwest_over(socket: &std::path::Path) -> impl AsyncFn(&str) -> Option<String
 }
 
 #[tokio::test]
-async fn without_a_host_it_says_what_is_missing() {
-    let (code, text) = said(otter(&["serve"])).await;
+async fn without_a_host_the_error_names_the_missing_settings() {
+    let (code, text) = run_to_exit(otter_command(&["serve"])).await;
     assert_eq!(code, EX_CONFIG, "{text}");
-    for wanted in ["esx.url", "OTTER_ESX_URL", "esx.username", "OTTER_ESX_PASSWORD_FILE"] {
-        assert!(text.contains(wanted), "{wanted} in {text}");
+    for expected in ["esx.url", "OTTER_ESX_URL", "esx.username", "OTTER_ESX_PASSWORD_FILE"] {
+        assert!(text.contains(expected), "{expected} in {text}");
     }
 }
 
 #[tokio::test]
-async fn wrong_configuration_files_are_told_by_place() {
+async fn errors_in_configuration_files_name_their_place() {
     let directory = tempfile::tempdir().unwrap();
     let cases: [(&str, &[u8], &str); 5] = [
         ("unknown.toml", b"[esx]\nurll = \"https://esx\"\n", "esx.urll"),
@@ -79,32 +79,39 @@ async fn wrong_configuration_files_are_told_by_place() {
         ("bytes.toml", b"\xff\xfe", "UTF-8"),
         ("verify.toml", b"[esx]\nverify = \"sha256:abc\"\n", "esx.verify"),
     ];
-    for (name, content, wanted) in cases {
+    for (name, content, expected) in cases {
         let file = directory.path().join(name);
         std::fs::write(&file, content).unwrap();
-        let (code, text) =
-            said(otter(&["serve", "--simulate", "--config", file.to_str().unwrap()])).await;
+        let (code, text) = run_to_exit(otter_command(&[
+            "serve",
+            "--simulate",
+            "--config",
+            file.to_str().unwrap(),
+        ]))
+        .await;
         assert_eq!(code, EX_CONFIG, "{name}: {text}");
-        assert!(text.contains(wanted), "{wanted} in {text}");
+        assert!(text.contains(expected), "{expected} in {text}");
     }
-    let (code, text) = said(otter(&["check-config", "--config", "/nonexistent/otter.toml"])).await;
+    let (code, text) =
+        run_to_exit(otter_command(&["check-config", "--config", "/nonexistent/otter.toml"])).await;
     assert_eq!(code, EX_CONFIG);
     assert!(text.contains("/nonexistent/otter.toml") && text.contains("no such file"), "{text}");
 }
 
 #[tokio::test]
-async fn elsewhere_than_on_loopback_it_asks_for_a_token_first() {
-    let (code, text) = said(otter(&["serve", "--simulate", "--listen", "0.0.0.0:0"])).await;
+async fn an_address_beyond_loopback_requires_a_token() {
+    let (code, text) =
+        run_to_exit(otter_command(&["serve", "--simulate", "--listen", "0.0.0.0:0"])).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("otter token create") && text.contains("--state-dir"), "{text}");
     let state = tempfile::tempdir().unwrap();
     let state = state.path().to_str().unwrap();
     let serve = ["serve", "--simulate", "--listen", "0.0.0.0:0", "--state-dir", state];
-    let (code, text) = said(otter(&serve)).await;
+    let (code, text) = run_to_exit(otter_command(&serve)).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains(&format!("--state-dir {state}")), "{text}");
     // As the message says.
-    let (_, made) = said(otter(&[
+    let (_, made) = run_to_exit(otter_command(&[
         "token",
         "create",
         "--name",
@@ -116,9 +123,9 @@ async fn elsewhere_than_on_loopback_it_asks_for_a_token_first() {
     ]))
     .await;
     let token = made.lines().find(|line| line.starts_with("otter_")).unwrap();
-    let daemon = Daemon::at("0.0.0.0:0", &["--simulate", "--state-dir", state], &[]).await;
+    let daemon = Daemon::start_at("0.0.0.0:0", &["--simulate", "--state-dir", state], &[]).await;
     let about = daemon.request(reqwest::Method::GET, "/v1/about").bearer_auth(token);
-    let about = crate::harness::Answer::of(about).await.expect(200);
+    let about = crate::harness::Answer::from_request(about).await.expect(200);
     assert!(about.text.contains("in the clear"), "{}", about.text);
     assert!(daemon.terminate().await.success());
 }
@@ -128,9 +135,15 @@ async fn a_state_directory_serves_one_daemon_at_a_time() {
     let state = tempfile::tempdir().unwrap();
     let path = state.path().to_str().unwrap().to_owned();
     let daemon = Daemon::start(&["--simulate", "--state-dir", &path], &[]).await;
-    let (code, text) =
-        said(otter(&["serve", "--simulate", "--listen", "127.0.0.1:0", "--state-dir", &path]))
-            .await;
+    let (code, text) = run_to_exit(otter_command(&[
+        "serve",
+        "--simulate",
+        "--listen",
+        "127.0.0.1:0",
+        "--state-dir",
+        &path,
+    ]))
+    .await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains(&path) && text.contains("another"), "{text}");
     assert!(daemon.terminate().await.success());
@@ -143,7 +156,15 @@ async fn state_that_cannot_be_used_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let start = async |state: &std::path::Path| {
         let state = state.to_str().unwrap();
-        said(otter(&["serve", "--simulate", "--listen", "127.0.0.1:0", "--state-dir", state])).await
+        run_to_exit(otter_command(&[
+            "serve",
+            "--simulate",
+            "--listen",
+            "127.0.0.1:0",
+            "--state-dir",
+            state,
+        ]))
+        .await
     };
     let (code, text) = start(&directory.path().join("no/parent")).await;
     assert!(code == Some(1) && text.contains("no/parent"), "{text}");
@@ -172,19 +193,26 @@ async fn state_that_cannot_be_used_is_refused() {
 #[tokio::test]
 async fn completions_are_printed_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let (code, text) = said(otter(&["completions", shell])).await;
+        let (code, text) = run_to_exit(otter_command(&["completions", shell])).await;
         assert!(code == Some(0) && text.contains("check-config"), "{shell}: {text}");
     }
-    assert_eq!(said(otter(&["completions", "tcl"])).await.0, Some(2));
+    assert_eq!(run_to_exit(otter_command(&["completions", "tcl"])).await.0, Some(2));
 }
 
 #[tokio::test]
-async fn the_simulator_takes_orders_on_loopback() {
-    let (code, text) =
-        said(otter(&["simulate", "--listen", "127.0.0.1:0", "--admin", "0.0.0.0:0"])).await;
+async fn the_admin_endpoint_of_the_simulator_listens_on_loopback_only() {
+    let (code, text) = run_to_exit(otter_command(&[
+        "simulate",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "0.0.0.0:0",
+    ]))
+    .await;
     assert!(code == Some(1) && text.contains("loopback"), "{text}");
 
-    let mut command = otter(&["simulate", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    let mut command =
+        otter_command(&["simulate", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let stdout = child.stdout.take().unwrap();
     let url = tokio::task::spawn_blocking(move || {
@@ -194,18 +222,18 @@ async fn the_simulator_takes_orders_on_loopback() {
             .find_map(|line| line.trim().strip_prefix("admin").map(|url| url.trim().to_owned()))
             .unwrap()
     });
-    let url = tokio::time::timeout(crate::harness::PATIENCE, url).await.unwrap().unwrap();
+    let url = tokio::time::timeout(crate::harness::TIMEOUT, url).await.unwrap().unwrap();
     // Another test may have installed it before.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let told = reqwest::get(format!("{url}/calls")).await.unwrap();
-    assert_eq!(told.json::<Value>().await.unwrap()["sessions"], 0);
+    let calls = reqwest::get(format!("{url}/calls")).await.unwrap();
+    assert_eq!(calls.json::<Value>().await.unwrap()["sessions"], 0);
     child.kill().unwrap();
     child.wait().unwrap();
 }
 
 #[tokio::test]
 async fn the_document_is_printed_for_generators() {
-    let (code, text) = said(otter(&["openapi"])).await;
+    let (code, text) = run_to_exit(otter_command(&["openapi"])).await;
     let document: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, document["openapi"].as_str()), (Some(0), Some("3.1.0")));
 }

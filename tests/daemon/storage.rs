@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sqlx::SqlitePool;
 use tokio::net::TcpStream;
 
-use crate::harness::{Answer, Daemon, PATIENCE, eventually, otter, said};
+use crate::harness::{Answer, Daemon, TIMEOUT, eventually, otter_command, run_to_exit};
 
 /// Two Qubes machines of the lab that are off.
 const MACHINE: &str = "16";
@@ -27,23 +27,23 @@ async fn host() -> Simulator {
 
 /// Lets the task of the machine run to its end, once there is one.
 async fn finish_task(host: &Simulator) {
-    let mine = format!("haTask-{MACHINE}-");
+    let prefix = format!("haTask-{MACHINE}-");
     let mut found = None;
     let seen = host.control().until(|control| {
-        found = control.running_tasks().into_iter().find(|task| task.starts_with(&mine));
+        found = control.running_tasks().into_iter().find(|task| task.starts_with(&prefix));
         found.is_some()
     });
-    tokio::time::timeout(PATIENCE, seen).await.expect("a task");
+    tokio::time::timeout(TIMEOUT, seen).await.expect("a task");
     host.control().finish_task(&found.unwrap());
 }
 
 /// A daemon that outlives a write beyond the limit, its log in a file.
-struct Limited {
+struct LimitedDaemon {
     daemon: Daemon,
     log: std::path::PathBuf,
 }
 
-impl Limited {
+impl LimitedDaemon {
     async fn start(host: &Simulator, state: &Path) -> Self {
         let config = state.with_extension("toml");
         std::fs::write(&config, "[esx]\nsettle = \"1s\"\n").unwrap();
@@ -59,7 +59,7 @@ impl Limited {
             .env("OTTER_ESX_PASSWORD", "otter")
             .env("OTTER_ESX_VERIFY", format!("sha256:{}", host.fingerprint()))
             .stderr(piped_to(&log));
-        let daemon = Daemon::attempt(command).await.expect("a daemon");
+        let daemon = Daemon::try_start(command).await.expect("a daemon");
         eventually("the inventory to be loaded", async || {
             daemon.get("/readyz").await.status == 200
         })
@@ -68,10 +68,10 @@ impl Limited {
     }
 
     /// Nothing can be written from now on, or everything again.
-    fn fill(&self, full: bool) {
+    fn set_disk_full(&self, full: bool) {
         let Rlimit { current, maximum } = getrlimit(Resource::Fsize);
         let current = if full { Some(0) } else { current };
-        prlimit(Some(self.daemon.id()), Resource::Fsize, Rlimit { current, maximum }).unwrap();
+        prlimit(Some(self.daemon.pid()), Resource::Fsize, Rlimit { current, maximum }).unwrap();
     }
 
     async fn power(&self, machine: &str, action: &str) -> Answer {
@@ -82,7 +82,7 @@ impl Limited {
         self.daemon.get(&format!("/v1/jobs/{job}")).await.expect(200).json
     }
 
-    async fn until(&self, job: &str, field: &str, value: &str) {
+    async fn wait_for_field(&self, job: &str, field: &str, value: &str) {
         eventually(value, async || self.job(job).await[field] == value).await;
     }
 
@@ -141,22 +141,22 @@ fn id(answer: &Answer) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_disk_is_full_nothing_begins_and_nothing_ends() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
-    let otter = Limited::start(&host, &directory.path().join("state")).await;
+    let otter = LimitedDaemon::start(&host, &directory.path().join("state")).await;
     let running = id(&otter.power(MACHINE, "on").await.expect(202));
     let waiting = id(&otter.power(MACHINE, "off").await.expect(202));
-    otter.until(&running, "phase", "waiting for the host's task").await;
+    otter.wait_for_field(&running, "phase", "waiting for the host's task").await;
     eventually("the task to be on disk", async || {
         !otter.job(&running).await["host_task"].is_null()
     })
     .await;
     let calls = host.control().all_calls();
 
-    otter.fill(true);
+    otter.set_disk_full(true);
     for _ in 0..3 {
         let key =
             otter.daemon.request(reqwest::Method::POST, &format!("/v1/machines/{OTHER}/power"));
         let key = key.header("idempotency-key", "full").json(&json!({"action": "on"}));
-        Answer::of(key).await.problem(503, "storage-unavailable");
+        Answer::from_request(key).await.problem(503, "storage-unavailable");
     }
     let jobs = otter.daemon.get("/v1/jobs").await.expect(200);
     assert_eq!(jobs.json["items"].as_array().unwrap().len(), 2, "{}", jobs.text);
@@ -187,13 +187,13 @@ async fn while_the_disk_is_full_nothing_begins_and_nothing_ends() {
     assert_eq!(host.control().all_calls().get("PowerOnVM_Task"), calls.get("PowerOnVM_Task"));
     assert_eq!(host.control().calls("PowerOffVM_Task"), 0);
 
-    otter.fill(false);
-    otter.until(&running, "state", "succeeded").await;
-    otter.until(&waiting, "state", "cancelled").await;
+    otter.set_disk_full(false);
+    otter.wait_for_field(&running, "state", "succeeded").await;
+    otter.wait_for_field(&waiting, "state", "cancelled").await;
     assert_eq!(otter.metric("otter_store_failing").await, 0);
     let keyed = otter.daemon.request(reqwest::Method::POST, &format!("/v1/machines/{OTHER}/power"));
     let keyed = keyed.header("idempotency-key", "full").json(&json!({"action": "off"}));
-    Answer::of(keyed).await.expect(202);
+    Answer::from_request(keyed).await.expect(202);
     assert_eq!(otter.logged("the database refuses commits"), 1);
     assert_eq!(otter.logged("the database accepts commits again"), 1);
     assert_eq!(
@@ -207,7 +207,7 @@ async fn while_the_disk_is_full_nothing_begins_and_nothing_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_cannot_write_is_not_ready_and_says_why_until_it_can() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
-    let otter = Limited::start(&host, &directory.path().join("state")).await;
+    let otter = LimitedDaemon::start(&host, &directory.path().join("state")).await;
     let warned = async || {
         let about = otter.daemon.get("/v1/about").await.expect(200).json;
         about["warnings"].as_array().unwrap().iter().any(|warning| {
@@ -216,7 +216,7 @@ async fn a_store_that_cannot_write_is_not_ready_and_says_why_until_it_can() {
         })
     };
     assert!(!warned().await);
-    otter.fill(true);
+    otter.set_disk_full(true);
     otter.power(MACHINE, "on").await.problem(503, "storage-unavailable");
     let problem = otter.daemon.get("/readyz").await.problem(503, "storage-unavailable").json;
     assert_eq!(problem["retry"], "after");
@@ -224,7 +224,7 @@ async fn a_store_that_cannot_write_is_not_ready_and_says_why_until_it_can() {
     otter.daemon.get("/healthz").await.expect(200);
     assert!(warned().await);
     // No caller writes from here on, but otter notices that the store works again.
-    otter.fill(false);
+    otter.set_disk_full(false);
     eventually("otter to be ready", async || otter.daemon.get("/readyz").await.status == 200).await;
     assert!(!warned().await);
     assert!(otter.daemon.terminate().await.success());
@@ -234,7 +234,7 @@ async fn a_store_that_cannot_write_is_not_ready_and_says_why_until_it_can() {
 async fn a_call_waits_until_its_intent_is_on_disk() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let state = directory.path().join("state");
-    let otter = Limited::start(&host, &state).await;
+    let otter = LimitedDaemon::start(&host, &state).await;
     // A colleague's task is in the way, so that the job has begun and not yet called.
     host.control().mutate(|world| {
         world
@@ -255,7 +255,7 @@ async fn a_call_waits_until_its_intent_is_on_disk() {
         otter.job(&job).await["blocked_by"]["kind"] == "host_task"
     })
     .await;
-    otter.fill(true);
+    otter.set_disk_full(true);
     finish_task(&host).await;
     eventually("the commit to be refused", async || otter.metric("otter_store_failing").await == 1)
         .await;
@@ -263,10 +263,10 @@ async fn a_call_waits_until_its_intent_is_on_disk() {
 
     // Killed there, it is as if it had not got so far.
     otter.daemon.kill();
-    let otter = Limited::start(&host, &state).await;
+    let otter = LimitedDaemon::start(&host, &state).await;
     host.control().until_called("PowerOnVM_Task", 1).await;
     finish_task(&host).await;
-    otter.until(&job, "state", "succeeded").await;
+    otter.wait_for_field(&job, "state", "succeeded").await;
     assert_eq!(host.control().calls("PowerOnVM_Task"), 1);
     assert!(otter.daemon.terminate().await.success());
 }
@@ -275,11 +275,11 @@ async fn a_call_waits_until_its_intent_is_on_disk() {
 async fn a_second_signal_ends_it_while_the_disk_is_full() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let state = directory.path().join("state");
-    let otter = Limited::start(&host, &state).await;
+    let otter = LimitedDaemon::start(&host, &state).await;
     let job = id(&otter.power(MACHINE, "on").await.expect(202));
     eventually("the task to be on disk", async || !otter.job(&job).await["host_task"].is_null())
         .await;
-    otter.fill(true);
+    otter.set_disk_full(true);
     finish_task(&host).await;
     eventually("the commit to be refused", async || otter.metric("otter_store_failing").await == 1)
         .await;
@@ -290,18 +290,19 @@ async fn a_second_signal_ends_it_while_the_disk_is_full() {
     })
     .await;
     otter.daemon.signal(Signal::TERM);
-    otter.daemon.ended().await;
+    otter.daemon.wait_for_exit().await;
 
-    let otter = Limited::start(&host, &state).await;
-    otter.until(&job, "state", "succeeded").await;
+    let otter = LimitedDaemon::start(&host, &state).await;
+    otter.wait_for_field(&job, "state", "succeeded").await;
     assert_eq!(host.control().calls("PowerOnVM_Task"), 1);
     assert!(otter.daemon.terminate().await.success());
 }
 
 async fn start_on(state: &Path) -> (Option<i32>, String) {
-    let mut command = otter(&["serve", "--simulate", "--listen", "127.0.0.1:0", "--state-dir"]);
+    let mut command =
+        otter_command(&["serve", "--simulate", "--listen", "127.0.0.1:0", "--state-dir"]);
     command.arg(state);
-    said(command).await
+    run_to_exit(command).await
 }
 
 #[tokio::test]
@@ -317,7 +318,7 @@ async fn a_start_without_a_place_to_write_is_refused() {
         .args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_otter")])
         .args(["serve", "--simulate", "--listen", "127.0.0.1:0", "--state-dir"])
         .arg(&state);
-    let (code, text) = said(command).await;
+    let (code, text) = run_to_exit(command).await;
     assert!(
         code == Some(1) && text.contains(state.to_str().unwrap()) && text.contains("full"),
         "{text}"
@@ -326,7 +327,7 @@ async fn a_start_without_a_place_to_write_is_refused() {
 
 /// A state directory with a job in it, and the job.
 async fn with_a_job(host: &Simulator, state: &Path) -> String {
-    let daemon = Daemon::before(host, state).await;
+    let daemon = Daemon::start_for_host(host, state).await;
     let job = daemon
         .post(&format!("/v1/machines/{MACHINE}/power"), json!({"action": "off"}))
         .await
@@ -354,7 +355,7 @@ async fn a_start_with_a_store_that_refuses_writes_serves_reads() {
         "CREATE TRIGGER refuse BEFORE INSERT ON last_seen BEGIN SELECT RAISE(ABORT, 'full'); END",
     )
     .await;
-    let daemon = Daemon::not_ready(&host, &state, "").await;
+    let daemon = Daemon::start_without_waiting(&host, &state, "").await;
     let loaded = async || daemon.get("/v1/machines").await.status == 200;
     eventually("the inventory to be loaded", loaded).await;
     daemon.get(&format!("/v1/jobs/{job}")).await.expect(200);
@@ -371,7 +372,7 @@ async fn a_damaged_database_is_refused_and_left_as_it_is() {
     let whole = std::fs::read(&file).unwrap();
     let middle = whole.len() / 2 / 4_096 * 4_096;
     let mut damaged = whole.clone();
-    damaged[middle..].fill(0xa5);
+    damaged[middle..].set_disk_full(0xa5);
     for bytes in [damaged, whole[..middle].to_vec(), Vec::new()] {
         std::fs::write(&file, &bytes).unwrap();
         let (code, text) = start_on(&state).await;
@@ -381,7 +382,7 @@ async fn a_damaged_database_is_refused_and_left_as_it_is() {
         assert_eq!(std::fs::read(&file).unwrap(), bytes);
     }
     std::fs::write(&file, &whole).unwrap();
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     assert_eq!(daemon.get("/v1/jobs").await.expect(200).json["items"].as_array().unwrap().len(), 1);
 }
 
@@ -392,10 +393,10 @@ async fn a_database_that_is_damaged_meanwhile_gives_no_wrong_answers() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let state = directory.path().join("state");
     let old = with_a_job(&host, &state).await;
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     let file = state.join("otter.db");
     let mut bytes = std::fs::read(&file).unwrap();
-    bytes[4_096..].fill(0xa5);
+    bytes[4_096..].set_disk_full(0xa5);
     std::fs::write(&file, bytes).unwrap();
 
     for path in
@@ -423,7 +424,7 @@ async fn a_step_of_a_lease_that_the_store_refuses_is_taken_once_it_can_be() {
     let host = Simulator::start(SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system()))
         .await
         .unwrap();
-    let daemon = Daemon::before(&host, &state).await;
+    let daemon = Daemon::start_for_host(&host, &state).await;
     let database = SqlitePool::connect(&format!("sqlite://{}", state.join("otter.db").display()))
         .await
         .unwrap();
@@ -449,7 +450,7 @@ async fn a_step_of_a_lease_that_the_store_refuses_is_taken_once_it_can_be() {
     statement(refuse).await;
     let before = refusals().await;
     let give_back = daemon.request(reqwest::Method::DELETE, &path).header("otter-lease", &secret);
-    Answer::of(give_back).await.expect(200);
+    Answer::from_request(give_back).await.expect(200);
     eventually("its last step to be refused", async || refusals().await > before).await;
     assert_eq!(daemon.get(&path).await.expect(200).json["state"], "releasing");
     statement("DROP TRIGGER no").await;

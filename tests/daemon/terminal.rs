@@ -7,7 +7,7 @@ use otter::storage::{Storage, StoredToken};
 use otter::store::Store;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Daemon, HostProcess, eventually, otter, said};
+use crate::harness::{Daemon, HostProcess, eventually, otter_command, run_to_exit};
 
 /// XML carries no `ESC`, but C1, which has the same power, and marks of direction.
 const NAME: &str = "evil\u{9b}2J\u{202e}-machine";
@@ -38,16 +38,16 @@ async fn a_hostile_name_of_a_machine_is_escaped_by_run_doctor_and_the_log() {
     let human = arguments
         .iter()
         .map(|argument| if argument == "json" { "human".into() } else { argument.clone() });
-    let mut human_serve = otter(&[]);
+    let mut human_serve = otter_command(&[]);
     human_serve.args(human).envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
     human_serve.stderr(std::fs::File::create(path("log")).unwrap());
-    let daemon = Daemon::attempt(human_serve).await.expect("a daemon that says where it listens");
+    let daemon = Daemon::try_start(human_serve).await.expect("a daemon that says where it listens");
     eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200)
         .await;
 
     let url = format!("http://{}", daemon.address());
-    let run = otter(&["run", "--url", &url, "--name", "evil", "--", "true"]);
-    let (code, text) = said(run).await;
+    let run = otter_command(&["run", "--url", &url, "--name", "evil", "--", "true"]);
+    let (code, text) = run_to_exit(run).await;
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains(SHOWN), "{text}");
     is_plain(&text);
@@ -59,10 +59,10 @@ async fn a_hostile_name_of_a_machine_is_escaped_by_run_doctor_and_the_log() {
     let log = log();
     is_plain(&log);
 
-    let mut doctor = otter(&["doctor"]);
-    doctor.env("OTTER_ESX_URL", &host.url).env("OTTER_ESX_VERIFY", &host.pin);
+    let mut doctor = otter_command(&["doctor"]);
+    doctor.env("OTTER_ESX_URL", &host.url).env("OTTER_ESX_VERIFY", &host.verify);
     doctor.env("OTTER_ESX_USERNAME", "ro\u{1b}[2Jot").env("OTTER_ESX_PASSWORD", "otter");
-    let (code, text) = said(doctor).await;
+    let (code, text) = run_to_exit(doctor).await;
     assert_eq!(code, Some(1), "{text}");
     is_plain(&text);
 }
@@ -73,7 +73,8 @@ async fn hostile_names_of_tokens_and_of_keys_are_escaped() {
     let state = directory.path().join("state");
     std::fs::create_dir(&state).unwrap();
     let created = ["token", "create", "--name", "ci", "--role", "runner", "--state-dir"];
-    let created = otter(&[&created[..], &[state.to_str().unwrap()]].concat()).output().unwrap();
+    let created =
+        otter_command(&[&created[..], &[state.to_str().unwrap()]].concat()).output().unwrap();
     assert!(created.status.success());
     let store = Store::open_shared(&state).await.unwrap();
     let writer = store.clone();
@@ -84,14 +85,17 @@ async fn hostile_names_of_tokens_and_of_keys_are_escaped() {
     let stored =
         StoredToken::new(TokenId::new(clock.uuid()), name, Role::Viewer, digest, clock.now());
     assert!(store.insert_token(&stored).await.unwrap());
-    let (_, listed) = said(otter(&["token", "list", "--state-dir", state.to_str().unwrap()])).await;
+    let (_, listed) =
+        run_to_exit(otter_command(&["token", "list", "--state-dir", state.to_str().unwrap()]))
+            .await;
     assert!(listed.contains("evil\\u{1b}[2J\\n-token"), "{listed}");
     is_plain(&listed);
 
     let config = directory.path().join("otter.toml");
     std::fs::write(&config, "[esx]\n\"evil\\u001b[2J-key\" = 1\n").unwrap();
     for command in ["check-config", "serve"] {
-        let (code, text) = said(otter(&[command, "--config", config.to_str().unwrap()])).await;
+        let (code, text) =
+            run_to_exit(otter_command(&[command, "--config", config.to_str().unwrap()])).await;
         assert_eq!(code, Some(78), "{text}");
         assert!(text.contains("evil\\u{1b}[2J-key"), "{text}");
         is_plain(&text);

@@ -3,10 +3,10 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Daemon, PATIENCE, eventually, lines_of, otter, said};
+use crate::harness::{Answer, Daemon, TIMEOUT, eventually, log_lines, otter_command, run_to_exit};
 
 fn token(state: &str, arguments: &[&str]) -> std::process::Command {
-    otter(&[&["token"], arguments, &["--state-dir", state]].concat())
+    otter_command(&[&["token"], arguments, &["--state-dir", state]].concat())
 }
 
 #[tokio::test]
@@ -15,7 +15,7 @@ async fn tokens_are_made_listed_and_revoked_and_shown_once() {
     let state = state.path().to_str().unwrap();
     // Only `create` makes a database.
     for verb in [&["list"][..], &["revoke", "--name", "ci"]] {
-        let (code, text) = said(token(state, verb)).await;
+        let (code, text) = run_to_exit(token(state, verb)).await;
         assert_eq!(code, Some(1), "{text}");
         assert!(text.contains("there is no otter database in"), "{text}");
     }
@@ -30,25 +30,26 @@ async fn tokens_are_made_listed_and_revoked_and_shown_once() {
         "{told}"
     );
 
-    let (code, text) = said(token(state, &["create", "--name", "ci", "--role", "viewer"])).await;
+    let (code, text) =
+        run_to_exit(token(state, &["create", "--name", "ci", "--role", "viewer"])).await;
     assert_eq!(code, Some(1));
     assert!(text.contains("otter token revoke --name ci"), "{text}");
-    let (_, listed) = said(token(state, &["list"])).await;
+    let (_, listed) = run_to_exit(token(state, &["list"])).await;
     assert!(
         listed.contains("ci") && listed.contains("runner") && !listed.contains("otter_"),
         "{listed}"
     );
     assert!(token(state, &["revoke", "--name", "ci"]).output().unwrap().status.success());
-    let (code, text) = said(token(state, &["revoke", "--name", "ci"])).await;
+    let (code, text) = run_to_exit(token(state, &["revoke", "--name", "ci"])).await;
     assert_eq!(code, Some(1), "{text}");
-    let (_, listed) = said(token(state, &["list"])).await;
+    let (_, listed) = run_to_exit(token(state, &["list"])).await;
     assert!(listed.contains("revoked"), "{listed}");
     for wrong in [
         &["create", "--name", "", "--role", "runner"],
         &["create", "--name", "a b", "--role", "runner"],
         &["create", "--name", "ci", "--role", "root"],
     ] {
-        assert_eq!(said(token(state, wrong)).await.0, Some(2), "{wrong:?}");
+        assert_eq!(run_to_exit(token(state, wrong)).await.0, Some(2), "{wrong:?}");
     }
     // What is kept is no token.
     let kept = std::fs::read(std::path::Path::new(state).join("otter.db")).unwrap();
@@ -77,7 +78,7 @@ async fn after_each_command_the_database_alone_has_its_tokens() {
             let output = token(path, &command).output().unwrap();
             assert!(output.status.success(), "{command:?}: {output:?}");
             let copy = alone();
-            let (code, listed) = said(token(copy.path().to_str().unwrap(), &["list"])).await;
+            let (code, listed) = run_to_exit(token(copy.path().to_str().unwrap(), &["list"])).await;
             let line = listed.lines().find(|line| line.contains(&name));
             let is_there = line.is_some_and(|line| line.contains(expected));
             assert!(code == Some(0) && is_there, "{command:?}: {listed}");
@@ -90,11 +91,11 @@ async fn a_token_is_made_only_in_a_directory_that_was_named_and_exists() {
     let parent = tempfile::tempdir().unwrap();
     let missing = parent.path().join("mistyped");
     let create = ["create", "--name", "ci", "--role", "runner"];
-    let (code, text) = said(token(missing.to_str().unwrap(), &create)).await;
+    let (code, text) = run_to_exit(token(missing.to_str().unwrap(), &create)).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("install -d -m 700") && !missing.exists(), "{text}");
     // Without a name the command uses the default directory, and does not make it even if it could.
-    let (code, text) = said(otter(&[&["token"], &create[..]].concat())).await;
+    let (code, text) = run_to_exit(otter_command(&[&["token"], &create[..]].concat())).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("--state-dir"), "{text}");
 }
@@ -128,11 +129,11 @@ async fn a_token_is_made_with_restrictions_which_the_list_shows() {
         "--max-requests-per-second",
         "50",
     ];
-    let (code, told) = said(token(state, &restricted)).await;
+    let (code, told) = run_to_exit(token(state, &restricted)).await;
     assert_eq!(code, Some(0), "{told}");
     assert!(told.contains("only machines qubes-*, machines sd-*, pool nightly"), "{told}");
     assert_eq!(
-        said(token(state, &["create", "--name", "free", "--role", "viewer"])).await.0,
+        run_to_exit(token(state, &["create", "--name", "free", "--role", "viewer"])).await.0,
         Some(0)
     );
     let listed = token(state, &["list", "--json"]).output().unwrap();
@@ -159,7 +160,7 @@ async fn a_token_is_made_with_restrictions_which_the_list_shows() {
         (&["--name", "x", "--role", "runner", "--expires", "soon"], 2, "duration"),
         (&["--name", "x", "--role", "runner", "--max-leases", "0"], 2, "1.."),
     ] {
-        let (exit, text) = said(token(state, &[&["create"], wrong].concat())).await;
+        let (exit, text) = run_to_exit(token(state, &[&["create"], wrong].concat())).await;
         assert_eq!(exit, Some(code), "{wrong:?}: {text}");
         assert!(text.contains(complaint), "{wrong:?}: {text}");
     }
@@ -169,7 +170,7 @@ async fn a_token_is_made_with_restrictions_which_the_list_shows() {
 async fn every_verb_takes_the_name_as_an_argument_or_as_an_option() {
     let state = tempfile::tempdir().unwrap();
     let state = state.path().to_str().unwrap();
-    let run = async |arguments: &[&str]| said(token(state, arguments)).await;
+    let run = async |arguments: &[&str]| run_to_exit(token(state, arguments)).await;
     for (name, how) in [("plain", &["plain"][..]), ("named", &["--name", "named"])] {
         for (verb, rest) in
             [("create", &["--role", "runner"][..]), ("rotate", &[]), ("revoke", &[])]
@@ -201,7 +202,7 @@ async fn a_scope_that_is_probably_a_mistake_is_a_warning() {
     let with_config = ["--config", config.to_str().unwrap()];
     let warnings = async |name: &str, scope: &[&str]| {
         let create = ["create", name, "--role", "runner"];
-        let (code, text) = said(token(state, &[&create, scope].concat())).await;
+        let (code, text) = run_to_exit(token(state, &[&create, scope].concat())).await;
         assert_eq!(code, Some(0), "{text}");
         text.lines().filter(|line| line.contains("warning:")).map(str::to_owned).collect::<Vec<_>>()
     };
@@ -229,12 +230,12 @@ async fn each_change_of_a_token_is_audited() {
     for arguments in
         [&["create", "ci", "--role", "runner"][..], &["rotate", "ci"], &["revoke", "ci"]]
     {
-        assert_eq!(said(token(state, arguments)).await.0, Some(0), "{arguments:?}");
+        assert_eq!(run_to_exit(token(state, arguments)).await.0, Some(0), "{arguments:?}");
     }
     let daemon = Daemon::start(&["--simulate", "--state-dir", state], &[]).await;
     let audit =
         daemon.request(Method::GET, "/v1/audit?action=token.created,token.rotated,token.revoked");
-    let audit = Answer::of(audit.bearer_auth(admin)).await.expect(200).json;
+    let audit = Answer::from_request(audit.bearer_auth(admin)).await.expect(200).json;
     let facts = audit["items"].as_array().unwrap().iter().map(|fact| {
         assert_eq!(
             (&fact["actor"], &fact["outcome"]),
@@ -260,7 +261,10 @@ async fn a_token_with_a_reserved_name_is_a_warning_until_it_is_revoked() {
     let state = directory.path().to_str().unwrap();
     let reserved = ["otter", "anonymous"];
     for name in ["ci", "one", "other"] {
-        assert_eq!(said(token(state, &["create", name, "--role", "runner"])).await.0, Some(0));
+        assert_eq!(
+            run_to_exit(token(state, &["create", name, "--role", "runner"])).await.0,
+            Some(0)
+        );
     }
     let url = format!("sqlite://{}", directory.path().join("otter.db").display());
     let database = sqlx::SqlitePool::connect(&url).await.unwrap();
@@ -273,16 +277,16 @@ async fn a_token_with_a_reserved_name_is_a_warning_until_it_is_revoked() {
     let warned = async || {
         let log = directory.path().join("log");
         let arguments = ["--simulate", "--state-dir", state, "--log-format", "json"];
-        let daemon = Daemon::logging(&log, &arguments, &[]).await;
+        let daemon = Daemon::start_with_log(&log, &arguments, &[]).await;
         assert!(daemon.terminate().await.success());
         let message =
             "otter uses the name of this token for itself: make one of another name and revoke it";
-        let lines = lines_of(&log, message).into_iter();
+        let lines = log_lines(&log, message).into_iter();
         lines.map(|line| (line["level"].clone(), line["token"].clone())).collect::<Vec<_>>()
     };
     assert_eq!(warned().await, reserved.map(|name| (json!("WARN"), json!(name))));
     for name in reserved {
-        let (code, text) = said(token(state, &["revoke", name])).await;
+        let (code, text) = run_to_exit(token(state, &["revoke", name])).await;
         assert_eq!(code, Some(0), "{text}");
     }
     assert_eq!(warned().await, []);
@@ -325,7 +329,7 @@ async fn a_rotated_token_has_another_secret_and_the_old_one_is_refused() {
     assert!(before["rotated_at"].is_null() && after["rotated_at"].is_string(), "{after}");
     shown(&["rotate", "ci", "--expires", "180d"]);
     assert!(listed()["expires_at"].as_str() > after["expires_at"].as_str());
-    let (code, text) = said(token(state, &["rotate", "nobody"])).await;
+    let (code, text) = run_to_exit(token(state, &["rotate", "nobody"])).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(daemon.terminate().await.success());
 }
@@ -371,9 +375,9 @@ async fn a_token_that_is_no_longer_in_force_ends_its_waits_and_streams() {
             assert!(token(state, verb).output().unwrap().status.success());
         }
         let (status, text) =
-            tokio::time::timeout(PATIENCE, wait).await.expect("the wait ends").unwrap();
+            tokio::time::timeout(TIMEOUT, wait).await.expect("the wait ends").unwrap();
         assert!(status == 401 && text.contains("unauthenticated"), "{end}: {status} {text}");
-        let ended = tokio::time::timeout(PATIENCE, stream).await.expect("the stream ends").unwrap();
+        let ended = tokio::time::timeout(TIMEOUT, stream).await.expect("the stream ends").unwrap();
         assert!(matches!(ended.0, 200 | 401), "{end}: {}", ended.0);
         assert!(daemon.terminate().await.success());
     }
@@ -398,7 +402,7 @@ async fn tls_is_served_with_the_files_and_again_with_new_ones() {
     );
     std::fs::write(&config, text).unwrap();
     let arguments = ["--simulate", "--config", config.to_str().unwrap(), "--log-format", "json"];
-    let daemon = Daemon::logging(&path("log"), &arguments, &[]).await;
+    let daemon = Daemon::start_with_log(&path("log"), &arguments, &[]).await;
     let port = daemon.address().rsplit(':').next().unwrap().to_owned();
     let health = async |trusted: &reqwest::Certificate| {
         let client = reqwest::Client::builder()
@@ -458,7 +462,8 @@ async fn a_certificate_without_its_key_is_a_wrong_configuration() {
     let config = directory.path().join("otter.toml");
     std::fs::write(&config, "[http]\ntls_certificate = \"/etc/otter/otter.pem\"\n").unwrap();
     let (code, text) =
-        said(otter(&["serve", "--simulate", "--config", config.to_str().unwrap()])).await;
+        run_to_exit(otter_command(&["serve", "--simulate", "--config", config.to_str().unwrap()]))
+            .await;
     assert_eq!(code, Some(78), "{text}");
     assert!(text.contains("http.tls_key is missing"), "{text}");
     std::fs::write(
@@ -467,7 +472,8 @@ async fn a_certificate_without_its_key_is_a_wrong_configuration() {
     )
     .unwrap();
     let (code, text) =
-        said(otter(&["serve", "--simulate", "--config", config.to_str().unwrap()])).await;
+        run_to_exit(otter_command(&["serve", "--simulate", "--config", config.to_str().unwrap()]))
+            .await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("/nowhere.pem"), "{text}");
 }

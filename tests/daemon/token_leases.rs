@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Daemon, HostProcess, eventually, otter};
+use crate::harness::{Answer, Daemon, HostProcess, eventually, otter_command};
 
 /// A host of which each daemon reads the same machines, and a state directory with tokens.
 struct House {
@@ -24,7 +24,7 @@ impl House {
         let path = |name: &str| self.directory.path().join(name);
         let mut command = self.host.serve(&path("otter.toml"), &path("state"));
         command.stderr(std::process::Stdio::null());
-        let daemon = Daemon::attempt(command).await.expect("a daemon that says where it listens");
+        let daemon = Daemon::try_start(command).await.expect("a daemon that says where it listens");
         eventually("the inventory to be loaded", async || {
             daemon.get("/readyz").await.status == 200
         })
@@ -35,7 +35,7 @@ impl House {
     /// Runs `otter token`, and gives what it printed.
     fn token(&self, arguments: &[&str]) -> String {
         let state = self.directory.path().join("state");
-        let mut command = otter(&[&["token"], arguments].concat());
+        let mut command = otter_command(&[&["token"], arguments].concat());
         let output = command.arg("--state-dir").arg(state).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
@@ -44,17 +44,23 @@ impl House {
 
 async fn ask(daemon: &Daemon, token: &str, name: &str) -> Answer {
     let body = json!({"select": {"name": name}, "ttl": "30m", "queue_for": "10m"});
-    Answer::of(daemon.request(Method::POST, "/v1/leases").bearer_auth(token).json(&body)).await
+    Answer::from_request(daemon.request(Method::POST, "/v1/leases").bearer_auth(token).json(&body))
+        .await
 }
 
 async fn read(daemon: &Daemon, token: &str, lease: &Value) -> Value {
     let path = format!("/v1/leases/{}", lease["id"].as_str().unwrap());
-    Answer::of(daemon.request(Method::GET, &path).bearer_auth(token)).await.expect(200).json
+    Answer::from_request(daemon.request(Method::GET, &path).bearer_auth(token))
+        .await
+        .expect(200)
+        .json
 }
 
 async fn give_back(daemon: &Daemon, token: &str, lease: &Value) {
     let path = format!("/v1/leases/{}?wait=14s&reason=done", lease["id"].as_str().unwrap());
-    Answer::of(daemon.request(Method::DELETE, &path).bearer_auth(token)).await.expect(200);
+    Answer::from_request(daemon.request(Method::DELETE, &path).bearer_auth(token))
+        .await
+        .expect(200);
 }
 
 /// Leases of every machine.

@@ -1,7 +1,7 @@
 //! The backend with govmomi's simulator, as an ESX and as a vCenter.
 
 use super::support::{RunningBackend, options};
-use crate::harness::{Host, HostKind, Plan};
+use crate::harness::{Host, HostKind, LabOptions};
 use otter::clock::Clock;
 use otter::domain::call::{CallKind, HostCall};
 use otter::domain::ids::TaskId;
@@ -22,7 +22,7 @@ async fn machines_of_a_vcenter_can_be_read_and_powered() {
 
 #[tokio::test]
 async fn the_certificate_can_be_pinned() {
-    let host = Host::start(HostKind::GovmomiEsx, &Plan::default(), &Clock::system()).await;
+    let host = Host::start(HostKind::GovmomiEsx, &LabOptions::default(), &Clock::system()).await;
     let mut options = options(&host.url());
     options.verify = Verify::Fingerprint(presented_fingerprint(&options).await.unwrap());
     let running = RunningBackend::start(&options);
@@ -31,15 +31,15 @@ async fn the_certificate_can_be_pinned() {
 }
 
 async fn scenario(kind: HostKind) {
-    let host = Host::start(kind, &Plan::default(), &Clock::system()).await;
+    let host = Host::start(kind, &LabOptions::default(), &Clock::system()).await;
     let running = RunningBackend::start(&options(&host.url()));
     running.observer.wait_connected(1).await;
     let machine = {
         let recording = running.observer.recording();
-        assert_eq!(recording.machines.len(), kind.cast().machines, "{recording:?}");
+        assert_eq!(recording.machines.len(), kind.machines().count, "{recording:?}");
         assert!(!recording.datastores.is_empty());
         let machine =
-            recording.machines.values().find(|machine| machine.name == kind.cast().running);
+            recording.machines.values().find(|machine| machine.name == kind.machines().running);
         machine.unwrap().clone()
     };
     assert_eq!(machine.power_state, Some(PowerState::On), "{machine:?}");

@@ -21,7 +21,7 @@ use otter::hypervisor::{
 };
 use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 
-use crate::harness::record;
+use crate::harness::record_answer;
 
 /// The longest wait for an event.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -188,7 +188,7 @@ pub async fn connected_lab_at_pace(scenario: Scenario, pace: Pace) -> (Simulator
 pub async fn start_simulator(scenario: Scenario, pace: Pace) -> Simulator {
     let mut options = SimulatorOptions::new(scenario, Clock::system());
     options.pace = pace;
-    options.on_answer = Some(record);
+    options.on_answer = Some(record_answer);
     Simulator::start(options).await.unwrap()
 }
 

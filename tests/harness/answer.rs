@@ -20,7 +20,7 @@ pub struct Answer {
 
 impl Answer {
     /// Sends a request, takes its answer whole, and holds it to the served document.
-    pub async fn of(request: reqwest::RequestBuilder) -> Self {
+    pub async fn from_request(request: reqwest::RequestBuilder) -> Self {
         let (client, request) = request.build_split();
         let request = request.expect("a request");
         let (method, path) = (request.method().to_string(), request.url().path().to_owned());

@@ -9,7 +9,7 @@ use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{Answer, PATIENCE, eventually};
+use super::{Answer, TIMEOUT, eventually};
 
 /// An `otter serve` that runs.
 pub struct Daemon {
@@ -22,27 +22,31 @@ impl Daemon {
     /// Starts the binary with these arguments and variables beside `serve`, on a free port, and
     /// waits until it says where it listens.
     pub async fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        Self::at("127.0.0.1:0", arguments, variables).await
+        Self::start_at("127.0.0.1:0", arguments, variables).await
     }
 
     /// The same at this address.
-    pub async fn at(listen: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = otter(&["serve", "--listen", listen]);
+    pub async fn start_at(listen: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = otter_command(&["serve", "--listen", listen]);
         command.args(arguments).envs(variables.iter().copied());
-        Self::attempt(command).await.expect("a daemon that says where it listens")
+        Self::try_start(command).await.expect("a daemon that says where it listens")
     }
 
     /// The same with its log, as JSON, in this file.
-    pub async fn logging(log: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = otter(&["serve", "--listen", "127.0.0.1:0"]);
+    pub async fn start_with_log(
+        log: &Path,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let mut command = otter_command(&["serve", "--listen", "127.0.0.1:0"]);
         command.args(arguments).envs(variables.iter().copied());
         command.stderr(std::fs::File::create(log).unwrap());
-        Self::attempt(command).await.expect("a daemon that says where it listens")
+        Self::try_start(command).await.expect("a daemon that says where it listens")
     }
 
     /// Starts a command that is a daemon in the end; none where it ended before it said where it
     /// listens.
-    pub async fn attempt(mut command: Command) -> Option<Self> {
+    pub async fn try_start(mut command: Command) -> Option<Self> {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let first_line = tokio::task::spawn_blocking(move || {
@@ -51,7 +55,7 @@ impl Daemon {
             line
         });
         let line =
-            tokio::time::timeout(PATIENCE, first_line).await.expect("the daemon to start").unwrap();
+            tokio::time::timeout(TIMEOUT, first_line).await.expect("the daemon to start").unwrap();
         let address = line.split_whitespace().find_map(|word| {
             word.strip_prefix("http://").or_else(|| word.strip_prefix("https://"))
         });
@@ -65,13 +69,17 @@ impl Daemon {
     }
 
     /// The same against a simulated host, with its state in this directory.
-    pub async fn before(host: &otter::simulator::Simulator, state: &Path) -> Self {
-        Self::configured(host, state, "").await
+    pub async fn start_for_host(host: &otter::simulator::Simulator, state: &Path) -> Self {
+        Self::start_with_config(host, state, "").await
     }
 
     /// The same with more in its configuration.
-    pub async fn configured(host: &otter::simulator::Simulator, state: &Path, more: &str) -> Self {
-        let daemon = Self::not_ready(host, state, more).await;
+    pub async fn start_with_config(
+        host: &otter::simulator::Simulator,
+        state: &Path,
+        extra: &str,
+    ) -> Self {
+        let daemon = Self::start_without_waiting(host, state, extra).await;
         eventually("the inventory to be loaded", async || {
             daemon.get("/readyz").await.status == 200
         })
@@ -80,28 +88,32 @@ impl Daemon {
     }
 
     /// The same, as soon as it listens.
-    pub async fn not_ready(host: &otter::simulator::Simulator, state: &Path, more: &str) -> Self {
+    pub async fn start_without_waiting(
+        host: &otter::simulator::Simulator,
+        state: &Path,
+        extra: &str,
+    ) -> Self {
         let config = state.with_extension("toml");
-        std::fs::write(&config, format!("[esx]\nsettle = \"1s\"\nread_timeout = \"2s\"\n{more}"))
+        std::fs::write(&config, format!("[esx]\nsettle = \"1s\"\nread_timeout = \"2s\"\n{extra}"))
             .unwrap();
-        let pin = format!("sha256:{}", host.fingerprint());
+        let verify = format!("sha256:{}", host.fingerprint());
         let (config, state) = (config.to_str().unwrap(), state.to_str().unwrap());
         let url = host.url();
         let variables = [
             ("OTTER_ESX_URL", url.as_str()),
             ("OTTER_ESX_USERNAME", "root"),
             ("OTTER_ESX_PASSWORD", "otter"),
-            ("OTTER_ESX_VERIFY", pin.as_str()),
+            ("OTTER_ESX_VERIFY", verify.as_str()),
         ];
         Self::start(&["--config", config, "--state-dir", state], &variables).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        Answer::of(self.request(Method::GET, path)).await
+        Answer::from_request(self.request(Method::GET, path)).await
     }
 
     pub async fn post(&self, path: &str, body: Value) -> Answer {
-        Answer::of(self.request(Method::POST, path).json(&body)).await
+        Answer::from_request(self.request(Method::POST, path).json(&body)).await
     }
 
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
@@ -120,7 +132,7 @@ impl Daemon {
     }
 
     /// The memory that it holds, in bytes.
-    pub fn resident(&self) -> u64 {
+    pub fn resident_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let kilobytes = status
             .lines()
@@ -136,10 +148,10 @@ impl Daemon {
 
     /// A figure of its metrics, such as `otter_waits_open`.
     pub async fn metric(&self, name: &str) -> u64 {
-        let told =
+        let metrics =
             self.request(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
-        let figure = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        figure.unwrap_or_else(|| panic!("no {name} in {told}")).parse().unwrap()
+        let figure = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        figure.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -148,9 +160,9 @@ impl Daemon {
 
     /// Stops it, until SIGCONT. Its threads stop one after the other, and the last may still
     /// answer.
-    pub async fn hold(&self) {
+    pub async fn suspend(&self) {
         self.signal(Signal::STOP);
-        let threads = format!("/proc/{}/task", self.id().as_raw_pid());
+        let threads = format!("/proc/{}/task", self.pid().as_raw_pid());
         let stopped = |thread: std::io::Result<std::fs::DirEntry>| {
             // One that has ended does nothing either.
             let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
@@ -163,7 +175,7 @@ impl Daemon {
     }
 
     /// Its process.
-    pub fn id(&self) -> Pid {
+    pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
@@ -174,11 +186,11 @@ impl Daemon {
     /// `SIGTERM`, and its exit status.
     pub async fn terminate(self) -> ExitStatus {
         self.signal(Signal::TERM);
-        self.ended().await
+        self.wait_for_exit().await
     }
 
     /// Its exit status, once it ended.
-    pub async fn ended(mut self) -> ExitStatus {
+    pub async fn wait_for_exit(mut self) -> ExitStatus {
         let mut status = None;
         eventually("the daemon to stop", async || {
             status = self.child.try_wait().unwrap();
@@ -198,7 +210,7 @@ impl Drop for Daemon {
 }
 
 /// The binary with these arguments and without the `OTTER_` variables of this process.
-pub fn otter(arguments: &[&str]) -> Command {
+pub fn otter_command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_otter"));
     command.args(arguments).stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
@@ -210,25 +222,25 @@ pub fn otter(arguments: &[&str]) -> Command {
 }
 
 /// The lines of a log with this message.
-pub fn lines_of(log: &Path, message: &str) -> Vec<Value> {
+pub fn log_lines(log: &Path, message: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(log).unwrap();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines.filter(|line| line["message"] == message).collect()
 }
 
 /// Runs a command that ends by itself, and gives its exit code and all that it said.
-pub async fn said(command: Command) -> (Option<i32>, String) {
-    let output = output(command, PATIENCE).await;
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(said).unwrap())
+pub async fn run_to_exit(command: Command) -> (Option<i32>, String) {
+    let output = run_with_timeout(command, TIMEOUT).await;
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
 }
 
 /// Runs a command that ends by itself within this time.
-pub async fn output(mut command: Command, patience: Duration) -> Output {
+pub async fn run_with_timeout(mut command: Command, limit: Duration) -> Output {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let process = Pid::from_child(&child);
     let mut run = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
-    let Ok(output) = tokio::time::timeout(patience, &mut run).await else {
+    let Ok(output) = tokio::time::timeout(limit, &mut run).await else {
         kill_process(process, Signal::KILL).unwrap();
         panic!("{command:?} did not end by itself: {:?}", run.await.unwrap());
     };

@@ -6,13 +6,13 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{Lab, PATIENCE, document};
+use super::{Lab, TIMEOUT, document};
 
 /// The header that asks for one JSON object a line.
-pub const NDJSON: (&str, &str) = ("accept", "application/x-ndjson");
+pub const ACCEPT_NDJSON: (&str, &str) = ("accept", "application/x-ndjson");
 
 /// An open stream.
-pub struct Events {
+pub struct EventStream {
     response: reqwest::Response,
     buffer: Vec<u8>,
     /// How much of the buffer holds no end.
@@ -24,13 +24,13 @@ pub struct Events {
 
 /// One event or bookmark.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct StreamedEvent {
     /// What a client of server-sent events would take for the last id.
     pub id: Option<String>,
     pub json: Value,
 }
 
-impl Told {
+impl StreamedEvent {
     pub fn kind(&self) -> &str {
         self.json["type"].as_str().unwrap()
     }
@@ -40,7 +40,7 @@ impl Told {
     }
 
     /// Whether it is of this type and about this object.
-    pub fn is(&self, kind: &str, id: &str) -> bool {
+    pub fn is_about(&self, kind: &str, id: &str) -> bool {
         self.kind() == kind && self.json["id"] == id
     }
 
@@ -49,7 +49,7 @@ impl Told {
     }
 }
 
-impl Events {
+impl EventStream {
     /// Opens a stream of server-sent events; `query` begins with `?` where there is one.
     pub async fn open(lab: &Lab, query: &str) -> Self {
         Self::open_with(lab, query, &[]).await
@@ -74,7 +74,7 @@ impl Events {
     }
 
     /// What comes next; none at the end.
-    pub async fn next(&mut self) -> Option<Told> {
+    pub async fn next(&mut self) -> Option<StreamedEvent> {
         let end: &[u8] = if self.ndjson { b"\n" } else { b"\n\n" };
         loop {
             let from = self.searched.saturating_sub(end.len());
@@ -86,7 +86,7 @@ impl Events {
             }
             self.searched = self.buffer.len();
             let piece =
-                timeout(PATIENCE, self.response.chunk()).await.expect("a word of the stream");
+                timeout(TIMEOUT, self.response.chunk()).await.expect("a word of the stream");
             let Some(piece) = piece.expect("a stream that ends well") else {
                 assert!(self.buffer.is_empty(), "half an event");
                 return None;
@@ -96,47 +96,47 @@ impl Events {
     }
 
     /// The next event, bookmarks passed over.
-    pub async fn event(&mut self) -> Told {
+    pub async fn event(&mut self) -> StreamedEvent {
         loop {
-            let told = self.next().await.expect("an event");
-            if !told.is_bookmark() {
-                return told;
+            let event = self.next().await.expect("an event");
+            if !event.is_bookmark() {
+                return event;
             }
         }
     }
 
     /// Everything up to what is so, which is the last.
-    pub async fn until(&mut self, so: impl Fn(&Told) -> bool) -> Vec<Told> {
+    pub async fn until(&mut self, is_last: impl Fn(&StreamedEvent) -> bool) -> Vec<StreamedEvent> {
         let mut all = Vec::new();
         let read = async {
             loop {
-                let told = self.next().await.expect("more of the stream");
-                let found = so(&told);
-                all.push(told);
+                let event = self.next().await.expect("more of the stream");
+                let found = is_last(&event);
+                all.push(event);
                 if found {
                     break;
                 }
             }
         };
-        let found = timeout(PATIENCE, read).await;
+        let found = timeout(TIMEOUT, read).await;
         assert!(found.is_ok(), "not among {all:#?}");
         all
     }
 
     /// Everything to the end.
-    pub async fn rest(&mut self) -> Vec<Told> {
+    pub async fn rest(&mut self) -> Vec<StreamedEvent> {
         let mut all = Vec::new();
-        while let Some(told) = self.next().await {
-            all.push(told);
+        while let Some(event) = self.next().await {
+            all.push(event);
         }
         all
     }
 }
 
 /// Reads one event as it was sent.
-fn read(block: &str, ndjson: bool) -> Told {
-    let told = if ndjson {
-        Told { id: None, json: serde_json::from_str(block).unwrap() }
+fn read(block: &str, ndjson: bool) -> StreamedEvent {
+    let event = if ndjson {
+        StreamedEvent { id: None, json: serde_json::from_str(block).unwrap() }
     } else {
         let field = |name: &str| {
             block
@@ -150,11 +150,14 @@ fn read(block: &str, ndjson: bool) -> Told {
                 let json: Value = serde_json::from_str(&data).unwrap();
                 assert_eq!(field("event").as_deref(), json["type"].as_str());
                 assert!(id.is_none() || id.as_deref() == json["version"].as_str());
-                Told { id, json }
+                StreamedEvent { id, json }
             }
-            None => Told { json: json!({"type": "bookmark", "version": id.clone().unwrap()}), id },
+            None => StreamedEvent {
+                json: json!({"type": "bookmark", "version": id.clone().unwrap()}),
+                id,
+            },
         }
     };
-    document::check_event(&told.json);
-    told
+    document::check_event(&event.json);
+    event
 }

@@ -1,7 +1,7 @@
 //! The hosts that otter is tested against: our own simulator, govmomi's as an ESX and as a vCenter,
 //! and one in this process that speaks no vim25.
 //!
-//! Each has a [`Cast`]: machines of known properties, so that one scenario runs alike on all of
+//! Each has a [`KnownMachines`]: machines of known properties, so that one scenario runs alike on all of
 //! them. What govmomi's lacks (what a revert does to the power, questions, tools) is tested on ours
 //! alone; each such test says so.
 
@@ -14,7 +14,7 @@ use otter::simulator::{Control, Simulator, SimulatorOptions};
 
 use crate::in_process::SimulatedHost;
 
-use super::{PATIENCE, Plan, record};
+use super::{LabOptions, TIMEOUT, record_answer};
 
 /// Which host a lab is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ use super::{PATIENCE, Plan, record};
 )]
 pub enum HostKind {
     /// Our own simulator, after the plan's scenario.
-    Ours,
+    Simulator,
     /// govmomi's simulator as an ESX.
     GovmomiEsx,
     /// govmomi's simulator as a vCenter.
@@ -35,59 +35,59 @@ pub enum HostKind {
 
 /// A running host. Dropping it ends it.
 pub enum Host {
-    Ours(Simulator),
-    Peer(Peer),
+    Simulator(Simulator),
+    Govmomi(GovmomiSimulator),
     InProcess(SimulatedHost),
 }
 
 /// Machines of a host, by the part that they play.
 #[derive(Clone, Copy, Debug)]
-pub struct Cast {
+pub struct KnownMachines {
     /// How many machines there are.
-    pub machines: usize,
+    pub count: usize,
     /// On at the start, and free to be changed.
     pub running: &'static str,
     pub running_mac: &'static str,
     /// Has at least three snapshots, one below the other; the last is the current one.
-    pub reverted: &'static str,
+    pub with_snapshots: &'static str,
     /// The path of its current snapshot.
-    pub path: &'static str,
+    pub snapshot_path: &'static str,
     /// Part of the names of several machines, in upper case.
-    pub loose: &'static str,
+    pub name_part: &'static str,
 }
 
 /// govmomi's simulator in a process of its own, which ends with its stdin.
-pub struct Peer {
+pub struct GovmomiSimulator {
     process: Child,
     url: String,
 }
 
 impl HostKind {
-    pub const fn cast(self) -> Cast {
+    pub const fn machines(self) -> KnownMachines {
         match self {
-            Self::Ours | Self::InProcess => Cast {
-                machines: 13,
+            Self::Simulator | Self::InProcess => KnownMachines {
+                count: 13,
                 running: "ci-runner-1",
                 running_mac: "00:50:56:3f:00:31",
-                reverted: "qubes-4.2-sdw-staging",
-                path: "installed/updated/kickstart",
-                loose: "QUBES",
+                with_snapshots: "qubes-4.2-sdw-staging",
+                snapshot_path: "installed/updated/kickstart",
+                name_part: "QUBES",
             },
-            Self::GovmomiEsx => Cast {
-                machines: 4,
+            Self::GovmomiEsx => KnownMachines {
+                count: 4,
                 running: "ha-host_VM1",
                 running_mac: "00:50:56:00:00:01",
-                reverted: "ha-host_VM0",
-                path: "base/updated/kickstart",
-                loose: "HOST_VM",
+                with_snapshots: "ha-host_VM0",
+                snapshot_path: "base/updated/kickstart",
+                name_part: "HOST_VM",
             },
-            Self::GovmomiVcenter => Cast {
-                machines: 4,
+            Self::GovmomiVcenter => KnownMachines {
+                count: 4,
                 running: "DC0_H0_VM1",
                 running_mac: "00:50:56:00:00:01",
-                reverted: "DC0_H0_VM0",
-                path: "base/updated/kickstart",
-                loose: "h0_vm",
+                with_snapshots: "DC0_H0_VM0",
+                snapshot_path: "base/updated/kickstart",
+                name_part: "h0_vm",
             },
         }
     }
@@ -95,31 +95,34 @@ impl HostKind {
 
 impl Host {
     /// Starts it; the plan's scenario and pace are for our own.
-    pub async fn start(kind: HostKind, plan: &Plan, clock: &Clock) -> Self {
+    pub async fn start(kind: HostKind, options: &LabOptions, clock: &Clock) -> Self {
         match kind {
-            HostKind::Ours => {
-                let options = SimulatorOptions::new(plan.scenario.clone(), clock.clone());
-                let options =
-                    SimulatorOptions { pace: plan.pace, on_answer: Some(record), ..options };
-                Self::Ours(Simulator::start(options).await.unwrap())
+            HostKind::Simulator => {
+                let options = SimulatorOptions::new(options.scenario.clone(), clock.clone());
+                let options = SimulatorOptions {
+                    pace: options.pace,
+                    on_answer: Some(record_answer),
+                    ..options
+                };
+                Self::Simulator(Simulator::start(options).await.unwrap())
             }
-            HostKind::GovmomiEsx => Self::Peer(Peer::start("esx").await),
-            HostKind::GovmomiVcenter => Self::Peer(Peer::start("vpx").await),
+            HostKind::GovmomiEsx => Self::Govmomi(GovmomiSimulator::start("esx").await),
+            HostKind::GovmomiVcenter => Self::Govmomi(GovmomiSimulator::start("vpx").await),
             HostKind::InProcess => {
-                Self::InProcess(SimulatedHost::new(&plan.scenario, plan.pace, clock.clone()))
+                Self::InProcess(SimulatedHost::new(&options.scenario, options.pace, clock.clone()))
             }
         }
     }
 
     /// Whether the guests have tools.
     pub const fn has_tools(&self) -> bool {
-        !matches!(self, Self::Peer(_))
+        !matches!(self, Self::Govmomi(_))
     }
 
     pub fn url(&self) -> String {
         match self {
-            Self::Ours(simulator) => simulator.url(),
-            Self::Peer(peer) => peer.url.clone(),
+            Self::Simulator(simulator) => simulator.url(),
+            Self::Govmomi(simulator) => simulator.url.clone(),
             Self::InProcess(_) => "https://host.invalid".to_owned(),
         }
     }
@@ -127,19 +130,21 @@ impl Host {
     /// The hand on our own simulator.
     pub fn control(&self) -> &Control {
         match self {
-            Self::Ours(simulator) => simulator.control(),
-            Self::Peer(_) | Self::InProcess(_) => panic!("only our own simulator has a hand on it"),
+            Self::Simulator(simulator) => simulator.control(),
+            Self::Govmomi(_) | Self::InProcess(_) => {
+                panic!("only our own simulator has a hand on it")
+            }
         }
     }
 
     pub async fn stop(self) {
-        if let Self::Ours(simulator) = self {
+        if let Self::Simulator(simulator) = self {
             simulator.stop().await;
         }
     }
 }
 
-impl Peer {
+impl GovmomiSimulator {
     async fn start(mode: &str) -> Self {
         let program = std::env::var("OTTER_GOVMOMI_PEER").expect(
             "OTTER_GOVMOMI_PEER does not name govmomi's simulator. Run tests/run, which builds it and all else",
@@ -160,14 +165,14 @@ impl Peer {
             line
         });
         let line =
-            tokio::time::timeout(PATIENCE, first_line).await.expect("the peer to start").unwrap();
+            tokio::time::timeout(TIMEOUT, first_line).await.expect("the peer to start").unwrap();
         let url =
             line.trim().strip_prefix("URL ").expect("the peer to say where it listens").to_owned();
         Self { process, url }
     }
 }
 
-impl Drop for Peer {
+impl Drop for GovmomiSimulator {
     fn drop(&mut self) {
         // Left to end by itself it takes its temporary files along.
         drop(self.process.stdin.take());
@@ -192,25 +197,25 @@ macro_rules! on_every_host {
             async fn scenario($lab: &Lab) $body
 
             #[tokio::test]
-            async fn ours() {
-                scenario(&Lab::on(crate::harness::HostKind::Ours).await).await;
+            async fn simulator() {
+                scenario(&Lab::on_host(crate::harness::HostKind::Simulator).await).await;
             }
 
             #[tokio::test]
             async fn in_process() {
-                scenario(&Lab::on(crate::harness::HostKind::InProcess).await).await;
+                scenario(&Lab::on_host(crate::harness::HostKind::InProcess).await).await;
             }
 
             #[cfg(feature = "interop")]
             #[tokio::test]
             async fn govmomi_esx() {
-                scenario(&Lab::on(crate::harness::HostKind::GovmomiEsx).await).await;
+                scenario(&Lab::on_host(crate::harness::HostKind::GovmomiEsx).await).await;
             }
 
             #[cfg(feature = "interop")]
             #[tokio::test]
             async fn govmomi_vcenter() {
-                scenario(&Lab::on(crate::harness::HostKind::GovmomiVcenter).await).await;
+                scenario(&Lab::on_host(crate::harness::HostKind::GovmomiVcenter).await).await;
             }
         }
     )*};

@@ -4,16 +4,16 @@
 //! `lab.get("/v1/machines")` and its kin call it over real HTTP and give an [`Answer`] to assert
 //! on, which was held to the served document already; `lab.control()` is the hand on the simulated
 //! host. [`on_every_host`] runs a scenario against each host. Nothing sleeps to be right: tests
-//! wait for events, bounded by [`PATIENCE`].
+//! wait for events, bounded by [`TIMEOUT`].
 
 mod answer;
 mod daemon;
 mod document;
 mod events;
 mod host;
+mod host_process;
+mod raw_connection;
 mod recorder;
-mod simulated;
-mod wire;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -47,17 +47,17 @@ use tokio::task::JoinHandle;
 
 pub use answer::Answer;
 #[cfg(feature = "interop")]
-pub use daemon::output;
-pub use daemon::{Daemon, lines_of, otter, said};
-pub use events::{Events, NDJSON, Told};
+pub use daemon::run_with_timeout;
+pub use daemon::{Daemon, log_lines, otter_command, run_to_exit};
+pub use events::{ACCEPT_NDJSON, EventStream, StreamedEvent};
 pub(crate) use host::on_every_host;
-pub use host::{Cast, Host, HostKind};
-pub use recorder::record;
-pub use simulated::{Held, HostProcess};
-pub use wire::{Wire, raw};
+pub use host::{Host, HostKind, KnownMachines};
+pub use host_process::{HostObjects, HostProcess};
+pub use raw_connection::{RawConnection, send_raw};
+pub use recorder::record_answer;
 
 /// How long a test waits for something that must happen.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A whole otter in front of a host.
 pub struct Lab {
@@ -65,7 +65,7 @@ pub struct Lab {
     pub store: Store,
     pub host: Host,
     /// Machines of known properties.
-    pub cast: Cast,
+    pub machines: KnownMachines,
     /// What is served, without a socket between.
     pub router: axum::Router,
     client: reqwest::Client,
@@ -74,27 +74,27 @@ pub struct Lab {
 }
 
 /// How a lab is to be.
-pub struct Plan {
+pub struct LabOptions {
     pub scenario: Scenario,
     pub pace: Pace,
     pub settings: fn(&mut Settings),
     /// otter's time and the simulated host's.
     pub clock: Clock,
     /// What stands between otter and its host: nothing, by default.
-    pub between: Between,
+    pub wrap_backend: BackendWrapper,
 }
 
 /// Puts something between otter and its host.
-pub type Between = fn(Arc<dyn Hypervisor>) -> Arc<dyn Hypervisor>;
+pub type BackendWrapper = fn(Arc<dyn Hypervisor>) -> Arc<dyn Hypervisor>;
 
-impl Default for Plan {
+impl Default for LabOptions {
     fn default() -> Self {
         Self {
             scenario: Scenario::lab().unwrap(),
             pace: Pace::Auto { scale: 0.05 },
             settings: |_| {},
             clock: Clock::system(),
-            between: |host| host,
+            wrap_backend: |host| host,
         }
     }
 }
@@ -102,69 +102,69 @@ impl Default for Plan {
 impl Lab {
     /// The lab of `config/lab.toml`, twenty times as fast as for people, its inventory loaded.
     pub async fn start() -> Self {
-        Self::with(Plan::default()).await
+        Self::with_options(LabOptions::default()).await
     }
 
     /// The lab, whose tasks take a step only when told.
     pub async fn stepped() -> Self {
-        Self::with(Plan { pace: Pace::Stepped, ..Plan::default() }).await
+        Self::with_options(LabOptions { pace: Pace::Stepped, ..LabOptions::default() }).await
     }
 
     /// The lab with other settings.
-    pub async fn tuned(settings: fn(&mut Settings)) -> Self {
-        Self::with(Plan { settings, ..Plan::default() }).await
+    pub async fn with_settings(settings: fn(&mut Settings)) -> Self {
+        Self::with_options(LabOptions { settings, ..LabOptions::default() }).await
     }
 
-    /// A lab after a plan, its inventory loaded.
-    pub async fn with(plan: Plan) -> Self {
-        Self::on_with(HostKind::Ours, plan).await
+    /// A lab after these options, its inventory loaded.
+    pub async fn with_options(options: LabOptions) -> Self {
+        Self::on_host_with_options(HostKind::Simulator, options).await
     }
 
     /// A lab in front of this host, its inventory loaded.
-    pub async fn on(kind: HostKind) -> Self {
-        Self::on_with(kind, Plan::default()).await
+    pub async fn on_host(kind: HostKind) -> Self {
+        Self::on_host_with_options(kind, LabOptions::default()).await
     }
 
-    /// The same after a plan.
-    pub async fn on_with(kind: HostKind, plan: Plan) -> Self {
-        let lab = Self::in_front_of(kind, plan).await;
-        lab.ready().await;
+    /// The same after these options.
+    pub async fn on_host_with_options(kind: HostKind, options: LabOptions) -> Self {
+        let lab = Self::start_on(kind, options).await;
+        lab.wait_until_ready().await;
         lab
     }
 
-    /// A lab after a plan, without waiting for the inventory.
-    pub async fn not_ready(plan: Plan) -> Self {
-        Self::in_front_of(HostKind::Ours, plan).await
+    /// A lab after these options, without waiting for the inventory.
+    pub async fn start_without_waiting(options: LabOptions) -> Self {
+        Self::start_on(HostKind::Simulator, options).await
     }
 
     /// A lab that keeps its state in this directory, without waiting for the inventory.
-    pub async fn kept_in(state: &std::path::Path) -> Self {
-        Self::wired(HostKind::Ours, Plan::default(), Some(state)).await
+    pub async fn with_state_dir(state: &std::path::Path) -> Self {
+        Self::build(HostKind::Simulator, LabOptions::default(), Some(state)).await
     }
 
-    /// The same after a plan.
-    pub async fn kept(state: &std::path::Path, plan: Plan) -> Self {
-        Self::wired(HostKind::Ours, plan, Some(state)).await
+    /// The same after these options.
+    pub async fn with_state_dir_and_options(state: &std::path::Path, options: LabOptions) -> Self {
+        Self::build(HostKind::Simulator, options, Some(state)).await
     }
 
-    async fn in_front_of(kind: HostKind, plan: Plan) -> Self {
-        Self::wired(kind, plan, None).await
+    async fn start_on(kind: HostKind, options: LabOptions) -> Self {
+        Self::build(kind, options, None).await
     }
 
-    async fn wired(kind: HostKind, plan: Plan, state: Option<&std::path::Path>) -> Self {
-        let clock = plan.clock.clone();
-        let host = Host::start(kind, &plan, &clock).await;
+    async fn build(kind: HostKind, options: LabOptions, state: Option<&std::path::Path>) -> Self {
+        let clock = options.clock.clone();
+        let host = Host::start(kind, &options, &clock).await;
         let mut settings = settings(&host.url());
         settings.state_dir = state.map(std::path::Path::to_owned);
-        (plan.settings)(&mut settings);
+        (options.settings)(&mut settings);
         let app = match &host {
             Host::InProcess(host) => {
-                let backend = (plan.between)(Arc::new(InProcess::new(host.clone())));
+                let backend = (options.wrap_backend)(Arc::new(InProcess::new(host.clone())));
                 App::bind_with(|_, _, _| Ok(backend), settings, clock).await.unwrap()
             }
-            Host::Ours(_) | Host::Peer(_) => {
+            Host::Simulator(_) | Host::Govmomi(_) => {
                 let backend = |settings: &Settings, clock: &Clock, metrics: &Metrics| {
-                    Ok((plan.between)(app::vim25_backend(settings, clock, metrics)?))
+                    Ok((options.wrap_backend)(app::vim25_backend(settings, clock, metrics)?))
                 };
                 App::bind_with(backend, settings, clock).await.unwrap()
             }
@@ -174,12 +174,12 @@ impl Lab {
         let (signals, received) = Signals::from_sender();
         let running = tokio::spawn(app.run(received));
         let client = client();
-        Self { address, store, host, cast: kind.cast(), router, client, signals, running }
+        Self { address, store, host, machines: kind.machines(), router, client, signals, running }
     }
 
     /// Waits until reads work.
-    pub async fn ready(&self) {
-        let ready = eventually_so(async || self.get("/readyz").await.status == 200).await;
+    pub async fn wait_until_ready(&self) {
+        let ready = poll_until(async || self.get("/readyz").await.status == 200).await;
         let reason = if ready { String::new() } else { self.get("/readyz?host=true").await.text };
         assert!(ready, "the inventory does not load: {reason}");
     }
@@ -202,70 +202,71 @@ impl Lab {
         tower::ServiceExt::oneshot(self.router.clone(), request).await.unwrap().status().as_u16()
     }
 
-    /// A request to shape further; send it with [`Answer::of`].
+    /// A request to shape further; send it with [`Answer::from_request`].
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method, self.url(path))
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        Answer::of(self.request(Method::GET, path)).await
+        Answer::from_request(self.request(Method::GET, path)).await
     }
 
     pub async fn post(&self, path: &str, body: Value) -> Answer {
-        Answer::of(self.request(Method::POST, path).json(&body)).await
+        Answer::from_request(self.request(Method::POST, path).json(&body)).await
     }
 
     /// A call with headers.
     pub async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
-        Answer::of(with(self.request(Method::GET, path), headers)).await
+        Answer::from_request(with_headers(self.request(Method::GET, path), headers)).await
     }
 
     pub async fn post_with(&self, path: &str, body: Value, headers: &[(&str, &str)]) -> Answer {
-        Answer::of(with(self.request(Method::POST, path).json(&body), headers)).await
+        Answer::from_request(with_headers(self.request(Method::POST, path).json(&body), headers))
+            .await
     }
 
     /// The machine of this name.
     pub async fn machine(&self, name: &str) -> Value {
-        self.get(&machine(name, "")).await.expect(200).json
+        self.get(&machine_path(name, "")).await.expect(200).json
     }
 
     /// Waits until what is at this path is so.
-    pub async fn until(&self, path: &str, so: impl Fn(&Value) -> bool) {
+    pub async fn wait_until(&self, path: &str, holds: impl Fn(&Value) -> bool) {
         eventually(path, async || {
             let answer = self.get(path).await;
-            answer.status == 200 && so(&answer.json)
+            answer.status == 200 && holds(&answer.json)
         })
         .await;
     }
 
     /// Waits until a field of a machine is shown so.
-    pub async fn until_seen(&self, id: &str, field: &str, value: Value) {
-        self.until(&format!("/v1/machines/{}", encode(id)), |machine| machine[field] == value)
+    pub async fn wait_for_field(&self, id: &str, field: &str, value: Value) {
+        self.wait_until(&format!("/v1/machines/{}", encode(id)), |machine| machine[field] == value)
             .await;
     }
 
     /// Waits until a machine is no longer shown.
-    pub async fn until_gone(&self, id: &str) {
+    pub async fn wait_until_gone(&self, id: &str) {
         let path = format!("/v1/machines/{}", encode(id));
         eventually("the machine to go", async || self.get(&path).await.status == 404).await;
     }
 
     /// Starts a power job and gives it as it was accepted.
-    pub async fn power(&self, name: &str, action: &str) -> Value {
-        self.post(&machine(name, "/power"), serde_json::json!({"action": action}))
+    pub async fn start_power(&self, name: &str, action: &str) -> Value {
+        self.post(&machine_path(name, "/power"), serde_json::json!({"action": action}))
             .await
             .expect(202)
             .json
     }
 
     /// Powers a machine, and waits until it is done.
-    pub async fn powered(&self, name: &str, action: &str) -> Value {
-        let path = machine(name, "/power?wait=30s");
+    pub async fn power_and_wait(&self, name: &str, action: &str) -> Value {
+        let path = machine_path(name, "/power?wait=30s");
         self.post(&path, serde_json::json!({"action": action})).await.expect(200).json
     }
 
     /// The job at its end.
-    pub async fn ended(&self, job: &Value) -> Value {
+    pub async fn wait_for_end(&self, job: &Value) -> Value {
         let path = format!("/v1/jobs/{}?wait=30s", job["id"].as_str().unwrap());
         let job = self.get(&path).await.expect(200).json;
         assert!(!job["finished_at"].is_null(), "{job}");
@@ -273,19 +274,19 @@ impl Lab {
     }
 
     /// The running task of a machine of our simulator, once there is one.
-    pub async fn task_of(&self, machine: &str) -> String {
-        let mine = format!("haTask-{machine}-");
+    pub async fn wait_for_machine_task(&self, machine: &str) -> String {
+        let prefix = format!("haTask-{machine}-");
         let mut found = None;
         let seen = self.control().until(|control| {
-            found = control.running_tasks().into_iter().find(|task| task.starts_with(&mine));
+            found = control.running_tasks().into_iter().find(|task| task.starts_with(&prefix));
             found.is_some()
         });
-        tokio::time::timeout(PATIENCE, seen).await.expect("a task");
+        tokio::time::timeout(TIMEOUT, seen).await.expect("a task");
         found.unwrap()
     }
 
     /// The job once it has a task on the host, which is given too.
-    pub async fn on_the_host(&self, job: &Value) -> String {
+    pub async fn wait_for_job_task(&self, job: &Value) -> String {
         let path = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
         let mut task = None;
         eventually("the job to have a task", async || {
@@ -305,7 +306,7 @@ impl Lab {
     /// Stops as SIGTERM does, and tells how it went.
     pub async fn stop(self) -> Shutdown {
         self.signals.send(Signal::Terminate).await.unwrap();
-        let ending = tokio::time::timeout(PATIENCE, self.running)
+        let ending = tokio::time::timeout(TIMEOUT, self.running)
             .await
             .expect("the daemon to stop")
             .unwrap()
@@ -316,7 +317,7 @@ impl Lab {
 }
 
 /// The path of a machine by its name, with what follows.
-pub fn machine(name: &str, rest: &str) -> String {
+pub fn machine_path(name: &str, rest: &str) -> String {
     format!("/v1/machines/name:{}{rest}", encode(name))
 }
 
@@ -325,7 +326,10 @@ pub fn encode(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
-fn with(request: reqwest::RequestBuilder, headers: &[(&str, &str)]) -> reqwest::RequestBuilder {
+fn with_headers(
+    request: reqwest::RequestBuilder,
+    headers: &[(&str, &str)],
+) -> reqwest::RequestBuilder {
     headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
 }
 
@@ -383,16 +387,16 @@ pub fn settings(url: &str) -> Settings {
 fn client() -> reqwest::Client {
     // Another test may have installed it before.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().no_proxy().gzip(false).timeout(PATIENCE).build().unwrap()
+    reqwest::Client::builder().no_proxy().gzip(false).timeout(TIMEOUT).build().unwrap()
 }
 
-/// Asks again and again, a little apart, until it is so; fails after [`PATIENCE`].
+/// Asks again and again, a little apart, until it is so; fails after [`TIMEOUT`].
 pub async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
-    assert!(eventually_so(holds).await, "waited {PATIENCE:?} in vain for {what}");
+    assert!(poll_until(holds).await, "waited {TIMEOUT:?} in vain for {what}");
 }
 
-async fn eventually_so(mut holds: impl AsyncFnMut() -> bool) -> bool {
-    let waited = tokio::time::timeout(PATIENCE, async {
+async fn poll_until(mut holds: impl AsyncFnMut() -> bool) -> bool {
+    let waited = tokio::time::timeout(TIMEOUT, async {
         while !holds().await {
             pause().await;
         }

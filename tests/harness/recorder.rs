@@ -22,7 +22,7 @@ static DIRECTORY: LazyLock<Option<PathBuf>> =
 static SEEN: LazyLock<Mutex<HashSet<u64>>> = LazyLock::new(Mutex::default);
 
 /// Keeps the answer to a method if it has a new part.
-pub fn record(method: &str, body: &str) {
+pub fn record_answer(method: &str, body: &str) {
     let Some(directory) = DIRECTORY.as_deref() else { return };
     let Ok(document) = Document::parse(body.as_bytes()) else {
         return keep(directory, method, hash(&body), body);

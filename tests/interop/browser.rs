@@ -14,10 +14,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::succeeds_within;
-use crate::harness::{Daemon, eventually, lines_of, otter};
+use crate::harness::{Daemon, eventually, log_lines, otter_command};
 
 /// The longest that the browser may take.
-const PATIENCE: Duration = Duration::from_mins(2);
+const TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The attempts of the page. It reports each result to its own server, and is complete once that
 /// has answered.
@@ -74,13 +74,13 @@ async fn a_page_of_another_server_changes_and_reads_nothing() {
         ["log", "otter.toml", "profile"].map(|name| directory.path().join(name));
     std::fs::write(&config, "[log]\naccess = true\n").unwrap();
     let arguments = ["--simulate", "--config", config.to_str().unwrap()];
-    let daemon = Daemon::logging(&log, &arguments, &[]).await;
+    let daemon = Daemon::start_with_log(&log, &arguments, &[]).await;
     eventually("the inventory to load", async || daemon.get("/readyz").await.status == 200).await;
     let before = daemon.get("/v1/machines/16").await.expect(200).json;
     let hostile = Site::serve(HOSTILE).await;
 
     let url = format!("{}/?{}", hostile.origin, daemon.address());
-    let shown = succeeds_within(chromium(&url, &profile), PATIENCE).await.stdout;
+    let shown = succeeds_within(chromium(&url, &profile), TIMEOUT).await.stdout;
     let said = hostile.said();
     let said: Vec<&str> = said.lines().collect();
     let expected = [
@@ -97,7 +97,7 @@ async fn a_page_of_another_server_changes_and_reads_nothing() {
     ];
     assert_eq!(said, expected, "{}", String::from_utf8_lossy(&shown));
 
-    let lines = lines_of(&log, "access");
+    let lines = log_lines(&log, "access");
     let statuses = |method: &str, path: &str| -> Vec<&Value> {
         let of_page = lines.iter().filter(|line| line["method"] == method && line["path"] == path);
         of_page.map(|line| &line["status"]).collect()
@@ -154,22 +154,22 @@ async fn a_listed_page_works_with_otter_and_others_do_not() {
     let text = format!("[http]\nallowed_origins = [{:?}]\n[log]\naccess = true\n", listed.origin);
     std::fs::write(path("otter.toml"), text).unwrap();
     std::fs::create_dir(path("state")).unwrap();
-    let mut create = otter(&["token", "create", "--name", "page", "--role", "operator"]);
+    let mut create = otter_command(&["token", "create", "--name", "page", "--role", "operator"]);
     let token = create.args(["--state-dir", &path("state")]).output().unwrap();
     assert!(token.status.success(), "{token:?}");
     let token = String::from_utf8(token.stdout).unwrap();
     let log = directory.path().join("log");
     let arguments = ["--simulate", "--config", &path("otter.toml"), "--state-dir", &path("state")];
-    let daemon = Daemon::logging(&log, &arguments, &[]).await;
+    let daemon = Daemon::start_with_log(&log, &arguments, &[]).await;
     eventually("the inventory to load", async || daemon.get("/readyz").await.status == 200).await;
     let statuses = |method: &str| -> Vec<u64> {
-        let lines = lines_of(&log, "access");
+        let lines = log_lines(&log, "access");
         let of_page = lines.iter().filter(|line| line["method"] == method);
         of_page.map(|line| line["status"].as_u64().unwrap()).collect()
     };
     let visit = async |site: &Site, profile: &str| {
         let url = format!("{}/?{},{}", site.origin, daemon.address(), token.trim());
-        succeeds_within(chromium(&url, &directory.path().join(profile)), PATIENCE).await;
+        succeeds_within(chromium(&url, &directory.path().join(profile)), TIMEOUT).await;
     };
 
     visit(&other, "other").await;
@@ -215,7 +215,7 @@ impl Site {
         let mut told = said.clone();
         // The browser is done once the page has this picture.
         let end = async move || {
-            let told = tokio::time::timeout(PATIENCE, told.wait_for(Option::is_some)).await;
+            let told = tokio::time::timeout(TIMEOUT, told.wait_for(Option::is_some)).await;
             if told.is_ok() { StatusCode::OK } else { StatusCode::GATEWAY_TIMEOUT }
         };
         let tell = async move |text: String| {

@@ -9,24 +9,24 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::pages::alone;
-use super::{PATIENCE, PYVMOMI_9, peer, repository, script, simulating, succeeds};
-use crate::harness::{Answer, Daemon, encode, eventually, otter, output};
+use super::pages::isolate;
+use super::{PYVMOMI_9, TIMEOUT, program_in, repository, script, start_simulated, succeeds};
+use crate::harness::{Answer, Daemon, encode, eventually, otter_command, run_with_timeout};
 
 const SELECT: &str = r#"{"name": "sdw-staging"}"#;
 
 /// A daemon, and a working copy as a job has it.
-struct Job {
+struct CiJob {
     daemon: Daemon,
     files: TempDir,
 }
 
-impl Job {
+impl CiJob {
     async fn start() -> Self {
-        Self::before(simulating().await)
+        Self::with_daemon(start_simulated().await)
     }
 
-    fn before(daemon: Daemon) -> Self {
+    fn with_daemon(daemon: Daemon) -> Self {
         let files = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(files.path().join("deploy")).unwrap();
         std::os::unix::fs::symlink(repository().join("deploy/ci"), files.path().join("deploy/ci"))
@@ -43,21 +43,21 @@ impl Job {
             .arg(script)
             .current_dir(self.files.path())
             .stdin(Stdio::null());
-        alone(&mut command);
+        isolate(&mut command);
         command
             .env("OTTER_URL", format!("http://{}", self.daemon.address()))
             .env("OTTER_SELECT", SELECT);
         command
     }
 
-    async fn holders(&self) -> Vec<Value> {
+    async fn open_leases(&self) -> Vec<Value> {
         let answer = self.daemon.get("/v1/leases?state=queued,preparing,active").await.expect(200);
         answer.json["items"].as_array().unwrap().clone()
     }
 
-    async fn is_as_before(&self) {
+    async fn assert_all_released(&self) {
         self.daemon.get("/v1/machines/16/wait?until=free&wait=10s").await.expect(200);
-        assert_eq!(self.holders().await, Vec::<Value>::new());
+        assert_eq!(self.open_leases().await, Vec::<Value>::new());
     }
 
     fn file(&self, name: &str) -> std::path::PathBuf {
@@ -67,21 +67,21 @@ impl Job {
 
 /// What it exits with and says, told to end, or something else done to it, once its command runs.
 async fn with_otter_sh(
-    job: &Job,
+    job: &CiJob,
     script: &str,
     variables: &[(&str, &str)],
-    then: impl AsyncFnOnce(Pid),
+    meanwhile: impl AsyncFnOnce(Pid),
 ) -> (Option<i32>, String) {
-    with_shell(job, "exec deploy/ci/otter.sh", script, variables, then).await
+    with_shell(job, "exec deploy/ci/otter.sh", script, variables, meanwhile).await
 }
 
 /// The same, with the shell called so.
 async fn with_shell(
-    job: &Job,
+    job: &CiJob,
     called: &str,
     script: &str,
     variables: &[(&str, &str)],
-    then: impl AsyncFnOnce(Pid),
+    meanwhile: impl AsyncFnOnce(Pid),
 ) -> (Option<i32>, String) {
     // A shell cannot trap what was ignored when it began, as SIGINT is in whatever a script starts
     // beside itself.
@@ -95,41 +95,41 @@ async fn with_shell(
     let child = shell.spawn().unwrap();
     let id = Pid::from_child(&child);
     let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
-    then(id).await;
-    let output = tokio::time::timeout(PATIENCE, ended).await.expect("it to end").unwrap();
+    meanwhile(id).await;
+    let output = tokio::time::timeout(TIMEOUT, ended).await.expect("it to end").unwrap();
     (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_example_exits_as_its_command_does() {
-    let job = Job::start().await;
+    let job = CiJob::start().await;
     let prepare =
         [("OTTER_PREPARE", r#"{"snapshot": "installed/updated/kickstart", "power": "on"}"#)];
     let script =
         "echo \"$OTTER_MACHINE_ID $OTTER_MACHINE_NAME [$OTTER_MACHINE_IP] ${#OTTER_LEASE}\"";
-    let (code, said) = with_otter_sh(&job, script, &prepare, async |_| {}).await;
-    assert_eq!((code, said.as_str()), (Some(0), "16 qubes-4.2-sdw-staging [] 101\n"));
-    job.is_as_before().await;
-    let (code, said) = with_otter_sh(&job, "exit 7", &[], async |_| {}).await;
-    assert_eq!((code, said.as_str()), (Some(7), ""));
-    job.is_as_before().await;
+    let (code, text) = with_otter_sh(&job, script, &prepare, async |_| {}).await;
+    assert_eq!((code, text.as_str()), (Some(0), "16 qubes-4.2-sdw-staging [] 101\n"));
+    job.assert_all_released().await;
+    let (code, text) = with_otter_sh(&job, "exit 7", &[], async |_| {}).await;
+    assert_eq!((code, text.as_str()), (Some(7), ""));
+    job.assert_all_released().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_shell_example_gives_back_when_it_is_told_to_end() {
-    let job = Job::start().await;
+async fn the_shell_example_releases_the_machine_on_a_signal() {
+    let job = CiJob::start().await;
     for (signal, status) in [(Signal::TERM, 143), (Signal::INT, 130)] {
         let ready = job.file("ready");
         // What it has started ends with it.
         let script = format!("sleep 600 & echo >{}; wait", ready.display());
-        let (code, said) = with_otter_sh(&job, &script, &[], async |id| {
+        let (code, text) = with_otter_sh(&job, &script, &[], async |id| {
             eventually("the command to run", async || ready.exists()).await;
             kill_process(id, signal).unwrap();
         })
         .await;
-        assert_eq!((code, said.as_str()), (Some(status), ""));
+        assert_eq!((code, text.as_str()), (Some(status), ""));
         std::fs::remove_file(&ready).unwrap();
-        job.is_as_before().await;
+        job.assert_all_released().await;
     }
 }
 
@@ -137,28 +137,28 @@ async fn the_shell_example_gives_back_when_it_is_told_to_end() {
 /// second later.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_example_ends_a_command_that_has_just_begun() {
-    let job = Job::start().await;
+    let job = CiJob::start().await;
     let ready = job.file("ready");
     let slowly = r#"exec bash --posix -c '
         trap "[ -z \"\${renewer:-}\" ] || [ -n \"\$command\" ] || sleep 0.5" DEBUG
         set -T
         . "$0"' deploy/ci/otter.sh"#;
     let script = format!("echo >{}; sleep 600", ready.display());
-    let (code, said) = with_shell(&job, slowly, &script, &[], async |id| {
+    let (code, text) = with_shell(&job, slowly, &script, &[], async |id| {
         eventually("the command to run", async || ready.exists()).await;
         kill_process(id, Signal::TERM).unwrap();
     })
     .await;
-    assert_eq!(code, Some(143), "{said}");
-    job.is_as_before().await;
+    assert_eq!(code, Some(143), "{text}");
+    job.assert_all_released().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_example_renews_and_notices_a_loss() {
-    let job = Job::start().await;
+    let job = CiJob::start().await;
     let (go, ttl) = (job.file("go"), [("OTTER_TTL", "2s")]);
     let script = format!("while [ ! -e {} ]; do sleep 0.1; done", go.display());
-    let (code, said) = with_otter_sh(&job, &script, &ttl, async |_| {
+    let (code, text) = with_otter_sh(&job, &script, &ttl, async |_| {
         let renewed = async || {
             let times =
                 |lease: &Value, field: &str| lease[field].as_str()?.parse::<jiff::Timestamp>().ok();
@@ -169,61 +169,61 @@ async fn the_shell_example_renews_and_notices_a_loss() {
                         .as_secs(),
                 )
             };
-            job.holders().await.first().and_then(held).is_some_and(|seconds| seconds > 4)
+            job.open_leases().await.first().and_then(held).is_some_and(|seconds| seconds > 4)
         };
         eventually("it to be held for more than its time", renewed).await;
         std::fs::write(&go, "").unwrap();
     })
     .await;
-    assert_eq!((code, said.as_str()), (Some(0), ""));
-    job.is_as_before().await;
+    assert_eq!((code, text.as_str()), (Some(0), ""));
+    job.assert_all_released().await;
 
     let ready = job.file("ready");
-    let (code, said) =
+    let (code, text) =
         with_otter_sh(&job, &format!("echo >{}; sleep 600", ready.display()), &ttl, async |_| {
             eventually("the command to run", async || ready.exists()).await;
-            let id = job.holders().await[0]["id"].as_str().unwrap().to_owned();
-            Answer::of(job.daemon.request(Method::DELETE, &format!("/v1/leases/{id}")))
+            let id = job.open_leases().await[0]["id"].as_str().unwrap().to_owned();
+            Answer::from_request(job.daemon.request(Method::DELETE, &format!("/v1/leases/{id}")))
                 .await
                 .expect(200);
         })
         .await;
     assert_eq!(
-        (code, said.as_str()),
+        (code, text.as_str()),
         (Some(74), "otter.sh: the lease is lost, so the command is ended\n")
     );
-    job.is_as_before().await;
+    job.assert_all_released().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_example_ends_its_command_if_otter_stays_away() {
-    let job = Job::start().await;
+    let job = CiJob::start().await;
     let (ready, told) = (job.file("ready"), job.file("told"));
     let script = format!(
         "trap 'echo >{}; exit' TERM; echo >{}; while :; do sleep 0.1; done",
         told.display(),
         ready.display()
     );
-    let (code, said) = with_otter_sh(&job, &script, &[("OTTER_TTL", "3s")], async |_| {
+    let (code, text) = with_otter_sh(&job, &script, &[("OTTER_TTL", "3s")], async |_| {
         eventually("the command to run", async || ready.exists()).await;
-        job.daemon.hold().await;
+        job.daemon.suspend().await;
         eventually("the command to be told to end", async || told.exists()).await;
         job.daemon.signal(Signal::CONT);
     })
     .await;
-    let why = "otter.sh: the lease was not renewed in time, so the command is ended\n";
+    let message = "otter.sh: the lease was not renewed in time, so the command is ended\n";
     // The shell of the command may say that what it waited for was terminated.
-    assert!(code == Some(74) && said.starts_with(why), "{code:?} {said}");
-    job.is_as_before().await;
+    assert!(code == Some(74) && text.starts_with(message), "{code:?} {text}");
+    job.assert_all_released().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_example_says_why_otter_does_not_answer() {
-    let job = Job::start().await;
+    let job = CiJob::start().await;
     let nobody = [("OTTER_URL", "http://127.0.0.1:1")];
-    let (code, said) = with_otter_sh(&job, "echo never", &nobody, async |_| {}).await;
-    let why = "otter.sh: otter does not answer at http://127.0.0.1:1 (curl exits with 7)\n";
-    assert_eq!((code, said.as_str()), (Some(69), why));
+    let (code, text) = with_otter_sh(&job, "echo never", &nobody, async |_| {}).await;
+    let message = "otter.sh: otter does not answer at http://127.0.0.1:1 (curl exits with 7)\n";
+    assert_eq!((code, text.as_str()), (Some(69), message));
 
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
@@ -242,7 +242,7 @@ async fn the_shell_example_says_why_otter_does_not_answer() {
     let right = format!("https://localhost:{}", daemon.address().rsplit(':').next().unwrap());
     let plain = right.replace("https", "http");
     let (own, other, missing) = (path("otter.pem"), path("other.pem"), path("missing.pem"));
-    for (url, certificate, code, complaint) in [
+    for (url, certificate, code, message) in [
         (
             &right,
             &other,
@@ -254,15 +254,15 @@ async fn the_shell_example_says_why_otter_does_not_answer() {
         (&right, &own, 0, "mine\n"),
     ] {
         let variables = [("OTTER_URL", url.as_str()), ("CURL_CA_BUNDLE", certificate)];
-        let (exit, said) = with_otter_sh(&job, "echo mine", &variables, async |_| {}).await;
-        assert!(exit == Some(code) && said.contains(complaint), "{exit:?} {said}");
+        let (exit, text) = with_otter_sh(&job, "echo mine", &variables, async |_| {}).await;
+        assert!(exit == Some(code) && text.contains(message), "{exit:?} {text}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_example_says_why_there_is_no_machine() {
-    let job = Job::start().await;
-    for (variables, status, complaint) in [
+    let job = CiJob::start().await;
+    for (variables, status, message) in [
         ([("OTTER_SELECT", r#"{"name": "no-such-machine"}"#)], 76, "no-free-machine: "),
         ([("OTTER_SELECT", r#"{"pool": "qubse"}"#)], 76, "no pool"),
         ([("OTTER_SELECT", "qubes")], 64, "not JSON"),
@@ -274,13 +274,13 @@ async fn the_shell_example_says_why_there_is_no_machine() {
         ([("OTTER_URL", "")], 64, "OTTER_URL is not set: "),
         ([("OTTER_SELECT", "")], 64, "OTTER_SELECT is not set: "),
     ] {
-        let (code, said) = with_otter_sh(&job, "echo never", &variables, async |_| {}).await;
+        let (code, text) = with_otter_sh(&job, "echo never", &variables, async |_| {}).await;
         assert!(
-            code == Some(status) && said.contains(complaint) && !said.contains("never"),
-            "{code:?} {said}"
+            code == Some(status) && text.contains(message) && !text.contains("never"),
+            "{code:?} {text}"
         );
     }
-    job.is_as_before().await;
+    job.assert_all_released().await;
 }
 
 /// A machine's name on the host sets no variable but its own.
@@ -293,14 +293,14 @@ async fn the_shell_example_prints_each_value_in_one_line() {
     assert!(lab.contains(plain));
     std::fs::write(scenario.path(), lab.replace(plain, odd)).unwrap();
     let arguments = ["--simulate", "--scenario", scenario.path().to_str().unwrap()];
-    let job = Job::before(Daemon::start(&arguments, &[]).await);
+    let job = CiJob::with_daemon(Daemon::start(&arguments, &[]).await);
     let free =
         async || job.daemon.get("/v1/machines/18/wait?until=free&wait=10s").await.status == 200;
     eventually("the inventory to be loaded", free).await;
     let shell = |verb: &str| {
         let mut shell = job.shell(&["sh"], &format!("exec deploy/ci/otter.sh {verb}"));
         shell.env("OTTER_SELECT", r#"{"machine": "18"}"#).env("OTTER_KEY", "odd");
-        output(shell, PATIENCE)
+        run_with_timeout(shell, TIMEOUT)
     };
     let taken = shell("take").await;
     let printed = String::from_utf8(taken.stdout).unwrap();
@@ -316,37 +316,37 @@ async fn the_shell_example_prints_each_value_in_one_line() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_example_gives_back_only_what_was_taken() {
-    let job = Job::start().await;
+    let job = CiJob::start().await;
     let run = |verb: &str, key: &str| {
         let mut shell = job.shell(&["sh"], &format!("exec deploy/ci/otter.sh {verb}"));
         shell.env("OTTER_KEY", key);
-        output(shell, PATIENCE)
+        run_with_timeout(shell, TIMEOUT)
     };
     for verb in ["take", "give-back"] {
         let nameless = run(verb, "").await;
-        let said = String::from_utf8(nameless.stderr).unwrap();
-        assert_eq!(nameless.status.code(), Some(64), "{said}");
-        assert!(said.starts_with("otter.sh: OTTER_KEY is not set: write "), "{said}");
+        let text = String::from_utf8(nameless.stderr).unwrap();
+        assert_eq!(nameless.status.code(), Some(64), "{text}");
+        assert!(text.starts_with("otter.sh: OTTER_KEY is not set: write "), "{text}");
     }
     let vain = run("give-back", "7/1/test/0").await;
-    let said = String::from_utf8(vain.stderr).unwrap();
-    assert_eq!(vain.status.code(), Some(64), "{said}");
-    assert!(said.contains("nothing was taken with the key 7/1/test/0"), "{said}");
+    let text = String::from_utf8(vain.stderr).unwrap();
+    assert_eq!(vain.status.code(), Some(64), "{text}");
+    assert!(text.contains("nothing was taken with the key 7/1/test/0"), "{text}");
     let leases = job.daemon.get("/v1/leases").await.expect(200);
     assert!(leases.items("id").is_empty(), "it took nothing: {}", leases.text);
     // The key of another leg belongs to another machine.
     assert!(run("take", "7/1/test/0").await.status.success());
     assert_eq!(run("give-back", "7/1/test/1").await.status.code(), Some(64));
-    assert_eq!(job.holders().await.len(), 1);
+    assert_eq!(job.open_leases().await.len(), 1);
     assert!(run("give-back", "7/1/test/0").await.status.success());
-    job.is_as_before().await;
+    job.assert_all_released().await;
     assert!(run("give-back", "7/1/test/0").await.status.success(), "again it is nothing to do");
     assert_eq!(job.daemon.get("/v1/leases").await.expect(200).items("id").len(), 1);
 }
 
 /// A job before a daemon with tokens: those of two runners, and of an admin.
 struct Guarded {
-    job: Job,
+    job: CiJob,
     tokens: [String; 3],
     _state: TempDir,
 }
@@ -356,7 +356,7 @@ impl Guarded {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().to_str().unwrap();
         let token = |options: &str| {
-            let mut create = otter(&["token", "create", "--state-dir", state]);
+            let mut create = otter_command(&["token", "create", "--state-dir", state]);
             let output = create.args(options.split(' ')).output().unwrap();
             assert!(output.status.success(), "{output:?}");
             String::from_utf8(output.stdout).unwrap().trim().to_owned()
@@ -371,12 +371,12 @@ impl Guarded {
             daemon.get("/readyz").await.status == 200
         })
         .await;
-        Self { job: Job::before(daemon), tokens, _state: directory }
+        Self { job: CiJob::with_daemon(daemon), tokens, _state: directory }
     }
 
     async fn call(&self, method: Method, token: usize, path: &str, body: Option<Value>) -> Answer {
         let request = self.job.daemon.request(method, path).bearer_auth(&self.tokens[token]);
-        Answer::of(body.iter().fold(request, reqwest::RequestBuilder::json)).await
+        Answer::from_request(body.iter().fold(request, reqwest::RequestBuilder::json)).await
     }
 
     /// The states of the leases of a holder, the newest first.
@@ -390,7 +390,7 @@ impl Guarded {
     async fn otter_sh(&self, verb: &str, token: usize) -> (Option<i32>, String) {
         let mut shell = self.job.shell(&["sh"], &format!("exec deploy/ci/otter.sh {verb}"));
         shell.env("OTTER_KEY", "7/1").env("OTTER_TOKEN", &self.tokens[token]);
-        let output = output(shell, PATIENCE).await;
+        let output = run_with_timeout(shell, TIMEOUT).await;
         (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
     }
 }
@@ -402,11 +402,11 @@ async fn the_shell_example_gives_back_its_own_lease_whatever_others_call_theirs(
     let foreign = json!({"select": {"name": "4.3-nightly"}, "ttl": "10m", "holder": holder});
     let foreign = guarded.call(Method::POST, 1, "/v1/leases", Some(foreign)).await.expect(201).json;
     let id = foreign["id"].as_str().unwrap();
-    let (code, said) = guarded.otter_sh("give-back", 0).await;
-    assert_eq!(code, Some(64), "{said}");
+    let (code, text) = guarded.otter_sh("give-back", 0).await;
+    assert_eq!(code, Some(64), "{text}");
     assert!(
-        said.contains(&format!("the lease {id} was taken by other, and this token is ci")),
-        "{said}"
+        text.contains(&format!("the lease {id} was taken by other, and this token is ci")),
+        "{text}"
     );
     assert_eq!(
         guarded.states(holder).await,
@@ -414,15 +414,15 @@ async fn the_shell_example_gives_back_its_own_lease_whatever_others_call_theirs(
         "nothing was taken, and nothing given back"
     );
 
-    let (code, said) = guarded.otter_sh("take", 0).await;
-    assert_eq!(code, Some(0), "{said}");
+    let (code, text) = guarded.otter_sh("take", 0).await;
+    assert_eq!(code, Some(0), "{text}");
     let newer = json!({"select": {"name": "4.3-nightly"}, "ttl": "10m", "holder": holder, "queue_for": "10m"});
     let newer = guarded.call(Method::POST, 1, "/v1/leases", Some(newer)).await.expect(202).json;
     // A newer one that has ended does not hide the own lease either.
     let path = format!("/v1/leases/{}?reason=test", newer["id"].as_str().unwrap());
     guarded.call(Method::DELETE, 2, &path, None).await.expect(200);
-    let (code, said) = guarded.otter_sh("give-back", 0).await;
-    assert_eq!((code, said.as_str()), (Some(0), ""));
+    let (code, text) = guarded.otter_sh("give-back", 0).await;
+    assert_eq!((code, text.as_str()), (Some(0), ""));
     let states = guarded.states(holder).await;
     assert!(states[2] == "active" && states[1].starts_with("releas"), "{states:?}");
     assert_eq!(
@@ -445,28 +445,28 @@ async fn the_shell_example_waits_while_a_limit_of_its_token_is_reached() {
         let metrics = metrics.send().await.unwrap().text().await.unwrap();
         metrics.lines().any(|line| line.contains("operation=\"POST /v1/leases\",status=\"4xx\""))
     };
-    let (code, said) = with_otter_sh(job, "echo mine", &[token], async |_| {
+    let (code, text) = with_otter_sh(job, "echo mine", &[token], async |_| {
         eventually("it to be refused", refused).await;
         let path = format!("/v1/leases/{}?reason=test", first["id"].as_str().unwrap());
         guarded.call(Method::DELETE, 2, &path, None).await.expect(200);
     })
     .await;
-    assert_eq!((code, said.as_str()), (Some(0), "mine\n"));
+    assert_eq!((code, text.as_str()), (Some(0), "mine\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_a_terminal_the_command_of_otter_run_is_in_front() {
-    let job = Job::start().await;
+    let job = CiJob::start().await;
     let url = format!("http://{}", job.daemon.address());
     let mut script = script(PYVMOMI_9, "terminal.py", &[env!("CARGO_BIN_EXE_otter"), &url]);
-    alone(&mut script);
+    isolate(&mut script);
     succeeds(script).await;
-    job.is_as_before().await;
+    job.assert_all_released().await;
 }
 
 /// The file as JSON.
 async fn yaml(name: &str) -> Value {
-    let python = Path::new(&peer("OTTER_SCHEMATHESIS")).with_file_name("python");
+    let python = Path::new(&program_in("OTTER_SCHEMATHESIS")).with_file_name("python");
     let mut read = Command::new(python);
     read.args([
         "-c",
@@ -497,7 +497,7 @@ async fn the_steps_for_github_actions_give_the_machine_back_whatever_ends_first(
     for part in ["github.run_id", "github.run_attempt", "github.job", "strategy.job-index"] {
         assert!(key.contains(&format!("${{{{ {part} }}}}")), "{part} in {key}");
     }
-    let job = Job::start().await;
+    let job = CiJob::start().await;
     let run = |name: &str, environment: &Path| {
         let mut shell = job.shell(
             &["bash", "--noprofile", "--norc", "-eo", "pipefail"],
@@ -518,9 +518,9 @@ async fn the_steps_for_github_actions_give_the_machine_back_whatever_ends_first(
     assert_eq!(taken, format!("::add-mask::{secret}\n"), "masked before anything is printed");
     let tested = succeeds(run("test", &environment)).await.stdout;
     assert_eq!(tested, b"qubes-4.2-sdw-staging\n");
-    assert_eq!(job.holders().await.len(), 1);
+    assert_eq!(job.open_leases().await.len(), 1);
     succeeds(run("give the machine back", &environment)).await;
-    job.is_as_before().await;
+    job.assert_all_released().await;
     // Once more does nothing.
     succeeds(run("give the machine back", &environment)).await;
 
@@ -530,11 +530,11 @@ async fn the_steps_for_github_actions_give_the_machine_back_whatever_ends_first(
         shell.env("OTTER_KEY", "another run");
         shell
     };
-    let cut_off = output(other("take a machine"), PATIENCE).await;
+    let cut_off = run_with_timeout(other("take a machine"), TIMEOUT).await;
     assert!(!cut_off.status.success());
-    assert_eq!(job.holders().await.len(), 1);
+    assert_eq!(job.open_leases().await.len(), 1);
     succeeds(other("give the machine back")).await;
-    job.is_as_before().await;
+    job.assert_all_released().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -545,7 +545,7 @@ async fn the_script_for_gitlab_gives_the_machine_back_whatever_ends_first() {
         let all = of[what].as_array().unwrap().iter().map(|line| line.as_str().unwrap());
         all.collect::<Vec<_>>().join("\n")
     };
-    let job = Job::start().await;
+    let job = CiJob::start().await;
     let run = |what: &str| {
         let mut shell = job.shell(&["bash", "-eo", "pipefail"], &lines(what));
         shell.envs(variables(&of["variables"]));
@@ -555,12 +555,12 @@ async fn the_script_for_gitlab_gives_the_machine_back_whatever_ends_first() {
     std::fs::write(job.file("test.sh"), "#!/bin/sh\necho \"$OTTER_MACHINE_NAME\"; exit 7\n")
         .unwrap();
     succeeds(job.shell(&["sh"], "chmod +x test.sh")).await;
-    let ended = output(run("script"), PATIENCE).await;
+    let ended = run_with_timeout(run("script"), TIMEOUT).await;
     assert_eq!(
         (ended.status.code(), ended.stdout.as_slice()),
         (Some(7), &b"qubes-4.2-sdw-staging\n"[..])
     );
-    assert_eq!(job.holders().await.len(), 1);
+    assert_eq!(job.open_leases().await.len(), 1);
     succeeds(run("after_script")).await;
-    job.is_as_before().await;
+    job.assert_all_released().await;
 }

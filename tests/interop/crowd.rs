@@ -36,7 +36,7 @@ async fn a_crowd_costs_bounded_memory_and_holds_nobody_up() {
     let daemon = Daemon::start(&arguments, &[]).await;
     eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200)
         .await;
-    let (memory, open) = (daemon.resident(), daemon.open_files());
+    let (memory, open) = (daemon.resident_memory(), daemon.open_files());
 
     let all_there = AtomicBool::new(false);
     let coming = async {
@@ -48,7 +48,7 @@ async fn a_crowd_costs_bounded_memory_and_holds_nobody_up() {
             crowd
         });
         let ready = crowd
-            .says_within(Duration::from_mins(2), "ready", |line| line.starts_with("ready"))
+            .wait_for_line_within(Duration::from_mins(2), "ready", |line| line.starts_with("ready"))
             .await;
         all_there.store(true, Ordering::Relaxed);
         assert_eq!(
@@ -78,7 +78,7 @@ async fn a_crowd_costs_bounded_memory_and_holds_nobody_up() {
             served(&daemon, machine).await;
         }
     }
-    let crowded = daemon.resident();
+    let crowded = daemon.resident_memory();
     // Those that send too slowly are shown the door; those that wait, and those that only do not
     // read, are not yet.
     let staying = WAITS + STREAMS + SLOW / 3;
@@ -104,7 +104,7 @@ async fn a_crowd_costs_bounded_memory_and_holds_nobody_up() {
         memory >> 20,
         crowded >> 20,
         (grown / clients) >> 10,
-        daemon.resident() >> 20,
+        daemon.resident_memory() >> 20,
     );
     assert!(grown < clients * EACH, "{} MiB for {clients} clients", grown >> 20);
 }

@@ -7,23 +7,23 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use otter::simulator::{DownMode, HostdRestart, Pace};
 
-use super::PATIENCE;
-use crate::harness::{Lab, Plan, eventually, output};
+use super::TIMEOUT;
+use crate::harness::{Lab, LabOptions, eventually, run_with_timeout};
 
 /// A call by curl, what it exits with, and what there is of jobs then.
-struct Row {
+struct Case {
     what: &'static str,
-    scene: Scene,
+    host: HostBehaviour,
     /// Goes after `curl -s --fail-with-body`. `{job}` is a job that was started before and powers machine 32 on.
     call: &'static str,
     exit: i32,
-    /// The states of all jobs, newest first; [`GOES_ON`] of one that has not ended.
+    /// The states of all jobs, newest first; [`UNFINISHED`] of one that has not ended.
     jobs: &'static [&'static str],
 }
 
 /// What the host does.
 #[derive(Clone, Copy, PartialEq)]
-enum Scene {
+enum HostBehaviour {
     /// Its tasks succeed in no time.
     Quick,
     /// Its licence lets nothing be changed.
@@ -38,69 +38,69 @@ enum Scene {
     AwayAtFirst,
 }
 
-const GOES_ON: &str = "goes on";
+const UNFINISHED: &str = "goes on";
 const DONE: i32 = 0;
 /// curl's `CURLE_HTTP_RETURNED_ERROR`.
 const REFUSED: i32 = 22;
 
 /// Machine 32 is off at the start, machine 31 on.
 #[rustfmt::skip]
-const TABLE: &[Row] = &[
-    Row { what: "it is done", scene: Scene::Quick, exit: DONE, jobs: &["succeeded"],
+const TABLE: &[Case] = &[
+    Case { what: "it is done", host: HostBehaviour::Quick, exit: DONE, jobs: &["succeeded"],
         call: r#"/v1/machines/32/power?wait=30s --json {"action":"on"}"# },
-    Row { what: "it is so already", scene: Scene::Quick, exit: DONE, jobs: &["succeeded"],
+    Case { what: "it is so already", host: HostBehaviour::Quick, exit: DONE, jobs: &["succeeded"],
         call: r#"/v1/machines/31/power?wait=30s --json {"action":"on"}"# },
-    Row { what: "it fails on the host", scene: Scene::ReadOnly, exit: REFUSED, jobs: &["failed"],
+    Case { what: "it fails on the host", host: HostBehaviour::ReadOnly, exit: REFUSED, jobs: &["failed"],
         call: r#"/v1/machines/32/power?wait=30s --json {"action":"on"}"# },
-    Row { what: "it cannot be when its turn comes", scene: Scene::Quick, exit: REFUSED, jobs: &["failed"],
+    Case { what: "it cannot be when its turn comes", host: HostBehaviour::Quick, exit: REFUSED, jobs: &["failed"],
         call: r#"/v1/machines/32/power?wait=30s --json {"action":"reset"}"# },
-    Row { what: "no such machine", scene: Scene::Quick, exit: REFUSED, jobs: &[],
+    Case { what: "no such machine", host: HostBehaviour::Quick, exit: REFUSED, jobs: &[],
         call: r#"/v1/machines/none/power?wait=30s --json {"action":"on"}"# },
-    Row { what: "the time is up, with a key", scene: Scene::Slow, exit: REFUSED, jobs: &[GOES_ON],
+    Case { what: "the time is up, with a key", host: HostBehaviour::Slow, exit: REFUSED, jobs: &[UNFINISHED],
         call: r#"/v1/machines/32/power?wait=0s -H Idempotency-Key:k --json {"action":"on"}"# },
-    Row { what: "the time is up, without a key", scene: Scene::Slow, exit: REFUSED, jobs: &[GOES_ON],
+    Case { what: "the time is up, without a key", host: HostBehaviour::Slow, exit: REFUSED, jobs: &[UNFINISHED],
         call: r#"/v1/machines/32/power?wait=0s --json {"action":"on"}"# },
-    Row { what: "nobody waits: accepted", scene: Scene::Slow, exit: DONE, jobs: &[GOES_ON],
+    Case { what: "nobody waits: accepted", host: HostBehaviour::Slow, exit: DONE, jobs: &[UNFINISHED],
         call: r#"/v1/machines/32/power --json {"action":"on"}"# },
-    Row { what: "the wait of a job that succeeds", scene: Scene::Quick, exit: DONE, jobs: &["succeeded"],
+    Case { what: "the wait of a job that succeeds", host: HostBehaviour::Quick, exit: DONE, jobs: &["succeeded"],
         call: "/v1/jobs/{job}/wait?wait=30s" },
-    Row { what: "the wait of a job that fails", scene: Scene::ReadOnly, exit: REFUSED, jobs: &["failed"],
+    Case { what: "the wait of a job that fails", host: HostBehaviour::ReadOnly, exit: REFUSED, jobs: &["failed"],
         call: "/v1/jobs/{job}/wait?wait=30s" },
-    Row { what: "the wait of a job that goes on", scene: Scene::Slow, exit: REFUSED, jobs: &[GOES_ON],
+    Case { what: "the wait of a job that goes on", host: HostBehaviour::Slow, exit: REFUSED, jobs: &[UNFINISHED],
         call: "/v1/jobs/{job}/wait?wait=0s" },
-    Row { what: "the wait of a job, repeated", scene: Scene::SlowAtFirst, exit: DONE, jobs: &["succeeded"],
+    Case { what: "the wait of a job, repeated", host: HostBehaviour::SlowAtFirst, exit: DONE, jobs: &["succeeded"],
         call: "/v1/jobs/{job}/wait?wait=1s --retry 2 --retry-delay 1" },
-    Row { what: "repeated with a key", scene: Scene::SlowAtFirst, exit: DONE, jobs: &["succeeded"],
+    Case { what: "repeated with a key", host: HostBehaviour::SlowAtFirst, exit: DONE, jobs: &["succeeded"],
         call: r#"/v1/machines/32/power?wait=1s --retry 2 --retry-delay 1 -H Idempotency-Key:k --json {"action":"on"}"# },
-    Row { what: "repeated with a key in vain", scene: Scene::Slow, exit: REFUSED, jobs: &[GOES_ON],
+    Case { what: "repeated with a key in vain", host: HostBehaviour::Slow, exit: REFUSED, jobs: &[UNFINISHED],
         call: r#"/v1/machines/32/power?wait=0s --retry 2 --retry-delay 1 -H Idempotency-Key:k --json {"action":"on"}"# },
-    Row { what: "not repeated without a key", scene: Scene::Slow, exit: REFUSED, jobs: &[GOES_ON],
+    Case { what: "not repeated without a key", host: HostBehaviour::Slow, exit: REFUSED, jobs: &[UNFINISHED],
         call: r#"/v1/machines/32/power?wait=1s --retry 2 --retry-delay 1 --json {"action":"on"}"# },
-    Row { what: "the host is away too long", scene: Scene::Away, exit: REFUSED, jobs: &[],
+    Case { what: "the host is away too long", host: HostBehaviour::Away, exit: REFUSED, jobs: &[],
         call: r#"/v1/machines/32/power?wait=30s --retry 1 --json {"action":"on"}"# },
-    Row { what: "the host comes back", scene: Scene::AwayAtFirst, exit: DONE, jobs: &["succeeded"],
+    Case { what: "the host comes back", host: HostBehaviour::AwayAtFirst, exit: DONE, jobs: &["succeeded"],
         call: r#"/v1/machines/32/power?wait=30s --retry 2 --json {"action":"on"}"# },
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn its_exit_code_tells_the_truth() {
-    let rows = TABLE.iter().map(async |row| {
+async fn the_exit_code_of_curl_is_zero_only_if_the_call_succeeded() {
+    let cases = TABLE.iter().map(async |case| {
         // A lab's own assertions, too, are to be told with the row that they are of.
-        let walked = std::panic::AssertUnwindSafe(row.walk()).catch_unwind().await;
-        let wrong = walked.unwrap_or_else(|_| Some("panicked, as said above".to_owned()))?;
-        Some(format!("{}: {wrong}", row.what))
+        let outcome = std::panic::AssertUnwindSafe(case.run()).catch_unwind().await;
+        let wrong = outcome.unwrap_or_else(|_| Some("panicked, as printed above".to_owned()))?;
+        Some(format!("{}: {wrong}", case.what))
     });
     let wrong: Vec<String> =
-        futures_util::future::join_all(rows).await.into_iter().flatten().collect();
+        futures_util::future::join_all(cases).await.into_iter().flatten().collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-impl Row {
+impl Case {
     /// What is wrong with it, if anything is.
-    async fn walk(&self) -> Option<String> {
-        let lab = self.scene.lab().await;
+    async fn run(&self) -> Option<String> {
+        let lab = self.host.lab().await;
         let job = if self.call.contains("{job}") {
-            lab.power("ci-runner-2", "on").await["id"].as_str().unwrap().to_owned()
+            lab.start_power("ci-runner-2", "on").await["id"].as_str().unwrap().to_owned()
         } else {
             String::new()
         };
@@ -109,30 +109,34 @@ impl Row {
         for word in self.call.replace("{job}", &job).split(' ') {
             curl.arg(if word.starts_with('/') { lab.url(word) } else { word.to_owned() });
         }
-        let (output, ()) = tokio::join!(output(curl, PATIENCE), self.scene.goes_on(&lab));
+        let (output, ()) = tokio::join!(
+            run_with_timeout(curl, TIMEOUT),
+            self.host.continue_after_first_answer(&lab)
+        );
         let jobs = lab.get("/v1/jobs").await.expect(200);
         let states = jobs.json["items"].as_array().unwrap().iter().map(|job| {
-            if job["finished_at"].is_null() { GOES_ON } else { job["state"].as_str().unwrap() }
+            if job["finished_at"].is_null() { UNFINISHED } else { job["state"].as_str().unwrap() }
         });
         let seen = (output.status.code(), states.collect::<Vec<_>>());
         let calls = lab.control().calls("PowerOnVM_Task");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let output_text = String::from_utf8_lossy(&output.stdout).into_owned();
         lab.stop().await;
         let right = seen == (Some(self.exit), self.jobs.to_vec()) && calls <= 1;
-        (!right).then(|| format!("{seen:?}, and {calls} calls of the host. It said {said}"))
+        (!right)
+            .then(|| format!("{seen:?}, and {calls} calls of the host. It printed {output_text}"))
     }
 }
 
-impl Scene {
+impl HostBehaviour {
     async fn lab(self) -> Lab {
         let pace = if matches!(self, Self::Slow | Self::SlowAtFirst) {
             Pace::Stepped
         } else {
-            Plan::default().pace
+            LabOptions::default().pace
         };
         let settings =
             |settings: &mut otter::app::Settings| settings.jobs.outage_grace = Duration::ZERO;
-        let lab = Lab::with(Plan { pace, settings, ..Plan::default() }).await;
+        let lab = Lab::with_options(LabOptions { pace, settings, ..LabOptions::default() }).await;
         match self {
             Self::Quick | Self::Slow | Self::SlowAtFirst => {}
             Self::ReadOnly => lab.control().set_read_only_licence(true),
@@ -147,15 +151,15 @@ impl Scene {
     }
 
     /// What happens while curl is at it.
-    async fn goes_on(self, lab: &Lab) {
+    async fn continue_after_first_answer(self, lab: &Lab) {
         match self {
             Self::Quick | Self::ReadOnly | Self::Slow | Self::Away => {}
             Self::SlowAtFirst => {
-                told_to_repeat(lab).await;
-                lab.control().finish_task(&lab.task_of("32").await);
+                wait_for_first_5xx(lab).await;
+                lab.control().finish_task(&lab.wait_for_machine_task("32").await);
             }
             Self::AwayAtFirst => {
-                told_to_repeat(lab).await;
+                wait_for_first_5xx(lab).await;
                 lab.control().resume();
             }
         }
@@ -163,7 +167,7 @@ impl Scene {
 }
 
 /// Waits until curl was answered with a 5xx, which it repeats.
-async fn told_to_repeat(lab: &Lab) {
+async fn wait_for_first_5xx(lab: &Lab) {
     eventually("curl to be told to repeat", async || {
         let metrics = lab
             .request(reqwest::Method::GET, "/metrics")

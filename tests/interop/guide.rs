@@ -7,10 +7,10 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::pages::{Page, alone};
+use super::pages::{Page, isolate};
 use super::program::Program;
-use super::{PATIENCE, python, repository, simulating};
-use crate::harness::{Daemon, otter, output};
+use super::{TIMEOUT, python, repository, start_simulated};
+use crate::harness::{Daemon, otter_command, run_with_timeout};
 
 /// What is served beside the operations of the document.
 const BESIDE: [&str; 5] =
@@ -20,11 +20,11 @@ const BESIDE: [&str; 5] =
 async fn each_command_of_the_guide_does_what_it_says_and_none_is_missing() {
     const ADMIN: &str = "  admin        http://";
     let page = Page::read("GUIDE.md");
-    page.has_no_idle_curl();
-    let daemon = simulating().await;
-    let mut simulator =
-        Program::start(otter(&["simulate", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]));
-    let admin = simulator.says("the admin address", |line| line.starts_with(ADMIN)).await;
+    page.assert_every_curl_is_run();
+    let daemon = start_simulated().await;
+    let simulate = ["simulate", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let mut simulator = Program::start(otter_command(&simulate));
+    let admin = simulator.wait_for_line("the admin address", |line| line.starts_with(ADMIN)).await;
     let before = successes(&daemon).await;
     page.run(&[("127.0.0.1:8080", daemon.address()), ("127.0.0.1:8444", &admin[ADMIN.len()..])])
         .await;
@@ -54,7 +54,7 @@ async fn each_command_of_the_guide_does_what_it_says_and_none_is_missing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_script_of_the_guide_fails_where_a_step_does() {
     let page = Page::read("GUIDE.md");
-    let daemon = simulating().await;
+    let daemon = start_simulated().await;
     let there = page.script().replace("127.0.0.1:8080", daemon.address());
     let ambiguous = there.replace("installed/updated/kickstart", "kickstart");
     let gone =
@@ -68,8 +68,8 @@ async fn the_script_of_the_guide_fails_where_a_step_does() {
     ] {
         let mut shell = Command::new("bash");
         shell.arg("-c").arg(&script);
-        alone(&mut shell);
-        let output = output(shell, PATIENCE).await;
+        isolate(&mut shell);
+        let output = run_with_timeout(shell, TIMEOUT).await;
         let complaint = String::from_utf8(output.stderr).unwrap();
         assert_eq!(
             (output.status.code(), output.stdout.as_slice()),
@@ -83,12 +83,12 @@ async fn the_script_of_the_guide_fails_where_a_step_does() {
 /// And: the calls of the same run, repeated, do nothing again.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_script_of_the_guide_does_nothing_twice() {
-    let daemon = simulating().await;
+    let daemon = start_simulated().await;
     let script = Page::read("GUIDE.md").script().replace("127.0.0.1:8080", daemon.address());
     for _ in 0..2 {
         let mut shell = Command::new("bash");
         shell.arg("-c").arg(&script).env("CI_JOB_ID", "4711");
-        alone(&mut shell);
+        isolate(&mut shell);
         super::succeeds(shell).await;
     }
     let jobs = daemon.get("/v1/jobs?reference=4711").await.expect(200);
@@ -114,22 +114,22 @@ async fn the_reader_in_python_tells_what_changes_and_resumes_after_a_break() {
 /// Runs a reader through a change, a restart of otter, which begins a new stream, and another
 /// change.
 async fn follows_changes(mut reader: Command) {
-    let daemon = simulating().await;
+    let daemon = start_simulated().await;
     let address = daemon.address().to_owned();
-    alone(&mut reader);
+    isolate(&mut reader);
     reader.env("OTTER", format!("http://{address}"));
     let mut reader = Program::start(reader);
     sees_a_change(&mut reader, &daemon).await;
     assert!(daemon.terminate().await.success());
-    let daemon = Daemon::at(&address, &["--simulate"], &[]).await;
+    let daemon = Daemon::start_at(&address, &["--simulate"], &[]).await;
     sees_a_change(&mut reader, &daemon).await;
 }
 
 async fn sees_a_change(reader: &mut Program, daemon: &Daemon) {
-    reader.says("what there is", |line| line.ends_with("Z qubes-4.3-nightly off")).await;
+    reader.wait_for_line("what there is", |line| line.ends_with("Z qubes-4.3-nightly off")).await;
     let started = daemon.post("/v1/machines/18/power", json!({"action": "on"})).await;
     assert_eq!(started.status, 202);
-    reader.says("what changes", |line| line.ends_with("Z qubes-4.3-nightly on")).await;
+    reader.wait_for_line("what changes", |line| line.ends_with("Z qubes-4.3-nightly on")).await;
 }
 
 /// The exit codes of the guide's table that no command of it shows.
@@ -157,8 +157,8 @@ async fn exit_of_curl_after(answer: Option<&'static str>) -> Option<i32> {
     });
     let mut curl = Command::new("curl");
     curl.args(["-s", "--fail-with-body", &url]);
-    alone(&mut curl);
-    let exit = output(curl, PATIENCE).await.status.code();
+    isolate(&mut curl);
+    let exit = run_with_timeout(curl, TIMEOUT).await.status.code();
     if let Some(answers) = answers {
         answers.join().unwrap();
     }

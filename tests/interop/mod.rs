@@ -22,14 +22,16 @@ use std::time::Duration;
 use otter::clock::Clock;
 use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 
-use crate::harness::{Daemon, Host, HostKind, Plan, eventually, output, record};
+use crate::harness::{
+    Daemon, Host, HostKind, LabOptions, eventually, record_answer, run_with_timeout,
+};
 
 /// The variables that name a Python with this pyvmomi.
 const PYVMOMI_9: &str = "OTTER_PYTHON";
 const PYVMOMI_8: &str = "OTTER_PYTHON_8";
 
 /// The longest that a script may take.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_of_pyvmomi_9_finds_a_host_as_it_should_be() {
@@ -44,9 +46,9 @@ async fn a_session_of_pyvmomi_8_finds_a_host_as_it_should_be() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_govc_does_finds_a_host_as_it_should_be() {
     let simulator = lab().await;
-    let mut client = Command::new(peer("OTTER_GOVMOMI_CLIENT"));
+    let mut client = Command::new(program_in("OTTER_GOVMOMI_CLIENT"));
     client.args(["-url", &format!("{}/sdk", simulator.url())]).stdin(Stdio::null());
-    let said = succeeds(client).await.stdout;
+    let output = succeeds(client).await.stdout;
     let done = String::from_utf8(said).unwrap();
     assert_eq!(done.lines().filter(|line| line.starts_with("ok ")).count(), 17, "{done}");
     simulator.stop().await;
@@ -54,8 +56,8 @@ async fn what_govc_does_finds_a_host_as_it_should_be() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_differ_in_shape_from_those_of_govmomi_only_as_is_accepted() {
-    let (plan, clock) = (Plan::default(), Clock::system());
-    let ours = Host::start(HostKind::Ours, &plan, &clock).await;
+    let (plan, clock) = (LabOptions::default(), Clock::system());
+    let ours = Host::start(HostKind::Simulator, &plan, &clock).await;
     let theirs = Host::start(HostKind::GovmomiEsx, &plan, &clock).await;
     let (ours_url, theirs_url) = (ours.url(), theirs.url());
     let compare = |accepted: &Path| {
@@ -71,9 +73,9 @@ async fn answers_differ_in_shape_from_those_of_govmomi_only_as_is_accepted() {
         text.replace("field TaskInfo.progress, only ours", "field TaskInfo.porgress, only ours");
     let other = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(other.path(), changed).unwrap();
-    let said = output(compare(other.path()), PATIENCE).await;
-    let text = String::from_utf8(said.stdout).unwrap();
-    assert!(!said.status.success(), "{text}");
+    let output = run_with_timeout(compare(other.path()), TIMEOUT).await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(!output.status.success(), "{text}");
     assert!(text.contains("NEW    field TaskInfo.progress, only ours"), "{text}");
     assert!(text.contains("STALE  field TaskInfo.porgress, only ours"), "{text}");
     ours.stop().await;
@@ -105,8 +107,9 @@ async fn the_reader_of_answers_refuses_what_pyvmomi_does_not_know() {
     for pyvmomi in [PYVMOMI_8, PYVMOMI_9] {
         let directory = answers.path().to_str().unwrap();
         let output =
-            output(script(pyvmomi, "pyvmomi/read_answers.py", &[directory]), PATIENCE).await;
-        let said = String::from_utf8(output.stdout).unwrap();
+            run_with_timeout(script(pyvmomi, "pyvmomi/read_answers.py", &[directory]), TIMEOUT)
+                .await;
+        let output = String::from_utf8(output.stdout).unwrap();
         assert!(
             !output.status.success() && said.contains("6 answers, 4 of them refused"),
             "{said}"
@@ -134,14 +137,17 @@ async fn session_of(pyvmomi: &str) {
 /// Our simulator with the lab, twenty times as fast as for people.
 async fn lab() -> Simulator {
     let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
-    let options =
-        SimulatorOptions { pace: Pace::Auto { scale: 0.05 }, on_answer: Some(record), ..options };
+    let options = SimulatorOptions {
+        pace: Pace::Auto { scale: 0.05 },
+        on_answer: Some(record_answer),
+        ..options
+    };
     Simulator::start(options).await.unwrap()
 }
 
 /// A script of this folder, for the Python of this variable, which `tests/run` has set up.
 fn script(pyvmomi: &str, name: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(peer(pyvmomi));
+    let mut command = Command::new(program_in(pyvmomi));
     // Bytecode beside the scripts would be litter in the sources.
     command.arg("-B").arg(repository().join("tests/interop").join(name)).args(arguments);
     command.env("PYTHONIOENCODING", "utf-8").stdin(Stdio::null());
@@ -150,11 +156,11 @@ fn script(pyvmomi: &str, name: &str, arguments: &[&str]) -> Command {
 
 /// A Python, for what needs no particular one.
 fn python() -> Command {
-    Command::new(peer(PYVMOMI_9))
+    Command::new(program_in(PYVMOMI_9))
 }
 
 /// `otter serve --simulate`, once it can be read.
-async fn simulating() -> Daemon {
+async fn start_simulated() -> Daemon {
     let daemon = Daemon::start(&["--simulate"], &[]).await;
     eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200)
         .await;
@@ -162,11 +168,11 @@ async fn simulating() -> Daemon {
 }
 
 async fn succeeds(command: Command) -> Output {
-    succeeds_within(command, PATIENCE).await
+    succeeds_within(command, TIMEOUT).await
 }
 
-async fn succeeds_within(command: Command, patience: Duration) -> Output {
-    let output = output(command, patience).await;
+async fn succeeds_within(command: Command, limit: Duration) -> Output {
+    let output = run_with_timeout(command, limit).await;
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     assert!(
         output.status.success(),
@@ -179,9 +185,9 @@ async fn succeeds_within(command: Command, patience: Duration) -> Output {
 }
 
 /// The program that this variable names.
-fn peer(variable: &str) -> String {
+fn program_in(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| {
-        panic!("{variable} does not name a peer. Run tests/run, which sets all of them up")
+        panic!("{variable} does not name a program. Run tests/run, which sets all of them up")
     })
 }
 

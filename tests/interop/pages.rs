@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::{repository, succeeds_within};
 
 /// The longest that a whole page may take.
-const PATIENCE: Duration = Duration::from_mins(3);
+const TIMEOUT: Duration = Duration::from_mins(3);
 
 /// Begins a line that the shell says after each command: its number and exit code follow.
 const MARK: char = '\u{1e}';
@@ -29,7 +29,7 @@ pub struct Page {
 }
 
 /// A command, or a script, and what the page says that it prints.
-struct Step {
+struct PageCommand {
     command: String,
     expected: Option<String>,
 }
@@ -71,7 +71,7 @@ impl Page {
     }
 
     /// Fails if a curl line with an address stands where nothing runs it.
-    pub fn has_no_idle_curl(&self) {
+    pub fn assert_every_curl_is_run(&self) {
         let run =
             |(fence, text): &(&str, &str)| matches!(*fence, "console" | "bash") || is_reader(text);
         let all = curls(&self.text);
@@ -82,17 +82,19 @@ impl Page {
     /// Runs the page with these addresses in place of its own, and fails where it prints something
     /// else than it shows.
     pub async fn run(&self, addresses: &[(&str, &str)]) {
-        let here = |text: &str| {
+        let with_real_addresses = |text: &str| {
             addresses.iter().fold(text.to_owned(), |text, (shown, real)| text.replace(shown, real))
         };
-        let steps = self.steps();
-        let script: Vec<String> = steps
+        let commands = self.commands();
+        let script: Vec<String> = commands
             .iter()
-            .map(|step| format!("{}\nprintf '\\n{MARK}%s\\n' $?", here(&step.command)))
+            .map(|command| {
+                format!("{}\nprintf '\\n{MARK}%s\\n' $?", with_real_addresses(&command.command))
+            })
             .collect();
         let mut shell = Command::new("bash");
         shell.arg("-c").arg(format!("exec 2>&1\n{}", script.join("\n"))).stdin(Stdio::null());
-        alone(&mut shell);
+        isolate(&mut shell);
         // A page that says `otter` means this one, and writes its files where they go away again.
         let files = tempfile::tempdir().unwrap();
         let otter = Path::new(env!("CARGO_BIN_EXE_otter")).parent().unwrap().to_owned();
@@ -100,44 +102,44 @@ impl Page {
         let path =
             std::env::join_paths([otter].into_iter().chain(std::env::split_paths(&path))).unwrap();
         shell.env("PATH", path).current_dir(files.path());
-        let said = String::from_utf8(succeeds_within(shell, PATIENCE).await.stdout).unwrap();
-        let mut said = said.split(MARK);
-        let mut printed = said.next().unwrap_or_default().to_owned();
+        let output = String::from_utf8(succeeds_within(shell, TIMEOUT).await.stdout).unwrap();
+        let mut output = output.split(MARK);
+        let mut printed = output.next().unwrap_or_default().to_owned();
         let mut wrong = Vec::new();
-        for step in &steps {
-            let Some((exit, next)) = said.next().and_then(|rest| rest.split_once('\n')) else {
-                panic!("the shell ended within {}", step.command);
+        for command in &commands {
+            let Some((exit, next)) = output.next().and_then(|rest| rest.split_once('\n')) else {
+                panic!("the shell ended within {}", command.command);
             };
-            let fits = step
-                .expected
-                .as_ref()
-                .is_none_or(|expected| settled(&here(expected)) == settled(&printed));
+            let fits = command.expected.as_ref().is_none_or(|expected| {
+                without_variable_parts(&with_real_addresses(expected))
+                    == without_variable_parts(&printed)
+            });
             if exit != "0" || !fits {
-                wrong.push(format!("$ {}\n{}\nexit {exit}", step.command, printed.trim_end()));
+                wrong.push(format!("$ {}\n{}\nexit {exit}", command.command, printed.trim_end()));
             }
             next.clone_into(&mut printed);
         }
         assert!(wrong.is_empty(), "not as the page says:\n{}", wrong.join("\n"));
     }
 
-    fn steps(&self) -> Vec<Step> {
-        let mut steps: Vec<Step> = Vec::new();
+    fn commands(&self) -> Vec<PageCommand> {
+        let mut commands: Vec<PageCommand> = Vec::new();
         for (fence, text) in self.blocks() {
             match fence {
-                "console" => steps.extend(of_console(text)),
+                "console" => commands.extend(commands_of_console(text)),
                 "bash" => {
                     let command = format!("bash <<'SCRIPT'\n{text}\nSCRIPT");
-                    steps.push(Step { command, expected: None });
+                    commands.push(PageCommand { command, expected: None });
                 }
                 _ => {}
             }
         }
-        steps
+        commands
     }
 }
 
 /// Keeps what the tester has set up for curl and otter away from it.
-pub fn alone(command: &mut Command) {
+pub fn isolate(command: &mut Command) {
     command.env("CURL_HOME", "/nonexistent").env("HOME", "/nonexistent").env("no_proxy", "*");
     // These variables name the tests' tools. otter does not read them, and would warn of them.
     for (name, _) in std::env::vars_os() {
@@ -147,19 +149,22 @@ pub fn alone(command: &mut Command) {
     }
 }
 
-fn of_console(text: &str) -> Vec<Step> {
-    let mut steps: Vec<Step> = Vec::new();
+fn commands_of_console(text: &str) -> Vec<PageCommand> {
+    let mut commands: Vec<PageCommand> = Vec::new();
     for line in text.lines().filter(|line| !line.starts_with("# ")) {
         if let Some(command) = line.strip_prefix("$ ") {
-            steps.push(Step { command: command.to_owned(), expected: Some(String::new()) });
-        } else if let Some(expected) = steps.last_mut().and_then(|step| step.expected.as_mut()) {
+            commands
+                .push(PageCommand { command: command.to_owned(), expected: Some(String::new()) });
+        } else if let Some(expected) =
+            commands.last_mut().and_then(|command| command.expected.as_mut())
+        {
             expected.push_str(line);
             expected.push('\n');
         } else {
             assert!(line.is_empty(), "{line} stands before any command");
         }
     }
-    steps
+    commands
 }
 
 fn is_reader(text: &str) -> bool {
@@ -176,7 +181,7 @@ fn curls(text: &str) -> usize {
 }
 
 /// A text without what is another one each time.
-fn settled(text: &str) -> String {
+fn without_variable_parts(text: &str) -> String {
     let is_of_word = |letter: char| letter.is_ascii_alphanumeric() || "-:.".contains(letter);
     let mut out = String::new();
     let mut rest = text.trim();
@@ -185,7 +190,7 @@ fn settled(text: &str) -> String {
         // A full stop after a word belongs to the sentence.
         let end = if end > 1 && rest[..end].ends_with('.') { end - 1 } else { end };
         let (word, after) = rest.split_at(end);
-        out.push_str(kind(word).unwrap_or(word));
+        out.push_str(placeholder(word).unwrap_or(word));
         let is_of_next = |letter: char| letter != '.' && is_of_word(letter);
         let between = after.find(is_of_next).unwrap_or(after.len());
         out.push_str(&after[..between]);
@@ -194,7 +199,7 @@ fn settled(text: &str) -> String {
     out
 }
 
-fn kind(word: &str) -> Option<&'static str> {
+fn placeholder(word: &str) -> Option<&'static str> {
     let is_version = |(epoch, sequence): (&str, &str)| {
         epoch.len() == 12
             && epoch.bytes().all(|digit| digit.is_ascii_hexdigit())
@@ -214,13 +219,19 @@ fn kind(word: &str) -> Option<&'static str> {
 fn only_uuids_times_and_versions_may_differ() {
     let one = r#"{"job":"/v1/jobs/01a21092-54b4-731f-ad9a-d9c3488c9809/wait","at":"2026-11-25T02:39:15.5Z","version":"8107bea6f58e-37","n":1}"#;
     let other = r#"{"job":"/v1/jobs/01a21093-54b4-731f-ad9a-d9c3488c9801/wait","at":"2027-01-01T00:00:00Z","version":"8107bea6f58f-1","n":1}"#;
-    assert_eq!(settled(one), settled(other));
-    assert_ne!(settled(one), settled(&other.replace("\"n\":1", "\"n\":2")));
-    assert_eq!(settled("made at 2026-11-25T02:39:15.5Z."), "made at <time>.");
-    assert_ne!(settled(one), settled(&other.replace("2027-01-01T00:00:00Z", "now")));
+    assert_eq!(without_variable_parts(one), without_variable_parts(other));
+    assert_ne!(
+        without_variable_parts(one),
+        without_variable_parts(&other.replace("\"n\":1", "\"n\":2"))
+    );
+    assert_eq!(without_variable_parts("made at 2026-11-25T02:39:15.5Z."), "made at <time>.");
+    assert_ne!(
+        without_variable_parts(one),
+        without_variable_parts(&other.replace("2027-01-01T00:00:00Z", "now"))
+    );
     for plain in
         ["16-snapshot-3", "5f2c7a10-0c8e1b2a-7d31-0050569c0001", "00:50:56:3f:00:31", "504", "a  b"]
     {
-        assert_eq!(settled(plain), plain);
+        assert_eq!(without_variable_parts(plain), plain);
     }
 }

@@ -1,4 +1,4 @@
-//! A program that runs until it is stopped, heard line by line.
+//! A program that runs until it is stopped, and its output line by line.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
@@ -10,18 +10,18 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::harness::PATIENCE;
+use crate::harness::TIMEOUT;
 
-/// How many lines of it wait to be heard.
-const UNHEARD: usize = 1_000;
+/// How many unread lines are kept.
+const LINES_BUFFERED: usize = 1_000;
 /// How many are told when it does not say what it should.
-const TOLD: usize = 20;
+const LINES_SHOWN: usize = 20;
 
 /// A program and all that it starts; gone when this is dropped.
 pub struct Program {
     child: Child,
     lines: mpsc::Receiver<String>,
-    heard: VecDeque<String>,
+    last_lines: VecDeque<String>,
 }
 
 impl Program {
@@ -33,28 +33,28 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit());
         let mut child = command.spawn().unwrap();
-        let said = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = mpsc::channel(UNHEARD);
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel(LINES_BUFFERED);
         std::thread::spawn(move || {
             // It ends with the program, or with whoever listens.
-            for line in said.lines().map_while(Result::ok) {
+            for line in stdout.lines().map_while(Result::ok) {
                 if sender.blocking_send(line).is_err() {
                     return;
                 }
             }
         });
-        Self { child, lines, heard: VecDeque::new() }
+        Self { child, lines, last_lines: VecDeque::new() }
     }
 
     /// The next line that fits.
-    pub async fn says(&mut self, what: &str, fits: impl Fn(&str) -> bool) -> String {
-        self.says_within(PATIENCE, what, fits).await
+    pub async fn wait_for_line(&mut self, what: &str, fits: impl Fn(&str) -> bool) -> String {
+        self.wait_for_line_within(TIMEOUT, what, fits).await
     }
 
-    /// The same, with this much patience.
-    pub async fn says_within(
+    /// The same, with this limit.
+    pub async fn wait_for_line_within(
         &mut self,
-        patience: Duration,
+        limit: Duration,
         what: &str,
         fits: impl Fn(&str) -> bool,
     ) -> String {
@@ -64,14 +64,16 @@ impl Program {
                 if fits(&line) {
                     return Some(line);
                 }
-                if self.heard.len() == TOLD {
-                    self.heard.pop_front();
+                if self.last_lines.len() == LINES_SHOWN {
+                    self.last_lines.pop_front();
                 }
-                self.heard.push_back(line);
+                self.last_lines.push_back(line);
             }
         };
-        let found = timeout(patience, search).await.ok().flatten();
-        found.unwrap_or_else(|| panic!("it does not say {what}; last it said {:#?}", self.heard))
+        let found = timeout(limit, search).await.ok().flatten();
+        found.unwrap_or_else(|| {
+            panic!("it does not say {what}; last it said {:#?}", self.last_lines)
+        })
     }
 }
 

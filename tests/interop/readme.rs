@@ -2,7 +2,7 @@
 //! real curl and jq.
 
 use super::pages::Page;
-use super::simulating;
+use super::start_simulated;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_command_of_the_readme_does_what_it_says() {
@@ -16,7 +16,7 @@ async fn each_command_of_the_page_for_operators_does_what_it_says() {
 
 async fn runs_as_it_says(page: &str) {
     let page = Page::read(page);
-    page.has_no_idle_curl();
-    let daemon = simulating().await;
+    page.assert_every_curl_is_run();
+    let daemon = start_simulated().await;
     page.run(&[("127.0.0.1:8080", daemon.address())]).await;
 }

@@ -11,35 +11,35 @@ use std::time::Duration;
 use otter::simulator::{Pace, Scenario};
 
 use super::{repository, succeeds_within};
-use crate::harness::{Lab, Plan};
+use crate::harness::{Lab, LabOptions};
 
 /// How many examples an operation is tried with at least, where there is anything to choose.
-const EXAMPLES: u64 = 100;
+const LEAST_EXAMPLES: u64 = 100;
 /// How many it is told to make: it leaves out what it made before, and some are of no path that
 /// there is.
-const ASKED_FOR: u64 = 150;
+const EXAMPLES_GENERATED: u64 = 150;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn schemathesis_finds_nothing() {
-    let lab = Lab::with(Plan {
+    let lab = Lab::with_options(LabOptions {
         scenario: Scenario::lab().unwrap(),
         pace: Pace::Auto { scale: 0.01 },
         // Made-up waits would take minutes, and tell nothing that short ones do not.
         settings: |settings| settings.http.max_wait = Duration::from_millis(50),
-        ..Plan::default()
+        ..LabOptions::default()
     })
     .await;
     attack(&lab, &[]).await;
     // It spares what deletes; alone, that gets its share.
     attack(&lab, &["--include-method", "DELETE", "--phases", "fuzzing"]).await;
 
-    let tried = tried(&lab).await;
+    let request_counts = request_counts(&lab).await;
     for (operation, parameters) in operations() {
-        let requests = tried.get(&operation).copied().unwrap_or_default();
+        let requests = request_counts.get(&operation).copied().unwrap_or_default();
         println!("{requests:5} {operation}");
         // What takes nothing is the same each time.
         assert!(
-            requests >= if parameters { EXAMPLES } else { 1 },
+            requests >= if parameters { LEAST_EXAMPLES } else { 1 },
             "{operation} was tried {requests} times"
         );
     }
@@ -57,7 +57,7 @@ async fn attack(lab: &Lab, arguments: &[&str]) {
         .arg("--config-file")
         .arg(here.join("schemathesis.toml"))
         .args(["run", &lab.url("/openapi.json"), "--no-color", "--seed", &seed])
-        .args(["--max-examples", &ASKED_FOR.to_string()])
+        .args(["--max-examples", &EXAMPLES_GENERATED.to_string()])
         .args(arguments)
         .env("SCHEMATHESIS_HOOKS", here.join("hooks.py"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
@@ -69,19 +69,19 @@ async fn attack(lab: &Lab, arguments: &[&str]) {
 }
 
 /// How many requests came of each operation, as otter itself counts them.
-async fn tried(lab: &Lab) -> BTreeMap<String, u64> {
+async fn request_counts(lab: &Lab) -> BTreeMap<String, u64> {
     let metrics =
         lab.request(reqwest::Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
-    let mut tried = BTreeMap::new();
+    let mut request_counts = BTreeMap::new();
     for line in metrics.lines() {
         let Some(rest) = line.strip_prefix("otter_http_request_seconds_count{operation=\"") else {
             continue;
         };
         let (operation, rest) = rest.split_once('"').unwrap();
         let count: u64 = rest.rsplit(' ').next().unwrap().parse().unwrap();
-        *tried.entry(operation.to_owned()).or_default() += count;
+        *request_counts.entry(operation.to_owned()).or_default() += count;
     }
-    tried
+    request_counts
 }
 
 /// Each operation of the document as schemathesis calls it, and whether it takes anything.

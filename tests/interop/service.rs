@@ -24,8 +24,8 @@ async fn the_unit_is_sound_to_systemd() {
     verify.args(["verify", "--man=no"]).arg(unit(directory.path()));
     let output = succeeds(verify).await;
     // systemd ignores settings that it does not know, and prints a line about each.
-    let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-    assert!(!told.contains("otter.service"), "{told}");
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(!text.contains("otter.service"), "{text}");
 }
 
 #[tokio::test]
@@ -33,11 +33,11 @@ async fn the_exposure_of_the_unit_is_at_most_two() {
     let mut security = Command::new("systemd-analyze");
     security.args(["security", "--offline=true", "--no-pager"]);
     security.arg(repository().join("deploy/otter.service"));
-    let told = String::from_utf8(succeeds(security).await.stdout).unwrap();
+    let text = String::from_utf8(succeeds(security).await.stdout).unwrap();
     let level =
-        told.lines().find_map(|line| line.split_once("Overall exposure level for otter.service: "));
+        text.lines().find_map(|line| line.split_once("Overall exposure level for otter.service: "));
     let level = level.and_then(|(_, rest)| rest.split_whitespace().next()).expect("a level");
-    assert!(level.parse::<f64>().unwrap() <= 2.0, "{told}");
+    assert!(level.parse::<f64>().unwrap() <= 2.0, "{text}");
 }
 
 #[test]

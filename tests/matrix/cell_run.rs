@@ -19,7 +19,7 @@ pub use self::fault_injection::DeliveryProof;
 pub use self::lease_run::{LeaseRun, ManualChangeRun};
 use super::OtterSetup;
 use super::table::{Cell, Expected, Fault, Kind};
-use crate::harness::{Answer, Events, Lab, NDJSON, PATIENCE, Plan, encode};
+use crate::harness::{ACCEPT_NDJSON, Answer, EventStream, Lab, LabOptions, TIMEOUT, encode};
 
 /// The time of otter and of the host that a tick adds.
 const TICK: Duration = Duration::from_millis(100);
@@ -41,7 +41,7 @@ pub struct TestBench {
     pub lab: Lab,
     pub control: Control,
     pub clock: Clock,
-    pub events: Events,
+    pub events: EventStream,
     template: Machine,
     cells: u32,
     nudges: u32,
@@ -82,11 +82,20 @@ impl TestBench {
         scenario.host.session_timeout_minutes = 0;
         scenario.machines.retain(|machine| machine.id == MARKER);
         scenario.machines[0].annotation = "mark 0".to_owned();
-        let plan = Plan { scenario, pace: Pace::Stepped, settings, clock: clock.clone(), between };
-        let lab = Lab::with(plan).await;
-        let events =
-            Events::open_with(&lab, "?types=job.changed,machine.changed,lease.changed", &[NDJSON])
-                .await;
+        let plan = LabOptions {
+            scenario,
+            pace: Pace::Stepped,
+            settings,
+            clock: clock.clone(),
+            wrap_backend: between,
+        };
+        let lab = Lab::with_options(plan).await;
+        let events = EventStream::open_with(
+            &lab,
+            "?types=job.changed,machine.changed,lease.changed",
+            &[ACCEPT_NDJSON],
+        )
+        .await;
         let control = lab.control().clone();
         // The machine is on, its tools run, and its address is known.
         let template = control.look(|world| world.machine(MARKER).unwrap().clone());
@@ -171,7 +180,7 @@ impl TestBench {
     ) -> Result<(), String> {
         let patience = Clock::system();
         while !condition(self).await {
-            if patience.elapsed() > PATIENCE {
+            if patience.elapsed() > TIMEOUT {
                 return Err(format!("timed out waiting for {what}"));
             }
             self.tick().await;
@@ -329,7 +338,7 @@ impl<'b> CellRun<'b> {
     ) -> Result<(), String> {
         let patience = Clock::system();
         while !condition(self) {
-            if patience.elapsed() > PATIENCE {
+            if patience.elapsed() > TIMEOUT {
                 return Err(format!("timed out waiting for {what}; the job: {}", self.last_poll()));
             }
             if self.has_ended() && !condition(self) {
@@ -386,7 +395,7 @@ impl<'b> CellRun<'b> {
         self.guests_are_current = false;
         let mut ticks = 0;
         while !self.has_ended() {
-            if patience.elapsed() > PATIENCE {
+            if patience.elapsed() > TIMEOUT {
                 return Err(format!("the job does not end: {}", self.last_poll()));
             }
             if self.expected.by_deadline && ticks == 40 {
@@ -476,10 +485,10 @@ impl<'b> CellRun<'b> {
         }
         if self.cell.kind == Kind::Rename {
             // A rename answers at its end, but the list has its job before.
-            tokio::spawn(async move { Answer::of(request).await });
+            tokio::spawn(async move { Answer::from_request(request).await });
             self.job = self.bench.job_at(&format!("/v1/jobs?machine={id}")).await?;
         } else {
-            let answer = Answer::of(request).await;
+            let answer = Answer::from_request(request).await;
             if answer.status != 202 {
                 return Err(format!("the job was not accepted: {}", answer.text));
             }

@@ -445,7 +445,7 @@ async fn events_agree(bench: &mut TestBench, job: &str, ended: &Value) -> Result
         bench.events.until(|event| event.json["object"]["annotation"] == mark.as_str()).await;
     let states: Vec<&Value> = events
         .iter()
-        .filter(|event| event.is("job.changed", job))
+        .filter(|event| event.is_about("job.changed", job))
         .map(|event| &event.json["object"])
         .collect();
     let first_end = states.iter().position(|state| is_end(state));

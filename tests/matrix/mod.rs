@@ -14,7 +14,7 @@ use otter::app::Settings;
 
 use self::cell_run::{CellRun, TestBench};
 use self::table::{Cell, Expected, Fault, InjectionPoint, Kind};
-use crate::harness::Between;
+use crate::harness::BackendWrapper;
 use crate::mistakes::{HostWithMistake, Mistake};
 
 /// The number of test benches at the same time. Benches that wait for time-outs need little CPU.
@@ -25,7 +25,7 @@ const MAX_SHORT_TIMEOUT_BENCHES: usize = 24;
 #[derive(Clone, Copy)]
 struct OtterSetup {
     settings: fn(&mut Settings),
-    between: Between,
+    between: BackendWrapper,
 }
 
 impl OtterSetup {

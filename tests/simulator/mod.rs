@@ -19,7 +19,7 @@ use otter::simulator::{
     SimulatorError, SimulatorOptions,
 };
 
-use crate::harness::record;
+use crate::harness::record_answer;
 
 /// A running simulator and a client of it.
 struct Lab {
@@ -53,7 +53,7 @@ impl Lab {
         let clock = Clock::stepped(Timestamp::constant(1_780_000_000, 0));
         let mut options = SimulatorOptions::new(scenario, clock.clone());
         options.pace = Pace::Stepped;
-        options.on_answer = Some(record);
+        options.on_answer = Some(record_answer);
         change(&mut options);
         let simulator = Simulator::start(options).await.unwrap();
         // Another test may have been first.

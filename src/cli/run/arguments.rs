@@ -11,7 +11,7 @@ use crate::domain::duration;
 use crate::domain::verify::Fingerprint;
 
 #[derive(Debug, Args)]
-#[command(after_help = super::exit::help())]
+#[command(after_help = super::exit::after_help())]
 #[command(group(clap::ArgGroup::new("select").required(true).multiple(true).args(["pool", "machine", "name", "mac"])))]
 pub struct RunCommand {
     /// Where otter is: `http://…`, `https://…` or `unix:/path`. Else `OTTER_URL` says. No proxy is
@@ -41,15 +41,15 @@ pub struct RunCommand {
     #[arg(long, value_name = "WHAT", value_parser = ["power_state:on", "ip", "tools"])]
     until: Option<String>,
     /// Then wait this long.
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     settle: Option<Duration>,
     /// How long the machine is held without a word from here. It is renewed while the command runs;
     /// where `otter run` is killed or cut off, the machine comes back after this time.
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = positive_duration)]
     pub ttl: Duration,
     /// How long to wait if no machine is free, or if a limit of the token is reached. Without it,
     /// one must be free now.
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     pub queue_for: Option<Duration>,
     /// What becomes of the power in the end; else as the pool says, or off.
     #[arg(long, value_name = "off|keep", value_parser = ["off", "keep"])]
@@ -76,11 +76,11 @@ pub struct RunCommand {
     #[arg(long, value_name = "SHA256", value_parser = fingerprint)]
     pub fingerprint: Option<Fingerprint>,
     /// How long the command has to end by itself, once it was told to.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = positive_duration)]
     pub kill_after: Duration,
     /// How long otter is tried where it does not answer, before the command runs and after it.
     /// While it runs, otter is tried until the time of the lease is over.
-    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = positive_duration)]
     pub retry_for: Duration,
     /// Say nothing but what goes wrong.
     #[arg(long, short)]
@@ -92,7 +92,7 @@ pub struct RunCommand {
 
 impl RunCommand {
     /// The body of `POST /v1/leases`.
-    pub fn request(&self) -> Value {
+    pub fn lease_request(&self) -> Value {
         let Self {
             pool, machine, name, mac, snapshot, power, until, settle, ttl, queue_for, ..
         } = self;
@@ -112,10 +112,10 @@ impl RunCommand {
             ("settle", settle.map(time)),
         ];
         let release = [("power", text(release_power)), ("snapshot", text(release_snapshot))];
-        let mut body = said([("holder", text(holder)), ("queue_for", queue_for.map(time))]);
-        body.insert("select".to_owned(), Value::Object(said(select)));
+        let mut body = present([("holder", text(holder)), ("queue_for", queue_for.map(time))]);
+        body.insert("select".to_owned(), Value::Object(present(select)));
         body.insert("ttl".to_owned(), json!(duration::format(*ttl)));
-        for (field, value) in [("prepare", said(prepare)), ("release", said(release))] {
+        for (field, value) in [("prepare", present(prepare)), ("release", present(release))] {
             if !value.is_empty() {
                 body.insert(field.to_owned(), Value::Object(value));
             }
@@ -125,11 +125,11 @@ impl RunCommand {
 }
 
 /// What there is of these.
-fn said<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
+fn present<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration::parse(text) {
         Ok(Duration::ZERO) => Err("more than nothing is wanted".to_owned()),
         parsed => parsed.map_err(|error| error.to_string()),
@@ -157,23 +157,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_not_asked_for() {
+    fn absent_options_are_absent_from_the_request() {
         let run = read("--pool qubes -- ./test.sh --pool").unwrap();
-        assert_eq!(run.request(), json!({"select": {"pool": "qubes"}, "ttl": "10m"}));
+        assert_eq!(run.lease_request(), json!({"select": {"pool": "qubes"}, "ttl": "10m"}));
         assert_eq!(run.command, ["./test.sh", "--pool"]);
         let all = "--machine name:a --name b --mac 1:2:3:4:5:6 --snapshot s --power on --until ip --settle 90s --ttl 5m \
                    --queue-for 1h --release-power keep --release-snapshot t --holder me -- true";
-        let wanted = json!({
+        let expected = json!({
             "select": {"machine": "name:a", "name": "b", "mac": "1:2:3:4:5:6"},
             "prepare": {"snapshot": "s", "power": "on", "until": "ip", "settle": "1m30s"},
             "release": {"power": "keep", "snapshot": "t"},
             "ttl": "5m", "queue_for": "1h", "holder": "me",
         });
-        assert_eq!(read(all).unwrap().request(), wanted);
+        assert_eq!(read(all).unwrap().lease_request(), expected);
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn invalid_options_are_refused() {
         let digits = "ab".repeat(32);
         for wrong in [
             "-- true",

@@ -26,15 +26,15 @@ use crate::esx::{CertificateMismatch, certificate_error_text, client_config};
 const OTTER_LEASE: HeaderName = HeaderName::from_static("otter-lease");
 
 /// How long a connection may take, and an answer beyond what it was asked to wait.
-const CONNECT: Duration = Duration::from_secs(10);
-pub const ANSWER: Duration = Duration::from_secs(15);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a stream may be silent; otter says something every 15 s.
-const SILENCE: Duration = Duration::from_secs(45);
+const STREAM_TIMEOUT: Duration = Duration::from_secs(45);
 /// The longest answer, and line of a stream, that is read.
-const LIMIT: usize = 1 << 20;
+const ANSWER_LIMIT: usize = 1 << 20;
 
 /// Calls otter.
-pub struct Client {
+pub struct OtterClient {
     http: reqwest::Client,
     /// As it was given.
     url: String,
@@ -53,11 +53,11 @@ pub struct Answer {
 
 /// No whole answer came.
 #[derive(Debug)]
-pub struct Unanswered {
+pub struct NoAnswer {
     /// In words.
-    pub why: String,
+    pub reason: String,
     /// Whether one may come later; never from whom is not trusted.
-    pub may_pass: bool,
+    pub is_temporary: bool,
     /// How long to wait until the next try.
     pub retry_after: Option<Duration>,
 }
@@ -68,19 +68,19 @@ pub struct Unanswered {
 struct Problem {
     code: String,
     detail: String,
-    errors: Vec<WrongPart>,
+    errors: Vec<ProblemError>,
 }
 
 /// A part of the request that was wrong.
 #[derive(Deserialize)]
-struct WrongPart {
+struct ProblemError {
     code: String,
 }
 
 /// The code for a part of the request that no machine can ever match.
 const MATCHES_NONE: &str = "matches-none";
 
-impl Client {
+impl OtterClient {
     /// A client for what the command line names, with the token of its file or else this one.
     ///
     /// # Errors
@@ -90,14 +90,14 @@ impl Client {
         url: &str,
         token: Option<SecretString>,
     ) -> Result<Self, Failure> {
-        let wrong = |why: String| Failure::new(Exit::Usage, why);
+        let usage_error = |reason: String| Failure::new(Exit::Usage, reason);
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("otter-run/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .no_proxy()
             .http1_only()
-            .connect_timeout(CONNECT)
+            .connect_timeout(CONNECT_TIMEOUT)
             // otter drops idle connections when it stops, and a request that meets that moment is
             // lost.
             .pool_idle_timeout(Duration::from_secs(10));
@@ -108,20 +108,21 @@ impl Client {
         } else {
             if url.contains('@') {
                 // What stands before it may be a password, and is not shown.
-                let why = "the address holds an account; otter knows callers by tokens: leave out what stands \
+                let reason = "the address holds an account; otter knows callers by tokens: leave out what stands \
                            before the @, and set OTTER_TOKEN or --token-file";
-                return Err(wrong(why.to_owned()));
+                return Err(usage_error(reason.to_owned()));
             }
             if !url.contains("://") {
-                let why = format!(
+                let reason = format!(
                     "the address {url} has no scheme: write http://{url}, or https://{url} if otter serves TLS"
                 );
-                return Err(wrong(why));
+                return Err(usage_error(reason));
             }
-            let parsed = reqwest::Url::parse(url)
-                .map_err(|error| wrong(format!("the address {url} cannot be read: {error}")))?;
+            let parsed = reqwest::Url::parse(url).map_err(|error| {
+                usage_error(format!("the address {url} cannot be read: {error}"))
+            })?;
             if !matches!(parsed.scheme(), "http" | "https") || parsed.query().is_some() {
-                return Err(wrong(format!(
+                return Err(usage_error(format!(
                     "the address {url} is not one of otter's: write http://…, https://… or unix:/path"
                 )));
             }
@@ -132,7 +133,7 @@ impl Client {
                 (None, Some(pin)) => Verify::Fingerprint(pin),
                 (None, None) => Verify::SystemRoots,
             };
-            let trust = client_config(&verify).map_err(|error| wrong(chain(&error)))?;
+            let trust = client_config(&verify).map_err(|error| usage_error(chain(&error)))?;
             builder = builder.tls_backend_preconfigured(trust);
         } else {
             // Without TLS nothing has to be trusted; the library still wants to be told how it
@@ -143,11 +144,13 @@ impl Client {
         let token = match &command.token_file {
             Some(file) => {
                 let text = tokio::fs::read_to_string(file).await;
-                let text = text.map_err(|error| wrong(format!("{}: {error}", file.display())))?;
+                let text =
+                    text.map_err(|error| usage_error(format!("{}: {error}", file.display())))?;
                 let token = text.trim_start_matches(BYTE_ORDER_MARK).trim();
                 if token.is_empty() {
-                    let why = "the token file is empty: it should hold the token, and nothing else";
-                    return Err(wrong(format!("{}: {why}", file.display())));
+                    let reason =
+                        "the token file is empty: it should hold the token, and nothing else";
+                    return Err(usage_error(format!("{}: {reason}", file.display())));
                 }
                 Some(SecretString::from(token))
             }
@@ -156,12 +159,12 @@ impl Client {
         if let Some(token) = token {
             let value = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret().trim()));
             let mut value = value.map_err(|_| {
-                wrong("the token cannot be sent: it should be one word, otter_…".to_owned())
+                usage_error("the token cannot be sent: it should be one word, otter_…".to_owned())
             })?;
             value.set_sensitive(true);
             builder = builder.default_headers(HeaderMap::from_iter([(AUTHORIZATION, value)]));
         }
-        let http = builder.build().map_err(|error| wrong(chain(&error)))?;
+        let http = builder.build().map_err(|error| usage_error(chain(&error)))?;
         Ok(Self { http, url: url.to_owned(), base })
     }
 
@@ -192,23 +195,23 @@ impl Client {
     ///
     /// # Errors
     /// Where there is none in time.
-    pub async fn answer(request: RequestBuilder, within: Duration) -> Result<Answer, Unanswered> {
+    pub async fn answer(request: RequestBuilder, timeout: Duration) -> Result<Answer, NoAnswer> {
         let mut response =
-            request.timeout(within).send().await.map_err(|error| unanswered(&error))?;
+            request.timeout(timeout).send().await.map_err(|error| no_answer(&error))?;
         let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
         let date =
             date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|date| date.timestamp());
         let retry_after = retry_after(response.headers());
         let mut body = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| unanswered(&error))? {
-            if body.len() + chunk.len() > LIMIT {
-                return Err(Unanswered::for_now("the answer is too long to be otter's"));
+        while let Some(chunk) = response.chunk().await.map_err(|error| no_answer(&error))? {
+            if body.len() + chunk.len() > ANSWER_LIMIT {
+                return Err(NoAnswer::temporary("the answer is too long to be otter's"));
             }
             body.extend_from_slice(&chunk);
         }
         if is_from_tls_port(&response, &body) {
-            let right = other_scheme(response.url());
-            return Err(Unanswered::for_good(format!("this port serves TLS: write {right}")));
+            let url = with_other_scheme(response.url());
+            return Err(NoAnswer::permanent(format!("this port serves TLS: write {url}")));
         }
         Ok(Answer { status: response.status(), date, retry_after, body })
     }
@@ -217,26 +220,26 @@ impl Client {
     ///
     /// # Errors
     /// Where there is none.
-    pub async fn stream(request: RequestBuilder) -> Result<Lines, Unanswered> {
-        let opened = tokio::time::timeout(ANSWER, request.send()).await;
-        let opened = opened.map_err(|_| Unanswered::for_now("no answer came in time"))?;
-        let response = opened.map_err(|error| unanswered(&error))?;
+    pub async fn stream(request: RequestBuilder) -> Result<JsonLines, NoAnswer> {
+        let opened = tokio::time::timeout(ANSWER_TIMEOUT, request.send()).await;
+        let opened = opened.map_err(|_| NoAnswer::temporary("no answer came in time"))?;
+        let response = opened.map_err(|error| no_answer(&error))?;
         if !response.status().is_success() {
             let retry_after = retry_after(response.headers());
-            let why = format!("otter answers {}", response.status());
-            return Err(Unanswered { retry_after, ..Unanswered::for_now(why) });
+            let reason = format!("otter answers {}", response.status());
+            return Err(NoAnswer { retry_after, ..NoAnswer::temporary(reason) });
         }
-        Ok(Lines { response, unread: BytesMut::new() })
+        Ok(JsonLines { response, unread: BytesMut::new() })
     }
 }
 
 /// Lines of JSON as they come.
-pub struct Lines {
+pub struct JsonLines {
     response: Response,
     unread: BytesMut,
 }
 
-impl Lines {
+impl JsonLines {
     /// The next; none where the stream ended or broke.
     pub async fn next(&mut self) -> Option<Value> {
         loop {
@@ -244,8 +247,9 @@ impl Lines {
                 let line = self.unread.split_to(end + 1);
                 return serde_json::from_slice(&line).ok();
             }
-            let chunk = tokio::time::timeout(SILENCE, self.response.chunk()).await.ok()?.ok()??;
-            if self.unread.len() + chunk.len() > LIMIT {
+            let chunk =
+                tokio::time::timeout(STREAM_TIMEOUT, self.response.chunk()).await.ok()?.ok()??;
+            if self.unread.len() + chunk.len() > ANSWER_LIMIT {
                 return None;
             }
             self.unread.extend_from_slice(&chunk);
@@ -260,8 +264,8 @@ impl Answer {
     /// `Unavailable` where it is none of otter's.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|error| {
-            let why = format!("what answers is not otter, or another version of it: {error}");
-            Failure::new(Exit::Unavailable, why)
+            let reason = format!("what answers is not otter, or another version of it: {error}");
+            Failure::new(Exit::Unavailable, reason)
         })
     }
 
@@ -271,7 +275,7 @@ impl Answer {
     }
 
     /// Whether the same call may succeed later, without anything having been done by this one.
-    pub fn may_pass(&self) -> bool {
+    pub fn is_temporary(&self) -> bool {
         matches!(self.status.as_u16(), 408 | 429 | 500 | 502..=504)
     }
 
@@ -289,12 +293,12 @@ impl Answer {
             (400..=499, code) if !code.is_empty() => Exit::Usage,
             _ => Exit::Unavailable,
         };
-        let why = if code.is_empty() {
+        let reason = if code.is_empty() {
             format!("{}, from something that is not otter", self.status)
         } else {
             format!("{code}: {detail}")
         };
-        Failure::new(exit, why)
+        Failure::new(exit, reason)
     }
 
     fn problem(&self) -> Problem {
@@ -302,37 +306,39 @@ impl Answer {
     }
 }
 
-impl Unanswered {
-    fn for_now(why: impl Into<String>) -> Self {
-        Self { why: why.into(), may_pass: true, retry_after: None }
+impl NoAnswer {
+    fn temporary(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), is_temporary: true, retry_after: None }
     }
 
-    const fn for_good(why: String) -> Self {
-        Self { why, may_pass: false, retry_after: None }
+    const fn permanent(reason: String) -> Self {
+        Self { reason, is_temporary: false, retry_after: None }
     }
 }
 
 /// Why no answer came, and what to write if that was wrong.
-fn unanswered(error: &reqwest::Error) -> Unanswered {
-    let cause = causes(error).find_map(Cause::of);
-    let other_scheme = error.url().map(other_scheme).unwrap_or_default();
+fn no_answer(error: &reqwest::Error) -> NoAnswer {
+    let cause = causes(error).find_map(ConnectionFailure::from_error);
+    let corrected = error.url().map(with_other_scheme).unwrap_or_default();
     match cause {
-        Some(Cause::Certificate(certificate)) => Unanswered::for_good(mistrust(certificate)),
-        Some(Cause::NoTls) => Unanswered::for_good(format!(
-            "this port does not speak TLS: write {other_scheme}, or the port at which otter serves TLS"
+        Some(ConnectionFailure::Certificate(certificate)) => {
+            NoAnswer::permanent(certificate_refusal(certificate))
+        }
+        Some(ConnectionFailure::NoTls) => NoAnswer::permanent(format!(
+            "this port does not speak TLS: write {corrected}, or the port at which otter serves TLS"
         )),
-        Some(Cause::NoHttp) => Unanswered::for_good(format!(
-            "this port does not speak HTTP: write {other_scheme} if it serves TLS"
+        Some(ConnectionFailure::NoHttp) => NoAnswer::permanent(format!(
+            "this port does not speak HTTP: write {corrected} if it serves TLS"
         )),
-        None if error.is_timeout() => Unanswered::for_now("no answer came in time"),
-        None => Unanswered::for_now(
+        None if error.is_timeout() => NoAnswer::temporary("no answer came in time"),
+        None => NoAnswer::temporary(
             causes(error).last().map_or_else(|| error.to_string(), ToString::to_string),
         ),
     }
 }
 
 /// A cause that stays.
-enum Cause<'e> {
+enum ConnectionFailure<'e> {
     /// The certificate is refused.
     Certificate(&'e CertificateError),
     /// TLS was spoken, and the answer was something else.
@@ -341,8 +347,8 @@ enum Cause<'e> {
     NoHttp,
 }
 
-impl<'e> Cause<'e> {
-    fn of(error: &'e (dyn Error + 'static)) -> Option<Self> {
+impl<'e> ConnectionFailure<'e> {
+    fn from_error(error: &'e (dyn Error + 'static)) -> Option<Self> {
         match error.downcast_ref::<rustls::Error>() {
             Some(rustls::Error::InvalidCertificate(certificate)) => {
                 Some(Self::Certificate(certificate))
@@ -358,7 +364,7 @@ impl<'e> Cause<'e> {
 }
 
 /// Why otter's certificate is not trusted, and how it can be.
-fn mistrust(certificate: &CertificateError) -> String {
+fn certificate_refusal(certificate: &CertificateError) -> String {
     if let CertificateError::Other(other) = certificate
         && let Some(CertificateMismatch { seen, .. }) = other.0.downcast_ref()
     {
@@ -378,7 +384,7 @@ fn mistrust(certificate: &CertificateError) -> String {
 }
 
 /// The address with `https` in place of `http`, or the other way round.
-fn other_scheme(url: &reqwest::Url) -> String {
+fn with_other_scheme(url: &reqwest::Url) -> String {
     let origin = url.origin().ascii_serialization();
     match origin.split_once("://") {
         Some(("http", rest)) => format!("https://{rest}"),

@@ -76,7 +76,7 @@ impl Exit {
 }
 
 /// The table, for the help.
-pub fn help() -> String {
+pub fn after_help() -> String {
     let mut text = "\
         Exit status: the command's own; 128+n where it died of signal n, or where signal n came before it ran. Else:\n"
         .to_owned();
@@ -103,9 +103,9 @@ mod tests {
     fn the_guide_has_every_code() {
         let guide = include_str!("../../../GUIDE.md");
         let rows = guide.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
-        let told: Vec<&str> = rows.flat_map(|codes| codes.split(", ")).collect();
+        let codes: Vec<&str> = rows.flat_map(|row| row.split(", ")).collect();
         for exit in Exit::ALL {
-            assert!(told.contains(&exit.code().to_string().as_str()), "{exit:?}");
+            assert!(codes.contains(&exit.code().to_string().as_str()), "{exit:?}");
         }
     }
 }

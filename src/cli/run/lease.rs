@@ -18,38 +18,36 @@ use serde::Deserialize;
 
 use super::Failure;
 use super::arguments::RunCommand;
-use super::client::{ANSWER, Answer, Client, Unanswered};
+use super::client::{ANSWER_TIMEOUT, Answer, NoAnswer, OtterClient};
 use super::exit::Exit;
 use super::progress::Progress;
 use crate::clock::Clock;
+use crate::domain::lease::{EndReason, LeaseState};
 
 /// The first pause between two tries, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(3);
 
 /// The least time that a try has.
-const SHORTEST_TRY: Duration = Duration::from_secs(1);
+const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What otter answers if all machines that match are in use, and what that means without a queue.
 const NO_FREE_MACHINE: &str = "no-free-machine";
-const NONE_NOW: &str = "no-free-machine: No machine that fits is free now. Wait for one with --queue-for 30m, \
+const NO_FREE_MACHINE_NOW: &str = "no-free-machine: No machine that fits is free now. Wait for one with --queue-for 30m, \
                         or look: GET /v1/machines";
 
-/// The state of a lease that has no machine yet.
-const QUEUED: &str = "queued";
-
 /// How long `otter run` waits for a release. The release continues in otter after that.
-const LONGEST_RELEASE: Duration = Duration::from_mins(5);
+const RELEASE_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// How long one call waits for the lease before what goes on is looked at.
-const SLICE_FOR_EYES: Duration = Duration::from_secs(1);
-const SLICE_FOR_LOGS: Duration = Duration::from_secs(3);
+const POLL_ON_TERMINAL: Duration = Duration::from_secs(1);
+const POLL_IN_LOG: Duration = Duration::from_secs(3);
 
 /// A lease as otter shows it; what is not used here is left out.
 #[derive(Clone, Debug, Deserialize)]
-pub struct LeaseView {
+pub struct RemoteLease {
     pub id: String,
-    pub state: String,
+    state: String,
     pub machine: Option<String>,
     pub machine_name: Option<String>,
     pub position: Option<u32>,
@@ -57,56 +55,56 @@ pub struct LeaseView {
     pub max_expires_at: Option<Timestamp>,
     pub job: Option<String>,
     pub secret: Option<SecretString>,
-    pub end: Option<LeaseEnd>,
+    pub end: Option<RemoteLeaseEnd>,
 }
 
 /// How a lease ended, or is ending.
 #[derive(Clone, Debug, Deserialize)]
-pub struct LeaseEnd {
+pub struct RemoteLeaseEnd {
     reason: String,
     by: String,
     detail: Option<String>,
 }
 
-/// A job that makes a machine ready, as far as it is shown.
+/// A job that makes a machine ready, as far as it is credential.
 #[derive(Deserialize)]
-struct JobView {
+struct RemoteJob {
     phase: String,
     progress: Option<u8>,
 }
 
 #[derive(Deserialize)]
-struct MachineView {
+struct RemoteMachine {
     ip_address: Option<String>,
-    quarantine: Option<QuarantineView>,
+    quarantine: Option<RemoteQuarantine>,
 }
 
 #[derive(Deserialize)]
-struct QuarantineView {
+struct RemoteQuarantine {
     reason: String,
 }
 
 /// How far giving a machine back has come.
 #[derive(Debug, PartialEq, Eq)]
-pub enum GivenBack {
+pub enum ReleaseOutcome {
     /// The machine is free for the next, or its next holder has it.
     Free,
     /// otter quarantined the machine, for this reason. No lease gets it until an operator clears
     /// it.
-    SetAside(String),
+    Quarantined(String),
     /// otter has stored the end of the lease and still releases the machine.
-    UnderWay,
+    InProgress,
     /// The lease was released before it got a machine.
     LeftQueue,
     /// The lease ended by itself before it got a machine.
-    Nothing,
+    EndedByItself,
 }
 
 /// A lease that was taken.
 pub struct Lease {
     pub id: String,
     /// What shows that it is ours: `<id>.<secret>`.
-    pub shown: SecretString,
+    pub credential: SecretString,
     /// Whether it was in the queue when otter last showed it.
     queued: Cell<bool>,
 }
@@ -118,14 +116,14 @@ impl Lease {
     }
 
     /// Keeps what otter shows of it.
-    fn follow(&self, view: &LeaseView) {
-        self.queued.set(view.state == QUEUED);
+    fn update(&self, remote: &RemoteLease) {
+        self.queued.set(remote.state() == Some(LeaseState::Queued));
     }
 }
 
 /// Calls otter, again and again where that may help.
-pub struct Desk {
-    pub client: Client,
+pub struct LeaseClient {
+    pub http: OtterClient,
     pub clock: Clock,
     /// How long otter is tried if it does not answer.
     pub retry_for: Duration,
@@ -133,22 +131,22 @@ pub struct Desk {
     pub queue_for: Duration,
 }
 
-impl Desk {
+impl LeaseClient {
     /// Asks for a machine, and puts the lease where it is found whatever happens then.
     ///
     /// # Errors
     /// What otter says against it, or that it does not answer.
-    pub async fn ask(
+    pub async fn create(
         &self,
         command: &RunCommand,
         held: &OnceCell<Lease>,
         progress: &mut Progress,
-    ) -> Result<LeaseView, Failure> {
+    ) -> Result<RemoteLease, Failure> {
         let key = format!("otter-run/{}", self.clock.uuid());
         let body = command.request();
         let request = || {
             let request = self
-                .client
+                .http
                 .request(Method::POST, "/leases")
                 .json(&body)
                 .header("idempotency-key", &key);
@@ -157,24 +155,26 @@ impl Desk {
                 None => request,
             }
         };
-        let answer = self.heard(request, Duration::ZERO, |answer| passes(answer, progress)).await?;
+        let answer = self
+            .send_with_retry(request, Duration::ZERO, |answer| may_retry(answer, progress))
+            .await?;
         if !answer.status.is_success() {
             let failure = answer.failure();
             let may_queue = failure.exit == Exit::Temporary && answer.code() == NO_FREE_MACHINE;
             if may_queue && command.queue_for.is_none() {
-                return Err(Failure::new(failure.exit, NONE_NOW));
+                return Err(Failure::new(failure.exit, NO_FREE_MACHINE_NOW));
             }
             return Err(failure);
         }
-        let view: LeaseView = answer.read()?;
-        let Some(secret) = &view.secret else {
+        let remote: RemoteLease = answer.read()?;
+        let Some(secret) = &remote.secret else {
             return Err(Failure::new(Exit::Unavailable, "otter gave a lease without its secret"));
         };
-        let shown = SecretString::from(format!("{}.{}", view.id, secret.expose_secret()));
-        let queued = Cell::new(view.state == QUEUED);
+        let credential = SecretString::from(format!("{}.{}", remote.id, secret.expose_secret()));
+        let queued = Cell::new(remote.state() == Some(LeaseState::Queued));
         // One lease is asked for.
-        let _ = held.set(Lease { id: view.id.clone(), shown, queued });
-        Ok(view)
+        let _ = held.set(Lease { id: remote.id.clone(), credential, queued });
+        Ok(remote)
     }
 
     /// Waits until the lease is active, and shows what goes on meanwhile. Gives it as it is then,
@@ -182,34 +182,36 @@ impl Desk {
     ///
     /// # Errors
     /// How it ended instead, or that otter does not answer.
-    pub async fn until_active(
+    pub async fn wait_until_active(
         &self,
         lease: &Lease,
         progress: &mut Progress,
-    ) -> Result<(LeaseView, Answer), Failure> {
-        let slice = if progress.has_eyes() { SLICE_FOR_EYES } else { SLICE_FOR_LOGS };
-        let path = format!("/leases/{}/wait?wait={}s", lease.id, slice.as_secs());
+    ) -> Result<(RemoteLease, Answer), Failure> {
+        let poll = if progress.is_redrawn() { POLL_ON_TERMINAL } else { POLL_IN_LOG };
+        let path = format!("/leases/{}/wait?wait={}s", lease.id, poll.as_secs());
         loop {
             // A time-out says that otter is there, and that it goes on.
-            let wait = || self.client.request(Method::GET, &path);
+            let wait = || self.http.request(Method::GET, &path);
             let answer = self
-                .heard(wait, slice, |answer| answer.code() != "wait-timeout" && answer.may_pass())
+                .send_with_retry(wait, poll, |answer| {
+                    answer.code() != "wait-timeout" && answer.is_temporary()
+                })
                 .await?;
             match answer.status.as_u16() {
                 200 => {
-                    let view: LeaseView = answer.read()?;
-                    lease.follow(&view);
-                    return Ok((view, answer));
+                    let remote: RemoteLease = answer.read()?;
+                    lease.update(&remote);
+                    return Ok((remote, answer));
                 }
-                504 => self.show(lease, progress).await?,
-                404 => return Err(gone()),
+                504 => self.show_progress(lease, progress).await?,
+                404 => return Err(unknown_lease()),
                 409 => {
-                    let view = self.look(lease).await?.ok_or_else(gone)?;
-                    return Err(Failure::new(view.exit(), view.why_not_active()));
+                    let remote = self.get(lease).await?.ok_or_else(unknown_lease)?;
+                    return Err(Failure::new(remote.exit(), remote.failure_text()));
                 }
                 401 if lease.is_queued() => {
-                    let why = "unauthenticated: the token was revoked, rotated or has expired";
-                    return Err(Failure::new(Exit::NotAllowed, why));
+                    let reason = "unauthenticated: the token was revoked, rotated or has expired";
+                    return Err(Failure::new(Exit::NotAllowed, reason));
                 }
                 _ => return Err(answer.failure()),
             }
@@ -220,14 +222,14 @@ impl Desk {
     ///
     /// # Errors
     /// That otter does not answer.
-    pub async fn look(&self, lease: &Lease) -> Result<Option<LeaseView>, Failure> {
-        let request = || self.client.request(Method::GET, &format!("/leases/{}", lease.id));
-        let answer = self.heard(request, Duration::ZERO, Answer::may_pass).await?;
+    pub async fn get(&self, lease: &Lease) -> Result<Option<RemoteLease>, Failure> {
+        let request = || self.http.request(Method::GET, &format!("/leases/{}", lease.id));
+        let answer = self.send_with_retry(request, Duration::ZERO, Answer::is_temporary).await?;
         match answer.status.as_u16() {
             200 => {
-                let view = answer.read()?;
-                lease.follow(&view);
-                Ok(Some(view))
+                let remote = answer.read()?;
+                lease.update(&remote);
+                Ok(Some(remote))
             }
             404 => Ok(None),
             _ => Err(answer.failure()),
@@ -238,59 +240,60 @@ impl Desk {
     ///
     /// # Errors
     /// That otter does not answer, or not for this caller.
-    pub async fn address(&self, machine: &str) -> Result<Option<String>, Failure> {
+    pub async fn machine_address(&self, machine: &str) -> Result<Option<String>, Failure> {
         Ok(self.machine(machine).await?.ip_address)
     }
 
-    async fn machine(&self, machine: &str) -> Result<MachineView, Failure> {
+    async fn machine(&self, machine: &str) -> Result<RemoteMachine, Failure> {
         let mut path = reqwest::Url::parse("http://localhost/machines")
             .map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
         // An id may hold what a path may not.
         if let Ok(mut segments) = path.path_segments_mut() {
             segments.push(machine);
         }
-        let answer = self.answered(|| self.client.request(Method::GET, path.path())).await?;
+        let answer =
+            self.send_expecting_success(|| self.http.request(Method::GET, path.path())).await?;
         answer.read()
     }
 
-    /// Gives the machine back, and waits for its release, but at most `LONGEST_RELEASE`.
+    /// Gives the machine back, and waits for its release, but at most `RELEASE_TIMEOUT`.
     ///
     /// # Errors
     /// What otter says against it, or that it does not answer.
-    pub async fn give_back(
+    pub async fn release(
         &self,
         lease: &Lease,
         progress: &mut Progress,
-    ) -> Result<GivenBack, Failure> {
-        let ask = async |path: &str, blocks: Duration, progress: &mut Progress| {
-            let request = || self.client.with_lease(Method::DELETE, path, &lease.shown);
-            let passes =
-                |answer: &Answer| answer.code() != "wait-timeout" && passes(answer, progress);
-            self.heard(request, blocks, passes).await
+    ) -> Result<ReleaseOutcome, Failure> {
+        let delete = async |path: &str, server_wait: Duration, progress: &mut Progress| {
+            let request = || self.http.with_lease(Method::DELETE, path, &lease.credential);
+            let may_retry_release =
+                |answer: &Answer| answer.code() != "wait-timeout" && may_retry(answer, progress);
+            self.send_with_retry(request, server_wait, may_retry_release).await
         };
         let path = format!("/leases/{}", lease.id);
         // The first request does not wait: otter stores the end of the lease even if later requests
         // fail.
-        let mut answer = ask(&path, Duration::ZERO, progress).await?;
-        let end = self.clock.elapsed() + LONGEST_RELEASE;
+        let mut answer = delete(&path, Duration::ZERO, progress).await?;
+        let end = self.clock.elapsed() + RELEASE_TIMEOUT;
         loop {
             match answer.status.as_u16() {
                 // otter does not know the lease any more, so the lease holds nothing.
-                404 => return Ok(GivenBack::Free),
+                404 => return Ok(ReleaseOutcome::Free),
                 504 => {}
                 _ if !answer.status.is_success() => return Err(answer.failure()),
                 _ => {
-                    let view: LeaseView = answer.read()?;
-                    if view.state != "releasing" {
-                        return Ok(self.standing(&view).await);
+                    let remote: RemoteLease = answer.read()?;
+                    if remote.state() != Some(LeaseState::Releasing) {
+                        return Ok(self.release_outcome(&remote).await);
                     }
                 }
             }
             if self.clock.elapsed() >= end {
-                return Ok(GivenBack::UnderWay);
+                return Ok(ReleaseOutcome::InProgress);
             }
-            let waiting = format!("{path}?wait={}s", SLICE_FOR_LOGS.as_secs());
-            answer = ask(&waiting, SLICE_FOR_LOGS, progress).await?;
+            let waiting = format!("{path}?wait={}s", POLL_IN_LOG.as_secs());
+            answer = delete(&waiting, POLL_IN_LOG, progress).await?;
             if answer.status == 504 {
                 progress.show("the machine is being given back", None);
             }
@@ -298,108 +301,128 @@ impl Desk {
     }
 
     /// How the machine of a lease that has ended stands.
-    async fn standing(&self, view: &LeaseView) -> GivenBack {
-        let Some(machine) = &view.machine else {
-            let released = view.state == "released";
-            return if released { GivenBack::LeftQueue } else { GivenBack::Nothing };
+    async fn release_outcome(&self, remote: &RemoteLease) -> ReleaseOutcome {
+        let Some(machine) = &remote.machine else {
+            let released = remote.state() == Some(LeaseState::Released);
+            return if released {
+                ReleaseOutcome::LeftQueue
+            } else {
+                ReleaseOutcome::EndedByItself
+            };
         };
         match self.machine(machine).await {
-            Ok(MachineView { quarantine: Some(QuarantineView { reason }), .. }) => {
-                GivenBack::SetAside(reason)
+            Ok(RemoteMachine { quarantine: Some(RemoteQuarantine { reason }), .. }) => {
+                ReleaseOutcome::Quarantined(reason)
             }
             // A released lease counts as released even if the machine's state cannot be read.
-            _ => GivenBack::Free,
+            _ => ReleaseOutcome::Free,
         }
     }
 
     /// Shows what goes on with a lease that is not active yet.
-    async fn show(&self, lease: &Lease, progress: &mut Progress) -> Result<(), Failure> {
-        let view = self.look(lease).await?.ok_or_else(gone)?;
-        let job: Option<JobView> = match &view.job {
-            Some(job) if view.state == "preparing" => {
-                let request = || self.client.request(Method::GET, &format!("/jobs/{job}"));
-                self.answered(request).await?.read().ok()
+    async fn show_progress(&self, lease: &Lease, progress: &mut Progress) -> Result<(), Failure> {
+        let remote = self.get(lease).await?.ok_or_else(unknown_lease)?;
+        let job: Option<RemoteJob> = match &remote.job {
+            Some(job) if remote.state() == Some(LeaseState::Preparing) => {
+                let request = || self.http.request(Method::GET, &format!("/jobs/{job}"));
+                self.send_expecting_success(request).await?.read().ok()
             }
             _ => None,
         };
         let phase = job.as_ref().map(|job| job.phase.as_str()).filter(|phase| !phase.is_empty());
-        let text =
-            phase.map_or_else(|| view.going_on(), |phase| format!("{}: {phase}", view.going_on()));
+        let text = phase.map_or_else(
+            || remote.progress_text(),
+            |phase| format!("{}: {phase}", remote.progress_text()),
+        );
         progress.show(&text, job.and_then(|job| job.progress));
         Ok(())
     }
 
     /// The answer that is a success; else what it says is a failure.
-    async fn answered(&self, request: impl Fn() -> RequestBuilder) -> Result<Answer, Failure> {
-        let answer = self.heard(request, Duration::ZERO, Answer::may_pass).await?;
+    async fn send_expecting_success(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<Answer, Failure> {
+        let answer = self.send_with_retry(request, Duration::ZERO, Answer::is_temporary).await?;
         if answer.status.is_success() { Ok(answer) } else { Err(answer.failure()) }
     }
 
     /// The answer. It is tried again while none comes or one that passes, for as long as otter is
     /// tried, at the times that otter says.
-    async fn heard(
+    async fn send_with_retry(
         &self,
         request: impl Fn() -> RequestBuilder,
-        blocks: Duration,
-        mut passes: impl FnMut(&Answer) -> bool,
+        server_wait: Duration,
+        mut may_retry: impl FnMut(&Answer) -> bool,
     ) -> Result<Answer, Failure> {
         let begin = self.clock.elapsed();
-        let (mut end, mut backoff) = (begin + self.retry_for, FIRST_PAUSE);
+        let (mut end, mut backoff) = (begin + self.retry_for, FIRST_RETRY_PAUSE);
         loop {
-            let left = end.saturating_sub(self.clock.elapsed()).clamp(SHORTEST_TRY, ANSWER);
-            let answer = Client::answer(request(), blocks + left).await;
-            let told = answer.as_ref().ok().and_then(|answer| answer.retry_after);
-            if told.is_some() {
+            let left =
+                end.saturating_sub(self.clock.elapsed()).clamp(SHORTEST_TIMEOUT, ANSWER_TIMEOUT);
+            let answer = OtterClient::answer(request(), server_wait + left).await;
+            let retry_after = answer.as_ref().ok().and_then(|answer| answer.retry_after);
+            if retry_after.is_some() {
                 end = end.max(begin + self.queue_for);
             }
-            let pause = told.map_or(backoff, |told| told.max(FIRST_PAUSE));
-            let over = self.clock.elapsed() + pause >= end;
+            let pause = retry_after.map_or(backoff, |pause| pause.max(FIRST_RETRY_PAUSE));
+            let is_last = self.clock.elapsed() + pause >= end;
             match answer {
-                Ok(answer) if over || !passes(&answer) => return Ok(answer),
-                Err(Unanswered { why, may_pass, .. }) if over || !may_pass => {
-                    let why = format!("no answer of {}: {why}", self.client.url());
-                    return Err(Failure::new(Exit::Unavailable, why));
+                Ok(answer) if is_last || !may_retry(&answer) => return Ok(answer),
+                Err(NoAnswer { reason, is_temporary, .. }) if is_last || !is_temporary => {
+                    let reason = format!("no answer of {}: {reason}", self.http.url());
+                    return Err(Failure::new(Exit::Unavailable, reason));
                 }
                 _ => {}
             }
             self.clock.sleep(pause).await;
-            backoff = (backoff * 2).min(LONGEST_PAUSE);
+            backoff = (backoff * 2).min(LONGEST_RETRY_PAUSE);
         }
     }
 }
 
 /// Whether the same call may succeed later. Shows why it has to wait if otter says so.
-fn passes(answer: &Answer, progress: &mut Progress) -> bool {
-    let passes = answer.may_pass();
-    if passes && answer.retry_after.is_some() {
+fn may_retry(answer: &Answer, progress: &mut Progress) -> bool {
+    let may_retry = answer.is_temporary();
+    if may_retry && answer.retry_after.is_some() {
         progress
             .show(&format!("otter says to try again later, {}", answer.failure().message), None);
     }
-    passes
+    may_retry
 }
 
-impl LeaseView {
+impl RemoteLease {
+    /// `None` if this version does not know the state.
+    fn state(&self) -> Option<LeaseState> {
+        LeaseState::parse(&self.state)
+    }
+
+    /// `None` if the lease has no end, or if this version does not know its reason.
+    fn reason(&self) -> Option<EndReason> {
+        self.end.as_ref().and_then(|end| EndReason::parse(&end.reason))
+    }
+
     /// What goes on with it before it is active.
-    pub fn going_on(&self) -> String {
+    pub fn progress_text(&self) -> String {
         let name = self.machine_name.as_deref().unwrap_or("a machine");
-        match (self.state.as_str(), self.position) {
-            ("queued", Some(position @ 1..)) => {
+        match (self.state(), self.position) {
+            (Some(LeaseState::Queued), Some(position @ 1..)) => {
                 format!("waits for a machine, {position} before it")
             }
-            ("queued", _) => "waits for a machine, the next in line".to_owned(),
-            ("preparing", _) => format!("{name} is made ready"),
-            (state, _) => format!("{name} is {state}"),
+            (Some(LeaseState::Queued), _) => "waits for a machine, the next in line".to_owned(),
+            (Some(LeaseState::Preparing), _) => format!("{name} is made ready"),
+            _ => format!("{name} is {}", self.state),
         }
     }
 
     /// Whether its machine may be worked with.
     pub fn is_active(&self) -> bool {
-        self.state == "active"
+        self.state() == Some(LeaseState::Active)
     }
 
     /// How it ended.
-    pub fn why_ended(&self) -> String {
-        let Some(LeaseEnd { reason, by, detail }) = &self.end else {
+    pub fn end_text(&self) -> String {
+        let Some(RemoteLeaseEnd { reason, by, detail }) = &self.end else {
             return format!("the lease is {}", self.state);
         };
         let detail = detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
@@ -407,32 +430,34 @@ impl LeaseView {
     }
 
     /// How it ended, or is ending, without having been active.
-    fn why_not_active(&self) -> String {
-        let said = match self.end.as_ref().map(|end| end.reason.as_str()) {
-            Some("queue-timeout") => "The lease failed: no machine became free in time.",
-            Some("abandoned") => "The lease failed: otter was not asked about it while it waited.",
-            Some("machine-gone") => "The lease failed: its machine vanished from the host.",
-            Some("prepare-failed") if self.state == "releasing" => {
+    fn failure_text(&self) -> String {
+        let text = match self.reason() {
+            Some(EndReason::QueueTimeout) => "The lease failed: no machine became free in time.",
+            Some(EndReason::Abandoned) => {
+                "The lease failed: otter was not asked about it while it waited."
+            }
+            Some(EndReason::MachineGone) => "The lease failed: its machine vanished from the host.",
+            Some(EndReason::PrepareFailed) if self.state() == Some(LeaseState::Releasing) => {
                 "The preparation failed; the machine is being taken back."
             }
-            Some("prepare-failed") => "The preparation failed.",
-            _ => return self.why_ended(),
+            Some(EndReason::PrepareFailed) => "The preparation failed.",
+            _ => return self.end_text(),
         };
         let detail = self.end.as_ref().and_then(|end| end.detail.as_ref());
-        detail.map_or_else(|| said.to_owned(), |detail| format!("{said} {detail}"))
+        detail.map_or_else(|| text.to_owned(), |detail| format!("{text} {detail}"))
     }
 
     /// What its end means where it never was active.
     fn exit(&self) -> Exit {
-        match self.end.as_ref().map(|end| end.reason.as_str()) {
-            Some("prepare-failed" | "machine-gone") => Exit::NotReady,
-            Some("queue-timeout" | "abandoned") => Exit::Temporary,
+        match self.reason() {
+            Some(EndReason::PrepareFailed | EndReason::MachineGone) => Exit::NotReady,
+            Some(EndReason::QueueTimeout | EndReason::Abandoned) => Exit::Temporary,
             _ => Exit::LeaseLost,
         }
     }
 }
 
-fn gone() -> Failure {
+fn unknown_lease() -> Failure {
     Failure::new(
         Exit::LeaseLost,
         "otter does not know the lease any more: was it started without its state?",

@@ -12,9 +12,9 @@ mod arguments;
 mod client;
 mod command;
 mod exit;
-mod keep;
 mod lease;
 mod progress;
+mod renew;
 
 use std::cell::OnceCell;
 use std::io;
@@ -28,20 +28,20 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::process::Command;
 
 pub use self::arguments::RunCommand;
-use self::client::Client;
-use self::command::Running;
+use self::client::OtterClient;
+use self::command::RunningCommand;
 pub use self::exit::Exit;
-use self::keep::Term;
-use self::lease::{Desk, GivenBack, Lease};
+use self::lease::{Lease, LeaseClient, ReleaseOutcome};
 use self::progress::Progress;
+use self::renew::LeaseExpiry;
 use crate::clock::Clock;
 use crate::fail_points::fail_point;
 use crate::supervisor::{Signal, Signals};
 
 /// How long the answer to a request for a machine is waited for once a signal said to end.
-const LAST_ANSWER: Duration = Duration::from_secs(5);
+const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a killed command may take to be gone.
-const GONE: Duration = Duration::from_secs(5);
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the command did not run, or not to its end.
 #[derive(Debug)]
@@ -60,49 +60,55 @@ impl Failure {
 pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("the runtime cannot be started")?;
-    let code = runtime.block_on(whole(command));
+    let code = runtime.block_on(take_run_release(command));
     // The look-up of a name cannot be ended.
     runtime.shutdown_background();
     Ok(ExitCode::from(code))
 }
 
 /// Takes, runs, gives back.
-async fn whole(command: &RunCommand) -> u8 {
+async fn take_run_release(command: &RunCommand) -> u8 {
     let mut progress = Progress::new(command.quiet);
     let mut signals = match Signals::install() {
-        Ok(signals) => Heard { signals, count: 0 },
-        Err(error) => return fails(&mut progress, Failure::new(Exit::Internal, error.to_string())),
+        Ok(signals) => CountedSignals { signals, count: 0 },
+        Err(error) => {
+            return report_failure(&mut progress, Failure::new(Exit::Internal, error.to_string()));
+        }
     };
-    let desk = match desk(command, &mut progress).await {
-        Ok(desk) => desk,
-        Err(failure) => return fails(&mut progress, failure),
+    let client = match lease_client(command, &mut progress).await {
+        Ok(client) => client,
+        Err(failure) => return report_failure(&mut progress, failure),
     };
     // Outside of what may panic.
     let lease = OnceCell::new();
-    let worked =
-        AssertUnwindSafe(work(command, &desk, &lease, &mut signals, &mut progress)).catch_unwind();
-    let code = match worked.await {
+    let outcome =
+        AssertUnwindSafe(take_and_run(command, &client, &lease, &mut signals, &mut progress))
+            .catch_unwind();
+    let code = match outcome.await {
         Ok(Ok(code)) => code,
-        Ok(Err(failure)) => fails(&mut progress, failure),
+        Ok(Err(failure)) => report_failure(&mut progress, failure),
         // The panic has told of itself.
         Err(_) => Exit::Internal.code(),
     };
     match lease.get() {
-        Some(lease) => give_back(&desk, lease, &mut signals, &mut progress).await.unwrap_or(code),
+        Some(lease) => release(&client, lease, &mut signals, &mut progress).await.unwrap_or(code),
         None => code,
     }
 }
 
-fn fails(progress: &mut Progress, failure: Failure) -> u8 {
+fn report_failure(progress: &mut Progress, failure: Failure) -> u8 {
     let Failure { exit, message } = failure;
     progress.warn(&message);
     exit.code()
 }
 
-async fn desk(command: &RunCommand, progress: &mut Progress) -> Result<Desk, Failure> {
-    let told = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+async fn lease_client(
+    command: &RunCommand,
+    progress: &mut Progress,
+) -> Result<LeaseClient, Failure> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let url = address(command)?;
-    let token = told("OTTER_TOKEN").map(SecretString::from);
+    let token = variable("OTTER_TOKEN").map(SecretString::from);
     let has_token = token.is_some() || command.token_file.is_some();
     let local = ["http://127.", "http://localhost", "http://[::1]"]
         .iter()
@@ -110,191 +116,197 @@ async fn desk(command: &RunCommand, progress: &mut Progress) -> Result<Desk, Fai
     if has_token && url.starts_with("http:") && !local {
         progress.warn(&format!("{url} has no TLS: the token and the lease can be read on the way"));
     }
-    let client = Client::new(command, &url, token).await?;
+    let http = OtterClient::new(command, &url, token).await?;
     let queue_for = command.queue_for.unwrap_or_default();
-    Ok(Desk { client, clock: Clock::system(), retry_for: command.retry_for, queue_for })
+    Ok(LeaseClient { http, clock: Clock::system(), retry_for: command.retry_for, queue_for })
 }
 
 fn address(command: &RunCommand) -> Result<String, Failure> {
-    let told = || std::env::var("OTTER_URL").ok().filter(|url| !url.is_empty());
-    let url = command.url.clone().or_else(told);
+    let variable = || std::env::var("OTTER_URL").ok().filter(|url| !url.is_empty());
+    let url = command.url.clone().or_else(variable);
     url.ok_or_else(|| {
         Failure::new(Exit::Usage, "say where otter is: --url, or OTTER_URL in the environment")
     })
 }
 
 /// All but the giving back. The lease is put where it is found however this ends.
-async fn work(
+async fn take_and_run(
     command: &RunCommand,
-    desk: &Desk,
+    client: &LeaseClient,
     held: &OnceCell<Lease>,
-    signals: &mut Heard,
+    signals: &mut CountedSignals,
     progress: &mut Progress,
 ) -> Result<u8, Failure> {
-    let asked = {
+    let created = {
         let mut waiting = Progress::new(progress.is_quiet());
-        let asking = desk.ask(command, held, &mut waiting);
-        tokio::pin!(asking);
+        let creating = client.create(command, held, &mut waiting);
+        tokio::pin!(creating);
         tokio::select! {
-            asked = &mut asking => asked?,
+            created = &mut creating => created?,
             signal = signals.next() => {
                 // It may be granted already: without the answer it could not be given back.
                 tokio::select! {
-                    _ = asking => {}
-                    () = desk.clock.sleep(LAST_ANSWER) => progress.warn(
+                    _ = creating => {}
+                    () = client.clock.sleep(LAST_ANSWER_TIMEOUT) => progress.warn(
                         "otter did not answer: a machine that it may have granted comes back when its time is over"),
                 }
-                return Ok(128 + number(signal));
+                return Ok(128 + signal_number(signal));
             }
         }
     };
     let lease = held.get().ok_or_else(|| Failure::new(Exit::Internal, "the lease is not kept"))?;
-    if !asked.is_active() {
-        progress.show(&asked.going_on(), None);
+    if !created.is_active() {
+        progress.show(&created.progress_text(), None);
     }
-    let (view, answer) = tokio::select! {
-        active = desk.until_active(lease, progress) => active?,
-        signal = signals.next() => return Ok(128 + number(signal)),
+    let (remote, answer) = tokio::select! {
+        active = client.wait_until_active(lease, progress) => active?,
+        signal = signals.next() => return Ok(128 + signal_number(signal)),
     };
-    let term = Term::of(&view, &answer, desk.clock.elapsed(), command.ttl);
-    let machine = view.machine.clone().unwrap_or_default();
+    let expiry = LeaseExpiry::from_answer(&remote, &answer, client.clock.elapsed(), command.ttl);
+    let machine = remote.machine.clone().unwrap_or_default();
     let address = tokio::select! {
-        address = desk.address(&machine) => address?.unwrap_or_default(),
-        signal = signals.next() => return Ok(128 + number(signal)),
+        address = client.machine_address(&machine) => address?.unwrap_or_default(),
+        signal = signals.next() => return Ok(128 + signal_number(signal)),
     };
-    let name = view.machine_name.as_deref().unwrap_or(&machine);
+    let name = remote.machine_name.as_deref().unwrap_or(&machine);
     let at = if address.is_empty() { String::new() } else { format!(" at {address}") };
-    progress.note(&format!("{name} ({machine}{at}) is held, lease {}", lease.id));
-    let mut to_run = Command::new(&command.command[0]);
-    to_run
+    progress.info(&format!("{name} ({machine}{at}) is held, lease {}", lease.id));
+    let mut process = Command::new(&command.command[0]);
+    process
         .args(&command.command[1..])
         .env("OTTER_URL", self::address(command)?)
         .env("OTTER_MACHINE_ID", &machine)
         .env("OTTER_MACHINE_NAME", name)
         .env("OTTER_MACHINE_IP", address)
-        .env("OTTER_LEASE", lease.shown.expose_secret());
+        .env("OTTER_LEASE", lease.credential.expose_secret());
     if command.no_token {
-        to_run.env_remove("OTTER_TOKEN");
+        process.env_remove("OTTER_TOKEN");
     }
-    let running = Running::start(to_run).map_err(|error| {
+    let running = RunningCommand::start(process).map_err(|error| {
         let exit =
             if error.kind() == io::ErrorKind::NotFound { Exit::NoCommand } else { Exit::CannotRun };
         Failure::new(exit, format!("{}: {error}", command.command[0].display()))
     })?;
-    see_through(command, desk, lease, term, running, signals, progress).await
+    wait_for_command(command, client, lease, expiry, running, signals, progress).await
 }
 
 /// Sees the command to its end: its own, or the one that a signal or the loss of the lease brings.
-async fn see_through(
+async fn wait_for_command(
     command: &RunCommand,
-    desk: &Desk,
+    client: &LeaseClient,
     lease: &Lease,
-    term: Term,
-    mut running: Running,
-    signals: &mut Heard,
+    expiry: LeaseExpiry,
+    mut running: RunningCommand,
+    signals: &mut CountedSignals,
     progress: &mut Progress,
 ) -> Result<u8, Failure> {
-    let keeping = keep::keep(desk, lease, term, command.ttl, Progress::new(command.quiet));
-    tokio::pin!(keeping);
+    let renewing =
+        renew::hold_lease(client, lease, expiry, command.ttl, Progress::new(command.quiet));
+    tokio::pin!(renewing);
     fail_point!("run-command");
-    let mut ending = Ending::Not;
+    let mut termination = Termination::NotRequested;
     let mut lost = None;
     let status = loop {
-        let now = desk.clock.elapsed();
+        let now = client.clock.elapsed();
         tokio::select! {
             biased;
-            status = running.ended() => break status,
-            why = &mut keeping, if lost.is_none() => {
-                progress.warn(&format!("the lease is lost, so the command is ended: {why}"));
-                lost = Some(why);
+            status = running.wait() => break status,
+            reason = &mut renewing, if lost.is_none() => {
+                progress.warn(&format!("the lease is lost, so the command is ended: {reason}"));
+                lost = Some(reason);
                 running.signal(rustix::process::Signal::TERM);
-                ending = ending.by(now + command.kill_after);
+                termination = termination.kill_at(now + command.kill_after);
             }
-            signal = signals.next() => match ending {
-                Ending::Not => {
-                    running.signal(passed_on(signal));
-                    ending = ending.by(now + command.kill_after);
+            signal = signals.next() => match termination {
+                Termination::NotRequested => {
+                    running.signal(os_signal(signal));
+                    termination = termination.kill_at(now + command.kill_after);
                 }
-                _ => ending = kill(&running, now, "a second signal: the command is killed", progress),
+                _ => termination = kill(&running, now, "a second signal: the command is killed", progress),
             },
-            () = ending.due(&desk.clock) => match ending {
-                Ending::Killed(_) => {
+            () = termination.wait_until_due(&client.clock) => match termination {
+                Termination::Killed(_) => {
                     progress.warn("the command is killed and does not go away");
                     let exit = if lost.is_some() { Exit::LeaseLost } else { Exit::Internal };
                     return Ok(exit.code());
                 }
-                _ => ending = kill(&running, now, "the command did not end in time: it is killed", progress),
+                _ => termination = kill(&running, now, "the command did not end in time: it is killed", progress),
             },
         }
     };
-    if ending != Ending::Not {
-        running.sweep();
+    if termination != Termination::NotRequested {
+        running.kill_group();
     }
     match (lost, status) {
         (Some(_), _) => Ok(Exit::LeaseLost.code()),
-        (None, Ok(status)) => Ok(command::code(status)),
+        (None, Ok(status)) => Ok(command::exit_code(status)),
         (None, Err(error)) => {
             Err(Failure::new(Exit::Internal, format!("the command is lost: {error}")))
         }
     }
 }
 
-fn kill(running: &Running, now: Duration, why: &str, progress: &mut Progress) -> Ending {
-    progress.warn(why);
+fn kill(
+    running: &RunningCommand,
+    now: Duration,
+    reason: &str,
+    progress: &mut Progress,
+) -> Termination {
+    progress.warn(reason);
     running.signal(rustix::process::Signal::KILL);
-    Ending::Killed(now + GONE)
+    Termination::Killed(now + KILL_TIMEOUT)
 }
 
 /// How far the command's end is, where it does not end by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    Not,
+enum Termination {
+    NotRequested,
     /// It was told to, and is killed then.
-    Told(Duration),
+    Requested(Duration),
     /// It is given up then.
     Killed(Duration),
 }
 
-impl Ending {
+impl Termination {
     /// It was told to end; what was said before stays.
-    const fn by(self, time: Duration) -> Self {
+    const fn kill_at(self, time: Duration) -> Self {
         match self {
-            Self::Not => Self::Told(time),
+            Self::NotRequested => Self::Requested(time),
             other => other,
         }
     }
 
-    async fn due(self, clock: &Clock) {
+    async fn wait_until_due(self, clock: &Clock) {
         match self {
-            Self::Not => std::future::pending().await,
-            Self::Told(time) | Self::Killed(time) => {
-                clock.sleep(time.saturating_sub(clock.elapsed())).await;
+            Self::NotRequested => std::future::pending().await,
+            Self::Requested(time) | Self::Killed(time) => {
+                clock.sleep(time.saturating_sub(clock.elapsed())).await
             }
         }
     }
 }
 
 /// Gives the machine back. What to exit with where a signal cut that short.
-async fn give_back(
-    desk: &Desk,
+async fn release(
+    client: &LeaseClient,
     lease: &Lease,
-    signals: &mut Heard,
+    signals: &mut CountedSignals,
     progress: &mut Progress,
 ) -> Option<u8> {
     let mut waiting = Progress::new(progress.is_quiet());
-    let giving = desk.give_back(lease, &mut waiting);
-    tokio::pin!(giving);
+    let releasing = client.release(lease, &mut waiting);
+    tokio::pin!(releasing);
     loop {
         tokio::select! {
             biased;
-            given = &mut giving => {
-                match given {
-                    Ok(GivenBack::Free) => progress.note("the machine is given back"),
-                    Ok(GivenBack::SetAside(reason)) => progress.warn(&format!(
+            outcome = &mut releasing => {
+                match outcome {
+                    Ok(ReleaseOutcome::Free) => progress.info("the machine is given back"),
+                    Ok(ReleaseOutcome::Quarantined(reason)) => progress.warn(&format!(
                         "the machine was taken back and is set aside, not free: {reason}")),
-                    Ok(GivenBack::LeftQueue) => progress.note("the place in the queue is given up"),
-                    Ok(GivenBack::Nothing) => {}
-                    Ok(GivenBack::UnderWay) => progress.warn(&format!(
+                    Ok(ReleaseOutcome::LeftQueue) => progress.info("the place in the queue is given up"),
+                    Ok(ReleaseOutcome::EndedByItself) => {}
+                    Ok(ReleaseOutcome::InProgress) => progress.warn(&format!(
                         "otter is still bringing the machine back, and goes on with it (lease {})", lease.id)),
                     // A token that is not valid any more keeps no lease in the queue.
                     Err(failure) if lease.is_queued() && failure.exit == Exit::NotAllowed =>
@@ -313,7 +325,7 @@ async fn give_back(
                     progress.warn(&format!(
                         "a second signal: this ends at once, and the machine may come back only when its time is over \
                          (lease {})", lease.id));
-                    return Some(128 + number(signal));
+                    return Some(128 + signal_number(signal));
                 }
                 progress.warn("the machine is being given back; a second signal ends this at once");
             }
@@ -322,12 +334,12 @@ async fn give_back(
 }
 
 /// Signals, counted.
-struct Heard {
+struct CountedSignals {
     signals: Signals,
     count: u32,
 }
 
-impl Heard {
+impl CountedSignals {
     async fn next(&mut self) -> Signal {
         let signal = self.signals.next().await;
         self.count += 1;
@@ -335,7 +347,7 @@ impl Heard {
     }
 }
 
-const fn passed_on(signal: Signal) -> rustix::process::Signal {
+const fn os_signal(signal: Signal) -> rustix::process::Signal {
     match signal {
         Signal::Terminate => rustix::process::Signal::TERM,
         Signal::Interrupt => rustix::process::Signal::INT,
@@ -343,6 +355,6 @@ const fn passed_on(signal: Signal) -> rustix::process::Signal {
     }
 }
 
-fn number(signal: Signal) -> u8 {
-    u8::try_from(passed_on(signal).as_raw()).unwrap_or_default()
+fn signal_number(signal: Signal) -> u8 {
+    u8::try_from(os_signal(signal).as_raw()).unwrap_or_default()
 }

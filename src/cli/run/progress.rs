@@ -10,22 +10,22 @@ pub struct Progress {
     quiet: bool,
     /// Whether a line may be drawn again, which takes escape sequences.
     terminal: bool,
-    /// What was shown last.
-    shown: String,
+    /// What was last_text last.
+    last_text: String,
     /// Whether the cursor stands behind a line that is to be drawn again.
-    open: bool,
+    has_open_line: bool,
 }
 
 /// How wide a terminal is that does not say.
-const USUAL_WIDTH: usize = 80;
+const DEFAULT_WIDTH: usize = 80;
 
 impl Progress {
     pub fn new(quiet: bool) -> Self {
         Self {
             quiet,
             terminal: std::io::stderr().is_terminal() && crate::cli::allows_colour(),
-            shown: String::new(),
-            open: false,
+            last_text: String::new(),
+            has_open_line: false,
         }
     }
 
@@ -35,7 +35,7 @@ impl Progress {
     }
 
     /// Whether somebody may look on.
-    pub fn has_eyes(&self) -> bool {
+    pub fn is_redrawn(&self) -> bool {
         self.terminal && !self.quiet
     }
 
@@ -48,23 +48,23 @@ impl Progress {
             Some(percent) => format!("otter: {} ({percent} %)", printable(text)),
             None => format!("otter: {}", printable(text)),
         };
-        if text == self.shown {
+        if text == self.last_text {
             return;
         }
         if self.terminal {
             let width = rustix::termios::tcgetwinsize(std::io::stderr())
                 .map_or(0, |size| usize::from(size.ws_col));
-            let width = if width == 0 { USUAL_WIDTH } else { width };
+            let width = if width == 0 { DEFAULT_WIDTH } else { width };
             write(&format!("\r\u{1b}[K{}", text.chars().take(width - 1).collect::<String>()));
-            self.open = true;
+            self.has_open_line = true;
         } else {
             write(&format!("{text}\n"));
         }
-        self.shown = text;
+        self.last_text = text;
     }
 
     /// Says what stays.
-    pub fn note(&mut self, text: &str) {
+    pub fn info(&mut self, text: &str) {
         if !self.quiet {
             self.warn(text);
         }
@@ -72,7 +72,7 @@ impl Progress {
 
     /// The same, however quiet it is to be.
     pub fn warn(&mut self, text: &str) {
-        let begin = if std::mem::take(&mut self.open) { "\r\u{1b}[K" } else { "" };
+        let begin = if std::mem::take(&mut self.has_open_line) { "\r\u{1b}[K" } else { "" };
         write(&format!("{begin}otter: {}\n", printable(text)));
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{
     STAGING, end_lease, granted_lease, lease_header, lease_path, request_lease, with_lease,
 };
-use crate::harness::{Events, Lab, Plan, eventually};
+use crate::harness::{EventStream, Lab, LabOptions, eventually};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -21,8 +21,9 @@ async fn lab() -> (Lab, Clock) {
         settings.leases.max_ttl = Duration::from_hours(1);
         settings.leases.max_total = Duration::from_mins(90);
     };
-    let plan = Plan { pace: Pace::Stepped, clock: clock.clone(), settings, ..Plan::default() };
-    (Lab::with(plan).await, clock)
+    let plan =
+        LabOptions { pace: Pace::Stepped, clock: clock.clone(), settings, ..LabOptions::default() };
+    (Lab::with_options(plan).await, clock)
 }
 
 async fn renew(lab: &Lab, lease: &Value, body: Value) -> Value {
@@ -40,7 +41,7 @@ fn soon(lease: &Value) -> usize {
 #[tokio::test]
 async fn an_event_warns_at_a_fifth_and_the_end_comes_when_it_was_said() {
     let (lab, clock) = lab().await;
-    let mut stream = Events::open(&lab, "?types=lease.changed").await;
+    let mut stream = EventStream::open(&lab, "?types=lease.changed").await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     assert_eq!(
         (&lease["active_at"], &lease["expires_at"]),
@@ -66,7 +67,7 @@ async fn an_event_warns_at_a_fifth_and_the_end_comes_when_it_was_said() {
     clock.advance(MINUTE * 4 + Duration::from_secs(1));
     stream.until(|told| soon(&told.json["object"]) == 2).await;
     clock.advance(MINUTE * 6);
-    lab.until(&lease_path(&lease, ""), |lease| lease["state"] == "expired").await;
+    lab.wait_until(&lease_path(&lease, ""), |lease| lease["state"] == "expired").await;
     let ended = lab.get(&lease_path(&lease, "")).await.json;
     assert_eq!(
         (&ended["end"]["reason"], &ended["end"]["by"]),
@@ -108,7 +109,7 @@ async fn renewals_never_shorten_and_end_with_the_total() {
         (&json!("2026-03-01T13:30:00Z"), &lease["max_expires_at"])
     );
     clock.advance(MINUTE * 20);
-    lab.until(&lease_path(&lease, ""), |lease| lease["state"] == "expired").await;
+    lab.wait_until(&lease_path(&lease, ""), |lease| lease["state"] == "expired").await;
 }
 
 #[tokio::test]
@@ -129,12 +130,14 @@ async fn time_begins_when_the_lease_is_active() {
     )
     .await;
     early.problem(423, "lease-ended");
-    lab.until(&lease_path(&lease, ""), |lease| !lease["job"].is_null()).await;
+    lab.wait_until(&lease_path(&lease, ""), |lease| !lease["job"].is_null()).await;
     let job = lab.get(&lease_path(&lease, "")).await.json["job"].as_str().unwrap().to_owned();
-    lab.until(&format!("/v1/jobs/{job}"), |job| job["phase"] == "letting the machine come to rest")
-        .await;
+    lab.wait_until(&format!("/v1/jobs/{job}"), |job| {
+        job["phase"] == "letting the machine come to rest"
+    })
+    .await;
     clock.advance(MINUTE * 5);
-    lab.until(&lease_path(&lease, ""), |lease| lease["state"] == "active").await;
+    lab.wait_until(&lease_path(&lease, ""), |lease| lease["state"] == "active").await;
     let active = lab.get(&lease_path(&lease, "")).await.json;
     assert_eq!(
         (&active["active_at"], &active["expires_at"]),
@@ -152,7 +155,7 @@ async fn who_waits_in_vain_fails_and_who_does_not_ask_is_dropped() {
     let dropped = request_lease(&lab, wanted("30m")).await.expect(202).json;
     assert_eq!((&vain["position"], &dropped["position"]), (&json!(0), &json!(1)));
     clock.advance(MINUTE + Duration::from_secs(1));
-    lab.until(&lease_path(&vain, ""), |lease| lease["state"] == "failed").await;
+    lab.wait_until(&lease_path(&vain, ""), |lease| lease["state"] == "failed").await;
     let told = lab.get(&lease_path(&vain, "/wait")).await.problem(409, "no-free-machine");
     assert!(told.str("detail").contains("queue-timeout"), "{}", told.text);
     // Of two waiters the one that is asked about stays.
@@ -160,7 +163,8 @@ async fn who_waits_in_vain_fails_and_who_does_not_ask_is_dropped() {
     clock.advance(Duration::from_secs(50));
     assert_eq!(lab.get(&lease_path(&asked, "")).await.json["state"], "queued");
     clock.advance(Duration::from_secs(75));
-    lab.until("/v1/leases?state=failed", |list| list["items"].as_array().unwrap().len() == 2).await;
+    lab.wait_until("/v1/leases?state=failed", |list| list["items"].as_array().unwrap().len() == 2)
+        .await;
     let told = lab.get(&lease_path(&dropped, "")).await.json;
     assert_eq!((&told["state"], &told["end"]["reason"]), (&json!("failed"), &json!("abandoned")));
     lab.get(&lease_path(&dropped, "/wait")).await.problem(409, "lease-failed");
@@ -201,7 +205,7 @@ async fn a_jump_of_the_wall_clock_moves_the_end_that_is_shown() {
     let (lab, clock) = lab().await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "1h"})).await;
     assert_eq!(lease["expires_at"], "2026-03-01T13:00:00Z");
-    let mut stream = Events::open(&lab, "?types=lease.changed").await;
+    let mut stream = EventStream::open(&lab, "?types=lease.changed").await;
     clock.jump(jiff::SignedDuration::from_hours(5));
     clock.advance(Duration::from_secs(10));
     let told = stream.event().await;
@@ -216,7 +220,7 @@ async fn what_is_kept_of_a_machine_that_is_absent_for_long_is_forgotten_but_no_f
     let first = granted_lease(&lab, take()).await;
     end_lease(&lab, &first).await;
     let gone = lab.control().mutate(|world| world.remove_machine("16")).unwrap();
-    lab.until_gone("16").await;
+    lab.wait_until_gone("16").await;
     // Every hour otter looks who is absent. The first time is at the first checkpoint.
     let kept = async || lab.store.stored_machines().await.unwrap().len();
     clock.advance(Duration::from_secs(10));
@@ -229,7 +233,7 @@ async fn what_is_kept_of_a_machine_that_is_absent_for_long_is_forgotten_but_no_f
     clock.advance(Duration::from_hours(1));
     eventually("the machine to be forgotten", async || kept().await == 0).await;
     lab.control().mutate(|world| world.add_machine(gone));
-    lab.until_seen("16", "name", json!(STAGING)).await;
+    lab.wait_for_field("16", "name", json!(STAGING)).await;
     let second = granted_lease(&lab, take()).await;
     assert!(second["fence"].as_u64() > first["fence"].as_u64(), "{second}");
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     STAGING, granted_lease, lease_header, lease_path, request_lease, with_lease, with_pools,
 };
-use crate::harness::{Answer, Events, Lab, Plan, eventually, machine};
+use crate::harness::{Answer, EventStream, Lab, LabOptions, eventually, machine_path};
 
 /// The fields of a lease, as the contract names them.
 const FIELDS: &str = "id state machine machine_name select pool holder requested_by reference position ttl queue_for \
@@ -52,13 +52,13 @@ fn is_lease(lease: &Value, state: &str, null: &str) {
 
 #[tokio::test]
 async fn a_lease_has_every_field_in_every_state() {
-    let lab = Lab::with(Plan {
+    let lab = Lab::with_options(LabOptions {
         settings: with_pools,
         pace: otter::simulator::Pace::Stepped,
-        ..Plan::default()
+        ..LabOptions::default()
     })
     .await;
-    let mut stream = Events::open(&lab, "?types=lease.changed").await;
+    let mut stream = EventStream::open(&lab, "?types=lease.changed").await;
     let body = json!({"select": {"name": STAGING}, "ttl": "30m", "prepare": {"power": "on"}});
     let preparing = granted_lease(&lab, body).await;
     is_lease(
@@ -105,7 +105,7 @@ async fn a_lease_has_every_field_in_every_state() {
     let list = lab.get("/v1/leases").await.expect(200).json;
     has(&list, "items next version");
     assert_eq!(list["items"][0]["id"], queued.json["id"], "newest first");
-    let dropped = Answer::of(lab.request(Method::DELETE, &lease_path(&queued.json, "")))
+    let dropped = Answer::from_request(lab.request(Method::DELETE, &lease_path(&queued.json, "")))
         .await
         .expect(200)
         .json;
@@ -127,7 +127,9 @@ async fn a_lease_has_every_field_in_every_state() {
     );
     let id = preparing["id"].as_str().unwrap();
     let told = stream
-        .until(|told| told.is("lease.changed", id) && told.json["object"]["state"] == "released")
+        .until(|told| {
+            told.is_about("lease.changed", id) && told.json["object"]["state"] == "released"
+        })
         .await;
     for told in &told {
         has(&told.json["object"], FIELDS);
@@ -139,9 +141,10 @@ async fn a_lease_has_every_field_in_every_state() {
         &pools["items"][0],
         "name machine_count free_count held_count quarantined_count waiting_count",
     );
-    let put =
-        lab.request(Method::PUT, &machine(STAGING, "/quarantine")).json(&json!({"reason": "mine"}));
-    let aside = Answer::of(put).await.expect(200).json["quarantine"].take();
+    let put = lab
+        .request(Method::PUT, &machine_path(STAGING, "/quarantine"))
+        .json(&json!({"reason": "mine"}));
+    let aside = Answer::from_request(put).await.expect(200).json["quarantine"].take();
     has(&aside, "reason by since automatic job");
     assert_eq!(
         (&aside["by"], &aside["automatic"], &aside["job"]),
@@ -152,14 +155,14 @@ async fn a_lease_has_every_field_in_every_state() {
 #[tokio::test]
 async fn a_secret_is_told_to_who_asked_alone_and_kept_nowhere() {
     let state = tempfile::tempdir().unwrap();
-    let lab = Lab::kept(state.path(), Plan::default()).await;
-    lab.ready().await;
-    let mut stream = Events::open(&lab, "?initial=true").await;
+    let lab = Lab::with_state_dir_and_options(state.path(), LabOptions::default()).await;
+    lab.wait_until_ready().await;
+    let mut stream = EventStream::open(&lab, "?initial=true").await;
     let key = [("idempotency-key", "k")];
     let body = json!({"select": {"name": STAGING}, "ttl": "30m"});
     let lease = lab.post_with("/v1/leases", body.clone(), &key).await.expect(201).json;
     let secret = lease["secret"].as_str().unwrap().to_owned();
-    let on = machine(STAGING, "/power?wait=20s");
+    let on = machine_path(STAGING, "/power?wait=20s");
     let wrong = format!("{}.{}", lease["id"].as_str().unwrap(), "0".repeat(64));
     let refused = with_lease(&lab, Method::POST, &on, &wrong, Some(json!({"action": "on"}))).await;
     let job =
@@ -192,7 +195,9 @@ async fn a_secret_is_told_to_who_asked_alone_and_kept_nowhere() {
     told.push(ended.text);
     let id = lease["id"].as_str().unwrap();
     let events = stream
-        .until(|told| told.is("lease.changed", id) && told.json["object"]["state"] == "released")
+        .until(|told| {
+            told.is_about("lease.changed", id) && told.json["object"]["state"] == "released"
+        })
         .await;
     told.extend(events.iter().map(|told| told.json.to_string()));
     assert!(told.iter().all(|told| !told.contains(&secret)));

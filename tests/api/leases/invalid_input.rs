@@ -120,7 +120,7 @@ async fn bodies_that_ask_for_what_cannot_be() {
     }
     let text =
         lab.request(Method::POST, "/v1/leases").header("content-type", "text/plain").body("{}");
-    Answer::of(text).await.problem(415, "unsupported-media-type");
+    Answer::from_request(text).await.problem(415, "unsupported-media-type");
     let long = "x".repeat(513);
     lab.post_with("/v1/leases", with("ttl", json!("1m")), &[("otter-reference", &long)])
         .await
@@ -177,16 +177,16 @@ async fn a_name_that_becomes_ambiguous_while_its_lease_is_queued_waits_until_it_
     let waits = request_lease(&lab, body).await.expect(202).json;
     let before = name_of("18");
     rename("18", STAGING);
-    lab.until_seen("18", "name", json!(STAGING)).await;
+    lab.wait_for_field("18", "name", json!(STAGING)).await;
     end_lease(&lab, &first).await;
-    lab.until_seen("16", "free", json!(true)).await;
+    lab.wait_for_field("16", "free", json!(true)).await;
     assert_eq!(
         lab.get(&lease_path(&waits, "")).await.json["state"],
         "queued",
         "two machines go by the name"
     );
     rename("18", &before);
-    lab.until(&lease_path(&waits, ""), |lease| lease["state"] == "active").await;
+    lab.wait_until(&lease_path(&waits, ""), |lease| lease["state"] == "active").await;
     assert_eq!(lab.get(&lease_path(&waits, "")).await.json["machine"], "16");
 }
 
@@ -233,7 +233,7 @@ async fn a_wait_for_a_release_whose_time_is_up_says_so_and_the_release_goes_on()
     lab.control().mutate(|world| {
         world.machine_mut("16").unwrap().power = otter::simulator::world::PowerState::On;
     });
-    lab.until_seen("16", "power_state", json!("on")).await;
+    lab.wait_for_field("16", "power_state", json!("on")).await;
     let waited = with_lease(
         &lab,
         Method::DELETE,
@@ -244,20 +244,20 @@ async fn a_wait_for_a_release_whose_time_is_up_says_so_and_the_release_goes_on()
     .await;
     let told = waited.problem(504, "wait-timeout");
     assert_eq!(told.json["lease"], lease["id"]);
-    let task = lab.task_of("16").await;
+    let task = lab.wait_for_machine_task("16").await;
     assert_eq!(
         lab.machine(STAGING).await["not_free_because"],
         json!(["powered_on", "leased", "job"])
     );
     lab.get(&format!("/v1/machines/find?free=true&name={STAGING}")).await.problem(404, "not-found");
     let free = format!("/v1/machines/name:{STAGING}/wait?until=free&wait=14s");
-    let waiting = tokio::spawn(Answer::of(lab.request(Method::GET, &free)));
+    let waiting = tokio::spawn(Answer::from_request(lab.request(Method::GET, &free)));
     lab.control().finish_task(&task);
     assert_eq!(
         waiting.await.unwrap().expect(200).json["lease"],
         Value::Null,
         "free once it is nobody's"
     );
-    lab.until(&lease_path(&lease, ""), |lease| lease["state"] == "released").await;
+    lab.wait_until(&lease_path(&lease, ""), |lease| lease["state"] == "released").await;
     assert_eq!(lab.machine(STAGING).await["free"], true);
 }

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use super::{
     STAGING, end_lease, granted_lease, lab, lease_header, lease_path, request_lease, with_lease,
 };
-use crate::harness::{Answer, Lab, eventually, machine};
+use crate::harness::{Answer, Lab, eventually, machine_path};
 
 /// Every call that changes the machine, in an order in which all of them can be done.
 fn changes() -> Vec<(Method, String, Option<Value>)> {
-    let on = |rest: &str| machine(STAGING, rest);
+    let on = |rest: &str| machine_path(STAGING, rest);
     let of = |name: &str, rest: &str| on(&format!("/snapshots/{name}{rest}"));
     vec![
         (Method::POST, on("/snapshots?wait=20s"), Some(json!({"name": "new"}))),
@@ -48,8 +48,10 @@ async fn call(
     if let Some(body) = body {
         request = request.json(body);
     }
-    Answer::of(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)))
-        .await
+    Answer::from_request(
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)),
+    )
+    .await
 }
 
 fn question(lab: &Lab) {
@@ -83,8 +85,8 @@ async fn nothing_of_a_leased_machine_is_changed_without_its_lease() {
         let asks = change.1.contains("/answer");
         if asks {
             question(&lab);
-            lab.until_seen("16", "free", json!(false)).await;
-            lab.until("/v1/machines/16", |machine| !machine["question"].is_null()).await;
+            lab.wait_for_field("16", "free", json!(false)).await;
+            lab.wait_until("/v1/machines/16", |machine| !machine["question"].is_null()).await;
         }
         let before = changed(&lab);
         let refused = call(&lab, &change, &[]).await.problem(423, "machine-leased");
@@ -136,8 +138,9 @@ async fn a_late_call_is_told_that_its_lease_has_ended_and_does_nothing_whoever_h
 async fn what_an_operator_does_over_a_lease_is_recorded_once_and_only_if_it_was_taken() {
     let lab = lab().await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
-    let on = (Method::POST, machine(STAGING, "/power?wait=20s"), Some(json!({"action": "on"})));
-    let nonsense = (Method::POST, machine(STAGING, "/power"), Some(json!({"action": "fly"})));
+    let on =
+        (Method::POST, machine_path(STAGING, "/power?wait=20s"), Some(json!({"action": "on"})));
+    let nonsense = (Method::POST, machine_path(STAGING, "/power"), Some(json!({"action": "fly"})));
     for (change, headers) in [
         (&nonsense, vec![("otter-override", "because")]),
         (&on, vec![("otter-override", "")]),
@@ -174,13 +177,13 @@ async fn every_answer_to_a_call_that_shows_its_lease_says_when_that_ends() {
     let lab = lab().await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     let header = lease_header(&lease);
-    let power = machine(STAGING, "/power");
+    let power = machine_path(STAGING, "/power");
     for (method, path, body, status) in [
-        (Method::GET, machine(STAGING, ""), None, 200),
+        (Method::GET, machine_path(STAGING, ""), None, 200),
         (Method::GET, "/v1/machines".to_owned(), None, 200),
         (Method::GET, lease_path(&lease, ""), None, 200),
         (Method::GET, lease_path(&lease, "/wait?wait=1s"), None, 200),
-        (Method::GET, machine(STAGING, "/properties?path=name"), None, 200),
+        (Method::GET, machine_path(STAGING, "/properties?path=name"), None, 200),
         (Method::GET, "/v1/machines/none".to_owned(), None, 404),
         (Method::GET, "/v1/nowhere".to_owned(), None, 404),
         (Method::DELETE, "/v1/machines".to_owned(), None, 405),
@@ -189,15 +192,21 @@ async fn every_answer_to_a_call_that_shows_its_lease_says_when_that_ends() {
         (Method::GET, "/v1/jobs?state=x".to_owned(), None, 400),
         (Method::POST, power.clone(), Some(json!({"action": "fly"})), 400),
         (Method::POST, power.clone(), Some(json!({"action": "off"})), 202),
-        (Method::POST, machine("ci-runner-1", "/revert"), Some(json!({"snapshot": "none"})), 404),
+        (
+            Method::POST,
+            machine_path("ci-runner-1", "/revert"),
+            Some(json!({"snapshot": "none"})),
+            404,
+        ),
         (Method::POST, lease_path(&lease, "/renew"), Some(json!({"ttl": "0s"})), 400),
     ] {
         let answer = with_lease(&lab, method, &path, &header, body).await.expect(status);
         assert_eq!(answer.header("otter-lease-expires"), lease["expires_at"].as_str(), "{path}");
     }
     // It is no error to read with a lease that is none.
-    let read =
-        with_lease(&lab, Method::GET, &machine(STAGING, ""), "nonsense", None).await.expect(200);
+    let read = with_lease(&lab, Method::GET, &machine_path(STAGING, ""), "nonsense", None)
+        .await
+        .expect(200);
     assert_eq!(read.header("otter-lease-expires"), None);
 }
 
@@ -211,11 +220,11 @@ async fn a_machine_that_is_renamed_or_powered_by_hand_stays_its_holders_and_is_o
         machine.name = "renamed".to_owned();
         machine.power = otter::simulator::world::PowerState::On;
     });
-    lab.until("/v1/machines/16", |machine| machine["name"] == "renamed").await;
+    lab.wait_until("/v1/machines/16", |machine| machine["name"] == "renamed").await;
     let seen = lab.get("/v1/machines/16").await.json;
     assert_eq!((&seen["lease"]["id"], &seen["power_state"]), (&lease["id"], &json!("on")));
     assert_eq!(lab.get(&lease_path(&lease, "")).await.json["state"], "active");
-    let off = machine("renamed", "/power?wait=20s");
+    let off = machine_path("renamed", "/power?wait=20s");
     lab.post(&off, json!({"action": "off"})).await.problem(423, "machine-leased");
     assert_eq!(end_lease(&lab, &lease).await["state"], "released");
     let free = lab.get("/v1/machines/16").await.json;
@@ -230,7 +239,7 @@ async fn a_machine_that_its_holder_suspended_is_never_free_as_it_is() {
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     for action in ["on", "suspend"] {
         let body = Some(json!({"action": action}));
-        let power = machine(STAGING, "/power?wait=20s");
+        let power = machine_path(STAGING, "/power?wait=20s");
         with_lease(&lab, Method::POST, &power, &lease_header(&lease), body).await.expect(200);
     }
     let ended = end_lease(&lab, &lease).await;
@@ -252,12 +261,12 @@ async fn waiters_of_a_lease_that_is_taken_away_hear_of_it_at_once() {
     let queued = request_lease(&lab, queued).await.expect(202).json;
     // The one that waits first, or it would be granted what the other gives back.
     for lease in [&queued, &preparing] {
-        let waiting = tokio::spawn(Answer::of(
+        let waiting = tokio::spawn(Answer::from_request(
             lab.request(Method::GET, &lease_path(lease, "/wait?wait=14s")),
         ));
         lab.get(&lease_path(lease, "/wait?wait=0s")).await.problem(504, "wait-timeout");
         let revoke = lab.request(Method::DELETE, &lease_path(lease, "?reason=mine"));
-        let revoked = Answer::of(revoke).await.expect(200).json;
+        let revoked = Answer::from_request(revoke).await.expect(200).json;
         assert_eq!(
             (&revoked["end"]["reason"], &revoked["end"]["detail"]),
             (&json!("revoked"), &json!("mine"))

@@ -20,12 +20,12 @@ use otter::simulator::Fault;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Events, Lab, eventually, machine};
+use crate::harness::{Answer, EventStream, Lab, eventually, machine_path};
 
 const STAGING: &str = "qubes-4.2-sdw-staging";
 
 async fn lab() -> Lab {
-    Lab::tuned(with_pools).await
+    Lab::with_settings(with_pools).await
 }
 
 fn with_pools(settings: &mut Settings) {
@@ -77,7 +77,7 @@ async fn with_lease(
     if let Some(body) = body {
         request = request.json(&body);
     }
-    Answer::of(request).await
+    Answer::from_request(request).await
 }
 
 async fn end_lease(lab: &Lab, lease: &Value) -> Value {
@@ -104,7 +104,7 @@ async fn a_machine_is_taken_changed_and_given_back_off_and_free() {
     let read = lab.get(&lease_path(&lease, "")).await.expect(200).json;
     assert_eq!(read["secret"], Value::Null, "shown to who asked alone");
 
-    let on = machine(STAGING, "/power?wait=20s");
+    let on = machine_path(STAGING, "/power?wait=20s");
     let refused = lab.post(&on, json!({"action": "on"})).await.problem(423, "machine-leased");
     assert!(
         refused.str("detail").contains("nightly 7") && refused.json["lease"] == lease["id"],
@@ -207,8 +207,9 @@ async fn who_comes_later_waits_in_order_and_gets_the_machine() {
         (&second["position"], &third["position"], &third["state"]),
         (&json!(0), &json!(1), &json!("queued"))
     );
-    let waiting =
-        tokio::spawn(Answer::of(lab.request(Method::GET, &lease_path(&second, "/wait?wait=20s"))));
+    let waiting = tokio::spawn(Answer::from_request(
+        lab.request(Method::GET, &lease_path(&second, "/wait?wait=20s")),
+    ));
     end_lease(&lab, &first).await;
     let active = waiting.await.unwrap().expect(200).json;
     assert_eq!((&active["machine_name"], &active["fence"]), (&json!(STAGING), &json!(2)));
@@ -216,7 +217,7 @@ async fn who_comes_later_waits_in_order_and_gets_the_machine() {
     let deleted = lab
         .request(Method::DELETE, &lease_path(&third, ""))
         .header("otter-lease", lease_header(&third));
-    assert_eq!(Answer::of(deleted).await.expect(200).json["state"], "released");
+    assert_eq!(Answer::from_request(deleted).await.expect(200).json["state"], "released");
     lab.get(&lease_path(&third, "/wait?wait=1s")).await.problem(409, "lease-failed");
 }
 
@@ -294,7 +295,9 @@ async fn of_many_who_ask_at_once_no_two_get_one_machine() {
     let lab = lab().await;
     let asked = (0..40).map(|_| {
         let request = lab.request(Method::POST, "/v1/leases");
-        tokio::spawn(Answer::of(request.json(&json!({"select": {"pool": "qubes"}, "ttl": "5m"}))))
+        tokio::spawn(Answer::from_request(
+            request.json(&json!({"select": {"pool": "qubes"}, "ttl": "5m"})),
+        ))
     });
     let mut machines = Vec::new();
     for answer in asked.collect::<Vec<_>>() {
@@ -320,7 +323,7 @@ async fn a_failed_preparation_sets_the_machine_aside_and_fails_the_lease() {
     let failed = lab.get(&lease_path(&lease, "/wait?wait=20s")).await.problem(409, "lease-failed");
     assert!(failed.str("detail").contains("prepare-failed"), "{}", failed.text);
     assert_eq!(failed.json["fault"]["type"], "NoDiskSpace");
-    lab.until(&lease_path(&lease, ""), |lease| lease["state"] == "failed").await;
+    lab.wait_until(&lease_path(&lease, ""), |lease| lease["state"] == "failed").await;
     let seen = lab.machine(STAGING).await;
     assert_eq!(seen["not_free_because"], json!(["quarantined"]));
     assert_eq!(
@@ -330,8 +333,8 @@ async fn a_failed_preparation_sets_the_machine_aside_and_fails_the_lease() {
     request_lease(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"}))
         .await
         .problem(409, "no-free-machine");
-    let cleared = lab.request(Method::DELETE, &machine(STAGING, "/quarantine"));
-    assert_eq!(Answer::of(cleared).await.expect(200).json["quarantine"], Value::Null);
+    let cleared = lab.request(Method::DELETE, &machine_path(STAGING, "/quarantine"));
+    assert_eq!(Answer::from_request(cleared).await.expect(200).json["quarantine"], Value::Null);
     granted_lease(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await;
 }
 
@@ -339,7 +342,7 @@ async fn a_failed_preparation_sets_the_machine_aside_and_fails_the_lease() {
 async fn a_failed_release_sets_the_machine_aside() {
     let lab = lab().await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
-    let on = machine(STAGING, "/power?wait=20s");
+    let on = machine_path(STAGING, "/power?wait=20s");
     with_lease(&lab, Method::POST, &on, &lease_header(&lease), Some(json!({"action": "on"})))
         .await
         .expect(200);
@@ -358,21 +361,24 @@ async fn a_failed_release_sets_the_machine_aside() {
 async fn an_operator_sets_aside_acts_over_and_revokes() {
     let lab = lab().await;
     let put = lab
-        .request(Method::PUT, &machine("qubes-4.3-nightly", "/quarantine"))
+        .request(Method::PUT, &machine_path("qubes-4.3-nightly", "/quarantine"))
         .json(&json!({"reason": "its disk"}));
-    assert_eq!(Answer::of(put).await.expect(200).json["quarantine"]["reason"], "its disk");
+    assert_eq!(
+        Answer::from_request(put).await.expect(200).json["quarantine"]["reason"],
+        "its disk"
+    );
     request_lease(&lab, json!({"select": {"name": "qubes-4.3-nightly"}, "ttl": "5m"}))
         .await
         .problem(409, "no-free-machine");
 
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
-    let on = machine(STAGING, "/power?wait=20s");
+    let on = machine_path(STAGING, "/power?wait=20s");
     let over = [("otter-override", "the lab burns")];
     lab.post_with(&on, json!({"action": "on"}), &over).await.expect(200);
     let warned = lab.get(&lease_path(&lease, "")).await.expect(200).json;
     assert!(warned["warnings"][0].as_str().unwrap().contains("the lab burns"), "{warned}");
     let revoke = lab.request(Method::DELETE, &lease_path(&lease, "?reason=needed%20now&wait=20s"));
-    let revoked = Answer::of(revoke).await.expect(200).json;
+    let revoked = Answer::from_request(revoke).await.expect(200).json;
     assert_eq!(
         (&revoked["state"], &revoked["end"]["detail"]),
         (&json!("revoked"), &json!("needed now"))
@@ -384,21 +390,21 @@ async fn an_operator_sets_aside_acts_over_and_revokes() {
 async fn a_revoke_ends_the_old_holders_jobs_and_waits_before_the_release_begins() {
     let lab = Lab::stepped().await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
-    let on = machine(STAGING, "/power");
+    let on = machine_path(STAGING, "/power");
     let running =
         with_lease(&lab, Method::POST, &on, &lease_header(&lease), Some(json!({"action": "on"})))
             .await
             .expect(202)
             .json;
-    let task = lab.on_the_host(&running).await;
+    let task = lab.wait_for_job_task(&running).await;
     let queued =
         with_lease(&lab, Method::POST, &on, &lease_header(&lease), Some(json!({"action": "off"})))
             .await
             .expect(202)
             .json;
     let waiting = format!("/v1/jobs/{}/wait?wait=20s", queued["id"].as_str().unwrap());
-    let waiting = tokio::spawn(Answer::of(lab.request(Method::GET, &waiting)));
-    Answer::of(lab.request(Method::DELETE, &lease_path(&lease, ""))).await.expect(200);
+    let waiting = tokio::spawn(Answer::from_request(lab.request(Method::GET, &waiting)));
+    Answer::from_request(lab.request(Method::DELETE, &lease_path(&lease, ""))).await.expect(200);
     waiting.await.unwrap().problem(409, "job-cancelled");
     assert_eq!(lab.get(&lease_path(&lease, "")).await.json["state"], "releasing");
     let late =
@@ -406,18 +412,22 @@ async fn a_revoke_ends_the_old_holders_jobs_and_waits_before_the_release_begins(
             .await;
     late.problem(423, "lease-ended");
     lab.control().finish_task(&task);
-    let ended = lab.ended(&running).await;
+    let ended = lab.wait_for_end(&running).await;
     assert!(ended["state"] == "succeeded" || ended["state"] == "cancelled", "{ended}");
-    let off = if ended["state"] == "succeeded" { Some(lab.task_of("16").await) } else { None };
+    let off = if ended["state"] == "succeeded" {
+        Some(lab.wait_for_machine_task("16").await)
+    } else {
+        None
+    };
     off.inspect(|task| lab.control().finish_task(task));
-    lab.until(&lease_path(&lease, ""), |lease| lease["state"] == "revoked").await;
+    lab.wait_until(&lease_path(&lease, ""), |lease| lease["state"] == "revoked").await;
     assert_eq!(lab.machine(STAGING).await["free"], true);
 }
 
 #[tokio::test]
 async fn time_runs_out_and_renewals_hold_it_off() {
     let lab = lab().await;
-    let mut stream = Events::open(&lab, "?types=lease.changed").await;
+    let mut stream = EventStream::open(&lab, "?types=lease.changed").await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "1s"})).await;
     let renewed = with_lease(
         &lab,
@@ -430,13 +440,13 @@ async fn time_runs_out_and_renewals_hold_it_off() {
     .expect(200)
     .json;
     assert!(renewed["expires_at"].as_str() >= lease["expires_at"].as_str());
-    lab.until(&lease_path(&lease, ""), |lease| lease["state"] == "expired").await;
+    lab.wait_until(&lease_path(&lease, ""), |lease| lease["state"] == "expired").await;
     assert_eq!(lab.machine(STAGING).await["free"], true);
     let id = lease["id"].as_str().unwrap();
     let told = stream.until(|told| told.json["object"]["state"] == "expired").await;
     let states: BTreeSet<&str> = told
         .iter()
-        .filter(|told| told.is("lease.changed", id))
+        .filter(|told| told.is_about("lease.changed", id))
         .map(|told| told.json["object"]["state"].as_str().unwrap())
         .collect();
     assert!(states.contains("active") && states.contains("releasing"), "{states:?}");
@@ -452,7 +462,7 @@ async fn a_machine_that_vanishes_ends_its_lease_and_comes_back_set_aside() {
         world.remove_machine("16");
         kept
     });
-    lab.until(&lease_path(&lease, ""), |lease| lease["state"] == "failed").await;
+    lab.wait_until(&lease_path(&lease, ""), |lease| lease["state"] == "failed").await;
     assert_eq!(lab.get(&lease_path(&lease, "")).await.json["end"]["reason"], "machine-gone");
     // Under another id it is still that machine.
     lab.control().mutate(|world| {
@@ -462,8 +472,10 @@ async fn a_machine_that_vanishes_ends_its_lease_and_comes_back_set_aside() {
         back.current_snapshot = None;
         world.add_machine(back);
     });
-    lab.until("/v1/machines/99", |machine| machine["not_free_because"] == json!(["quarantined"]))
-        .await;
+    lab.wait_until("/v1/machines/99", |machine| {
+        machine["not_free_because"] == json!(["quarantined"])
+    })
+    .await;
     let seen = lab.get("/v1/machines/99").await.json;
     assert!(seen["quarantine"]["reason"].as_str().unwrap().contains("vanished"), "{seen}");
     request_lease(&lab, json!({"select": {"machine": "99"}, "ttl": "1m"}))
@@ -527,7 +539,7 @@ async fn what_cannot_be_is_refused_at_once_and_by_place() {
     request_lease(&lab, missing).await.problem(404, "not-found");
 
     let lease = granted_lease(&lab, json!({"select": good, "ttl": "1m"})).await;
-    let on = machine(STAGING, "/power");
+    let on = machine_path(STAGING, "/power");
     let call = async |header: &str| {
         with_lease(&lab, Method::POST, &on, header, Some(json!({"action": "on"}))).await
     };
@@ -549,7 +561,9 @@ async fn what_cannot_be_is_refused_at_once_and_by_place() {
         .request(Method::POST, &on)
         .header("otter-lease", lease_header(&lease))
         .header("otter-lease", lease_header(&lease));
-    Answer::of(twice.json(&json!({"action": "on"}))).await.problem(400, "invalid-request");
+    Answer::from_request(twice.json(&json!({"action": "on"})))
+        .await
+        .problem(400, "invalid-request");
     let foreign = granted_lease(&lab, json!({"select": {"pool": "qubes"}, "ttl": "1m"})).await;
     call(&lease_header(&foreign)).await.problem(423, "machine-leased");
     lab.get("/v1/leases/nonsense").await.problem(404, "not-found");

@@ -9,7 +9,7 @@ use super::{
     STAGING, end_lease, granted_lease, lab, lease_header, lease_path, request_lease, with_lease,
     with_pools,
 };
-use crate::harness::{Answer, Lab, machine};
+use crate::harness::{Answer, Lab, machine_path};
 
 const NIGHTLY: &str = "qubes-4.3-nightly";
 
@@ -20,11 +20,15 @@ async fn pool(lab: &Lab, name: &str) -> Value {
 }
 
 async fn aside(lab: &Lab, name: &str, body: Value) -> Answer {
-    Answer::of(lab.request(Method::PUT, &machine(name, "/quarantine")).json(&body)).await
+    Answer::from_request(lab.request(Method::PUT, &machine_path(name, "/quarantine")).json(&body))
+        .await
 }
 
 async fn cleared(lab: &Lab, name: &str) -> Value {
-    Answer::of(lab.request(Method::DELETE, &machine(name, "/quarantine"))).await.expect(200).json
+    Answer::from_request(lab.request(Method::DELETE, &machine_path(name, "/quarantine")))
+        .await
+        .expect(200)
+        .json
 }
 
 #[tokio::test]
@@ -35,7 +39,7 @@ async fn a_line_of_the_annotation_puts_a_machine_into_a_pool_and_pools_count() {
             id,
             "What it is for.\n  otter.pool: nightly \notter.pool:other\nsee otter.pool: none",
         );
-        lab.until(&format!("/v1/machines/{id}"), |machine| {
+        lab.wait_until(&format!("/v1/machines/{id}"), |machine| {
             machine["pools"].as_array().unwrap().len() > 1
         })
         .await;
@@ -60,7 +64,7 @@ async fn a_line_of_the_annotation_puts_a_machine_into_a_pool_and_pools_count() {
     request_lease(&lab, waiting).await.expect(202);
     assert_eq!(count(&pool(&lab, "nightly").await), [3, 0, 2, 1, 1]);
     lab.annotate("32", "");
-    lab.until("/v1/machines/32", |machine| machine["pools"] == json!([])).await;
+    lab.wait_until("/v1/machines/32", |machine| machine["pools"] == json!([])).await;
     assert_eq!(
         lab.get(&lease_path(&lease, "")).await.json["state"],
         "active",
@@ -106,10 +110,10 @@ async fn what_is_set_aside_is_not_granted_until_it_is_taken_back() {
     let waiting = request_lease(&lab, waiting).await.expect(202).json;
     assert_eq!(cleared(&lab, STAGING).await["quarantine"], Value::Null);
     assert_eq!(cleared(&lab, STAGING).await["quarantine"], Value::Null, "the same answer");
-    lab.until(&lease_path(&waiting, ""), |lease| lease["state"] == "active").await;
+    lab.wait_until(&lease_path(&waiting, ""), |lease| lease["state"] == "active").await;
     // Set aside while it is held, it stays its holder's, and is not granted after.
     aside(&lab, STAGING, json!({"reason": "three"})).await.expect(200);
-    let on = machine(STAGING, "/power?wait=20s");
+    let on = machine_path(STAGING, "/power?wait=20s");
     with_lease(&lab, Method::POST, &on, &lease_header(&waiting), Some(json!({"action": "on"})))
         .await
         .expect(200);
@@ -127,7 +131,7 @@ async fn what_is_set_aside_is_not_granted_until_it_is_taken_back() {
 
 #[tokio::test]
 async fn protected_machines_and_templates_are_never_granted_whatever_they_are_asked_by() {
-    let lab = Lab::tuned(|settings: &mut Settings| {
+    let lab = Lab::with_settings(|settings: &mut Settings| {
         with_pools(settings);
         // To the letter, and by id.
         settings.protection.protected =
@@ -136,8 +140,8 @@ async fn protected_machines_and_templates_are_never_granted_whatever_they_are_as
     .await;
     lab.annotate("42", "otter.pool: gold");
     lab.annotate("43", "otter.pool: gold");
-    lab.until("/v1/pools", |pools| pools["items"].to_string().contains("gold")).await;
-    lab.until("/v1/machines/43", |machine| machine["pools"] == json!(["gold"])).await;
+    lab.wait_until("/v1/pools", |pools| pools["items"].to_string().contains("gold")).await;
+    lab.wait_until("/v1/machines/43", |machine| machine["pools"] == json!(["gold"])).await;
     for never in [
         json!({"machine": "42"}),
         json!({"machine": "name:golden-debian-12"}),
@@ -239,7 +243,7 @@ async fn the_limit_of_a_pool_is_that_of_who_asks_for_the_pool() {
 async fn a_lease_that_no_machine_fits_says_which_part_and_what_to_write() {
     let lab = lab().await;
     lab.annotate("32", "otter.pool: nightly");
-    lab.until("/v1/machines/32", |machine| machine["pools"] == json!(["nightly"])).await;
+    lab.wait_until("/v1/machines/32", |machine| machine["pools"] == json!(["nightly"])).await;
     for (select, place, hint) in [
         (json!({"machine": STAGING}), "/select/machine", "write \"name:qubes-4.2-sdw-staging\""),
         (json!({"machine": "mac:02:00:00:00:00:99"}), "/select/machine", "No machine goes by"),
@@ -272,7 +276,7 @@ async fn a_lease_that_no_machine_fits_says_which_part_and_what_to_write() {
 async fn an_unknown_pool_in_a_filter_is_refused_with_those_that_exist() {
     let lab = lab().await;
     lab.annotate("32", "otter.pool: nightly");
-    lab.until("/v1/machines/32", |machine| machine["pools"] == json!(["nightly"])).await;
+    lab.wait_until("/v1/machines/32", |machine| machine["pools"] == json!(["nightly"])).await;
     for path in ["/v1/machines", "/v1/machines/find", "/v1/leases"] {
         let refused =
             lab.get(&format!("{path}?pool=nihgtly")).await.problem(400, "invalid-request");
@@ -285,7 +289,7 @@ async fn an_unknown_pool_in_a_filter_is_refused_with_those_that_exist() {
     let lease = granted_lease(&lab, json!({"select": {"pool": "nightly"}, "ttl": "5m"})).await;
     end_lease(&lab, &lease).await;
     lab.control().mutate(|world| world.remove_machine("32"));
-    lab.until_gone("32").await;
+    lab.wait_until_gone("32").await;
     for filter in ["pool=nightly", "machine=32"] {
         let kept = lab.get(&format!("/v1/leases?{filter}")).await.expect(200);
         assert_eq!(kept.items("id").len(), 1, "{filter}: {}", kept.text);

@@ -9,8 +9,10 @@ use crate::harness::{Answer, Lab};
 const MACHINE: &str = "16";
 
 async fn keyed(lab: &Lab, key: &str, body: &Value) -> Answer {
-    Answer::of(lab.request(Method::POST, "/v1/leases").header("idempotency-key", key).json(body))
-        .await
+    Answer::from_request(
+        lab.request(Method::POST, "/v1/leases").header("idempotency-key", key).json(body),
+    )
+    .await
 }
 
 #[tokio::test]
@@ -61,8 +63,8 @@ async fn a_wait_for_a_lease_that_is_being_released_answers_at_once() {
     let wait = format!("{path}/wait?wait=60s");
     let waiting = lab.get(&wait);
     let giving_back = async {
-        lab.task_of(MACHINE).await;
-        Answer::of(lab.request(Method::DELETE, &path)).await.expect(200);
+        lab.wait_for_machine_task(MACHINE).await;
+        Answer::from_request(lab.request(Method::DELETE, &path)).await.expect(200);
     };
     // The task on the host runs for as long as nobody steps it: the release has to wait for that.
     let (waited, ()) = futures_util::future::join(waiting, giving_back).await;

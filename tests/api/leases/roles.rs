@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{STAGING, lease_header, lease_path, with_pools};
 use crate::api::tokens::Guarded;
-use crate::harness::{Answer, Plan, machine};
+use crate::harness::{Answer, LabOptions, machine_path};
 
 async fn guarded() -> Guarded {
     let settings = |settings: &mut Settings| {
@@ -17,7 +17,7 @@ async fn guarded() -> Guarded {
         kept.may_keep_power = true;
         pools.insert("kept".to_owned(), kept);
     };
-    Guarded::with(Plan { settings, ..Plan::default() }).await
+    Guarded::with(LabOptions { settings, ..LabOptions::default() }).await
 }
 
 async fn call(
@@ -35,7 +35,7 @@ async fn call(
     if !body.is_null() {
         request = request.json(&body);
     }
-    Answer::of(request).await
+    Answer::from_request(request).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,7 +48,7 @@ async fn a_runner_changes_what_it_holds_and_nothing_else() {
     let lease =
         call(&guarded, "runner", Method::POST, "/v1/leases", None, ask).await.expect(201).json;
     assert_eq!((&lease["requested_by"], &lease["holder"]), (&json!("runner"), &json!("runner")));
-    let on = machine(STAGING, "/power?wait=20s");
+    let on = machine_path(STAGING, "/power?wait=20s");
     let body = json!({"action": "on"});
     call(&guarded, "runner", Method::POST, &on, None, body.clone())
         .await
@@ -62,7 +62,7 @@ async fn a_runner_changes_what_it_holds_and_nothing_else() {
     call(&guarded, "operator", Method::POST, &on, None, body.clone())
         .await
         .problem(423, "machine-leased");
-    let other = machine("qubes-4.3-nightly", "/power");
+    let other = machine_path("qubes-4.3-nightly", "/power");
     call(&guarded, "runner", Method::POST, &other, None, body.clone())
         .await
         .problem(403, "forbidden");
@@ -71,12 +71,12 @@ async fn a_runner_changes_what_it_holds_and_nothing_else() {
         .problem(423, "machine-leased");
     let over =
         guarded.request("runner", Method::POST, &on).header("otter-override", "I want").json(&body);
-    Answer::of(over).await.problem(403, "forbidden");
+    Answer::from_request(over).await.problem(403, "forbidden");
     let over = guarded
         .request("operator", Method::POST, &on)
         .header("otter-override", "I must")
         .json(&body);
-    assert_eq!(Answer::of(over).await.expect(200).json["requested_by"], "operator");
+    assert_eq!(Answer::from_request(over).await.expect(200).json["requested_by"], "operator");
     let read = call(&guarded, "viewer", Method::GET, &lease_path(&lease, ""), None, Value::Null)
         .await
         .expect(200)
@@ -85,7 +85,7 @@ async fn a_runner_changes_what_it_holds_and_nothing_else() {
     assert!(warned.contains("operator") && warned.contains("I must"), "{warned}");
     assert_eq!(read["secret"], Value::Null);
 
-    let quarantine = machine(STAGING, "/quarantine");
+    let quarantine = machine_path(STAGING, "/quarantine");
     let why = json!({"reason": "mine"});
     call(&guarded, "runner", Method::PUT, &quarantine, Some(&lease), why)
         .await
@@ -93,7 +93,7 @@ async fn a_runner_changes_what_it_holds_and_nothing_else() {
     call(&guarded, "runner", Method::DELETE, &quarantine, None, Value::Null)
         .await
         .problem(403, "forbidden");
-    let properties = machine(STAGING, "/properties?path=name");
+    let properties = machine_path(STAGING, "/properties?path=name");
     call(&guarded, "runner", Method::GET, &properties, Some(&lease), Value::Null)
         .await
         .problem(403, "forbidden");
@@ -148,7 +148,7 @@ async fn a_machine_is_left_on_only_by_leave_of_its_pool_or_for_an_operator() {
             .expect(201)
             .json;
         assert_eq!(lease["release"]["power"], "keep");
-        let on = machine(STAGING, "/power?wait=20s");
+        let on = machine_path(STAGING, "/power?wait=20s");
         call(&guarded, role, Method::POST, &on, Some(&lease), json!({"action": "on"}))
             .await
             .expect(200);
@@ -159,9 +159,10 @@ async fn a_machine_is_left_on_only_by_leave_of_its_pool_or_for_an_operator() {
             .json;
         assert_eq!((&ended["state"], &ended["warnings"]), (&json!("released"), &json!([])));
         // As it was left, so it is shown: on, and so not free, and nobody's.
-        let seen = call(&guarded, "viewer", Method::GET, &machine(STAGING, ""), None, Value::Null)
-            .await
-            .json;
+        let seen =
+            call(&guarded, "viewer", Method::GET, &machine_path(STAGING, ""), None, Value::Null)
+                .await
+                .json;
         assert_eq!(
             (&seen["not_free_because"], &seen["lease"]),
             (&json!(["powered_on"]), &Value::Null)
@@ -178,7 +179,7 @@ async fn an_operator_revokes_and_a_key_is_its_callers_own() {
     let ask = |role: &'static str| {
         let request =
             guarded.request(role, Method::POST, "/v1/leases").header("idempotency-key", "k");
-        Answer::of(request.json(&json!({"select": {"pool": "qubes"}, "ttl": "30m"})))
+        Answer::from_request(request.json(&json!({"select": {"pool": "qubes"}, "ttl": "30m"})))
     };
     let mine = ask("runner").await.expect(201).json;
     let theirs = ask("operator").await.expect(201).json;
@@ -203,7 +204,7 @@ async fn an_operator_revokes_and_a_key_is_its_callers_own() {
     assert_eq!(again, revoked);
     let header = |role, reason| {
         let request = guarded.request(role, Method::DELETE, &lease_path(&theirs, "?wait=14s"));
-        Answer::of(request.header("otter-override", reason))
+        Answer::from_request(request.header("otter-override", reason))
     };
     header("runner", "mine now").await.problem(403, "forbidden");
     header("admin", " ").await.problem(400, "invalid-request");

@@ -16,17 +16,20 @@ const OTHER: &str = "32";
 
 async fn request_lease(guarded: &Guarded, token: &str, machine: &str) -> Answer {
     let body = json!({"select": {"machine": machine}, "ttl": "30m", "queue_for": "10m"});
-    Answer::of(guarded.lab.request(Method::POST, "/v1/leases").bearer_auth(token).json(&body)).await
+    Answer::from_request(
+        guarded.lab.request(Method::POST, "/v1/leases").bearer_auth(token).json(&body),
+    )
+    .await
 }
 
 async fn read(guarded: &Guarded, lease: &Value) -> Value {
     let call = guarded.request("viewer", Method::GET, &lease_path(lease, ""));
-    Answer::of(call).await.expect(200).json
+    Answer::from_request(call).await.expect(200).json
 }
 
 async fn end_lease(guarded: &Guarded, lease: &Value) {
     let call = guarded.request("operator", Method::DELETE, &lease_path(lease, "?wait=14s"));
-    Answer::of(call.header("otter-lease", lease_header(lease))).await.expect(200);
+    Answer::from_request(call.header("otter-lease", lease_header(lease))).await.expect(200);
 }
 
 /// A lease that ended because of its token, once it has.
@@ -53,7 +56,7 @@ async fn a_queued_lease_of_a_revoked_token_ends_and_a_held_machine_stays_leased(
     let again = guarded.made_again("passing", Role::Runner, narrow).await;
     ended(&guarded, &queued, "The token passing was revoked.").await;
     end_lease(&guarded, &held).await;
-    let seen = Answer::of(guarded.request("viewer", Method::GET, "/v1/machines/16"))
+    let seen = Answer::from_request(guarded.request("viewer", Method::GET, "/v1/machines/16"))
         .await
         .expect(200)
         .json;
@@ -62,8 +65,11 @@ async fn a_queued_lease_of_a_revoked_token_ends_and_a_held_machine_stays_leased(
     // The new token waits in its own right.
     let own = request_lease(&guarded, &again, OTHER).await.expect(202).json;
     end_lease(&guarded, &active).await;
-    let granted =
-        Answer::of(guarded.request("viewer", Method::GET, &lease_path(&own, "/wait?wait=14s")));
+    let granted = Answer::from_request(guarded.request(
+        "viewer",
+        Method::GET,
+        &lease_path(&own, "/wait?wait=14s"),
+    ));
     assert_eq!(granted.await.expect(200).json["machine"], OTHER);
 }
 

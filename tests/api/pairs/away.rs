@@ -14,9 +14,10 @@ const AWAY: HostdRestart = HostdRestart { down: Some(DownMode::Unavailable), dro
 
 /// The inventory was never loaded.
 pub async fn never_reached(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab =
-        Lab::not_ready(plan(&pairs, |settings| settings.esx.password = "wrong".to_owned().into()))
-            .await;
+    let lab = Lab::start_without_waiting(plan(&pairs, |settings| {
+        settings.esx.password = "wrong".to_owned().into()
+    }))
+    .await;
     let provoke = async |pair: &Pair| {
         // Readiness without the host, and every object before the events.
         pair.call()
@@ -29,7 +30,9 @@ pub async fn never_reached(pairs: Vec<Pair>) -> Vec<Verdict> {
 
 /// The host is away for longer than jobs are taken on trust.
 pub async fn for_long(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab = Lab::with(plan(&pairs, |settings| settings.jobs.outage_grace = Duration::ZERO)).await;
+    let lab =
+        Lab::with_options(plan(&pairs, |settings| settings.jobs.outage_grace = Duration::ZERO))
+            .await;
     lab.control().restart_hostd(AWAY);
     until_host_is(&lab, "host-unreachable").await;
     side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
@@ -37,7 +40,7 @@ pub async fn for_long(pairs: Vec<Pair>) -> Vec<Verdict> {
 
 /// The host refuses otter's account.
 pub async fn refused(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     lab.control().refuse_logins(true);
     lab.control().expire_sessions();
     until_host_is(&lab, "host-login-refused").await;
@@ -47,7 +50,7 @@ pub async fn refused(pairs: Vec<Pair>) -> Vec<Verdict> {
 /// Jobs are accepted and do not come to their end: a first one of each operation waits for the
 /// host, the others for it. At last otter stops.
 pub async fn for_a_moment(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     lab.control().restart_hostd(AWAY);
     until_host_is(&lab, "host-unreachable").await;
     let mut operations = pairs.clone();

@@ -85,7 +85,7 @@ impl Call {
     pub fn power(machine: &str) -> Self {
         Self {
             method: Method::POST,
-            path: crate::harness::machine(machine, "/power"),
+            path: crate::harness::machine_path(machine, "/power"),
             query: Vec::new(),
             headers: Vec::new(),
             body: Some(json!({"action": "on"})),
@@ -125,18 +125,18 @@ impl Call {
     }
 
     pub async fn send(self, lab: &Lab) -> Answer {
-        Answer::of(self.request(lab)).await
+        Answer::from_request(self.request(lab)).await
     }
 
     /// The same to the real binary.
     pub async fn send_to(self, daemon: &Daemon) -> Answer {
         let request = daemon.request(self.method.clone(), &self.target());
-        Answer::of(self.complete(request)).await
+        Answer::from_request(self.complete(request)).await
     }
 
     /// Sends it and does not wait for its answer.
     pub fn begin(self, lab: &Lab) -> tokio::task::JoinHandle<Answer> {
-        tokio::spawn(Answer::of(self.request(lab)))
+        tokio::spawn(Answer::from_request(self.request(lab)))
     }
 
     fn request(self, lab: &Lab) -> reqwest::RequestBuilder {

@@ -5,13 +5,13 @@ use otter::simulator::{Disruption, Pace};
 use serde_json::json;
 
 use super::{Pair, Verdict, id_of, outcome, plan, side_by_side, until_blocked};
-use crate::harness::{Lab, PATIENCE, Plan, machine};
+use crate::harness::{Lab, LabOptions, TIMEOUT, machine_path};
 
 /// A machine is removed, and otter stops, while they are waited for.
 pub async fn while_waited_for(pairs: Vec<Pair>) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     for pair in pairs {
-        let lab = Lab::with(plan(std::slice::from_ref(&pair), |_| {})).await;
+        let lab = Lab::with_options(plan(std::slice::from_ref(&pair), |_| {})).await;
         let waiting = pair.call().asking("wait=12s").begin(&lab);
         until_blocked(&lab, 1).await;
         if pair.code == "shutting-down" {
@@ -27,14 +27,14 @@ pub async fn while_waited_for(pairs: Vec<Pair>) -> Vec<Verdict> {
 
 /// The machines are removed, and otter is not told.
 pub async fn unseen(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let names: Vec<String> = pairs.iter().map(|pair| id_of(&lab, &pair.operation.id)).collect();
     // The wait that is pending is answered with one last change; the next one never is.
     let silence =
         lab.control().disrupt("WaitForUpdatesEx", 0, None, Disruption::NeverAnswer { run: false });
     lab.annotate(&names[0], "the last word");
     let silent = lab.control().until(|_| silence.delivered() > 0);
-    tokio::time::timeout(PATIENCE, silent).await.expect("no more updates");
+    tokio::time::timeout(TIMEOUT, silent).await.expect("no more updates");
     lab.control().mutate(|world| {
         for id in names {
             world.remove_machine(&id);
@@ -50,11 +50,11 @@ pub async fn unseen(pairs: Vec<Pair>) -> Vec<Verdict> {
 /// The host itself goes while it makes a snapshot: none is there when it is back, and nothing can
 /// be under way.
 pub async fn with_the_host(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab = Lab::with(Plan { pace: Pace::Stepped, ..plan(&pairs, |_| {}) }).await;
+    let lab = Lab::with_options(LabOptions { pace: Pace::Stepped, ..plan(&pairs, |_| {}) }).await;
     side_by_side(pairs, async |pair| {
-        let path = machine(&pair.operation.id, "/snapshots");
+        let path = machine_path(&pair.operation.id, "/snapshots");
         let job = lab.post(&path, json!({"name": "new"})).await.expect(202);
-        lab.on_the_host(&job.json).await;
+        lab.wait_for_job_task(&job.json).await;
         lab.control().reboot_host();
         pair.operation.call(job.str("id")).asking("wait=12s").send(&lab).await
     })

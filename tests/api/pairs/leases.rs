@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::{Call, Pair, Verdict, plan, side_by_side};
-use crate::harness::{Answer, Lab, Plan, machine};
+use crate::harness::{Answer, Lab, LabOptions, machine_path};
 
 /// What no lease has.
 const NONE: &str = "01936f5e-8c00-7000-8000-000000000002";
@@ -22,7 +22,7 @@ const NONE: &str = "01936f5e-8c00-7000-8000-000000000002";
 pub async fn without_a_token(pairs: Vec<Pair>) -> Vec<Verdict> {
     let state = tempfile::tempdir().unwrap();
     token_in(state.path(), TokenLimits::default()).await;
-    let lab = Lab::kept_in(state.path()).await;
+    let lab = Lab::with_state_dir(state.path()).await;
     side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
 }
 
@@ -33,9 +33,14 @@ pub async fn over_a_limit(pairs: Vec<Pair>) -> Vec<Verdict> {
     let bearer = format!("Bearer {}", token_in(state.path(), limits).await.text());
     // Time stands still, so no second request is ever allowed.
     let clock = Clock::stepped(Clock::system().now());
-    let lab = Lab::kept(state.path(), Plan { clock, ..Plan::default() }).await;
-    let about =
-        || Answer::of(lab.request(Method::GET, "/v1/about").header("authorization", &bearer));
+    let lab = Lab::with_state_dir_and_options(
+        state.path(),
+        LabOptions { clock, ..LabOptions::default() },
+    )
+    .await;
+    let about = || {
+        Answer::from_request(lab.request(Method::GET, "/v1/about").header("authorization", &bearer))
+    };
     about().await.expect(200);
     side_by_side(pairs, async |pair| {
         pair.call().header("authorization", bearer.clone()).send(&lab).await
@@ -62,10 +67,10 @@ async fn token_in(state: &std::path::Path, limits: TokenLimits) -> Token {
 
 /// With the machine of each pair leased, or with a lease that has ended.
 pub async fn by_a_lease(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let off = json!({"action": "off"});
     if pairs.iter().any(|pair| pair.is_of("kill_machine")) {
-        lab.post(&machine("kill_machine", "/power?wait=12s"), off).await.expect(200);
+        lab.post(&machine_path("kill_machine", "/power?wait=12s"), off).await.expect(200);
     }
     let mut verdicts = Vec::new();
     for pair in pairs {
@@ -103,7 +108,7 @@ pub async fn by_a_lease(pairs: Vec<Pair>) -> Vec<Verdict> {
 
 /// While a lease waits for a machine that another holds.
 pub async fn in_the_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let mut verdicts = Vec::new();
     for pair in pairs {
         let name = pair.operation.id.clone();
@@ -126,7 +131,7 @@ pub async fn in_the_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
 
 /// Nobody may wait for a machine.
 pub async fn no_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab = Lab::with(plan(&pairs, |settings| settings.leases.max_queued = 0)).await;
+    let lab = Lab::with_options(plan(&pairs, |settings| settings.leases.max_queued = 0)).await;
     side_by_side(pairs, async |pair| {
         take(&lab, &pair.operation.id, json!({"queue_for": "1m"})).await
     })
@@ -135,7 +140,7 @@ pub async fn no_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
 
 /// No call may block.
 pub async fn no_waits(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab = Lab::with(plan(&pairs, |settings| settings.http.max_waits = 0)).await;
+    let lab = Lab::with_options(plan(&pairs, |settings| settings.http.max_waits = 0)).await;
     side_by_side(pairs, async |pair| {
         let lease = take(&lab, &pair.operation.id, json!({})).await.expect(201).json;
         of(pair, &lease).asking("wait=1s").send(&lab).await
@@ -145,7 +150,7 @@ pub async fn no_waits(pairs: Vec<Pair>) -> Vec<Verdict> {
 
 /// Of what is asked alone.
 pub async fn plain(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let mut verdicts = Vec::new();
     for pair in pairs {
         let name = pair.operation.id.clone();
@@ -157,7 +162,7 @@ pub async fn plain(pairs: Vec<Pair>) -> Vec<Verdict> {
             "ambiguous-name" => {
                 let again = json!({"name": "base"});
                 for _ in 0..2 {
-                    lab.post(&machine(&name, "/snapshots?wait=12s"), again.clone())
+                    lab.post(&machine_path(&name, "/snapshots?wait=12s"), again.clone())
                         .await
                         .expect(200);
                 }
@@ -177,7 +182,7 @@ pub async fn plain(pairs: Vec<Pair>) -> Vec<Verdict> {
 
 /// Past the socket, which is closed first, once otter has stopped.
 pub async fn after_the_stop(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let mut calls = Vec::new();
     for pair in &pairs {
         let call = if lease_path(pair) {
@@ -220,8 +225,8 @@ pub async fn after_the_stop(pairs: Vec<Pair>) -> Vec<Verdict> {
 /// With a database that refuses every write.
 pub async fn without_storage(pairs: Vec<Pair>) -> Vec<Verdict> {
     let state = tempfile::tempdir().unwrap();
-    let lab = Lab::kept(state.path(), plan(&pairs, |_| {})).await;
-    lab.ready().await;
+    let lab = Lab::with_state_dir_and_options(state.path(), plan(&pairs, |_| {})).await;
+    lab.wait_until_ready().await;
     let mut calls = BTreeMap::new();
     for pair in &pairs {
         let call = if lease_path(pair) {
@@ -230,9 +235,9 @@ pub async fn without_storage(pairs: Vec<Pair>) -> Vec<Verdict> {
         } else {
             if pair.is_of("clear_quarantine") {
                 // Without a quarantine there is nothing to store.
-                let path = machine(&pair.operation.id, "/quarantine");
+                let path = machine_path(&pair.operation.id, "/quarantine");
                 let body = json!({"reason": "to be cleared"});
-                Answer::of(lab.request(Method::PUT, &path).json(&body)).await.expect(200);
+                Answer::from_request(lab.request(Method::PUT, &path).json(&body)).await.expect(200);
             }
             pair.call()
         };
@@ -245,7 +250,7 @@ pub async fn without_storage(pairs: Vec<Pair>) -> Vec<Verdict> {
         sqlx::query(rename).execute(&database).await.unwrap();
     }
     // otter learns from the first refused write that the database refuses writes.
-    let started = lab.post(&machine("get_readiness", "/power"), json!({"action": "on"})).await;
+    let started = lab.post(&machine_path("get_readiness", "/power"), json!({"action": "on"})).await;
     started.problem(503, "storage-unavailable");
     side_by_side(pairs, async |pair| calls[&pair.operation.id].clone().send(&lab).await).await
 }
@@ -275,5 +280,5 @@ fn shown(lease: &Value) -> String {
 /// Ends a lease, and waits for its end.
 async fn end(lab: &Lab, lease: &Value) {
     let path = format!("/v1/leases/{}?wait=12s", lease["id"].as_str().unwrap());
-    Answer::of(lab.request(Method::DELETE, &path)).await.expect(200);
+    Answer::from_request(lab.request(Method::DELETE, &path)).await.expect(200);
 }

@@ -8,17 +8,17 @@ use futures_util::stream::FuturesUnordered;
 use otter::simulator::Disruption;
 
 use super::{Pair, Verdict, plan, side_by_side};
-use crate::harness::{Daemon, Lab, raw};
+use crate::harness::{Daemon, Lab, send_raw};
 
 /// No job may wait, not even for a moment.
 pub async fn no_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab = Lab::with(plan(&pairs, |settings| settings.jobs.queue_in_all = 0)).await;
+    let lab = Lab::with_options(plan(&pairs, |settings| settings.jobs.queue_in_all = 0)).await;
     side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
 }
 
 /// No call may block.
 pub async fn no_waits(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab = Lab::with(plan(&pairs, |settings| settings.http.max_waits = 0)).await;
+    let lab = Lab::with_options(plan(&pairs, |settings| settings.http.max_waits = 0)).await;
     let job = super::Call::power(&pairs[0].operation.id).send(&lab).await.expect(202);
     let provoke = async |pair: &Pair| {
         let of_jobs = ["get_job", "wait_for_job"].iter().any(|operation| pair.is_of(operation));
@@ -30,14 +30,18 @@ pub async fn no_waits(pairs: Vec<Pair>) -> Vec<Verdict> {
 
 /// A body is promised and does not come.
 pub async fn slow_bodies(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab =
-        Lab::with(plan(&pairs, |settings| settings.http.body_timeout = Duration::from_millis(100)))
-            .await;
+    let lab = Lab::with_options(plan(&pairs, |settings| {
+        settings.http.body_timeout = Duration::from_millis(100)
+    }))
+    .await;
     let provoke = async |pair: &Pair| {
         let call = pair.call();
         let head = "host: localhost\r\ncontent-type: application/json\r\ncontent-length: 100";
-        raw(lab.address, format!("{} {} HTTP/1.1\r\n{head}\r\n\r\n{{", call.method, call.target()))
-            .await
+        send_raw(
+            lab.address,
+            format!("{} {} HTTP/1.1\r\n{head}\r\n\r\n{{", call.method, call.target()),
+        )
+        .await
     };
     side_by_side(pairs, provoke).await
 }
@@ -51,7 +55,7 @@ pub async fn panics(pairs: Vec<Pair>) -> Vec<Verdict> {
 /// More reads than may wait, of a host that does not answer: one of them is refused at once.
 pub async fn direct_reads(pairs: Vec<Pair>) -> Vec<Verdict> {
     const ENOUGH: usize = 4 + 32 + 1;
-    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     lab.control().disrupt("RetrievePropertiesEx", 0, None, Disruption::NeverAnswer { run: false });
     let provoke = async |pair: &Pair| {
         let mut reads: FuturesUnordered<_> = (0..ENOUGH).map(|_| pair.call().send(&lab)).collect();

@@ -25,7 +25,7 @@ use otter::simulator::world::{Choice, PowerState, Question};
 use otter::simulator::{Pace, Scenario};
 
 use self::call::{Call, Operation};
-use crate::harness::{Answer, Lab, Plan, eventually};
+use crate::harness::{Answer, Lab, LabOptions, eventually};
 
 /// One code of one operation.
 #[derive(Clone, Debug)]
@@ -279,12 +279,12 @@ async fn by_a_deadline(pair: &Pair, provoke: impl AsyncFn(&str) -> Answer) -> An
 }
 
 /// A lab with a machine for each operation, of its name, and some of other qualities.
-fn plan(pairs: &[Pair], settings: fn(&mut Settings)) -> Plan {
-    Plan {
+fn plan(pairs: &[Pair], settings: fn(&mut Settings)) -> LabOptions {
+    LabOptions {
         scenario: scenario(pairs),
         pace: Pace::Auto { scale: 0.05 },
         settings,
-        ..Plan::default()
+        ..LabOptions::default()
     }
 }
 

@@ -4,7 +4,7 @@ use otter::simulator::{Disruption, Fault};
 
 use super::{Pair, Verdict, by_a_deadline, outcome, plan, side_by_side};
 use crate::conformance::without_capabilities;
-use crate::harness::{Lab, Plan};
+use crate::harness::{Lab, LabOptions};
 
 /// Everything that changes a machine.
 const CHANGES: [&str; 8] = [
@@ -21,7 +21,7 @@ const CHANGES: [&str; 8] = [
 /// Code by code, since a fault hits whoever calls: all operations at once, each on its own machine,
 /// which stays as it is.
 pub async fn of_a_job(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let mut verdicts = Vec::new();
     for (code, what) in by_code(pairs) {
         for method in CHANGES {
@@ -41,13 +41,17 @@ pub async fn of_a_job(pairs: Vec<Pair>) -> Vec<Verdict> {
 
 /// A backend that can do none of what only some can.
 pub async fn of_a_backend(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab = Lab::with(Plan { between: without_capabilities, ..plan(&pairs, |_| {}) }).await;
+    let lab = Lab::with_options(LabOptions {
+        wrap_backend: without_capabilities,
+        ..plan(&pairs, |_| {})
+    })
+    .await;
     side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
 }
 
 /// A read that goes to the host.
 pub async fn of_a_read(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let mut verdicts = Vec::new();
     for pair in pairs {
         // A read whose connection breaks is sent once more.

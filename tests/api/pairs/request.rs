@@ -9,7 +9,7 @@ use crate::harness::{Answer, Lab};
 const NO_JOB: &str = "01936f5e-8c00-7000-8000-000000000001";
 
 pub async fn plain(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     side_by_side(pairs, async |pair| provoke(&lab, pair).await).await
 }
 

@@ -1,12 +1,12 @@
-//! The books of a lane, held against the host: how often it was called for each job, what became of
+//! The books of a worker, held against the host: how often it was called for each job, what became of
 //! its tasks, and whether otter's picture is the world.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::load::Caller;
-use crate::harness::{HostProcess, PATIENCE, pause};
+use super::load_client::LoadClient;
+use crate::harness::{HostProcess, TIMEOUT, pause};
 
 /// What was found of the jobs.
 #[derive(Default)]
@@ -17,17 +17,22 @@ pub struct Audit {
     /// The kinds of those that ended `unknown`.
     pub unknown: BTreeMap<String, u32>,
     /// Those among them that were to be cancelled, or had a kill beside them.
-    pub disturbed: u32,
+    pub cancelled_or_killed: u32,
 }
 
 /// What is never sent again after a loss.
-const SENT_ONCE: [&str; 4] =
+const SENT_AT_MOST_ONCE: [&str; 4] =
     ["machine.reset", "machine.reboot", "machine.shutdown", "snapshot.create"];
 
-pub async fn audit(caller: &Caller, host: &HostProcess, jobs: &[Value], host_alive: bool) -> Audit {
+pub async fn audit(
+    client: &LoadClient,
+    host: &HostProcess,
+    jobs: &[Value],
+    host_is_healthy: bool,
+) -> Audit {
     let (calls, world) = (host.calls().await, host.world().await);
     let mut audit = Audit { jobs: jobs.len(), ..Audit::default() };
-    let wrong = |what: String| caller.ledger.wrong(what);
+    let add_violation = |what: String| client.call_log.add_violation(what);
     for job in jobs {
         let text = |field: &str| job[field].as_str().unwrap_or_default();
         let (id, kind, state) = (text("id"), text("kind"), text("state"));
@@ -39,28 +44,32 @@ pub async fn audit(caller: &Caller, host: &HostProcess, jobs: &[Value], host_ali
             .collect();
         for (method, count) in &taken {
             if *count > allowed(method) {
-                wrong(format!(
+                add_violation(format!(
                     "{method} was sent {count} times for the job {id} ({kind}, {state})"
                 ));
             }
         }
-        let made = taken.iter().any(|(method, _)| allowed(method) < u64::MAX);
-        if made && job["steps"].as_array().unwrap().is_empty() {
-            wrong(format!("the job {id} ({kind}, {state}) knows nothing of its calls {taken:?}"));
+        let has_calls = taken.iter().any(|(method, _)| allowed(method) < u64::MAX);
+        if has_calls && job["steps"].as_array().unwrap().is_empty() {
+            add_violation(format!(
+                "the job {id} ({kind}, {state}) knows nothing of its calls {taken:?}"
+            ));
         }
-        let done = |step: &Value| step["state"] == "succeeded";
+        let is_done = |step: &Value| step["state"] == "succeeded";
         let steps: Vec<&Value> = job["steps"].as_array().unwrap().iter().collect();
         // Of a job of several calls the last task alone is known, and an earlier one may have gone
         // well.
         if let ([_], Some(task)) = (&steps[..], job["host_task"].as_str()) {
             let ended = world["tasks"][task].as_str().unwrap_or_default();
             let fits = match state {
-                "succeeded" if done(steps[0]) => ended != "error",
-                "failed" | "cancelled" if !done(steps[0]) => ended != "success",
+                "succeeded" if is_done(steps[0]) => ended != "error",
+                "failed" | "cancelled" if !is_done(steps[0]) => ended != "success",
                 _ => true,
             };
             if !fits {
-                wrong(format!("the job {id} ({kind}) {state}, and its task {task} is {ended}"));
+                add_violation(format!(
+                    "the job {id} ({kind}) {state}, and its task {task} is {ended}"
+                ));
             }
         }
         if kind == "snapshot.create" {
@@ -68,19 +77,25 @@ pub async fn audit(caller: &Caller, host: &HostProcess, jobs: &[Value], host_ali
             let name = &job["request"]["name"];
             let count = snapshots.iter().filter(|snapshot| snapshot["name"] == *name).count();
             if count > 1 || (count > 0 && matches!(state, "failed" | "cancelled")) {
-                wrong(format!("there are {count} snapshots {name} of the job {id}, which {state}"));
+                add_violation(format!(
+                    "there are {count} snapshots {name} of the job {id}, which {state}"
+                ));
             }
         }
         if state == "unknown" {
             *audit.unknown.entry(kind.to_owned()).or_default() += 1;
-            let disturbed = !job["cancel_requested_at"].is_null() || has_kill_beside(job, jobs);
-            audit.disturbed += u32::from(disturbed);
-            if host_alive && !SENT_ONCE.contains(&kind) && !disturbed {
-                wrong(format!("the job {id} ({kind}) ended unknown: {}", job["error"]["detail"]));
+            let cancelled_or_killed =
+                !job["cancel_requested_at"].is_null() || has_concurrent_kill(job, jobs);
+            audit.cancelled_or_killed += u32::from(cancelled_or_killed);
+            if host_is_healthy && !SENT_AT_MOST_ONCE.contains(&kind) && !cancelled_or_killed {
+                add_violation(format!(
+                    "the job {id} ({kind}) ended unknown: {}",
+                    job["error"]["detail"]
+                ));
             }
         }
     }
-    compare(caller, host).await;
+    compare_inventory(client, host).await;
     audit
 }
 
@@ -99,7 +114,7 @@ fn allowed(method: &str) -> u64 {
     }
 }
 
-fn has_kill_beside(job: &Value, jobs: &[Value]) -> bool {
+fn has_concurrent_kill(job: &Value, jobs: &[Value]) -> bool {
     let time = |job: &Value, field: &str| {
         job[field].as_str().unwrap_or_default().parse::<jiff::Timestamp>().ok()
     };
@@ -112,23 +127,24 @@ fn has_kill_beside(job: &Value, jobs: &[Value]) -> bool {
 }
 
 /// Holds the picture against the world, which has come to rest.
-async fn compare(caller: &Caller, host: &HostProcess) {
-    let same = tokio::time::timeout(PATIENCE, async {
-        while differences(caller, host).await.is_none_or(|found| !found.is_empty()) {
+async fn compare_inventory(client: &LoadClient, host: &HostProcess) {
+    let same = tokio::time::timeout(TIMEOUT, async {
+        while differences(client, host).await.is_none_or(|found| !found.is_empty()) {
             pause().await;
         }
     });
     if same.await.is_err() {
-        caller
-            .ledger
-            .wrong(format!("the picture is not the world: {:?}", differences(caller, host).await));
+        client.call_log.add_violation(format!(
+            "the picture is not the world: {:?}",
+            differences(client, host).await
+        ));
     }
 }
 
-async fn differences(caller: &Caller, host: &HostProcess) -> Option<Vec<String>> {
+async fn differences(client: &LoadClient, host: &HostProcess) -> Option<Vec<String>> {
     let world = host.world().await;
     let mut found = Vec::new();
-    let machines = caller.read("/v1/machines").await?;
+    let machines = client.read("/v1/machines").await?;
     let machines = machines["items"].as_array()?;
     if machines.len() != world["machines"].as_object()?.len() {
         found.push(format!("{} machines", machines.len()));
@@ -146,7 +162,7 @@ async fn differences(caller: &Caller, host: &HostProcess) -> Option<Vec<String>>
         {
             found.push(format!("the machine {id}"));
         }
-        let listed = caller.read(&format!("/v1/machines/{id}/snapshots")).await?;
+        let listed = client.read(&format!("/v1/machines/{id}/snapshots")).await?;
         let shape = |snapshot: &Value| {
             ["id", "parent", "name", "description"].map(|field| snapshot[field].to_string())
         };

@@ -6,93 +6,95 @@
 //! `tests/soak --rounds N --seed S` makes it longer; the same seed makes the same choices.
 
 mod audit;
-pub mod dice;
-mod lane;
-mod ledger;
-mod load;
-pub mod steps;
-mod stream;
+mod call_log;
+mod event_reader;
+pub mod fail_points;
+mod load_client;
+pub mod random;
+mod worker;
 
 use std::collections::BTreeMap;
 
 use futures_util::StreamExt;
 
-use self::dice::Dice;
-use self::lane::{Lane, Plan, Seen};
-use self::steps::Step;
+use self::fail_points::FailPoint;
+use self::random::SeededRandom;
+use self::worker::{Worker, WorkerOptions, WorkerResult};
 
 /// Lanes at a time.
-const LANES: usize = 4;
+const WORKERS: usize = 4;
 
-/// Rounds of one lane, which then has a host and a state of its own no more.
-const ROUNDS_OF_A_LANE: usize = 25;
+/// Rounds of one worker, which then has a host and a state of its own no more.
+const ROUNDS_PER_WORKER: usize = 25;
 
 /// How often each step is to be hit.
-const HITS: usize = 3;
+const HITS_PER_FAIL_POINT: usize = 3;
 
 /// A number that a variable of the environment gives.
-pub fn number(variable: &str, otherwise: u64) -> u64 {
+pub fn env_number(variable: &str, otherwise: u64) -> u64 {
     let Ok(text) = std::env::var(variable) else { return otherwise };
     text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}; a number is wanted"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_moment_it_is_killed_at() {
-    let rounds = usize::try_from(number("OTTER_CRASH_ROUNDS", 100)).unwrap();
-    let seed = number("OTTER_CRASH_SEED", 1);
-    let mut steps = Step::ALL.to_vec();
-    Dice::of(seed, &[]).shuffle(&mut steps);
-    let plan: Vec<Step> = steps.into_iter().cycle().take(rounds).collect();
-    let lanes = plan.chunks(ROUNDS_OF_A_LANE).enumerate().map(async |(number, steps)| {
-        let mut lane = Lane::start(seed.wrapping_add(number as u64), Plan::default()).await;
-        for step in steps {
-            lane.round(*step).await;
+async fn jobs_survive_a_kill_at_any_moment() {
+    let rounds = usize::try_from(env_number("OTTER_CRASH_ROUNDS", 100)).unwrap();
+    let seed = env_number("OTTER_CRASH_SEED", 1);
+    let mut fail_points = FailPoint::ALL.to_vec();
+    SeededRandom::from_seed(seed, &[]).shuffle(&mut fail_points);
+    let plan: Vec<FailPoint> = fail_points.into_iter().cycle().take(rounds).collect();
+    let workers = plan.chunks(ROUNDS_PER_WORKER).enumerate().map(async |(number, fail_points)| {
+        let mut worker =
+            Worker::start(seed.wrapping_add(number as u64), WorkerOptions::default()).await;
+        for fail_point in fail_points {
+            worker.round(*fail_point).await;
         }
-        lane.finish().await
+        worker.finish().await
     });
-    let all: Vec<Seen> = futures_util::stream::iter(lanes).buffer_unordered(LANES).collect().await;
-    let report = Report::of(all);
+    let all: Vec<WorkerResult> =
+        futures_util::stream::iter(workers).buffer_unordered(WORKERS).collect().await;
+    let report = Report::from_results(all);
     println!("{rounds} rounds, seed {seed}\n{report}");
-    assert!(report.wrongs.is_empty(), "seed {seed}:\n{}", report.wrongs.join("\n"));
-    let wanted = u32::try_from((rounds / Step::ALL.len()).min(HITS)).unwrap();
-    let missed: Vec<&str> = Step::ALL
+    assert!(report.violations.is_empty(), "seed {seed}:\n{}", report.violations.join("\n"));
+    let required = u32::try_from((rounds / FailPoint::ALL.len()).min(HITS_PER_FAIL_POINT)).unwrap();
+    let missed: Vec<&str> = FailPoint::ALL
         .iter()
-        .filter(|step| report.hits(**step) < wanted)
-        .map(|step| step.name())
+        .filter(|point| report.hits(**point) < required)
+        .map(|point| point.name())
         .collect();
-    assert!(missed.is_empty(), "hit less than {wanted} times: {missed:?}");
+    assert!(missed.is_empty(), "hit less than {required} times: {missed:?}");
     // The rest could not be known since somebody cancelled it, or killed the machine, before it
     // could be asked again.
-    let unknown = report.unknown() - report.disturbed;
+    let unknown = report.unknown() - report.cancelled_or_killed;
     assert!(unknown * 50 <= report.jobs, "{unknown} of {} jobs ended unknown", report.jobs);
 }
 
 /// More may end `unknown` then; all else holds.
 #[tokio::test(flavor = "multi_thread")]
-async fn and_the_host_has_troubles_of_its_own() {
-    let seed = number("OTTER_CRASH_SEED", 1);
-    let mut steps = Step::ALL.to_vec();
-    Dice::of(seed, &[1]).shuffle(&mut steps);
-    let rounds = usize::try_from(number("OTTER_CRASH_ROUNDS", 100) / 10).unwrap();
-    let mut lane = Lane::start(seed, Plan { trouble: true }).await;
-    for step in steps.into_iter().cycle().take(rounds) {
-        lane.round(step).await;
+async fn jobs_survive_kills_while_the_host_has_faults() {
+    let seed = env_number("OTTER_CRASH_SEED", 1);
+    let mut fail_points = FailPoint::ALL.to_vec();
+    SeededRandom::from_seed(seed, &[1]).shuffle(&mut fail_points);
+    let rounds = usize::try_from(env_number("OTTER_CRASH_ROUNDS", 100) / 10).unwrap();
+    let mut worker = Worker::start(seed, WorkerOptions { host_faults: true }).await;
+    for fail_point in fail_points.into_iter().cycle().take(rounds) {
+        worker.round(fail_point).await;
     }
-    let report = Report::of(vec![lane.finish().await]);
+    let report = Report::from_results(vec![worker.finish().await]);
     println!("{rounds} rounds with troubles, seed {seed}\n{report}");
-    assert!(report.wrongs.is_empty(), "seed {seed}:\n{}", report.wrongs.join("\n"));
+    assert!(report.violations.is_empty(), "seed {seed}:\n{}", report.violations.join("\n"));
 }
 
-/// What all lanes saw.
+/// What all workers saw.
 struct Report {
-    lives: u32,
+    runs: u32,
     jobs: u32,
-    reached: BTreeMap<Step, u32>,
-    at_random: BTreeMap<&'static str, u32>,
+    reached: BTreeMap<FailPoint, u32>,
+    unfinished_at_kill: BTreeMap<&'static str, u32>,
     states: BTreeMap<String, u32>,
     unknown: BTreeMap<String, u32>,
-    disturbed: u32,
-    wrongs: Vec<String>,
+    cancelled_or_killed: u32,
+    violations: Vec<String>,
 }
 
 fn add<K: Ord>(to: &mut BTreeMap<K, u32>, counts: BTreeMap<K, u32>) {
@@ -102,31 +104,31 @@ fn add<K: Ord>(to: &mut BTreeMap<K, u32>, counts: BTreeMap<K, u32>) {
 }
 
 impl Report {
-    fn of(all: Vec<Seen>) -> Self {
+    fn from_results(all: Vec<WorkerResult>) -> Self {
         let mut report = Self {
-            lives: 0,
+            runs: 0,
             jobs: 0,
             reached: BTreeMap::new(),
-            at_random: BTreeMap::new(),
+            unfinished_at_kill: BTreeMap::new(),
             states: BTreeMap::new(),
             unknown: BTreeMap::new(),
-            disturbed: 0,
-            wrongs: Vec::new(),
+            cancelled_or_killed: 0,
+            violations: Vec::new(),
         };
-        for Seen { lives, reached, at_random, wrongs, audit } in all {
-            report.lives += lives;
+        for WorkerResult { runs, reached, unfinished_at_kill, violations, audit } in all {
+            report.runs += runs;
             report.jobs += u32::try_from(audit.jobs).unwrap();
-            report.disturbed += audit.disturbed;
+            report.cancelled_or_killed += audit.cancelled_or_killed;
             add(&mut report.reached, reached);
-            add(&mut report.at_random, at_random);
+            add(&mut report.unfinished_at_kill, unfinished_at_kill);
             add(&mut report.states, audit.states);
             add(&mut report.unknown, audit.unknown);
-            report.wrongs.extend(wrongs);
+            report.violations.extend(violations);
         }
         report
     }
 
-    fn hits(&self, step: Step) -> u32 {
+    fn hits(&self, step: FailPoint) -> u32 {
         self.reached.get(&step).copied().unwrap_or(0)
     }
 
@@ -138,18 +140,18 @@ impl Report {
 impl std::fmt::Display for Report {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bar = |count: u32| "#".repeat(usize::try_from(count.min(60)).unwrap());
-        writeln!(formatter, "{} lives, {} jobs: {:?}", self.lives, self.jobs, self.states)?;
+        writeln!(formatter, "{} runs, {} jobs: {:?}", self.runs, self.jobs, self.states)?;
         writeln!(
             formatter,
             "unknown: {:?}, of these cancelled or beside a kill: {}",
-            self.unknown, self.disturbed
+            self.unknown, self.cancelled_or_killed
         )?;
         writeln!(formatter, "where jobs were at the kills at random:")?;
-        for (stage, count) in &self.at_random {
+        for (stage, count) in &self.unfinished_at_kill {
             writeln!(formatter, "  {stage:20} {count:4} {}", bar(*count))?;
         }
         writeln!(formatter, "kills at named steps:")?;
-        for step in Step::ALL {
+        for step in FailPoint::ALL {
             let count = self.hits(*step);
             writeln!(formatter, "  {:20} {count:4} {}", step.name(), bar(count))?;
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::call::{Answered, Ask, Line};
-use crate::daemon::crash::dice::Dice;
+use crate::daemon::crash::random::SeededRandom;
 
 /// What makes the test below a client: a directory, a name, a seed and the number of its laps.
 const CLIENT: &str = "OTTER_TEST_CROWD_CLIENT";
@@ -52,7 +52,7 @@ fn one_of_the_crowd() {
     let client = Client {
         line: Line { address: directory.join("address") },
         name: name.to_owned(),
-        dice: Dice::of(seed.parse().unwrap(), &[]),
+        random: SeededRandom::from_seed(seed.parse().unwrap(), &[]),
         asked: Vec::new(),
         directory,
     };
@@ -63,7 +63,7 @@ struct Client {
     line: Line,
     directory: PathBuf,
     name: String,
-    dice: Dice,
+    random: SeededRandom,
     /// Every lease that it asked for: its key, what was asked, its id and its secret.
     asked: Vec<(String, Value, String, String)>,
 }
@@ -88,7 +88,7 @@ impl Client {
                 Err(Lost) => self.note("lost", &self.name),
             }
             // Any of its keys is still that of its first lease, whatever became of both.
-            let (key, body, id, secret) = self.asked[self.dice.at(self.asked.len())].clone();
+            let (key, body, id, secret) = self.asked[self.random.index(self.asked.len())].clone();
             let again = self.ask(&key, &body);
             if (&again.json["id"], &again.json["secret"]) != (&json!(id), &json!(secret)) {
                 // What it has on its hands now is nobody's.
@@ -107,7 +107,7 @@ impl Client {
     fn lap(&mut self) -> Result<(), Lost> {
         let key = format!("{}/{}", self.name, self.asked.len());
         let mut body = json!({"select": {"pool": "lab"}, "ttl": super::TTL, "queue_for": "10m", "holder": self.name});
-        if self.dice.chance(30) {
+        if self.random.chance(30) {
             body["prepare"] = json!({"snapshot": "base/kickstart", "power": "on"});
         }
         let answered = self.ask(&key, &body);
@@ -134,7 +134,7 @@ impl Client {
         let used = self.used(&active);
         self.unlock(&active);
         used?;
-        let wait = if self.dice.chance(50) { "?wait=5s" } else { "" };
+        let wait = if self.random.chance(50) { "?wait=5s" } else { "" };
         let path = format!("/v1/leases/{}{wait}", active.id);
         let ended = self.line.call(&with_lease("DELETE", path, &active, None));
         let ended = self.expect(200, ended);
@@ -156,12 +156,12 @@ impl Client {
         if (&machine["lease"]["id"], &machine["power_state"]) != (&json!(active.id), &json!("on")) {
             self.must_have_ended(active, &format!("the machine is shown as {machine}"))?;
         }
-        if self.dice.chance(50) {
+        if self.random.chance(50) {
             let path = format!("/v1/leases/{}/renew", active.id);
             let answered = self.line.call(&with_lease("POST", path, active, Some(json!({}))));
             self.done(active, &answered)?;
         }
-        std::thread::sleep(Duration::from_millis(self.dice.below(300)));
+        std::thread::sleep(Duration::from_millis(self.random.below(300)));
         Ok(())
     }
 

@@ -23,9 +23,9 @@ use otter::store::Store;
 use serde_json::json;
 
 use self::audit::Audit;
-use super::crash::dice::Dice;
-use super::crash::number;
-use crate::harness::{Daemon, HostProcess, PATIENCE, pause};
+use super::crash::env_number;
+use super::crash::random::SeededRandom;
+use crate::harness::{Daemon, HostProcess, TIMEOUT, pause};
 
 /// How long a lease lasts that its holder does not renew.
 const TTL: &str = "8s";
@@ -66,8 +66,8 @@ struct Report {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_clients_on_twenty_machines() {
-    let laps = number("OTTER_CROWD_LAPS", 2);
-    let seed = number("OTTER_CROWD_SEED", 1);
+    let laps = env_number("OTTER_CROWD_LAPS", 2);
+    let seed = env_number("OTTER_CROWD_SEED", 1);
     let plan = Plan { seed, machines: 22, clients: 200, laps, kills: 20 * laps, deaths: 5 * laps };
     let report = crowd(plan).await;
     println!("seed {seed}, {laps} laps: {}", report.told);
@@ -79,7 +79,7 @@ struct Crowd {
     directory: tempfile::TempDir,
     host: HostProcess,
     clients: Vec<Client>,
-    dice: Dice,
+    random: SeededRandom,
     killed: u64,
     wrongs: Vec<String>,
 }
@@ -107,10 +107,10 @@ async fn crowd(plan: Plan) -> Report {
         let daemon = crowd.daemon().await;
         let alone = deaths == plan.deaths;
         // Some die before they have read the host.
-        let life = if crowd.dice.chance(25) {
-            crowd.dice.below(400)
+        let life = if crowd.random.chance(25) {
+            crowd.random.below(400)
         } else {
-            500 + crowd.dice.below(3_000)
+            500 + crowd.random.below(3_000)
         };
         let until = clock.elapsed() + Duration::from_millis(life);
         while !crowd.has_gone() && (alone || clock.elapsed() < until) {
@@ -126,7 +126,7 @@ async fn crowd(plan: Plan) -> Report {
     };
     let gone = clock.elapsed();
     // Those that do not end in time are told by the audit.
-    let ended = tokio::time::timeout(PATIENCE, async {
+    let ended = tokio::time::timeout(TIMEOUT, async {
         let open = "/v1/leases?state=queued,preparing,active,releasing";
         while daemon.get(open).await.expect(200).json["items"] != json!([]) {
             pause().await;
@@ -186,7 +186,7 @@ impl Crowd {
             directory,
             host,
             clients: Vec::new(),
-            dice: Dice::of(plan.seed, &[]),
+            random: SeededRandom::from_seed(plan.seed, &[]),
             killed: 0,
             wrongs: Vec::new(),
         };
@@ -215,7 +215,7 @@ impl Crowd {
         let log =
             std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         command.stderr(log);
-        let daemon = Daemon::attempt(command).await.expect("a daemon that says where it listens");
+        let daemon = Daemon::try_start(command).await.expect("a daemon that says where it listens");
         std::fs::write(self.path("address.new"), daemon.address()).unwrap();
         std::fs::rename(self.path("address.new"), self.path("address")).unwrap();
         daemon
@@ -237,11 +237,11 @@ impl Crowd {
 
     /// Kills a client, half the time one that holds a machine, and has another come in its place.
     fn kill_somebody(&mut self) {
-        if self.killed == self.plan.kills || !self.dice.chance(15) {
+        if self.killed == self.plan.kills || !self.random.chance(15) {
             return;
         }
-        let holder = self.dice.chance(50).then(|| self.some_holder()).flatten();
-        let place = holder.unwrap_or_else(|| self.dice.at(self.clients.len()));
+        let holder = self.random.chance(50).then(|| self.some_holder()).flatten();
+        let place = holder.unwrap_or_else(|| self.random.index(self.clients.len()));
         let victim = &mut self.clients[place];
         if victim.ended.is_some() {
             return;
@@ -261,7 +261,7 @@ impl Crowd {
             .map(|lock| lock.unwrap().path())
             .collect();
         locks.sort();
-        let lock = locks.get(self.dice.at(locks.len().max(1)))?;
+        let lock = locks.get(self.random.index(locks.len().max(1)))?;
         let process: u32 = std::fs::read_to_string(lock).ok()?.split(' ').nth(2)?.parse().ok()?;
         self.clients
             .iter()

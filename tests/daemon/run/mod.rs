@@ -1,13 +1,13 @@
 //! `otter run`, the real binary before a real daemon: each way in which it can end. After each the
 //! machine is free again and no lease is left.
 
-mod ends;
-mod limits;
+mod connections;
+mod exits;
+mod faulty_proxy;
 mod losses;
-mod proxy;
-mod refused;
+mod no_machine;
+mod retry_after;
 mod terminal;
-mod ways;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,41 +20,41 @@ use tokio::process::{Child, ChildStdout};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::harness::{Daemon, PATIENCE, eventually, otter};
+use crate::harness::{Daemon, TIMEOUT, eventually, otter_command};
 
 /// The one machine of the pool `one`, off and free at the start.
 const MACHINE: &str = "16";
 const NAME: &str = "qubes-4.2-sdw-staging";
 
 /// Says that it runs, and runs until it is told otherwise.
-const RUNS: &str = "echo ready; exec sleep 600";
-/// Says that it runs, and ends well once the file of [`Bench::go`] is there.
-const UNTIL_GO: &str = "echo ready; while [ ! -e \"$GO\" ]; do sleep 0.02; done";
+const RUN_UNTIL_SIGNAL: &str = "echo ready; exec sleep 600";
+/// Says that it runs, and ends well once the file of [`RunFixture::go`] is there.
+const RUN_UNTIL_GO_FILE: &str = "echo ready; while [ ! -e \"$GO\" ]; do sleep 0.02; done";
 
 /// A daemon before a simulated host, and a place for files.
-struct Bench {
+struct RunFixture {
     daemon: Daemon,
     files: TempDir,
 }
 
-impl Bench {
+impl RunFixture {
     async fn start() -> Self {
-        Self::with(&[]).await
+        Self::with_arguments(&[]).await
     }
 
     /// With these arguments beside.
-    async fn with(arguments: &[&str]) -> Self {
+    async fn with_arguments(arguments: &[&str]) -> Self {
         let files = tempfile::tempdir().unwrap();
         let config = files.path().join("otter.toml");
         std::fs::write(&config, format!("[pools.one]\nmachines = [\"{NAME}\"]\n")).unwrap();
-        let daemon = Self::daemon("127.0.0.1:0", files.path(), arguments).await;
+        let daemon = Self::start_daemon("127.0.0.1:0", files.path(), arguments).await;
         Self { daemon, files }
     }
 
-    async fn daemon(listen: &str, files: &Path, arguments: &[&str]) -> Daemon {
+    async fn start_daemon(listen: &str, files: &Path, arguments: &[&str]) -> Daemon {
         let config = files.join("otter.toml");
-        let own = ["--simulate", "--config", config.to_str().unwrap()];
-        let daemon = Daemon::at(listen, &[&own, arguments].concat(), &[]).await;
+        let fixed = ["--simulate", "--config", config.to_str().unwrap()];
+        let daemon = Daemon::start_at(listen, &[&fixed, arguments].concat(), &[]).await;
         let ready = async || matches!(daemon.request(reqwest::Method::GET, "/readyz").send().await, Ok(it) if it.status() == 200);
         eventually("the inventory to be loaded", ready).await;
         daemon
@@ -65,17 +65,17 @@ impl Bench {
     }
 
     /// A file here.
-    fn file(&self, name: &str) -> PathBuf {
+    fn path(&self, name: &str) -> PathBuf {
         self.files.path().join(name)
     }
 
     /// Lets commands go that wait for it.
-    fn go(&self) {
-        std::fs::write(self.file("go"), "").unwrap();
+    fn create_go_file(&self) {
+        std::fs::write(self.path("go"), "").unwrap();
     }
 
     /// Runs a script in a shell on the machine of the pool `one`.
-    fn run(&self, options: &str, script: &str) -> Run {
+    fn run(&self, options: &str, script: &str) -> RunProcess {
         self.run_at(&self.url(), options, &["sh", "-c", script], &[])
     }
 
@@ -86,14 +86,14 @@ impl Bench {
         options: &str,
         command: &[&str],
         variables: &[(&str, &str)],
-    ) -> Run {
-        let mut run = otter(&["run", "--url", url]);
+    ) -> RunProcess {
+        let mut run = otter_command(&["run", "--url", url]);
         run.args(options.split_whitespace());
         if !["--pool", "--machine", "--name"].iter().any(|select| options.contains(select)) {
             run.args(["--pool", "one"]);
         }
-        run.arg("--").args(command).env("GO", self.file("go")).envs(variables.iter().copied());
-        Run::start(run)
+        run.arg("--").args(command).env("GO", self.path("go")).envs(variables.iter().copied());
+        RunProcess::start(run)
     }
 
     /// The leases in these states.
@@ -103,14 +103,14 @@ impl Bench {
     }
 
     /// The one lease that holds or waits.
-    async fn lease(&self) -> Value {
+    async fn open_lease(&self) -> Value {
         let mut leases = self.leases("queued,preparing,active").await;
         assert_eq!(leases.len(), 1, "{leases:?}");
         leases.remove(0)
     }
 
     /// Waits until the machine is free, and sees that no lease is left.
-    async fn is_as_before(&self) {
+    async fn assert_all_released(&self) {
         self.daemon
             .get(&format!("/v1/machines/{MACHINE}/wait?until=free&wait=10s"))
             .await
@@ -120,42 +120,42 @@ impl Bench {
 }
 
 /// An `otter run` that runs.
-struct Run {
+struct RunProcess {
     child: Child,
-    said: Lines<BufReader<ChildStdout>>,
-    complaints: JoinHandle<String>,
+    stdout: Lines<BufReader<ChildStdout>>,
+    stderr: JoinHandle<String>,
 }
 
 /// How it ended.
 #[derive(Debug)]
-struct Ended {
+struct RunResult {
     code: Option<i32>,
-    said: Vec<String>,
-    complaints: String,
+    stdout: Vec<String>,
+    stderr: String,
 }
 
-impl Run {
+impl RunProcess {
     fn start(mut command: std::process::Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn().unwrap();
-        let said = BufReader::new(child.stdout.take().unwrap()).lines();
+        let stdout = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut stderr = child.stderr.take().unwrap();
-        let complaints = tokio::spawn(async move {
+        let stderr = tokio::spawn(async move {
             let mut text = String::new();
             stderr.read_to_string(&mut text).await.unwrap();
             text
         });
-        Self { child, said, complaints }
+        Self { child, stdout, stderr }
     }
 
     /// The next line that its command says.
     async fn line(&mut self) -> String {
-        let line = timeout(PATIENCE, self.said.next_line()).await.expect("a line").unwrap();
+        let line = timeout(TIMEOUT, self.stdout.next_line()).await.expect("a line").unwrap();
         line.expect("a command that says something")
     }
 
     /// Waits until its command says this.
-    async fn says(&mut self, line: &str) {
+    async fn expect_line(&mut self, line: &str) {
         assert_eq!(self.line().await, line);
     }
 
@@ -165,28 +165,28 @@ impl Run {
     }
 
     /// Waits for its end.
-    async fn ended(mut self) -> Ended {
-        let status = timeout(PATIENCE, self.child.wait()).await.expect("it to end").unwrap();
-        let mut said = Vec::new();
+    async fn wait(mut self) -> RunResult {
+        let status = timeout(TIMEOUT, self.child.wait()).await.expect("it to end").unwrap();
+        let mut stdout = Vec::new();
         while let Some(line) =
-            timeout(PATIENCE, self.said.next_line()).await.expect("an end").unwrap()
+            timeout(TIMEOUT, self.stdout.next_line()).await.expect("an end").unwrap()
         {
-            said.push(line);
+            stdout.push(line);
         }
-        let complaints = timeout(PATIENCE, self.complaints).await.expect("an end").unwrap();
-        Ended { code: status.code(), said, complaints }
+        let stderr = timeout(TIMEOUT, self.stderr).await.expect("an end").unwrap();
+        RunResult { code: status.code(), stdout, stderr }
     }
 }
 
-impl Ended {
+impl RunResult {
     /// It exited so, and complained of this.
     #[track_caller]
-    fn exits(&self, code: i32, complaint: &str) {
-        assert!(self.code == Some(code) && self.complaints.contains(complaint), "{self:?}");
+    fn assert_exit(&self, code: i32, message: &str) {
+        assert!(self.code == Some(code) && self.stderr.contains(message), "{self:?}");
         // Both have 64 hexadecimal digits in a row, which nothing else has.
         let digits =
             |part: &str| part.len() >= 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
         let secret = |word: &str| word.split(['.', '_']).any(digits);
-        assert!(!self.complaints.split_whitespace().any(secret), "a secret: {self:?}");
+        assert!(!self.stderr.split_whitespace().any(secret), "a secret: {self:?}");
     }
 }

@@ -9,19 +9,28 @@ use std::process::Stdio;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use super::Bench;
-use crate::harness::{PATIENCE, otter};
+use super::RunFixture;
+use crate::harness::{TIMEOUT, otter_command};
 
 /// Runs to its end with a terminal as the standard error, and gives what was written there.
-async fn at_terminal(bench: &Bench, variables: &[(&str, &str)]) -> String {
+async fn at_terminal(fixture: &RunFixture, variables: &[(&str, &str)]) -> String {
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&terminal).unwrap();
     unlockpt(&terminal).unwrap();
     let name = ptsname(&terminal, Vec::new()).unwrap();
     let end =
         OpenOptions::new().read(true).write(true).open(OsStr::from_bytes(name.to_bytes())).unwrap();
-    let mut run =
-        otter(&["run", "--url", &bench.url(), "--pool", "one", "--power", "on", "--", "true"]);
+    let mut run = otter_command(&[
+        "run",
+        "--url",
+        &fixture.url(),
+        "--pool",
+        "one",
+        "--power",
+        "on",
+        "--",
+        "true",
+    ]);
     run.stdout(Stdio::null()).stderr(end).env_remove("NO_COLOR").envs(variables.iter().copied());
     let mut child = run.spawn().unwrap();
     // The terminal is at its end once nobody has it open.
@@ -35,23 +44,23 @@ async fn at_terminal(bench: &Bench, variables: &[(&str, &str)]) -> String {
         assert!(child.wait().unwrap().success());
         String::from_utf8(shown).unwrap()
     });
-    let shown = tokio::time::timeout(PATIENCE, read).await.expect("it to end").unwrap();
-    bench.is_as_before().await;
+    let shown = tokio::time::timeout(TIMEOUT, read).await.expect("it to end").unwrap();
+    fixture.assert_all_released().await;
     shown
 }
 
 #[tokio::test]
 async fn no_color_forbids_escape_sequences_on_a_terminal() {
-    let bench = Bench::start().await;
+    let fixture = RunFixture::start().await;
     for drawing in [&[][..], &[("NO_COLOR", "")]] {
-        let shown = at_terminal(&bench, drawing).await;
+        let shown = at_terminal(&fixture, drawing).await;
         assert!(
             shown.contains("\r\u{1b}[Kotter: ") && shown.contains("is made ready"),
             "{shown:?}"
         );
     }
     for forbidding in [&[("NO_COLOR", "1")][..], &[("NO_COLOR", "0"), ("TERM", "xterm-256color")]] {
-        let shown = at_terminal(&bench, forbidding).await;
+        let shown = at_terminal(&fixture, forbidding).await;
         assert!(!shown.contains('\u{1b}') && shown.contains("is made ready"), "{shown:?}");
         let lines = shown.lines().all(|line| line.starts_with("otter: ") && !line.contains('\r'));
         assert!(lines, "a line for each change: {shown:?}");

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::super::lease::table::{LeaseCell, LeaseFault, LeaseKind, ManualChange};
 use super::super::table::{Cell, Expected};
 use super::{CellRun, DeliveryProof, TestBench, stop};
-use crate::harness::{Answer, PATIENCE};
+use crate::harness::{Answer, TIMEOUT};
 
 /// The lease of a cell.
 pub struct LeaseRun {
@@ -336,7 +336,7 @@ impl<'b> CellRun<'b> {
                 }
                 _ => {}
             }
-            if patience.elapsed() > PATIENCE {
+            if patience.elapsed() > TIMEOUT {
                 return Err(format!("the lease does not end: {lease}"));
             }
             self.step_guests();
@@ -376,7 +376,7 @@ impl TestBench {
     async fn release(&self, lease_run: &mut LeaseRun) -> Result<(), String> {
         let request = self.lab.request(Method::DELETE, &format!("/v1/leases/{}", lease_run.id));
         let secret = format!("{}.{}", lease_run.id, lease_run.secret);
-        let answer = Answer::of(request.header("otter-lease", secret)).await;
+        let answer = Answer::from_request(request.header("otter-lease", secret)).await;
         if answer.status == 200 {
             Ok(())
         } else {

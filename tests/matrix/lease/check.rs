@@ -263,7 +263,7 @@ async fn events_agree(run: &mut CellRun<'_>, lease: &Value) -> Result<(), String
     let states_of = |kind: &str, id: &str| -> Vec<Value> {
         events
             .iter()
-            .filter(|event| event.is(kind, id))
+            .filter(|event| event.is_about(kind, id))
             .map(|event| event.json["object"].clone())
             .collect()
     };

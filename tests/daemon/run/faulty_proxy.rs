@@ -15,23 +15,23 @@ pub enum Fault {
     Refuse { times: usize, answer: String },
 }
 
-pub struct Proxy {
+pub struct FaultyProxy {
     pub url: String,
     /// How many answers were spoiled.
     pub faults: Arc<AtomicUsize>,
 }
 
-impl Proxy {
+impl FaultyProxy {
     /// The kind of request is the beginning of its first line.
     pub async fn start(daemon: &str, request: &'static str, fault: Fault) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let faults = Arc::default();
-        let (daemon, told) = (daemon.to_owned(), Arc::clone(&faults));
+        let (daemon, counter) = (daemon.to_owned(), Arc::clone(&faults));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let daemon = TcpStream::connect(&daemon).await.unwrap();
-                tokio::spawn(relay(client, daemon, request, fault.clone(), Arc::clone(&told)));
+                tokio::spawn(relay(client, daemon, request, fault.clone(), Arc::clone(&counter)));
             }
         });
         Self { url, faults }
@@ -45,13 +45,13 @@ async fn relay(
     fault: Fault,
     faults: Arc<AtomicUsize>,
 ) {
-    let (mut asked, mut answered) = ([0; 16_384], [0; 16_384]);
+    let (mut request_bytes, mut answer_bytes) = ([0; 16_384], [0; 16_384]);
     let mut is_cut_next = false;
     loop {
         tokio::select! {
-            read = client.read(&mut asked) => {
+            read = client.read(&mut request_bytes) => {
                 let Ok(length @ 1..) = read else { return };
-                if asked[..length].starts_with(request.as_bytes()) {
+                if request_bytes[..length].starts_with(request.as_bytes()) {
                     match &fault {
                         Fault::Cut => is_cut_next = true,
                         Fault::Refuse { times, answer } if faults.load(Ordering::SeqCst) < *times => {
@@ -62,15 +62,15 @@ async fn relay(
                         Fault::Refuse { .. } => {}
                     }
                 }
-                daemon.write_all(&asked[..length]).await.unwrap();
+                daemon.write_all(&request_bytes[..length]).await.unwrap();
             }
-            read = daemon.read(&mut answered) => {
+            read = daemon.read(&mut answer_bytes) => {
                 let Ok(length @ 1..) = read else { return };
                 if is_cut_next && faults.swap(1, Ordering::SeqCst) == 0 {
                     return;
                 }
                 is_cut_next = false;
-                client.write_all(&answered[..length]).await.unwrap();
+                client.write_all(&answer_bytes[..length]).await.unwrap();
             }
         }
     }

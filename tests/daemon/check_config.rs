@@ -7,16 +7,16 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::harness::{Daemon, eventually, otter, said};
+use crate::harness::{Daemon, eventually, otter_command, run_to_exit};
 
 /// A directory for a configuration and the files that it names.
-struct Place(TempDir);
+struct ConfigDirectory(TempDir);
 
-impl Place {
+impl ConfigDirectory {
     fn new() -> Self {
-        let place = Self(tempfile::tempdir().unwrap());
-        place.write("password", "otter\n", 0o600);
-        place
+        let directory = Self(tempfile::tempdir().unwrap());
+        directory.write("password", "otter\n", 0o600);
+        directory
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -41,61 +41,69 @@ impl Place {
             self.text("password")
         );
         let config = self.write("otter.toml", &config, 0o644);
-        let mut command = otter(&[verb, "--config", config.to_str().unwrap()]);
+        let mut command = otter_command(&[verb, "--config", config.to_str().unwrap()]);
         command.args(arguments);
         command
     }
 
     /// Asserts that both commands refuse with the same code and words, and returns the words.
-    async fn refused(&self, http: &str, arguments: &[&str]) -> String {
-        let (served, told) = said(self.command("serve", http, arguments)).await;
-        let (checked, text) = said(self.command("check-config", http, arguments)).await;
+    async fn assert_both_refuse(&self, http: &str, arguments: &[&str]) -> String {
+        let (served, serve_text) = run_to_exit(self.command("serve", http, arguments)).await;
+        let (checked, text) = run_to_exit(self.command("check-config", http, arguments)).await;
         assert_eq!(checked, Some(1), "{text}");
-        assert_eq!(served, checked, "{told}");
+        assert_eq!(served, checked, "{serve_text}");
         let refusal = text.split_once("otter: ").expect("a refusal").1;
-        assert!(told.contains(refusal), "{refusal}\nis not in\n{told}");
+        assert!(serve_text.contains(refusal), "{refusal}\nis not in\n{serve_text}");
         text
     }
 }
 
 #[tokio::test]
 async fn check_config_refuses_what_serve_refuses() {
-    let place = Place::new();
-    let state = place.text("state");
+    let directory = ConfigDirectory::new();
+    let state = directory.text("state");
     let with_state = ["--state-dir", state.as_str(), "--listen", "127.0.0.1:0"];
 
     let tls = "tls_certificate = \"/nowhere.pem\"\ntls_key = \"/nowhere.key\"";
-    let text = place.refused(tls, &with_state).await;
+    let text = directory.assert_both_refuse(tls, &with_state).await;
     assert!(text.contains("/nowhere.pem"), "{text}");
 
     // A state directory that cannot be made, and one that is a file.
-    let missing = place.text("missing/state");
-    let text = place.refused("", &["--state-dir", &missing, "--listen", "127.0.0.1:0"]).await;
+    let missing = directory.text("missing/state");
+    let text = directory
+        .assert_both_refuse("", &["--state-dir", &missing, "--listen", "127.0.0.1:0"])
+        .await;
     assert!(text.contains(&missing) && text.contains("check its spelling"), "{text}");
-    let file = place.text("password");
-    let text = place.refused("", &["--state-dir", &file, "--listen", "127.0.0.1:0"]).await;
+    let file = directory.text("password");
+    let text =
+        directory.assert_both_refuse("", &["--state-dir", &file, "--listen", "127.0.0.1:0"]).await;
     assert!(text.contains("is a file") && text.contains("--state-dir"), "{text}");
 
     // An address that other machines reach, without a token; and one that is none of this
     // machine's.
-    let text = place.refused("", &["--state-dir", &state, "--listen", "0.0.0.0:0"]).await;
-    assert!(text.contains("otter token create") && text.contains(&state), "{text}");
-    let text = place.refused("", &["--state-dir", &state, "--listen", "192.0.2.1:0"]).await;
-    assert!(text.contains("192.0.2.1"), "{text}");
     let text =
-        place.refused("listen = \"unix:/nowhere/otter.sock\"", &["--state-dir", &state]).await;
+        directory.assert_both_refuse("", &["--state-dir", &state, "--listen", "0.0.0.0:0"]).await;
+    assert!(text.contains("otter token create") && text.contains(&state), "{text}");
+    let text =
+        directory.assert_both_refuse("", &["--state-dir", &state, "--listen", "192.0.2.1:0"]).await;
+    assert!(text.contains("192.0.2.1"), "{text}");
+    let text = directory
+        .assert_both_refuse("listen = \"unix:/nowhere/otter.sock\"", &["--state-dir", &state])
+        .await;
     assert!(text.contains("no directory /nowhere"), "{text}");
 
     // Both commands report all problems at once.
-    let text = place.refused(tls, &["--state-dir", &missing, "--listen", "127.0.0.1:0"]).await;
+    let text = directory
+        .assert_both_refuse(tls, &["--state-dir", &missing, "--listen", "127.0.0.1:0"])
+        .await;
     assert!(text.contains("/nowhere.pem") && text.contains(&missing), "{text}");
-    assert!(!place.path("state").exists(), "nothing was made");
+    assert!(!directory.path("state").exists(), "nothing was made");
 }
 
 #[tokio::test]
 async fn check_config_refuses_a_state_directory_that_serve_cannot_use() {
-    let place = Place::new();
-    let state = place.text("state");
+    let directory = ConfigDirectory::new();
+    let state = directory.text("state");
     let arguments = ["--state-dir", state.as_str(), "--listen", "127.0.0.1:0"];
     let daemon = Daemon::start(&["--simulate", "--state-dir", &state], &[]).await;
     eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200)
@@ -105,50 +113,50 @@ async fn check_config_refuses_a_state_directory_that_serve_cannot_use() {
     assert!(daemon.terminate().await.success());
 
     // The key of the leases' secrets is missing, damaged, or not a file.
-    let (key, kept) = (place.path("state/secret.key"), place.path("kept.key"));
+    let (key, kept) = (directory.path("state/secret.key"), directory.path("kept.key"));
     std::fs::rename(&key, &kept).unwrap();
-    let text = place.refused("", &arguments).await;
+    let text = directory.assert_both_refuse("", &arguments).await;
     assert!(
         text.contains("secret.key is missing") && text.contains("otter store new-key"),
         "{text}"
     );
     assert!(!key.exists());
     std::fs::write(&key, "").unwrap();
-    let text = place.refused("", &arguments).await;
+    let text = directory.assert_both_refuse("", &arguments).await;
     assert!(
         text.contains("secret.key does not contain a key") && text.contains("new-key"),
         "{text}"
     );
     std::fs::remove_file(&key).unwrap();
     std::fs::create_dir(&key).unwrap();
-    let text = place.refused("", &arguments).await;
+    let text = directory.assert_both_refuse("", &arguments).await;
     assert!(text.contains("secret.key cannot be read"), "{text}");
     std::fs::remove_dir(&key).unwrap();
     std::fs::rename(&kept, &key).unwrap();
 
     // A directory is where otter keeps a file.
     for name in ["lock", "otter.db"] {
-        let (file, kept) = (place.path("state").join(name), place.path("kept"));
+        let (file, kept) = (directory.path("state").join(name), directory.path("kept"));
         std::fs::rename(&file, &kept).unwrap();
         std::fs::create_dir(&file).unwrap();
-        let text = place.refused("", &arguments).await;
+        let text = directory.assert_both_refuse("", &arguments).await;
         assert!(text.contains(&format!("{} is not a file", file.display())), "{text}");
         std::fs::remove_dir(&file).unwrap();
         std::fs::rename(&kept, &file).unwrap();
     }
 
     // The remains of a database, and of a restore.
-    let database = place.path("state/otter.db");
-    std::fs::rename(&database, place.path("kept")).unwrap();
-    for (name, told) in
+    let database = directory.path("state/otter.db");
+    std::fs::rename(&database, directory.path("kept")).unwrap();
+    for (name, message) in
         [("otter.db-wal", "without its database"), ("otter.db.restoring", "was interrupted")]
     {
-        let file = place.write(&format!("state/{name}"), "", 0o600);
-        let text = place.refused("", &arguments).await;
-        assert!(text.contains(told), "{text}");
+        let file = directory.write(&format!("state/{name}"), "", 0o600);
+        let text = directory.assert_both_refuse("", &arguments).await;
+        assert!(text.contains(message), "{text}");
         std::fs::remove_file(file).unwrap();
     }
-    std::fs::rename(place.path("kept"), &database).unwrap();
+    std::fs::rename(directory.path("kept"), &database).unwrap();
 
     // Damage in pages that no other check reads.
     let whole = std::fs::read(&database).unwrap();
@@ -156,33 +164,37 @@ async fn check_config_refuses_a_state_directory_that_serve_cannot_use() {
     let last = damaged.len() - 4_096;
     damaged[last..].fill(0xa5);
     std::fs::write(&database, damaged).unwrap();
-    let text = place.refused("", &arguments).await;
+    let text = directory.assert_both_refuse("", &arguments).await;
     assert!(text.contains("otter.db is damaged"), "{text}");
     std::fs::write(&database, whole).unwrap();
-    let (code, text) = said(place.command("check-config", "", &arguments)).await;
+    let (code, text) = run_to_exit(directory.command("check-config", "", &arguments)).await;
     assert_eq!(code, Some(0), "{text}");
 
     // A link to a directory that does not exist, for example on a disk that is not mounted.
-    let link = place.path("link");
-    std::os::unix::fs::symlink(place.path("unmounted"), &link).unwrap();
-    let text =
-        place.refused("", &["--state-dir", &place.text("link"), "--listen", "127.0.0.1:0"]).await;
-    assert!(text.contains("link to") && text.contains(&place.text("unmounted")), "{text}");
+    let link = directory.path("link");
+    std::os::unix::fs::symlink(directory.path("unmounted"), &link).unwrap();
+    let text = directory
+        .assert_both_refuse(
+            "",
+            &["--state-dir", &directory.text("link"), "--listen", "127.0.0.1:0"],
+        )
+        .await;
+    assert!(text.contains("link to") && text.contains(&directory.text("unmounted")), "{text}");
 
     // The system takes no socket of so long a path.
-    let long = format!("listen = \"unix:{}/{}\"", place.0.path().display(), "x".repeat(200));
-    let text = place.refused(&long, &["--state-dir", &state]).await;
+    let long = format!("listen = \"unix:{}/{}\"", directory.0.path().display(), "x".repeat(200));
+    let text = directory.assert_both_refuse(&long, &["--state-dir", &state]).await;
     assert!(text.contains("too long for a socket"), "{text}");
 }
 
 #[tokio::test]
 async fn a_start_warns_of_a_state_directory_or_database_that_is_new() {
-    let place = Place::new();
-    let state = place.text("state");
+    let directory = ConfigDirectory::new();
+    let state = directory.text("state");
     let start = async || {
-        let log = place.path("log");
+        let log = directory.path("log");
         let arguments = ["--simulate", "--state-dir", &state, "--log-format", "json"];
-        let daemon = Daemon::logging(&log, &arguments, &[]).await;
+        let daemon = Daemon::start_with_log(&log, &arguments, &[]).await;
         assert!(daemon.terminate().await.success());
         let found =
             ["the state directory is new", "the state directory has no database"].map(|message| {
@@ -203,9 +215,10 @@ async fn a_start_warns_of_a_state_directory_or_database_that_is_new() {
 
 #[tokio::test]
 async fn check_config_makes_nothing_and_says_what_would_be_made() {
-    let place = Place::new();
-    let state = place.text("state");
-    let (code, text) = said(place.command("check-config", "", &["--state-dir", &state])).await;
+    let directory = ConfigDirectory::new();
+    let state = directory.text("state");
+    let (code, text) =
+        run_to_exit(directory.command("check-config", "", &["--state-dir", &state])).await;
     assert_eq!(code, Some(0), "{text}");
     assert!(text.ends_with("The configuration is good.\n"), "{text}");
     assert!(text.contains(&format!("{state}, which does not exist yet: serve makes it")), "{text}");
@@ -213,7 +226,8 @@ async fn check_config_makes_nothing_and_says_what_would_be_made() {
 
     // A directory that exists is left without a database too.
     std::fs::create_dir(&state).unwrap();
-    let (code, text) = said(place.command("check-config", "", &["--state-dir", &state])).await;
+    let (code, text) =
+        run_to_exit(directory.command("check-config", "", &["--state-dir", &state])).await;
     assert_eq!(code, Some(0), "{text}");
     assert!(
         text.contains(&format!("{state}, which has no database yet: serve makes one")),
@@ -222,71 +236,79 @@ async fn check_config_makes_nothing_and_says_what_would_be_made() {
     assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0);
 
     // With a token in it the address may be open.
-    let made =
-        otter(&["token", "create", "--name", "ci", "--role", "runner", "--state-dir", &state])
-            .output()
-            .unwrap();
+    let made = otter_command(&[
+        "token",
+        "create",
+        "--name",
+        "ci",
+        "--role",
+        "runner",
+        "--state-dir",
+        &state,
+    ])
+    .output()
+    .unwrap();
     assert!(made.status.success(), "{made:?}");
     let open = ["--state-dir", state.as_str(), "--listen", "0.0.0.0:0"];
-    let (code, text) = said(place.command("check-config", "", &open)).await;
+    let (code, text) = run_to_exit(directory.command("check-config", "", &open)).await;
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("otter: warning: tokens reach 0.0.0.0:0 in the clear"), "{text}");
     assert!(
-        otter(&["token", "revoke", "--name", "ci", "--state-dir", &state])
+        otter_command(&["token", "revoke", "--name", "ci", "--state-dir", &state])
             .status()
             .unwrap()
             .success()
     );
-    let (code, text) = said(place.command("check-config", "", &open)).await;
+    let (code, text) = run_to_exit(directory.command("check-config", "", &open)).await;
     assert_eq!(code, Some(1), "{text}");
 }
 
 #[tokio::test]
 async fn files_with_secrets_that_all_may_read_are_a_warning_of_both() {
-    let place = Place::new();
+    let directory = ConfigDirectory::new();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    place.write("otter.pem", &made.cert.pem(), 0o644);
-    place.write("otter.key", &made.signing_key.serialize_pem(), 0o644);
-    place.write("password", "otter\n", 0o644);
+    directory.write("otter.pem", &made.cert.pem(), 0o644);
+    directory.write("otter.key", &made.signing_key.serialize_pem(), 0o644);
+    directory.write("password", "otter\n", 0o644);
     let http = format!(
         "tls_certificate = {:?}\ntls_key = {:?}",
-        place.text("otter.pem"),
-        place.text("otter.key")
+        directory.text("otter.pem"),
+        directory.text("otter.key")
     );
-    let state = place.text("state");
+    let state = directory.text("state");
     let arguments = ["--state-dir", state.as_str(), "--listen", "127.0.0.1:0"];
-    let (code, checked) = said(place.command("check-config", &http, &arguments)).await;
+    let (code, checked) = run_to_exit(directory.command("check-config", &http, &arguments)).await;
     assert_eq!(code, Some(0), "{checked}");
-    let mut serve = place.command("serve", &http, &arguments);
-    let log = place.path("log");
+    let mut serve = directory.command("serve", &http, &arguments);
+    let log = directory.path("log");
     serve.stderr(std::fs::File::create(&log).unwrap());
-    let daemon = Daemon::attempt(serve).await.expect("a daemon that serves");
+    let daemon = Daemon::try_start(serve).await.expect("a daemon that serves");
     assert!(daemon.terminate().await.success());
     let logged = std::fs::read_to_string(log).unwrap();
-    for said in [&checked, &logged] {
+    for text in [&checked, &logged] {
         assert!(
-            said.contains(&format!(
+            text.contains(&format!(
                 "the password file, {}, can be read by",
-                place.text("password")
+                directory.text("password")
             )),
-            "{said}"
+            "{text}"
         );
-        assert!(said.contains(&format!("chmod o= {}", place.text("otter.key"))), "{said}");
+        assert!(text.contains(&format!("chmod o= {}", directory.text("otter.key"))), "{text}");
     }
-    place.write("password", "otter\n", 0o640);
-    place.write("otter.key", &made.signing_key.serialize_pem(), 0o600);
-    let (_, checked) = said(place.command("check-config", &http, &arguments)).await;
+    directory.write("password", "otter\n", 0o640);
+    directory.write("otter.key", &made.signing_key.serialize_pem(), 0o600);
+    let (_, checked) = run_to_exit(directory.command("check-config", &http, &arguments)).await;
     assert!(!checked.contains("warning"), "{checked}");
 }
 
 #[tokio::test]
 async fn variables_that_nothing_reads_are_told_apart() {
-    let place = Place::new();
-    let state = place.text("state");
+    let directory = ConfigDirectory::new();
+    let state = directory.text("state");
     let check = |variables: &[(&str, &str)]| {
-        let mut command = place.command("check-config", "", &["--state-dir", &state]);
+        let mut command = directory.command("check-config", "", &["--state-dir", &state]);
         command.envs(variables.iter().copied());
-        said(command)
+        run_to_exit(command)
     };
     let kubernetes = [
         ("OTTER_ESX_SERVICE_HOST", "10.96.0.7"),
@@ -299,22 +321,22 @@ async fn variables_that_nothing_reads_are_told_apart() {
         ("OTTER_PORT", "tcp://10.96.0.8:8080"),
         ("OTTER_PORT_8080_TCP_PROTO", "tcp"),
     ];
-    let of_a_run = [
+    let run_variables = [
         ("OTTER_URL", "http://127.0.0.1:8080"),
         ("OTTER_TOKEN", "otter_x"),
         ("OTTER_MACHINE_IP", ""),
     ];
-    let (code, text) = check(&[&kubernetes[..], &of_a_run[..]].concat()).await;
+    let (code, text) = check(&[&kubernetes[..], &run_variables[..]].concat()).await;
     assert!(code == Some(0) && !text.contains("OTTER_"), "{text}");
     let (code, text) = check(&[("OTTER_STATEDIR", "/srv/otter"), ("OTTER_LOG", "debug")]).await;
     assert_eq!(code, Some(0), "{text}");
-    for wanted in [
+    for expected in [
         "warning: OTTER_STATEDIR is ignored",
         "OTTER_STATE_DIR",
         "OTTER_LOG is ignored",
         "--log-level",
     ] {
-        assert!(text.contains(wanted), "{wanted} in {text}");
+        assert!(text.contains(expected), "{expected} in {text}");
     }
     let (code, text) = check(&[("OTTER_A\u{1b}[31m", "1")]).await;
     assert!(code == Some(0) && text.contains("OTTER_A") && !text.contains('\u{1b}'), "{text}");
@@ -322,35 +344,36 @@ async fn variables_that_nothing_reads_are_told_apart() {
     assert!(code == Some(78) && text.contains("OTTER_ESX_USERNAME"), "{text}");
     // The user would look in vain for a token in another directory than the intended one.
     std::fs::create_dir(&state).unwrap();
-    let mut list = otter(&["token", "list", "--state-dir", &state]);
+    let mut list = otter_command(&["token", "list", "--state-dir", &state]);
     list.env("OTTER_STATEDIR", "/srv/otter");
-    let (_, text) = said(list).await;
+    let (_, text) = run_to_exit(list).await;
     assert!(text.contains("OTTER_STATEDIR is ignored"), "{text}");
 }
 
 /// Both warn of files that other users reach, and of tokens with names that otter uses itself.
 #[tokio::test]
 async fn check_config_warns_of_the_state_as_serve_does() {
-    let place = Place::new();
-    let state = place.text("state");
+    let directory = ConfigDirectory::new();
+    let state = directory.text("state");
     std::fs::create_dir(&state).unwrap();
     let create = ["token", "create", "ci", "--role", "runner", "--state-dir", &state];
-    assert_eq!(said(otter(&create)).await.0, Some(0));
-    let file = format!("sqlite://{}", place.path("state/otter.db").display());
+    assert_eq!(run_to_exit(otter_command(&create)).await.0, Some(0));
+    let file = format!("sqlite://{}", directory.path("state/otter.db").display());
     let database = sqlx::SqlitePool::connect(&file).await.unwrap();
     sqlx::query("UPDATE tokens SET name = 'otter'").execute(&database).await.unwrap();
     database.close().await;
     let loosen = |name: &str, mode| {
-        std::fs::set_permissions(place.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::set_permissions(directory.path(name), std::fs::Permissions::from_mode(mode))
+            .unwrap();
     };
     let arguments = ["--listen", "127.0.0.1:0", "--state-dir", &state];
-    let clean = said(place.command("check-config", "", &arguments)).await.1;
+    let clean = run_to_exit(directory.command("check-config", "", &arguments)).await.1;
     assert!(!clean.contains("other users") && clean.contains("the token otter"), "{clean}");
     loosen("state", 0o755);
     loosen("state/otter.db", 0o640);
-    let (code, text) = said(place.command("check-config", "", &arguments)).await;
+    let (code, text) = run_to_exit(directory.command("check-config", "", &arguments)).await;
     assert_eq!(code, Some(0), "{text}");
-    for wanted in [
+    for expected in [
         format!("other users can access {state} (mode 0755)"),
         format!("other users can access {state}/otter.db (mode 0640)"),
     ] {
@@ -362,37 +385,38 @@ async fn check_config_warns_of_the_state_as_serve_does() {
 
 #[tokio::test]
 async fn a_start_says_where_the_state_is_kept() {
-    let place = Place::new();
-    let state = place.text("state");
+    let directory = ConfigDirectory::new();
+    let state = directory.text("state");
     for (arguments, wanted) in [
         (&["--simulate"][..], "Its state is kept in memory"),
         (&["--simulate", "--state-dir", &state][..], &*format!("Its state is kept in {state}.")),
     ] {
-        let mut serve = otter(&["serve", "--listen", "127.0.0.1:0"]);
-        serve.args(arguments).stderr(std::fs::File::create(place.path("log")).unwrap());
-        let greeting = place.path("greeting");
+        let mut serve = otter_command(&["serve", "--listen", "127.0.0.1:0"]);
+        serve.args(arguments).stderr(std::fs::File::create(directory.path("log")).unwrap());
+        let greeting = directory.path("greeting");
         let mut child = serve.stdout(std::fs::File::create(&greeting).unwrap()).spawn().unwrap();
         let greeted = async || std::fs::read_to_string(&greeting).unwrap().contains("In a browser");
         crate::harness::eventually("the greeting", greeted).await;
         child.kill().unwrap();
         child.wait().unwrap();
-        let said = std::fs::read_to_string(&greeting).unwrap();
-        assert!(said.contains(wanted), "{said}");
-        let logged = std::fs::read_to_string(place.path("log")).unwrap();
+        let text = std::fs::read_to_string(&greeting).unwrap();
+        assert!(text.contains(wanted), "{text}");
+        let logged = std::fs::read_to_string(directory.path("log")).unwrap();
         assert!(logged.contains("the state is kept"), "{logged}");
     }
     // The default is printed too, and is in the annotated file.
-    let (_, text) = said(place.command("check-config", "", &[])).await;
+    let (_, text) = run_to_exit(directory.command("check-config", "", &[])).await;
     assert!(text.contains("/var/lib/otter"), "{text}");
     assert!(include_str!("../../config/otter.toml").contains("# dir = \"/var/lib/otter\""));
 }
 
 #[tokio::test]
 async fn localhost_is_taken_and_other_names_are_refused_with_what_to_write() {
-    let daemon = Daemon::at("localhost:0", &["--simulate"], &[]).await;
+    let daemon = Daemon::start_at("localhost:0", &["--simulate"], &[]).await;
     assert!(daemon.address().starts_with("127.0.0.1:"), "{}", daemon.address());
     assert!(daemon.terminate().await.success());
-    let (code, text) = said(otter(&["serve", "--simulate", "--listen", "otter.lab:9105"])).await;
+    let (code, text) =
+        run_to_exit(otter_command(&["serve", "--simulate", "--listen", "otter.lab:9105"])).await;
     assert_eq!(code, Some(78), "{text}");
     assert!(
         text.contains("the only accepted name is localhost") && text.contains("127.0.0.1:8080"),
@@ -402,40 +426,41 @@ async fn localhost_is_taken_and_other_names_are_refused_with_what_to_write() {
 
 #[tokio::test]
 async fn a_unit_that_is_written_out_is_told_with_its_letter() {
-    let place = Place::new();
-    let (code, text) = said(place.command("check-config", "max_wait = \"5min\"", &[])).await;
+    let directory = ConfigDirectory::new();
+    let (code, text) =
+        run_to_exit(directory.command("check-config", "max_wait = \"5min\"", &[])).await;
     assert_eq!(code, Some(78), "{text}");
     assert!(text.contains("http.max_wait") && text.contains("write 5m"), "{text}");
 }
 
 #[tokio::test]
 async fn a_key_with_a_passphrase_is_told_with_how_to_take_it_off() {
-    let place = Place::new();
+    let directory = ConfigDirectory::new();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    place.write("otter.pem", &made.cert.pem(), 0o644);
+    directory.write("otter.pem", &made.cert.pem(), 0o644);
     let http = format!(
         "tls_certificate = {:?}\ntls_key = {:?}",
-        place.text("otter.pem"),
-        place.text("otter.key")
+        directory.text("otter.pem"),
+        directory.text("otter.key")
     );
-    let state = place.text("state");
+    let state = directory.text("state");
     for key in [
         "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
         "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n\
          -----END RSA PRIVATE KEY-----\n",
     ] {
-        place.write("otter.key", key, 0o600);
+        directory.write("otter.key", key, 0o600);
         let arguments = ["--state-dir", state.as_str(), "--listen", "127.0.0.1:0"];
-        let text = place.refused(&http, &arguments).await;
+        let text = directory.assert_both_refuse(&http, &arguments).await;
         assert!(text.contains("passphrase") && text.contains("openssl pkey -in"), "{text}");
     }
 }
 
 #[tokio::test]
 async fn a_mark_at_the_beginning_of_a_password_file_is_no_part_of_the_password() {
-    let place = Place::new();
-    place.write("password", "\u{feff}\n", 0o600);
-    let (code, text) = said(place.command("check-config", "", &[])).await;
+    let directory = ConfigDirectory::new();
+    directory.write("password", "\u{feff}\n", 0o600);
+    let (code, text) = run_to_exit(directory.command("check-config", "", &[])).await;
     assert!(code == Some(78) && text.contains("the file is empty"), "{text}");
     let host = otter::simulator::Simulator::start(otter::simulator::SimulatorOptions::new(
         otter::simulator::Scenario::lab().unwrap(),
@@ -443,14 +468,14 @@ async fn a_mark_at_the_beginning_of_a_password_file_is_no_part_of_the_password()
     ))
     .await
     .unwrap();
-    let file = place.write("password", "\u{feff}otter\r\n", 0o600);
+    let file = directory.write("password", "\u{feff}otter\r\n", 0o600);
     let variables = [
         ("OTTER_ESX_URL", &*host.url()),
         ("OTTER_ESX_USERNAME", "root"),
         ("OTTER_ESX_PASSWORD_FILE", file.to_str().unwrap()),
         ("OTTER_ESX_VERIFY", &*format!("sha256:{}", host.fingerprint())),
     ];
-    let daemon = Daemon::start(&["--state-dir", &place.text("state")], &variables).await;
+    let daemon = Daemon::start(&["--state-dir", &directory.text("state")], &variables).await;
     let ready = async || daemon.get("/readyz?host=true").await.status == 200;
     crate::harness::eventually("the host to take the password", ready).await;
     assert!(daemon.terminate().await.success());
@@ -468,7 +493,7 @@ async fn no_color_keeps_escape_sequences_out_of_the_log() {
     let on_a_terminal = async |no_color: &str| {
         let mut script = Command::new("script");
         script.args(["-qec", &line, "/dev/null"]).env("NO_COLOR", no_color);
-        said(script).await.1
+        run_to_exit(script).await.1
     };
     let coloured = on_a_terminal("").await;
     assert!(coloured.contains("INFO") && coloured.contains('\u{1b}'), "{coloured:?}");

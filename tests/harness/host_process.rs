@@ -7,21 +7,21 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use super::{PATIENCE, otter};
+use super::{TIMEOUT, otter_command};
 
 /// A simulated host in its own process. Dropping it ends it.
 pub struct HostProcess {
     child: Child,
     pub url: String,
     /// As `esx.verify` takes it.
-    pub pin: String,
+    pub verify: String,
     admin: String,
     client: reqwest::Client,
 }
 
 /// How much there is of what a client can leave behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct HostObjects {
     pub sessions: u64,
     pub views: u64,
     pub filters: u64,
@@ -30,28 +30,36 @@ pub struct Held {
 impl HostProcess {
     /// Starts it on free ports, with these arguments beside.
     pub async fn start(arguments: &[&str]) -> Self {
-        let mut command = otter(&["simulate", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        let mut command =
+            otter_command(&["simulate", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         let mut child =
             command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
-        let said = tokio::task::spawn_blocking(move || {
+        let lines = tokio::task::spawn_blocking(move || {
             BufReader::new(stdout).lines().take(4).map(Result::unwrap).collect::<Vec<_>>()
         });
-        let said = tokio::time::timeout(PATIENCE, said).await.expect("the host to start").unwrap();
+        let lines = tokio::time::timeout(TIMEOUT, lines).await.expect("the host to start").unwrap();
         let word = |line: &str| {
-            let line = said.iter().find(|said| said.contains(line));
+            let line = lines.iter().find(|candidate| candidate.contains(line));
             line.and_then(|line| line.split_whitespace().last())
                 .expect("a host that says where it is")
                 .to_owned()
         };
         let url = word("listens on").trim_end_matches("/sdk").to_owned();
-        Self { child, url, pin: word("fingerprint"), admin: word("admin"), client: super::client() }
+        Self {
+            child,
+            url,
+            verify: word("fingerprint"),
+            admin: word("admin"),
+            client: super::client(),
+        }
     }
 
     /// `otter serve` before it on a free port, with this configuration and its state in this
     /// directory.
     pub fn serve(&self, config: &Path, state: &Path) -> Command {
-        let mut command = otter(&["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+        let mut command =
+            otter_command(&["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
         command
             .args([
                 "--config".as_ref(),
@@ -60,7 +68,7 @@ impl HostProcess {
                 state.as_os_str(),
             ])
             .env("OTTER_ESX_URL", &self.url)
-            .env("OTTER_ESX_VERIFY", &self.pin)
+            .env("OTTER_ESX_VERIFY", &self.verify)
             .env("OTTER_ESX_USERNAME", "root")
             .env("OTTER_ESX_PASSWORD", "otter");
         command
@@ -68,35 +76,44 @@ impl HostProcess {
 
     /// What was asked of it.
     pub async fn calls(&self) -> Value {
-        self.ask("/calls").await
+        self.get_admin("/calls").await
     }
 
     /// What its sessions hold of whoever has them.
-    pub async fn held(&self) -> Held {
-        let told = self.ask("/sessions").await;
-        let count = |what: &str| told[what].as_u64().unwrap();
-        Held { sessions: count("sessions"), views: count("views"), filters: count("filters") }
+    pub async fn objects(&self) -> HostObjects {
+        let counts = self.get_admin("/sessions").await;
+        let count = |what: &str| counts[what].as_u64().unwrap();
+        HostObjects {
+            sessions: count("sessions"),
+            views: count("views"),
+            filters: count("filters"),
+        }
     }
 
     /// The machines and tasks as they are.
     pub async fn world(&self) -> Value {
-        self.ask("/world").await
+        self.get_admin("/world").await
     }
 
     /// Has something happen, or go wrong later.
-    pub async fn order(&self, path: &str, how: &Value) {
+    pub async fn post_admin(&self, path: &str, body: &Value) {
         let answer =
-            self.client.post(format!("{}{path}", self.admin)).json(how).send().await.unwrap();
-        assert_eq!(answer.status().as_u16(), 200, "{path} {how}: {}", answer.text().await.unwrap());
+            self.client.post(format!("{}{path}", self.admin)).json(body).send().await.unwrap();
+        assert_eq!(
+            answer.status().as_u16(),
+            200,
+            "{path} {body}: {}",
+            answer.text().await.unwrap()
+        );
     }
 
     /// Nothing goes wrong any more.
-    pub async fn forget_faults(&self) {
+    pub async fn clear_faults(&self) {
         let answer = self.client.delete(format!("{}/faults", self.admin)).send().await.unwrap();
         assert_eq!(answer.status().as_u16(), 200);
     }
 
-    async fn ask(&self, path: &str) -> Value {
+    async fn get_admin(&self, path: &str) -> Value {
         let answer = self
             .client
             .get(format!("{}{path}", self.admin))

@@ -7,23 +7,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Answer, PATIENCE, document};
+use super::{Answer, TIMEOUT, document};
 
 /// A bare connection.
-pub struct Wire {
+pub struct RawConnection {
     stream: TcpStream,
     sent: Vec<u8>,
 }
 
-impl Wire {
-    pub async fn to(address: SocketAddr) -> Self {
+impl RawConnection {
+    pub async fn open(address: SocketAddr) -> Self {
         Self { stream: TcpStream::connect(address).await.unwrap(), sent: Vec::new() }
     }
 
     /// Sends bytes; the other side may have closed already.
     pub async fn send(&mut self, bytes: &[u8]) {
         let _ =
-            timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("the bytes to be taken");
+            timeout(TIMEOUT, self.stream.write_all(bytes)).await.expect("the bytes to be taken");
         self.sent.extend_from_slice(bytes);
     }
 
@@ -31,7 +31,7 @@ impl Wire {
     pub async fn until_closed(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         // A reset after the answer is an end as well.
-        let _ = timeout(PATIENCE, self.stream.read_to_end(&mut all))
+        let _ = timeout(TIMEOUT, self.stream.read_to_end(&mut all))
             .await
             .expect("the connection to be closed");
         all
@@ -51,13 +51,13 @@ impl Wire {
                 .append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
         }
         let answer = Answer::from_parts(status, headers, all[end + 4..].to_vec());
-        let (method, path) = self.asked().unwrap_or_default();
+        let (method, path) = self.request_line().unwrap_or_default();
         document::check(&method, &path, &answer);
         answer
     }
 
     /// Method and path of what was asked; none where it was no HTTP, which no operation answers.
-    fn asked(&self) -> Option<(String, String)> {
+    fn request_line(&self) -> Option<(String, String)> {
         let sent = std::str::from_utf8(&self.sent).ok()?;
         let mut head = sent.split("\r\n\r\n").next()?.split("\r\n");
         let (method, target) = head.next()?.strip_suffix(" HTTP/1.1")?.split_once(' ')?;
@@ -67,8 +67,8 @@ impl Wire {
 }
 
 /// Sends bytes on a connection of their own and takes its one answer.
-pub async fn raw(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Answer {
-    let mut wire = Wire::to(address).await;
-    wire.send(bytes.as_ref()).await;
-    wire.answer().await
+pub async fn send_raw(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Answer {
+    let mut connection = RawConnection::open(address).await;
+    connection.send(bytes.as_ref()).await;
+    connection.answer().await
 }

@@ -1,28 +1,28 @@
 //! The points at which the daemon is killed (`fail_point!` in `src`), in the order in which a job
 //! comes by.
 
-macro_rules! steps {
-    ($($(#[$doc:meta])* $step:ident = $name:literal,)*) => {
+macro_rules! fail_points {
+    ($($(#[$doc:meta])* $point:ident = $name:literal,)*) => {
         /// A point before or after something that outlives the process.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Step {
-            $($(#[$doc])* $step,)*
+        pub enum FailPoint {
+            $($(#[$doc])* $point,)*
         }
 
-        impl Step {
-            pub const ALL: &'static [Self] = &[$(Self::$step,)*];
+        impl FailPoint {
+            pub const ALL: &'static [Self] = &[$(Self::$point,)*];
 
             /// Its name in `src`.
             pub const fn name(self) -> &'static str {
                 match self {
-                    $(Self::$step => $name,)*
+                    $(Self::$point => $name,)*
                 }
             }
         }
     };
 }
 
-steps! {
+fail_points! {
     /// A start: before the database is opened,
     Open = "open",
     /// before the jobs of the last run are read,
@@ -72,7 +72,7 @@ steps! {
     End = "end",
     EndCommitted = "end-committed",
     /// Those who wait have heard of the end.
-    Told = "told",
+    EndPublished = "told",
 }
 
 /// Where other tests make a task panic.
@@ -87,7 +87,7 @@ pub fn kill_at(name: &str, visit: u32) -> (&'static str, String) {
 
 /// A misspelt name would kill nothing.
 #[test]
-fn each_step_is_a_fail_point_of_the_product_and_the_other_way_round() {
+fn the_list_has_exactly_the_fail_points_of_the_source() {
     let mut points = std::collections::BTreeSet::new();
     for (_, source) in crate::house::sources() {
         for call in source.split("fail_point!(").skip(1) {
@@ -98,9 +98,9 @@ fn each_step_is_a_fail_point_of_the_product_and_the_other_way_round() {
             points.extend(literals(table.split("\n}\n").next().unwrap()));
         }
     }
-    let steps = Step::ALL.iter().map(|step| step.name()).chain(PANICS);
-    let steps: std::collections::BTreeSet<String> = steps.map(str::to_owned).collect();
-    assert_eq!(points, steps);
+    let listed = FailPoint::ALL.iter().map(|step| step.name()).chain(PANICS);
+    let listed: std::collections::BTreeSet<String> = listed.map(str::to_owned).collect();
+    assert_eq!(points, listed);
 }
 
 fn literals(source: &str) -> impl Iterator<Item = String> {

@@ -6,19 +6,19 @@ use std::path::Path;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Bench, Run};
-use crate::harness::{Daemon, otter};
+use super::{RunFixture, RunProcess};
+use crate::harness::{Daemon, otter_command};
 
 /// It queues: a run that has ended gave its machine back, and that is free again only a moment
 /// later.
-fn run(arguments: &[&str]) -> Run {
-    let mut command = otter(&["run", "--name", "sdw-staging", "--queue-for", "10s"]);
+fn run(arguments: &[&str]) -> RunProcess {
+    let mut command = otter_command(&["run", "--name", "sdw-staging", "--queue-for", "10s"]);
     command.args(arguments).args(["--", "echo", "mine"]);
-    Run::start(command)
+    RunProcess::start(command)
 }
 
 #[tokio::test]
-async fn the_certificate_is_checked() {
+async fn the_certificate_is_verified() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -33,18 +33,18 @@ async fn the_certificate_is_checked() {
     let daemon = Daemon::start(&["--simulate", "--config", &path("otter.toml")], &[]).await;
     let url = format!("https://localhost:{}", daemon.address().rsplit(':').next().unwrap());
     let right = otter::esx::fingerprint(made.cert.der()).to_string();
-    let ended = run(&["--url", &url, "--fingerprint", &right]).ended().await;
-    ended.exits(0, "the machine is given back");
-    assert_eq!(ended.said, ["mine"]);
-    let wrong = run(&["--url", &url, "--fingerprint", &"ab".repeat(32)]).ended().await;
-    wrong.exits(69, &right);
-    run(&["--url", &url, "--cacert", &path("otter.pem")]).ended().await.exits(0, "");
-    run(&["--url", &url, "--cacert", "/nowhere.pem"]).ended().await.exits(64, "/nowhere.pem");
+    let ended = run(&["--url", &url, "--fingerprint", &right]).wait().await;
+    ended.assert_exit(0, "the machine is given back");
+    assert_eq!(ended.stdout, ["mine"]);
+    let wrong = run(&["--url", &url, "--fingerprint", &"ab".repeat(32)]).wait().await;
+    wrong.assert_exit(69, &right);
+    run(&["--url", &url, "--cacert", &path("otter.pem")]).wait().await.assert_exit(0, "");
+    run(&["--url", &url, "--cacert", "/nowhere.pem"]).wait().await.assert_exit(64, "/nowhere.pem");
     assert!(daemon.terminate().await.success());
 }
 
 /// Serves TLS with a self-signed certificate for `localhost`, which is in `otter.pem`.
-async fn serving(directory: &Path, is_ca: IsCa) -> Daemon {
+async fn start_with_tls(directory: &Path, is_ca: IsCa) -> Daemon {
     let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
@@ -65,33 +65,34 @@ fn port(daemon: &Daemon) -> &str {
 }
 
 /// Asserts that it ends long before `--retry-for` is over, and says this.
-async fn ends_at_once(arguments: &[&str], said: &[&str]) {
-    let ended = run(arguments).ended().await;
-    for part in said {
-        ended.exits(69, part);
+async fn assert_fails_at_once(arguments: &[&str], messages: &[&str]) {
+    let ended = run(arguments).wait().await;
+    for part in messages {
+        ended.assert_exit(69, part);
     }
-    assert!(ended.said.is_empty(), "{ended:?}");
+    assert!(ended.stdout.is_empty(), "{ended:?}");
 }
 
 #[tokio::test]
-async fn a_scheme_that_the_port_does_not_speak_is_told_with_the_right_one() {
+async fn a_wrong_scheme_is_reported_with_the_right_one() {
     let directory = tempfile::tempdir().unwrap();
-    let secured = serving(directory.path(), IsCa::NoCa).await;
+    let secured = start_with_tls(directory.path(), IsCa::NoCa).await;
     let right = format!("https://localhost:{}", port(&secured));
     let wrong = right.replace("https", "http");
-    ends_at_once(&["--url", &wrong], &[&format!("this port serves TLS: write {right}")]).await;
+    assert_fails_at_once(&["--url", &wrong], &[&format!("this port serves TLS: write {right}")])
+        .await;
 
-    let bench = Bench::start().await;
-    let right = bench.url();
+    let fixture = RunFixture::start().await;
+    let right = fixture.url();
     let wrong = right.replace("http", "https");
     let plain = format!("this port does not speak TLS: write {right}");
-    ends_at_once(&["--url", &wrong], &[&plain]).await;
+    assert_fails_at_once(&["--url", &wrong], &[&plain]).await;
 }
 
 /// Other servers of TLS than otter answer plain HTTP with an alert of TLS, or with a page of their
 /// own.
 #[tokio::test]
-async fn other_servers_of_tls_are_told_too() {
+async fn a_tls_port_of_another_server_is_recognised() {
     for answer in [
         &b"\x15\x03\x01\x00\x02\x02\x46"[..],
         b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/html\r\ncontent-length: 58\r\n\r\n\
@@ -107,13 +108,17 @@ async fn other_servers_of_tls_are_told_too() {
                 }
             }
         });
-        ends_at_once(&["--url", &url], &[&format!("write {}", url.replace("http", "https"))]).await;
+        assert_fails_at_once(
+            &["--url", &url],
+            &[&format!("write {}", url.replace("http", "https"))],
+        )
+        .await;
         server.abort();
     }
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_refused_is_told_with_what_to_do() {
+async fn a_refused_certificate_is_reported_with_advice() {
     let directory = tempfile::tempdir().unwrap();
     let certificate = directory.path().join("otter.pem");
     let certificate = certificate.to_str().unwrap();
@@ -122,27 +127,28 @@ async fn a_certificate_that_is_refused_is_told_with_what_to_do() {
     params.distinguished_name.push(DnType::CommonName, "another authority");
     std::fs::write(other.path(), params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem())
         .unwrap();
-    let daemon = serving(directory.path(), IsCa::NoCa).await;
+    let daemon = start_with_tls(directory.path(), IsCa::NoCa).await;
     let named = format!("https://localhost:{}", port(&daemon));
     let numbered = format!("https://127.0.0.1:{}", port(&daemon));
     let unknown =
         ["no trusted authority has signed it", "--cacert", "--fingerprint SHA256", "openssl"];
-    ends_at_once(&["--url", &named, "--cacert", other.path().to_str().unwrap()], &unknown).await;
+    assert_fails_at_once(&["--url", &named, "--cacert", other.path().to_str().unwrap()], &unknown)
+        .await;
     let misnamed = ["127.0.0.1", "localhost", "--fingerprint SHA256"];
-    ends_at_once(&["--url", &numbered, "--cacert", certificate], &misnamed).await;
+    assert_fails_at_once(&["--url", &numbered, "--cacert", certificate], &misnamed).await;
     drop(daemon);
 
-    let daemon = serving(directory.path(), IsCa::Ca(BasicConstraints::Unconstrained)).await;
+    let daemon = start_with_tls(directory.path(), IsCa::Ca(BasicConstraints::Unconstrained)).await;
     let url = format!("https://localhost:{}", port(&daemon));
     let authority = ["it is the certificate of an authority (CA)", "--fingerprint SHA256"];
-    ends_at_once(&["--url", &url, "--cacert", certificate], &authority).await;
+    assert_fails_at_once(&["--url", &url, "--cacert", certificate], &authority).await;
 }
 
 #[tokio::test]
-async fn a_unix_socket_is_a_way_too() {
-    let bench = Bench::start().await;
-    let socket = format!("unix:{}", bench.file("otter.sock").display());
-    let mut serve = otter(&["serve", "--simulate", "--listen", &socket]);
+async fn a_run_connects_through_a_unix_socket() {
+    let fixture = RunFixture::start().await;
+    let socket = format!("unix:{}", fixture.path("otter.sock").display());
+    let mut serve = otter_command(&["serve", "--simulate", "--listen", &socket]);
     let mut serving = tokio::process::Command::from({
         serve.stdout(std::process::Stdio::null());
         serve
@@ -151,10 +157,11 @@ async fn a_unix_socket_is_a_way_too() {
     .spawn()
     .unwrap();
     // It is tried until it is there.
-    let mut command = otter(&["run", "--url", &socket, "--name", "sdw-staging", "--", "sh", "-c"]);
+    let mut command =
+        otter_command(&["run", "--url", &socket, "--name", "sdw-staging", "--", "sh", "-c"]);
     command.arg("echo $OTTER_URL");
-    let ended = Run::start(command).ended().await;
-    ended.exits(0, "the machine is given back");
-    assert_eq!(ended.said, [socket]);
+    let ended = RunProcess::start(command).wait().await;
+    ended.assert_exit(0, "the machine is given back");
+    assert_eq!(ended.stdout, [socket]);
     serving.kill().await.unwrap();
 }

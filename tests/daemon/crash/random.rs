@@ -1,17 +1,17 @@
 //! Chance that can be had again: the same seed throws the same.
 
-/// Dice, after Steele, Lea and Flood's `SplitMix`.
+/// SeededRandom, after Steele, Lea and Flood's `SplitMix`.
 #[derive(Clone, Debug)]
-pub struct Dice(u64);
+pub struct SeededRandom(u64);
 
-impl Dice {
-    /// Dice of their own for each place in a run.
-    pub fn of(seed: u64, place: &[u64]) -> Self {
-        let mut dice = Self(seed);
-        for part in place {
-            dice.0 = dice.next() ^ part.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+impl SeededRandom {
+    /// SeededRandom of their own for each path in a run.
+    pub fn from_seed(seed: u64, path: &[u64]) -> Self {
+        let mut random = Self(seed);
+        for part in path {
+            random.0 = random.next() ^ part.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         }
-        dice
+        random
     }
 
     /// From 0 to one less than this.
@@ -20,7 +20,7 @@ impl Dice {
     }
 
     /// An index below this length.
-    pub fn at(&mut self, length: usize) -> usize {
+    pub fn index(&mut self, length: usize) -> usize {
         usize::try_from(self.below(length as u64)).unwrap()
     }
 
