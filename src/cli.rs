@@ -1,9 +1,8 @@
-//! The commands: `serve`, `run`, `token`, `simulate`, `check-config`, `doctor`, `openapi`,
-//! `completions`. Each reads what it is told and starts a room.
+//! The command line: parses the arguments and runs the subcommand that they name.
 //!
-//! Exit codes: 0 as asked, 1 a failure, 2 a wrong command line, 78 a wrong configuration
-//! (`EX_CONFIG`); those of `run` are its own. What `check-config` refuses it refuses with the code
-//! of `serve`.
+//! Exit codes: 0 success, 1 failure, 2 wrong command line, 78 wrong configuration (`EX_CONFIG`).
+//! `run` has exit codes of its own (`run/exit.rs`). `check-config` exits with the code with which
+//! `serve` would fail.
 
 mod check_host;
 mod doctor;
@@ -43,38 +42,36 @@ pub struct Command {
 
 #[derive(Debug, Subcommand)]
 enum Subcommands {
-    /// Serve a host's machines over HTTP.
+    /// Serve the machines of a host over HTTP.
     Serve(ServeArgs),
-    /// Take a machine, run a command, and give the machine back however that ends: a machine in CI,
-    /// in one command.
+    /// Take a machine, run a command, and release the machine however the command ends.
     Run(Box<RunCommand>),
-    /// Make, list, rotate and revoke the tokens that callers are told apart by.
+    /// Create, list, rotate and revoke the tokens that identify callers.
     Token(TokenCommand),
-    /// Back up, restore, check and compact what otter keeps on disk.
+    /// Back up, restore, check and compact the state directory.
     Store(StoreCommand),
-    /// Run a simulated ESX by itself, for otter or any other vim25 client.
+    /// Run a simulated ESX as a server of its own, for otter or any other vim25 client.
     Simulate(SimulateArgs),
-    /// Check the configuration as `serve` does: read it, and look at the files, the state directory
-    /// and the address. Nothing is made or changed.
+    /// Check the configuration, its files, the state directory and the address as `serve` does.
+    /// Creates and changes nothing.
     CheckConfig(CheckConfigArgs),
-    /// Connect to the host as `serve` would, once, and say in plain words what works and what does
-    /// not.
+    /// Connect to the host once, as `serve` does, and report which steps work and which fail.
     Doctor(ConfigArgs),
     /// Print the OpenAPI document: `otter openapi >openapi/otter.json`.
     Openapi {
-        /// In the words of this version of OpenAPI; the document is written in 3.1, and 3.0 is made
-        /// of it.
+        /// The OpenAPI version of the document. 3.0 is converted from 3.1.
         #[arg(long, value_enum, value_name = "VERSION", default_value = "3.1")]
         version: OpenapiVersion,
     },
-    /// Print the completions for a shell: `otter completions bash >/etc/bash_completion.d/otter`.
+    /// Print the completion script of a shell: `otter completions bash
+    /// >/etc/bash_completion.d/otter`.
     Completions {
         /// bash, zsh, fish, elvish or powershell.
         shell: Shell,
     },
 }
 
-/// The versions of OpenAPI that generators of clients read.
+/// The OpenAPI versions that client generators accept.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum OpenapiVersion {
     #[value(name = "3.1")]
@@ -85,8 +82,8 @@ enum OpenapiVersion {
 
 #[derive(Debug, Args)]
 struct ServeArgs {
-    /// Serve an embedded, simulated ESX in place of a real one. The state is kept in memory unless
-    /// a state directory is named.
+    /// Serve an embedded, simulated ESX instead of a real one. The state is kept in memory unless
+    /// --state-dir names a directory.
     #[arg(long)]
     simulate: bool,
     #[command(flatten)]
@@ -97,62 +94,68 @@ struct ServeArgs {
 
 #[derive(Debug, Args)]
 struct CheckConfigArgs {
-    /// Also read the machines of the host once, and warn of patterns that match none.
+    /// Also read the machines of the host once, and warn of each pattern that matches none.
     #[arg(long)]
     host: bool,
     #[command(flatten)]
     config_args: ConfigArgs,
 }
 
-/// Where the configuration comes from.
+/// The sources of the configuration: a file, the environment, and these flags.
 #[derive(Debug, Args)]
 struct ConfigArgs {
     /// The configuration file; `config/otter.toml` shows every key.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where to listen: an IP address and a port, `localhost:PORT`, or `unix:/path`.
+    /// The address to listen on: an IP address and a port, `localhost:PORT`, or `unix:/path`.
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
-    /// Where jobs, leases and tokens are kept: /var/lib/otter if nothing names a directory.
+    /// The directory for jobs, leases and tokens; /var/lib/otter by default.
     #[arg(long, value_name = "DIR")]
     state_dir: Option<String>,
-    /// off, error, warn, info, debug or trace.
+    /// The log level: off, error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// human, json, or auto: human on a terminal, else JSON.
+    /// The log format: human, json, or auto, which is human on a terminal and JSON otherwise.
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
 }
 
-/// What is on a simulated host.
+/// The machines of a simulated host.
 #[derive(Debug, Args)]
 struct ScenarioArgs {
-    /// A scenario; the lab of `config/lab.toml` where none is named.
+    /// A scenario file; by default the lab of `config/lab.toml`.
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
-    /// That many machines of no particular kind.
-    #[arg(long, value_name = "N", conflicts_with = "scenario", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// This number of generated machines instead of a scenario.
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "scenario",
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
     machines: Option<u32>,
 }
 
 #[derive(Debug, Args)]
 struct SimulateArgs {
-    /// Where to listen; port 0 takes a free one.
+    /// The address to listen on; port 0 takes a free port.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
-    /// Where to take orders of what is to go wrong, on loopback: see `[[faults]]` in the scenario.
+    /// The loopback address of the admin endpoint, which injects faults: see `[[faults]]` in the
+    /// scenario.
     #[arg(long, value_name = "ADDR:PORT")]
     admin: Option<SocketAddr>,
     #[command(flatten)]
     scenario: ScenarioArgs,
-    /// How long tasks and guests take, of the usual tenth of a real host's time: 0.1 is ten times
-    /// as fast.
+    /// The factor for the duration of tasks and guest changes. 1 is a tenth of a real host's time;
+    /// 0.1 is ten times as fast.
     #[arg(long, value_name = "FACTOR", default_value = "1", value_parser = pace)]
     pace: f64,
-    /// The account's name.
+    /// The name of the account.
     #[arg(long, value_name = "NAME", default_value = "root")]
     username: String,
-    /// The account's password. It guards nothing but a simulation.
+    /// The password of the account. It protects only the simulation.
     #[arg(long, value_name = "PASSWORD", default_value = "otter")]
     password: String,
 }
@@ -161,11 +164,11 @@ impl Command {
     /// Reads the command line of the process.
     ///
     /// # Errors
-    /// What to exit with, where there is nothing to do but what it was told by now: a wrong line,
-    /// or a question for help.
+    /// The exit code, if the command line is wrong or asks for help or the version. The message is
+    /// printed by then.
     pub fn from_command_line() -> Result<Self, ExitCode> {
         Self::try_parse().map_err(|error| {
-            // Nobody reading it changes nothing.
+            // The exit code is the same if the message cannot be written.
             let _ = error.print();
             match error.exit_code() {
                 0 => ExitCode::SUCCESS,
@@ -175,14 +178,14 @@ impl Command {
         })
     }
 
-    /// Whether a command line that is wrong elsewhere names the subcommand `run`.
+    /// Whether the command line names the subcommand `run`, even if it is wrong otherwise.
     fn is_run() -> bool {
         let matches = Self::command().ignore_errors(true).try_get_matches();
         matches.is_ok_and(|matches| matches.subcommand_name() == Some("run"))
     }
 }
 
-/// Does what the command line says.
+/// Runs the subcommand and returns the exit code of the process.
 #[must_use]
 pub fn run(command: Command) -> ExitCode {
     let Command { subcommand } = command;
@@ -212,15 +215,14 @@ fn on_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::R
 async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let ServeArgs { simulate, scenario, config_args } = args;
     if !simulate && scenario.is_given() {
-        let wrong =
-            "--scenario and --machines say what is simulated: they go with --simulate alone\n";
+        let wrong = "--scenario and --machines describe the simulated host: add --simulate\n";
         Command::command().error(clap::error::ErrorKind::MissingRequiredArgument, wrong).print()?;
         return Ok(ExitCode::from(2));
     }
     let config = config_args.read()?;
     install_log(&config)?;
     raise_file_limit();
-    // Taken over before anything starts, so that a signal during the start is not lost.
+    // Installed before anything starts, so that a signal during the start is not lost.
     let signals = Signals::install().context("signals cannot be received")?;
     let clock = Clock::system();
     let simulated = if simulate {
@@ -291,8 +293,8 @@ async fn check_config(args: CheckConfigArgs) -> anyhow::Result<ExitCode> {
     }
     if let (Some(directory), Some(found)) = (&settings.state_dir, state) {
         let made = match found.existing {
-            Existing::Nothing => ", which does not exist yet: serve makes it",
-            Existing::Directory => ", which has no database yet: serve makes one",
+            Existing::Nothing => ", which does not exist yet: serve creates it",
+            Existing::Directory => ", which has no database yet: serve creates one",
             Existing::Database => "",
         };
         print(&format!("The state is kept in {}{made}.\n", directory.display()));
@@ -322,7 +324,7 @@ fn completions(shell: Shell) -> ExitCode {
 }
 
 impl ConfigArgs {
-    /// Reads the configuration, and prints its warnings, for commands that neither log nor check.
+    /// Reads the configuration and prints its warnings, for commands that have no log.
     fn load(&self) -> Result<Config, ConfigError> {
         let config = self.read()?;
         for warning in &config.warnings {
@@ -344,10 +346,10 @@ impl ConfigArgs {
     }
 }
 
-/// Reads a factor that time can be stretched by.
+/// Parses the factor for the duration of tasks.
 fn pace(text: &str) -> Result<f64, String> {
     let fits = |factor: &f64| (0.0..=1_000.0).contains(factor);
-    text.parse().ok().filter(fits).ok_or_else(|| "a number from 0 to 1000 is wanted".to_owned())
+    text.parse().ok().filter(fits).ok_or_else(|| "the pace is a number from 0 to 1000".to_owned())
 }
 
 impl ScenarioArgs {
@@ -382,17 +384,20 @@ fn allows_colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Each waiting client holds a file descriptor, and the usual soft limit is 1,024.
+/// Raises the soft limit of open files to the hard limit, because each waiting client holds a file
+/// descriptor and the usual soft limit is 1,024.
 fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files cannot be raised: fewer clients can wait at once");
+        tracing::warn!(%error, "the limit of open files cannot be raised: fewer clients can wait \
+            at once");
     }
 }
 
-/// The message of a start: the address, the state directory, and a first command to try.
+/// The message that `serve` prints when it listens: the address, the state directory, and commands
+/// to try.
 fn start_message(bound: &str, state: Option<&Path>) -> String {
     let (curl, browser) = match bound.strip_prefix("unix:") {
         Some(path) => (format!("curl -s --unix-socket {path} http://localhost"), String::new()),
@@ -403,11 +408,12 @@ fn start_message(bound: &str, state: Option<&Path>) -> String {
         |directory| format!("in {}", directory.display()),
     );
     format!(
-        "otter listens on {bound}. Its state is kept {state}. Try:\n  {curl}/v1/machines\n  {curl}/v1/about\n{browser}"
+        "otter listens on {bound}. Its state is kept {state}. Try:\n  {curl}/v1/machines\n  \
+         {curl}/v1/about\n{browser}"
     )
 }
 
-/// Writes to the standard output. Nobody reading it any more is no reason to end a daemon.
+/// Writes to the standard output. A closed standard output does not end the daemon.
 fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

@@ -1,5 +1,5 @@
-//! `otter check-config --host`: reads the machines of the host once, and says which patterns of the
-//! configuration match none of them.
+//! `otter check-config --host`: reads the machines of the host once, and warns of each pattern in
+//! the configuration that matches none of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use crate::service::inventory::Inventory;
 use crate::service::patterns::{MachinePatterns, PatternWatch};
 use crate::telemetry::metrics::Metrics;
 
-/// How long the host may take until its machines are read.
+/// The longest wait until the machines of the host are read.
 const READ_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// How long the logout may take.
+/// The longest wait for the logout.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reads the host and prints a warning for each pattern and id that matches no machine.
@@ -42,7 +42,8 @@ pub async fn check_host(settings: &Settings) -> anyhow::Result<()> {
         read = wait_for_machines(&hypervisor, &inventory, &feed) => read,
         _ = &mut session => Err(anyhow::anyhow!("the session with the host ended by itself")),
         () = clock.sleep(READ_TIMEOUT) => {
-            Err(anyhow::anyhow!("the host did not tell its machines within {} s", READ_TIMEOUT.as_secs()))
+            let seconds = READ_TIMEOUT.as_secs();
+            Err(anyhow::anyhow!("the machines of the host were not read within {seconds} s"))
         }
     };
     stop.cancel();
@@ -72,7 +73,7 @@ async fn wait_for_machines(
         match inventory.session().state {
             SessionState::Connecting => {}
             SessionState::Connected => {
-                // After this every machine that the host has is in the inventory.
+                // After the barrier the inventory has every machine of the host.
                 if hypervisor.barrier().await.is_ok() && inventory.contents().loaded {
                     return Ok(());
                 }

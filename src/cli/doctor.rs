@@ -1,5 +1,5 @@
-//! `otter doctor`: the findings on the way to the host, a line each. It exits 0 only if all is
-//! well.
+//! `otter doctor`: checks the connection to the host step by step and prints one line for each
+//! finding. It exits with 0 only if every check succeeds.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

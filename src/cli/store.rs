@@ -1,5 +1,5 @@
-//! `otter store`: backs up, restores, checks and compacts the state directory. None of its commands
-//! makes or migrates a database.
+//! `otter store`: backs up, restores, checks and compacts the state directory. No subcommand
+//! creates or migrates a database.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,7 +22,7 @@ pub struct StoreCommand {
 
 #[derive(Debug, Subcommand)]
 enum StoreSubcommand {
-    /// Write the database and the key of leases' secrets into one archive. A daemon may run
+    /// Write the database and the key of the lease secrets into one archive. The daemon may run
     /// meanwhile.
     Backup {
         /// The archive, which must not exist yet. It holds secrets: keep it as safe as the state
@@ -32,8 +32,8 @@ enum StoreSubcommand {
         #[command(flatten)]
         config_args: ConfigArgs,
     },
-    /// Make a state directory of an archive. Jobs and leases that had not ended when it was made
-    /// end: the host is not called for them.
+    /// Create a state directory from an archive. Jobs and leases that had not ended when the
+    /// archive was written are ended; the host is not called for them.
     Restore {
         /// An archive that `otter store backup` wrote.
         #[arg(value_name = "FILE", value_parser = archive_file())]
@@ -41,20 +41,19 @@ enum StoreSubcommand {
         #[command(flatten)]
         config_args: ConfigArgs,
     },
-    /// Read everything that is stored and say what is damaged or missing; the exit code is 1 if
-    /// anything is. Nothing is changed.
+    /// Read everything that is stored and report what is damaged or missing. Changes nothing, and
+    /// exits with 1 if anything is damaged or missing.
     Check {
         #[command(flatten)]
         config_args: ConfigArgs,
     },
-    /// Give back the room that deleted jobs and leases left in the database. No daemon may run
-    /// meanwhile.
+    /// Free the disk space of deleted jobs and leases. No daemon may run meanwhile.
     Compact {
         #[command(flatten)]
         config_args: ConfigArgs,
     },
-    /// Make a new key for the secrets of leases if the old one is lost. The secrets of open leases
-    /// are void then.
+    /// Create a new key for the secrets of leases if the old key is lost. This voids the secrets of
+    /// open leases.
     NewKey {
         #[command(flatten)]
         config_args: ConfigArgs,
@@ -80,7 +79,10 @@ async fn backup(file: PathBuf, config_args: &ConfigArgs) -> anyhow::Result<ExitC
 
 async fn restore(file: PathBuf, config_args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     let Some(directory) = config_args.load()?.state.dir else {
-        bail!("say where to restore to: otter store restore {} --state-dir DIR", file.display());
+        bail!(
+            "the directory to restore into is not named: otter store restore {} --state-dir DIR",
+            file.display()
+        );
     };
     let restored = store::restore(&file, &directory, Clock::system().now()).await?;
     let RestoreReport {
@@ -92,8 +94,8 @@ async fn restore(file: PathBuf, config_args: &ConfigArgs) -> anyhow::Result<Exit
     } = restored;
     print(&format!(
         "{} is the store as it was at {:.0}.\n\
-         jobs cancelled: {cancelled_jobs}, jobs unknown: {unknown_jobs}, leases revoked: {revoked_leases}, machines \
-         quarantined: {quarantined_machines}\n\
+         jobs cancelled: {cancelled_jobs}, jobs unknown: {unknown_jobs}, leases revoked: \
+         {revoked_leases}, machines quarantined: {quarantined_machines}\n\
          Tokens that were revoked since then are in force again: otter token list --state-dir {}\n",
         directory.display(),
         manifest.created_at,
@@ -119,7 +121,8 @@ async fn check(config_args: &ConfigArgs) -> anyhow::Result<ExitCode> {
         return Ok(code);
     }
     bail!(
-        "the store in {} is damaged: restore a backup into an empty directory, with otter store restore",
+        "the store in {} is damaged: restore a backup into an empty directory, with otter store \
+         restore",
         state.directory().display()
     );
 }
@@ -136,14 +139,14 @@ async fn new_key(config_args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     let open = Store::open_shared(state.directory()).await?.open_leases().await?.len();
     lease_key::create(state.directory(), &Clock::system())?;
     print(&format!(
-        "There is a new key. Open leases whose secrets are void: {open}. An operator has to revoke them, or they end \
-         when their time is over.\n"
+        "There is a new key. Open leases whose secrets are void: {open}. An operator has to revoke \
+         them, or they end when they expire.\n"
     ));
     Ok(ExitCode::SUCCESS)
 }
 
-/// The path of an archive. `-` often means a standard stream, through which otter passes no
-/// archive.
+/// Parses the path of an archive. Refuses `-`, which often means a standard stream: otter reads and
+/// writes archives only as files.
 fn archive_file() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|path| match path.to_str() {
         Some("-") => {

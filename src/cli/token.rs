@@ -1,5 +1,5 @@
-//! `otter token`: makes, lists, rotates and revokes tokens in the state directory, also while a
-//! daemon runs there.
+//! `otter token`: creates, lists, rotates and revokes tokens in the state directory, also while a
+//! daemon uses it.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -32,28 +32,28 @@ pub struct TokenCommand {
 
 #[derive(Debug, Subcommand)]
 enum TokenSubcommand {
-    /// Make a token and print it. It is shown this once; otter keeps only its digest.
+    /// Create a token and print it. It is shown only this once; otter stores only its digest.
     Create(CreateArgs),
     /// List the tokens, revoked ones included.
     List {
-        /// Print one JSON array, with what each token may do and when it was last used.
+        /// Print one JSON array with the rights and the last use of each token.
         #[arg(long)]
         json: bool,
         #[command(flatten)]
         config_args: ConfigArgs,
     },
-    /// Give a token a new secret and print it. Name, role, scope and limits stay; the old secret is
-    /// refused within a second.
+    /// Give a token a new secret and print it. The token keeps its name, role, scope and limits;
+    /// otter refuses the old secret within a second.
     Rotate {
         #[command(flatten)]
         name: TokenName,
-        /// When the token expires, from now on. Without it the expiry stays as it is.
+        /// The time from now until the token expires. By default the expiry does not change.
         #[arg(long, value_name = "TIME", value_parser = lifetime, allow_hyphen_values = true)]
         expires: Option<Duration>,
         #[command(flatten)]
         config_args: ConfigArgs,
     },
-    /// Revoke a token: within a second nobody can call with it.
+    /// Revoke a token. otter refuses it within a second.
     Revoke {
         #[command(flatten)]
         name: TokenName,
@@ -66,7 +66,7 @@ enum TokenSubcommand {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct TokenName {
-    /// The name of the token: what its callers are called, in jobs and in the log.
+    /// The name of the token. Jobs and the log show it as the name of the caller.
     #[arg(value_name = "NAME")]
     name: Option<String>,
     /// The same as NAME.
@@ -81,37 +81,42 @@ impl TokenName {
     }
 }
 
-// Only a new name is checked: earlier versions took names that no new token can have.
+// Only `create` checks the name: earlier versions accepted names that no new token can have.
 #[derive(Debug, Args)]
-#[command(mut_arg("name", |arg| arg.value_parser(name)), mut_arg("named", |arg| arg.value_parser(name)))]
+#[command(
+    mut_arg("name", |arg| arg.value_parser(name)),
+    mut_arg("named", |arg| arg.value_parser(name))
+)]
 struct CreateArgs {
     #[command(flatten)]
     name: TokenName,
-    /// What they may do; each role may do what those before it may.
+    /// The role of the token. Each role may also do what the roles before it may do.
     #[arg(long, value_name = "ROLE")]
     role: RoleArgument,
-    /// Only machines whose name matches: `*` is any text, `?` any one character. May be repeated.
+    /// Restrict the token to machines whose name matches this pattern: `*` is any text, `?` is any
+    /// one character. May be repeated.
     #[arg(long, value_name = "PATTERN", value_parser = non_empty)]
     machines: Vec<String>,
-    /// Only machines of this pool, in addition to those of --machines. May be repeated.
+    /// Restrict the token to machines of this pool, in addition to those of --machines. May be
+    /// repeated.
     #[arg(long, value_name = "POOL", value_parser = non_empty)]
     pool: Vec<String>,
-    /// When the token expires, from now on: 12h, 90d. Without it the token does not expire.
+    /// The time from now until the token expires: 12h, 90d. By default it does not expire.
     #[arg(long, value_name = "TIME", value_parser = lifetime, allow_hyphen_values = true)]
     expires: Option<Duration>,
-    /// How many leases may be open at a time, queued ones included.
+    /// The most leases of this token that may be open at a time, including queued leases.
     #[arg(long, value_name = "NUMBER", value_parser = limit())]
     max_leases: Option<u32>,
-    /// How many of its leases may wait for a machine.
+    /// The most leases of this token that may wait for a machine.
     #[arg(long, value_name = "NUMBER", value_parser = limit())]
     max_queued_leases: Option<u32>,
-    /// How many of its jobs may wait behind another job of their machine.
+    /// The most jobs of this token that may wait behind another job of their machine.
     #[arg(long, value_name = "NUMBER", value_parser = limit())]
     max_queued_jobs: Option<u32>,
-    /// How many streams of events may be open at a time.
+    /// The most event streams of this token that may be open at a time.
     #[arg(long, value_name = "NUMBER", value_parser = limit())]
     max_streams: Option<u32>,
-    /// How many requests may be made in a second.
+    /// The most requests with this token in a second.
     #[arg(long, value_name = "NUMBER", value_parser = limit())]
     max_requests_per_second: Option<u32>,
     #[command(flatten)]
@@ -122,11 +127,11 @@ struct CreateArgs {
 enum RoleArgument {
     /// Reads.
     Viewer,
-    /// Takes leases, and changes machines that it holds.
+    /// Takes leases, and changes the machines that it holds.
     Runner,
-    /// Changes any machine, revokes leases, sets machines aside.
+    /// Changes any machine, revokes leases, quarantines machines.
     Operator,
-    /// Whatever there is.
+    /// Does everything.
     Admin,
 }
 
@@ -171,9 +176,7 @@ async fn create(args: CreateArgs) -> anyhow::Result<ExitCode> {
     let (name, role) = (name.into_name(), Role::from(role));
     let scope = Scope::new(machines, pool);
     if scope.is_restricted() && role == Role::Admin {
-        bail!(
-            "an admin acts on every machine: leave out --machines and --pool, or choose another role"
-        );
+        bail!("an admin acts on every machine: omit --machines and --pool, or choose another role");
     }
     let config = config_args.load()?;
     let pools = config_args.config.is_some().then_some(&config.pools);
@@ -230,7 +233,7 @@ async fn rotate(
             bail!("no token named {name} is in force: otter token list");
         };
         if expires_at.is_none() && known.expires_at.is_some_and(|at| at <= now) {
-            bail!("the token {name} has expired: say --expires, for example --expires 90d");
+            bail!("the token {name} has expired: add --expires, for example --expires 90d");
         }
         if !store.rotate_token(name, token.digest(), now, expires_at).await? {
             bail!("the token {name} was revoked just now");
@@ -273,7 +276,7 @@ async fn list(json: bool, config_args: &ConfigArgs) -> anyhow::Result<ExitCode> 
             .filter_map(|(_, what, at)| at.map(|at| format!("  {what} {at:.0}")))
             .collect();
         let line = format!("{name:<24}  {role:<8}  made {created_at:.0}{restrictions}{dated}");
-        // The check does not apply to names that earlier versions or other programs stored.
+        // Earlier versions and other programs may have stored names that `name` would refuse.
         print(&format!("{}\n", printable(&line)));
     }
     Ok(ExitCode::SUCCESS)
@@ -320,13 +323,15 @@ impl ListedToken {
             role,
             digest: _,
             scope,
-            limits: TokenLimits { leases, queued_leases, queued_jobs, streams, requests_per_second },
+            limits,
             created_at,
             expires_at,
             rotated_at,
             last_used_at,
             revoked_at,
         } = token;
+        let TokenLimits { leases, queued_leases, queued_jobs, streams, requests_per_second } =
+            limits;
         let state = match (revoked_at, expires_at) {
             (Some(_), _) => "revoked",
             (None, Some(at)) if *at <= now => "expired",
@@ -363,7 +368,7 @@ fn new_token(clock: &Clock) -> anyhow::Result<Token> {
     Ok(Token::new(&clock.random().context("the system gives no random bits")?))
 }
 
-/// Prints only the token on the standard output, which a shell can redirect into a file.
+/// Prints only the token to the standard output, so that a shell can redirect it into a file.
 fn show_token(token: &Token) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", token.text())
@@ -390,8 +395,9 @@ async fn open_shared(config_args: &ConfigArgs) -> anyhow::Result<Store> {
     Ok(Store::open_shared(config_args.load()?.state.directory()).await?)
 }
 
-/// The first token may be made before the daemon's first start, but only in a directory that the
-/// user named: no daemon would read a database in another place.
+/// Opens the store, and creates it if the user names the state directory: the first token may be
+/// created before the first start of the daemon. In the default directory nothing is created,
+/// because the daemon may use another directory.
 async fn open_shared_or_new(state: &State) -> anyhow::Result<Store> {
     match &state.dir {
         Some(directory) => Ok(Store::open_or_create_shared(directory).await?),
@@ -412,7 +418,7 @@ async fn with_writer<T>(
     done
 }
 
-/// A name is what people read in logs and lists.
+/// Parses the name of a new token. People read it in logs and lists, so few characters are allowed.
 fn name(text: &str) -> Result<String, String> {
     let plain = |character: char| character.is_ascii_alphanumeric() || "-_.@".contains(character);
     if is_reserved_name(text) {
@@ -427,27 +433,29 @@ fn name(text: &str) -> Result<String, String> {
     }
 }
 
-/// What in a scope is probably a mistake.
+/// Warnings about the parts of a scope that are probably mistakes.
 ///
 /// # Parameters
-/// - `pools`: the pools of the configuration; `None` if no configuration names them.
+/// - `pools`: the pools of the configuration; `None` if no configuration file is given.
 fn scope_warnings(scope: &Scope, pools: Option<&BTreeMap<String, Pool>>) -> Vec<String> {
     let Scope::Selected { machines, pools: selected } = scope else { return Vec::new() };
     let literal = machines.iter().filter(|pattern| pattern.contains(['[', ']'])).map(|pattern| {
         format!(
-            "--machines {pattern}: [ and ] stand for themselves; only * and ? have a meaning in a pattern"
+            "--machines {pattern}: [ and ] stand for themselves; only * and ? have a meaning in a \
+             pattern"
         )
     });
     let is_unknown = |pool: &&String| pools.is_some_and(|pools| !pools.contains_key(*pool));
     let unknown = selected.iter().filter(is_unknown).map(|pool| {
         format!(
-            "--pool {pool}: the configuration has no pool of this name, so the token gets no machine by it"
+            "--pool {pool}: the configuration has no pool of this name, so the token gets no \
+             machine by it"
         )
     });
     literal.chain(unknown).collect()
 }
 
-/// A pattern or the name of a pool. An empty one matches nothing and is a mistake.
+/// Parses a pattern or the name of a pool. Refuses an empty text, which matches nothing.
 fn non_empty(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
         return Err("it is empty".to_owned());
@@ -466,7 +474,7 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     }
     match duration::parse(text) {
         Ok(lifetime) if lifetime.is_zero() => {
-            Err("a token that expires at once is of no use".to_owned())
+            Err("the token would expire at once; give a longer time, for example 90d".to_owned())
         }
         Ok(lifetime) => Ok(lifetime),
         Err(error) => Err(error.to_string()),

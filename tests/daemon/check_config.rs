@@ -221,7 +221,10 @@ async fn check_config_makes_nothing_and_says_what_would_be_made() {
         run_to_exit(directory.command("check-config", "", &["--state-dir", &state])).await;
     assert_eq!(code, Some(0), "{text}");
     assert!(text.ends_with("The configuration is good.\n"), "{text}");
-    assert!(text.contains(&format!("{state}, which does not exist yet: serve makes it")), "{text}");
+    assert!(
+        text.contains(&format!("{state}, which does not exist yet: serve creates it")),
+        "{text}"
+    );
     assert!(!Path::new(&state).exists());
 
     // A directory that exists is left without a database too.
@@ -230,7 +233,7 @@ async fn check_config_makes_nothing_and_says_what_would_be_made() {
         run_to_exit(directory.command("check-config", "", &["--state-dir", &state])).await;
     assert_eq!(code, Some(0), "{text}");
     assert!(
-        text.contains(&format!("{state}, which has no database yet: serve makes one")),
+        text.contains(&format!("{state}, which has no database yet: serve creates one")),
         "{text}"
     );
     assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0);

@@ -1,4 +1,4 @@
-//! An answer as a test sees it.
+//! The answer to an HTTP request, with assertions on it.
 
 use reqwest::header::HeaderMap;
 use serde_json::Value;
@@ -10,16 +10,16 @@ use super::document;
 pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
-    /// The body as it came, compressed or not.
+    /// The body as it was received. It may be compressed.
     pub bytes: Vec<u8>,
-    /// Of bytes that are no text what can be read.
+    /// The body as text, with U+FFFD for bytes that are not UTF-8.
     pub text: String,
-    /// Null where the body is no JSON.
+    /// The body as JSON. Null if it is not JSON.
     pub json: Value,
 }
 
 impl Answer {
-    /// Sends a request, takes its answer whole, and holds it to the served document.
+    /// Sends a request, reads the whole answer, and checks it against the OpenAPI document.
     pub async fn from_request(request: reqwest::RequestBuilder) -> Self {
         let (client, request) = request.build_split();
         let request = request.expect("a request");
@@ -32,7 +32,7 @@ impl Answer {
         answer
     }
 
-    /// An answer that came some other way.
+    /// Creates an answer that did not come through [`Answer::from_request`]. It is not checked.
     pub fn from_parts(status: u16, headers: HeaderMap, bytes: Vec<u8>) -> Self {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
@@ -46,7 +46,7 @@ impl Answer {
         self
     }
 
-    /// Asserts that it is a problem of this status and code, complete and of its media type.
+    /// Asserts that the answer is a complete problem document with this status and code.
     #[track_caller]
     pub fn problem(self, status: u16, code: &str) -> Self {
         assert_eq!(
@@ -76,7 +76,7 @@ impl Answer {
         self
     }
 
-    /// Asserts that the problem points at this parameter or place in the body with this word.
+    /// Asserts that an error of the problem names this parameter or JSON pointer and this code.
     #[track_caller]
     pub fn points_at(self, place: &str, code: &str) -> Self {
         let errors = self.json["errors"].as_array().unwrap();
@@ -87,10 +87,10 @@ impl Answer {
         self
     }
 
-    /// The text of a field.
+    /// The text of a field. Panics if the field is not a text.
     #[track_caller]
     pub fn str(&self, field: &str) -> &str {
-        self.json[field].as_str().unwrap_or_else(|| panic!("{field} is no text: {}", self.text))
+        self.json[field].as_str().unwrap_or_else(|| panic!("{field} is not a text: {}", self.text))
     }
 
     /// A field of each item of a list.

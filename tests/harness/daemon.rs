@@ -1,4 +1,4 @@
-//! The real binary as a process of its own, so that it can be killed.
+//! The otter binary in a process of its own, so that tests can signal and kill it.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{Answer, TIMEOUT, eventually};
 
-/// An `otter serve` that runs.
+/// A running `otter serve`. Dropping it kills the process.
 pub struct Daemon {
     child: Child,
     address: String,
@@ -19,20 +19,20 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the binary with these arguments and variables beside `serve`, on a free port, and
-    /// waits until it says where it listens.
+    /// Starts `otter serve` on a free port with these arguments and environment variables, and
+    /// waits until it listens.
     pub async fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         Self::start_at("127.0.0.1:0", arguments, variables).await
     }
 
-    /// The same at this address.
+    /// The same, listening on this address.
     pub async fn start_at(listen: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = otter_command(&["serve", "--listen", listen]);
         command.args(arguments).envs(variables.iter().copied());
         Self::try_start(command).await.expect("a daemon that says where it listens")
     }
 
-    /// The same with its log, as JSON, in this file.
+    /// The same, with the log as JSON in this file.
     pub async fn start_with_log(
         log: &Path,
         arguments: &[&str],
@@ -44,8 +44,8 @@ impl Daemon {
         Self::try_start(command).await.expect("a daemon that says where it listens")
     }
 
-    /// Starts a command that is a daemon in the end; none where it ended before it said where it
-    /// listens.
+    /// Runs a command that starts the daemon. `None` if the command ends before it prints the
+    /// address.
     pub async fn try_start(mut command: Command) -> Option<Self> {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
@@ -68,12 +68,13 @@ impl Daemon {
         Some(Self { child, address, client: super::client() })
     }
 
-    /// The same against a simulated host, with its state in this directory.
+    /// Starts the daemon with this simulated host and this state directory, and waits until the
+    /// inventory is loaded.
     pub async fn start_for_host(host: &otter::simulator::Simulator, state: &Path) -> Self {
         Self::start_with_config(host, state, "").await
     }
 
-    /// The same with more in its configuration.
+    /// The same, with extra lines in the configuration file.
     pub async fn start_with_config(
         host: &otter::simulator::Simulator,
         state: &Path,
@@ -87,7 +88,7 @@ impl Daemon {
         daemon
     }
 
-    /// The same, as soon as it listens.
+    /// The same, without waiting for the inventory.
     pub async fn start_without_waiting(
         host: &otter::simulator::Simulator,
         state: &Path,
@@ -120,18 +121,18 @@ impl Daemon {
         self.client.request(method, format!("http://{}{path}", self.address))
     }
 
-    /// `SIGKILL`: nothing of it can react.
+    /// Kills the daemon with `SIGKILL` and returns its status.
     pub fn kill(mut self) -> ExitStatus {
         self.child.kill().unwrap();
         self.child.wait().unwrap()
     }
 
-    /// Where it listens: an address and a port.
+    /// The address and port that the daemon listens on.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// The memory that it holds, in bytes.
+    /// The resident memory of the daemon in bytes.
     pub fn resident_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let kilobytes = status
@@ -141,12 +142,12 @@ impl Daemon {
         kilobytes.trim().parse::<u64>().unwrap() * 1024
     }
 
-    /// How many files and sockets it has open.
+    /// The number of open files and sockets of the daemon.
     pub fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
-    /// A figure of its metrics, such as `otter_waits_open`.
+    /// The value of a metric without labels, such as `otter_waits_open`.
     pub async fn metric(&self, name: &str) -> u64 {
         let metrics =
             self.request(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
@@ -158,23 +159,25 @@ impl Daemon {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Stops it, until SIGCONT. Its threads stop one after the other, and the last may still
-    /// answer.
+    /// Stops the daemon with SIGSTOP, and waits until all its threads have stopped. It continues at
+    /// SIGCONT.
     pub async fn suspend(&self) {
         self.signal(Signal::STOP);
         let threads = format!("/proc/{}/task", self.pid().as_raw_pid());
         let stopped = |thread: std::io::Result<std::fs::DirEntry>| {
-            // One that has ended does nothing either.
+            // A thread without a status has ended.
             let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
             stat.map_or(true, |stat| {
                 stat.rsplit_once(')').is_some_and(|(_, after)| after.starts_with(" T"))
             })
         };
-        eventually("it to be stopped", async || std::fs::read_dir(&threads).unwrap().all(stopped))
-            .await;
+        eventually("the daemon to be stopped", async || {
+            std::fs::read_dir(&threads).unwrap().all(stopped)
+        })
+        .await;
     }
 
-    /// Its process.
+    /// The process id of the daemon.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
@@ -183,13 +186,13 @@ impl Daemon {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// `SIGTERM`, and its exit status.
+    /// Sends `SIGTERM`, waits for the end, and returns the exit status.
     pub async fn terminate(self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.wait_for_exit().await
     }
 
-    /// Its exit status, once it ended.
+    /// Waits until the daemon ends, and returns the exit status.
     pub async fn wait_for_exit(mut self) -> ExitStatus {
         let mut status = None;
         eventually("the daemon to stop", async || {
@@ -203,13 +206,14 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Already gone where the test ended it.
+        // The test may have ended the process already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The binary with these arguments and without the `OTTER_` variables of this process.
+/// A command that runs the otter binary with these arguments, without the `OTTER_` variables of the
+/// test process.
 pub fn otter_command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_otter"));
     command.args(arguments).stdin(Stdio::null());
@@ -221,28 +225,28 @@ pub fn otter_command(arguments: &[&str]) -> Command {
     command
 }
 
-/// The lines of a log with this message.
+/// The lines of a JSON log that have this message.
 pub fn log_lines(log: &Path, message: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(log).unwrap();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines.filter(|line| line["message"] == message).collect()
 }
 
-/// Runs a command that ends by itself, and gives its exit code and all that it said.
+/// Runs a command until it ends. Returns its exit code, and its standard output and error.
 pub async fn run_to_exit(command: Command) -> (Option<i32>, String) {
     let output = run_with_timeout(command, TIMEOUT).await;
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(text).unwrap())
 }
 
-/// Runs a command that ends by itself within this time.
+/// Runs a command until it ends. Panics if it takes longer than `limit`.
 pub async fn run_with_timeout(mut command: Command, limit: Duration) -> Output {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let process = Pid::from_child(&child);
     let mut run = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
     let Ok(output) = tokio::time::timeout(limit, &mut run).await else {
         kill_process(process, Signal::KILL).unwrap();
-        panic!("{command:?} did not end by itself: {:?}", run.await.unwrap());
+        panic!("{command:?} did not end within {limit:?}: {:?}", run.await.unwrap());
     };
     output.unwrap()
 }

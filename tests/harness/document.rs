@@ -1,6 +1,6 @@
-//! Holds every answer to the served document: its status and media type documented, its body of the
-//! schema (required keys present, no undocumented key, types and words right), its problem's code
-//! among those that the operation lists, and the headers that every answer has.
+//! Checks every answer against the OpenAPI document: the status and media type are documented, the
+//! body fits the schema (required keys, no undocumented key, types, enum values), the operation
+//! lists the problem's code, and the answer has the headers that every answer has.
 
 use std::sync::LazyLock;
 
@@ -10,65 +10,68 @@ use super::Answer;
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(otter::api::openapi);
 
-/// Panics where an answer is not as documented.
+/// Panics if an answer does not match the document.
 #[track_caller]
 pub fn check(method: &str, path: &str, answer: &Answer) {
     let media_type = answer.header("content-type").unwrap_or_default();
-    let told = || format!("{method} {path} answered {}: {}", answer.status, answer.text);
-    assert!(answer.header("x-request-id").is_some(), "no X-Request-Id: {}", told());
-    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{}", told());
+    let summary = || format!("{method} {path} answered {}: {}", answer.status, answer.text);
+    assert!(answer.header("x-request-id").is_some(), "no X-Request-Id: {}", summary());
+    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{}", summary());
     if answer.json["secret"].is_string() {
-        assert_eq!(answer.header("cache-control"), Some("no-store"), "{}", told());
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{}", summary());
     }
     if answer.status == 304 {
         assert!(
             answer.bytes.is_empty() && answer.header("etag").is_some(),
             "no good 304: {}",
-            told()
+            summary()
         );
         return;
     }
-    // There is nothing to read in these; all else of them is as of any answer.
-    let unread = method == "HEAD" || answer.header("content-encoding").is_some();
+    // The body of these answers cannot be checked. All other checks apply.
+    let is_body_unreadable = method == "HEAD" || answer.header("content-encoding").is_some();
     let method = if method == "HEAD" { "GET" } else { method };
-    if media_type == "application/problem+json" && !unread {
+    if media_type == "application/problem+json" && !is_body_unreadable {
         let problem = &DOCUMENT["components"]["schemas"]["Problem"];
-        fits(&answer.json, problem, "").unwrap_or_else(|wrong| panic!("{wrong} of {}", told()));
+        fits(&answer.json, problem, "").unwrap_or_else(|wrong| panic!("{wrong} of {}", summary()));
     }
     let Some(operation) = operation(method, path) else { return };
     let status = answer.status.to_string();
     let class = format!("{}XX", &status[..1]);
     let responses = &operation["responses"];
     let response = responses.get(&status).or_else(|| responses.get(&class));
-    let Some(response) = response else { panic!("the status is not documented: {}", told()) };
+    let Some(response) = response else { panic!("the status is not documented: {}", summary()) };
     let content =
-        response["content"].as_object().unwrap_or_else(|| panic!("no content: {}", told()));
-    let Some(schema) = content.get(media_type) else { panic!("not of its media type: {}", told()) };
-    if !unread {
+        response["content"].as_object().unwrap_or_else(|| panic!("no content: {}", summary()));
+    let Some(schema) = content.get(media_type) else {
+        panic!("not of its media type: {}", summary())
+    };
+    if !is_body_unreadable {
         fits(&answer.json, &schema["schema"], "")
-            .unwrap_or_else(|wrong| panic!("{wrong} of {}", told()));
+            .unwrap_or_else(|wrong| panic!("{wrong} of {}", summary()));
     }
     if answer.status >= 400 {
-        if unread {
+        if is_body_unreadable {
             return;
         }
-        assert_eq!(answer.json["status"], answer.status, "{}", told());
+        assert_eq!(answer.json["status"], answer.status, "{}", summary());
         let code = answer.json["code"].as_str().unwrap();
         let listed =
             operation["x-otter-problems"].as_array().unwrap().iter().any(|known| known == code);
-        assert!(listed, "{code} is not among the operation's problems: {}", told());
+        assert!(listed, "{code} is not among the operation's problems: {}", summary());
     } else if path.starts_with("/v1/") {
-        assert!(answer.header("otter-version").is_some(), "no Otter-Version: {}", told());
-        assert!(answer.header("etag").is_some(), "no ETag: {}", told());
+        assert!(answer.header("otter-version").is_some(), "no Otter-Version: {}", summary());
+        assert!(answer.header("etag").is_some(), "no ETag: {}", summary());
     }
     if answer.status == 202 && !path.ends_with("/cancel") {
         for name in ["location", "retry-after"] {
-            assert!(answer.header(name).is_some(), "no {name}: {}", told());
+            assert!(answer.header(name).is_some(), "no {name}: {}", summary());
         }
     }
 }
 
-/// Panics where an event is not as documented, or its object is not as GET shows it.
+/// Panics if an event does not match the document, or if its object does not match the schema of
+/// the object that GET returns.
 #[track_caller]
 pub fn check_event(event: &Value) {
     let holds = |value: &Value, schema: &str| {
@@ -101,16 +104,17 @@ pub fn check_event(event: &Value) {
     assert_eq!(&event["id"], id, "{event}");
 }
 
-/// The documented operation of a request; a literal segment goes before a parameter.
+/// The documented operation of a request. A template with a literal segment wins over one with a
+/// parameter. `None` if no operation has this path and method.
 fn operation(method: &str, path: &str) -> Option<&'static Value> {
     let given: Vec<&str> = path.split('/').collect();
     let fits = |template: &str| {
-        let wanted: Vec<&str> = template.split('/').collect();
-        wanted.len() == given.len()
-            && wanted
+        let segments: Vec<&str> = template.split('/').collect();
+        segments.len() == given.len()
+            && segments
                 .iter()
                 .zip(&given)
-                .all(|(wanted, given)| wanted.starts_with('{') || wanted == given)
+                .all(|(segment, given)| segment.starts_with('{') || segment == given)
     };
     let paths = DOCUMENT["paths"].as_object()?;
     let matching = paths.iter().filter(|(template, _)| fits(template));
@@ -150,21 +154,21 @@ fn fits(value: &Value, schema: &Value, at: &str) -> Result<(), String> {
         "number" => value.is_number(),
         "array" => value.is_array(),
         "object" => value.is_object(),
-        other => panic!("the document has a type {other}"),
+        other => panic!("the document has an unknown type {other}"),
     };
     if !types.is_empty() && !types.iter().any(is) {
-        return Err(format!("{at} is no {}", types.join(" or ")));
+        return Err(format!("{at} is not {}", types.join(" or ")));
     }
     if let Some(words) = schema["enum"].as_array()
         && !words.contains(value)
     {
-        return Err(format!("{at} is none of {words:?}"));
+        return Err(format!("{at} is not one of {words:?}"));
     }
     if let Some(words) = schema["x-extensible-enum"].as_array()
         && value.is_string()
         && !words.contains(value)
     {
-        return Err(format!("{at} is none of {words:?}, which may grow, with the document"));
+        return Err(format!("{at} is not one of {words:?}, which only the document can extend"));
     }
     let below = |least: f64| value.as_f64().is_some_and(|number| number < least);
     if schema["minimum"].as_f64().is_some_and(below) {
@@ -175,7 +179,7 @@ fn fits(value: &Value, schema: &Value, at: &str) -> Result<(), String> {
     {
         let fraction = text.split_once('.').map_or(0, |(_, rest)| rest.trim_end_matches('Z').len());
         if text.parse::<jiff::Timestamp>().is_err() || !text.ends_with('Z') || fraction > 6 {
-            return Err(format!("{at} is no time in UTC of at most six digits"));
+            return Err(format!("{at} is not a UTC time with at most six fractional digits"));
         }
     }
     if let (Some(items), Some(schema)) = (value.as_array(), schema.get("items")) {
@@ -207,29 +211,35 @@ fn fits(value: &Value, schema: &Value, at: &str) -> Result<(), String> {
 }
 
 #[test]
-fn the_checker_finds_what_is_wrong() {
+fn the_checker_finds_each_kind_of_error() {
     let schema = serde_json::json!({
-        "type": "object", "required": ["a", "b"],
-        "properties": {"a": {"type": ["string", "null"]}, "b": {"oneOf": [{"type": "null"}, {"type": "integer"}]},
-            "c": {"type": "string", "format": "date-time"}, "e": {"type": "string", "x-extensible-enum": ["f"]},
-            "g": {"type": "integer", "minimum": 0}}
+        "type": "object",
+        "required": ["a", "b"],
+        "properties": {
+            "a": {"type": ["string", "null"]},
+            "b": {"oneOf": [{"type": "null"}, {"type": "integer"}]},
+            "c": {"type": "string", "format": "date-time"},
+            "e": {"type": "string", "x-extensible-enum": ["f"]},
+            "g": {"type": "integer", "minimum": 0},
+        }
     });
     let wrong = |value: Value| fits(&value, &schema, "").err();
-    let right = serde_json::json!({"a": null, "b": 3, "c": "2026-01-01T00:00:00.123456Z", "e": "f", "g": 0});
+    let time = "2026-01-01T00:00:00.123456Z";
+    let right = serde_json::json!({"a": null, "b": 3, "c": time, "e": "f", "g": 0});
     assert_eq!(wrong(right), None);
     for (value, place) in [
         (serde_json::json!({"a": "x"}), "/b is missing"),
-        (serde_json::json!({"a": 1, "b": 1}), "/a is no string or null"),
-        (serde_json::json!({"a": "x", "b": "1"}), "/b is no null, or /b is no integer"),
+        (serde_json::json!({"a": 1, "b": 1}), "/a is not string or null"),
+        (serde_json::json!({"a": "x", "b": "1"}), "/b is not null, or /b is not integer"),
         (serde_json::json!({"a": "x", "b": 1, "d": 1}), "/d is not documented"),
         (
             serde_json::json!({"a": "x", "b": 1, "e": "h"}),
-            "/e is none of [String(\"f\")], which may grow, with the document",
+            "/e is not one of [String(\"f\")], which only the document can extend",
         ),
         (serde_json::json!({"a": "x", "b": 1, "g": -1}), "/g is below 0"),
         (
             serde_json::json!({"a": "x", "b": 1, "c": "2026-01-01T00:00:00.1234567Z"}),
-            "/c is no time in UTC of at most six digits",
+            "/c is not a UTC time with at most six fractional digits",
         ),
     ] {
         assert_eq!(wrong(value).as_deref(), Some(place));

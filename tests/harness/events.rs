@@ -1,4 +1,4 @@
-//! A stream of events as a test reads it: each event is held to the document.
+//! An event stream that a test reads. Each event is checked against the OpenAPI document.
 
 use std::time::Duration;
 
@@ -8,24 +8,24 @@ use tokio::time::timeout;
 
 use super::{Lab, TIMEOUT, document};
 
-/// The header that asks for one JSON object a line.
+/// The header that asks for one JSON object per line.
 pub const ACCEPT_NDJSON: (&str, &str) = ("accept", "application/x-ndjson");
 
 /// An open stream.
 pub struct EventStream {
     response: reqwest::Response,
     buffer: Vec<u8>,
-    /// How much of the buffer holds no end.
+    /// The number of bytes at the start of the buffer that are known to hold no end of an event.
     searched: usize,
     ndjson: bool,
-    /// The version that the answer began at.
+    /// The version in the head of the answer, at which the stream begins.
     pub version: String,
 }
 
 /// One event or bookmark.
 #[derive(Clone, Debug)]
 pub struct StreamedEvent {
-    /// What a client of server-sent events would take for the last id.
+    /// The id that a client of server-sent events would send as `Last-Event-ID`. `None` in NDJSON.
     pub id: Option<String>,
     pub json: Value,
 }
@@ -39,7 +39,7 @@ impl StreamedEvent {
         self.json["version"].as_str().unwrap()
     }
 
-    /// Whether it is of this type and about this object.
+    /// Whether the event has this type and is about the object with this id.
     pub fn is_about(&self, kind: &str, id: &str) -> bool {
         self.kind() == kind && self.json["id"] == id
     }
@@ -50,12 +50,12 @@ impl StreamedEvent {
 }
 
 impl EventStream {
-    /// Opens a stream of server-sent events; `query` begins with `?` where there is one.
+    /// Opens a stream of server-sent events. A query begins with `?`.
     pub async fn open(lab: &Lab, query: &str) -> Self {
         Self::open_with(lab, query, &[]).await
     }
 
-    /// The same with headers; `Accept` chooses the form.
+    /// The same with headers. `Accept` chooses server-sent events or NDJSON.
     pub async fn open_with(lab: &Lab, query: &str, headers: &[(&str, &str)]) -> Self {
         let request = lab.request(Method::GET, &format!("/v1/events{query}"));
         let request =
@@ -73,7 +73,7 @@ impl EventStream {
         Self { response, buffer: Vec::new(), searched: 0, ndjson, version }
     }
 
-    /// What comes next; none at the end.
+    /// The next event or bookmark. `None` at the end of the stream.
     pub async fn next(&mut self) -> Option<StreamedEvent> {
         let end: &[u8] = if self.ndjson { b"\n" } else { b"\n\n" };
         loop {
@@ -85,17 +85,16 @@ impl EventStream {
                 return Some(read(&String::from_utf8(block).unwrap(), self.ndjson));
             }
             self.searched = self.buffer.len();
-            let piece =
-                timeout(TIMEOUT, self.response.chunk()).await.expect("a word of the stream");
-            let Some(piece) = piece.expect("a stream that ends well") else {
-                assert!(self.buffer.is_empty(), "half an event");
+            let piece = timeout(TIMEOUT, self.response.chunk()).await.expect("an event in time");
+            let Some(piece) = piece.expect("a stream without an error") else {
+                assert!(self.buffer.is_empty(), "the stream ends within an event");
                 return None;
             };
             self.buffer.extend_from_slice(&piece);
         }
     }
 
-    /// The next event, bookmarks passed over.
+    /// The next event. Skips bookmarks.
     pub async fn event(&mut self) -> StreamedEvent {
         loop {
             let event = self.next().await.expect("an event");
@@ -105,7 +104,7 @@ impl EventStream {
         }
     }
 
-    /// Everything up to what is so, which is the last.
+    /// Reads up to the first event for which `is_last` holds. Returns all events read.
     pub async fn until(&mut self, is_last: impl Fn(&StreamedEvent) -> bool) -> Vec<StreamedEvent> {
         let mut all = Vec::new();
         let read = async {
@@ -123,7 +122,7 @@ impl EventStream {
         all
     }
 
-    /// Everything to the end.
+    /// All events to the end of the stream.
     pub async fn rest(&mut self) -> Vec<StreamedEvent> {
         let mut all = Vec::new();
         while let Some(event) = self.next().await {
@@ -133,7 +132,7 @@ impl EventStream {
     }
 }
 
-/// Reads one event as it was sent.
+/// Parses and checks one event.
 fn read(block: &str, ndjson: bool) -> StreamedEvent {
     let event = if ndjson {
         StreamedEvent { id: None, json: serde_json::from_str(block).unwrap() }

@@ -1,9 +1,9 @@
-//! The hosts that otter is tested against: our own simulator, govmomi's as an ESX and as a vCenter,
-//! and one in this process that speaks no vim25.
+//! The hosts that otter is tested against: otter's simulator, govmomi's simulator as an ESX and as
+//! a vCenter, and an in-process host without vim25.
 //!
-//! Each has a [`KnownMachines`]: machines of known properties, so that one scenario runs alike on all of
-//! them. What govmomi's lacks (what a revert does to the power, questions, tools) is tested on ours
-//! alone; each such test says so.
+//! Each kind of host has [`KnownMachines`], so that one scenario runs alike on all of them. Tests
+//! of features that govmomi's simulator lacks (the power state after a revert, questions, VMware
+//! Tools) run only on otter's simulator; each such test names the feature.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -16,20 +16,20 @@ use crate::in_process::SimulatedHost;
 
 use super::{LabOptions, TIMEOUT, record_answer};
 
-/// Which host a lab is to have.
+/// The kind of host in a lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(
     not(feature = "interop"),
     expect(dead_code, reason = "the peers are built by tests/run alone")
 )]
 pub enum HostKind {
-    /// Our own simulator, after the plan's scenario.
+    /// otter's simulator with the scenario of the options.
     Simulator,
     /// govmomi's simulator as an ESX.
     GovmomiEsx,
     /// govmomi's simulator as a vCenter.
     GovmomiVcenter,
-    /// Our own simulator's world without vim25, after the plan's scenario.
+    /// The world of otter's simulator without vim25, with the scenario of the options.
     InProcess,
 }
 
@@ -40,23 +40,24 @@ pub enum Host {
     InProcess(SimulatedHost),
 }
 
-/// Machines of a host, by the part that they play.
+/// Machines of a host with known properties.
 #[derive(Clone, Copy, Debug)]
 pub struct KnownMachines {
-    /// How many machines there are.
+    /// The number of machines on the host.
     pub count: usize,
-    /// On at the start, and free to be changed.
+    /// The name of a machine that is on at the start and may be changed.
     pub running: &'static str,
+    /// The MAC address of `running`.
     pub running_mac: &'static str,
-    /// Has at least three snapshots, one below the other; the last is the current one.
+    /// The name of a machine with a chain of at least three snapshots. The last one is current.
     pub with_snapshots: &'static str,
-    /// The path of its current snapshot.
+    /// The path of the current snapshot of `with_snapshots`.
     pub snapshot_path: &'static str,
-    /// Part of the names of several machines, in upper case.
+    /// A part of the names of several machines, in other case than in the names.
     pub name_part: &'static str,
 }
 
-/// govmomi's simulator in a process of its own, which ends with its stdin.
+/// govmomi's simulator in a process of its own. It ends when its stdin closes.
 pub struct GovmomiSimulator {
     process: Child,
     url: String,
@@ -94,7 +95,7 @@ impl HostKind {
 }
 
 impl Host {
-    /// Starts it; the plan's scenario and pace are for our own.
+    /// Starts the host. govmomi's simulator ignores the scenario and the pace of the options.
     pub async fn start(kind: HostKind, options: &LabOptions, clock: &Clock) -> Self {
         match kind {
             HostKind::Simulator => {
@@ -114,7 +115,7 @@ impl Host {
         }
     }
 
-    /// Whether the guests have tools.
+    /// Whether guests on this host can have VMware Tools.
     pub const fn has_tools(&self) -> bool {
         !matches!(self, Self::Govmomi(_))
     }
@@ -127,12 +128,12 @@ impl Host {
         }
     }
 
-    /// The hand on our own simulator.
+    /// The test control of otter's simulator. Panics for other hosts.
     pub fn control(&self) -> &Control {
         match self {
             Self::Simulator(simulator) => simulator.control(),
             Self::Govmomi(_) | Self::InProcess(_) => {
-                panic!("only our own simulator has a hand on it")
+                panic!("only otter's simulator has a test control")
             }
         }
     }
@@ -147,7 +148,8 @@ impl Host {
 impl GovmomiSimulator {
     async fn start(mode: &str) -> Self {
         let program = std::env::var("OTTER_GOVMOMI_PEER").expect(
-            "OTTER_GOVMOMI_PEER does not name govmomi's simulator. Run tests/run, which builds it and all else",
+            "OTTER_GOVMOMI_PEER does not name govmomi's simulator. Run tests/run, which builds it \
+             and all else",
         );
         let mut process = Command::new(&program)
             .args(["-mode", mode, "-machines", "4"])
@@ -164,17 +166,19 @@ impl GovmomiSimulator {
             BufReader::new(stdout).read_line(&mut line).unwrap();
             line
         });
-        let line =
-            tokio::time::timeout(TIMEOUT, first_line).await.expect("the peer to start").unwrap();
+        let line = tokio::time::timeout(TIMEOUT, first_line)
+            .await
+            .expect("the simulator to start")
+            .unwrap();
         let url =
-            line.trim().strip_prefix("URL ").expect("the peer to say where it listens").to_owned();
+            line.trim().strip_prefix("URL ").expect("the address of the simulator").to_owned();
         Self { process, url }
     }
 }
 
 impl Drop for GovmomiSimulator {
     fn drop(&mut self) {
-        // Left to end by itself it takes its temporary files along.
+        // If the simulator ends by itself, it removes its temporary files.
         drop(self.process.stdin.take());
         for _ in 0..200 {
             if !matches!(self.process.try_wait(), Ok(None)) {
@@ -187,7 +191,7 @@ impl Drop for GovmomiSimulator {
     }
 }
 
-/// Makes one test of a scenario for each host: `on_every_host! { async fn name(lab: &Lab) { … } }`.
+/// Defines one test for each kind of host: `on_every_host! { async fn name(lab: &Lab) { … } }`.
 macro_rules! on_every_host {
     ($($(#[$doc:meta])* async fn $name:ident($lab:ident: &Lab) $body:block)*) => {$(
         $(#[$doc])*

@@ -1,5 +1,4 @@
-//! `otter simulate` as a process of its own: a host that outlives whatever daemon is killed before
-//! it.
+//! `otter simulate` in a process of its own: a host that outlives the daemons that a test kills.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -13,13 +12,13 @@ use super::{TIMEOUT, otter_command};
 pub struct HostProcess {
     child: Child,
     pub url: String,
-    /// As `esx.verify` takes it.
+    /// The value of `esx.verify` that pins the certificate.
     pub verify: String,
     admin: String,
     client: reqwest::Client,
 }
 
-/// How much there is of what a client can leave behind.
+/// The numbers of objects on the host that a client creates and may leak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostObjects {
     pub sessions: u64,
@@ -28,7 +27,7 @@ pub struct HostObjects {
 }
 
 impl HostProcess {
-    /// Starts it on free ports, with these arguments beside.
+    /// Starts the simulator on free ports with these arguments.
     pub async fn start(arguments: &[&str]) -> Self {
         let mut command =
             otter_command(&["simulate", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
@@ -42,7 +41,7 @@ impl HostProcess {
         let word = |line: &str| {
             let line = lines.iter().find(|candidate| candidate.contains(line));
             line.and_then(|line| line.split_whitespace().last())
-                .expect("a host that says where it is")
+                .expect("a host that prints its address")
                 .to_owned()
         };
         let url = word("listens on").trim_end_matches("/sdk").to_owned();
@@ -55,8 +54,8 @@ impl HostProcess {
         }
     }
 
-    /// `otter serve` before it on a free port, with this configuration and its state in this
-    /// directory.
+    /// The command `otter serve` for this host on a free port, with this configuration file and
+    /// this state directory.
     pub fn serve(&self, config: &Path, state: &Path) -> Command {
         let mut command =
             otter_command(&["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
@@ -74,12 +73,12 @@ impl HostProcess {
         command
     }
 
-    /// What was asked of it.
+    /// The recorded calls of the host.
     pub async fn calls(&self) -> Value {
         self.get_admin("/calls").await
     }
 
-    /// What its sessions hold of whoever has them.
+    /// The objects of all sessions.
     pub async fn objects(&self) -> HostObjects {
         let counts = self.get_admin("/sessions").await;
         let count = |what: &str| counts[what].as_u64().unwrap();
@@ -90,12 +89,12 @@ impl HostProcess {
         }
     }
 
-    /// The machines and tasks as they are.
+    /// The true state of machines and tasks.
     pub async fn world(&self) -> Value {
         self.get_admin("/world").await
     }
 
-    /// Has something happen, or go wrong later.
+    /// Sends a command to the admin endpoint, such as a fault to inject.
     pub async fn post_admin(&self, path: &str, body: &Value) {
         let answer =
             self.client.post(format!("{}{path}", self.admin)).json(body).send().await.unwrap();
@@ -107,7 +106,7 @@ impl HostProcess {
         );
     }
 
-    /// Nothing goes wrong any more.
+    /// Removes all injected faults.
     pub async fn clear_faults(&self) {
         let answer = self.client.delete(format!("{}/faults", self.admin)).send().await.unwrap();
         assert_eq!(answer.status().as_u16(), 200);

@@ -1,10 +1,10 @@
-//! How to test otter through its public face.
+//! The test harness: runs otter and calls it through its HTTP API.
 //!
-//! [`Lab::start`] runs a whole otter in this process, on free ports, in front of a host.
-//! `lab.get("/v1/machines")` and its kin call it over real HTTP and give an [`Answer`] to assert
-//! on, which was held to the served document already; `lab.control()` is the hand on the simulated
-//! host. [`on_every_host`] runs a scenario against each host. Nothing sleeps to be right: tests
-//! wait for events, bounded by [`TIMEOUT`].
+//! [`Lab::start`] runs a complete otter in the test process, on free ports, with a simulated host.
+//! `lab.get("/v1/machines")` and similar methods call it over HTTP and return an [`Answer`], which
+//! is checked against the OpenAPI document. `lab.control()` injects faults and changes into the
+//! simulated host. [`on_every_host`] runs a scenario with each kind of host. No test depends on a
+//! sleep: tests wait for conditions, for at most [`TIMEOUT`].
 
 mod answer;
 mod daemon;
@@ -56,35 +56,35 @@ pub use host_process::{HostObjects, HostProcess};
 pub use raw_connection::{RawConnection, send_raw};
 pub use recorder::record_answer;
 
-/// How long a test waits for something that must happen.
+/// The longest time that a test waits for a condition.
 pub const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A whole otter in front of a host.
+/// A complete otter in the test process, and its host.
 pub struct Lab {
     pub address: SocketAddr,
     pub store: Store,
     pub host: Host,
-    /// Machines of known properties.
+    /// The machines of the host with known properties.
     pub machines: KnownMachines,
-    /// What is served, without a socket between.
+    /// The router of the HTTP API, for calls without a socket.
     pub router: axum::Router,
     client: reqwest::Client,
     signals: mpsc::Sender<Signal>,
     running: JoinHandle<anyhow::Result<Shutdown>>,
 }
 
-/// How a lab is to be.
+/// The settings of a lab.
 pub struct LabOptions {
     pub scenario: Scenario,
     pub pace: Pace,
     pub settings: fn(&mut Settings),
-    /// otter's time and the simulated host's.
+    /// The clock of otter and of the simulated host.
     pub clock: Clock,
-    /// What stands between otter and its host: nothing, by default.
+    /// Wraps the backend of the host, for example to inject faults. By default it does not.
     pub wrap_backend: BackendWrapper,
 }
 
-/// Puts something between otter and its host.
+/// A function that wraps the backend of the host.
 pub type BackendWrapper = fn(Arc<dyn Hypervisor>) -> Arc<dyn Hypervisor>;
 
 impl Default for LabOptions {
@@ -100,49 +100,50 @@ impl Default for LabOptions {
 }
 
 impl Lab {
-    /// The lab of `config/lab.toml`, twenty times as fast as for people, its inventory loaded.
+    /// Starts a lab with the scenario `config/lab.toml` at twenty times its usual pace, and waits
+    /// until the inventory is loaded.
     pub async fn start() -> Self {
         Self::with_options(LabOptions::default()).await
     }
 
-    /// The lab, whose tasks take a step only when told.
+    /// The same, with tasks that progress only when the test steps them.
     pub async fn stepped() -> Self {
         Self::with_options(LabOptions { pace: Pace::Stepped, ..LabOptions::default() }).await
     }
 
-    /// The lab with other settings.
+    /// The same, with changed settings of otter.
     pub async fn with_settings(settings: fn(&mut Settings)) -> Self {
         Self::with_options(LabOptions { settings, ..LabOptions::default() }).await
     }
 
-    /// A lab after these options, its inventory loaded.
+    /// The same, with these options.
     pub async fn with_options(options: LabOptions) -> Self {
         Self::on_host_with_options(HostKind::Simulator, options).await
     }
 
-    /// A lab in front of this host, its inventory loaded.
+    /// The same, with this kind of host.
     pub async fn on_host(kind: HostKind) -> Self {
         Self::on_host_with_options(kind, LabOptions::default()).await
     }
 
-    /// The same after these options.
+    /// The same, with this kind of host and these options.
     pub async fn on_host_with_options(kind: HostKind, options: LabOptions) -> Self {
         let lab = Self::start_on(kind, options).await;
         lab.wait_until_ready().await;
         lab
     }
 
-    /// A lab after these options, without waiting for the inventory.
+    /// Starts a lab with these options. Does not wait for the inventory.
     pub async fn start_without_waiting(options: LabOptions) -> Self {
         Self::start_on(HostKind::Simulator, options).await
     }
 
-    /// A lab that keeps its state in this directory, without waiting for the inventory.
+    /// Starts a lab with this state directory. Does not wait for the inventory.
     pub async fn with_state_dir(state: &std::path::Path) -> Self {
         Self::build(HostKind::Simulator, LabOptions::default(), Some(state)).await
     }
 
-    /// The same after these options.
+    /// The same, with these options.
     pub async fn with_state_dir_and_options(state: &std::path::Path, options: LabOptions) -> Self {
         Self::build(HostKind::Simulator, options, Some(state)).await
     }
@@ -177,14 +178,14 @@ impl Lab {
         Self { address, store, host, machines: kind.machines(), router, client, signals, running }
     }
 
-    /// Waits until reads work.
+    /// Waits until the inventory is loaded.
     pub async fn wait_until_ready(&self) {
         let ready = poll_until(async || self.get("/readyz").await.status == 200).await;
         let reason = if ready { String::new() } else { self.get("/readyz?host=true").await.text };
-        assert!(ready, "the inventory does not load: {reason}");
+        assert!(ready, "the inventory is not loaded: {reason}");
     }
 
-    /// The hand on the simulated host.
+    /// The test control of the simulated host.
     pub fn control(&self) -> &Control {
         self.host.control()
     }
@@ -193,7 +194,7 @@ impl Lab {
         format!("http://{}{path}", self.address)
     }
 
-    /// The status of a GET that goes past the socket, where sockets are not what is counted.
+    /// The status of a GET that calls the router without a socket.
     pub async fn status(&self, path: &str) -> u16 {
         let request = http::Request::get(path)
             .header("host", "localhost")
@@ -202,7 +203,7 @@ impl Lab {
         tower::ServiceExt::oneshot(self.router.clone(), request).await.unwrap().status().as_u16()
     }
 
-    /// A request to shape further; send it with [`Answer::from_request`].
+    /// Starts to build a request. [`Answer::from_request`] sends it.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method, self.url(path))
     }
@@ -215,7 +216,7 @@ impl Lab {
         Answer::from_request(self.request(Method::POST, path).json(&body)).await
     }
 
-    /// A call with headers.
+    /// A GET with headers.
     pub async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         Answer::from_request(with_headers(self.request(Method::GET, path), headers)).await
     }
@@ -225,12 +226,12 @@ impl Lab {
             .await
     }
 
-    /// The machine of this name.
+    /// The machine with this name, as JSON.
     pub async fn machine(&self, name: &str) -> Value {
         self.get(&machine_path(name, "")).await.expect(200).json
     }
 
-    /// Waits until what is at this path is so.
+    /// Waits until a GET of this path succeeds and `holds` is true for its body.
     pub async fn wait_until(&self, path: &str, holds: impl Fn(&Value) -> bool) {
         eventually(path, async || {
             let answer = self.get(path).await;
@@ -239,19 +240,19 @@ impl Lab {
         .await;
     }
 
-    /// Waits until a field of a machine is shown so.
+    /// Waits until a field of a machine has this value.
     pub async fn wait_for_field(&self, id: &str, field: &str, value: Value) {
         self.wait_until(&format!("/v1/machines/{}", encode(id)), |machine| machine[field] == value)
             .await;
     }
 
-    /// Waits until a machine is no longer shown.
+    /// Waits until otter does not know a machine any more.
     pub async fn wait_until_gone(&self, id: &str) {
         let path = format!("/v1/machines/{}", encode(id));
-        eventually("the machine to go", async || self.get(&path).await.status == 404).await;
+        eventually("the machine to be gone", async || self.get(&path).await.status == 404).await;
     }
 
-    /// Starts a power job and gives it as it was accepted.
+    /// Starts a power job and returns it.
     pub async fn start_power(&self, name: &str, action: &str) -> Value {
         self.post(&machine_path(name, "/power"), serde_json::json!({"action": action}))
             .await
@@ -259,13 +260,13 @@ impl Lab {
             .json
     }
 
-    /// Powers a machine, and waits until it is done.
+    /// Starts a power job and returns it when it has ended.
     pub async fn power_and_wait(&self, name: &str, action: &str) -> Value {
         let path = machine_path(name, "/power?wait=30s");
         self.post(&path, serde_json::json!({"action": action})).await.expect(200).json
     }
 
-    /// The job at its end.
+    /// Waits until a job ends and returns it.
     pub async fn wait_for_end(&self, job: &Value) -> Value {
         let path = format!("/v1/jobs/{}?wait=30s", job["id"].as_str().unwrap());
         let job = self.get(&path).await.expect(200).json;
@@ -273,7 +274,7 @@ impl Lab {
         job
     }
 
-    /// The running task of a machine of our simulator, once there is one.
+    /// Waits until a machine of otter's simulator has a running task, and returns its id.
     pub async fn wait_for_machine_task(&self, machine: &str) -> String {
         let prefix = format!("haTask-{machine}-");
         let mut found = None;
@@ -285,7 +286,7 @@ impl Lab {
         found.unwrap()
     }
 
-    /// The job once it has a task on the host, which is given too.
+    /// Waits until a job has a task on the host, and returns the id of the task.
     pub async fn wait_for_job_task(&self, job: &Value) -> String {
         let path = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
         let mut task = None;
@@ -297,13 +298,13 @@ impl Lab {
         task.unwrap()
     }
 
-    /// Sets the annotation of a machine of our simulator: one change.
+    /// Sets the annotation of a machine of otter's simulator, which is one change of the host.
     pub fn annotate(&self, id: &str, text: &str) {
         self.control()
             .mutate(|world| text.clone_into(&mut world.machine_mut(id).unwrap().annotation));
     }
 
-    /// Stops as SIGTERM does, and tells how it went.
+    /// Stops otter as SIGTERM does, and returns how it ended.
     pub async fn stop(self) -> Shutdown {
         self.signals.send(Signal::Terminate).await.unwrap();
         let ending = tokio::time::timeout(TIMEOUT, self.running)
@@ -316,12 +317,12 @@ impl Lab {
     }
 }
 
-/// The path of a machine by its name, with what follows.
+/// The path of a machine by its name, followed by `rest`.
 pub fn machine_path(name: &str, rest: &str) -> String {
     format!("/v1/machines/name:{}{rest}", encode(name))
 }
 
-/// One segment of a path, percent-encoded.
+/// Percent-encodes one segment of a path.
 pub fn encode(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
@@ -333,7 +334,7 @@ fn with_headers(
     headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
 }
 
-/// What labs share: fast, loopback, everything in memory.
+/// The default settings of a lab: short times, a loopback address, and the state in memory.
 pub fn settings(url: &str) -> Settings {
     let mut esx = EsxOptions::new(url, "root", SecretString::from("otter"));
     esx.verify = Verify::Off;
@@ -383,16 +384,19 @@ pub fn settings(url: &str) -> Settings {
     }
 }
 
-/// A client of otter's, as patient as the tests are.
+/// An HTTP client with the timeout of the tests.
 fn client() -> reqwest::Client {
-    // Another test may have installed it before.
+    // Another test may have installed the provider before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().no_proxy().gzip(false).timeout(TIMEOUT).build().unwrap()
 }
 
-/// Asks again and again, a little apart, until it is so; fails after [`TIMEOUT`].
+/// Polls until `holds` returns true. Panics after [`TIMEOUT`].
+///
+/// # Parameters
+/// - `what`: the condition, for the message of the panic.
 pub async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
-    assert!(poll_until(holds).await, "waited {TIMEOUT:?} in vain for {what}");
+    assert!(poll_until(holds).await, "not within {TIMEOUT:?}: {what}");
 }
 
 async fn poll_until(mut holds: impl AsyncFnMut() -> bool) -> bool {
@@ -404,8 +408,8 @@ async fn poll_until(mut holds: impl AsyncFnMut() -> bool) -> bool {
     waited.await.is_ok()
 }
 
-/// Lets a little time pass.
-#[expect(clippy::disallowed_methods, reason = "between two questions, never in place of one")]
+/// Waits for a short time between two polls.
+#[expect(clippy::disallowed_methods, reason = "the pause between two polls of a condition")]
 pub async fn pause() {
     tokio::time::sleep(Duration::from_millis(10)).await;
 }

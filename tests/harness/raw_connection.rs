@@ -1,4 +1,4 @@
-//! Bytes on a bare connection, for what no HTTP client would send.
+//! Raw bytes on a TCP connection, for requests that no HTTP client would send.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::{Answer, TIMEOUT, document};
 
-/// A bare connection.
+/// A TCP connection, and the bytes sent on it.
 pub struct RawConnection {
     stream: TcpStream,
     sent: Vec<u8>,
@@ -20,25 +20,27 @@ impl RawConnection {
         Self { stream: TcpStream::connect(address).await.unwrap(), sent: Vec::new() }
     }
 
-    /// Sends bytes; the other side may have closed already.
+    /// Sends bytes. The server may have closed the connection already.
     pub async fn send(&mut self, bytes: &[u8]) {
-        let _ =
-            timeout(TIMEOUT, self.stream.write_all(bytes)).await.expect("the bytes to be taken");
+        let _ = timeout(TIMEOUT, self.stream.write_all(bytes)).await.expect(
+            "the server to read the \
+                bytes",
+        );
         self.sent.extend_from_slice(bytes);
     }
 
-    /// Everything that comes until the other side closes.
+    /// All bytes until the server closes the connection.
     pub async fn until_closed(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
-        // A reset after the answer is an end as well.
+        // A reset after the answer also ends the connection.
         let _ = timeout(TIMEOUT, self.stream.read_to_end(&mut all))
             .await
             .expect("the connection to be closed");
         all
     }
 
-    /// The one answer of a connection that is closed after it, held to the document as every answer
-    /// is.
+    /// The only answer on a connection that the server closes after it, checked against the
+    /// document.
     pub async fn answer(&mut self) -> Answer {
         let all = self.until_closed().await;
         let end = all.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
@@ -56,7 +58,7 @@ impl RawConnection {
         answer
     }
 
-    /// Method and path of what was asked; none where it was no HTTP, which no operation answers.
+    /// The method and path of the request. `None` if the bytes were not a valid request.
     fn request_line(&self) -> Option<(String, String)> {
         let sent = std::str::from_utf8(&self.sent).ok()?;
         let mut head = sent.split("\r\n\r\n").next()?.split("\r\n");
@@ -66,7 +68,7 @@ impl RawConnection {
     }
 }
 
-/// Sends bytes on a connection of their own and takes its one answer.
+/// Sends bytes on a new connection and returns its only answer.
 pub async fn send_raw(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Answer {
     let mut connection = RawConnection::open(address).await;
     connection.send(bytes.as_ref()).await;

@@ -1,9 +1,9 @@
-//! Keeps the answers of the simulator for a stricter reader than otter. `tests/run` gives them to
-//! pyvmomi.
+//! Records answers of the simulator for a stricter reader than otter: `tests/run` lets pyvmomi read
+//! them.
 //!
-//! It does so only if `OTTER_RECORD_ANSWERS` names a directory. It keeps an answer as
-//! `<method>-<shape>.xml` if no earlier answer has one of its parts: an element at a place, a type,
-//! a word. The unit tests of the simulator include this file.
+//! It records only if `OTTER_RECORD_ANSWERS` names a directory. It writes an answer to
+//! `<method>-<shape>.xml` if the answer has a part that no earlier answer had: an element at a
+//! place, a type, or a word.
 
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,16 +12,16 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use otter::esx::soap::xml::{Document, Element};
 
-/// After this many parts nothing more is kept.
-const MOST: usize = 100_000;
+/// The number of recorded parts after which no more answers are written.
+const PARTS_LIMIT: usize = 100_000;
 
-/// Where answers are kept.
+/// The directory for the answers. `None` if nothing is recorded.
 static DIRECTORY: LazyLock<Option<PathBuf>> =
     LazyLock::new(|| std::env::var_os("OTTER_RECORD_ANSWERS").map(PathBuf::from));
 
 static SEEN: LazyLock<Mutex<HashSet<u64>>> = LazyLock::new(Mutex::default);
 
-/// Keeps the answer to a method if it has a new part.
+/// Writes the answer to a method if it has a new part.
 pub fn record_answer(method: &str, body: &str) {
     let Some(directory) = DIRECTORY.as_deref() else { return };
     let Ok(document) = Document::parse(body.as_bytes()) else {
@@ -31,7 +31,7 @@ pub fn record_answer(method: &str, body: &str) {
     let is_new = {
         let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
         let before = seen.len();
-        if before < MOST {
+        if before < PARTS_LIMIT {
             seen.extend(&shape);
         }
         seen.len() > before
@@ -41,7 +41,8 @@ pub fn record_answer(method: &str, body: &str) {
     }
 }
 
-/// The parts of an answer: each element with its place, its type and the kind of its text.
+/// The hashes of the parts of an answer: each element with its place, its type, and the kind of its
+/// text.
 fn shape(method: &str, root: Element<'_>) -> BTreeSet<u64> {
     let mut shape = BTreeSet::new();
     let mut open = vec![(root, "", "")];
@@ -55,7 +56,7 @@ fn shape(method: &str, root: Element<'_>) -> BTreeSet<u64> {
     shape
 }
 
-/// The kind of a text. A word is a kind of its own, as it may be a value of an enum.
+/// The kind of a text. Each word is a kind of its own, because it may be an enum value.
 fn class(text: &str) -> &str {
     let is_word = text.len() <= 40 && text.bytes().all(|byte| byte.is_ascii_alphabetic());
     let is_time = text.len() > 10 && text.as_bytes()[10] == b'T' && text.ends_with('Z');
@@ -73,7 +74,8 @@ fn hash(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// Another process may keep the same answer, so the file gets its name once it is whole.
+/// Writes a file. Another process may write the same answer, so the file is renamed when it is
+/// complete.
 fn keep(directory: &Path, method: &str, shape: u64, body: &str) {
     let path = directory.join(format!("{method}-{shape:016x}.xml"));
     let draft = directory.join(format!(".{}-{method}-{shape:016x}", std::process::id()));

@@ -1,4 +1,4 @@
-//! The command line of `otter run`, and the request that it makes.
+//! The command line of `otter run`, and the lease request that is made from it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,86 +12,91 @@ use crate::domain::verify::Fingerprint;
 
 #[derive(Debug, Args)]
 #[command(after_help = super::exit::after_help())]
-#[command(group(clap::ArgGroup::new("select").required(true).multiple(true).args(["pool", "machine", "name", "mac"])))]
+#[command(group(
+    clap::ArgGroup::new("select")
+        .required(true)
+        .multiple(true)
+        .args(["pool", "machine", "name", "mac"])
+))]
 pub struct RunCommand {
-    /// Where otter is: `http://…`, `https://…` or `unix:/path`. Else `OTTER_URL` says. No proxy is
-    /// asked.
+    /// The address of otter: `http://…`, `https://…` or `unix:/path`. The default is `OTTER_URL`.
+    /// No proxy is used.
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
-    /// A machine of this pool; of all that is said of the machine, all must fit.
+    /// Take a machine of this pool. If several options select the machine, it must match all.
     #[arg(long, value_name = "POOL")]
     pool: Option<String>,
-    /// This machine: an id, name:<exact>, uuid:<…> or mac:<…>.
+    /// Take this machine: an id, name:<exact>, uuid:<…> or mac:<…>.
     #[arg(long, value_name = "MACHINE")]
     machine: Option<String>,
-    /// A machine with this in its name, whatever the case.
+    /// Take a machine whose name contains this text; upper and lower case are the same.
     #[arg(long, value_name = "TEXT")]
     name: Option<String>,
-    /// The machine with this hardware address.
+    /// Take the machine with this MAC address.
     #[arg(long, value_name = "MAC")]
     mac: Option<String>,
-    /// Revert it to this snapshot first: an id, name or path. What is said of how it is to be made
-    /// ready replaces what the pool says.
+    /// Revert the machine to this snapshot first: an id, name or path. --snapshot, --power, --until
+    /// and --settle replace the preparation of the pool.
     #[arg(long, value_name = "SNAPSHOT")]
     snapshot: Option<String>,
-    /// Then have it on, or off.
+    /// Then power it on or off.
     #[arg(long, value_name = "on|off", value_parser = ["on", "off"])]
     power: Option<String>,
-    /// Then wait for this.
+    /// Then wait until it is on, has an IP address, or runs VMware Tools.
     #[arg(long, value_name = "WHAT", value_parser = ["power_state:on", "ip", "tools"])]
     until: Option<String>,
-    /// Then wait this long.
+    /// Then wait for this time.
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     settle: Option<Duration>,
-    /// How long the machine is held without a word from here. It is renewed while the command runs;
-    /// where `otter run` is killed or cut off, the machine comes back after this time.
+    /// The duration of the lease. It is renewed while the command runs. If `otter run` is killed or
+    /// loses the connection, the machine is released after this time.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = positive_duration)]
     pub ttl: Duration,
-    /// How long to wait if no machine is free, or if a limit of the token is reached. Without it,
-    /// one must be free now.
+    /// The longest wait if no machine is free or a limit of the token is reached. By default
+    /// `otter run` does not wait.
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     pub queue_for: Option<Duration>,
-    /// What becomes of the power in the end; else as the pool says, or off.
+    /// The power state after the release. The default is the pool's setting, or off.
     #[arg(long, value_name = "off|keep", value_parser = ["off", "keep"])]
     release_power: Option<String>,
-    /// Revert it to this snapshot in the end.
+    /// Revert the machine to this snapshot at the release.
     #[arg(long, value_name = "SNAPSHOT")]
     release_snapshot: Option<String>,
-    /// Who or what holds it, for people; else the token's name.
+    /// A name for the holder of the machine, for people. The default is the token's name.
     #[arg(long, value_name = "TEXT")]
     holder: Option<String>,
-    /// What is kept with the lease, and finds it again: the address of a CI job, say.
+    /// A text that is stored with the lease and finds it later, such as the address of a CI job.
     #[arg(long, value_name = "TEXT")]
     pub reference: Option<String>,
-    /// A file with the token alone in it. Else `OTTER_TOKEN` is the token, if there is one.
+    /// A file that holds only the token. The default is the token in `OTTER_TOKEN`, if it is set.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Keep `OTTER_TOKEN` from the command: it cannot call otter with it.
+    /// Remove `OTTER_TOKEN` from the environment of the command.
     #[arg(long)]
     pub no_token: bool,
-    /// Trust the certificates of this PEM file alone.
+    /// Trust only the certificates in this PEM file.
     #[arg(long, value_name = "FILE", conflicts_with = "fingerprint")]
     pub cacert: Option<PathBuf>,
-    /// Trust the one certificate with this SHA-256.
+    /// Trust only the certificate with this SHA-256 fingerprint.
     #[arg(long, value_name = "SHA256", value_parser = fingerprint)]
     pub fingerprint: Option<Fingerprint>,
-    /// How long the command has to end by itself, once it was told to.
+    /// The time that the command has to end after a signal, before it is killed.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = positive_duration)]
     pub kill_after: Duration,
-    /// How long otter is tried where it does not answer, before the command runs and after it.
-    /// While it runs, otter is tried until the time of the lease is over.
+    /// The longest time for retries if otter does not answer, before and after the command. While
+    /// the command runs, `otter run` retries until the lease expires.
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = positive_duration)]
     pub retry_for: Duration,
-    /// Say nothing but what goes wrong.
+    /// Print only errors and warnings.
     #[arg(long, short)]
     pub quiet: bool,
-    /// The command and its arguments, behind `--`.
+    /// The command and its arguments, after `--`.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 
 impl RunCommand {
-    /// The body of `POST /v1/leases`.
+    /// The body of `POST /v1/leases`. Options that are not given are not in it.
     pub fn lease_request(&self) -> Value {
         let Self {
             pool, machine, name, mac, snapshot, power, until, settle, ttl, queue_for, ..
@@ -124,14 +129,14 @@ impl RunCommand {
     }
 }
 
-/// What there is of these.
+/// The fields that have a value.
 fn present<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration::parse(text) {
-        Ok(Duration::ZERO) => Err("more than nothing is wanted".to_owned()),
+        Ok(Duration::ZERO) => Err("the time must be longer than zero".to_owned()),
         parsed => parsed.map_err(|error| error.to_string()),
     }
 }
@@ -161,8 +166,9 @@ mod tests {
         let run = read("--pool qubes -- ./test.sh --pool").unwrap();
         assert_eq!(run.lease_request(), json!({"select": {"pool": "qubes"}, "ttl": "10m"}));
         assert_eq!(run.command, ["./test.sh", "--pool"]);
-        let all = "--machine name:a --name b --mac 1:2:3:4:5:6 --snapshot s --power on --until ip --settle 90s --ttl 5m \
-                   --queue-for 1h --release-power keep --release-snapshot t --holder me -- true";
+        let all = "--machine name:a --name b --mac 1:2:3:4:5:6 --snapshot s --power on --until ip \
+            --settle 90s --ttl 5m --queue-for 1h --release-power keep --release-snapshot t \
+            --holder me -- true";
         let expected = json!({
             "select": {"machine": "name:a", "name": "b", "mac": "1:2:3:4:5:6"},
             "prepare": {"snapshot": "s", "power": "on", "until": "ip", "settle": "1m30s"},

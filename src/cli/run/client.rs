@@ -1,5 +1,5 @@
-//! HTTP to otter: one client with its trust, token, time-outs and size limit. It follows no
-//! redirect, asks no proxy, and repeats nothing by itself.
+//! The HTTP client of `otter run`: TLS trust, token, timeouts and size limits. It follows no
+//! redirect, uses no proxy, and retries nothing by itself.
 
 use std::error::Error;
 use std::time::Duration;
@@ -22,47 +22,48 @@ use crate::config::BYTE_ORDER_MARK;
 use crate::domain::verify::Verify;
 use crate::esx::{CertificateMismatch, certificate_error_text, client_config};
 
-/// What shows whose lease a call is.
+/// The header that carries the id and the secret of a lease.
 const OTTER_LEASE: HeaderName = HeaderName::from_static("otter-lease");
 
-/// How long a connection may take, and an answer beyond what it was asked to wait.
+/// The longest time to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest time for an answer, without the time that the request asks the server to wait.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a stream may be silent; otter says something every 15 s.
+/// The longest silence of a stream. otter sends a bookmark every 15 s.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(45);
-/// The longest answer, and line of a stream, that is read.
+/// The most bytes of an answer, or of a line of a stream.
 const ANSWER_LIMIT: usize = 1 << 20;
 
-/// Calls otter.
+/// An HTTP client for one otter.
 pub struct OtterClient {
     http: reqwest::Client,
-    /// As it was given.
+    /// The address as the user wrote it.
     url: String,
     base: String,
 }
 
-/// A whole answer.
+/// An HTTP answer, read to its end.
 pub struct Answer {
     pub status: StatusCode,
-    /// otter's own time.
+    /// The time of otter's clock, from the header `Date`.
     pub date: Option<Timestamp>,
-    /// How long to wait until the next try.
+    /// How long to wait before the next attempt, from the header `Retry-After`.
     pub retry_after: Option<Duration>,
     body: BytesMut,
 }
 
-/// No whole answer came.
+/// The error if no complete answer came.
 #[derive(Debug)]
 pub struct NoAnswer {
-    /// In words.
+    /// The cause, for people.
     pub reason: String,
-    /// Whether one may come later; never from whom is not trusted.
+    /// Whether a later attempt may succeed. False if the server is not trusted.
     pub is_temporary: bool,
-    /// How long to wait until the next try.
+    /// How long to wait before the next attempt, from the header `Retry-After`.
     pub retry_after: Option<Duration>,
 }
 
-/// What an answer says that is none of success.
+/// The body of an answer that is not a success. Fields that are missing are empty.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Problem {
@@ -71,20 +72,24 @@ struct Problem {
     errors: Vec<ProblemError>,
 }
 
-/// A part of the request that was wrong.
+/// An error in one part of the request.
 #[derive(Deserialize)]
 struct ProblemError {
     code: String,
 }
 
-/// The code for a part of the request that no machine can ever match.
+/// The code of a part of the selection that no machine can match.
 const MATCHES_NONE: &str = "matches-none";
 
 impl OtterClient {
-    /// A client for what the command line names, with the token of its file or else this one.
+    /// Creates the client from the command line.
+    ///
+    /// # Parameters
+    /// - `url`: the address of otter.
+    /// - `token`: the token to use if the command line names no token file.
     ///
     /// # Errors
-    /// `Usage` where the address, a file or the token is wrong.
+    /// Fails with `Exit::Usage` if the address, a file or the token is wrong.
     pub async fn new(
         command: &RunCommand,
         url: &str,
@@ -98,8 +103,7 @@ impl OtterClient {
             .no_proxy()
             .http1_only()
             .connect_timeout(CONNECT_TIMEOUT)
-            // otter drops idle connections when it stops, and a request that meets that moment is
-            // lost.
+            // otter closes idle connections when it stops. A request on such a connection is lost.
             .pool_idle_timeout(Duration::from_secs(10));
         let mut base = url.trim_end_matches('/').to_owned();
         if let Some(path) = url.strip_prefix("unix:") {
@@ -107,14 +111,15 @@ impl OtterClient {
             "http://localhost".clone_into(&mut base);
         } else {
             if url.contains('@') {
-                // What stands before it may be a password, and is not shown.
-                let reason = "the address holds an account; otter knows callers by tokens: leave out what stands \
-                           before the @, and set OTTER_TOKEN or --token-file";
+                // The part before the @ may be a password, so it is not printed.
+                let reason = "the address holds an account, but otter identifies callers by \
+                    tokens: leave out what stands before the @ and set OTTER_TOKEN or --token-file";
                 return Err(usage_error(reason.to_owned()));
             }
             if !url.contains("://") {
                 let reason = format!(
-                    "the address {url} has no scheme: write http://{url}, or https://{url} if otter serves TLS"
+                    "the address {url} has no scheme: write http://{url}, or https://{url} if \
+                     otter serves TLS"
                 );
                 return Err(usage_error(reason));
             }
@@ -123,7 +128,8 @@ impl OtterClient {
             })?;
             if !matches!(parsed.scheme(), "http" | "https") || parsed.query().is_some() {
                 return Err(usage_error(format!(
-                    "the address {url} is not one of otter's: write http://…, https://… or unix:/path"
+                    "the address {url} is not one of otter's: write http://…, https://… or \
+                     unix:/path"
                 )));
             }
         }
@@ -136,8 +142,7 @@ impl OtterClient {
             let trust = client_config(&verify).map_err(|error| usage_error(chain(&error)))?;
             builder = builder.tls_backend_preconfigured(trust);
         } else {
-            // Without TLS nothing has to be trusted; the library still wants to be told how it
-            // would be done.
+            // Without TLS nothing has to be trusted, but the library requires a TLS configuration.
             let _ = rustls::crypto::ring::default_provider().install_default();
             builder = builder.tls_certs_only([]);
         }
@@ -148,8 +153,7 @@ impl OtterClient {
                     text.map_err(|error| usage_error(format!("{}: {error}", file.display())))?;
                 let token = text.trim_start_matches(BYTE_ORDER_MARK).trim();
                 if token.is_empty() {
-                    let reason =
-                        "the token file is empty: it should hold the token, and nothing else";
+                    let reason = "the token file is empty: it must hold the token and nothing else";
                     return Err(usage_error(format!("{}: {reason}", file.display())));
                 }
                 Some(SecretString::from(token))
@@ -159,7 +163,7 @@ impl OtterClient {
         if let Some(token) = token {
             let value = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret().trim()));
             let mut value = value.map_err(|_| {
-                usage_error("the token cannot be sent: it should be one word, otter_…".to_owned())
+                usage_error("the token cannot be sent: it must be one word, otter_…".to_owned())
             })?;
             value.set_sensitive(true);
             builder = builder.default_headers(HeaderMap::from_iter([(AUTHORIZATION, value)]));
@@ -168,17 +172,17 @@ impl OtterClient {
         Ok(Self { http, url: url.to_owned(), base })
     }
 
-    /// Where otter is, for messages.
+    /// The address of otter, for messages.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// A call of a path under `/v1`, to shape further.
+    /// Starts to build a request for a path below `/v1`.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}/v1{path}", self.base))
     }
 
-    /// The same, by right of a lease.
+    /// The same, with the header that proves the lease.
     pub fn with_lease(&self, method: Method, path: &str, lease: &SecretString) -> RequestBuilder {
         let request = self.request(method, path);
         match HeaderValue::from_str(lease.expose_secret()) {
@@ -186,15 +190,15 @@ impl OtterClient {
                 value.set_sensitive(true);
                 request.header(OTTER_LEASE, value)
             }
-            // An id and hexadecimal digits always are one; otter says so of anything else.
+            // An id and hexadecimal digits are always a valid header. otter refuses anything else.
             Err(_) => request,
         }
     }
 
-    /// Sends a call and takes its whole answer, within this time.
+    /// Sends a request and reads the whole answer within `timeout`.
     ///
     /// # Errors
-    /// Where there is none in time.
+    /// Fails if no complete answer comes in time, or if the server does not speak HTTP.
     pub async fn answer(request: RequestBuilder, timeout: Duration) -> Result<Answer, NoAnswer> {
         let mut response =
             request.timeout(timeout).send().await.map_err(|error| no_answer(&error))?;
@@ -216,10 +220,10 @@ impl OtterClient {
         Ok(Answer { status: response.status(), date, retry_after, body })
     }
 
-    /// Opens a stream of lines of JSON.
+    /// Opens a stream of JSON lines.
     ///
     /// # Errors
-    /// Where there is none.
+    /// Fails if no answer comes in time or if its status is not a success.
     pub async fn stream(request: RequestBuilder) -> Result<JsonLines, NoAnswer> {
         let opened = tokio::time::timeout(ANSWER_TIMEOUT, request.send()).await;
         let opened = opened.map_err(|_| NoAnswer::temporary("no answer came in time"))?;
@@ -233,14 +237,14 @@ impl OtterClient {
     }
 }
 
-/// Lines of JSON as they come.
+/// An open stream of JSON lines.
 pub struct JsonLines {
     response: Response,
     unread: BytesMut,
 }
 
 impl JsonLines {
-    /// The next; none where the stream ended or broke.
+    /// The next line. `None` if the stream ended, broke, or was silent for too long.
     pub async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
@@ -258,28 +262,28 @@ impl JsonLines {
 }
 
 impl Answer {
-    /// Its body.
+    /// Parses the body.
     ///
     /// # Errors
-    /// `Unavailable` where it is none of otter's.
+    /// Fails with `Exit::Unavailable` if the body does not have the expected form.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|error| {
-            let reason = format!("what answers is not otter, or another version of it: {error}");
+            let reason = format!("the server is not otter, or is another version of it: {error}");
             Failure::new(Exit::Unavailable, reason)
         })
     }
 
-    /// The problem's code; empty where it is none of otter's.
+    /// The code of the problem. Empty if the body is not a problem of otter.
     pub fn code(&self) -> String {
         self.problem().code
     }
 
-    /// Whether the same call may succeed later, without anything having been done by this one.
+    /// Whether the same request may succeed later. otter has then not acted on this one.
     pub fn is_temporary(&self) -> bool {
         matches!(self.status.as_u16(), 408 | 429 | 500 | 502..=504)
     }
 
-    /// Why nothing came of it.
+    /// The failure that the answer reports, with the exit code for it.
     pub fn failure(&self) -> Failure {
         let Problem { code, detail, errors } = self.problem();
         let exit = match (self.status.as_u16(), code.as_str()) {
@@ -294,7 +298,7 @@ impl Answer {
             _ => Exit::Unavailable,
         };
         let reason = if code.is_empty() {
-            format!("{}, from something that is not otter", self.status)
+            format!("{}, from a server that is not otter", self.status)
         } else {
             format!("{code}: {detail}")
         };
@@ -316,7 +320,7 @@ impl NoAnswer {
     }
 }
 
-/// Why no answer came, and what to write if that was wrong.
+/// Describes why no answer came, with a corrected address if the scheme was wrong.
 fn no_answer(error: &reqwest::Error) -> NoAnswer {
     let cause = causes(error).find_map(ConnectionFailure::from_error);
     let corrected = error.url().map(with_other_scheme).unwrap_or_default();
@@ -337,13 +341,13 @@ fn no_answer(error: &reqwest::Error) -> NoAnswer {
     }
 }
 
-/// A cause that stays.
+/// A cause that a later attempt does not change.
 enum ConnectionFailure<'e> {
-    /// The certificate is refused.
+    /// The server's certificate is not accepted.
     Certificate(&'e CertificateError),
-    /// TLS was spoken, and the answer was something else.
+    /// The client spoke TLS, and the server answered something else.
     NoTls,
-    /// Plain HTTP was spoken, and the answer was something else.
+    /// The client spoke plain HTTP, and the server answered something else.
     NoHttp,
 }
 
@@ -363,27 +367,28 @@ impl<'e> ConnectionFailure<'e> {
     }
 }
 
-/// Why otter's certificate is not trusted, and how it can be.
+/// Describes why the certificate of otter is not accepted, and how to accept it.
 fn certificate_refusal(certificate: &CertificateError) -> String {
     if let CertificateError::Other(other) = certificate
         && let Some(CertificateMismatch { seen, .. }) = other.0.downcast_ref()
     {
         return format!(
-            "otter shows another certificate than that of --fingerprint, with the SHA-256 {seen}"
+            "the certificate of otter is not the one of --fingerprint: its SHA-256 is {seen}"
         );
     }
     let authority = match certificate {
-        CertificateError::UnknownIssuer => "name the file of its authority with --cacert FILE, or ",
+        CertificateError::UnknownIssuer => "pass the file of its authority with --cacert FILE, or ",
         _ => "",
     };
     format!(
-        "the certificate of otter is not trusted: {}; {authority}trust this one certificate with --fingerprint \
-         SHA256, which `openssl x509 -noout -fingerprint -sha256 -in FILE` says of its file on otter's machine",
+        "the certificate of otter is not trusted: {}; {authority}trust this one certificate with \
+         --fingerprint SHA256, which `openssl x509 -noout -fingerprint -sha256 -in FILE` prints \
+         for its file on otter's machine",
         certificate_error_text(certificate)
     )
 }
 
-/// The address with `https` in place of `http`, or the other way round.
+/// The address with `https` instead of `http`, or with `http` instead of `https`.
 fn with_other_scheme(url: &reqwest::Url) -> String {
     let origin = url.origin().ascii_serialization();
     match origin.split_once("://") {
@@ -393,7 +398,8 @@ fn with_other_scheme(url: &reqwest::Url) -> String {
     }
 }
 
-/// Whether this is how a server of TLS answers plain HTTP: otter and most others say so in words.
+/// Whether a TLS server answered a plain HTTP request. otter and most others name HTTPS or SSL in
+/// the text of a 400.
 fn is_from_tls_port(response: &Response, body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body).to_lowercase();
     let says_so = text.contains("https") || text.contains("ssl");
@@ -404,13 +410,14 @@ fn is_from_tls_port(response: &Response, body: &[u8]) -> bool {
         && !is_json
 }
 
-/// The seconds of `Retry-After`. Its other form, a date, is not otter's.
+/// The header `Retry-After`, in seconds. `None` if it is missing or a date, which otter never
+/// sends.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse::<u32>().ok()?;
     Some(Duration::from_secs(seconds.into()))
 }
 
-/// What an error comes from, the nearest first. The error of an I/O error is looked into too.
+/// The chain of causes of an error, the nearest first. It includes errors inside I/O errors.
 fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
     let deeper = |cause: &&'e (dyn Error + 'static)| {
         let cause: &'e (dyn Error + 'static) = *cause;

@@ -1,10 +1,10 @@
-//! The command of a run: a process group of its own, which has the terminal while it runs, if there
-//! is one.
+//! The command of `otter run`. It runs in a process group of its own. If `otter run` is in the
+//! foreground of a terminal, the command's process group is in the foreground while it runs.
 //!
 //! ```text
 //! started ──► runs ──► ended
-//!              │ ▲ stopped (Ctrl-Z): this process gives the terminal back and stops too
-//!              └─┘ continued: it gets the terminal again
+//!              │ ▲ stopped (Ctrl-Z): `otter run` takes the terminal back and stops too
+//!              └─┘ continued: the command gets the terminal again
 //! ```
 
 use std::io;
@@ -18,20 +18,20 @@ use rustix::termios::{tcgetpgrp, tcsetpgrp};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A command that runs. Dropped, it and all that it has started are killed.
+/// A command that runs. If it is dropped, the command and its child processes are killed.
 pub struct RunningCommand {
     child: Child,
     group: Pid,
-    /// Whether this process had the terminal when it began.
+    /// Whether `otter run` was in the foreground of a terminal when the command was started.
     has_terminal: bool,
     ended: bool,
 }
 
 impl RunningCommand {
-    /// Starts it.
+    /// Starts the command.
     ///
     /// # Errors
-    /// Where it cannot be.
+    /// Fails if the operating system cannot execute it.
     pub fn start(mut command: Command) -> io::Result<Self> {
         let has_terminal = is_in_foreground();
         let child = command.process_group(0).spawn()?;
@@ -42,20 +42,20 @@ impl RunningCommand {
         Ok(running)
     }
 
-    /// Sends a signal to it and to all that it has started.
+    /// Sends a signal to the process group of the command.
     pub fn signal(&self, signal: Signal) {
-        // Nobody may be left.
+        // The group may be gone already.
         let _ = kill_process_group(self.group, signal);
         if signal != Signal::KILL {
-            // What is stopped hears nothing.
+            // A stopped process handles a signal only after it is continued.
             let _ = kill_process_group(self.group, Signal::CONT);
         }
     }
 
-    /// Waits for its end.
+    /// Waits until the command ends.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Fails if the operating system cannot report the status.
     pub async fn wait(&mut self) -> io::Result<ExitStatus> {
         let mut changes = signal(SignalKind::child())?;
         loop {
@@ -71,13 +71,13 @@ impl RunningCommand {
         }
     }
 
-    /// Kills what it may have left.
+    /// Kills all processes of the group, also those that outlive the command.
     pub fn kill_group(&self) {
         let _ = kill_process_group(self.group, Signal::KILL);
     }
 
-    /// Where the command was stopped from the terminal, stops too, so that the shell gets the
-    /// terminal.
+    /// If the command was stopped from the terminal, stops `otter run` too, so that the shell gets
+    /// the terminal.
     fn stop_with_command(&self) {
         let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
         let stopped = waitid(WaitId::Pid(self.group), options).ok().flatten();
@@ -86,7 +86,7 @@ impl RunningCommand {
         }
         self.take_back_terminal();
         let _ = kill_process(getpid(), Signal::STOP);
-        // Here this process was continued: in front, or in the background, where it stays.
+        // `otter run` continues here, in the foreground or in the background.
         if is_in_foreground() {
             self.move_to_foreground();
         }
@@ -95,7 +95,7 @@ impl RunningCommand {
 
     fn move_to_foreground(&self) {
         if self.has_terminal && tcsetpgrp(io::stdin(), self.group).is_ok() {
-            // It may have read from the terminal before it had it, and been stopped for that.
+            // The command is stopped if it read from the terminal before it was in the foreground.
             let _ = kill_process_group(self.group, Signal::CONT);
         }
     }
@@ -116,20 +116,21 @@ impl Drop for RunningCommand {
     }
 }
 
-/// What a command exits with in a shell's words: 128+n where it died of signal n.
+/// The exit code of a command as a shell reports it: 128+n if signal n killed it.
 pub fn exit_code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
-/// Whether the standard input is a terminal, and this process in front of it.
+/// Whether the standard input is a terminal and this process is in its foreground.
 fn is_in_foreground() -> bool {
     tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp())
 }
 
-/// Takes the terminal from the background, which stops who does not hold SIGTTOU off.
+/// Moves this process to the foreground of the terminal. From the background this sends SIGTTOU,
+/// which stops the process unless the signal is blocked.
 fn take_terminal() {
-    // The mask is a thread's own, and one that ends again needs no putting back.
+    // The signal mask belongs to the thread, so a thread that ends needs no cleanup.
     let thread = std::thread::spawn(|| {
         let mut blocked = nix::sys::signal::SigSet::empty();
         blocked.add(nix::sys::signal::Signal::SIGTTOU);

@@ -1,10 +1,10 @@
-//! What `otter run` exits with where it is not the command's own status: one table, which the help
-//! shows.
+//! The exit codes of `otter run` if it does not exit with the status of the command: one table,
+//! which the help shows.
 
 use std::fmt::Write;
 
-/// Why the command did not run, or not to its end. The numbers are those of `sysexits.h` that come
-/// nearest.
+/// The reason why the command did not run, or did not end by itself. The codes are the nearest ones
+/// of `sysexits.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Usage,
@@ -52,45 +52,48 @@ impl Exit {
     const fn meaning(self) -> &'static str {
         match self {
             Self::Usage => {
-                "the command line, or what it asks for, is wrong: an unknown snapshot, a time too long"
+                "the command line or the request is wrong: an unknown snapshot, a time too long"
             }
             Self::Unavailable => "otter cannot be reached, is not trusted, or fails",
-            Self::Internal => "a fault of `otter run` itself",
+            Self::Internal => "`otter run` itself failed",
             Self::NotReady => {
-                "no machine could be made ready as asked: a revert failed, it got no address"
+                "the machine could not be prepared: a revert failed, or it got no IP address"
             }
             Self::LeaseLost => {
-                "the lease was lost: revoked, run out, its machine gone; the command was ended"
+                "the lease was revoked or expired, or its machine vanished; the command was ended"
             }
-            Self::Temporary => "no machine is free, or none became free in time: later one may be",
+            Self::Temporary => "no machine is free, or none became free in time; try again later",
             Self::NoSuchMachine => {
-                "no machine matches what was asked, or only protected ones do: waiting does not help"
+                "no machine matches the selection, or only protected ones do; waiting does not help"
             }
             Self::NotAllowed => {
-                "the token is missing, not known or revoked, or its role may not take a machine"
+                "the token is missing, unknown or revoked, or its role may not take a machine"
             }
-            Self::CannotRun => "the command is there and cannot be run",
-            Self::NoCommand => "there is no such command",
+            Self::CannotRun => "the command cannot be executed",
+            Self::NoCommand => "the command does not exist",
         }
     }
 }
 
-/// The table, for the help.
+/// The text below the options in the help: the exit codes, the environment and the signals.
 pub fn after_help() -> String {
-    let mut text = "\
-        Exit status: the command's own; 128+n where it died of signal n, or where signal n came before it ran. Else:\n"
+    let mut text = "Exit status: that of the command; 128+n if signal n killed it, or came before \
+        it ran. Otherwise:\n"
         .to_owned();
     for exit in Exit::ALL {
-        // Writing to a text cannot fail.
+        // Writing to a `String` cannot fail.
         let _ = writeln!(text, "  {:>3}  {}", exit.code(), exit.meaning());
     }
     text.push_str(
-        "\nThe command finds OTTER_MACHINE_ID, OTTER_MACHINE_NAME, OTTER_MACHINE_IP (empty if none is known), OTTER_URL, \
-         and OTTER_LEASE, which its own calls of otter show as `Otter-Lease: $OTTER_LEASE`. It inherits OTTER_TOKEN \
-         unless --no-token is given.\n\nSIGINT, SIGTERM and SIGHUP go on \
-         to the command and all it has started; after --kill-after, or a second signal, it is killed. The machine is given back \
-         however it ends. One more signal during that ends `otter run` at once. After a kill -9 of `otter run` the machine comes \
-         back when its time, --ttl, is over.",
+        "\nThe environment of the command has OTTER_MACHINE_ID, OTTER_MACHINE_NAME, \
+         OTTER_MACHINE_IP (empty if no address is known), OTTER_URL and OTTER_LEASE. To call otter \
+         with the lease, send the header `Otter-Lease: $OTTER_LEASE`. The command inherits \
+         OTTER_TOKEN unless --no-token is given.\n\n\
+         SIGINT, SIGTERM and SIGHUP are forwarded to the command and its child processes. After \
+         --kill-after, or at a second signal, they are killed. However the command ends, the \
+         machine is given back; another signal during that ends `otter run` at once. If `otter \
+         run` itself is killed with SIGKILL, the machine is released when the lease expires \
+         (--ttl).",
     );
     text
 }

@@ -1,10 +1,10 @@
-//! The lease of a run: asked for, waited for, given back, each tried again where an answer was
-//! lost.
+//! The lease of `otter run`: the requests that create it, wait for it and release it. Each request
+//! is repeated if its answer is lost.
 //!
 //! ```text
-//! ask ─► queued ─► preparing ─► active ─► the command ─► give back
-//!  │        └──────────┴── ended: by its queue time, a failure, an operator
-//!  └── the same key each time, so that a lost answer leaks no machine
+//! create ─► queued ─► preparing ─► active ─► the command ─► release
+//!  │           └──────────┴── ended: queue timeout, failure, operator
+//!  └── the same idempotency key each time, so that a lost answer leaks no machine
 //! ```
 
 use std::cell::{Cell, OnceCell};
@@ -24,26 +24,27 @@ use super::progress::Progress;
 use crate::clock::Clock;
 use crate::domain::lease::{EndReason, LeaseState};
 
-/// The first pause between two tries, and the longest.
+/// The first and the longest pause between two attempts. The pauses in between double.
 const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(3);
 
-/// The least time that a try has.
+/// The shortest timeout of one attempt.
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What otter answers if all machines that match are in use, and what that means without a queue.
+/// The problem code if all matching machines are in use, and the message for it if the lease does
+/// not wait in the queue.
 const NO_FREE_MACHINE: &str = "no-free-machine";
-const NO_FREE_MACHINE_NOW: &str = "no-free-machine: No machine that fits is free now. Wait for one with --queue-for 30m, \
-                        or look: GET /v1/machines";
+const NO_FREE_MACHINE_NOW: &str = "no-free-machine: No matching machine is free now. Wait for one \
+    with --queue-for 30m, or look: GET /v1/machines";
 
-/// How long `otter run` waits for a release. The release continues in otter after that.
+/// The longest wait for a release. After that the release continues in otter.
 const RELEASE_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// How long one call waits for the lease before what goes on is looked at.
+/// How long one request waits for the lease before the progress is printed.
 const POLL_ON_TERMINAL: Duration = Duration::from_secs(1);
 const POLL_IN_LOG: Duration = Duration::from_secs(3);
 
-/// A lease as otter shows it; what is not used here is left out.
+/// A lease in an answer of otter, with the fields that `otter run` uses.
 #[derive(Clone, Debug, Deserialize)]
 pub struct RemoteLease {
     pub id: String,
@@ -58,7 +59,7 @@ pub struct RemoteLease {
     pub end: Option<RemoteLeaseEnd>,
 }
 
-/// How a lease ended, or is ending.
+/// The end of a lease, also while its machine is being released.
 #[derive(Clone, Debug, Deserialize)]
 pub struct RemoteLeaseEnd {
     reason: String,
@@ -66,7 +67,7 @@ pub struct RemoteLeaseEnd {
     detail: Option<String>,
 }
 
-/// A job that makes a machine ready, as far as it is credential.
+/// The job that prepares a machine.
 #[derive(Deserialize)]
 struct RemoteJob {
     phase: String,
@@ -84,58 +85,58 @@ struct RemoteQuarantine {
     reason: String,
 }
 
-/// How far giving a machine back has come.
+/// The outcome of a release.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ReleaseOutcome {
-    /// The machine is free for the next, or its next holder has it.
+    /// The machine is free, or its next holder has it already.
     Free,
-    /// otter quarantined the machine, for this reason. No lease gets it until an operator clears
-    /// it.
+    /// otter quarantined the machine for this reason. No lease gets it until an operator lifts the
+    /// quarantine.
     Quarantined(String),
-    /// otter has stored the end of the lease and still releases the machine.
+    /// otter has stored the end of the lease and is still releasing the machine.
     InProgress,
     /// The lease was released before it got a machine.
     LeftQueue,
-    /// The lease ended by itself before it got a machine.
+    /// The lease ended without a release and without a machine.
     EndedByItself,
 }
 
-/// A lease that was taken.
+/// The lease of this run.
 pub struct Lease {
     pub id: String,
-    /// What shows that it is ours: `<id>.<secret>`.
+    /// The value of the header `Otter-Lease`: `<id>.<secret>`.
     pub credential: SecretString,
-    /// Whether it was in the queue when otter last showed it.
+    /// Whether the lease was queued in the last answer of otter.
     queued: Cell<bool>,
 }
 
 impl Lease {
-    /// Whether it had no machine when otter last showed it.
+    /// Whether the lease had no machine in the last answer of otter.
     pub const fn is_queued(&self) -> bool {
         self.queued.get()
     }
 
-    /// Keeps what otter shows of it.
+    /// Takes over the state from an answer of otter.
     fn update(&self, remote: &RemoteLease) {
         self.queued.set(remote.state() == Some(LeaseState::Queued));
     }
 }
 
-/// Calls otter, again and again where that may help.
+/// Makes the requests for one lease, and repeats those that may succeed later.
 pub struct LeaseClient {
     pub http: OtterClient,
     pub clock: Clock,
-    /// How long otter is tried if it does not answer.
+    /// The longest time for retries if otter does not answer.
     pub retry_for: Duration,
-    /// How long otter is tried if it says `Retry-After`, and that is longer.
+    /// The longest time for retries if otter sends `Retry-After` and this is longer.
     pub queue_for: Duration,
 }
 
 impl LeaseClient {
-    /// Asks for a machine, and puts the lease where it is found whatever happens then.
+    /// Creates the lease and stores it in `held`, where it is found even after a panic.
     ///
     /// # Errors
-    /// What otter says against it, or that it does not answer.
+    /// Fails if otter refuses the lease or does not answer.
     pub async fn create(
         &self,
         command: &RunCommand,
@@ -172,16 +173,16 @@ impl LeaseClient {
         };
         let credential = SecretString::from(format!("{}.{}", remote.id, secret.expose_secret()));
         let queued = Cell::new(remote.state() == Some(LeaseState::Queued));
-        // One lease is asked for.
+        // The cell is empty: `create` is called once.
         let _ = held.set(Lease { id: remote.id.clone(), credential, queued });
         Ok(remote)
     }
 
-    /// Waits until the lease is active, and shows what goes on meanwhile. Gives it as it is then,
-    /// and otter's own time.
+    /// Waits until the lease is active, and prints the progress meanwhile. Returns the active lease
+    /// and the answer that it came in.
     ///
     /// # Errors
-    /// How it ended instead, or that otter does not answer.
+    /// Fails if the lease ends, or if otter does not answer.
     pub async fn wait_until_active(
         &self,
         lease: &Lease,
@@ -190,7 +191,7 @@ impl LeaseClient {
         let poll = if progress.is_redrawn() { POLL_ON_TERMINAL } else { POLL_IN_LOG };
         let path = format!("/leases/{}/wait?wait={}s", lease.id, poll.as_secs());
         loop {
-            // A time-out says that otter is there, and that it goes on.
+            // A wait timeout is a normal answer: the lease is not active yet.
             let wait = || self.http.request(Method::GET, &path);
             let answer = self
                 .send_with_retry(wait, poll, |answer| {
@@ -218,10 +219,10 @@ impl LeaseClient {
         }
     }
 
-    /// A lease as it is now; none where there is none.
+    /// Reads the lease. `None` if otter does not know it.
     ///
     /// # Errors
-    /// That otter does not answer.
+    /// Fails if otter refuses the request or does not answer.
     pub async fn get(&self, lease: &Lease) -> Result<Option<RemoteLease>, Failure> {
         let request = || self.http.request(Method::GET, &format!("/leases/{}", lease.id));
         let answer = self.send_with_retry(request, Duration::ZERO, Answer::is_temporary).await?;
@@ -236,10 +237,10 @@ impl LeaseClient {
         }
     }
 
-    /// The address of a machine, where one is known.
+    /// The IP address of a machine. `None` if none is known.
     ///
     /// # Errors
-    /// That otter does not answer, or not for this caller.
+    /// Fails if otter refuses the request or does not answer.
     pub async fn machine_address(&self, machine: &str) -> Result<Option<String>, Failure> {
         Ok(self.machine(machine).await?.ip_address)
     }
@@ -247,7 +248,7 @@ impl LeaseClient {
     async fn machine(&self, machine: &str) -> Result<RemoteMachine, Failure> {
         let mut path = reqwest::Url::parse("http://localhost/machines")
             .map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
-        // An id may hold what a path may not.
+        // An id may hold characters that a path must escape.
         if let Ok(mut segments) = path.path_segments_mut() {
             segments.push(machine);
         }
@@ -256,10 +257,10 @@ impl LeaseClient {
         answer.read()
     }
 
-    /// Gives the machine back, and waits for its release, but at most `RELEASE_TIMEOUT`.
+    /// Releases the lease, and waits at most `RELEASE_TIMEOUT` until its machine is released.
     ///
     /// # Errors
-    /// What otter says against it, or that it does not answer.
+    /// Fails if otter refuses the release or does not answer.
     pub async fn release(
         &self,
         lease: &Lease,
@@ -300,7 +301,7 @@ impl LeaseClient {
         }
     }
 
-    /// How the machine of a lease that has ended stands.
+    /// The outcome of the release of a lease that has ended.
     async fn release_outcome(&self, remote: &RemoteLease) -> ReleaseOutcome {
         let Some(machine) = &remote.machine else {
             let released = remote.state() == Some(LeaseState::Released);
@@ -314,12 +315,12 @@ impl LeaseClient {
             Ok(RemoteMachine { quarantine: Some(RemoteQuarantine { reason }), .. }) => {
                 ReleaseOutcome::Quarantined(reason)
             }
-            // A released lease counts as released even if the machine's state cannot be read.
+            // A lease that has ended counts as released even if its machine cannot be read.
             _ => ReleaseOutcome::Free,
         }
     }
 
-    /// Shows what goes on with a lease that is not active yet.
+    /// Prints the progress of a lease that is not active yet.
     async fn show_progress(&self, lease: &Lease, progress: &mut Progress) -> Result<(), Failure> {
         let remote = self.get(lease).await?.ok_or_else(unknown_lease)?;
         let job: Option<RemoteJob> = match &remote.job {
@@ -338,7 +339,7 @@ impl LeaseClient {
         Ok(())
     }
 
-    /// The answer that is a success; else what it says is a failure.
+    /// Sends a request with retries. Fails if the answer is not a success.
     async fn send_expecting_success(
         &self,
         request: impl Fn() -> RequestBuilder,
@@ -347,8 +348,12 @@ impl LeaseClient {
         if answer.status.is_success() { Ok(answer) } else { Err(answer.failure()) }
     }
 
-    /// The answer. It is tried again while none comes or one that passes, for as long as otter is
-    /// tried, at the times that otter says.
+    /// Sends a request, and repeats it while no answer comes or while `may_retry` holds for the
+    /// answer. The retries end after `retry_for`, or after `queue_for` if otter sends
+    /// `Retry-After`. Returns the last answer.
+    ///
+    /// # Parameters
+    /// - `server_wait`: how long the request asks otter to wait before it answers.
     async fn send_with_retry(
         &self,
         request: impl Fn() -> RequestBuilder,
@@ -381,12 +386,12 @@ impl LeaseClient {
     }
 }
 
-/// Whether the same call may succeed later. Shows why it has to wait if otter says so.
+/// Whether the same request may succeed later. Prints the reason if otter sends `Retry-After`.
 fn may_retry(answer: &Answer, progress: &mut Progress) -> bool {
     let may_retry = answer.is_temporary();
     if may_retry && answer.retry_after.is_some() {
         progress
-            .show(&format!("otter says to try again later, {}", answer.failure().message), None);
+            .show(&format!("otter asks to try again later: {}", answer.failure().message), None);
     }
     may_retry
 }
@@ -402,25 +407,25 @@ impl RemoteLease {
         self.end.as_ref().and_then(|end| EndReason::parse(&end.reason))
     }
 
-    /// What goes on with it before it is active.
+    /// What the lease is waiting for, before it is active.
     pub fn progress_text(&self) -> String {
         let name = self.machine_name.as_deref().unwrap_or("a machine");
         match (self.state(), self.position) {
             (Some(LeaseState::Queued), Some(position @ 1..)) => {
-                format!("waits for a machine, {position} before it")
+                format!("waiting for a machine, {position} before this one in the queue")
             }
-            (Some(LeaseState::Queued), _) => "waits for a machine, the next in line".to_owned(),
-            (Some(LeaseState::Preparing), _) => format!("{name} is made ready"),
+            (Some(LeaseState::Queued), _) => "waiting for a machine, next in the queue".to_owned(),
+            (Some(LeaseState::Preparing), _) => format!("{name} is being prepared"),
             _ => format!("{name} is {}", self.state),
         }
     }
 
-    /// Whether its machine may be worked with.
+    /// Whether the holder may use the machine.
     pub fn is_active(&self) -> bool {
         self.state() == Some(LeaseState::Active)
     }
 
-    /// How it ended.
+    /// A sentence about how the lease ended.
     pub fn end_text(&self) -> String {
         let Some(RemoteLeaseEnd { reason, by, detail }) = &self.end else {
             return format!("the lease is {}", self.state);
@@ -429,12 +434,12 @@ impl RemoteLease {
         format!("the lease ended: {reason}, by {by}{detail}")
     }
 
-    /// How it ended, or is ending, without having been active.
+    /// A sentence about how the lease ended before it was active.
     fn failure_text(&self) -> String {
         let text = match self.reason() {
             Some(EndReason::QueueTimeout) => "The lease failed: no machine became free in time.",
             Some(EndReason::Abandoned) => {
-                "The lease failed: otter was not asked about it while it waited."
+                "The lease failed: no request asked about it while it was queued."
             }
             Some(EndReason::MachineGone) => "The lease failed: its machine vanished from the host.",
             Some(EndReason::PrepareFailed) if self.state() == Some(LeaseState::Releasing) => {
@@ -447,7 +452,7 @@ impl RemoteLease {
         detail.map_or_else(|| text.to_owned(), |detail| format!("{text} {detail}"))
     }
 
-    /// What its end means where it never was active.
+    /// The exit code for a lease that ended before it was active.
     fn exit(&self) -> Exit {
         match self.reason() {
             Some(EndReason::PrepareFailed | EndReason::MachineGone) => Exit::NotReady,

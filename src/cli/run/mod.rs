@@ -1,12 +1,12 @@
-//! `otter run`: takes a machine through a daemon, runs a command, and gives the machine back
-//! however that ends.
+//! `otter run`: takes a lease of a machine, runs a command, and releases the lease however the
+//! command ends.
 //!
 //! ```text
-//! ask ─► wait ─► run the command ─► give back ─► exit with the command's status
-//!  │      │        │ lease lost, a signal: it is ended first       │ a second signal: at once
-//!  └──────┴────────┴──── a failure, a signal, a panic ────────────►┘
+//! create the lease ─► wait ─► run the command ─► release ─► exit with the command's status
+//!  │                   │        │ lease lost, signal: the command is ended first
+//!  └───────────────────┴────────┴── failure, signal, panic ─► release (a second signal: exit)
 //! ```
-//! A plain client of the HTTP API: it uses no room below.
+//! It is a client of the HTTP API and uses no service of the daemon.
 
 mod arguments;
 mod client;
@@ -38,12 +38,12 @@ use crate::clock::Clock;
 use crate::fail_points::fail_point;
 use crate::supervisor::{Signal, Signals};
 
-/// How long the answer to a request for a machine is waited for once a signal said to end.
+/// The longest wait for the answer to the lease request after a signal.
 const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a killed command may take to be gone.
+/// The longest wait for the end of a killed command.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why the command did not run, or not to its end.
+/// The reason why the command did not run, or did not end by itself, and the exit code for it.
 #[derive(Debug)]
 pub struct Failure {
     exit: Exit,
@@ -56,17 +56,17 @@ impl Failure {
     }
 }
 
-/// Does it on a runtime of its own, for which nothing is waited in the end.
+/// Runs `otter run` on its own runtime. Does not wait for background tasks at the end.
 pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("the runtime cannot be started")?;
     let code = runtime.block_on(take_run_release(command));
-    // The look-up of a name cannot be ended.
+    // A DNS lookup runs in a thread that cannot be cancelled.
     runtime.shutdown_background();
     Ok(ExitCode::from(code))
 }
 
-/// Takes, runs, gives back.
+/// Takes the lease, runs the command and releases the lease. Returns the exit code.
 async fn take_run_release(command: &RunCommand) -> u8 {
     let mut progress = Progress::new(command.quiet);
     let mut signals = match Signals::install() {
@@ -79,7 +79,7 @@ async fn take_run_release(command: &RunCommand) -> u8 {
         Ok(client) => client,
         Err(failure) => return report_failure(&mut progress, failure),
     };
-    // Outside of what may panic.
+    // Outside of `catch_unwind`, so that the lease is released after a panic too.
     let lease = OnceCell::new();
     let outcome =
         AssertUnwindSafe(take_and_run(command, &client, &lease, &mut signals, &mut progress))
@@ -87,7 +87,7 @@ async fn take_run_release(command: &RunCommand) -> u8 {
     let code = match outcome.await {
         Ok(Ok(code)) => code,
         Ok(Err(failure)) => report_failure(&mut progress, failure),
-        // The panic has told of itself.
+        // The panic hook has printed the message.
         Err(_) => Exit::Internal.code(),
     };
     match lease.get() {
@@ -125,11 +125,12 @@ fn address(command: &RunCommand) -> Result<String, Failure> {
     let variable = || std::env::var("OTTER_URL").ok().filter(|url| !url.is_empty());
     let url = command.url.clone().or_else(variable);
     url.ok_or_else(|| {
-        Failure::new(Exit::Usage, "say where otter is: --url, or OTTER_URL in the environment")
+        Failure::new(Exit::Usage, "the address of otter is missing: pass --url, or set OTTER_URL")
     })
 }
 
-/// All but the giving back. The lease is put where it is found however this ends.
+/// Takes the lease and runs the command. Stores the lease in `held`, so that the caller can release
+/// it however this ends.
 async fn take_and_run(
     command: &RunCommand,
     client: &LeaseClient,
@@ -144,11 +145,13 @@ async fn take_and_run(
         tokio::select! {
             created = &mut creating => created?,
             signal = signals.next() => {
-                // It may be granted already: without the answer it could not be given back.
+                // otter may have granted the lease already. Only the answer has its secret, which
+                // the release needs.
                 tokio::select! {
                     _ = creating => {}
                     () = client.clock.sleep(LAST_ANSWER_TIMEOUT) => progress.warn(
-                        "otter did not answer: a machine that it may have granted comes back when its time is over"),
+                        "otter did not answer: a machine that it may have granted is released when \
+                         the lease expires"),
                 }
                 return Ok(128 + signal_number(signal));
             }
@@ -190,7 +193,8 @@ async fn take_and_run(
     wait_for_command(command, client, lease, expiry, running, signals, progress).await
 }
 
-/// Sees the command to its end: its own, or the one that a signal or the loss of the lease brings.
+/// Waits until the command ends. Forwards signals to it, and ends it if the lease is lost. Returns
+/// the exit code.
 async fn wait_for_command(
     command: &RunCommand,
     client: &LeaseClient,
@@ -222,15 +226,21 @@ async fn wait_for_command(
                     running.signal(os_signal(signal));
                     termination = termination.kill_at(now + command.kill_after);
                 }
-                _ => termination = kill(&running, now, "a second signal: the command is killed", progress),
+                _ => {
+                    let reason = "a second signal: the command is killed";
+                    termination = kill(&running, now, reason, progress);
+                }
             },
             () = termination.wait_until_due(&client.clock) => match termination {
                 Termination::Killed(_) => {
-                    progress.warn("the command is killed and does not go away");
+                    progress.warn("the command was killed and has not ended");
                     let exit = if lost.is_some() { Exit::LeaseLost } else { Exit::Internal };
                     return Ok(exit.code());
                 }
-                _ => termination = kill(&running, now, "the command did not end in time: it is killed", progress),
+                _ => {
+                    let reason = "the command did not end in time: it is killed";
+                    termination = kill(&running, now, reason, progress);
+                }
             },
         }
     };
@@ -240,9 +250,10 @@ async fn wait_for_command(
     match (lost, status) {
         (Some(_), _) => Ok(Exit::LeaseLost.code()),
         (None, Ok(status)) => Ok(command::exit_code(status)),
-        (None, Err(error)) => {
-            Err(Failure::new(Exit::Internal, format!("the command is lost: {error}")))
-        }
+        (None, Err(error)) => Err(Failure::new(
+            Exit::Internal,
+            format!("the status of the command is not known: {error}"),
+        )),
     }
 }
 
@@ -257,18 +268,18 @@ fn kill(
     Termination::Killed(now + KILL_TIMEOUT)
 }
 
-/// How far the command's end is, where it does not end by itself.
+/// How far the termination of the command has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Termination {
     NotRequested,
-    /// It was told to, and is killed then.
+    /// The command got a signal, and is killed at this time.
     Requested(Duration),
-    /// It is given up then.
+    /// The command was killed. `otter run` exits at this time even if the command has not ended.
     Killed(Duration),
 }
 
 impl Termination {
-    /// It was told to end; what was said before stays.
+    /// Sets the time to kill the command, unless its termination was requested before.
     const fn kill_at(self, time: Duration) -> Self {
         match self {
             Self::NotRequested => Self::Requested(time),
@@ -286,7 +297,8 @@ impl Termination {
     }
 }
 
-/// Gives the machine back. What to exit with where a signal cut that short.
+/// Releases the lease and prints the outcome. Returns an exit code if a second signal interrupts
+/// the release, else `None`.
 async fn release(
     client: &LeaseClient,
     lease: &Lease,
@@ -300,31 +312,14 @@ async fn release(
         tokio::select! {
             biased;
             outcome = &mut releasing => {
-                match outcome {
-                    Ok(ReleaseOutcome::Free) => progress.info("the machine is given back"),
-                    Ok(ReleaseOutcome::Quarantined(reason)) => progress.warn(&format!(
-                        "the machine was taken back and is set aside, not free: {reason}")),
-                    Ok(ReleaseOutcome::LeftQueue) => progress.info("the place in the queue is given up"),
-                    Ok(ReleaseOutcome::EndedByItself) => {}
-                    Ok(ReleaseOutcome::InProgress) => progress.warn(&format!(
-                        "otter is still bringing the machine back, and goes on with it (lease {})", lease.id)),
-                    // A token that is not valid any more keeps no lease in the queue.
-                    Err(failure) if lease.is_queued() && failure.exit == Exit::NotAllowed =>
-                        progress.warn("the lease ends: it was still waiting, and held no machine"),
-                    Err(failure) if lease.is_queued() => progress.warn(&format!(
-                        "the place in the queue could not be given up, and ends by itself (lease {}): {}",
-                        lease.id, failure.message)),
-                    Err(failure) => progress.warn(&format!(
-                        "the machine could not be given back, and comes back when its time is over (lease {}): {}",
-                        lease.id, failure.message)),
-                }
+                report_release(outcome, lease, progress);
                 return None;
             }
             signal = signals.next() => {
                 if signals.count > 1 {
                     progress.warn(&format!(
-                        "a second signal: this ends at once, and the machine may come back only when its time is over \
-                         (lease {})", lease.id));
+                        "a second signal: otter run ends at once, and the machine may be released \
+                         only when the lease expires (lease {})", lease.id));
                     return Some(128 + signal_number(signal));
                 }
                 progress.warn("the machine is being given back; a second signal ends this at once");
@@ -333,7 +328,38 @@ async fn release(
     }
 }
 
-/// Signals, counted.
+fn report_release(
+    outcome: Result<ReleaseOutcome, Failure>,
+    lease: &Lease,
+    progress: &mut Progress,
+) {
+    let id = &lease.id;
+    match outcome {
+        Ok(ReleaseOutcome::Free) => progress.info("the machine is given back"),
+        Ok(ReleaseOutcome::Quarantined(reason)) => progress
+            .warn(&format!("the machine was taken back and is quarantined, not free: {reason}")),
+        Ok(ReleaseOutcome::LeftQueue) => progress.info("the place in the queue is given up"),
+        Ok(ReleaseOutcome::EndedByItself) => {}
+        Ok(ReleaseOutcome::InProgress) => progress.warn(&format!(
+            "otter is still releasing the machine, and will finish the release (lease {id})"
+        )),
+        // otter ends the queued leases of a token that is not valid any more.
+        Err(failure) if lease.is_queued() && failure.exit == Exit::NotAllowed => {
+            progress.warn("the lease ends: it was still queued and held no machine");
+        }
+        Err(failure) if lease.is_queued() => progress.warn(&format!(
+            "the place in the queue could not be given up; it ends by itself (lease {id}): {}",
+            failure.message
+        )),
+        Err(failure) => progress.warn(&format!(
+            "the machine could not be given back; it is released when the lease expires (lease \
+             {id}): {}",
+            failure.message
+        )),
+    }
+}
+
+/// The signals of the process, and how many have come.
 struct CountedSignals {
     signals: Signals,
     count: u32,

@@ -1,22 +1,22 @@
-//! What `otter run` says, on the standard error: on a terminal one line that is drawn again, else a
-//! line for each change.
+//! The messages of `otter run` on the standard error: on a terminal one line that is redrawn,
+//! otherwise one line for each change.
 
 use std::io::{IsTerminal, Write};
 
 use crate::domain::terminal::printable;
 
-/// Says things. Nobody reading them is no reason to end.
+/// Prints messages. A closed standard error is ignored.
 pub struct Progress {
     quiet: bool,
-    /// Whether a line may be drawn again, which takes escape sequences.
+    /// Whether the line is redrawn, which needs a terminal and escape sequences.
     terminal: bool,
-    /// What was last_text last.
+    /// The last text that `show` printed.
     last_text: String,
-    /// Whether the cursor stands behind a line that is to be drawn again.
+    /// Whether the cursor is at the end of a line that will be redrawn.
     has_open_line: bool,
 }
 
-/// How wide a terminal is that does not say.
+/// The width of a terminal whose width is not known.
 const DEFAULT_WIDTH: usize = 80;
 
 impl Progress {
@@ -34,12 +34,13 @@ impl Progress {
         self.quiet
     }
 
-    /// Whether somebody may look on.
+    /// Whether progress is redrawn on a terminal, so that frequent changes are useful.
     pub fn is_redrawn(&self) -> bool {
         self.terminal && !self.quiet
     }
 
-    /// Shows what goes on, if that is new, and on a terminal how far it is.
+    /// Prints the current activity if it differs from the last one. A terminal also shows the
+    /// percentage.
     pub fn show(&mut self, text: &str, percent: Option<u8>) {
         if self.quiet {
             return;
@@ -63,14 +64,14 @@ impl Progress {
         self.last_text = text;
     }
 
-    /// Says what stays.
+    /// Prints a line that stays, unless only errors are printed.
     pub fn info(&mut self, text: &str) {
         if !self.quiet {
             self.warn(text);
         }
     }
 
-    /// The same, however quiet it is to be.
+    /// Prints a line that stays.
     pub fn warn(&mut self, text: &str) {
         let begin = if std::mem::take(&mut self.has_open_line) { "\r\u{1b}[K" } else { "" };
         write(&format!("{begin}otter: {}\n", printable(text)));

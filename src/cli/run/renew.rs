@@ -1,14 +1,15 @@
-//! Keeps a lease while its command runs: renews it, and hears of its end.
+//! Holds a lease while the command runs: renews it in time, and watches the event stream for its
+//! end.
 //!
 //! ```text
-//!          half of what is left        200
-//! renewed ─────────────────────► asks ─────► renewed
-//!    ▲                            │ no answer, or none that helps: again, until the time is over
-//!    └────────────────────────────┤
-//!                                 └── 423, 404, time over, or an event says so ─► lost
+//!         half of the rest of the lease            200
+//! renewed ─────────────────────────────► request ─────► renewed
+//!    ▲                                      │ no answer, or an error: again, until the expiry
+//!    └──────────────────────────────────────┤
+//!                                           └── 423, 404, expiry, or an event ─► lost
 //! ```
-//! What is left is counted on a clock that does not jump, and from what otter's own clock says: the
-//! two are never compared.
+//! The remaining time is the difference of two times of otter's clock. It is then counted on the
+//! local monotonic clock. The two clocks are never compared.
 
 use std::time::Duration;
 
@@ -19,24 +20,29 @@ use super::client::{ANSWER_TIMEOUT, Answer, NoAnswer, OtterClient};
 use super::lease::{Lease, LeaseClient, RemoteLease};
 use super::progress::Progress;
 
-/// The shortest time between two renewals, and before a stream is opened again.
+/// The shortest pause between two renewals.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
+/// The pause before the event stream is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_secs(2);
-/// Between two tries of a renewal: a tenth of what is left, within these.
+/// The shortest and the longest pause after a failed renewal. Between them it is a tenth of the
+/// remaining time.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
-/// When a lease ends, and whether it can be held longer.
+/// When a lease expires, and whether it can be renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseExpiry {
-    /// By [`Clock::elapsed`](crate::clock::Clock::elapsed).
+    /// The time of the expiry on [`Clock::elapsed`](crate::clock::Clock::elapsed).
     at: Duration,
-    /// Nothing holds it longer.
+    /// Whether the lease has reached its longest duration, so that a renewal does not extend it.
     is_final: bool,
 }
 
 impl LeaseExpiry {
-    /// The expiry that an answer tells, which was asked for at `asked`; `ttl` is the longest it can
-    /// be.
+    /// Reads the expiry from an answer.
+    ///
+    /// # Parameters
+    /// - `asked`: when the request was sent, on the monotonic clock.
+    /// - `ttl`: the duration of the lease. The remaining time is at most this long.
     pub fn from_answer(
         remote: &RemoteLease,
         answer: &Answer,
@@ -52,7 +58,8 @@ impl LeaseExpiry {
     }
 }
 
-/// Holds the lease for as long as this is awaited. Comes back once it is lost, and says reason.
+/// Holds the lease for as long as the future is polled. Returns when the lease is lost, with the
+/// reason.
 pub async fn hold_lease(
     client: &LeaseClient,
     lease: &Lease,
@@ -79,9 +86,9 @@ async fn renew_until_lost(
         let left = expiry.at.saturating_sub(client.clock.elapsed());
         if left.is_zero() {
             let reason =
-                failed.map(|failed| format!(" and could not be held longer: {}", failed.reason));
+                failed.map(|failed| format!(" and it could not be renewed: {}", failed.reason));
             let reason = reason.unwrap_or_default();
-            return format!("the time of the lease is over{reason}");
+            return format!("the lease has expired{reason}");
         }
         let pause = match &failed {
             _ if expiry.is_final => left,
@@ -96,31 +103,33 @@ async fn renew_until_lost(
         let request =
             client.http.with_lease(Method::POST, &path, &lease.credential).json(&json!({}));
         let left = expiry.at.saturating_sub(asked);
-        let (reason, retry_after) = match OtterClient::answer(request, left.min(ANSWER_TIMEOUT))
-            .await
-        {
-            Ok(answer) if answer.status == 200 => match answer.read::<RemoteLease>() {
-                Ok(remote) => {
-                    expiry = LeaseExpiry::from_answer(&remote, &answer, asked, ttl);
-                    if failed.take().is_some() {
-                        progress.info("the lease is renewed again");
+        let (reason, retry_after) =
+            match OtterClient::answer(request, left.min(ANSWER_TIMEOUT)).await {
+                Ok(answer) if answer.status == 200 => match answer.read::<RemoteLease>() {
+                    Ok(remote) => {
+                        expiry = LeaseExpiry::from_answer(&remote, &answer, asked, ttl);
+                        if failed.take().is_some() {
+                            progress.info("the lease is renewed again");
+                        }
+                        if expiry.is_final {
+                            progress.warn(
+                                "the lease has its longest duration and cannot be renewed: otter \
+                                 takes the machine back when it expires",
+                            );
+                        }
+                        continue;
                     }
-                    if expiry.is_final {
-                        progress.warn("the lease cannot be renewed any further: its machine is taken back in the end");
-                    }
-                    continue;
+                    Err(failure) => (failure.message, None),
+                },
+                Ok(answer) if matches!(answer.status.as_u16(), 404 | 423) => {
+                    return answer.failure().message;
                 }
-                Err(failure) => (failure.message, None),
-            },
-            Ok(answer) if matches!(answer.status.as_u16(), 404 | 423) => {
-                return answer.failure().message;
-            }
-            Ok(answer) => (answer.failure().message, answer.retry_after),
-            Err(NoAnswer { reason, retry_after, .. }) => (reason, retry_after),
-        };
+                Ok(answer) => (answer.failure().message, answer.retry_after),
+                Err(NoAnswer { reason, retry_after, .. }) => (reason, retry_after),
+            };
         if failed.is_none() {
             progress.warn(&format!(
-                "the lease cannot be renewed, and is tried again until its time is over: {reason}"
+                "the lease could not be renewed; otter run retries until it expires: {reason}"
             ));
         }
         failed = Some(FailedRenewal { reason, retry_after });
@@ -130,12 +139,12 @@ async fn renew_until_lost(
 /// A renewal that failed.
 struct FailedRenewal {
     reason: String,
-    /// How long otter said to wait.
+    /// The pause that otter asked for.
     retry_after: Option<Duration>,
 }
 
 impl FailedRenewal {
-    /// How long to wait until the next try. Of the time that is left, at least half stays.
+    /// The pause before the next attempt. It is at most half of the remaining time.
     fn pause(&self, left: Duration) -> Duration {
         let pause =
             self.retry_after.unwrap_or_else(|| (left / 10).clamp(RETRY_PAUSE.0, RETRY_PAUSE.1));
@@ -143,8 +152,8 @@ impl FailedRenewal {
     }
 }
 
-/// Follows what becomes of the lease. A stream that is not to be had is opened again; the renewals
-/// watch_events of an end too, only later.
+/// Watches the events of the lease, and returns the reason when it ends. If the stream cannot be
+/// opened or breaks, it is opened again. Meanwhile the renewals notice an end, only later.
 async fn watch_events(client: &LeaseClient, lease: &Lease) -> String {
     let path = format!("/events?types=lease.changed&lease={}", lease.id);
     loop {
@@ -153,15 +162,15 @@ async fn watch_events(client: &LeaseClient, lease: &Lease) -> String {
         let mut pause = REOPEN_PAUSE;
         match OtterClient::stream(request).await {
             Err(NoAnswer { retry_after: Some(time), .. }) => pause = time.max(SHORTEST_PAUSE),
-            // There is no stream of a lease that is no longer known.
+            // otter refuses the stream of a lease that it does not know any more.
             Err(_) => {
-                if let Some(reason) = end_text(client, lease).await {
+                if let Some(reason) = fetch_end(client, lease).await {
                     return reason;
                 }
             }
             Ok(mut lines) => {
-                // What happened before the stream began is not in it.
-                if let Some(reason) = end_text(client, lease).await {
+                // The stream has no event from before it was opened.
+                if let Some(reason) = fetch_end(client, lease).await {
                     return reason;
                 }
                 while let Some(mut event) = lines.next().await {
@@ -178,8 +187,8 @@ async fn watch_events(client: &LeaseClient, lease: &Lease) -> String {
     }
 }
 
-/// Why the lease has ended; `None` if it goes on, or if that is not known now.
-async fn end_text(client: &LeaseClient, lease: &Lease) -> Option<String> {
+/// Reads the lease, and returns why it ended. `None` if it is active, or if no answer came.
+async fn fetch_end(client: &LeaseClient, lease: &Lease) -> Option<String> {
     let request = client.http.request(Method::GET, &format!("/leases/{}", lease.id));
     let answer = OtterClient::answer(request, ANSWER_TIMEOUT).await.ok()?;
     match answer.status.as_u16() {
@@ -198,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retry_after_is_kept_as_far_as_it_leaves_time_for_another_try() {
+    fn the_pause_of_retry_after_leaves_time_for_another_attempt() {
         let seconds = Duration::from_secs;
         let pause =
             |retry_after, left| FailedRenewal { reason: String::new(), retry_after }.pause(left);

@@ -12,7 +12,7 @@ async fn the_command_succeeds_and_knows_its_machine() {
     let options =
         "--snapshot installed/updated/kickstart --power on --holder nightly --reference job-7";
     let ended = fixture.run(options, script).wait().await;
-    ended.assert_exit(0, &format!("{NAME} is made ready"));
+    ended.assert_exit(0, &format!("{NAME} is being prepared"));
     assert!(ended.stderr.ends_with("otter: the machine is given back\n"), "{ended:?}");
     assert_eq!(ended.stdout[0], format!("{MACHINE} {NAME} [] {}", fixture.url()));
     let lease =
@@ -135,7 +135,7 @@ async fn a_second_signal_while_the_machine_is_given_back_ends_at_once() {
     let command = Pid::from_raw(command).unwrap();
     eventually("the command to be gone", async || test_kill_process(command).is_err()).await;
     run.signal(Signal::TERM);
-    run.wait().await.assert_exit(143, "this ends at once");
+    run.wait().await.assert_exit(143, "otter run ends at once");
     // What it asked for is read now, or the time is over.
     fixture.daemon.signal(Signal::CONT);
     fixture.assert_all_released().await;

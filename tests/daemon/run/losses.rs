@@ -45,7 +45,7 @@ async fn a_daemon_that_stays_away_ends_the_command_when_the_lease_expires() {
     let mut run = fixture.run("--ttl 1s --retry-for 1s", RUN_UNTIL_SIGNAL);
     run.expect_line("ready").await;
     fixture.daemon.suspend().await;
-    run.wait().await.assert_exit(74, "the time of the lease is over");
+    run.wait().await.assert_exit(74, "the lease has expired");
     fixture.daemon.signal(Signal::CONT);
     fixture.assert_all_released().await;
 }

@@ -14,9 +14,9 @@ async fn no_machine_is_free() {
     let mut holder = fixture.run("", RUN_UNTIL_SIGNAL);
     holder.expect_line("ready").await;
     let ended = fixture.run("", PRINT_NEVER).wait().await;
-    ended.assert_exit(75, "No machine that fits is free now. Wait for one with --queue-for 30m");
+    ended.assert_exit(75, "No matching machine is free now. Wait for one with --queue-for 30m");
     let late = fixture.run("--queue-for 1s", PRINT_NEVER).wait().await;
-    late.assert_exit(75, "waits for a machine, the next in line");
+    late.assert_exit(75, "waiting for a machine, next in the queue");
     assert!(late.stdout.is_empty() && !late.stderr.contains("back"), "{late:?}");
     let message = "\notter: The lease failed: no machine became free in time.\n";
     assert!(late.stderr.ends_with(message), "{late:?}");
@@ -35,7 +35,7 @@ async fn a_waiting_run_gets_the_machine_when_the_other_ends() {
     fixture.create_go_file();
     holder.wait().await.assert_exit(0, "");
     let ended = next.wait().await;
-    ended.assert_exit(0, "waits for a machine");
+    ended.assert_exit(0, "waiting for a machine");
     assert_eq!(ended.stdout, ["mine"]);
     fixture.assert_all_released().await;
 }
@@ -98,7 +98,7 @@ async fn the_machine_cannot_be_made_ready() {
     let fixture = RunFixture::with_arguments(&["--scenario", file.to_str().unwrap()]).await;
     let ended = fixture.run("--power on", PRINT_NEVER).wait().await;
     ended.assert_exit(73, "otter: The preparation failed");
-    assert!(ended.stderr.contains("the machine was taken back and is set aside"), "{ended:?}");
+    assert!(ended.stderr.contains("the machine was taken back and is quarantined"), "{ended:?}");
     assert!(ended.stdout.is_empty(), "{ended:?}");
     eventually("the lease to end", async || {
         fixture.leases("queued,preparing,active,releasing").await.is_empty()
@@ -224,7 +224,7 @@ async fn a_run_whose_token_is_revoked_while_it_waits_held_no_machine() {
     .await;
     token(&["revoke", "--name", "second"]);
     let ended = next.wait().await;
-    ended.assert_exit(77, "the lease ends: it was still waiting, and held no machine");
+    ended.assert_exit(77, "the lease ends: it was still queued and held no machine");
     let wrong = ["What it started goes on", "given back", "comes back"];
     assert!(!wrong.iter().any(|wrong| ended.stderr.contains(wrong)), "{ended:?}");
     fixture.create_go_file();

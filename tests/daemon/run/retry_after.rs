@@ -63,7 +63,7 @@ async fn a_run_waits_at_a_limit_of_its_token_as_for_a_machine() {
     fixture.create_go_file();
     holder.wait().await.assert_exit(0, "");
     let ended = next.wait().await;
-    ended.assert_exit(0, "otter says to try again later, too-many-requests: ");
+    ended.assert_exit(0, "otter asks to try again later: too-many-requests: ");
     assert_eq!(ended.stdout, ["mine"]);
     let leases = fixture.daemon.request(Method::GET, "/v1/leases?state=queued,preparing,active");
     let leases = Answer::from_request(leases.bearer_auth(&admin)).await.expect(200);

@@ -55,13 +55,13 @@ async fn no_color_forbids_escape_sequences_on_a_terminal() {
     for drawing in [&[][..], &[("NO_COLOR", "")]] {
         let shown = at_terminal(&fixture, drawing).await;
         assert!(
-            shown.contains("\r\u{1b}[Kotter: ") && shown.contains("is made ready"),
+            shown.contains("\r\u{1b}[Kotter: ") && shown.contains("is being prepared"),
             "{shown:?}"
         );
     }
     for forbidding in [&[("NO_COLOR", "1")][..], &[("NO_COLOR", "0"), ("TERM", "xterm-256color")]] {
         let shown = at_terminal(&fixture, forbidding).await;
-        assert!(!shown.contains('\u{1b}') && shown.contains("is made ready"), "{shown:?}");
+        assert!(!shown.contains('\u{1b}') && shown.contains("is being prepared"), "{shown:?}");
         let lines = shown.lines().all(|line| line.starts_with("otter: ") && !line.contains('\r'));
         assert!(lines, "a line for each change: {shown:?}");
     }
