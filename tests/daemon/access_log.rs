@@ -1,5 +1,5 @@
-//! The access log: a line for each request with its caller, address and outcome, and without a
-//! secret.
+//! The access log has one line for each request, with the caller, the address and the status, and
+//! holds no secret.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ async fn each_request_has_a_line_without_secrets() {
         let is_its = |line: &&Value| line["request_id"].as_str() == answer.header("x-request-id");
         let lines_of_answer: Vec<&Value> = lines.iter().filter(is_its).collect();
         let [line] = lines_of_answer[..] else {
-            panic!("{path}: one line is due, not {lines_of_answer:?}")
+            panic!("{path}: not exactly one line: {lines_of_answer:?}")
         };
         let seen = (line["caller"].as_str(), line["address"].as_str(), line["method"].as_str());
         assert_eq!(seen, (caller, Some(address), Some(method)), "{line}");

@@ -1,5 +1,5 @@
-//! The audit and the log of the binary. A crash leaves both a change and its fact, or neither. The
-//! log has the same facts as JSON. Neither holds a secret.
+//! The audit trail and the log. After a crash the database has both a change and its audit entry,
+//! or neither. The log has the same entries as JSON. Neither holds a secret.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +16,7 @@ use crate::harness::{Answer, Daemon, eventually, otter_command};
 /// A Qubes machine of the lab that is off.
 const MACHINE: &str = "16";
 
-/// The password of the host's account.
+/// The password of the account on the host.
 const PASSWORD: &str = "otter";
 
 async fn host() -> Simulator {
@@ -25,7 +25,7 @@ async fn host() -> Simulator {
     Simulator::start(SimulatorOptions { pace, ..options }).await.unwrap()
 }
 
-/// The binary in front of this host, its log in a file, its password in another.
+/// A command that starts the daemon for this host, with the log and the password in files.
 fn serve(host: &Simulator, state: &Path, log: &Path) -> Command {
     let password = state.with_extension("password");
     std::fs::write(&password, PASSWORD).unwrap();
@@ -52,7 +52,7 @@ async fn ready(daemon: &Daemon) {
         .await;
 }
 
-/// The audited facts of a log, in order.
+/// The audit entries in a log, in order.
 fn logged(log: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(log).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
@@ -68,7 +68,7 @@ async fn count(state: &Path, query: &'static str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_leaves_a_change_and_its_fact_or_neither() {
+async fn a_crash_leaves_a_change_and_its_audit_entry_or_neither() {
     for (step, jobs, started, ended) in [
         ("accept", 0, 0, 0),
         ("accept-committed", 1, 0, 0),
@@ -85,7 +85,7 @@ async fn a_crash_leaves_a_change_and_its_fact_or_neither() {
         let daemon = Daemon::try_start(command).await.expect("a daemon");
         ready(&daemon).await;
         let path = format!("/v1/machines/{MACHINE}/power");
-        // It may die before it answers.
+        // The daemon may be killed before it answers.
         drop(
             daemon
                 .request(reqwest::Method::POST, &path)
@@ -136,7 +136,7 @@ async fn the_log_names_the_caller_and_the_end_of_a_job() {
     }
     assert_eq!(lines[2]["outcome"], "succeeded");
     assert!(lines[2]["duration_ms"].is_u64(), "{}", lines[2]);
-    // Only `trace` shows the text of statements.
+    // SQL statements are logged only at the level `trace`.
     let text = std::fs::read_to_string(&log).unwrap();
     assert!(!text.contains("SELECT") && !text.contains("INSERT"), "{text}");
 }
@@ -187,7 +187,7 @@ async fn neither_the_audit_nor_the_log_holds_a_secret() {
     let on =
         call("POST", &power, &runner).header("otter-lease", &shown).json(&json!({"action": "on"}));
     Answer::from_request(on).await.expect(200);
-    // Refused: a token that was misspelt, another lease's secret, and a role that does not suffice.
+    // Three refused requests: a misspelt token, a wrong lease secret, and an insufficient role.
     let last = if runner.ends_with('0') { "1" } else { "0" };
     let misspelt = format!("{}{last}", &runner[..runner.len() - 1]);
     call("GET", "/v1/jobs", &misspelt).send().await.unwrap();
@@ -211,7 +211,7 @@ async fn neither_the_audit_nor_the_log_holds_a_secret() {
         !audit.items("id").is_empty()
     })
     .await;
-    // The counts of refused calls are written at the stop.
+    // The daemon writes the counts of refused requests when it stops.
     assert!(daemon.terminate().await.success());
     let daemon =
         Daemon::try_start(serve(&host, &state, &directory.path().join("log.2"))).await.unwrap();
@@ -241,7 +241,7 @@ async fn neither_the_audit_nor_the_log_holds_a_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn token_changes_are_audited_with_what_the_token_may_do() {
+async fn token_changes_are_audited_with_the_rights_of_the_token() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().to_str().unwrap();
     let token = |arguments: &[&str]| {
@@ -251,7 +251,7 @@ async fn token_changes_are_audited_with_what_the_token_may_do() {
         assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8(done.stdout).unwrap().trim().to_owned()
     };
-    // The first one is made while no daemon runs.
+    // The first token is created while no daemon runs.
     let admin = token(&["create", "--name", "boss", "--role", "admin"]);
     let daemon = Daemon::start(&["--simulate", "--state-dir", state], &[]).await;
     let created =

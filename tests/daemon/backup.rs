@@ -1,5 +1,5 @@
-//! `otter store` with the binary: a backup under load, a restore that calls no host for old work,
-//! and the permissions of the state directory's files.
+//! `otter store`: a backup under load, a restore that does not continue old work on the host, and
+//! the permissions of the files in the state directory.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Answer, Daemon, TIMEOUT, eventually, otter_command, run_to_exit};
 
-/// Machines of the lab that are off: one with jobs, one that is leased, one whose leases come and
-/// go.
+/// Three machines of the lab that are off: one with jobs, one with a lease, and one with many short
+/// leases.
 const BUSY: &str = "16";
 const LEASED: &str = "18";
 const CHURNED: &str = "32";
@@ -41,7 +41,7 @@ fn mode(path: &Path) -> u32 {
     path.metadata().unwrap().permissions().mode() & 0o777
 }
 
-/// Takes leases and gives them back, which writes to the store all the time.
+/// Creates and releases leases until it is stopped, so that the store is written all the time.
 async fn churn(daemon: Arc<Daemon>, stop: CancellationToken) -> usize {
     let mut rounds = 0;
     while !stop.is_cancelled() {
@@ -100,7 +100,7 @@ async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
     let work = Work::begin(&host, &daemon).await;
     let stop = CancellationToken::new();
     let churning = tokio::spawn(churn(Arc::clone(&daemon), stop.clone()));
-    eventually("leases to come and go", async || {
+    eventually("short leases to be granted", async || {
         daemon.metric("otter_store_transactions_total").await > 20
     })
     .await;
@@ -147,7 +147,7 @@ async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
     let listed = daemon.get("/v1/jobs?state=queued,running").await.expect(200).json;
     assert_eq!(listed["items"], json!([]));
 
-    // The audit has a row for each end.
+    // The audit trail has an entry for each end.
     let ended = async |of: &str, action: &str| {
         let facts = daemon.get(&format!("/v1/audit?{of}&action={action}")).await.expect(200).json;
         let [fact] = facts["items"].as_array().unwrap().as_slice() else {
@@ -170,7 +170,7 @@ async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
         assert_eq!(ended(&format!("job={job}"), "job.ended").await.0, outcome);
     }
 
-    // New work begins, with higher fences than every earlier one. The host gets no other call.
+    // A new lease gets a higher fence than every earlier one. The host gets no other call.
     let clear = daemon.request(Method::DELETE, &format!("/v1/machines/{LEASED}/quarantine"));
     Answer::from_request(clear).await.expect(200);
     let again = json!({"select": {"machine": LEASED}, "ttl": "30m"});
@@ -185,7 +185,7 @@ async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_fence_is_given_twice_whenever_and_however_often_an_archive_is_restored() {
+async fn no_fence_is_granted_twice_even_if_an_archive_is_restored_twice() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let path = |name: &str| directory.path().join(name);
     let archive = path("otter.tar");
@@ -196,7 +196,7 @@ async fn no_fence_is_given_twice_whenever_and_however_often_an_archive_is_restor
         assert!(daemon.terminate().await.success());
         lease["fence"].as_u64().unwrap()
     };
-    // The archive does not know the machine: its first grant comes later.
+    // The archive does not know the machine: its first lease comes later.
     let daemon = Daemon::start_for_host(&host, &path("state")).await;
     succeeds(store("backup", Some(&archive), &path("state"))).await;
     assert!(daemon.terminate().await.success());
@@ -209,16 +209,16 @@ async fn no_fence_is_given_twice_whenever_and_however_often_an_archive_is_restor
 }
 
 /// Every file under the state directory that other users can access.
-fn reachable(state: &Path) -> Vec<PathBuf> {
+fn accessible_to_others(state: &Path) -> Vec<PathBuf> {
     let files = std::fs::read_dir(state).unwrap().map(|entry| entry.unwrap().path());
     files.chain([state.to_owned()]).filter(|path| mode(path) & 0o077 != 0).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_state_is_private_whatever_the_umask_and_whoever_made_it() {
+async fn the_state_is_private_with_any_umask() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let state = directory.path().join("state");
-    // The first token is made before the daemon starts, by somebody with no umask at all.
+    // The first token is created before the first start of the daemon, with the umask 0.
     std::fs::create_dir(&state).unwrap();
     let mut create = Command::new("sh");
     create.args(["-c", "umask 0; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_otter")]);
@@ -228,11 +228,11 @@ async fn the_state_is_private_whatever_the_umask_and_whoever_made_it() {
     create.env_remove("OTTER_STATE_DIR");
     let (code, text) = run_to_exit(create).await;
     assert_eq!(code, Some(0), "{text}");
-    assert_eq!(reachable(&state), Vec::<PathBuf>::new());
+    assert_eq!(accessible_to_others(&state), Vec::<PathBuf>::new());
     std::fs::remove_dir_all(&state).unwrap();
 
     let daemon = Daemon::start_for_host(&host, &state).await;
-    assert_eq!(reachable(&state), Vec::<PathBuf>::new());
+    assert_eq!(accessible_to_others(&state), Vec::<PathBuf>::new());
     assert!(daemon.terminate().await.success());
     for path in [state.clone(), state.join("otter.db"), state.join("secret.key")] {
         let loose = if path == state { 0o755 } else { 0o644 };
@@ -243,7 +243,7 @@ async fn the_state_is_private_whatever_the_umask_and_whoever_made_it() {
         otter_command(&["serve", "--simulate", "--listen", "127.0.0.1:0", "--log-format", "json"]);
     serve.arg("--state-dir").arg(&state).stderr(std::fs::File::create(&log).unwrap());
     let daemon = Daemon::try_start(serve).await.expect("a daemon");
-    assert_eq!(reachable(&state), Vec::<PathBuf>::new());
+    assert_eq!(accessible_to_others(&state), Vec::<PathBuf>::new());
     assert!(daemon.terminate().await.success());
     let log = std::fs::read_to_string(&log).unwrap();
     let warned: Vec<_> =
@@ -258,7 +258,7 @@ async fn the_state_is_private_whatever_the_umask_and_whoever_made_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_without_the_key_of_its_leases_is_refused_until_there_is_one() {
+async fn a_start_is_refused_while_the_key_of_the_lease_secrets_is_missing() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let (state, key) = (directory.path().join("state"), directory.path().join("state/secret.key"));
     let daemon = Daemon::start_for_host(&host, &state).await;
@@ -307,7 +307,7 @@ async fn a_backup_that_cannot_be_written_names_the_archive() {
     create.arg(state.path());
     assert_eq!(run_to_exit(create).await.0, Some(0));
     let archive = elsewhere.path().join("otter.tar");
-    // The limit of a file's size stands for a full disk. It leaves room for less than the database.
+    // A limit for the size of files simulates a full disk. It is smaller than the database.
     let mut limited = Command::new("sh");
     limited.args([
         "-c",
@@ -344,7 +344,7 @@ async fn an_archive_is_not_passed_through_a_standard_stream() {
 }
 
 #[tokio::test]
-async fn no_store_command_makes_a_database() {
+async fn no_store_command_creates_a_database() {
     let directory = tempfile::tempdir().unwrap();
     let (empty, missing) = (directory.path().join("empty"), directory.path().join("missing"));
     std::fs::create_dir(&empty).unwrap();

@@ -1,5 +1,5 @@
-//! The checks before a start: `check-config` and `serve` give the same refusals, with the same
-//! words and exit code, and the same warnings. `check-config` makes nothing.
+//! The checks before a start: `check-config` and `serve` report the same errors with the same texts
+//! and exit codes, and the same warnings. `check-config` creates nothing.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::harness::{Daemon, eventually, otter_command, run_to_exit};
 
-/// A directory for a configuration and the files that it names.
+/// A temporary directory for a configuration file and the files that it names.
 struct ConfigDirectory(TempDir);
 
 impl ConfigDirectory {
@@ -34,10 +34,12 @@ impl ConfigDirectory {
         file
     }
 
-    /// A command with a configuration whose host cannot be reached, and this in its `[http]`.
+    /// A command with a configuration whose host is unreachable and whose section `[http]` is this
+    /// text.
     fn command(&self, verb: &str, http: &str, arguments: &[&str]) -> Command {
         let config = format!(
-            "[esx]\nurl = \"https://127.0.0.1:1\"\nusername = \"root\"\npassword_file = {:?}\n[http]\n{http}\n",
+            "[esx]\nurl = \"https://127.0.0.1:1\"\nusername = \"root\"\npassword_file = \
+             {:?}\n[http]\n{http}\n",
             self.text("password")
         );
         let config = self.write("otter.toml", &config, 0o644);
@@ -46,7 +48,8 @@ impl ConfigDirectory {
         command
     }
 
-    /// Asserts that both commands refuse with the same code and words, and returns the words.
+    /// Asserts that `serve` and `check-config` fail with the same exit code and error text. Returns
+    /// the text.
     async fn assert_both_refuse(&self, http: &str, arguments: &[&str]) -> String {
         let (served, serve_text) = run_to_exit(self.command("serve", http, arguments)).await;
         let (checked, text) = run_to_exit(self.command("check-config", http, arguments)).await;
@@ -68,7 +71,7 @@ async fn check_config_refuses_what_serve_refuses() {
     let text = directory.assert_both_refuse(tls, &with_state).await;
     assert!(text.contains("/nowhere.pem"), "{text}");
 
-    // A state directory that cannot be made, and one that is a file.
+    // A state directory that cannot be created, and one that is a file.
     let missing = directory.text("missing/state");
     let text = directory
         .assert_both_refuse("", &["--state-dir", &missing, "--listen", "127.0.0.1:0"])
@@ -79,8 +82,8 @@ async fn check_config_refuses_what_serve_refuses() {
         directory.assert_both_refuse("", &["--state-dir", &file, "--listen", "127.0.0.1:0"]).await;
     assert!(text.contains("is a file") && text.contains("--state-dir"), "{text}");
 
-    // An address that other machines reach, without a token; and one that is none of this
-    // machine's.
+    // An address that other machines can reach, without a token, and an address that this machine
+    // does not have.
     let text =
         directory.assert_both_refuse("", &["--state-dir", &state, "--listen", "0.0.0.0:0"]).await;
     assert!(text.contains("otter token create") && text.contains(&state), "{text}");
@@ -97,7 +100,7 @@ async fn check_config_refuses_what_serve_refuses() {
         .assert_both_refuse(tls, &["--state-dir", &missing, "--listen", "127.0.0.1:0"])
         .await;
     assert!(text.contains("/nowhere.pem") && text.contains(&missing), "{text}");
-    assert!(!directory.path("state").exists(), "nothing was made");
+    assert!(!directory.path("state").exists(), "nothing was created");
 }
 
 #[tokio::test]
@@ -112,7 +115,7 @@ async fn check_config_refuses_a_state_directory_that_serve_cannot_use() {
     daemon.post("/v1/leases", asked).await.expect(201);
     assert!(daemon.terminate().await.success());
 
-    // The key of the leases' secrets is missing, damaged, or not a file.
+    // The key of the lease secrets is missing, damaged, or not a file.
     let (key, kept) = (directory.path("state/secret.key"), directory.path("kept.key"));
     std::fs::rename(&key, &kept).unwrap();
     let text = directory.assert_both_refuse("", &arguments).await;
@@ -134,7 +137,7 @@ async fn check_config_refuses_a_state_directory_that_serve_cannot_use() {
     std::fs::remove_dir(&key).unwrap();
     std::fs::rename(&kept, &key).unwrap();
 
-    // A directory is where otter keeps a file.
+    // A directory has the name of a file of otter.
     for name in ["lock", "otter.db"] {
         let (file, kept) = (directory.path("state").join(name), directory.path("kept"));
         std::fs::rename(&file, &kept).unwrap();
@@ -145,7 +148,7 @@ async fn check_config_refuses_a_state_directory_that_serve_cannot_use() {
         std::fs::rename(&kept, &file).unwrap();
     }
 
-    // The remains of a database, and of a restore.
+    // Leftover files of a database and of an interrupted restore.
     let database = directory.path("state/otter.db");
     std::fs::rename(&database, directory.path("kept")).unwrap();
     for (name, message) in
@@ -158,7 +161,7 @@ async fn check_config_refuses_a_state_directory_that_serve_cannot_use() {
     }
     std::fs::rename(directory.path("kept"), &database).unwrap();
 
-    // Damage in pages that no other check reads.
+    // Damaged pages that no other check reads.
     let whole = std::fs::read(&database).unwrap();
     let mut damaged = whole.clone();
     let last = damaged.len() - 4_096;
@@ -181,7 +184,7 @@ async fn check_config_refuses_a_state_directory_that_serve_cannot_use() {
         .await;
     assert!(text.contains("link to") && text.contains(&directory.text("unmounted")), "{text}");
 
-    // The system takes no socket of so long a path.
+    // The path of a socket is too long for the operating system.
     let long = format!("listen = \"unix:{}/{}\"", directory.0.path().display(), "x".repeat(200));
     let text = directory.assert_both_refuse(&long, &["--state-dir", &state]).await;
     assert!(text.contains("too long for a socket"), "{text}");
@@ -214,7 +217,7 @@ async fn a_start_warns_of_a_state_directory_or_database_that_is_new() {
 }
 
 #[tokio::test]
-async fn check_config_makes_nothing_and_says_what_would_be_made() {
+async fn check_config_creates_nothing_and_names_what_serve_would_create() {
     let directory = ConfigDirectory::new();
     let state = directory.text("state");
     let (code, text) =
@@ -227,7 +230,7 @@ async fn check_config_makes_nothing_and_says_what_would_be_made() {
     );
     assert!(!Path::new(&state).exists());
 
-    // A directory that exists is left without a database too.
+    // In an existing directory no database is created.
     std::fs::create_dir(&state).unwrap();
     let (code, text) =
         run_to_exit(directory.command("check-config", "", &["--state-dir", &state])).await;
@@ -238,7 +241,7 @@ async fn check_config_makes_nothing_and_says_what_would_be_made() {
     );
     assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0);
 
-    // With a token in it the address may be open.
+    // If a token exists, the address may be one that other machines can reach.
     let made = otter_command(&[
         "token",
         "create",
@@ -267,7 +270,7 @@ async fn check_config_makes_nothing_and_says_what_would_be_made() {
 }
 
 #[tokio::test]
-async fn files_with_secrets_that_all_may_read_are_a_warning_of_both() {
+async fn both_commands_warn_of_world_readable_files_with_secrets() {
     let directory = ConfigDirectory::new();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     directory.write("otter.pem", &made.cert.pem(), 0o644);
@@ -305,7 +308,7 @@ async fn files_with_secrets_that_all_may_read_are_a_warning_of_both() {
 }
 
 #[tokio::test]
-async fn variables_that_nothing_reads_are_told_apart() {
+async fn unknown_variables_are_reported_and_foreign_ones_ignored() {
     let directory = ConfigDirectory::new();
     let state = directory.text("state");
     let check = |variables: &[(&str, &str)]| {
@@ -345,7 +348,7 @@ async fn variables_that_nothing_reads_are_told_apart() {
     assert!(code == Some(0) && text.contains("OTTER_A") && !text.contains('\u{1b}'), "{text}");
     let (code, text) = check(&[("OTTER_ESX_USER", "root")]).await;
     assert!(code == Some(78) && text.contains("OTTER_ESX_USERNAME"), "{text}");
-    // The user would look in vain for a token in another directory than the intended one.
+    // Without the warning the user would not notice that the list is of another directory.
     std::fs::create_dir(&state).unwrap();
     let mut list = otter_command(&["token", "list", "--state-dir", &state]);
     list.env("OTTER_STATEDIR", "/srv/otter");
@@ -353,7 +356,7 @@ async fn variables_that_nothing_reads_are_told_apart() {
     assert!(text.contains("OTTER_STATEDIR is ignored"), "{text}");
 }
 
-/// Both warn of files that other users reach, and of tokens with names that otter uses itself.
+/// Both commands warn of files that other users can access, and of tokens with reserved names.
 #[tokio::test]
 async fn check_config_warns_of_the_state_as_serve_does() {
     let directory = ConfigDirectory::new();
@@ -387,7 +390,7 @@ async fn check_config_warns_of_the_state_as_serve_does() {
 }
 
 #[tokio::test]
-async fn a_start_says_where_the_state_is_kept() {
+async fn serve_prints_the_state_directory() {
     let directory = ConfigDirectory::new();
     let state = directory.text("state");
     for (arguments, wanted) in [
@@ -396,25 +399,27 @@ async fn a_start_says_where_the_state_is_kept() {
     ] {
         let mut serve = otter_command(&["serve", "--listen", "127.0.0.1:0"]);
         serve.args(arguments).stderr(std::fs::File::create(directory.path("log")).unwrap());
-        let greeting = directory.path("greeting");
-        let mut child = serve.stdout(std::fs::File::create(&greeting).unwrap()).spawn().unwrap();
-        let greeted = async || std::fs::read_to_string(&greeting).unwrap().contains("In a browser");
-        crate::harness::eventually("the greeting", greeted).await;
+        let start_message = directory.path("start_message");
+        let mut child =
+            serve.stdout(std::fs::File::create(&start_message).unwrap()).spawn().unwrap();
+        let has_start_message =
+            async || std::fs::read_to_string(&start_message).unwrap().contains("In a browser");
+        crate::harness::eventually("the start message", has_start_message).await;
         child.kill().unwrap();
         child.wait().unwrap();
-        let text = std::fs::read_to_string(&greeting).unwrap();
+        let text = std::fs::read_to_string(&start_message).unwrap();
         assert!(text.contains(wanted), "{text}");
         let logged = std::fs::read_to_string(directory.path("log")).unwrap();
         assert!(logged.contains("the state is kept"), "{logged}");
     }
-    // The default is printed too, and is in the annotated file.
+    // The default directory is printed too, and config/otter.toml names it.
     let (_, text) = run_to_exit(directory.command("check-config", "", &[])).await;
     assert!(text.contains("/var/lib/otter"), "{text}");
     assert!(include_str!("../../config/otter.toml").contains("# dir = \"/var/lib/otter\""));
 }
 
 #[tokio::test]
-async fn localhost_is_taken_and_other_names_are_refused_with_what_to_write() {
+async fn localhost_is_accepted_and_other_names_are_refused_with_advice() {
     let daemon = Daemon::start_at("localhost:0", &["--simulate"], &[]).await;
     assert!(daemon.address().starts_with("127.0.0.1:"), "{}", daemon.address());
     assert!(daemon.terminate().await.success());
@@ -428,7 +433,7 @@ async fn localhost_is_taken_and_other_names_are_refused_with_what_to_write() {
 }
 
 #[tokio::test]
-async fn a_unit_that_is_written_out_is_told_with_its_letter() {
+async fn a_spelled_out_unit_is_refused_with_the_right_spelling() {
     let directory = ConfigDirectory::new();
     let (code, text) =
         run_to_exit(directory.command("check-config", "max_wait = \"5min\"", &[])).await;
@@ -437,7 +442,7 @@ async fn a_unit_that_is_written_out_is_told_with_its_letter() {
 }
 
 #[tokio::test]
-async fn a_key_with_a_passphrase_is_told_with_how_to_take_it_off() {
+async fn a_key_with_a_passphrase_is_refused_with_advice() {
     let directory = ConfigDirectory::new();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     directory.write("otter.pem", &made.cert.pem(), 0o644);
@@ -449,7 +454,8 @@ async fn a_key_with_a_passphrase_is_told_with_how_to_take_it_off() {
     let state = directory.text("state");
     for key in [
         "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
-        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n\
+        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: \
+         AES-128-CBC,00\n\nAAAA\n\
          -----END RSA PRIVATE KEY-----\n",
     ] {
         directory.write("otter.key", key, 0o600);
@@ -460,7 +466,7 @@ async fn a_key_with_a_passphrase_is_told_with_how_to_take_it_off() {
 }
 
 #[tokio::test]
-async fn a_mark_at_the_beginning_of_a_password_file_is_no_part_of_the_password() {
+async fn a_byte_order_mark_in_a_password_file_is_ignored() {
     let directory = ConfigDirectory::new();
     directory.write("password", "\u{feff}\n", 0o600);
     let (code, text) = run_to_exit(directory.command("check-config", "", &[])).await;
@@ -480,12 +486,12 @@ async fn a_mark_at_the_beginning_of_a_password_file_is_no_part_of_the_password()
     ];
     let daemon = Daemon::start(&["--state-dir", &directory.text("state")], &variables).await;
     let ready = async || daemon.get("/readyz?host=true").await.status == 200;
-    crate::harness::eventually("the host to take the password", ready).await;
+    crate::harness::eventually("the host to accept the password", ready).await;
     assert!(daemon.terminate().await.success());
     host.stop().await;
 }
 
-/// `script`, of Debian's `bsdutils`, makes a terminal for a command.
+/// `script` from Debian's `bsdutils` runs a command in a terminal.
 #[tokio::test]
 async fn no_color_keeps_escape_sequences_out_of_the_log() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! `otter doctor`: each thing that it can find wrong, and that it finds nothing where nothing is.
+//! `otter doctor`: each failure that it can find, and success with a healthy host.
 
 use otter::clock::Clock;
 use otter::simulator::{
@@ -17,7 +17,7 @@ async fn lab() -> Simulator {
     host(Scenario::lab().unwrap()).await
 }
 
-/// What the doctor said of a host.
+/// The result of one run of `otter doctor`.
 struct DoctorRun {
     code: Option<i32>,
     text: String,
@@ -33,7 +33,7 @@ impl DoctorRun {
         Self { code, text }
     }
 
-    /// With the host's fingerprint pinned, and more.
+    /// Runs it for this host, with the fingerprint pinned and these variables.
     async fn for_host(host: &Simulator, more: &[(&str, &str)]) -> Self {
         let (url, pin) = (host.url(), format!("sha256:{}", host.fingerprint()));
         let mut variables =
@@ -42,8 +42,8 @@ impl DoctorRun {
         Self::with_variables(&variables).await
     }
 
-    /// Everything before this check is well, this one is not, and its line says all of this. Gives
-    /// the line.
+    /// Asserts that this check is the first that fails, and that its line contains all words.
+    /// Returns the line.
     fn assert_fails_at(&self, check: &str, words: &[&str]) -> &str {
         let line = self.text.lines().find(|line| line.starts_with("FAILED")).unwrap_or(&self.text);
         assert_eq!(line.split_whitespace().nth(1), Some(check), "{}", self.text);
@@ -61,7 +61,7 @@ impl DoctorRun {
     }
 }
 
-/// All that is checked, in order.
+/// All checks, in order.
 const ALL: [&str; 10] = [
     "address",
     "name",
@@ -76,7 +76,7 @@ const ALL: [&str; 10] = [
 ];
 
 #[tokio::test]
-async fn where_all_is_well_it_says_so() {
+async fn a_healthy_host_passes_all_checks() {
     let host = lab().await;
     let run = DoctorRun::for_host(&host, &[]).await;
     assert_eq!(run.code, Some(0), "{}", run.text);
@@ -95,17 +95,17 @@ async fn where_all_is_well_it_says_so() {
         assert!(run.text.contains(expected), "{expected} in {}", run.text);
     }
     assert_eq!(host.control().calls("Login"), 1);
-    assert_eq!(host.control().sessions(), 0, "it logs out");
+    assert_eq!(host.control().sessions(), 0, "doctor logs out");
 }
 
 #[tokio::test]
-async fn a_configuration_without_a_host_is_wrong() {
+async fn a_configuration_without_a_host_exits_with_78() {
     let (code, text) = run_to_exit(otter_command(&["doctor"])).await;
     assert!(code == Some(78) && text.contains("OTTER_ESX_URL"), "{text}");
 }
 
 #[tokio::test]
-async fn a_name_that_is_none() {
+async fn a_host_name_that_does_not_exist() {
     let run = DoctorRun::with_variables(&[("OTTER_ESX_URL", "https://nonexistent.invalid")]).await;
     run.assert_fails_at("name", &["nonexistent.invalid", "/etc/hosts"]);
 }
@@ -126,11 +126,11 @@ async fn a_certificate_that_is_not_the_pinned_one() {
     let run = DoctorRun::for_host(&host, &[("OTTER_ESX_VERIFY", &pin)]).await;
     run.assert_fails_at("tls", &[&host.fingerprint(), "OTTER_ESX_VERIFY", "rui.crt"]);
     assert_eq!(run.checks().last(), Some(&"tls"));
-    assert!(host.control().all_calls().is_empty(), "nothing is said to a host that may be another");
+    assert!(host.control().all_calls().is_empty(), "no call goes to a host that may be another");
 }
 
 #[tokio::test]
-async fn a_certificate_that_no_authority_vouches_for() {
+async fn a_certificate_of_an_unknown_authority() {
     let host = lab().await;
     let directory = tempfile::tempdir().unwrap();
     let other = directory.path().join("other.pem");
@@ -151,7 +151,7 @@ async fn a_certificate_that_is_not_checked() {
     let host = lab().await;
     let run = DoctorRun::for_host(&host, &[("OTTER_ESX_VERIFY", "false")]).await;
     run.assert_fails_at("tls", &["not checked", &format!("sha256:{}", host.fingerprint())]);
-    assert_eq!(run.checks(), ALL, "it goes on, as otter would");
+    assert_eq!(run.checks(), ALL, "the later checks run, as in serve");
 }
 
 #[tokio::test]
@@ -177,11 +177,11 @@ async fn a_host_whose_hostd_is_away() {
 }
 
 #[tokio::test]
-async fn a_password_that_is_wrong() {
+async fn a_wrong_password() {
     let host = lab().await;
     let run = DoctorRun::for_host(&host, &[("OTTER_ESX_PASSWORD", "hunter2")]).await;
     run.assert_fails_at("login", &["root", "InvalidLogin", "esx.username", "five"]);
-    assert_eq!(host.control().calls("Login"), 1, "every wrong try counts towards the lock");
+    assert_eq!(host.control().calls("Login"), 1, "every failed login counts towards the lock");
 }
 
 #[tokio::test]
@@ -203,7 +203,7 @@ async fn the_free_licence() {
 }
 
 #[tokio::test]
-async fn an_account_that_may_only_look() {
+async fn an_account_with_read_only_rights() {
     let host = lab().await;
     host.control().set_read_only_account(true);
     let run = DoctorRun::for_host(&host, &[]).await;
@@ -232,9 +232,9 @@ async fn an_inventory_that_is_refused() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_not_guessed() {
+async fn unreadable_facts_are_not_guessed() {
     let host = lab().await;
-    // The reads after the login: the licence, the machines, the roles, the datastores, the
+    // The reads after the login are the licence, the machines, the roles, the datastores and the
     // sessions.
     let fault = Fault::new("NoPermission", "Permission to perform this operation was denied.");
     host.control().disrupt("RetrievePropertiesEx", 0, Some(1), Disruption::Fault(fault.clone()));
@@ -245,7 +245,7 @@ async fn what_cannot_be_read_is_not_guessed() {
     }
 }
 
-/// A web server that knows nothing of vim25; it ends with the test.
+/// Starts a web server that does not speak vim25. It ends with the test.
 async fn web_server() -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

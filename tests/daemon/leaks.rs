@@ -1,10 +1,9 @@
-//! What comes and goes leaves nothing behind: a soak of the real binary against a simulated host in
-//! its own process.
+//! A soak test for leaks: the otter binary with a simulated host in its own process.
 //!
-//! Round by round sessions expire, hostd restarts, machines change, jobs run, and waits and streams
-//! hang up. Once all is quiet, memory, open files, and what the host holds of otter's are as they
-//! were after the first rounds. `OTTER_SOAK_SECONDS` says how long it goes on; `tests/leaks` runs
-//! it for ten minutes.
+//! In each round sessions expire, hostd restarts, machines change, jobs run, and clients abandon
+//! waits and streams. At the end, when nothing is in progress, the memory, the open files and
+//! otter's objects on the host are as they were after the first rounds. `OTTER_SOAK_SECONDS` sets
+//! the duration; `tests/leaks` runs the test for ten minutes.
 
 use std::time::{Duration, Instant};
 
@@ -15,16 +14,16 @@ use crate::harness::{Answer, Daemon, HostObjects, HostProcess, eventually};
 
 const MACHINES: usize = 20;
 const ARGUMENTS: [&str; 2] = ["--machines", "20"];
-/// A short soak is enough to find what leaks with every round.
+/// The default duration. It is enough to find a leak that happens in every round.
 const SECONDS: u64 = 12;
-/// Of the whole time the first part warms up: pools fill, buffers grow to what they will need.
+/// The share of the duration for the warm-up, in which pools fill and buffers grow.
 const WARM_UP_SHARE: f64 = 0.3;
-/// How many of each hang up in a round.
+/// The number of waits, and of streams, that clients abandon in a round.
 const ABANDONED_PER_ROUND: usize = 25;
-/// What may be more at the end: connections to the host come and go.
+/// The number of files that may be open more at the end, for connections to the host.
 const MORE_FILES: usize = 6;
-/// What may be more at the end, in bytes: the events that are kept for readers who resume, which
-/// have a bound of their own, and what the allocator keeps.
+/// The memory that may be used more at the end, in bytes: for the events that are kept for readers
+/// who resume, whose number is bounded, and for the allocator.
 const MORE_MEMORY: u64 = 32 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,7 +50,7 @@ async fn sessions_jobs_waits_and_streams_leak_nothing() {
     assert_eq!(
         (end.host_objects, end.waits, end.streams),
         (warm.host_objects, 0, 0),
-        "what the host holds, and what is open"
+        "objects on the host, open waits, open streams"
     );
     assert_eq!(end.host_objects.sessions, 1);
     assert!(
@@ -68,7 +67,7 @@ async fn sessions_jobs_waits_and_streams_leak_nothing() {
     );
 }
 
-/// An otter, its host, and a client that keeps no connection.
+/// A daemon, its host, and an HTTP client that keeps no idle connections.
 struct LeakFixture {
     host: HostProcess,
     daemon: Daemon,
@@ -76,8 +75,8 @@ struct LeakFixture {
     _state: tempfile::TempDir,
 }
 
-/// When the session is lost: a few times in a row, then not until otter takes it for a good one
-/// again (a minute), for the more often it is lost, the longer otter waits before it logs in again.
+/// The schedule of session losses: a few in a row, then a pause of a minute. After the pause otter
+/// logs in without delay again, because otter waits longer with each loss in a row.
 #[derive(Default)]
 struct SessionLosses {
     losses_in_a_row: usize,
@@ -88,7 +87,7 @@ impl SessionLosses {
     const LOSSES_IN_A_ROW: usize = 4;
     const PAUSE: Duration = Duration::from_secs(65);
 
-    /// How it is to be lost now, if it is.
+    /// The admin path that causes the loss in this round. `None` if the session is not lost.
     fn next(&mut self, elapsed: Duration) -> Option<&'static str> {
         if elapsed.saturating_sub(self.last) > Self::PAUSE {
             self.losses_in_a_row = 0;
@@ -102,7 +101,7 @@ impl SessionLosses {
     }
 }
 
-/// What there is of everything that can leak.
+/// The amounts of everything that can leak.
 #[derive(Debug)]
 struct Measure {
     memory: u64,
@@ -123,8 +122,8 @@ impl std::fmt::Display for Measure {
         } = self;
         write!(
             formatter,
-            "{:.1} MiB, {files} open files, {waits} waits, {streams} streams; on the host {sessions} sessions, {views} \
-             views, {filters} filters",
+            "{:.1} MiB, {files} open files, {waits} waits, {streams} streams; on the host \
+             {sessions} sessions, {views} views, {filters} filters",
             f64::from(u32::try_from(memory >> 10).unwrap()) / 1024.0
         )
     }
@@ -170,7 +169,7 @@ impl LeakFixture {
         Answer::from_request(self.request(Method::GET, path)).await
     }
 
-    /// A bit of everything, and the session's loss in this way.
+    /// Runs one round, with a session loss of this kind.
     async fn round(&self, number: usize, loss: Option<&str>) {
         let (abandoned, ()) = tokio::join!(self.open_and_abandon(), self.change(number));
         drop(abandoned);
@@ -184,12 +183,12 @@ impl LeakFixture {
         .await;
     }
 
-    /// Waits and streams, open until what this gives is dropped.
+    /// Opens and abandons waits, and opens streams. The streams close when the result is dropped.
     async fn open_and_abandon(&self) -> Vec<reqwest::Response> {
         let mut streams = Vec::new();
         for number in 0..ABANDONED_PER_ROUND {
             let wait = self.request(Method::GET, "/v1/machines/3/wait?until=question&wait=5m");
-            // It is there, blocks, and goes without a word.
+            // The wait blocks in otter, and the client drops it without an answer.
             let _ = tokio::time::timeout(Duration::from_millis(5), wait.send()).await;
             let query = ["", "?initial=true"][number % 2];
             let stream =
@@ -203,7 +202,7 @@ impl LeakFixture {
         streams
     }
 
-    /// Jobs, one after the other on some machines, and reads in between.
+    /// Runs jobs on two machines, and reads some lists.
     async fn change(&self, number: usize) {
         let machine = 1 + number % MACHINES;
         let other = 1 + (number + 7) % MACHINES;
@@ -232,7 +231,7 @@ impl LeakFixture {
         }
     }
 
-    /// Starts a job, waits for it, and gives it.
+    /// Runs a job to its end and returns it.
     async fn run_job(&self, method: Method, path: &str, body: Value) -> Value {
         let request = self.request(method, &format!("{path}?wait=1m"));
         let request = if body.is_null() { request } else { request.json(&body) };
@@ -254,15 +253,15 @@ impl LeakFixture {
         }
     }
 
-    /// What there is, once nothing is under way.
+    /// Waits until nothing is in progress, then measures.
     async fn measure_when_idle(&self) -> Measure {
-        eventually("nobody to wait", async || {
+        eventually("no open wait or stream", async || {
             self.daemon.metric("otter_waits_open").await == 0
                 && self.daemon.metric("otter_event_streams_open").await == 0
         })
         .await;
         let running = "/v1/jobs?state=queued,running";
-        eventually("no job to run", async || {
+        eventually("no unfinished job", async || {
             self.get(running).await.expect(200).items("id").is_empty()
         })
         .await;
@@ -276,7 +275,7 @@ impl LeakFixture {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "how long a soak goes on")]
+#[expect(clippy::disallowed_methods, reason = "the duration of the soak test")]
 fn now() -> Instant {
     Instant::now()
 }

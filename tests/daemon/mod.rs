@@ -1,4 +1,5 @@
-//! The binary as operators run it: killed, stopped, started wrongly, out of disk.
+//! Tests of the otter binary in its own process: starts and stops, signals, kills, damaged or full
+//! disks, and the subcommands.
 
 mod access_log;
 mod audit;

@@ -1,4 +1,5 @@
-//! Few open files and many connections: otter continues to serve, and closes idle connections.
+//! If connections use up the limit of open files, otter closes idle connections and continues to
+//! serve.
 
 use std::process::Command;
 
@@ -11,7 +12,7 @@ use crate::harness::{Daemon, TIMEOUT, eventually, log_lines, otter_command};
 const FILES: usize = 256;
 const IDLE: usize = 300;
 
-/// The binary with at most this many open files.
+/// A command that starts otter with at most this number of open files.
 fn with_open_files(limit: usize, log: &std::path::Path) -> Command {
     let serve = otter_command(&["serve", "--simulate", "--listen", "127.0.0.1:0"]);
     let mut command = otter_command(&[]);
@@ -30,7 +31,8 @@ fn with_open_files(limit: usize, log: &std::path::Path) -> Command {
     command
 }
 
-/// A connection without a request in flight, of one of three kinds.
+/// Opens an idle connection of one of three kinds: unused, with an incomplete request, or after an
+/// answer.
 async fn idle(address: &str, number: usize) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     match number % 3 {
@@ -65,15 +67,17 @@ async fn idle_connections_make_room_for_new_ones() {
         }
     }
     assert!(daemon.open_files() < FILES, "{}", daemon.open_files());
-    // The store and the host have files to work with, and no call in flight was closed for another.
+    // The store and the host connection have files, and no busy connection was closed.
     daemon.post("/v1/machines/16/power?wait=30s", json!({"action": "on"})).await.expect(200);
     let waited = tokio::time::timeout(TIMEOUT, waiting).await.unwrap().unwrap();
     assert_eq!(waited.expect("an answer on the busy connection").status(), 200);
 
-    // The oldest idle ones went; the youngest are still there.
+    // The oldest idle connection is closed, and the newest is open.
     let mut byte = [0];
-    let first =
-        tokio::time::timeout(TIMEOUT, open[0].read(&mut byte)).await.expect("it to be closed");
+    let first = tokio::time::timeout(TIMEOUT, open[0].read(&mut byte)).await.expect(
+        "the oldest connection \
+            to be closed",
+    );
     assert!(matches!(first, Ok(0) | Err(_)), "{first:?}");
     let last = open.last_mut().unwrap();
     last.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
@@ -81,7 +85,11 @@ async fn idle_connections_make_room_for_new_ones() {
         .unwrap();
     let mut rest = Vec::new();
     tokio::time::timeout(TIMEOUT, last.read_to_end(&mut rest)).await.unwrap().unwrap();
-    assert!(String::from_utf8_lossy(&rest).contains("HTTP/1.1 200"), "the youngest is served");
+    assert!(
+        String::from_utf8_lossy(&rest).contains("HTTP/1.1 200"),
+        "the newest connection is \
+        served"
+    );
     let warnings =
         log_lines(&log, "the limit of connections is reached: idle ones are closed for new ones")
             .len();

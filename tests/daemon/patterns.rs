@@ -1,4 +1,6 @@
-//! Patterns of the configuration that match no machine: in the log of a daemon, and of `check-config --host`.
+//! Warnings about patterns in the configuration that match no machine: in the log of the daemon,
+//! and
+//! from `check-config --host`.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +10,8 @@ use otter::simulator::{Scenario, Simulator, SimulatorOptions};
 
 use crate::harness::{Daemon, eventually, otter_command, run_to_exit};
 
-const CONFIG: &str = "[machines]\nprotected = [\"golden-debain-*\", \"golden-*\"]\n[pools.qubes]\nmachines = [\"16\", \"404\"]\n";
+const CONFIG: &str = "[machines]\nprotected = [\"golden-debain-*\", \
+    \"golden-*\"]\n[pools.qubes]\nmachines = [\"16\", \"404\"]\n";
 
 async fn lab() -> Simulator {
     Simulator::start(SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system()))
@@ -16,7 +19,7 @@ async fn lab() -> Simulator {
         .unwrap()
 }
 
-/// A command with this configuration, in front of this host.
+/// A command with this configuration file and this host.
 fn command(verb: &str, arguments: &[&str], config: &Path, url: &str, fingerprint: &str) -> Command {
     let mut command = otter_command(&[verb, "--config", config.to_str().unwrap()]);
     command.args(arguments).env("OTTER_ESX_URL", url);
@@ -52,10 +55,9 @@ async fn the_log_warns_of_patterns_that_match_no_machine_whenever_that_changes()
     .await;
     host.control()
         .mutate(|world| "golden-debain-1".clone_into(&mut world.machine_mut("16").unwrap().name));
-    eventually("the change to be log_count", async || log_count("golden-debain-*", "INFO") == 1)
-        .await;
+    eventually("the change to be logged", async || log_count("golden-debain-*", "INFO") == 1).await;
     host.control().mutate(|world| world.remove_machine("16"));
-    eventually("the removal to be log_count", async || {
+    eventually("the removal to be logged", async || {
         log_count("golden-debain-*", "WARN") == 2 && log_count("16", "WARN") == 1
     })
     .await;
@@ -63,7 +65,7 @@ async fn the_log_warns_of_patterns_that_match_no_machine_whenever_that_changes()
 }
 
 #[tokio::test]
-async fn check_config_asks_the_host_for_what_patterns_match() {
+async fn check_config_warns_of_patterns_that_match_no_machine_of_the_host() {
     let host = lab().await;
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("otter.toml");
@@ -76,9 +78,9 @@ async fn check_config_asks_the_host_for_what_patterns_match() {
         assert!(text.contains(warning), "{text}");
     }
     assert!(text.ends_with("The configuration is good.\n"), "{text}");
-    eventually("it to log out", async || host.control().sessions() == 0).await;
-    // No process listens on the discard port. Nothing is called good if the host or the password is
-    // not.
+    eventually("the logout", async || host.control().sessions() == 0).await;
+    // No process listens on the discard port. The configuration is not reported as good if the host
+    // or the password is wrong.
     let (code, text) = run_to_exit(check("https://127.0.0.1:9")).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("the host cannot be reached") && !text.contains("is good"), "{text}");
@@ -90,7 +92,7 @@ async fn check_config_asks_the_host_for_what_patterns_match() {
 }
 
 #[tokio::test]
-async fn what_a_simulation_protects_by_itself_is_no_warning() {
+async fn default_protection_of_a_simulation_is_no_warning() {
     for arguments in [&["--simulate"][..], &["--simulate", "--machines", "3"]] {
         let daemon = Daemon::start(arguments, &[]).await;
         eventually("the inventory to be loaded", async || {

@@ -1,5 +1,5 @@
-//! `SIGKILL` in mid-job, case by case: what was under way is followed or judged. `crash` does the
-//! same at random.
+//! `SIGKILL` during a job, case by case: the next daemon follows the task, or determines the
+//! outcome of the lost call. `crash` does the same at random.
 
 use otter::clock::Clock;
 use otter::simulator::{Disruption, Pace, Scenario, Simulator, SimulatorOptions};
@@ -16,7 +16,7 @@ async fn host() -> Simulator {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_whose_task_runs_on_is_followed_to_its_end() {
+async fn a_job_whose_task_continues_is_followed_to_its_end() {
     let (host, state) = (host().await, tempfile::tempdir().unwrap());
     let state = state.path().join("state");
     let daemon = Daemon::start_for_host(&host, &state).await;
@@ -97,7 +97,7 @@ async fn an_accepted_cancellation_survives_a_kill() {
         .expect(202);
     let job = job.str("id").to_owned();
     eventually("the call to be made", async || lost.delivered() == 1).await;
-    // While the call hangs there is no task to cancel.
+    // While the host does not answer the call, there is no task to cancel.
     let taken = daemon.post(&format!("/v1/jobs/{job}/cancel"), json!({})).await.expect(202);
     assert!(taken.json["cancel_requested_at"].is_string(), "{}", taken.text);
     daemon.kill();
@@ -111,7 +111,7 @@ async fn an_accepted_cancellation_survives_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leased_machine_that_was_protected_meanwhile_is_set_aside_untouched() {
+async fn a_leased_machine_that_became_protected_is_quarantined_unchanged() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("state");
     let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
@@ -131,7 +131,7 @@ async fn a_leased_machine_that_was_protected_meanwhile_is_set_aside_untouched() 
     assert_eq!(ended.json["state"], "released", "{}", ended.text);
     assert!(ended.json["warnings"][0].as_str().unwrap().contains("protected"), "{}", ended.text);
     let machine = daemon.get(&format!("/v1/machines/{MACHINE}")).await.expect(200);
-    assert_eq!(machine.json["power_state"], "on", "nobody may touch it");
+    assert_eq!(machine.json["power_state"], "on", "otter does not change a protected machine");
     assert_eq!(machine.json["quarantine"]["automatic"], true, "{}", machine.text);
     assert_eq!(host.control().calls("PowerOffVM_Task"), 0);
     assert!(daemon.terminate().await.success());

@@ -1,5 +1,5 @@
-//! What signals do to the binary: SIGTERM drains, a second one ends at once, SIGHUP reads the
-//! password anew.
+//! The effects of signals: SIGTERM drains, a second signal ends the daemon at once, SIGHUP reads
+//! the password again.
 
 use otter::clock::Clock;
 use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
@@ -16,7 +16,7 @@ async fn host() -> Simulator {
     Simulator::start(SimulatorOptions { pace: Pace::Stepped, ..options }).await.unwrap()
 }
 
-/// A request whose headers have come and whose body has not: the server asked for it.
+/// A request whose head the server has read, and whose body is not sent yet.
 struct RequestWithoutBody {
     stream: TcpStream,
     body: String,
@@ -27,7 +27,8 @@ impl RequestWithoutBody {
         let body = body.to_string();
         let mut stream = TcpStream::connect(daemon.address()).await.unwrap();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n\
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nExpect: \
+             100-continue\r\n\
              Content-Length: {}\r\n\r\n",
             body.len()
         );
@@ -38,7 +39,7 @@ impl RequestWithoutBody {
         Self { stream, body }
     }
 
-    /// Sends the body, and gives all that is answered.
+    /// Sends the body and returns the whole answer.
     async fn finish(mut self) -> String {
         self.stream.write_all(self.body.as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -50,15 +51,15 @@ impl RequestWithoutBody {
     }
 }
 
-/// Waits until so many power-ons were asked for.
+/// Waits until the host has received this number of power-on calls.
 async fn wait_for_power_on_calls(host: &Simulator, times: u64) {
     let called = host.control().until_called("PowerOnVM_Task", times);
-    tokio::time::timeout(TIMEOUT, called).await.expect("the power-ons to be asked for");
+    tokio::time::timeout(TIMEOUT, called).await.expect("the power-on calls");
 }
 
-/// Waits until nobody is let in any more.
+/// Waits until the daemon accepts no new connections.
 async fn wait_until_connections_are_refused(daemon: &Daemon) {
-    eventually("the door to be closed", async || {
+    eventually("new connections to be refused", async || {
         TcpStream::connect(daemon.address()).await.is_err()
     })
     .await;
@@ -72,7 +73,7 @@ async fn sigterm_drains() {
     let power = |action: &str| json!({"action": action});
     let job = daemon.post("/v1/machines/16/power", power("on")).await.expect(202).json;
     let id = job["id"].as_str().unwrap().to_owned();
-    // Each blocks on a job that does not end, or on a machine that does not change.
+    // Each call waits for a job that does not end, or for a machine that does not change.
     let outcome = daemon.request(Method::GET, &format!("/v1/jobs/{id}/wait?wait=5m"));
     let job_shown = daemon.request(Method::GET, &format!("/v1/jobs/{id}?wait=5m"));
     let machine = daemon.request(Method::GET, "/v1/machines/18/wait?until=power_state:on&wait=5m");
@@ -83,13 +84,13 @@ async fn sigterm_drains() {
         .json(&power("on"));
     let waiting = [outcome, job_shown, machine, keyless, keyed]
         .map(|call| tokio::spawn(Answer::from_request(call)));
-    eventually("all to wait", async || {
+    eventually("all calls to wait", async || {
         let metrics =
             daemon.request(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
         metrics.contains("otter_waits_open 5\n")
     })
     .await;
-    // A job whose call is not yet made when the signal comes makes it at the next start.
+    // A job that has not called the host when the signal comes calls it after the next start.
     wait_for_power_on_calls(&host, 3).await;
     let late = RequestWithoutBody::post(&daemon, "/v1/machines/18/power", &power("on")).await;
 
@@ -106,15 +107,15 @@ async fn sigterm_drains() {
     let late = late.finish().await;
     assert!(late.starts_with("HTTP/1.1 503 ") && late.contains("\"shutting-down\""), "{late}");
     assert!(daemon.wait_for_exit().await.success());
-    assert_eq!(host.control().sessions(), 0, "it logged out");
+    assert_eq!(host.control().sessions(), 0, "the daemon logged out");
     assert_eq!(host.control().calls("PowerOnVM_Task"), 3);
     assert_eq!(
         host.control().running_tasks().len(),
         4,
-        "what the host does goes on, the scenario's own task too"
+        "the tasks on the host continue, with one task of the scenario"
     );
 
-    // The jobs are as they were, and go on.
+    // The jobs continue after the next start.
     let daemon = Daemon::start_for_host(&host, &state).await;
     for task in host.control().running_tasks() {
         host.control().finish_task(&task);
@@ -122,7 +123,7 @@ async fn sigterm_drains() {
     for id in [id.as_str(), keyless["job"].as_str().unwrap()] {
         daemon.get(&format!("/v1/jobs/{id}/wait?wait=10s")).await.expect(200);
     }
-    assert_eq!(host.control().calls("PowerOnVM_Task"), 3, "none was sent again");
+    assert_eq!(host.control().calls("PowerOnVM_Task"), 3, "no call was repeated");
     assert!(daemon.terminate().await.success());
 }
 
@@ -130,19 +131,19 @@ async fn sigterm_drains() {
 async fn a_second_signal_ends_at_once() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let mut daemon = Daemon::start_for_host(&host, &directory.path().join("state")).await;
-    // Half a request holds the end up, for as long as a body may take.
+    // A request without its body delays the end until the timeout of the body.
     let held =
         RequestWithoutBody::post(&daemon, "/v1/machines/18/power", &json!({"action": "on"})).await;
     daemon.signal(Signal::TERM);
     wait_until_connections_are_refused(&daemon).await;
     assert!(daemon.is_running());
     daemon.signal(Signal::INT);
-    // The tests' patience is shorter than the 30 s that a body may take, and than the grace.
+    // The timeout of the test is shorter than the 30 s for a body and than the grace period.
     daemon.wait_for_exit().await;
     drop(held);
 }
 
-/// A daemon whose password is in a file.
+/// Starts a daemon that reads the password from this file.
 async fn with_password_file(host: &Simulator, file: &std::path::Path) -> Daemon {
     let (url, pin) = (host.url(), format!("sha256:{}", host.fingerprint()));
     let variables = [
@@ -157,7 +158,7 @@ async fn with_password_file(host: &Simulator, file: &std::path::Path) -> Daemon 
 
 async fn wait_for_host_status(daemon: &Daemon, status: u16) -> Answer {
     let path = "/readyz?host=true";
-    eventually("the session to be so", async || daemon.get(path).await.status == status).await;
+    eventually("the status of the host", async || daemon.get(path).await.status == status).await;
     daemon.get(path).await
 }
 
@@ -171,7 +172,7 @@ async fn sighup_reads_the_password_again_and_retries_a_refused_login() {
     eventually("the refusal", async || refused(&daemon.get("/readyz?host=true").await)).await;
     assert_eq!(host.control().calls("Login"), 1);
 
-    // A file that cannot be read leaves all as it was.
+    // If the file cannot be read, the old password stays in use.
     std::fs::remove_file(&file).unwrap();
     daemon.signal(Signal::HUP);
     std::fs::write(&file, "otter\n").unwrap();
@@ -180,10 +181,10 @@ async fn sighup_reads_the_password_again_and_retries_a_refused_login() {
     let logins = host.control().calls("Login");
     assert!(
         logins == 2 || logins == 3,
-        "{logins}: once refused, and once for each reload that read a password"
+        "{logins}: one refused login, and one for each reload that read a password"
     );
 
-    // The session goes on over a reload, and the next login uses what was read.
+    // A reload does not end the session. The next login uses the new password.
     daemon.signal(Signal::HUP);
     host.control().expire_sessions();
     eventually("a new login", async || host.control().calls("Login") > logins).await;
@@ -202,7 +203,7 @@ async fn sighup_retries_the_login_of_an_unlocked_account() {
     eventually("the refusal", async || host.control().calls("Login") == 1).await;
     let refused =
         async || daemon.get("/readyz?host=true").await.json["code"] == "host-login-refused";
-    eventually("the refusal to be told", refused).await;
+    eventually("the refusal to be reported", refused).await;
     host.control().refuse_logins(false);
     daemon.signal(Signal::HUP);
     wait_for_host_status(&daemon, 200).await;
@@ -210,8 +211,7 @@ async fn sighup_retries_the_login_of_an_unlocked_account() {
     assert!(daemon.terminate().await.success());
 }
 
-/// The messages that systemd gets with `Type=notify`: it waits for the end of a reload that
-/// `ExecReload` begins.
+/// With `Type=notify` systemd waits for the message that ends a reload.
 #[tokio::test]
 async fn the_service_manager_is_notified_of_the_start_of_reloads_and_of_the_end() {
     let directory = tempfile::tempdir().unwrap();

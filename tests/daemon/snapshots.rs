@@ -1,4 +1,4 @@
-//! otter knows the lease of each snapshot after a kill of the daemon.
+//! After a kill of the daemon otter still knows which lease created each snapshot.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use crate::harness::{Answer, Daemon, HostProcess, eventually, otter_command};
 
 const SNAPSHOTS: &str = "/v1/machines/1/snapshots";
 
-/// A daemon whose state outlives it, and a runner's token for it.
+/// A host and a state directory that outlive the daemon, and the token of a runner.
 struct SnapshotFixture {
     host: HostProcess,
     directory: tempfile::TempDir,
@@ -64,7 +64,7 @@ impl SnapshotFixture {
         self.call(daemon, None, Method::POST, "/v1/leases", Some(body)).await.expect(201).json
     }
 
-    /// Makes a snapshot under a lease, and gives its path.
+    /// Creates a snapshot with a lease and returns its path.
     async fn create_snapshot(&self, daemon: &Daemon, lease: &Value, name: &str) -> String {
         let path = format!("{SNAPSHOTS}?wait=14s");
         let body = Some(json!({"name": name}));

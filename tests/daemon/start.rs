@@ -1,4 +1,4 @@
-//! Starts that must fail, each with a sentence that says what to do, and ends that must go well.
+//! Starts that must fail with an error text that gives advice, and ends that must succeed.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::harness::{Daemon, otter_command, run_to_exit};
 
-/// What a wrong configuration exits with.
+/// The exit code for a wrong configuration.
 const EX_CONFIG: Option<i32> = Some(78);
 
 #[tokio::test]
@@ -16,7 +16,7 @@ async fn simulate_needs_no_other_option_and_stops_with_success() {
     assert!(daemon.terminate().await.success());
 }
 
-/// As `otter serve` says at its end which room is to blame, whoever started it need not read a log.
+/// `otter serve` prints which task failed, so that the user need not read the log.
 #[tokio::test]
 async fn a_task_that_panics_ends_the_daemon_with_a_failure() {
     let mut command = otter_command(&["serve", "--simulate", "--listen", "127.0.0.1:0"]);
@@ -45,7 +45,8 @@ async fn a_unix_socket_serves_too() {
     child.wait().unwrap();
 }
 
-/// One plain HTTP/1.0 request over a Unix socket.
+/// A function that sends an HTTP request over a Unix socket and returns the answer. It returns
+/// `None` if the connection fails.
 fn http_get_over(socket: &std::path::Path) -> impl AsyncFn(&str) -> Option<String> {
     let socket = socket.to_owned();
     async move |path: &str| {
@@ -110,7 +111,7 @@ async fn an_address_beyond_loopback_requires_a_token() {
     let (code, text) = run_to_exit(otter_command(&serve)).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains(&format!("--state-dir {state}")), "{text}");
-    // As the message says.
+    // This is the command that the message advises.
     let (_, made) = run_to_exit(otter_command(&[
         "token",
         "create",
@@ -180,7 +181,7 @@ async fn state_that_cannot_be_used_is_refused() {
     let (code, text) = start(&garbage).await;
     assert!(code == Some(1) && text.contains("otter.db"), "{text}");
 
-    // Rights do not bind the superuser, as whom containers often build.
+    // Permissions do not restrict root, and containers often build as root.
     if !rustix::process::geteuid().is_root() {
         let read_only = directory.path().join("read-only");
         std::fs::create_dir(&read_only).unwrap();
@@ -223,7 +224,7 @@ async fn the_admin_endpoint_of_the_simulator_listens_on_loopback_only() {
             .unwrap()
     });
     let url = tokio::time::timeout(crate::harness::TIMEOUT, url).await.unwrap().unwrap();
-    // Another test may have installed it before.
+    // Another test may have installed the provider before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let calls = reqwest::get(format!("{url}/calls")).await.unwrap();
     assert_eq!(calls.json::<Value>().await.unwrap()["sessions"], 0);

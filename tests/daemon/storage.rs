@@ -1,8 +1,8 @@
-//! A disk that is full or gone read-only, and a database that is damaged: refusals that say so,
-//! nothing done that is not on disk, no wrong answer, and all goes on when the disk is well again.
+//! A full or read-only disk, and a damaged database: otter reports the cause, does nothing that is
+//! not on disk, gives no wrong answer, and continues when the disk works again.
 //!
-//! The limit of a process's file sizes stands for the disk: what is written beyond it fails,
-//! whoever one is.
+//! The limit of a process for the size of files simulates the full disk, because it also applies to
+//! root.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -25,7 +25,7 @@ async fn host() -> Simulator {
     Simulator::start(SimulatorOptions { pace: Pace::Stepped, ..options }).await.unwrap()
 }
 
-/// Lets the task of the machine run to its end, once there is one.
+/// Waits until the machine has a task, and finishes the task.
 async fn finish_task(host: &Simulator) {
     let prefix = format!("haTask-{MACHINE}-");
     let mut found = None;
@@ -37,7 +37,7 @@ async fn finish_task(host: &Simulator) {
     host.control().finish_task(&found.unwrap());
 }
 
-/// A daemon that outlives a write beyond the limit, its log in a file.
+/// A daemon that survives writes beyond the file size limit, and its log.
 struct LimitedDaemon {
     daemon: Daemon,
     log: std::path::PathBuf,
@@ -58,7 +58,7 @@ impl LimitedDaemon {
             .env("OTTER_ESX_USERNAME", "root")
             .env("OTTER_ESX_PASSWORD", "otter")
             .env("OTTER_ESX_VERIFY", format!("sha256:{}", host.fingerprint()))
-            .stderr(piped_to(&log));
+            .stderr(pipe_to(&log));
         let daemon = Daemon::try_start(command).await.expect("a daemon");
         eventually("the inventory to be loaded", async || {
             daemon.get("/readyz").await.status == 200
@@ -67,7 +67,7 @@ impl LimitedDaemon {
         Self { daemon, log }
     }
 
-    /// Nothing can be written from now on, or everything again.
+    /// Makes all writes of the daemon to files fail, or succeed again.
     fn set_disk_full(&self, full: bool) {
         let Rlimit { current, maximum } = getrlimit(Resource::Fsize);
         let current = if full { Some(0) } else { current };
@@ -100,7 +100,7 @@ impl LimitedDaemon {
         value.unwrap_or_else(|| panic!("{name} in {text}")).parse().unwrap()
     }
 
-    /// How many lines of the log say this.
+    /// The number of log lines that contain this text.
     fn logged(&self, words: &str) -> usize {
         std::fs::read_to_string(&self.log)
             .unwrap()
@@ -110,7 +110,8 @@ impl LimitedDaemon {
     }
 }
 
-/// The binary, for which a file that may not grow is an error like any other.
+/// A command that runs otter with SIGXFSZ ignored, so that a write beyond the limit is an error and
+/// not a signal.
 fn ignoring_limits() -> Command {
     let mut command = Command::new("sh");
     command
@@ -124,12 +125,12 @@ fn ignoring_limits() -> Command {
     command
 }
 
-/// A pipe into a file, since the limit holds for a log that is written directly.
-fn piped_to(log: &Path) -> Stdio {
+/// A pipe into a log file. The daemon cannot write the file itself, because of the limit.
+fn pipe_to(log: &Path) -> Stdio {
     let file = std::fs::File::create(log).unwrap();
     let mut copying = Command::new("cat").stdin(Stdio::piped()).stdout(file).spawn().unwrap();
     let pipe = copying.stdin.take().unwrap();
-    // It ends with the daemon.
+    // `cat` ends when the daemon closes the pipe.
     std::thread::spawn(move || copying.wait());
     pipe.into()
 }
@@ -139,7 +140,7 @@ fn id(answer: &Answer) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_disk_is_full_nothing_begins_and_nothing_ends() {
+async fn while_the_disk_is_full_no_job_starts_and_none_ends() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let otter = LimitedDaemon::start(&host, &directory.path().join("state")).await;
     let running = id(&otter.power(MACHINE, "on").await.expect(202));
@@ -172,13 +173,13 @@ async fn while_the_disk_is_full_nothing_begins_and_nothing_ends() {
     })
     .await;
     let shown = otter.daemon.get(&format!("/v1/jobs/{running}?wait=1s")).await.expect(200);
-    assert_eq!(shown.json["state"], "running", "no end that is not on disk");
+    assert_eq!(shown.json["state"], "running", "the job does not end before its end is on disk");
     otter
         .daemon
         .get(&format!("/v1/jobs/{running}/wait?wait=1s"))
         .await
         .problem(504, "wait-timeout");
-    // It is answered, however long the disk takes.
+    // The cancellation is answered although it cannot be stored.
     let cancelled =
         otter.daemon.post(&format!("/v1/jobs/{waiting}/cancel"), json!({})).await.expect(202);
     assert_eq!(cancelled.json["state"], "queued", "{}", cancelled.text);
@@ -199,13 +200,13 @@ async fn while_the_disk_is_full_nothing_begins_and_nothing_ends() {
     assert_eq!(
         otter.logged(&format!("\"job\":\"{running}\",\"error\"")),
         1,
-        "once, not with each try"
+        "one line, and not one for each attempt"
     );
     assert!(otter.daemon.terminate().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_cannot_write_is_not_ready_and_says_why_until_it_can() {
+async fn a_store_that_cannot_write_makes_otter_not_ready_with_the_reason() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let otter = LimitedDaemon::start(&host, &directory.path().join("state")).await;
     let warned = async || {
@@ -223,7 +224,7 @@ async fn a_store_that_cannot_write_is_not_ready_and_says_why_until_it_can() {
     assert!(problem["detail"].as_str().unwrap().contains("disk I/O error"), "{problem}");
     otter.daemon.get("/healthz").await.expect(200);
     assert!(warned().await);
-    // No caller writes from here on, but otter notices that the store works again.
+    // otter notices that the store works again without a write by a caller.
     otter.set_disk_full(false);
     eventually("otter to be ready", async || otter.daemon.get("/readyz").await.status == 200).await;
     assert!(!warned().await);
@@ -235,7 +236,7 @@ async fn a_call_waits_until_its_intent_is_on_disk() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let state = directory.path().join("state");
     let otter = LimitedDaemon::start(&host, &state).await;
-    // A colleague's task is in the way, so that the job has begun and not yet called.
+    // The job waits for the task of another client, so it has started and has not called the host.
     host.control().mutate(|world| {
         world
             .start_task(
@@ -261,7 +262,7 @@ async fn a_call_waits_until_its_intent_is_on_disk() {
         .await;
     assert_eq!(host.control().calls("PowerOnVM_Task"), 0);
 
-    // Killed there, it is as if it had not got so far.
+    // After a kill at this point the next daemon makes the call.
     otter.daemon.kill();
     let otter = LimitedDaemon::start(&host, &state).await;
     host.control().until_called("PowerOnVM_Task", 1).await;
@@ -272,7 +273,7 @@ async fn a_call_waits_until_its_intent_is_on_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_ends_it_while_the_disk_is_full() {
+async fn a_second_signal_ends_the_daemon_while_the_disk_is_full() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let state = directory.path().join("state");
     let otter = LimitedDaemon::start(&host, &state).await;
@@ -283,9 +284,9 @@ async fn a_second_signal_ends_it_while_the_disk_is_full() {
     finish_task(&host).await;
     eventually("the commit to be refused", async || otter.metric("otter_store_failing").await == 1)
         .await;
-    // The first waits for the commit as long as the grace lasts.
+    // After the first signal the daemon waits for the commit until the grace period ends.
     otter.daemon.signal(Signal::TERM);
-    eventually("the door to be closed", async || {
+    eventually("new connections to be refused", async || {
         TcpStream::connect(otter.daemon.address()).await.is_err()
     })
     .await;
@@ -306,9 +307,9 @@ async fn start_on(state: &Path) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn a_start_without_a_place_to_write_is_refused() {
+async fn a_start_without_a_writable_state_directory_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    // Nobody makes files here, not even the superuser.
+    // Even root cannot create files here.
     let (code, text) = start_on(Path::new("/proc/self")).await;
     assert!(code == Some(1) && text.contains("/proc/self") && text.contains("read-only"), "{text}");
 
@@ -325,8 +326,8 @@ async fn a_start_without_a_place_to_write_is_refused() {
     );
 }
 
-/// A state directory with a job in it, and the job.
-async fn with_a_job(host: &Simulator, state: &Path) -> String {
+/// Stores one ended job in a state directory and returns the id of the job.
+async fn store_ended_job(host: &Simulator, state: &Path) -> String {
     let daemon = Daemon::start_for_host(host, state).await;
     let job = daemon
         .post(&format!("/v1/machines/{MACHINE}/power"), json!({"action": "off"}))
@@ -338,13 +339,13 @@ async fn with_a_job(host: &Simulator, state: &Path) -> String {
     job
 }
 
-/// The trigger stands for a disk that is full at the start: otter's first write is refused, and
-/// everything can be read.
+/// A trigger simulates a disk that is full at the start: the first write of otter fails, and all
+/// reads work.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_with_a_store_that_refuses_writes_serves_reads() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let state = directory.path().join("state");
-    let job = with_a_job(&host, &state).await;
+    let job = store_ended_job(&host, &state).await;
     let file = format!("sqlite://{}", state.join("otter.db").display());
     let change = async |statement: &'static str| {
         let database = SqlitePool::connect(&file).await.unwrap();
@@ -364,10 +365,10 @@ async fn a_start_with_a_store_that_refuses_writes_serves_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_database_is_refused_and_left_as_it_is() {
+async fn a_damaged_database_is_refused_and_not_changed() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let state = directory.path().join("state");
-    with_a_job(&host, &state).await;
+    store_ended_job(&host, &state).await;
     let file = state.join("otter.db");
     let whole = std::fs::read(&file).unwrap();
     let middle = whole.len() / 2 / 4_096 * 4_096;
@@ -386,13 +387,13 @@ async fn a_damaged_database_is_refused_and_left_as_it_is() {
     assert_eq!(daemon.get("/v1/jobs").await.expect(200).json["items"].as_array().unwrap().len(), 1);
 }
 
-/// What cannot be read is a 500, what can be is right; nothing is said to be missing that was
-/// accepted.
+/// A read of damaged pages is a 500. Every other answer is right: an accepted job is never reported
+/// as unknown.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_damaged_meanwhile_gives_no_wrong_answers() {
+async fn a_database_damaged_while_otter_runs_gives_no_wrong_answers() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let state = directory.path().join("state");
-    let old = with_a_job(&host, &state).await;
+    let old = store_ended_job(&host, &state).await;
     let daemon = Daemon::start_for_host(&host, &state).await;
     let file = state.join("otter.db");
     let mut bytes = std::fs::read(&file).unwrap();
@@ -416,9 +417,9 @@ async fn a_database_that_is_damaged_meanwhile_gives_no_wrong_answers() {
     assert!(code == Some(1) && text.contains("otter.db"), "{text}");
 }
 
-/// The steps of a lease that come of themselves have nobody who would ask for them again.
+/// otter retries the internal steps of a lease, because no caller repeats them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_step_of_a_lease_that_the_store_refuses_is_taken_once_it_can_be() {
+async fn a_lease_step_that_the_store_refuses_is_retried() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("state");
     let host = Simulator::start(SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system()))
@@ -431,8 +432,8 @@ async fn a_step_of_a_lease_that_the_store_refuses_is_taken_once_it_can_be() {
     let statement = async |text: &'static str| sqlx::query(text).execute(&database).await.unwrap();
     let refusals = async || daemon.metric("otter_store_refusals_total").await;
 
-    let refuse = "CREATE TRIGGER no BEFORE UPDATE ON leases WHEN NEW.state IN ('active', 'released') \
-                  BEGIN SELECT RAISE(ABORT, 'no'); END";
+    let refuse = "CREATE TRIGGER no BEFORE UPDATE ON leases WHEN NEW.state IN ('active', \
+        'released') BEGIN SELECT RAISE(ABORT, 'no'); END";
     statement(refuse).await;
     let asked = json!({"select": {"machine": MACHINE}, "ttl": "10m", "prepare": {"power": "on"}});
     let lease = daemon.post("/v1/leases", asked).await.expect(201);

@@ -1,4 +1,4 @@
-//! The commands escape control characters of names on a terminal, from every source.
+//! The commands escape control characters in names from every source before they print them.
 
 use otter::clock::Clock;
 use otter::domain::access::{Role, Token};
@@ -9,13 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Daemon, HostProcess, eventually, otter_command, run_to_exit};
 
-/// XML carries no `ESC`, but C1, which has the same power, and marks of direction.
+/// XML cannot carry ESC, but it can carry C1 control characters, which have the same effect, and
+/// direction marks.
 const NAME: &str = "evil\u{9b}2J\u{202e}-machine";
 const SHOWN: &str = "evil\\u{9b}2J\\u{202e}-machine";
 
-/// Asserts that a text holds nothing that a terminal obeys.
+/// Asserts that a text holds no control characters that a terminal interprets.
 #[track_caller]
-fn is_plain(text: &str) {
+fn assert_is_plain(text: &str) {
     assert!(!text.contains(['\u{1b}', '\u{9b}', '\u{7f}', '\r', '\u{202e}']), "{text:?}");
 }
 
@@ -32,7 +33,7 @@ async fn a_hostile_name_of_a_machine_is_escaped_by_run_doctor_and_the_log() {
         HostProcess::start(&["--scenario", path("lab.toml").to_str().unwrap(), "--pace", "0.1"])
             .await;
     let mut serve = host.serve(&path("otter.toml"), &path("state"));
-    // The last of two counts.
+    // The last of two equal options wins.
     serve.args(["--log-level", "info"]);
     let arguments: Vec<_> = serve.get_args().map(std::ffi::OsStr::to_owned).collect();
     let human = arguments
@@ -50,21 +51,21 @@ async fn a_hostile_name_of_a_machine_is_escaped_by_run_doctor_and_the_log() {
     let (code, text) = run_to_exit(run).await;
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains(SHOWN), "{text}");
-    is_plain(&text);
+    assert_is_plain(&text);
 
     let found = daemon.get("/v1/machines/find?name=evil").await.expect(200);
-    assert_eq!(found.str("name"), NAME, "data stays as it is");
+    assert_eq!(found.str("name"), NAME, "the API does not escape names");
     let log = || std::fs::read_to_string(path("log")).unwrap();
     eventually("the release to be in the log", async || log().contains(SHOWN)).await;
     let log = log();
-    is_plain(&log);
+    assert_is_plain(&log);
 
     let mut doctor = otter_command(&["doctor"]);
     doctor.env("OTTER_ESX_URL", &host.url).env("OTTER_ESX_VERIFY", &host.verify);
     doctor.env("OTTER_ESX_USERNAME", "ro\u{1b}[2Jot").env("OTTER_ESX_PASSWORD", "otter");
     let (code, text) = run_to_exit(doctor).await;
     assert_eq!(code, Some(1), "{text}");
-    is_plain(&text);
+    assert_is_plain(&text);
 }
 
 #[tokio::test]
@@ -89,7 +90,7 @@ async fn hostile_names_of_tokens_and_of_keys_are_escaped() {
         run_to_exit(otter_command(&["token", "list", "--state-dir", state.to_str().unwrap()]))
             .await;
     assert!(listed.contains("evil\\u{1b}[2J\\n-token"), "{listed}");
-    is_plain(&listed);
+    assert_is_plain(&listed);
 
     let config = directory.path().join("otter.toml");
     std::fs::write(&config, "[esx]\n\"evil\\u001b[2J-key\" = 1\n").unwrap();
@@ -98,6 +99,6 @@ async fn hostile_names_of_tokens_and_of_keys_are_escaped() {
             run_to_exit(otter_command(&[command, "--config", config.to_str().unwrap()])).await;
         assert_eq!(code, Some(78), "{text}");
         assert!(text.contains("evil\\u{1b}[2J-key"), "{text}");
-        is_plain(&text);
+        assert_is_plain(&text);
     }
 }

@@ -1,4 +1,4 @@
-//! `otter token`, and serving TLS with the tokens on it.
+//! `otter token`, and TLS with certificates that are reloaded.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -10,10 +10,10 @@ fn token(state: &str, arguments: &[&str]) -> std::process::Command {
 }
 
 #[tokio::test]
-async fn tokens_are_made_listed_and_revoked_and_shown_once() {
+async fn tokens_are_created_listed_and_revoked_and_shown_once() {
     let state = tempfile::tempdir().unwrap();
     let state = state.path().to_str().unwrap();
-    // Only `create` makes a database.
+    // Only `create` creates a database.
     for verb in [&["list"][..], &["revoke", "--name", "ci"]] {
         let (code, text) = run_to_exit(token(state, verb)).await;
         assert_eq!(code, Some(1), "{text}");
@@ -51,16 +51,16 @@ async fn tokens_are_made_listed_and_revoked_and_shown_once() {
     ] {
         assert_eq!(run_to_exit(token(state, wrong)).await.0, Some(2), "{wrong:?}");
     }
-    // What is kept is no token.
+    // The database holds no token.
     let kept = std::fs::read(std::path::Path::new(state).join("otter.db")).unwrap();
     let digits = &made.trim().as_bytes()[6..70];
     assert!(!kept.windows(digits.len()).any(|window| window == digits));
 }
 
-/// Without a daemon, a copy of otter.db alone must have what each command did: a token that was
-/// revoked must not come back.
+/// Without a daemon, a copy of otter.db alone must have the effect of each command, so that a
+/// revoked token does not come back.
 #[tokio::test]
-async fn after_each_command_the_database_alone_has_its_tokens() {
+async fn after_each_command_the_database_file_alone_has_the_tokens() {
     let state = tempfile::tempdir().unwrap();
     let path = state.path().to_str().unwrap();
     let alone = || {
@@ -87,21 +87,21 @@ async fn after_each_command_the_database_alone_has_its_tokens() {
 }
 
 #[tokio::test]
-async fn a_token_is_made_only_in_a_directory_that_was_named_and_exists() {
+async fn a_token_is_created_only_in_a_named_existing_directory() {
     let parent = tempfile::tempdir().unwrap();
     let missing = parent.path().join("mistyped");
     let create = ["create", "--name", "ci", "--role", "runner"];
     let (code, text) = run_to_exit(token(missing.to_str().unwrap(), &create)).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("install -d -m 700") && !missing.exists(), "{text}");
-    // Without a name the command uses the default directory, and does not make it even if it could.
+    // Without --state-dir the command uses the default directory and does not create it.
     let (code, text) = run_to_exit(otter_command(&[&["token"], &create[..]].concat())).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("--state-dir"), "{text}");
 }
 
 #[tokio::test]
-async fn a_token_is_made_with_restrictions_which_the_list_shows() {
+async fn a_token_is_created_with_restrictions_which_the_list_shows() {
     let state = tempfile::tempdir().unwrap();
     let state = state.path().to_str().unwrap();
     let restricted = [
@@ -208,7 +208,7 @@ async fn a_scope_that_is_probably_a_mistake_is_a_warning() {
     };
     let sound = [&["--pool", "qubes", "--machines", "ci-*"][..], &with_config].concat();
     assert_eq!(warnings("sound", &sound).await, [""; 0]);
-    // Without a configuration nobody knows the pools.
+    // Without a configuration the pools are not known.
     assert_eq!(warnings("unknown", &["--pool", "qubse"]).await, [""; 0]);
     let [pool] = &warnings("pool", &[&["--pool", "qubse"][..], &with_config].concat()).await[..]
     else {
@@ -254,7 +254,7 @@ async fn each_change_of_a_token_is_audited() {
     assert!(daemon.terminate().await.success());
 }
 
-/// Earlier versions took names that otter now uses for itself.
+/// Earlier versions accepted names that otter now reserves.
 #[tokio::test]
 async fn a_token_with_a_reserved_name_is_a_warning_until_it_is_revoked() {
     let directory = tempfile::tempdir().unwrap();
@@ -334,7 +334,7 @@ async fn a_rotated_token_has_another_secret_and_the_old_one_is_refused() {
     assert!(daemon.terminate().await.success());
 }
 
-/// What a call gets that waits, or streams, while its token is revoked, rotated or expires.
+/// A wait and a stream end when their token is revoked, rotated or expires.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_no_longer_in_force_ends_its_waits_and_streams() {
     let state = tempfile::tempdir().unwrap();
@@ -365,8 +365,8 @@ async fn a_token_that_is_no_longer_in_force_ends_its_waits_and_streams() {
             _ => &[],
         };
         if !verb.is_empty() {
-            // Both calls are under way once their uses are counted as open.
-            eventually("the calls to be under way", async || {
+            // Both calls have started when the metrics count them.
+            eventually("the calls to have started", async || {
                 let metrics = daemon.request(Method::GET, "/metrics").bearer_auth(&secret);
                 let text = metrics.send().await.unwrap().text().await.unwrap();
                 text.contains("otter_event_streams_open 1")
@@ -384,7 +384,7 @@ async fn a_token_that_is_no_longer_in_force_ends_its_waits_and_streams() {
 }
 
 #[tokio::test]
-async fn tls_is_served_with_the_files_and_again_with_new_ones() {
+async fn tls_uses_the_certificate_files_and_reloads_them() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let certify = || {
@@ -419,7 +419,8 @@ async fn tls_is_served_with_the_files_and_again_with_new_ones() {
     daemon.signal(rustix::process::Signal::HUP);
     crate::harness::eventually("the new certificate", async || health(&renewed).await.is_some())
         .await;
-    // A certificate that cannot be read leaves the old one in use. The audit has both.
+    // If the certificate cannot be read, the old one stays in use. The audit trail has both
+    // reloads.
     std::fs::write(path("otter.pem"), "no certificate").unwrap();
     daemon.signal(rustix::process::Signal::HUP);
     let client =
@@ -448,7 +449,7 @@ async fn tls_is_served_with_the_files_and_again_with_new_ones() {
         .collect();
     let outcomes: Vec<&Value> = logged.iter().map(|line| &line["outcome"]).collect();
     assert_eq!(outcomes, ["done", "failed"], "{logged:?}");
-    // The answer to a request without TLS says which address to use.
+    // The answer to a request without TLS names the right scheme.
     let plain = reqwest::get(format!("http://localhost:{port}/healthz")).await.unwrap();
     assert_eq!(plain.status(), 400);
     let said = plain.text().await.unwrap();

@@ -144,7 +144,7 @@ impl LeaseClient {
         progress: &mut Progress,
     ) -> Result<RemoteLease, Failure> {
         let key = format!("otter-run/{}", self.clock.uuid());
-        let body = command.request();
+        let body = command.lease_request();
         let request = || {
             let request = self
                 .http

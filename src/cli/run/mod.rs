@@ -221,27 +221,24 @@ async fn wait_for_command(
                 running.signal(rustix::process::Signal::TERM);
                 termination = termination.kill_at(now + command.kill_after);
             }
-            signal = signals.next() => match termination {
-                Termination::NotRequested => {
+            signal = signals.next() => {
+                if termination == Termination::NotRequested {
                     running.signal(os_signal(signal));
                     termination = termination.kill_at(now + command.kill_after);
-                }
-                _ => {
+                } else {
                     let reason = "a second signal: the command is killed";
                     termination = kill(&running, now, reason, progress);
                 }
-            },
-            () = termination.wait_until_due(&client.clock) => match termination {
-                Termination::Killed(_) => {
+            }
+            () = termination.wait_until_due(&client.clock) => {
+                if let Termination::Killed(_) = termination {
                     progress.warn("the command was killed and has not ended");
                     let exit = if lost.is_some() { Exit::LeaseLost } else { Exit::Internal };
                     return Ok(exit.code());
                 }
-                _ => {
-                    let reason = "the command did not end in time: it is killed";
-                    termination = kill(&running, now, reason, progress);
-                }
-            },
+                let reason = "the command did not end in time: it is killed";
+                termination = kill(&running, now, reason, progress);
+            }
         }
     };
     if termination != Termination::NotRequested {
@@ -291,7 +288,7 @@ impl Termination {
         match self {
             Self::NotRequested => std::future::pending().await,
             Self::Requested(time) | Self::Killed(time) => {
-                clock.sleep(time.saturating_sub(clock.elapsed())).await
+                clock.sleep(time.saturating_sub(clock.elapsed())).await;
             }
         }
     }

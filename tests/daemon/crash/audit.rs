@@ -1,5 +1,5 @@
-//! The books of a worker, held against the host: how often it was called for each job, what became of
-//! its tasks, and whether otter's picture is the world.
+//! The final audit of a worker: compares the jobs with the calls and tasks of the host, and otter's
+//! inventory with the true state of the host.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,19 +8,19 @@ use serde_json::Value;
 use super::load_client::LoadClient;
 use crate::harness::{HostProcess, TIMEOUT, pause};
 
-/// What was found of the jobs.
+/// Statistics of the jobs.
 #[derive(Default)]
 pub struct Audit {
     pub jobs: usize,
-    /// How many ended how.
+    /// The number of jobs by final state.
     pub states: BTreeMap<String, u32>,
-    /// The kinds of those that ended `unknown`.
+    /// The number of jobs that ended `unknown`, by kind.
     pub unknown: BTreeMap<String, u32>,
-    /// Those among them that were to be cancelled, or had a kill beside them.
+    /// The number of `unknown` jobs that were cancelled or had a concurrent kill of their machine.
     pub cancelled_or_killed: u32,
 }
 
-/// What is never sent again after a loss.
+/// The kinds of jobs whose host call is never repeated after a loss.
 const SENT_AT_MOST_ONCE: [&str; 4] =
     ["machine.reset", "machine.reboot", "machine.shutdown", "snapshot.create"];
 
@@ -52,13 +52,13 @@ pub async fn audit(
         let has_calls = taken.iter().any(|(method, _)| allowed(method) < u64::MAX);
         if has_calls && job["steps"].as_array().unwrap().is_empty() {
             add_violation(format!(
-                "the job {id} ({kind}, {state}) knows nothing of its calls {taken:?}"
+                "the job {id} ({kind}, {state}) has no steps for its calls {taken:?}"
             ));
         }
         let is_done = |step: &Value| step["state"] == "succeeded";
         let steps: Vec<&Value> = job["steps"].as_array().unwrap().iter().collect();
-        // Of a job of several calls the last task alone is known, and an earlier one may have gone
-        // well.
+        // A job with several calls keeps only its last task, and an earlier call may have
+        // succeeded.
         if let ([_], Some(task)) = (&steps[..], job["host_task"].as_str()) {
             let ended = world["tasks"][task].as_str().unwrap_or_default();
             let fits = match state {
@@ -99,7 +99,7 @@ pub async fn audit(
     audit
 }
 
-/// How often one call may be sent for a job.
+/// The number of times that a call may be sent for one job.
 fn allowed(method: &str) -> u64 {
     match method {
         "ResetVM_Task" | "CreateSnapshot_Task" | "ShutdownGuest" | "RebootGuest" => 1,
@@ -126,7 +126,8 @@ fn has_concurrent_kill(job: &Value, jobs: &[Value]) -> bool {
     })
 }
 
-/// Holds the picture against the world, which has come to rest.
+/// Waits until the inventory is the same as the true state of the host, which does not change any
+/// more.
 async fn compare_inventory(client: &LoadClient, host: &HostProcess) {
     let same = tokio::time::timeout(TIMEOUT, async {
         while differences(client, host).await.is_none_or(|found| !found.is_empty()) {
@@ -135,7 +136,7 @@ async fn compare_inventory(client: &LoadClient, host: &HostProcess) {
     });
     if same.await.is_err() {
         client.call_log.add_violation(format!(
-            "the picture is not the world: {:?}",
+            "the inventory differs from the host: {:?}",
             differences(client, host).await
         ));
     }

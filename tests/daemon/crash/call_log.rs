@@ -1,8 +1,8 @@
-//! What the client of a worker sent and was told, and every way in which otter may not contradict it.
+//! The log of the requests and answers of a worker. It checks each answer against the earlier ones.
 //!
-//! Each order carries a reference of its own, so that a job whose acceptance nobody heard of is
-//! known all the same. An end that was told is kept, and whatever is told later must agree.
-//! Contradictions are collected, not thrown: some tests want them.
+//! Each request has its own reference, so that a job is recognised even if the answer with its id
+//! was lost. The log keeps the reported end of each job, and every later answer must agree with it.
+//! The log collects violations instead of panicking.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use reqwest::Method;
 use serde_json::Value;
 
-/// One call that starts a job. Repeated under its key it is the same request.
+/// A request that starts a job. A repetition with the same key is the same request.
 #[derive(Clone, Debug)]
 pub struct JobRequest {
     pub method: Method,
     pub path: String,
-    /// Without the wait.
+    /// The query without the parameter `wait`.
     pub query: String,
     pub body: Option<Value>,
     pub key: Option<String>,
@@ -23,16 +23,16 @@ pub struct JobRequest {
     pub machine: String,
 }
 
-/// Shared by all that talk to one otter.
+/// The call log, shared by all clients of one otter.
 #[derive(Clone, Default)]
 pub struct CallLog(Arc<Mutex<CallLogState>>);
 
 #[derive(Default)]
 struct CallLogState {
     requests: BTreeMap<String, Entry>,
-    /// Jobs that were told to be accepted, and what is known of each.
+    /// The jobs that otter has reported.
     jobs: BTreeMap<String, KnownJob>,
-    /// Counts questions and ends, to tell which came first.
+    /// A counter of requests and reports, which orders them in time.
     now: u64,
     next: u64,
     violations: Vec<String>,
@@ -41,9 +41,9 @@ struct CallLogState {
 struct Entry {
     request: JobRequest,
     job: Option<String>,
-    /// Refused, and nothing was started.
+    /// Whether otter refused the request, so that no job was started.
     refused: bool,
-    /// In which run it was sent last.
+    /// The run of the daemon in which it was sent last.
     run: u32,
 }
 
@@ -51,48 +51,49 @@ struct Entry {
 struct KnownJob {
     machine: String,
     end: Option<ReportedEnd>,
-    /// When it was told that somebody asked to cancel it.
+    /// When otter first reported that the job is to be cancelled.
     cancel_reported_at: Option<u64>,
-    /// In which run it was last looked at after a start.
+    /// The run of the daemon in which it was last verified.
     verified_in_run: u32,
 }
 
-/// An end as it was told.
+/// The end of a job as otter reported it.
 #[derive(Clone, Debug)]
 struct ReportedEnd {
     at: u64,
     state: String,
-    /// Result, the error's code and the time; none where only a problem told of it.
+    /// The result, the code of the error, and the time. `None` if only a problem reported the end.
     details: Option<[Value; 3]>,
 }
 
-/// A point in the order of what was asked and told.
+/// The time of a request in the order of requests and reports.
 #[derive(Clone, Copy)]
 pub struct RequestTime(u64);
 
 impl CallLog {
-    /// A reference, or a key, or a name, that no other has.
+    /// A unique reference, key or name.
     pub fn unique_name(&self, prefix: &str) -> String {
         let mut log = self.lock();
         log.next += 1;
         format!("{prefix}-{}", log.next)
     }
 
-    /// The moment before a question: an answer to it may be older than what is told meanwhile.
+    /// Notes that a request is about to be sent. Its answer may be older than reports that come in
+    /// the meantime.
     pub fn note_request(&self) -> RequestTime {
         let mut log = self.lock();
         log.now += 1;
         RequestTime(log.now)
     }
 
-    /// An order is about to be sent.
+    /// Records that a request is about to be sent.
     pub fn record_sent(&self, request: &JobRequest, run: u32) {
         let mut log = self.lock();
         let entry = Entry { request: request.clone(), job: None, refused: false, run };
         log.requests.entry(request.reference.clone()).or_insert(entry).run = run;
     }
 
-    /// The order was answered with this job.
+    /// Records that the answer to a request was this job.
     pub fn record_accepted(&self, request: &JobRequest, job: &str) {
         let mut log = self.lock();
         let Some(entry) = log.requests.get_mut(&request.reference) else { return };
@@ -108,7 +109,7 @@ impl CallLog {
         known.machine.clone_from(&request.machine);
     }
 
-    /// The order was refused.
+    /// Records that otter refused a request.
     pub fn record_refused(&self, request: &JobRequest, answer: &str) {
         let mut log = self.lock();
         let Some(entry) = log.requests.get_mut(&request.reference) else { return };
@@ -123,7 +124,7 @@ impl CallLog {
         }
     }
 
-    /// A job was shown, in answer to a question.
+    /// Checks a job in the answer to a request against the earlier reports.
     pub fn check_job(&self, asked: RequestTime, job: &Value) {
         let text = |field: &str| job[field].as_str().unwrap_or_default().to_owned();
         let (id, state) = (text("id"), text("state"));
@@ -136,23 +137,21 @@ impl CallLog {
         if let Some(reference) = job["reference"].as_str()
             && !log.requests.contains_key(reference)
         {
-            log.add_violation(format!(
-                "nobody ordered the job {id} with the reference {reference}"
-            ));
+            log.add_violation(format!("no request has the reference {reference} of the job {id}"));
         }
         let known = log.jobs.entry(id.clone()).or_default();
         known.machine = text("machine");
         let wrong = match &mut known.end {
             Some(end) if !ended && asked.0 > end.at => {
-                Some(format!("the end {} of the job {id} was taken back: it is {state}", end.state))
+                Some(format!("the job {id} ended {} and is now {state}", end.state))
             }
             Some(end) if ended => match &end.details {
                 _ if end.state != state => {
-                    Some(format!("the job {id} ended {} and is {state}", end.state))
+                    Some(format!("the job {id} ended {} and is now {state}", end.state))
                 }
-                Some(reported) if *reported != details => Some(format!(
-                    "the end of the job {id} was told as {reported:?} and is {details:?}"
-                )),
+                Some(reported) if *reported != details => {
+                    Some(format!("the end of the job {id} was {reported:?} and is now {details:?}"))
+                }
                 _ => {
                     end.details = Some(details);
                     None
@@ -169,13 +168,12 @@ impl CallLog {
         if !job["cancel_requested_at"].is_null() {
             known.cancel_reported_at.get_or_insert(now);
         }
-        let forgotten =
-            forgotten.then(|| format!("the job {id} forgot that it is to be cancelled"));
+        let forgotten = forgotten.then(|| format!("the job {id} lost its cancellation"));
         let violations: Vec<String> = wrong.into_iter().chain(forgotten).collect();
         log.violations.extend(violations);
     }
 
-    /// A problem told of a job's end.
+    /// Checks the end of a job that a problem reports.
     pub fn check_problem(&self, job: &str, code: &str) {
         let state = match code {
             "outcome-unknown" => "unknown",
@@ -192,13 +190,13 @@ impl CallLog {
             details: None,
         });
         if end.state != state {
-            let wrong = format!("the job {job} ended {} and its problem is {code}", end.state);
+            let wrong = format!("the job {job} ended {} and a problem reports {code}", end.state);
             log.add_violation(wrong);
         }
     }
 
-    /// The jobs to look at after a start: those without an end, and those that have not been looked
-    /// at since they ended.
+    /// The jobs to verify after a start: those without an end, and those not verified since their
+    /// end.
     pub fn unverified_jobs(&self, run: u32) -> Vec<String> {
         let log = self.lock();
         let stale = |known: &KnownJob| known.end.is_none() || known.verified_in_run == 0;
@@ -206,14 +204,14 @@ impl CallLog {
         jobs.map(|(id, _)| id.clone()).collect()
     }
 
-    /// The job was asked for after a start and is listed.
+    /// Records that the job was read after a start.
     pub fn mark_verified(&self, job: &str, run: u32) {
         if let Some(known) = self.lock().jobs.get_mut(job) {
             known.verified_in_run = run;
         }
     }
 
-    /// The requests with keys that the last lives sent, to be repeated.
+    /// The requests with keys that were sent in this run of the daemon or later.
     pub fn keyed_requests(&self, since_run: u32) -> Vec<JobRequest> {
         let log = self.lock();
         let keyed =
@@ -221,14 +219,14 @@ impl CallLog {
         keyed.filter(|entry| entry.run >= since_run).map(|entry| entry.request.clone()).collect()
     }
 
-    /// The jobs that were accepted and have not been told to have ended, with their machines.
+    /// The jobs without a reported end, with their machines.
     pub fn unfinished(&self) -> Vec<(String, String)> {
         let log = self.lock();
         let jobs = log.jobs.iter().filter(|(_, known)| known.end.is_none());
         jobs.map(|(id, known)| (id.clone(), known.machine.clone())).collect()
     }
 
-    /// Holds all jobs of otter's against what was sent and told.
+    /// Checks the complete list of jobs against the log.
     pub fn check_all_jobs(&self, jobs: &[Value]) {
         let asked = self.note_request();
         for job in jobs {
@@ -247,19 +245,19 @@ impl CallLog {
         }
         let duplicates = by_reference.into_iter().filter(|(_, ids)| ids.len() > 1);
         let duplicates = duplicates
-            .map(|(request, ids)| format!("the request {request} made several jobs: {ids:?}"));
+            .map(|(request, ids)| format!("the request {request} started several jobs: {ids:?}"));
         let missing = log.jobs.keys().filter(|id| !listed.contains(id.as_str()));
         let missing = missing.map(|id| format!("the job {id} was accepted and is missing"));
         let violations: Vec<String> = duplicates.chain(missing).collect();
         log.violations.extend(violations);
     }
 
-    /// Notes that otter was wrong.
+    /// Records a violation.
     pub fn add_violation(&self, what: String) {
         self.lock().add_violation(what);
     }
 
-    /// All that was wrong.
+    /// All violations so far.
     pub fn violations(&self) -> Vec<String> {
         self.lock().violations.clone()
     }

@@ -1,5 +1,6 @@
-//! The reader of a worker's events: hangs up now and then and resumes, within a life without a gap,
-//! across lives with a `reset` and nothing else.
+//! The event reader of a worker. It closes its connection from time to time and resumes. Within one
+//! run of the daemon it must resume without a gap. After a new start of the daemon the stream must
+//! begin with a `reset`.
 
 use std::collections::BTreeSet;
 
@@ -7,22 +8,22 @@ use serde_json::Value;
 
 use super::load_client::LoadClient;
 
-/// After so many events it hangs up.
+/// The number of events after which the reader closes the connection.
 const EVENTS_PER_CONNECTION: usize = 40;
 
 pub struct EventReader {
     client: LoadClient,
-    /// Where it was last.
+    /// The id of the last event.
     pub last: Option<String>,
-    /// Jobs whose end it was told in this life.
+    /// The jobs whose end was reported in this run of the daemon.
     pub ended: BTreeSet<String>,
     open: Option<reqwest::Response>,
-    /// Nothing was told in this life yet: what it resumes is another's.
+    /// Whether no event has come in this run of the daemon, so that `last` is from an earlier run.
     is_new_run: bool,
 }
 
 impl EventReader {
-    /// Connects, and resumes where another reader was last.
+    /// Connects, and resumes after the last event of another reader.
     pub async fn open(client: LoadClient, last: Option<String>) -> Self {
         let open = client.events(last.as_deref()).await;
         Self { client, last, ended: BTreeSet::new(), open, is_new_run: true }
@@ -39,7 +40,7 @@ impl EventReader {
         self
     }
 
-    /// Reads one answer. False where it told nothing.
+    /// Reads one answer. Returns false if it had no event.
     async fn read(&mut self, mut response: reqwest::Response) -> bool {
         let (resumed, mut count, mut buffer) = (self.last.is_some(), 0, Vec::new());
         while let Ok(Some(piece)) = response.chunk().await {
@@ -53,9 +54,9 @@ impl EventReader {
                 let Some(event) = field("data: ") else { continue };
                 let event: Value = serde_json::from_str(event).unwrap();
                 if count == 0 && resumed && (event["type"] == "reset") != self.is_new_run {
-                    let life = if self.is_new_run { "another life" } else { "this life" };
+                    let run = if self.is_new_run { "an earlier run" } else { "this run" };
                     self.add_violation(format!(
-                        "resuming a stream of {life} began with {}",
+                        "resuming a stream of {run} began with {}",
                         event["type"]
                     ));
                 }
@@ -78,7 +79,10 @@ impl EventReader {
             self.client.call_log.check_job(self.client.call_log.note_request(), job);
             self.ended.insert(id.to_owned());
         } else if self.ended.contains(id) {
-            self.add_violation(format!("the stream took the end of the job {id} back"));
+            self.add_violation(format!(
+                "the stream reported the job {id} as unfinished after its \
+                end"
+            ));
         }
     }
 

@@ -1,5 +1,5 @@
-//! The points at which the daemon is killed (`fail_point!` in `src`), in the order in which a job
-//! comes by.
+//! The fail points at which the daemon is killed (`fail_point!` in `src`), in the order in which a
+//! job reaches them.
 
 macro_rules! fail_points {
     ($($(#[$doc:meta])* $point:ident = $name:literal,)*) => {

@@ -1,4 +1,4 @@
-//! The mixed load of a worker: what callers do all day, chosen by random, until the daemon is gone.
+//! The clients that make the mixed load of a worker: random requests until the daemon is gone.
 
 use std::time::Duration;
 
@@ -9,25 +9,25 @@ use super::call_log::{CallLog, JobRequest};
 use super::random::SeededRandom;
 use crate::harness::encode;
 
-/// The machines of `otter simulate --machines 9`; every third has guest tools.
+/// The number of machines of the simulated host. Every third has VMware Tools.
 pub const MACHINES: u64 = 9;
 
-/// What is asked for.
+/// Which requests the clients make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadMix {
-    /// A little of everything.
+    /// All kinds of requests.
     Everything,
-    /// The same, and guests that shut down or restart.
+    /// The same, with more guest shutdowns and restarts.
     Guests,
-    /// The same, and jobs that are cancelled once the host works for them.
+    /// The same, with more jobs that are cancelled while their task runs.
     Cancels,
-    /// Only what must never be sent twice.
+    /// Only jobs whose host call must never be sent twice.
     SentOnce,
-    /// Everything with a key, and waited for.
+    /// Only power jobs with an idempotency key, which the clients wait for.
     Keyed,
 }
 
-/// Whoever talks to one run of a daemon. Every method gives none once the daemon is gone.
+/// A client of one run of the daemon. Each method returns `None` if the daemon is gone.
 #[derive(Clone)]
 pub struct LoadClient {
     client: reqwest::Client,
@@ -36,7 +36,7 @@ pub struct LoadClient {
     run: u32,
 }
 
-/// An answer, as far as the load minds.
+/// The status and the JSON body of an answer.
 struct StatusAndBody {
     status: u16,
     json: Value,
@@ -44,7 +44,7 @@ struct StatusAndBody {
 
 impl LoadClient {
     pub fn new(address: &str, call_log: &CallLog, run: u32) -> Self {
-        // Another test may have installed it before.
+        // Another test may have installed the provider before.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client =
             reqwest::Client::builder().no_proxy().gzip(false).timeout(Duration::from_secs(20));
@@ -52,13 +52,13 @@ impl LoadClient {
         Self { client, base: format!("http://{address}"), call_log: call_log.clone(), run }
     }
 
-    /// Does one thing after the other until the daemon is gone.
+    /// Makes random requests until the daemon is gone.
     pub async fn run(self, mut random: SeededRandom, mix: LoadMix) {
         while self.do_random_action(&mut random, mix).await.is_some() {}
     }
 
-    /// Asks for everything that the last lives left open: no job may be lost, no end taken back,
-    /// and every key is answered with its first job.
+    /// Reads the unverified jobs and repeats the keyed requests of the last runs. The call log
+    /// checks that no job is lost, that no end has changed, and that each key gives its first job.
     pub async fn verify(&self) -> Option<()> {
         for job in self.call_log.unverified_jobs(self.run) {
             self.job(&job).await?;
@@ -70,7 +70,7 @@ impl LoadClient {
         Some(())
     }
 
-    /// Every job of otter's.
+    /// All jobs of otter.
     pub async fn all_jobs(&self) -> Option<Vec<Value>> {
         let (mut jobs, mut cursor) = (Vec::new(), String::new());
         loop {
@@ -81,7 +81,7 @@ impl LoadClient {
         }
     }
 
-    /// What a path shows; it must be there.
+    /// The body of a GET, which must succeed.
     pub async fn read(&self, path: &str) -> Option<Value> {
         let answer = self.send_request(self.client.get(format!("{}{path}", self.base))).await?;
         if answer.status != 200 {
@@ -90,7 +90,7 @@ impl LoadClient {
         Some(answer.json)
     }
 
-    /// The status of `/readyz`.
+    /// Whether `/readyz` succeeds.
     pub async fn is_ready(&self) -> Option<bool> {
         Some(
             self.send_request(self.client.get(format!("{}/readyz", self.base))).await?.status
@@ -98,7 +98,7 @@ impl LoadClient {
         )
     }
 
-    /// A stream of events, from where another left off.
+    /// Opens an event stream, after the event with this id.
     pub async fn events(&self, since: Option<&str>) -> Option<reqwest::Response> {
         let request =
             self.client.get(format!("{}/v1/events", self.base)).timeout(Duration::from_mins(5));
@@ -182,7 +182,8 @@ impl LoadClient {
         }
     }
 
-    /// Sends a request, keyed or not, twice at once or not, and waits for its end or not.
+    /// Sends a request, with a random choice of a key, of a concurrent repetition, of a wait, and
+    /// of a cancellation.
     async fn start(&self, random: &mut SeededRandom, mut request: JobRequest) -> Option<()> {
         if request.key.is_none() && random.chance(50) {
             request.key = Some(self.call_log.unique_name("key"));
@@ -208,7 +209,7 @@ impl LoadClient {
     }
 
     async fn send(&self, request: &JobRequest, wait: Option<&str>) -> Option<Option<String>> {
-        // A rename waits in any case.
+        // A rename always waits.
         let wait = wait.or((request.method == Method::PATCH).then_some("3s"));
         let wait = wait.map(|wait| format!("wait={wait}")).unwrap_or_default();
         let query = [request.query.as_str(), &wait].into_iter().filter(|part| !part.is_empty());
@@ -234,7 +235,7 @@ impl LoadClient {
         let code = text("code").unwrap_or_default();
         if let Some(job) = text("job") {
             self.call_log.record_accepted(request, &job);
-            // A rename that went well is answered with its snapshot, which may be gone since.
+            // The answer to a successful rename is the snapshot, which may have been removed since.
             let no_snapshot = request.method == Method::PATCH && code == "not-found";
             if !no_snapshot
                 && !matches!(code.as_str(), "wait-timeout" | "job-still-running" | "shutting-down")
@@ -269,7 +270,7 @@ impl LoadClient {
             3 => "/v1/machines/find?free=false&power_state=off,on,suspended&name=0".to_owned(),
             _ => format!("/v1/machines/{machine}"),
         };
-        // Nothing may be found; the daemon answers all the same.
+        // The object may not exist, which is a 400 or 404.
         let answer = self.send_request(self.client.get(format!("{}{path}", self.base))).await?;
         if !matches!(answer.status, 200 | 400 | 404) {
             self.call_log.add_violation(format!("GET {path}: {} {}", answer.status, answer.json));
@@ -309,8 +310,8 @@ impl LoadClient {
         self.cancel_job(job).await
     }
 
-    /// Asks a guest with tools to shut down or to restart, once it runs. One that is never seen to
-    /// obey ends its job at the deadline.
+    /// Asks a guest with VMware Tools to shut down or to restart. If the guest does not react, the
+    /// job ends at its deadline.
     async fn stop_or_restart_guest(&self, random: &mut SeededRandom) -> Option<()> {
         let machine = 3 * (1 + random.below(MACHINES / 3));
         self.send(&self.power(machine, json!({"action": "on"}), None), Some("1s")).await?;
@@ -345,7 +346,7 @@ impl LoadClient {
         self.send(&requests[random.index(requests.len())], wait).await.map(drop)
     }
 
-    /// Removes, renames or re-describes one of the snapshots that this load made.
+    /// Removes one of the snapshots that the load created, or changes its description.
     async fn change_snapshot(&self, machine: u64, random: &mut SeededRandom) -> Option<()> {
         let path = format!("/v1/machines/{machine}/snapshots");
         let snapshots = self.read(&path).await?;
@@ -366,7 +367,7 @@ impl LoadClient {
             self.new_request(
                 Method::PATCH,
                 &path,
-                Some(json!({"description": self.call_log.unique_name("described")})),
+                Some(json!({"description": self.call_log.unique_name("description")})),
             )
         };
         self.start(random, JobRequest { machine: machine.to_string(), ..request }).await
@@ -408,7 +409,7 @@ impl LoadClient {
             Ok(response) => response,
             Err(error) => {
                 if error.is_timeout() {
-                    self.call_log.add_violation(format!("{request_line} was never answered"));
+                    self.call_log.add_violation(format!("{request_line} was not answered in time"));
                 }
                 return None;
             }

@@ -1,9 +1,11 @@
-//! The real binary before a host that outlives it, killed again and again under a mixed load: no
-//! accepted job is lost, every end stands, nothing is sent more often than it may be, and every key
-//! is answered with its first job.
+//! The daemon is killed many times under a mixed load, with a host that outlives it. No accepted
+//! job is lost, the end of a job does not change, no call is sent more often than allowed, and
+//! every idempotency key is answered with its first job.
 //!
-//! A round is a kill at random and a kill at a named step (`steps`), which all come in turn.
-//! `tests/soak --rounds N --seed S` makes it longer; the same seed makes the same choices.
+//! A round has a kill at a random moment and a kill at a fail point (`fail_points`). All fail
+//! points
+//! come in turn. `tests/soak --rounds N --seed S` runs more rounds. The same seed makes the same
+//! choices.
 
 mod audit;
 mod call_log;
@@ -21,19 +23,19 @@ use self::fail_points::FailPoint;
 use self::random::SeededRandom;
 use self::worker::{Worker, WorkerOptions, WorkerResult};
 
-/// Lanes at a time.
+/// The number of workers that run at a time.
 const WORKERS: usize = 4;
 
-/// Rounds of one worker, which then has a host and a state of its own no more.
+/// The number of rounds of one worker. Each worker has its own host and state directory.
 const ROUNDS_PER_WORKER: usize = 25;
 
-/// How often each step is to be hit.
+/// The number of kills that each fail point must have.
 const HITS_PER_FAIL_POINT: usize = 3;
 
-/// A number that a variable of the environment gives.
+/// The number in an environment variable, or `otherwise` if it is not set.
 pub fn env_number(variable: &str, otherwise: u64) -> u64 {
     let Ok(text) = std::env::var(variable) else { return otherwise };
-    text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}; a number is wanted"))
+    text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}, which is not a number"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,14 +64,14 @@ async fn jobs_survive_a_kill_at_any_moment() {
         .filter(|point| report.hits(**point) < required)
         .map(|point| point.name())
         .collect();
-    assert!(missed.is_empty(), "hit less than {required} times: {missed:?}");
-    // The rest could not be known since somebody cancelled it, or killed the machine, before it
-    // could be asked again.
+    assert!(missed.is_empty(), "killed less than {required} times: {missed:?}");
+    // The other jobs ended unknown because they were cancelled, or because their machine was
+    // killed, before otter could repeat the call.
     let unknown = report.unknown() - report.cancelled_or_killed;
     assert!(unknown * 50 <= report.jobs, "{unknown} of {} jobs ended unknown", report.jobs);
 }
 
-/// More may end `unknown` then; all else holds.
+/// With host faults more jobs may end `unknown`. All other rules are the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_survive_kills_while_the_host_has_faults() {
     let seed = env_number("OTTER_CRASH_SEED", 1);
@@ -81,11 +83,11 @@ async fn jobs_survive_kills_while_the_host_has_faults() {
         worker.round(fail_point).await;
     }
     let report = Report::from_results(vec![worker.finish().await]);
-    println!("{rounds} rounds with troubles, seed {seed}\n{report}");
+    println!("{rounds} rounds with host faults, seed {seed}\n{report}");
     assert!(report.violations.is_empty(), "seed {seed}:\n{}", report.violations.join("\n"));
 }
 
-/// What all workers saw.
+/// The results of all workers.
 struct Report {
     runs: u32,
     jobs: u32,
@@ -140,17 +142,17 @@ impl Report {
 impl std::fmt::Display for Report {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bar = |count: u32| "#".repeat(usize::try_from(count.min(60)).unwrap());
-        writeln!(formatter, "{} runs, {} jobs: {:?}", self.runs, self.jobs, self.states)?;
+        writeln!(formatter, "{} daemon runs, {} jobs: {:?}", self.runs, self.jobs, self.states)?;
         writeln!(
             formatter,
-            "unknown: {:?}, of these cancelled or beside a kill: {}",
+            "unknown: {:?}, of these cancelled or with a concurrent kill: {}",
             self.unknown, self.cancelled_or_killed
         )?;
-        writeln!(formatter, "where jobs were at the kills at random:")?;
+        writeln!(formatter, "stages of jobs at random kills:")?;
         for (stage, count) in &self.unfinished_at_kill {
             writeln!(formatter, "  {stage:20} {count:4} {}", bar(*count))?;
         }
-        writeln!(formatter, "kills at named steps:")?;
+        writeln!(formatter, "kills at fail points:")?;
         for step in FailPoint::ALL {
             let count = self.hits(*step);
             writeln!(formatter, "  {:20} {count:4} {}", step.name(), bar(count))?;

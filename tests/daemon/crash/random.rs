@@ -1,11 +1,11 @@
-//! Chance that can be had again: the same seed throws the same.
+//! Reproducible random numbers: the same seed gives the same sequence.
 
-/// SeededRandom, after Steele, Lea and Flood's `SplitMix`.
+/// A random number generator: `SplitMix` by Steele, Lea and Flood.
 #[derive(Clone, Debug)]
 pub struct SeededRandom(u64);
 
 impl SeededRandom {
-    /// SeededRandom of their own for each path in a run.
+    /// A generator for the seed. Each path gives a different sequence.
     pub fn from_seed(seed: u64, path: &[u64]) -> Self {
         let mut random = Self(seed);
         for part in path {
@@ -14,22 +14,22 @@ impl SeededRandom {
         random
     }
 
-    /// From 0 to one less than this.
-    pub fn below(&mut self, sides: u64) -> u64 {
-        self.next() % sides
+    /// A number from 0 to `limit - 1`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
     }
 
-    /// An index below this length.
+    /// A random index of a list of this length.
     pub fn index(&mut self, length: usize) -> usize {
         usize::try_from(self.below(length as u64)).unwrap()
     }
 
-    /// True in so many of a hundred throws.
+    /// True with this probability.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// Puts a list in another order.
+    /// Shuffles a list.
     pub fn shuffle<T>(&mut self, list: &mut [T]) {
         for last in (1..list.len()).rev() {
             list.swap(last, self.at(last + 1));

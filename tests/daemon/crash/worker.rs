@@ -1,9 +1,9 @@
-//! One worker: a simulated host, a state directory, and daemon after daemon that dies before the one
-//! and on the other.
+//! A worker of the crash test: one simulated host, one state directory, and one daemon after
+//! another that is killed under load.
 //!
 //! ```text
-//! life: start ─► verify what the last runs left open ─► load ─► end, at random or at a named step
-//! last: start ─► verify ─► until no job is left ─► audit
+//! each run: start ─► verify the jobs of earlier runs ─► load ─► kill, at random or at a fail point
+//! last run: start ─► verify ─► wait until all jobs have ended ─► audit
 //! ```
 
 use std::collections::BTreeMap;
@@ -28,43 +28,43 @@ use super::load_client::{LoadClient, LoadMix, MACHINES};
 use super::random::SeededRandom;
 use crate::harness::{Daemon, HostProcess, TIMEOUT, pause};
 
-/// How many clients there are.
+/// The number of clients that make the load.
 const CLIENTS: u64 = 6;
 
-/// How fast the hosts of the workers are, one after the other.
+/// The paces of the simulated hosts, of which a worker chooses one.
 const PACES: [&str; 4] = ["0.05", "0.2", "0.01", "0.1"];
 
-/// How long a named step may take to be reached, from the start of the daemon on.
+/// The longest time from the start of the daemon until it reaches the fail point.
 const FAIL_POINT_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// How a life ends.
+/// How a run of the daemon ends.
 #[derive(Clone, Copy, Debug)]
 pub enum DaemonEnd {
-    /// So long after the daemon is ready.
+    /// Killed this long after the daemon is ready.
     AfterReady(Duration),
-    /// So long after its start.
+    /// Killed this long after the start.
     AfterStart(Duration),
-    /// By a SIGTERM, so long after the daemon is ready.
+    /// Ended by SIGTERM, this long after the daemon is ready.
     Terminated(Duration),
-    /// When a step is reached for this time.
+    /// Killed when it reaches a fail point for the nth time.
     AtFailPoint(FailPoint, u32),
 }
 
-/// What a worker saw.
+/// The result of a worker.
 #[derive(Default)]
 pub struct WorkerResult {
     pub runs: u32,
     pub reached: BTreeMap<FailPoint, u32>,
-    /// Where the unfinished jobs were on disk, at each kill that came at random.
+    /// The stages on disk of the unfinished jobs at all random kills.
     pub unfinished_at_kill: BTreeMap<&'static str, u32>,
     pub violations: Vec<String>,
     pub audit: Audit,
 }
 
-/// What a worker does.
+/// The options of a worker.
 #[derive(Clone, Copy, Default)]
 pub struct WorkerOptions {
-    /// The host forgets sessions and tasks, restarts, and hangs up on calls, too.
+    /// Whether the host also loses sessions and tasks, restarts, and closes connections.
     pub host_faults: bool,
 }
 
@@ -99,7 +99,8 @@ impl Worker {
         }
     }
 
-    /// A round: a kill at random, then one at this step, which is tried for until it is reached.
+    /// Runs a round: a kill at a random moment, then a kill at this fail point. Repeats the second
+    /// kill until the daemon reaches the fail point.
     pub async fn round(&mut self, step: FailPoint) {
         let mut random = SeededRandom::from_seed(self.seed, &[u64::from(self.result.runs)]);
         let end = if random.chance(25) {
@@ -112,7 +113,7 @@ impl Worker {
             self.run_daemon(DaemonEnd::Terminated(Duration::from_millis(random.below(600)))).await;
         }
         for attempt in 0..6 {
-            // What only a start after a loss comes by.
+            // The daemon reaches these fail points only at a start after a lost call.
             let preceding = match step {
                 FailPoint::Settle | FailPoint::AgainCommitted => Some(FailPoint::Call),
                 FailPoint::Judge => Some(FailPoint::Answered),
@@ -139,7 +140,7 @@ impl Worker {
         }
     }
 
-    /// One life. Whether it ended as it was to.
+    /// Runs the daemon once. Returns whether it ended by itself, as it does at a fail point.
     pub async fn run_daemon(&mut self, end: DaemonEnd) -> bool {
         self.result.runs += 1;
         let started = Instant::now();
@@ -149,7 +150,7 @@ impl Worker {
                 *self.result.reached.entry(FailPoint::Open).or_default() += 1;
             } else {
                 self.call_log
-                    .add_violation(format!("the daemon does not start, and was to die {end:?}"));
+                    .add_violation(format!("the daemon did not start in a run that ends {end:?}"));
             }
             return expected;
         };
@@ -205,21 +206,20 @@ impl Worker {
         };
         let clients_ended =
             timeout(TIMEOUT, async { while clients.join_next().await.is_some() {} }).await;
-        clients_ended.expect("the clients to notice");
+        clients_ended.expect("the clients to end");
         self.last_event = timeout(TIMEOUT, reader).await.expect("the stream to end").unwrap().last;
         let as_planned =
             if stopped { status.success() } else { status.signal() == Some(Signal::KILL.as_raw()) };
         match end {
             _ if !as_planned => {
                 self.call_log
-                    .add_violation(format!("the daemon was to die {end:?} and ended: {status}"));
+                    .add_violation(format!("the run should end {end:?} and ended: {status}"));
             }
             DaemonEnd::AtFailPoint(step, _) if ended_by_itself => {
                 *self.result.reached.entry(step).or_default() += 1
             }
             _ if ended_by_itself => {
-                self.call_log
-                    .add_violation(format!("the daemon was to die {end:?} and was killed before"));
+                self.call_log.add_violation(format!("the run should end {end:?} and ended before"));
             }
             _ if stopped => {}
             _ => self.count_unfinished_jobs().await,
@@ -227,7 +227,7 @@ impl Worker {
         ended_by_itself
     }
 
-    /// Lets everything end, and holds it all against the world.
+    /// Waits until all jobs have ended, and audits them against the host.
     pub async fn finish(mut self) -> WorkerResult {
         self.result.runs += 1;
         let daemon = self.daemon(DaemonEnd::AfterReady(TIMEOUT)).await.expect("a daemon");
@@ -259,7 +259,7 @@ impl Worker {
             .filter(|job| !ended_jobs.contains(*job))
         {
             self.call_log
-                .add_violation(format!("the stream kept the end of the job {job} to itself"));
+                .add_violation(format!("the stream did not report the end of the job {job}"));
         }
         let log = std::fs::read_to_string(self.log()).unwrap();
         for line in
@@ -282,7 +282,7 @@ impl Worker {
         Daemon::try_start(command).await
     }
 
-    /// One thing at once, and two calls that are hit later.
+    /// Injects one fault that acts at once, and two faults for later calls.
     async fn inject_host_faults(&self) {
         let mut random = SeededRandom::from_seed(self.seed, &[u64::from(self.result.runs), 99]);
         let immediate_faults = [
@@ -317,12 +317,12 @@ impl Worker {
         }
     }
 
-    /// Reads where the jobs are that have no end, from a copy: the next daemon is to find what the
-    /// last one left.
+    /// Counts the stages of the unfinished jobs. Reads a copy of the database, because the next
+    /// daemon must find the files unchanged.
     async fn count_unfinished_jobs(&mut self) {
         let copy = tempfile::tempdir().unwrap();
         for file in ["otter.db", "otter.db-wal"] {
-            // Killed before it made them.
+            // The daemon may be killed before it creates the files.
             let _ = std::fs::copy(self.state().join(file), copy.path().join(file));
         }
         let store = Store::open(copy.path()).await.expect("a database that opens");
@@ -340,19 +340,20 @@ impl Worker {
     }
 }
 
-/// Where a job is by what is on disk.
+/// The stage of a job on disk.
 fn job_stage(job: &Job) -> &'static str {
     match &job.intent {
         _ if job.state == JobState::Queued => "queued",
-        Some(_) if job.host_task.is_some() => "its task known",
-        Some(intent) if intent.asked > 1 => "to be asked again",
-        Some(_) => "its call committed",
+        Some(_) if job.host_task.is_some() => "task known",
+        Some(intent) if intent.asked > 1 => "call to repeat",
+        Some(_) => "call committed",
         None if job.steps.is_empty() => "started",
         None => "between two calls",
     }
 }
 
-/// Waits for the picture, then looks at what earlier runs left open.
+/// Waits until the inventory is loaded, then verifies the jobs of earlier runs. `None` if the
+/// daemon is gone.
 async fn wait_and_verify(client: LoadClient) -> Option<()> {
     while !client.is_ready().await? {
         pause().await;

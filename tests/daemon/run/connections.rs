@@ -1,5 +1,4 @@
-//! The ways to the daemon: TLS, with a certificate that is pinned or one of an authority, and a
-//! Unix socket.
+//! Connections to the daemon: TLS with a pinned certificate or an authority, and a Unix socket.
 
 use std::path::Path;
 
@@ -9,8 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{RunFixture, RunProcess};
 use crate::harness::{Daemon, otter_command};
 
-/// It queues: a run that has ended gave its machine back, and that is free again only a moment
-/// later.
+/// Starts `otter run`. It queues, because the machine of an earlier run may not be free yet.
 fn run(arguments: &[&str]) -> RunProcess {
     let mut command = otter_command(&["run", "--name", "sdw-staging", "--queue-for", "10s"]);
     command.args(arguments).args(["--", "echo", "mine"]);
@@ -43,7 +41,7 @@ async fn the_certificate_is_verified() {
     assert!(daemon.terminate().await.success());
 }
 
-/// Serves TLS with a self-signed certificate for `localhost`, which is in `otter.pem`.
+/// Starts a daemon with a self-signed certificate for `localhost`, which is in `otter.pem`.
 async fn start_with_tls(directory: &Path, is_ca: IsCa) -> Daemon {
     let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
     let key = KeyPair::generate().unwrap();
@@ -64,7 +62,7 @@ fn port(daemon: &Daemon) -> &str {
     daemon.address().rsplit(':').next().unwrap()
 }
 
-/// Asserts that it ends long before `--retry-for` is over, and says this.
+/// Asserts that `otter run` fails without retries, with these texts in its messages.
 async fn assert_fails_at_once(arguments: &[&str], messages: &[&str]) {
     let ended = run(arguments).wait().await;
     for part in messages {
@@ -89,8 +87,7 @@ async fn a_wrong_scheme_is_reported_with_the_right_one() {
     assert_fails_at_once(&["--url", &wrong], &[&plain]).await;
 }
 
-/// Other servers of TLS than otter answer plain HTTP with an alert of TLS, or with a page of their
-/// own.
+/// Other TLS servers answer plain HTTP with a TLS alert or with an HTML page.
 #[tokio::test]
 async fn a_tls_port_of_another_server_is_recognised() {
     for answer in [
@@ -156,7 +153,7 @@ async fn a_run_connects_through_a_unix_socket() {
     .kill_on_drop(true)
     .spawn()
     .unwrap();
-    // It is tried until it is there.
+    // `otter run` retries until the socket exists.
     let mut command =
         otter_command(&["run", "--url", &socket, "--name", "sdw-staging", "--", "sh", "-c"]);
     command.arg("echo $OTTER_URL");

@@ -1,4 +1,4 @@
-//! The ways in which the command, a signal or `otter run` itself makes an end.
+//! The exit codes of `otter run` if the command ends, a signal comes, or `otter run` itself fails.
 
 use rustix::process::{Pid, Signal, test_kill_process};
 
@@ -69,7 +69,7 @@ async fn signals_are_forwarded_to_the_command() {
         run.wait().await.assert_exit(code, "the machine is given back");
         fixture.assert_all_released().await;
     }
-    // What the command makes of it counts.
+    // If the command handles the signal, its own exit code counts.
     let mut run = fixture.run("", "trap 'exit 3' TERM; echo ready; while :; do sleep 0.02; done");
     run.expect_line("ready").await;
     run.signal(Signal::TERM);
@@ -80,10 +80,11 @@ async fn signals_are_forwarded_to_the_command() {
 #[tokio::test]
 async fn a_command_that_ignores_signals_is_killed_with_its_children() {
     let fixture = RunFixture::start().await;
-    let ignores_signals = "trap '' TERM INT; (while :; do sleep 0.02; done) & echo $! >\"$GO\"; echo ready; while :; do sleep 0.02; done";
+    let ignores_signals = "trap '' TERM INT; (while :; do sleep 0.02; done) & echo $! >\"$GO\"; \
+        echo ready; while :; do sleep 0.02; done";
     let gone = async || {
         let id = std::fs::read_to_string(fixture.path("go")).unwrap().trim().parse().unwrap();
-        eventually("what it started to be gone", async || {
+        eventually("the child process to be gone", async || {
             test_kill_process(Pid::from_raw(id).unwrap()).is_err()
         })
         .await;
@@ -95,7 +96,7 @@ async fn a_command_that_ignores_signals_is_killed_with_its_children() {
     gone().await;
     fixture.assert_all_released().await;
 
-    // A second signal does not wait for that.
+    // A second signal kills at once.
     let mut run = fixture.run("--kill-after 1h", ignores_signals);
     run.expect_line("ready").await;
     run.signal(Signal::INT);
@@ -136,7 +137,7 @@ async fn a_second_signal_while_the_machine_is_given_back_ends_at_once() {
     eventually("the command to be gone", async || test_kill_process(command).is_err()).await;
     run.signal(Signal::TERM);
     run.wait().await.assert_exit(143, "otter run ends at once");
-    // What it asked for is read now, or the time is over.
+    // The daemon now reads the release request, or the lease expires.
     fixture.daemon.signal(Signal::CONT);
     fixture.assert_all_released().await;
 }
@@ -144,7 +145,7 @@ async fn a_second_signal_while_the_machine_is_given_back_ends_at_once() {
 #[tokio::test]
 async fn given_back_is_printed_once_the_machine_is_free() {
     let fixture = RunFixture::start().await;
-    // The simulated host takes some time to power off and revert the machine.
+    // The simulated host takes some time for the power-off and the revert.
     let options = "--power on --release-snapshot installed/updated/kickstart";
     let ended = fixture.run(options, "true").wait().await;
     let machine = fixture.daemon.get(&format!("/v1/machines/{MACHINE}")).await.expect(200);

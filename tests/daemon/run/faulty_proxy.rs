@@ -1,4 +1,5 @@
-//! A proxy between `otter run` and the daemon that spoils the answers to one kind of request.
+//! A proxy between `otter run` and the daemon that replaces or drops the answers to one kind of
+//! request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,23 +7,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What becomes of a request of the kind.
+/// The fault for a request of this kind.
 #[derive(Clone)]
 pub enum Fault {
-    /// The daemon gets the first one; in place of its answer the proxy hangs up.
+    /// The proxy forwards the first request, and closes the connection instead of the answer.
     Cut,
-    /// The first so many never reach the daemon; the proxy answers this.
+    /// The proxy does not forward the first `times` requests, and answers them itself.
     Refuse { times: usize, answer: String },
 }
 
 pub struct FaultyProxy {
     pub url: String,
-    /// How many answers were spoiled.
+    /// The number of faults so far.
     pub faults: Arc<AtomicUsize>,
 }
 
 impl FaultyProxy {
-    /// The kind of request is the beginning of its first line.
+    /// Starts the proxy. Requests whose first line starts with `request` get the fault.
     pub async fn start(daemon: &str, request: &'static str, fault: Fault) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! What is lost while a run goes on: the lease, an answer, the daemon.
+//! Losses during a run: the lease, an answer, or the daemon.
 
 use std::sync::atomic::Ordering;
 
@@ -33,7 +33,7 @@ async fn an_expired_lease_ends_the_command() {
     let mut run = fixture.run("--ttl 1s", RUN_UNTIL_SIGNAL);
     run.expect_line("ready").await;
     run.signal(Signal::STOP);
-    eventually("the time to be over", async || fixture.leases("expired").await.len() == 1).await;
+    eventually("the lease to expire", async || fixture.leases("expired").await.len() == 1).await;
     run.signal(Signal::CONT);
     run.wait().await.assert_exit(74, "the lease is lost");
     fixture.assert_all_released().await;
@@ -61,7 +61,7 @@ async fn a_short_lease_is_renewed_while_its_command_runs() {
         lease[field].as_str().unwrap().parse::<jiff::Timestamp>().unwrap()
     };
     let until = time(&lease, "active_at") + jiff::SignedDuration::from_secs(3);
-    eventually("it to be held for three times its time", async || {
+    eventually("the lease to be renewed beyond three times its duration", async || {
         time(&fixture.daemon.get(&path).await.expect(200).json, "expires_at") > until
     })
     .await;

@@ -1,5 +1,5 @@
-//! `otter run`, the real binary before a real daemon: each way in which it can end. After each the
-//! machine is free again and no lease is left.
+//! `otter run` with a daemon: each way in which it can end. After each of them the machine is free
+//! and no lease is open.
 
 mod connections;
 mod exits;
@@ -22,16 +22,17 @@ use tokio::time::timeout;
 
 use crate::harness::{Daemon, TIMEOUT, eventually, otter_command};
 
-/// The one machine of the pool `one`, off and free at the start.
+/// The only machine of the pool `one`. It is off and free at the start.
 const MACHINE: &str = "16";
 const NAME: &str = "qubes-4.2-sdw-staging";
 
-/// Says that it runs, and runs until it is told otherwise.
+/// A script that prints `ready` and runs until a signal ends it.
 const RUN_UNTIL_SIGNAL: &str = "echo ready; exec sleep 600";
-/// Says that it runs, and ends well once the file of [`RunFixture::go`] is there.
+/// A script that prints `ready` and succeeds when the file of [`RunFixture::create_go_file`]
+/// exists.
 const RUN_UNTIL_GO_FILE: &str = "echo ready; while [ ! -e \"$GO\" ]; do sleep 0.02; done";
 
-/// A daemon before a simulated host, and a place for files.
+/// A daemon with a simulated host, and a directory for files.
 struct RunFixture {
     daemon: Daemon,
     files: TempDir,
@@ -42,7 +43,7 @@ impl RunFixture {
         Self::with_arguments(&[]).await
     }
 
-    /// With these arguments beside.
+    /// Starts the daemon with these arguments.
     async fn with_arguments(arguments: &[&str]) -> Self {
         let files = tempfile::tempdir().unwrap();
         let config = files.path().join("otter.toml");
@@ -64,22 +65,22 @@ impl RunFixture {
         format!("http://{}", self.daemon.address())
     }
 
-    /// A file here.
+    /// The path of a file in the directory of the fixture.
     fn path(&self, name: &str) -> PathBuf {
         self.files.path().join(name)
     }
 
-    /// Lets commands go that wait for it.
+    /// Creates the file that [`RUN_UNTIL_GO_FILE`] waits for.
     fn create_go_file(&self) {
         std::fs::write(self.path("go"), "").unwrap();
     }
 
-    /// Runs a script in a shell on the machine of the pool `one`.
+    /// Starts `otter run` for the pool `one` with a shell script.
     fn run(&self, options: &str, script: &str) -> RunProcess {
         self.run_at(&self.url(), options, &["sh", "-c", script], &[])
     }
 
-    /// Runs a command, with otter there, and these variables beside.
+    /// Starts `otter run` with this address of otter, these options, command and variables.
     fn run_at(
         &self,
         url: &str,
@@ -102,14 +103,14 @@ impl RunFixture {
         answer.json["items"].as_array().unwrap().clone()
     }
 
-    /// The one lease that holds or waits.
+    /// The only lease that is queued, preparing or active.
     async fn open_lease(&self) -> Value {
         let mut leases = self.leases("queued,preparing,active").await;
         assert_eq!(leases.len(), 1, "{leases:?}");
         leases.remove(0)
     }
 
-    /// Waits until the machine is free, and sees that no lease is left.
+    /// Waits until the machine is free, and asserts that no lease is open.
     async fn assert_all_released(&self) {
         self.daemon
             .get(&format!("/v1/machines/{MACHINE}/wait?until=free&wait=10s"))
@@ -119,14 +120,14 @@ impl RunFixture {
     }
 }
 
-/// An `otter run` that runs.
+/// A running `otter run`.
 struct RunProcess {
     child: Child,
     stdout: Lines<BufReader<ChildStdout>>,
     stderr: JoinHandle<String>,
 }
 
-/// How it ended.
+/// The exit code and the output of an `otter run`.
 #[derive(Debug)]
 struct RunResult {
     code: Option<i32>,
@@ -148,25 +149,26 @@ impl RunProcess {
         Self { child, stdout, stderr }
     }
 
-    /// The next line that its command says.
+    /// The next line of the standard output, which is the command's.
     async fn line(&mut self) -> String {
         let line = timeout(TIMEOUT, self.stdout.next_line()).await.expect("a line").unwrap();
-        line.expect("a command that says something")
+        line.expect("a line before the end of the output")
     }
 
-    /// Waits until its command says this.
+    /// Asserts that the next line is this one.
     async fn expect_line(&mut self, line: &str) {
         assert_eq!(self.line().await, line);
     }
 
     fn signal(&self, signal: Signal) {
-        let id = self.child.id().expect("it runs");
+        let id = self.child.id().expect("a running process");
         kill_process(Pid::from_raw(id.cast_signed()).unwrap(), signal).unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits until the process ends.
     async fn wait(mut self) -> RunResult {
-        let status = timeout(TIMEOUT, self.child.wait()).await.expect("it to end").unwrap();
+        let status =
+            timeout(TIMEOUT, self.child.wait()).await.expect("the end of the process").unwrap();
         let mut stdout = Vec::new();
         while let Some(line) =
             timeout(TIMEOUT, self.stdout.next_line()).await.expect("an end").unwrap()
@@ -179,11 +181,11 @@ impl RunProcess {
 }
 
 impl RunResult {
-    /// It exited so, and complained of this.
+    /// Asserts the exit code and that the standard error contains the message and no secret.
     #[track_caller]
     fn assert_exit(&self, code: i32, message: &str) {
         assert!(self.code == Some(code) && self.stderr.contains(message), "{self:?}");
-        // Both have 64 hexadecimal digits in a row, which nothing else has.
+        // Tokens and lease secrets have 64 hexadecimal digits in a row. No other text has.
         let digits =
             |part: &str| part.len() >= 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
         let secret = |word: &str| word.split(['.', '_']).any(digits);

@@ -1,4 +1,4 @@
-//! The ways in which there is no machine for the command: it never runs.
+//! Runs that get no machine, so that the command never runs.
 
 use reqwest::Method;
 use rustix::process::Signal;
@@ -31,7 +31,7 @@ async fn a_waiting_run_gets_the_machine_when_the_other_ends() {
     let mut holder = fixture.run("", RUN_UNTIL_GO_FILE);
     holder.expect_line("ready").await;
     let next = fixture.run("--queue-for 1m", "echo mine");
-    eventually("it to wait", async || fixture.leases("queued").await.len() == 1).await;
+    eventually("the run to be queued", async || fixture.leases("queued").await.len() == 1).await;
     fixture.create_go_file();
     holder.wait().await.assert_exit(0, "");
     let ended = next.wait().await;
@@ -46,7 +46,7 @@ async fn a_signal_while_it_waits_leaves_the_queue() {
     let mut holder = fixture.run("", RUN_UNTIL_GO_FILE);
     holder.expect_line("ready").await;
     let next = fixture.run("--queue-for 1m", PRINT_NEVER);
-    eventually("it to wait", async || fixture.leases("queued").await.len() == 1).await;
+    eventually("the run to be queued", async || fixture.leases("queued").await.len() == 1).await;
     next.signal(Signal::INT);
     let left = next.wait().await;
     left.assert_exit(130, "\notter: the place in the queue is given up\n");
@@ -83,7 +83,7 @@ async fn an_invalid_request_is_refused_at_once() {
         "{text}"
     );
     let (_, completions) = run_to_exit(otter_command(&["completions", "bash"])).await;
-    assert!(completions.contains("--queue-for"), "the shell knows it");
+    assert!(completions.contains("--queue-for"), "the completion script has the option");
     fixture.assert_all_released().await;
 }
 
@@ -93,7 +93,8 @@ async fn the_machine_cannot_be_made_ready() {
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/lab.toml")).unwrap();
     let broken = tempfile::tempdir().unwrap();
     let file = broken.path().join("broken.toml");
-    let fault = "\n[[faults]]\nmethod = \"PowerOnVM_Task\"\ntimes = 0\nwhat = { fault = \"InsufficientResourcesFault\" }\n";
+    let fault = "\n[[faults]]\nmethod = \"PowerOnVM_Task\"\ntimes = 0\nwhat = { fault = \
+        \"InsufficientResourcesFault\" }\n";
     std::fs::write(&file, scenario + fault).unwrap();
     let fixture = RunFixture::with_arguments(&["--scenario", file.to_str().unwrap()]).await;
     let ended = fixture.run("--power on", PRINT_NEVER).wait().await;
@@ -216,7 +217,7 @@ async fn a_run_whose_token_is_revoked_while_it_waits_held_no_machine() {
     let mut holder = run("", &first, RUN_UNTIL_GO_FILE);
     holder.expect_line("ready").await;
     let next = run("--queue-for 1m", &second, PRINT_NEVER);
-    eventually("it to wait", async || {
+    eventually("the run to be queued", async || {
         let queued =
             fixture.daemon.request(Method::GET, "/v1/leases?state=queued").bearer_auth(&admin);
         Answer::from_request(queued).await.expect(200).items("id").len() == 1

@@ -1,4 +1,4 @@
-//! Answers that say `Retry-After`: a limit of the token, and trouble of otter's.
+//! Answers with `Retry-After`: a limit of the token, and a failure of otter.
 
 use std::sync::atomic::Ordering;
 
@@ -9,13 +9,14 @@ use super::faulty_proxy::{Fault, FaultyProxy};
 use super::{NAME, RUN_UNTIL_GO_FILE, RunFixture};
 use crate::harness::{Answer, eventually, otter_command};
 
-/// A refusal as otter writes it.
+/// An error answer in the form of otter's.
 fn refusal(status: &str, code: &str, retry_after: Option<u32>) -> String {
     let body = format!(r#"{{"code": "{code}", "detail": "Not now.", "retry": "after"}}"#);
     let retry_after =
         retry_after.map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
     format!(
-        "HTTP/1.1 {status}\r\n{retry_after}content-type: application/problem+json\r\ncontent-length: {}\r\n\r\n{body}",
+        "HTTP/1.1 {status}\r\n{retry_after}content-type: \
+         application/problem+json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
 }
@@ -59,7 +60,7 @@ async fn a_run_waits_at_a_limit_of_its_token_as_for_a_machine() {
     let before = refusals().await;
     assert!(before > 0);
     let next = run("--name 4.3-nightly --retry-for 1s --queue-for 10m", "echo mine");
-    eventually("it to be refused", async || refusals().await > before).await;
+    eventually("the request to be refused", async || refusals().await > before).await;
     fixture.create_go_file();
     holder.wait().await.assert_exit(0, "");
     let ended = next.wait().await;
@@ -100,7 +101,7 @@ async fn a_limit_does_not_lose_a_lease_that_is_renewed() {
         lease[field].as_str().unwrap().parse::<jiff::Timestamp>().unwrap()
     };
     let until = time(&lease, "active_at") + jiff::SignedDuration::from_secs(5);
-    eventually("it to be renewed", async || {
+    eventually("the lease to be renewed", async || {
         time(&fixture.daemon.get(&path).await.expect(200).json, "expires_at") > until
     })
     .await;

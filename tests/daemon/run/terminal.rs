@@ -1,4 +1,4 @@
-//! What `otter run` draws on a terminal: one line again and again, but not if `NO_COLOR` forbids
+//! The output of `otter run` on a terminal: one line that is redrawn, unless `NO_COLOR` forbids
 //! escape sequences.
 
 use std::ffi::OsStr;
@@ -12,7 +12,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use super::RunFixture;
 use crate::harness::{TIMEOUT, otter_command};
 
-/// Runs to its end with a terminal as the standard error, and gives what was written there.
+/// Runs `otter run` with a terminal as the standard error, and returns the text written to it.
 async fn at_terminal(fixture: &RunFixture, variables: &[(&str, &str)]) -> String {
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&terminal).unwrap();
@@ -33,7 +33,7 @@ async fn at_terminal(fixture: &RunFixture, variables: &[(&str, &str)]) -> String
     ]);
     run.stdout(Stdio::null()).stderr(end).env_remove("NO_COLOR").envs(variables.iter().copied());
     let mut child = run.spawn().unwrap();
-    // The terminal is at its end once nobody has it open.
+    // Reading ends when no process has the terminal open.
     drop(run);
     let mut terminal = File::from(terminal);
     let read = tokio::task::spawn_blocking(move || {
@@ -44,7 +44,7 @@ async fn at_terminal(fixture: &RunFixture, variables: &[(&str, &str)]) -> String
         assert!(child.wait().unwrap().success());
         String::from_utf8(shown).unwrap()
     });
-    let shown = tokio::time::timeout(TIMEOUT, read).await.expect("it to end").unwrap();
+    let shown = tokio::time::timeout(TIMEOUT, read).await.expect("the end of the process").unwrap();
     fixture.assert_all_released().await;
     shown
 }
