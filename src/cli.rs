@@ -63,7 +63,7 @@ enum Subcommands {
         #[arg(long, value_enum, value_name = "VERSION", default_value = "3.1")]
         version: OpenapiVersion,
     },
-    /// Print the completion script of a shell, for example for /etc/bash_completion.d/otter.
+    /// Print the script that completes command lines in a shell.
     Completions {
         /// bash, zsh, fish, elvish or powershell.
         shell: Shell,

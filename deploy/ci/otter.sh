@@ -1,29 +1,29 @@
 #!/bin/sh
-# A machine of otter in a CI job, with curl 7.76 or newer and jq alone; `otter run` does it better where it can be had.
+# Takes a machine of otter for a CI job. Needs only curl 7.76 or newer and jq. If `otter run` is available, use it instead.
 #
-#   otter.sh run COMMAND…   takes a machine, runs the command on it, gives the machine back, exits with the command's status
-#   otter.sh take           takes a machine, and prints what `run` exports, a line NAME=value each
-#   otter.sh give-back      gives back what this token took with this OTTER_KEY, also if its `take` was cut off; fails, and
-#                           takes nothing, if it took nothing with it
+#   otter.sh run COMMAND…   takes a machine, runs the command, gives the machine back, and exits with the command's status
+#   otter.sh take           takes a machine, and prints the variables that `run` exports, one line NAME=value for each
+#   otter.sh give-back      gives back the machine that this token took with this OTTER_KEY, even if `take` was interrupted.
+#                           Fails if this token took no machine with the key
 #
-# The environment says the rest:
-#   OTTER_URL, OTTER_TOKEN  where otter is, and the token of a runner, if there are tokens
-#   OTTER_SELECT            which machine, as in POST /v1/leases: {"pool": "qubes"}
-#   OTTER_PREPARE           what it is to be first: {"snapshot": "kickstart", "power": "on"}; else as the pool says
-#   OTTER_TTL               how long it is held: 600, 600s, 10m or 1h30m; 10m by default. `run` renews it, after `take` nobody does
-#   OTTER_QUEUE_FOR         how long to wait for one, or for a limit of the token; 30m by default
-#   OTTER_KEY               names the taking: the same one takes the same machine. For `run` a random one will do
-#   OTTER_REFERENCE         kept with the lease: the job's address
+# Environment variables:
+#   OTTER_URL, OTTER_TOKEN  the address of otter, and a token with the role runner if otter has tokens
+#   OTTER_SELECT            the selection of the machine, as in POST /v1/leases: {"pool": "qubes"}
+#   OTTER_PREPARE           the preparation: {"snapshot": "kickstart", "power": "on"}. The default is that of the pool
+#   OTTER_TTL               the duration of the lease: 600, 600s, 10m or 1h30m; 10m by default. Only `run` renews it
+#   OTTER_QUEUE_FOR         the longest wait for a machine, or for a limit of the token; 30m by default
+#   OTTER_KEY               identifies the lease: the same key takes the same machine. `run` uses a random key by default
+#   OTTER_REFERENCE         a text stored with the lease, such as the address of the job
 #   CURL_CA_BUNDLE          the file of the authority that signed otter's certificate, or of the certificate itself
 #
-# Exits as `otter run` does if there is no machine: 64, 69, 73, 74, 75, 76, 77 (`otter run --help`).
+# If no machine was taken, it exits with the codes of `otter run`: 64, 69, 73, 74, 75, 76, 77 (`otter run --help`).
 set -eu
 
 url=${OTTER_URL:-} select=${OTTER_SELECT:-} key=${OTTER_KEY:-}
-lease='' shown='' answer='' starting='' command='' renewer='' asked='' holder='' me=''
-# How many seconds otter is tried while it says Retry-After.
-patience=60
-# For a filter of jq: names on a host may hold a line break, which would set another variable.
+lease='' credential='' answer='' starting='' command='' renewer='' asked='' holder='' me=''
+# The longest time in seconds for retries while otter sends Retry-After.
+retry_limit=60
+# A jq filter: the name of a machine may contain a line break, which would set another variable.
 one_line='gsub("[[:cntrl:]]"; "\uFFFD")'
 
 main() {
@@ -36,7 +36,7 @@ main() {
   read_variables
   case $verb in
     run) [ -n "$key" ] || key=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n') && run "$@" ;;
-    take) holder="otter.sh $key" && take && wait_for_it && describe ;;
+    take) holder="otter.sh $key" && take && wait_until_active && print_variables ;;
     give-back) holder="otter.sh $key" && find_and_give_back ;;
   esac
 }
@@ -51,10 +51,10 @@ read_variables() {
     fail 64 'OTTER_KEY is not set: write a name of this job, the same for take and give-back and for no other job'
   ttl=$(seconds OTTER_TTL "${OTTER_TTL:-10m}") || exit 64
   queue_for=$(seconds OTTER_QUEUE_FOR "${OTTER_QUEUE_FOR:-30m}") || exit 64
-  [ "$queue_for" -le "$patience" ] || patience=$queue_for
+  [ "$queue_for" -le "$retry_limit" ] || retry_limit=$queue_for
 }
 
-# The seconds of a variable's value, which is a time as otter reads it.
+# Converts the duration in a variable to seconds. It accepts the same forms as otter.
 seconds() {
   jq -ern --arg time "$2" '$time
     | if test("^[0-9]{1,9}$") then tonumber
@@ -74,15 +74,16 @@ run() {
   trap 'fail 74 "the lease was not renewed in time, so the command is ended"' USR2
   asked=yes
   take
-  wait_for_it
-  described=$(describe)
+  wait_until_active
+  variables=$(print_variables)
   while IFS= read -r line; do export "${line?}"; done <<EOF
-$described
+$variables
 EOF
   starting=renewer
-  renew_on >/dev/null 2>&1 &
+  renew_until_lost >/dev/null 2>&1 &
   renewer=$! starting=''
-  # A session of its own, so that all it starts ends with it; and with the input that a shell takes from what it does not wait for.
+  # setsid makes a process group, so that the children of the command end with it. The shell redirects the standard input of
+  # background commands, so the command gets its copy 3.
   exec 3<&0
   starting=command
   setsid "$@" <&3 3<&- &
@@ -93,36 +94,37 @@ EOF
   exit "$status"
 }
 
-# The answer to a repetition with the same key is the same lease, so that one that was lost leaks no machine.
+# A repetition with the same key returns the same lease, so that a lost answer leaks no machine.
 take() {
   body=$(jq -cn --argjson select "$select" --argjson prepare "${OTTER_PREPARE:-null}" --arg ttl "$ttl" --arg queue "$queue_for" \
     --arg holder "$holder" '{select: $select, ttl: $ttl, queue_for: $queue}
       + if $prepare then {prepare: $prepare} else {} end + if $holder != "" then {holder: $holder} else {} end') ||
     fail 64 'OTTER_SELECT or OTTER_PREPARE is not JSON'
-  insist POST /leases -H "Idempotency-Key: otter.sh/$key" -H 'Content-Type: application/json' -d "$body" ||
-    { asked=''; complain; }
+  call_with_retries POST /leases -H "Idempotency-Key: otter.sh/$key" -H 'Content-Type: application/json' -d "$body" ||
+    { asked=''; fail_with_answer; }
   lease=$(field '.id // ""')
   asked=''
-  [ -n "$lease" ] || fail 69 "what answers at $url is not otter"
-  shown=$lease.$(field .secret)
+  [ -n "$lease" ] || fail 69 "the server at $url is not otter"
+  credential=$lease.$(field .secret)
 }
 
-wait_for_it() {
-  until insist GET "/leases/$lease/wait?wait=30s"; do
-    [ "$(field .code)" = wait-timeout ] || complain
+wait_until_active() {
+  until call_with_retries GET "/leases/$lease/wait?wait=30s"; do
+    [ "$(field .code)" = wait-timeout ] || fail_with_answer
   done
   renewed=$(date +%s)
 }
 
-describe() {
+print_variables() {
   machine=$(field ".machine | $one_line") name=$(field ".machine_name | $one_line")
-  insist GET "/machines/$(printf %s "$machine" | jq -Rrs @uri)" || complain
-  printf '%s\n' "OTTER_LEASE=$shown" "OTTER_MACHINE_ID=$machine" "OTTER_MACHINE_NAME=$name" \
+  call_with_retries GET "/machines/$(printf %s "$machine" | jq -Rrs @uri)" || fail_with_answer
+  printf '%s\n' "OTTER_LEASE=$credential" "OTTER_MACHINE_ID=$machine" "OTTER_MACHINE_NAME=$name" \
     "OTTER_MACHINE_IP=$(field ".ip_address // \"\" | $one_line")"
 }
 
-# Three times in the lease's time, so that two may be lost. The lease is over if otter says so, or if its time is.
-renew_on() {
+# Renews the lease three times in its duration, so that two renewals may fail. The lease is lost if otter reports its end, or
+# if it has expired.
+renew_until_lost() {
   trap 'kill "$nap" 2>/dev/null; exit' TERM
   trap - EXIT
   pause=$(((ttl + 2) / 3))
@@ -130,7 +132,7 @@ renew_on() {
     sleep "$pause" >/dev/null 2>&1 &
     nap=$!
     wait "$nap"
-    # Without the script, nobody gives the machine back.
+    # If the script is gone, the lease must expire, so that the machine is released.
     kill -0 $$ || exit
     pause=$(((ttl + 2) / 3)) now=$(date +%s)
     limit=$((renewed + ttl - now))
@@ -143,27 +145,27 @@ renew_on() {
     case $(field .status) in 404 | 423) kill -USR1 $$ && exit ;; esac
     left=$((renewed + ttl - $(date +%s)))
     [ "$left" -gt 0 ] || { kill -USR2 $$ && exit; }
-    # Refused for now: again when otter says, but with time left for another.
-    told=$(retry_after)
-    if [ -n "$told" ]; then
+    # A temporary refusal: try again when otter asks, but early enough for another attempt.
+    requested=$(retry_after)
+    if [ -n "$requested" ]; then
       pause=$(((ttl + 5) / 6))
-      [ "$told" -ge "$pause" ] || pause=$told
+      [ "$requested" -ge "$pause" ] || pause=$requested
     fi
     [ "$pause" -le "$left" ] || pause=$left
   done
 }
 
-# The lease is found by its holder, which names the key, and by the token that made it: every client can choose the same
-# holder. The repetition of `take` then only tells its secret.
+# Finds the lease by its holder, which contains the key, and by the token that created it, because other clients can use the
+# same holder. Then `take` with the same key returns the secret of the lease.
 find_and_give_back() {
-  insist GET /about || complain
+  call_with_retries GET /about || fail_with_answer
   me=$(field '.caller.name // ""')
-  [ -n "$me" ] || fail 69 'otter does not say whose token this is: it is older than this script'
+  [ -n "$me" ] || fail 69 'otter does not report the name of the token: it is older than this script'
   named="limit=1000&holder=$(printf %s "$holder" | jq -Rrs @uri)"
-  insist GET "/leases?state=queued,preparing,active,releasing&$named" || complain
+  call_with_retries GET "/leases?state=queued,preparing,active,releasing&$named" || fail_with_answer
   ours=$(field '[.items[] | select(.requested_by == $me) | .id] | join(" ")')
   if [ -z "$ours" ]; then
-    insist GET "/leases?$named" || complain
+    call_with_retries GET "/leases?$named" || fail_with_answer
     [ -z "$(field '[.items[] | select(.requested_by == $me)][0].id // ""')" ] || return 0
     other=$(field '.items[0] | if . then "the lease \(.id) was taken by \(.requested_by), and this token is \($me)" else "" end')
     fail 64 "nothing was taken with the key $key, so there is nothing to give back${other:+: $other}"
@@ -172,19 +174,19 @@ find_and_give_back() {
   give_back
   case " $ours " in
     *" $lease "*) ;;
-    *) fail 74 "otter has forgotten the key $key: the lease $ours comes back when its time is over" ;;
+    *) fail 74 "otter has forgotten the key $key: the lease $ours ends when it expires" ;;
   esac
 }
 
 give_back() {
-  insist DELETE "/leases/$lease" || complain
+  call_with_retries DELETE "/leases/$lease" || fail_with_answer
 }
 
 finish() {
   status=$?
   trap - EXIT
   trap '' HUP INT TERM USR1 USR2
-  # What was started runs before its number is known here.
+  # A process may have been started although its id is not yet in its variable.
   case $starting in renewer) renewer=${!:-} ;; command) command=$! ;; esac
   [ -z "$renewer" ] || kill "$renewer" 2>/dev/null || :
   if [ -n "$command" ]; then
@@ -192,19 +194,19 @@ finish() {
     { sleep 10; kill -KILL "-$command"; } >/dev/null 2>&1 &
     killer=$!
     wait "$command" 2>/dev/null || :
-    # It holds every other signal off, as this shell does now.
+    # The killer ignores every other signal, as this shell does now.
     kill -KILL "$killer" 2>/dev/null || :
     kill -KILL "-$command" 2>/dev/null || :
   fi
-  # Cut off between the question and its answer: asked again, it is known what to give back.
-  if [ -n "$asked" ]; then (patience=10 && take && patience=60 && give_back) || :; fi
+  # If the request was interrupted before its answer, a repetition finds the lease to give back.
+  if [ -n "$asked" ]; then (retry_limit=10 && take && retry_limit=60 && give_back) || :; fi
   if [ -n "$lease" ]; then (give_back) || :; fi
   exit "$status"
 }
 
-# Calls, up to eight times where no answer came or one that may be another later; if otter says Retry-After, at those times and
-# for as long as $patience. The answer is in $answer.
-insist() {
+# Makes a call, up to eight times if no answer comes or if a later attempt may succeed. If otter sends Retry-After, it retries at
+# those times for $retry_limit seconds. The answer is in $answer.
+call_with_retries() {
   tries=0 waited=0
   while :; do
     code=0
@@ -214,42 +216,43 @@ insist() {
       [ "$(field .code)" != wait-timeout ] || return 1
       case $(field .status) in 408 | 429 | 5??) ;; *) return 1 ;; esac
     fi
-    # A wrong address, a certificate that is not trusted and an unreadable file of authorities stay so.
+    # A retry does not help with a wrong address, an untrusted certificate or an unreadable CURL_CA_BUNDLE.
     case $code in 1 | 3 | 60 | 77) return 1 ;; esac
     pause=$(retry_after)
     if [ -n "$pause" ]; then
       waited=$((waited + pause))
-      [ "$waited" -lt "$patience" ] || return 1
+      [ "$waited" -lt "$retry_limit" ] || return 1
     else
       pause=1 tries=$((tries + 1))
       [ $tries -lt 8 ] || return 1
     fi
-    # A signal ends a wait, but not a sleep.
+    # A signal interrupts `wait`, but not `sleep`.
     sleep "$pause" >/dev/null 2>&1 &
     wait $!
   done
 }
 
-# A method, a path, and more for curl. Secrets go by its standard input, where no list of processes shows them.
+# Calls otter: a method, a path, and more arguments for curl. Secrets go through the standard input of curl, so that no list of
+# processes shows them.
 call() {
   method=$1 path=$2
   shift 2
   {
     [ -z "${OTTER_TOKEN:-}" ] || printf 'header = "Authorization: Bearer %s"\n' "$OTTER_TOKEN"
-    [ -z "$shown" ] || printf 'header = "Otter-Lease: %s"\n' "$shown"
+    [ -z "$credential" ] || printf 'header = "Otter-Lease: %s"\n' "$credential"
     [ -z "${OTTER_REFERENCE:-}" ] || printf 'header = "Otter-Reference: %s"\n' "$OTTER_REFERENCE"
   } | curl -si --fail-with-body --connect-timeout 10 --max-time 60 -K - -X "$method" "$@" "$url/v1$path"
 }
 
-# Below the headers an answer of otter is one line of JSON. Nothing if there is no such line.
+# Applies a jq filter to the body, which is one line of JSON after the headers. Prints nothing if the answer has no such line.
 field() { printf '%s\n' "$answer" | sed -n '/^{/p' | jq -rs --arg me "$me" "last // empty | $1" 2>/dev/null || :; }
 
-# The seconds of this header, if there are any.
+# The seconds in the header Retry-After. Prints nothing if the header is missing.
 retry_after() { printf '%s\n' "$answer" | sed -n 's/^[Rr]etry-[Aa]fter: *0*\([1-9][0-9]\{0,8\}\).*/\1/p' | tail -n 1; }
 
 http_status() { printf '%s\n' "$answer" | sed -n 's/^HTTP[^ ]* \([0-9]*\).*/\1/p' | tail -n 1; }
 
-complain() {
+fail_with_answer() {
   why=$(field 'select(.code) | "\(.code): \(.detail)"')
   case $(field .status) in
     401 | 403) status=77 ;;
@@ -264,11 +267,11 @@ complain() {
   fail "$status" "${why:-$(no_answer)}"
 }
 
-# Why there is no answer of otter, and what to do.
+# Describes why otter did not answer, with advice.
 no_answer() {
   case $code in
     1 | 3) echo "OTTER_URL is \"$url\", which curl cannot read: write an address such as https://otter.lab:8080" ;;
-    22) echo "what answers at $url is not otter, or serves https alone (HTTP status $(http_status))" ;;
+    22) echo "the server at $url is not otter, or serves only https (HTTP status $(http_status))" ;;
     60) echo "the certificate of $url is not trusted (curl exits with 60): name the file of its authority in CURL_CA_BUNDLE" ;;
     77) echo "the file in CURL_CA_BUNDLE cannot be read (curl exits with 77)" ;;
     *) echo "otter does not answer at $url (curl exits with $code)" ;;

@@ -383,7 +383,7 @@ async fn check_config_warns_of_the_state_as_serve_does() {
         format!("other users can access {state} (mode 0755)"),
         format!("other users can access {state}/otter.db (mode 0640)"),
     ] {
-        assert!(text.contains(&wanted), "{wanted}\nis not in\n{text}");
+        assert!(text.contains(&expected), "{expected}\nis not in\n{text}");
     }
     let mode = std::fs::metadata(&state).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o755, "check-config changes nothing");

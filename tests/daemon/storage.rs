@@ -373,7 +373,7 @@ async fn a_damaged_database_is_refused_and_not_changed() {
     let whole = std::fs::read(&file).unwrap();
     let middle = whole.len() / 2 / 4_096 * 4_096;
     let mut damaged = whole.clone();
-    damaged[middle..].set_disk_full(0xa5);
+    damaged[middle..].fill(0xa5);
     for bytes in [damaged, whole[..middle].to_vec(), Vec::new()] {
         std::fs::write(&file, &bytes).unwrap();
         let (code, text) = start_on(&state).await;
@@ -397,7 +397,7 @@ async fn a_database_damaged_while_otter_runs_gives_no_wrong_answers() {
     let daemon = Daemon::start_for_host(&host, &state).await;
     let file = state.join("otter.db");
     let mut bytes = std::fs::read(&file).unwrap();
-    bytes[4_096..].set_disk_full(0xa5);
+    bytes[4_096..].fill(0xa5);
     std::fs::write(&file, bytes).unwrap();
 
     for path in

@@ -250,7 +250,7 @@ async fn the_shell_example_says_why_otter_does_not_answer() {
             "is not trusted (curl exits with 60): name the file of its authority in CURL_CA",
         ),
         (&right, &missing, 69, "the file in CURL_CA_BUNDLE cannot be read (curl exits with 77)"),
-        (&plain, &own, 69, "is not otter, or serves https alone (HTTP status 400)"),
+        (&plain, &own, 69, "is not otter, or serves only https (HTTP status 400)"),
         (&right, &own, 0, "mine\n"),
     ] {
         let variables = [("OTTER_URL", url.as_str()), ("CURL_CA_BUNDLE", certificate)];

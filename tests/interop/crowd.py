@@ -1,9 +1,9 @@
-"""A crowd of callers that do not do as they should: waits that nobody ends, streams that nobody reads, slow clients.
+"""Many clients that use otter badly: waits without an end, streams that are not read, and slow clients.
 
     python3 crowd.py ADDRESS PORT WAITS STREAMS SLOW
 
-opens them, says `ready` with how many of each hold a connection, and keeps them until it is killed. Only Python's own
-library.
+It opens the connections, prints `ready` with the number of each kind, and keeps them until it is killed. It needs only
+the standard library of Python.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ import resource
 import socket
 import sys
 
-# How many connections are being opened at a time: the backlog of a listener is finite.
-AT_ONCE = 200
+# The number of connections that are opened at a time, because the backlog of a listener is limited.
+CONCURRENCY = 200
 
 
 def request(path, *headers):
@@ -22,23 +22,23 @@ def request(path, *headers):
 
 
 async def connect(address, receive_buffer=None):
-    made = socket.socket()
-    made.setblocking(False)
+    connection = socket.socket()
+    connection.setblocking(False)
     if receive_buffer:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    await asyncio.get_running_loop().sock_connect(made, address)
-    return made
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    await asyncio.get_running_loop().sock_connect(connection, address)
+    return connection
 
 
-async def send(made, bytes):
-    await asyncio.get_running_loop().sock_sendall(made, bytes)
+async def send(connection, bytes):
+    await asyncio.get_running_loop().sock_sendall(connection, bytes)
 
 
-async def head(made):
-    """Reads to the end of the head of an answer, a byte at a time at the end, so that nothing behind it is read."""
+async def head(connection):
+    """Reads the head of an answer byte by byte, so that nothing of the body is read."""
     read = b""
     while not read.endswith(b"\r\n\r\n"):
-        byte = await asyncio.get_running_loop().sock_recv(made, 1)
+        byte = await asyncio.get_running_loop().sock_recv(connection, 1)
         if not byte:
             raise ConnectionError(f"closed after {read!r}")
         read += byte
@@ -46,60 +46,60 @@ async def head(made):
     return read
 
 
-async def waiting(address, number, kept):
-    """A wait for what does not come."""
-    made = await connect(address)
-    await send(made, request(f"/v1/machines/{1 + number % 20}/wait?until=question&wait=10m"))
-    kept.append(made)
+async def open_wait(address, number, connections):
+    """Opens a wait for a question that never comes."""
+    connection = await connect(address)
+    await send(connection, request(f"/v1/machines/{1 + number % 20}/wait?until=question&wait=10m"))
+    connections.append(connection)
 
 
-async def streaming(address, number, kept, readers):
-    """Every other stream is read; the others' windows fill up. All ask for everything first."""
+async def open_stream(address, number, connections, readers):
+    """Opens a stream that starts with all objects. Every second stream is read; the receive buffers of the others fill up."""
     reads = number % 2 == 0
-    made = await connect(address, None if reads else 4096)
-    await send(made, request("/v1/events?initial=true", "accept: application/x-ndjson"))
-    kept.append(made)
+    connection = await connect(address, None if reads else 4096)
+    await send(connection, request("/v1/events?initial=true", "accept: application/x-ndjson"))
+    connections.append(connection)
     if reads:
-        await head(made)
-        readers.append(asyncio.ensure_future(reading(made)))
+        await head(connection)
+        readers.append(asyncio.ensure_future(read_to_end(connection)))
 
 
-async def reading(made):
+async def read_to_end(connection):
     read = 0
     try:
-        while piece := await asyncio.get_running_loop().sock_recv(made, 65536):
+        while piece := await asyncio.get_running_loop().sock_recv(connection, 65536):
             read += len(piece)
     except OSError:
         pass
     return read
 
 
-async def slow(address, number, kept, readers):
-    """Of three kinds: headers a byte at a time, a body that stops, an answer of which one byte is read."""
-    made = await connect(address, 4096)
-    kept.append(made)
+async def open_slow_client(address, number, connections, readers):
+    """Opens one of three kinds of slow clients: slow headers, an incomplete body, or answers that are not read."""
+    connection = await connect(address, 4096)
+    connections.append(connection)
     if number % 3 == 0:
-        readers.append(asyncio.ensure_future(dripping(made)))
+        readers.append(asyncio.ensure_future(send_slowly(connection)))
     elif number % 3 == 1:
         head = request("/v1/machines/1/power", "content-type: application/json", "content-length: 1000000")
-        await send(made, head.replace(b"GET", b"POST", 1) + b'{"action": "')
+        await send(connection, head.replace(b"GET", b"POST", 1) + b'{"action": "')
     else:
-        # Many answers in a row, none of which is taken.
-        await send(made, request("/v1/machines") * 50)
+        # Many requests, whose answers are not read.
+        await send(connection, request("/v1/machines") * 50)
 
 
-async def dripping(made):
+async def send_slowly(connection):
     try:
         for byte in request("/v1/machines", "x-padding: " + "x" * 10_000):
-            await send(made, bytes([byte]))
+            await send(connection, bytes([byte]))
             await asyncio.sleep(0.05 + random.random() / 10)
     except OSError:
         pass
 
 
-async def many(count, open_one):
-    """Opens so many, some at a time; gives how many it could not."""
-    gate, failed = asyncio.Semaphore(AT_ONCE), []
+async def open_many(count, open_one):
+    """Opens `count` connections. Returns how open_many succeeded."""
+    gate, failed = asyncio.Semaphore(CONCURRENCY), []
 
     async def one(number):
         async with gate:
@@ -116,16 +116,16 @@ async def many(count, open_one):
 
 async def main(host, port, waits, streams, slows):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = waits + streams + slows + 100
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        sys.exit(f"{wanted} open files are needed, and the hard limit is {hard}: raise it (ulimit -Hn)")
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    address, kept, readers = (host, port), [], []
+    needed = waits + streams + slows + 100
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        sys.exit(f"{needed} open files are needed, and the hard limit is {hard}: raise it (ulimit -Hn)")
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    address, connections, readers = (host, port), [], []
     opened = {
-        "streams": await many(streams, lambda number: streaming(address, number, kept, readers)),
-        "waits": await many(waits, lambda number: waiting(address, number, kept)),
-        "slow": await many(slows, lambda number: slow(address, number, kept, readers)),
+        "streams": await open_many(streams, lambda number: open_stream(address, number, connections, readers)),
+        "waits": await open_many(waits, lambda number: open_wait(address, number, connections)),
+        "slow": await open_many(slows, lambda number: open_slow_client(address, number, connections, readers)),
     }
     print("ready", json.dumps(opened), flush=True)
     await asyncio.Event().wait()

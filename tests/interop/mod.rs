@@ -49,7 +49,7 @@ async fn what_govc_does_finds_a_host_as_it_should_be() {
     let mut client = Command::new(program_in("OTTER_GOVMOMI_CLIENT"));
     client.args(["-url", &format!("{}/sdk", simulator.url())]).stdin(Stdio::null());
     let output = succeeds(client).await.stdout;
-    let done = String::from_utf8(said).unwrap();
+    let done = String::from_utf8(output).unwrap();
     assert_eq!(done.lines().filter(|line| line.starts_with("ok ")).count(), 17, "{done}");
     simulator.stop().await;
 }
@@ -109,12 +109,12 @@ async fn the_reader_of_answers_refuses_what_pyvmomi_does_not_know() {
         let output =
             run_with_timeout(script(pyvmomi, "pyvmomi/read_answers.py", &[directory]), TIMEOUT)
                 .await;
-        let output = String::from_utf8(output.stdout).unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
         assert!(
-            !output.status.success() && said.contains("6 answers, 4 of them refused"),
-            "{said}"
+            !output.status.success() && text.contains("6 answers, 4 of them refused"),
+            "{text}"
         );
-        assert!(!said.contains("good.xml") && !said.contains("unset.xml"), "{said}");
+        assert!(!text.contains("good.xml") && !text.contains("unset.xml"), "{text}");
     }
 }
 

@@ -32,7 +32,7 @@ impl SeededRandom {
     /// Shuffles a list.
     pub fn shuffle<T>(&mut self, list: &mut [T]) {
         for last in (1..list.len()).rev() {
-            list.swap(last, self.at(last + 1));
+            list.swap(last, self.index(last + 1));
         }
     }
 

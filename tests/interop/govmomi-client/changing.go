@@ -11,7 +11,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// await waits for a task that was started.
+// await waits for the end of a task.
 func await(started *object.Task, err error) error {
 	if err != nil {
 		return err
@@ -25,22 +25,22 @@ func (r *run) power() error {
 	if err != nil {
 		return err
 	}
-	state := func(wanted types.VirtualMachinePowerState) error {
+	state := func(expected types.VirtualMachinePowerState) error {
 		seen, err := machine.PowerState(r.ctx)
-		return first(err, want(seen, wanted))
+		return first(err, expect(seen, expected))
 	}
 	return first(
 		await(machine.PowerOn(r.ctx)),
 		state(types.VirtualMachinePowerStatePoweredOn),
-		wantFault(await(machine.PowerOn(r.ctx)), types.InvalidPowerState{}),
-		wantFault(machine.ShutdownGuest(r.ctx), types.ToolsUnavailable{}),
+		expectFault(await(machine.PowerOn(r.ctx)), types.InvalidPowerState{}),
+		expectFault(machine.ShutdownGuest(r.ctx), types.ToolsUnavailable{}),
 		await(machine.Reset(r.ctx)),
 		await(machine.Suspend(r.ctx)),
 		state(types.VirtualMachinePowerStateSuspended),
 		await(machine.PowerOn(r.ctx)),
 		await(machine.PowerOff(r.ctx)),
 		state(types.VirtualMachinePowerStatePoweredOff),
-		wantFault(await(machine.PowerOff(r.ctx)), types.InvalidPowerState{}),
+		expectFault(await(machine.PowerOff(r.ctx)), types.InvalidPowerState{}),
 	)
 }
 
@@ -66,8 +66,8 @@ func (r *run) guest() error {
 	running, err := machine.IsToolsRunning(r.ctx)
 	return first(
 		err,
-		want(byAddress != nil && byAddress.Reference() == machine.Reference(), true),
-		want(running, true),
+		expect(byAddress != nil && byAddress.Reference() == machine.Reference(), true),
+		expect(running, true),
 		machine.ShutdownGuest(r.ctx),
 		machine.WaitForPowerState(r.ctx, types.VirtualMachinePowerStatePoweredOff),
 	)
@@ -118,7 +118,7 @@ func (r *run) snapshots() error {
 		This: types.ManagedObjectReference{Type: "VirtualMachineSnapshot", Value: made.Value + "-gone"},
 		Name: "x",
 	})
-	if err := wantFault(err, types.ManagedObjectNotFound{}); err != nil {
+	if err := expectFault(err, types.ManagedObjectNotFound{}); err != nil {
 		return err
 	}
 	if err := await(machine.RemoveAllSnapshot(r.ctx, consolidate)); err != nil {
@@ -127,7 +127,7 @@ func (r *run) snapshots() error {
 	return r.inTree(machine, 0, "")
 }
 
-// snapshotTree counts a machine's snapshots by what snapshot.tree reads, the files with their sizes among it.
+// snapshotTree reads what snapshot.tree reads, including the files and their sizes, and returns the number of snapshots.
 func (r *run) snapshotTree(machine *object.VirtualMachine) (int, error) {
 	var read mo.VirtualMachine
 	err := machine.Properties(r.ctx, machine.Reference(), []string{"snapshot", "layoutEx"}, &read)
@@ -147,10 +147,10 @@ func (r *run) snapshotTree(machine *object.VirtualMachine) (int, error) {
 	return count, nil
 }
 
-// inTree holds a machine to have so many snapshots, and one of this name.
-func (r *run) inTree(machine *object.VirtualMachine, wanted int, name string) error {
+// inTree checks the number of snapshots of a machine, and that one has this name.
+func (r *run) inTree(machine *object.VirtualMachine, expected int, name string) error {
 	count, err := r.snapshotTree(machine)
-	if err := first(err, want(count, wanted)); err != nil || name == "" {
+	if err := first(err, expect(count, expected)); err != nil || name == "" {
 		return err
 	}
 	_, err = machine.FindSnapshot(r.ctx, name)
@@ -180,16 +180,16 @@ func (r *run) question() error {
 			func(changes []types.PropertyChange) bool { return len(changes) == 0 || changes[0].Val == nil })
 	}
 	return first(
-		wantFault(machine.Answer(r.ctx, question.Id, "77"), types.InvalidArgument{}),
+		expectFault(machine.Answer(r.ctx, question.Id, "77"), types.InvalidArgument{}),
 		machine.Answer(r.ctx, question.Id, key),
 		machine.WaitForPowerState(r.ctx, types.VirtualMachinePowerStatePoweredOn),
 		answered(),
-		wantFault(machine.Answer(r.ctx, question.Id, key), types.InvalidArgument{}),
+		expectFault(machine.Answer(r.ctx, question.Id, key), types.InvalidArgument{}),
 		await(machine.PowerOff(r.ctx)),
 	)
 }
 
-// faults are those that people meet: of a call, of a read, of an object that is gone.
+// faults provokes the faults of a call, of a read, and of an object that does not exist.
 func (r *run) faults() error {
 	gone := object.NewVirtualMachine(r.client, types.ManagedObjectReference{Type: "VirtualMachine", Value: "no-such"})
 	template, err := r.choose("that is a template", func(machine mo.VirtualMachine) bool {
@@ -200,10 +200,10 @@ func (r *run) faults() error {
 	}
 	var read mo.VirtualMachine
 	return first(
-		wantFault(await(gone.PowerOn(r.ctx)), types.ManagedObjectNotFound{}),
-		wantFault(await(template.PowerOn(r.ctx)), types.NotSupported{}),
-		wantFault(template.Properties(r.ctx, template.Reference(), []string{"nonsense"}, &read), types.InvalidProperty{}),
-		wantFault(await(template.Clone(r.ctx, object.NewFolder(r.client, types.ManagedObjectReference{
+		expectFault(await(gone.PowerOn(r.ctx)), types.ManagedObjectNotFound{}),
+		expectFault(await(template.PowerOn(r.ctx)), types.NotSupported{}),
+		expectFault(template.Properties(r.ctx, template.Reference(), []string{"nonsense"}, &read), types.InvalidProperty{}),
+		expectFault(await(template.Clone(r.ctx, object.NewFolder(r.client, types.ManagedObjectReference{
 			Type: "Folder", Value: "ha-folder-vm",
 		}), "copy", types.VirtualMachineCloneSpec{})), types.NotSupported{}),
 	)

@@ -1,9 +1,9 @@
-// Peer: a session of govmomi's client packages on a simulated ESX, which does what commands of govc do underneath.
+// govmomi-client makes the calls of govc commands on a simulated ESX, with govmomi's client packages.
 //
 //	govmomi-client -url https://127.0.0.1:PORT/sdk -user root -password otter
 //
-// Each step is one command; the first thing that is not as it should be ends the program with its name and a status
-// of 1. See ../README.md. `reading.go` has the commands that only look, `changing.go` those that change machines.
+// Each step is one command. At the first deviation the program prints the command and exits with 1. See ../README.md.
+// `reading.go` has the commands that read, `changing.go` those that change machines.
 package main
 
 import (
@@ -26,7 +26,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// What a step works with.
+// run holds the session that all steps use.
 type run struct {
 	ctx    context.Context
 	client *vim25.Client
@@ -77,7 +77,7 @@ func steps(host *url.URL, account *url.Userinfo, sessions string) error {
 		{"ls", r.list},
 		{"find", r.find},
 		{"tree", r.tree},
-		{"what govc reads before each command", r.todaysReads},
+		{"reads of a current govc", r.readsOfCurrentGovc},
 		{"vm.info -json", r.info},
 		{"datastore.info", r.datastores},
 		{"host.info", r.hosts},
@@ -98,8 +98,8 @@ func steps(host *url.URL, account *url.Userinfo, sessions string) error {
 	return session.NewManager(client).Logout(ctx)
 }
 
-// connect logs in as govc does: the second time it finds the session that the first one left in a file, and asks
-// the host whether it is still good.
+// connect logs in twice as govc does. The second login finds the session that the first one stored in a file, and asks
+// the host whether the session is valid.
 func connect(ctx context.Context, host *url.URL, sessions string) (*vim25.Client, error) {
 	var client *vim25.Client
 	keys := map[string]bool{}
@@ -119,7 +119,7 @@ func connect(ctx context.Context, host *url.URL, sessions string) (*vim25.Client
 		keys[own.Key] = true
 	}
 	if len(keys) != 1 {
-		return nil, fmt.Errorf("the kept session was not taken: %v", keys)
+		return nil, fmt.Errorf("the stored session was not used: %v", keys)
 	}
 	return client, nil
 }
@@ -131,10 +131,10 @@ func refused(ctx context.Context, host url.URL) error {
 		return err
 	}
 	err = session.NewManager(client).Login(ctx, host.User)
-	return wantFault(err, types.InvalidLogin{})
+	return expectFault(err, types.InvalidLogin{})
 }
 
-// machines gives all machines with these properties (nil: all of them).
+// machines reads these properties (nil: all) of all machines.
 func (r *run) machines(properties []string) ([]mo.VirtualMachine, error) {
 	found, err := r.finder.VirtualMachineList(r.ctx, "/*/vm/*")
 	if err != nil {
@@ -148,10 +148,10 @@ func (r *run) machines(properties []string) ([]mo.VirtualMachine, error) {
 	if err := r.properties().Retrieve(r.ctx, references, properties, &read); err != nil {
 		return nil, err
 	}
-	return read, want(len(read), len(found))
+	return read, expect(len(read), len(found))
 }
 
-// choose gives the first machine that fits, in the order of their references.
+// choose returns the first machine that fits, in the order of the references.
 func (r *run) choose(what string, fits func(mo.VirtualMachine) bool) (*object.VirtualMachine, error) {
 	machines, err := r.machines([]string{"name", "config", "runtime", "guest", "snapshot"})
 	if err != nil {
@@ -169,36 +169,36 @@ func (r *run) choose(what string, fits func(mo.VirtualMachine) bool) (*object.Vi
 	return chosen, nil
 }
 
-// isIdle tells whether a machine is off, unasked, and may be powered on.
+// isIdle reports whether a machine is off, has no question, and may be powered on.
 func isIdle(machine mo.VirtualMachine) bool {
 	return machine.Runtime.ConnectionState == types.VirtualMachineConnectionStateConnected &&
 		machine.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOff &&
 		machine.Runtime.Question == nil && machine.Config != nil && !machine.Config.Template
 }
 
-func want(seen, wanted interface{}) error {
-	if !reflect.DeepEqual(seen, wanted) {
-		return fmt.Errorf("%v instead of %v", seen, wanted)
+func expect(seen, expected interface{}) error {
+	if !reflect.DeepEqual(seen, expected) {
+		return fmt.Errorf("%v instead of %v", seen, expected)
 	}
 	return nil
 }
 
-// wantFault holds an error to be this fault, of the call itself or of a task.
-func wantFault(err error, fault interface{}) error {
-	wanted := reflect.TypeOf(fault)
+// expectFault checks that an error is this fault, of the call or of its task.
+func expectFault(err error, fault interface{}) error {
+	expected := reflect.TypeOf(fault)
 	var seen interface{}
 	if err != nil && soap.IsSoapFault(err) {
 		seen = soap.ToSoapFault(err).VimFault()
 	} else if carried, ok := err.(interface{ Fault() types.BaseMethodFault }); ok {
 		seen = reflect.ValueOf(carried.Fault()).Elem().Interface()
 	}
-	if seen == nil || reflect.TypeOf(seen) != wanted {
-		return fmt.Errorf("%v (%T) instead of %s", err, seen, wanted.Name())
+	if seen == nil || reflect.TypeOf(seen) != expected {
+		return fmt.Errorf("%v (%T) instead of %s", err, seen, expected.Name())
 	}
 	return nil
 }
 
-// first gives the first error.
+// first returns the first error.
 func first(errors ...error) error {
 	for _, err := range errors {
 		if err != nil {

@@ -23,7 +23,7 @@ func (r *run) properties() *property.Collector { return property.DefaultCollecto
 func (r *run) about() error {
 	about := r.client.ServiceContent.About
 	now, err := methods.GetCurrentTime(r.ctx, r.client)
-	return first(err, want(about.ApiType, "HostAgent"), want(about.ApiVersion, "7.0.3.0"), want(now.IsZero(), false))
+	return first(err, expect(about.ApiType, "HostAgent"), expect(about.ApiVersion, "7.0.3.0"), expect(now.IsZero(), false))
 }
 
 func (r *run) sessionList() error {
@@ -38,14 +38,14 @@ func (r *run) sessionList() error {
 	}
 	for _, other := range manager.SessionList {
 		if other.Key == own.Key {
-			return first(want(other.UserName, r.user), want(other.UserAgent != "", true))
+			return first(expect(other.UserName, r.user), expect(other.UserAgent != "", true))
 		}
 	}
 	return fmt.Errorf("the own session is not listed")
 }
 
 func (r *run) list() error {
-	for path, wanted := range map[string]string{
+	for path, expected := range map[string]string{
 		"/":                      "/ha-datacenter",
 		"/ha-datacenter":         "/ha-datacenter/datastore /ha-datacenter/host /ha-datacenter/network /ha-datacenter/vm",
 		"/ha-datacenter/network": "/ha-datacenter/network/VM Network",
@@ -59,7 +59,7 @@ func (r *run) list() error {
 			paths = append(paths, element.Path)
 		}
 		sort.Strings(paths)
-		if err := want(strings.Join(paths, " "), wanted); err != nil {
+		if err := expect(strings.Join(paths, " "), expected); err != nil {
 			return err
 		}
 	}
@@ -114,7 +114,7 @@ func (r *run) find() error {
 	if err != nil {
 		return err
 	}
-	if err := want(len(found), len(listed)); err != nil {
+	if err := expect(len(found), len(listed)); err != nil {
 		return err
 	}
 	on, err := machines.Find(r.ctx, []string{"VirtualMachine"}, property.Filter{"runtime.powerState": "poweredOn"})
@@ -140,7 +140,7 @@ func (r *run) find() error {
 	return machines.Destroy(r.ctx)
 }
 
-// tree goes down by views of one level each, of whatever there is.
+// tree reads the inventory level by level, with a view for each object.
 func (r *run) tree() error {
 	manager := view.NewManager(r.client)
 	kinds := map[string]int{}
@@ -169,12 +169,12 @@ func (r *run) tree() error {
 			return err
 		}
 	}
-	return first(want(kinds["Folder"], 5), want(kinds["HostSystem"], 1), want(kinds["VirtualMachine"] > 0, true))
+	return first(expect(kinds["Folder"], 5), expect(kinds["HostSystem"], 1), expect(kinds["VirtualMachine"] > 0, true))
 }
 
-// todaysReads are those of a newer govc than the packages here: RetrievePropertiesEx, by base classes, types that
-// this host has none of, and a traversal that names itself.
-func (r *run) todaysReads() error {
+// readsOfCurrentGovc makes the reads of a govc that is newer than the packages here: RetrievePropertiesEx by base
+// classes, with types that this host does not have, and a traversal that refers to itself by name.
+func (r *run) readsOfCurrentGovc() error {
 	machine, err := r.choose("at all", func(mo.VirtualMachine) bool { return true })
 	if err != nil {
 		return err
@@ -209,7 +209,7 @@ func (r *run) todaysReads() error {
 	for _, row := range rows {
 		kinds = append(kinds, row.Obj.Type)
 	}
-	if err := want(kinds, []string{"VirtualMachine", "Folder", "Datacenter", "Folder"}); err != nil {
+	if err := expect(kinds, []string{"VirtualMachine", "Folder", "Datacenter", "Folder"}); err != nil {
 		return err
 	}
 
@@ -235,7 +235,7 @@ func (r *run) todaysReads() error {
 	if err != nil {
 		return err
 	}
-	return first(want(len(rows), 1), want(rows[0].Obj.Type, "Datacenter"))
+	return first(expect(len(rows), 1), expect(rows[0].Obj.Type, "Datacenter"))
 }
 
 func (r *run) read(spec types.PropertyFilterSpec) ([]types.ObjectContent, error) {
@@ -255,7 +255,7 @@ func (r *run) read(spec types.PropertyFilterSpec) ([]types.ObjectContent, error)
 	return answer.Returnval.Objects, nil
 }
 
-// info reads machines whole, and writes them as JSON, which decodes every device and every question.
+// info reads all properties of all machines and writes them as JSON, which decodes every device and question.
 func (r *run) info() error {
 	machines, err := r.machines(nil)
 	if err != nil {
@@ -263,7 +263,7 @@ func (r *run) info() error {
 	}
 	for _, machine := range machines {
 		name := machine.Name
-		if err := want(machine.Summary.Config.Name, name); err != nil {
+		if err := expect(machine.Summary.Config.Name, name); err != nil {
 			return err
 		}
 		var text bytes.Buffer
@@ -308,13 +308,13 @@ func (r *run) datastores() error {
 		}
 		switch info := read.Info.(type) {
 		case *types.VmfsDatastoreInfo:
-			err = want(info.Vmfs != nil, true)
+			err = expect(info.Vmfs != nil, true)
 		case *types.NasDatastoreInfo:
-			err = want(info.Nas != nil, true)
+			err = expect(info.Nas != nil, true)
 		default:
 			err = fmt.Errorf("info is a %T", info)
 		}
-		err = first(err, want(read.Summary.Name, datastore.Name()), want(read.Summary.Capacity > 0, true))
+		err = first(err, expect(read.Summary.Name, datastore.Name()), expect(read.Summary.Capacity > 0, true))
 		if err != nil {
 			return err
 		}
@@ -331,10 +331,10 @@ func (r *run) hosts() error {
 	if err := found[0].Properties(r.ctx, found[0].Reference(), []string{"summary"}, &host); err != nil {
 		return err
 	}
-	return first(want(len(found), 1), want(host.Summary.Hardware.Uuid != "", true))
+	return first(expect(len(found), 1), expect(host.Summary.Hardware.Uuid != "", true))
 }
 
-// collect reads single paths as they are named on the command line, and waits for one to change.
+// collect reads single paths, as named on the command line, and waits until one changes.
 func (r *run) collect() error {
 	machine, err := r.choose("to be watched", isIdle)
 	if err != nil {
@@ -351,7 +351,7 @@ func (r *run) collect() error {
 	if err != nil {
 		return err
 	}
-	if err := first(want(len(seen), 4), want(seen["runtime.powerState"], types.VirtualMachinePowerStatePoweredOff)); err != nil {
+	if err := first(expect(len(seen), 4), expect(seen["runtime.powerState"], types.VirtualMachinePowerStatePoweredOff)); err != nil {
 		return err
 	}
 	done := make(chan error, 1)
@@ -362,13 +362,13 @@ func (r *run) collect() error {
 			return changes[0].Val == types.VirtualMachinePowerStatePoweredOn
 		})
 	}()
-	if err := want(<-states, types.VirtualMachinePowerStatePoweredOff); err != nil {
+	if err := expect(<-states, types.VirtualMachinePowerStatePoweredOff); err != nil {
 		return err
 	}
 	return first(await(machine.PowerOn(r.ctx)), <-done, await(machine.PowerOff(r.ctx)))
 }
 
-// tasks follows what the task manager lists, through a list view that is filled once it is known.
+// tasks follows the tasks of the task manager through a task view.
 func (r *run) tasks() error {
 	watch := r.client.ServiceContent.TaskManager
 	list, err := view.NewManager(r.client).CreateTaskView(r.ctx, watch)
@@ -397,7 +397,7 @@ func (r *run) tasks() error {
 			return fmt.Errorf("there is no label for %s", name)
 		}
 	}
-	return first(want(len(names) > 10, true), list.Destroy(r.ctx))
+	return first(expect(len(names) > 10, true), list.Destroy(r.ctx))
 }
 
 func (r *run) events() error {

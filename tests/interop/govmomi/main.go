@@ -1,7 +1,7 @@
-// Peer: govmomi's ESX or vCenter simulator, with machines that can be told apart.
+// govmomi-peer runs govmomi's simulator as an ESX or a vCenter, with machines that have different properties.
 //
-// It serves TLS on a free port of 127.0.0.1, prints one line `URL https://127.0.0.1:PORT/sdk` once it answers,
-// and ends when its stdin closes, so that it never outlives the test that started it. See ../README.md.
+// It serves TLS on a free port of 127.0.0.1, prints the line `URL https://127.0.0.1:PORT/sdk` when it answers,
+// and ends when its stdin closes, so that it does not outlive the test. See ../README.md.
 package main
 
 import (
@@ -32,7 +32,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// What the machines with snapshots have: each one the child of the one before, the last one current.
+// The snapshots of a machine. Each is the child of the one before, and the last is current.
 var snapshots = []string{"base", "updated", "kickstart"}
 
 func main() {
@@ -67,7 +67,7 @@ func serve(mode string, machines int, on bool, account *url.Userinfo) error {
 	}
 	model.Service.TLS = &tls.Config{Certificates: []tls.Certificate{own}}
 	model.Service.Listen = &url.URL{Host: "127.0.0.1:0", User: account}
-	// Not closed at the end: that would wait for the calls that are held.
+	// The server is not closed at the end, because that waits for long polls.
 	server := model.Service.NewServer()
 
 	giveEachItsOwnMAC()
@@ -82,8 +82,8 @@ func serve(mode string, machines int, on bool, account *url.Userinfo) error {
 	return nil
 }
 
-// certificate makes the server's own. The one that it has by default is of RSA with 1024 bits, which clients of
-// today take from nobody.
+// certificate makes the certificate of the server. The default certificate has an RSA key of 1024 bits, which current
+// clients refuse.
 func certificate() (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -109,14 +109,14 @@ func modelOf(mode string) (*simulator.Model, error) {
 		return simulator.ESX(), nil
 	case "vpx":
 		model := simulator.VPX()
-		// One resource pool, so that `-machines` is the number of them here too.
+		// With one resource pool `-machines` is the number of machines in a vCenter too.
 		model.Cluster = 0
 		return model, nil
 	}
 	return nil, fmt.Errorf("-mode %s: must be esx or vpx", mode)
 }
 
-// giveEachItsOwnMAC counts from 00:50:56:00:00:00. Machines of a model share one network card, address and all,
+// giveEachItsOwnMAC sets the MAC addresses, from 00:50:56:00:00:00 on. The machines of a model share one network card,
 // so each gets a copy.
 func giveEachItsOwnMAC() {
 	for index, machine := range inOrder() {
@@ -139,8 +139,8 @@ func giveEachItsOwnMAC() {
 	}
 }
 
-// takeSnapshots goes over the wire as any client does. The simulator logs each file name that it tries; that is
-// noise here.
+// takeSnapshots creates the snapshots as a client does. It hides the log of the simulator, which has a line for each
+// file name that it tries.
 func takeSnapshots(address *url.URL) error {
 	log.SetOutput(io.Discard)
 	defer log.SetOutput(os.Stderr)
@@ -167,7 +167,7 @@ func takeSnapshots(address *url.URL) error {
 	return client.Logout(ctx)
 }
 
-// inOrder gives the machines as they are numbered: VM0, VM1, … VM10.
+// inOrder returns the machines in the order of their numbers: VM0, VM1, … VM10.
 func inOrder() []*simulator.VirtualMachine {
 	var machines []*simulator.VirtualMachine
 	for _, entity := range simulator.Map.All("VirtualMachine") {
@@ -180,7 +180,7 @@ func inOrder() []*simulator.VirtualMachine {
 	return machines
 }
 
-// waitForTheEnd returns when stdin is closed or a signal asks for the end.
+// waitForTheEnd returns when stdin is closed or a signal comes.
 func waitForTheEnd() {
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, os.Interrupt, syscall.SIGTERM)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Reads answers of the simulator as pyvmomi reads them: it dies of any element, type, word or time that it does not
-know. The answers are those of the simulators that tests start in their process (tests/harness/recorder.rs).
+"""Reads recorded answers of the simulator with pyvmomi, which refuses every element, type, word and time that it does
+not know. The tests record the answers of the simulators in their process (tests/harness/recorder.rs).
 
 Usage: read_answers.py DIRECTORY
 """
@@ -12,9 +12,9 @@ from pyVmomi import SoapAdapter, VmomiSupport, vmodl
 
 NAMESPACE = "urn:vim25"
 
-# What tests put there on purpose, as hosts that are younger than pyvmomi would, and what is read in its place so
-# that the rest of the answer is read too. One that no answer has any more is an error.
-FROM_THE_FUTURE = {
+# Unknown texts that tests put into answers on purpose, as newer hosts do. Each is replaced by a known text, so that the
+# rest of the answer can be read. It is an error if no answer has one of them.
+UNKNOWN_TEXTS = {
     ">hibernated<": ">suspended<",
     ">melted<": ">suspended<",
     ">to-come<": ">orphaned<",
@@ -27,10 +27,10 @@ def main():
     answers = sorted(pathlib.Path(sys.argv[1]).glob("*.xml"))
     if not answers:
         raise SystemExit(f"There are no answers in {sys.argv[1]}")
-    # Its connection is never used; it tells the deserializer which version of the API is spoken.
+    # The stub is never connected. It gives the deserializer the version of the API.
     stub = SoapAdapter.SoapStubAdapter("localhost", version=VmomiSupport.newestVersions.GetName("vim"))
     refused = 0
-    unseen = set(FROM_THE_FUTURE)
+    unseen = set(UNKNOWN_TEXTS)
     for answer in answers:
         try:
             read(stub, answer, unseen)
@@ -38,7 +38,7 @@ def main():
             refused += 1
             print(f"{answer}: {type(error).__name__}: {error}")
     for text in unseen:
-        print(f"No answer has {text} any more")
+        print(f"No answer has {text}")
     print(f"{len(answers)} answers, {refused} of them refused")
     sys.exit(bool(refused or unseen))
 
@@ -46,11 +46,11 @@ def main():
 def read(stub, answer, unseen):
     method = answer.name.rsplit("-", 1)[0]
     body = answer.read_text(encoding="utf-8")
-    for text, ordinary in FROM_THE_FUTURE.items():
+    for text, known in UNKNOWN_TEXTS.items():
         if text in body:
             unseen.discard(text)
-            body = body.replace(text, ordinary)
-    # What cannot be read as a request is answered without a method.
+            body = body.replace(text, known)
+    # The answer to a request that the simulator could not parse has no method.
     result = result_of(method) if method else None
     value = SoapAdapter.SoapResponseDeserializer(stub).Deserialize(body.encode(), result)
     if isinstance(value, Exception) and not isinstance(value, vmodl.MethodFault):
@@ -63,7 +63,7 @@ def result_of(method):
     try:
         return VmomiSupport.GetWsdlMethod(NAMESPACE, method).info.result
     except KeyError:
-        # A method that there is not is answered by a fault.
+        # The answer to an unknown method is a fault.
         return None
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Prints src/simulator/schema.txt: what pyvmomi's metadata declares of the types and methods named below, as of
-vim25 7.0.3.0. Types that were added or renamed later are refused; fields that were added later are left out.
+"""Prints src/simulator/schema.txt: the declarations of the types and methods below in pyvmomi's metadata, for vim25
+7.0.3.0. Types that were added or renamed later are refused. Fields that were added later are omitted.
 
 Usage: schema.py >src/simulator/schema.txt, with the pyvmomi of ../requirements.txt
 """
@@ -125,7 +125,7 @@ def main():
 def declared_type(name):
     declared = VmomiSupport.GetWsdlType("urn:vim25", name)
     if not is_known(declared._version):
-        raise SystemExit(f"{name} is younger than {VERSION}")
+        raise SystemExit(f"{name} is newer than {VERSION}")
     return declared
 
 
@@ -134,14 +134,14 @@ def is_known(version):
 
 
 def base_of(declared):
-    # For pyvmomi it is a fault itself.
+    # pyvmomi treats LocalizedMethodFault as the fault itself.
     if declared is vmodl.LocalizedMethodFault:
         return "DynamicData"
     return VmomiSupport.GetWsdlName(declared.__bases__[0])
 
 
 def fields_of(declared):
-    # pyvmomi adds to each fault the message of what carried it.
+    # pyvmomi adds the message of the LocalizedMethodFault to each fault.
     return [field for field in declared._propList if (declared, field.name) != (vmodl.MethodFault, "msg")]
 
 
@@ -154,7 +154,7 @@ def methods_of(declared):
 def line(kind, name, base, fields, enums):
     """One declaration. The enums among its types are added to `enums`."""
     words = [word(field, enums) for field in fields if is_known(field.version)]
-    # On the wire a fault is carried by this, out of which pyvmomi takes it.
+    # On the wire a LocalizedMethodFault carries each fault. pyvmomi unwraps it.
     if name != "LocalizedMethodFault":
         words = [re.sub(":MethodFault$", ":LocalizedMethodFault", word) for word in words]
     return f"{kind} {name} < {base} = {' '.join(words)}".rstrip()

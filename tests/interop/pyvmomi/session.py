@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A session of pyvmomi on a simulated ESX: what scripts of the field do, and every deviation is an error.
+"""A session of pyvmomi with a simulated ESX. It makes the calls that scripts make, and fails at every deviation.
 
 Usage: session.py URL USER PASSWORD
 """
@@ -24,10 +24,10 @@ def main():
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    where = dict(host=address.hostname, port=address.port, sslContext=context)
+    connection = dict(host=address.hostname, port=address.port, sslContext=context)
 
-    wrong_password(where, user)
-    service = SmartConnect(user=user, pwd=password, **where)
+    wrong_password(connection, user)
+    service = SmartConnect(user=user, pwd=password, **connection)
     content = service.RetrieveContent()
     expect(content.about.apiType, "HostAgent")
     expect(content.about.apiVersion, "7.0.3.0")
@@ -47,17 +47,17 @@ def main():
     search(content, machine)
     guest(machines)
     question(machines)
-    hostile(machines)
+    refused_calls(machines)
     events(content, machine)
-    foreign_session(content, where, user, password)
+    foreign_session(content, connection, user, password)
 
     Disconnect(service)
     raises(vim.fault.NotAuthenticated, lambda: machine.name)
     print(f"{len(machines)} machines, all as expected")
 
 
-def wrong_password(where, user):
-    raises(vim.fault.InvalidLogin, lambda: SmartConnect(user=user, pwd="wrong", **where))
+def wrong_password(connection, user):
+    raises(vim.fault.InvalidLogin, lambda: SmartConnect(user=user, pwd="wrong", **connection))
 
 
 def list_machines(content):
@@ -71,7 +71,7 @@ def list_machines(content):
 
 
 def read_everything(machine):
-    """Reads each property: pyvmomi dies of any element, type or enum that it does not know."""
+    """Reads each property: pyvmomi fails at every element, type and enum value that it does not know."""
     for info in machine._GetPropertyList():
         value = getattr(machine, info.name)
         str(value)
@@ -127,7 +127,7 @@ def walk_inventory(content, machines):
 
 
 def read_by_collector(content, machines):
-    """One call for many machines, in pages; then by a traversal that refers to itself by name."""
+    """Reads many machines in one call with pages, then by a traversal that refers to itself by name."""
     pc = vmodl.query.PropertyCollector
     view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
     path = pc.TraversalSpec(type=vim.view.ContainerView, path="view", skip=False)
@@ -162,7 +162,7 @@ def read_by_collector(content, machines):
 
 
 def wait_for_updates(content, machine, machines):
-    """A collector of one's own: everything at first, then what changes, then a wait that somebody else ends."""
+    """Uses a collector of its own: it reports all objects, then the changes; another call cancels its last wait."""
     pc = vmodl.query.PropertyCollector
     view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
     path = pc.TraversalSpec(type=vim.view.ContainerView, path="view", skip=False)
@@ -175,25 +175,25 @@ def wait_for_updates(content, machine, machines):
     expect([str(one) for one in collector.filter], [str(own)])
     entered, version = [], ""
     while len(entered) < len(machines):
-        news = collector.WaitForUpdatesEx(version, pc.WaitOptions(maxWaitSeconds=10, maxObjectUpdates=4))
-        objects = [one for told in news.filterSet for one in told.objectSet]
+        update = collector.WaitForUpdatesEx(version, pc.WaitOptions(maxWaitSeconds=10, maxObjectUpdates=4))
+        objects = [one for reported in update.filterSet for one in reported.objectSet]
         expect({one.kind for one in objects}, {"enter"})
         expect(len(objects) <= 4, True)
         entered += [one.obj for one in objects]
-        version = news.version
+        version = update.version
     expect(entered, machines)
-    expect(news.truncated, None)
+    expect(update.truncated, None)
     expect(collector.WaitForUpdatesEx(version, pc.WaitOptions(maxWaitSeconds=0)), None)
 
     WaitForTask(machine.PowerOn())
-    news = collector.WaitForUpdatesEx(version, pc.WaitOptions(maxWaitSeconds=10))
-    (changed,) = news.filterSet[0].objectSet
+    update = collector.WaitForUpdatesEx(version, pc.WaitOptions(maxWaitSeconds=10))
+    (changed,) = update.filterSet[0].objectSet
     expect((changed.kind, changed.obj), ("modify", machine))
-    told = [(change.name, change.op, change.val) for change in changed.changeSet]
-    expect(told, [("runtime.powerState", "assign", POWERED_ON)])
+    reported = [(change.name, change.op, change.val) for change in changed.changeSet]
+    expect(reported, [("runtime.powerState", "assign", POWERED_ON)])
     WaitForTask(machine.PowerOff())
 
-    version = collector.CheckForUpdates(news.version).version
+    version = collector.CheckForUpdates(update.version).version
     waiting = ThreadPoolExecutor(1).submit(collector.WaitForUpdates, version)
     while not waiting.done():
         collector.CancelWaitForUpdates()
@@ -206,16 +206,16 @@ def wait_for_updates(content, machine, machines):
 
 
 def events(content, machine):
-    """What has been done above, as the host tells it."""
+    """Reads the events of the operations above."""
     manager = content.eventManager
     known = {detail.key for detail in manager.description.eventInfo}
     by_entity = vim.event.EventFilterSpec.ByEntity(entity=machine, recursion="self")
-    told = manager.QueryEvents(vim.event.EventFilterSpec(entity=by_entity))
-    for wanted in (vim.event.VmPoweredOnEvent, vim.event.VmPoweredOffEvent, vim.event.VmSuspendedEvent):
-        expect(any(isinstance(event, wanted) for event in told), True)
-    reverts = [e for e in told if isinstance(e, vim.event.TaskEvent) and "revert" in e.info.descriptionId]
+    reported = manager.QueryEvents(vim.event.EventFilterSpec(entity=by_entity))
+    for kind in (vim.event.VmPoweredOnEvent, vim.event.VmPoweredOffEvent, vim.event.VmSuspendedEvent):
+        expect(any(isinstance(event, kind) for event in reported), True)
+    reverts = [e for e in reported if isinstance(e, vim.event.TaskEvent) and "revert" in e.info.descriptionId]
     expect(len(reverts) > 1, True)
-    for event in told:
+    for event in reported:
         expect(event.vm.vm, machine)
         expect(event.userName, sys.argv[2])
         expect(type(event) in known, True)
@@ -340,7 +340,7 @@ def search(content, machine):
 
 
 def guest(machines):
-    """Tools and an address come late; a shutdown needs them."""
+    """VMware Tools and the address come some time after the power-on. A guest shutdown needs Tools."""
     machine = next(m for m in machines if usable(m) and m.guest.toolsStatus != "toolsNotInstalled")
     WaitForTask(machine.PowerOn())
     until(lambda: machine.guest.ipAddress)
@@ -368,8 +368,8 @@ def question(machines):
     WaitForTask(machine.PowerOff())
 
 
-def hostile(machines):
-    """What the host must refuse."""
+def refused_calls(machines):
+    """Makes calls that the host must refuse."""
     template = next(m for m in machines if m.config and m.config.template)
     raises(vmodl.fault.NotSupported, lambda: WaitForTask(template.PowerOn()))
     lost = next(m for m in machines if m.runtime.connectionState == "inaccessible")
@@ -377,8 +377,8 @@ def hostile(machines):
     raises(vmodl.fault.ManagedObjectNotFound, lambda: vim.VirtualMachine("no-such", lost._stub).name)
 
 
-def foreign_session(content, where, user, password):
-    other = SmartConnect(user=user, pwd=password, **where)
+def foreign_session(content, connection, user, password):
+    other = SmartConnect(user=user, pwd=password, **connection)
     key = other.content.sessionManager.currentSession.key
     keys = [session.key for session in content.sessionManager.sessionList]
     expect(key in keys, True)
@@ -390,13 +390,13 @@ def until(condition, seconds=30):
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise AssertionError("this did not come true in time")
+            raise AssertionError("the condition is not true in time")
         time.sleep(0.05)
 
 
-def expect(seen, wanted):
-    if seen != wanted:
-        raise AssertionError(f"{seen!r} instead of {wanted!r}")
+def expect(actual, expected):
+    if actual != expected:
+        raise AssertionError(f"{actual!r} instead of {expected!r}")
 
 
 def raises(fault, call):

@@ -1,4 +1,5 @@
-"""What schemathesis must know of otter beyond its document, and what it may not hold against otter. Each with its reason."""
+"""Facts about otter that schemathesis cannot read in the OpenAPI document, and the findings that are not errors, each with
+its reason."""
 
 import atexit
 import collections
@@ -8,11 +9,11 @@ import re
 import jsonschema_rs
 import schemathesis
 
-# --- What the document says in words, or in `x-extensible-enum`, told as schemas.
+# --- Rules that the document has in its descriptions or in `x-extensible-enum`, as schemas.
 #
-# The document keeps enums open and texts plain, since closed enums and patterns make generated clients refuse what a
-# later otter answers, or wrap every text in a type of its own. Here they are closed, so that what fits is accepted and
-# what does not is refused.
+# The document has open enums and plain texts, because with closed enums and patterns generated clients refuse the answers of
+# a later otter, or wrap every text in its own type. Here the rules are closed, so that otter must accept each value that fits
+# and refuse each value that does not.
 
 DURATION = r"^([0-9]{1,7}|([0-9]{1,4}d)?([0-9]{1,4}h)?([0-9]{1,4}m)?([0-9]{1,4}s)?)$"
 DEADLINE = r"^([1-9][0-9]{0,4}s?|[1-9][0-9]{0,3}m|[1-9][0-9]?h([1-9][0-9]?m)?|[1-6]d)$"
@@ -24,25 +25,25 @@ NOT_EMPTY = ("name", "pool", "machine", "cursor")
 NOT_EMPTY_IN_EVENTS = ("job", "lease", "reference")
 TIME = {"pattern": r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z$"}
 ID = {"pattern": "^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"}
-FILLED = {"minLength": 1, "maxLength": 255}
+NOT_EMPTY_TEXT = {"minLength": 1, "maxLength": 255}
 REASON = {"pattern": r"\S", "maxLength": 512}
 HEADERS = {
     "Idempotency-Key": {"minLength": 1, "maxLength": 255},
     "Otter-Reference": {"maxLength": 512},
     "Otter-Override": REASON,
 }
-# Longer than a moment, and shorter than the longest that is allowed.
-HELD = {"pattern": "^[1-9][0-9]?m$"}
+# Longer than a few seconds, and shorter than the longest allowed time.
+LEASE_TIME = {"pattern": "^[1-9][0-9]?m$"}
 LEASES = {
-    "LeaseRequest": {"ttl": HELD, "queue_for": HELD, "holder": FILLED},
-    "RenewRequest": {"ttl": HELD},
+    "LeaseRequest": {"ttl": LEASE_TIME, "queue_for": LEASE_TIME, "holder": NOT_EMPTY_TEXT},
+    "RenewRequest": {"ttl": LEASE_TIME},
     "PrepareRequest": {
-        "snapshot": FILLED,
+        "snapshot": NOT_EMPTY_TEXT,
         "power": {"enum": ["on", "off"]},
         "until": {"enum": ["power_state:on", "ip", "tools"]},
-        "settle": HELD,
+        "settle": LEASE_TIME,
     },
-    "ReleaseRequest": {"snapshot": FILLED, "power": {"enum": ["off", "keep"]}},
+    "ReleaseRequest": {"snapshot": NOT_EMPTY_TEXT, "power": {"enum": ["off", "keep"]}},
     "QuarantineRequest": {"reason": REASON},
 }
 NOT_EMPTY_IN_BODIES = {
@@ -107,64 +108,64 @@ def before_load_schema(context, raw_schema):
             schema["properties"][field]["minLength"] = 1
         if name in ("RenameSnapshotRequest", "SelectRequest"):
             schema["minProperties"] = 1
-        for field, told in LEASES.get(name, {}).items():
-            schema["properties"][field].update(told)
+        for field, rules in LEASES.get(name, {}).items():
+            schema["properties"][field].update(rules)
         if name == "SelectRequest":
-            for field, told in schema["properties"].items():
-                told.update({"pattern": MAC} if field == "mac" else FILLED)
+            for field, rules in schema["properties"].items():
+                rules.update({"pattern": MAC} if field == "mac" else NOT_EMPTY_TEXT)
         if name.endswith("Request"):
-            for field, told in schema["properties"].items():
+            for field, rules in schema["properties"].items():
                 if field == "force_after":
-                    told.update(pattern=DURATION, minLength=1)
-                elif "x-extensible-enum" in told:
-                    told["enum"] = told["x-extensible-enum"]
+                    rules.update(pattern=DURATION, minLength=1)
+                elif "x-extensible-enum" in rules:
+                    rules["enum"] = rules["x-extensible-enum"]
 
 
-# --- Requests that would not end, or not say what became of them.
+# --- Requests that would not end, or whose answer would not report the outcome.
 
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    # A stream without a `wait` goes on for ever. With one that is wrong it stays as it is: it must be refused.
+    # A stream without `wait` does not end. A wrong `wait` is not replaced: otter must refuse it.
     if case.operation.path == "/v1/events" and "wait" not in (case.query or {}):
         case.query = {**(case.query or {}), "wait": "0s"}
-    # A DELETE starts a job (202): only its outcome (200) says that the thing is gone, which `use_after_free` is about.
+    # `use_after_free` requires that the object is gone after a DELETE. A DELETE that waits answers 200 after the removal.
     stateful = case.meta is not None and case.meta.phase.name.value == "stateful"
     waits = case.method == "DELETE" and not case.operation.path.endswith("/quarantine")
     if waits and stateful and "wait" not in (case.query or {}):
         case.query = {**(case.query or {}), "wait": "10s"}
 
 
-# --- What is no fault of otter's.
+# --- Findings that are not errors of otter.
 
-# Refusals of requests that fit the document: by what, and why no document can say it.
+# Refusals of requests that fit the document, by code, with the reason why a schema cannot express the rule.
 REFUSED_WITH_REASON = {
-    # 400, by the code of the place that is pointed at
-    "invalid-cursor": "cursors are opaque: only what a list gave is one",
-    "not-a-version": "schemathesis fills headers with what does not fit their pattern",
-    "not-a-lease": "the secrets of leases are opaque: only what an answer gave is one",
-    "not-an-id": "the ids of jobs are opaque: only what an answer gave is one",
-    "not-reached": "a force_after beyond the deadline would never come: two values, of which one is a default",
-    "not-applicable": "force_after goes with the action shutdown alone: a schema would need `oneOf`, which breaks generators",
-    "not-with-this": "cidr goes with until=ip alone: query parameters have no schema for two of them together",
-    "no-such-pool": "which pools exist only the configuration and the machines say",
-    "not-a-choice": "which answers there are to a question only its machine says",
-    "all-missing": "DELETE …/snapshots wants all=true, of both; generators make nothing good of a boolean of one value",
-    "control-character": "the host's XML cannot carry control characters, nor can names on a screen",
-    "invisible-character": "names of snapshots hold no character that nobody sees: a pattern of all of them is no help",
-    "surrounding-space": "names of snapshots have no white space around them, of whatever kind Unicode knows",
-    # Other statuses, by the problem's code
-    "host-rejected": "422: the host refused a job, in its own words",
-    "idempotency-mismatch": "422: the same made-up key came with another request before",
-    "machine-leased": "423: what another holds",
-    "lease-ended": "423: what the caller held",
+    # 400, by the code of the error
+    "invalid-cursor": "cursors are opaque: only a list returns valid ones",
+    "not-a-version": "schemathesis sends headers that do not fit their pattern",
+    "not-a-lease": "the secrets of leases are opaque: only an answer returns valid ones",
+    "not-an-id": "the ids of jobs are opaque: only an answer returns valid ones",
+    "not-reached": "force_after must be before the deadline, which has a default: a rule about two values",
+    "not-applicable": "force_after is allowed only with the action shutdown: a schema would need `oneOf`, which breaks generators",
+    "not-with-this": "cidr is allowed only with until=ip: there is no schema for two query parameters together",
+    "no-such-pool": "the pools are in the configuration",
+    "not-a-choice": "the choices of a question are those of its machine",
+    "all-missing": "DELETE …/snapshots requires all=true: generators do not support a boolean with one value",
+    "control-character": "the XML of the host cannot carry control characters",
+    "invisible-character": "names of snapshots must not hold invisible characters: a pattern of all of them does not help readers",
+    "surrounding-space": "names of snapshots must not start or end with white space of any kind in Unicode",
+    # Other statuses, by the code of the problem
+    "host-rejected": "422: the host refused a job, and the problem has its text",
+    "idempotency-mismatch": "422: another request had the same generated key",
+    "machine-leased": "423: another holder has the machine",
+    "lease-ended": "423: the lease of the caller has ended",
 }
 
-# The 5xx of a healthy otter, by the problem's code.
+# The 5xx answers of a healthy otter, by the code of the problem.
 SERVED_WITH_REASON = {
-    "wait-timeout": "504: it did not come in the time that the caller gave for the call",
-    "deadline-exceeded": "504: it was not done in the time that the caller gave for the job",
-    "not-supported": "501: the host cannot do it at all, such as to start a template",
+    "wait-timeout": "504: the condition was not true within the wait of the request",
+    "deadline-exceeded": "504: the job did not end before its deadline",
+    "not-supported": "501: the host does not support the operation, such as the start of a template",
 }
 
 ACCEPTED = collections.Counter()
@@ -172,53 +173,53 @@ ACCEPTED = collections.Counter()
 
 @schemathesis.hook
 def filter_failure(context, failure, case, response):
-    """False where it is no fault; how often that was is said at the end."""
-    why = no_fault(failure, problem_of(response), case, response)
-    if why is not None:
-        ACCEPTED[type(failure).__name__, why] += 1
-    return why is None
+    """Returns False if the finding is not an error. The accepted findings are counted and printed at the end."""
+    reason = accepted_reason(failure, problem_of(response), case, response)
+    if reason is not None:
+        ACCEPTED[type(failure).__name__, reason] += 1
+    return reason is None
 
 
 @atexit.register
-def tell():
-    for (kind, why), count in sorted(ACCEPTED.items()):
-        print(f"accepted {count:4} {kind}: {why}")
+def print_accepted():
+    for (kind, reason), count in sorted(ACCEPTED.items()):
+        print(f"accepted {count:4} {kind}: {reason}")
 
 
-def no_fault(failure, problem, case, response):
+def accepted_reason(failure, problem, case, response):
     kind = type(failure).__name__
-    if kind == "AcceptedNegativeData" and any(map(short_or_long, times(case.body))):
-        return "otter takes shorter and longer times than the pattern here, which is for leases that last"
+    if kind == "AcceptedNegativeData" and any(map(short_or_long, lease_times(case.body))):
+        return "otter accepts shorter and longer times than the pattern here"
     if kind == "RejectedPositiveData" and problem is not None:
-        codes = [told_apart(error) for error in problem["errors"]] or [problem["code"]]
+        codes = [code_of(error) for error in problem["errors"]] or [problem["code"]]
         return ", ".join(codes) if all(code in REFUSED_WITH_REASON for code in codes) else None
     if kind == "ServerError" and problem is not None:
         return problem["code"] if problem["code"] in SERVED_WITH_REASON else None
     if kind == "JsonSchemaError" and response.headers["content-type"] == ["text/event-stream"]:
-        # OpenAPI 3.1 cannot describe server-sent events; schemathesis takes the schema for that of `{id, event, data}`,
-        # where generators of clients take it, as it is meant, for that of `data`. `every_event` holds them to it.
-        return "the schema is of the data of an event"
+        # OpenAPI 3.1 cannot describe server-sent events. schemathesis applies the schema to `{id, event, data}`, but the
+        # document means `data`, as client generators assume. `every_event` checks the data.
+        return "the schema is that of the data of an event"
     if kind == "UseAfterFree" and failure.free.split("?")[0].endswith("/snapshots"):
-        # DELETE …/snapshots removes all snapshots, and the list of none is still there to be read.
-        return "the list of no snapshots"
+        # DELETE …/snapshots removes all snapshots, but the list remains, and is empty.
+        return "the empty list of snapshots"
     return None
 
 
-def times(body):
-    """Whatever a body says of times that have the pattern `HELD` here."""
+def lease_times(body):
+    """Yields the values in a body of the fields that have the pattern `LEASE_TIME` here."""
     if isinstance(body, dict):
         for field, value in body.items():
-            if any(told.get(field) is HELD for told in LEASES.values()):
+            if any(rules.get(field) is LEASE_TIME for rules in LEASES.values()):
                 yield value
-            yield from times(value)
+            yield from lease_times(value)
 
 
 def short_or_long(time):
-    return isinstance(time, str) and re.search(DURATION, time) and not re.search(HELD["pattern"], time)
+    return isinstance(time, str) and re.search(DURATION, time) and not re.search(LEASE_TIME["pattern"], time)
 
 
-def told_apart(error):
-    """The code of a refused place; one of its own where the same code is no fault at that place alone."""
+def code_of(error):
+    """The code of an error; a code of its own if the code is accepted only for this parameter or pointer."""
     return {
         ("all", "missing"): "all-missing",
         ("/choice", "not-one-of"): "not-a-choice",
@@ -226,27 +227,27 @@ def told_apart(error):
     }.get((error["parameter"] or error["pointer"], error["code"]), error["code"])
 
 
-# --- More to hold it to.
+# --- Additional checks.
 
 
 @schemathesis.check
 def problem_codes(ctx, response, case):
-    """A problem is one of those that the operation lists, of its own status, with the id of its request."""
+    """Each problem is one that the operation lists, with the status and the request id of the answer."""
     problem = problem_of(response)
     if problem is None:
-        assert response.status_code < 400, "an error that is no problem+json"
+        assert response.status_code < 400, "an error that is not problem+json"
         return
     listed = case.operation.definition.raw["x-otter-problems"]
     known = [*listed, "not-found", "method-not-allowed"]
     assert problem["code"] in known, f"{problem['code']} is not among the operation's problems"
-    assert problem["status"] == response.status_code, "the status of the problem is another"
-    assert problem["type"] == f"/problems/{problem['code']}", "the type of the problem is another"
-    assert response.headers["x-request-id"] == [problem["request_id"]], "the id of the request is another"
+    assert problem["status"] == response.status_code, "the problem has another status"
+    assert problem["type"] == f"/problems/{problem['code']}", "the problem has another type"
+    assert response.headers["x-request-id"] == [problem["request_id"]], "the problem has another request id"
 
 
 @schemathesis.check
 def common_headers(ctx, response, case):
-    """Every answer has an id; what shows inventory or jobs has a version, and a tag unless it is a stream."""
+    """Each answer has an id. Each success below /v1 has a version, and an ETag unless it is a stream."""
     assert "x-request-id" in response.headers, "no X-Request-Id"
     if response.status_code < 300 and case.operation.path.startswith("/v1/") and case.method != "HEAD":
         assert "otter-version" in response.headers, "no Otter-Version"
@@ -257,7 +258,7 @@ def common_headers(ctx, response, case):
 
 @schemathesis.check
 def every_event(ctx, response, case):
-    """Each event of a stream fits, not the first alone, and the stream ends in `bye` (or `reset` to a slow reader)."""
+    """Each event of a stream fits the schema, and the stream ends with `bye`."""
     if case.operation.path != "/v1/events" or response.status_code != 200 or not response.content:
         return
     text = response.content.decode()
@@ -271,12 +272,12 @@ def every_event(ctx, response, case):
     validator = jsonschema_rs.Draft202012Validator(schema)
     for event in events:
         validator.validate(event)
-    assert events[-1]["type"] == "bye", "the stream does not end in bye"
+    assert events[-1]["type"] == "bye", "the stream does not end with bye"
 
 
 @schemathesis.deserializer("application/x-ndjson")
 def ndjson(ctx, response):
-    # `every_event` looks at all of them; the document's schema is that of one.
+    # The schema of the document describes one event. `every_event` checks all of them.
     events = [json.loads(line) for line in response.content.decode().splitlines()]
     return next(event for event in events if event["type"] != "bookmark")
 

@@ -1,5 +1,5 @@
-"""A session on a simulated ESX, by envelopes that are written by hand: each call that both simulators take, and the
-answers as they came."""
+"""A session with a simulated ESX. It makes the calls that both simulators support, with handwritten envelopes, and
+returns the answers."""
 
 import http.client
 import re
@@ -18,7 +18,7 @@ ROOT = ("Folder", "ha-folder-root")
 
 
 class Host:
-    """One simulator, and what it answered to whom: a list of (name of the call, method, the answer's body)."""
+    """One simulator and its answers: a list of (name of the call, method, body of the answer)."""
 
     def __init__(self, url):
         self.address = urllib.parse.urlsplit(url)
@@ -27,7 +27,7 @@ class Host:
         self.content = {}
 
     def call(self, method, target, parameters="", name=None):
-        """Calls a method, and keeps the answer if the call has a name. Gives the child of the SOAP body."""
+        """Calls a method, and stores the answer if the call has a name. Returns the child of the SOAP body."""
         kind, identity = target
         this = f'<_this type="{kind}">{identity}</_this>'
         body = ENVELOPE % f'<{method} xmlns="urn:vim25">{this}{parameters}</{method}>'
@@ -49,27 +49,27 @@ class Host:
         return inside
 
     def returned(self, *arguments, **named):
-        """The references that a call gives, as (type, id)."""
+        """Calls a method and returns the references in its answer, as (type, id)."""
         inside = self.call(*arguments, **named)
         return [reference(child) for child in inside]
 
     def one(self, *arguments, **named):
         found = self.returned(*arguments, **named)
         if not found:
-            raise SystemExit(f"{self.address.netloc} gives nothing for {arguments[0]}")
+            raise SystemExit(f"{self.address.netloc} returns nothing for {arguments[0]}")
         return found[0]
 
     def task(self, method, target, parameters="", name=None):
-        """Starts a task, waits for its end, and reads what it says then."""
+        """Starts a task, waits until it ends, reads its info, and returns its result."""
         task = self.one(method, target, parameters, name=name)
         collector = self.one("CreatePropertyCollector", COLLECTOR)
         spec = filter_spec([("Task", ["info.state"])], task)
         self.call("CreateFilter", collector, f"<spec>{spec}</spec><partialUpdates>false</partialUpdates>")
         version = state = ""
         while state not in ("success", "error"):
-            news = self.call("WaitForUpdatesEx", collector, f"<version>{version}</version>")
-            version = news[0].findtext(VIM + "version")
-            state = [value.text for value in news.iter(VIM + "val")][-1]
+            update = self.call("WaitForUpdatesEx", collector, f"<version>{version}</version>")
+            version = update[0].findtext(VIM + "version")
+            state = [value.text for value in update.iter(VIM + "val")][-1]
         self.call("DestroyPropertyCollector", collector)
         read = self.read([("Task", ["info"])], task, name=name and f"{name} info")
         result = read.find(f".//{VIM}result")
@@ -86,16 +86,19 @@ def reference(element):
 
 
 def filter_spec(properties, target, select=""):
-    """A `PropertyFilterSpec` of (type, paths or None for all) on one object, and what is selected from there."""
+    """A `PropertyFilterSpec` for one object and the objects that `select` selects from it.
+
+    `properties` is a list of (type, paths), where None means all paths.
+    """
     kind, identity = target
-    wanted = "".join(
+    property_sets = "".join(
         f"<propSet><type>{name}</type><all>{'false' if paths else 'true'}</all>"
         + "".join(f"<pathSet>{path}</pathSet>" for path in paths or [])
         + "</propSet>"
         for name, paths in properties
     )
     skip = "<skip>true</skip>" if select else ""
-    return f'{wanted}<objectSet><obj type="{kind}">{identity}</obj>{skip}{select}</objectSet>'
+    return f'{property_sets}<objectSet><obj type="{kind}">{identity}</obj>{skip}{select}</objectSet>'
 
 
 def through(kind, path):
@@ -107,10 +110,10 @@ def moref(name, target):
 
 
 def session(url, user, password):
-    """All calls on one host. Gives its answers."""
+    """Makes all calls on one host. Returns its answers."""
     host = Host(url)
     without_session(host, user, password)
-    machine = a_machine(host)
+    machine = choose_machine(host)
     inventory(host, machine)
     power(host, machine)
     snapshots(host, machine)
@@ -130,14 +133,14 @@ def without_session(host, user, password):
     sessions = host.content["sessionManager"]
     host.read([("Folder", ["name"])], ROOT, name="a read without a session")
     host.call("CreateListView", host.content["viewManager"], name="a call without a session")
-    for name, told in (("InvalidLogin", "wrong"), ("Login", password)):
-        host.call("Login", sessions, f"<userName>{user}</userName><password>{told}</password>", name=name)
+    for name, given in (("InvalidLogin", "wrong"), ("Login", password)):
+        host.call("Login", sessions, f"<userName>{user}</userName><password>{given}</password>", name=name)
     host.call("CurrentTime", service, name="CurrentTime")
     host.read([("SessionManager", ["currentSession", "sessionList"])], sessions, name="sessions")
 
 
-def a_machine(host):
-    """The first one that has snapshots, powered off."""
+def choose_machine(host):
+    """Chooses the first machine with snapshots and powers it off."""
     view = "<type>VirtualMachine</type><recursive>true</recursive>"
     view = host.one("CreateContainerView", host.content["viewManager"], moref("container", ROOT) + view)
     rows = host.read([("VirtualMachine", ["snapshot"])], view, select=through("ContainerView", "view"))
@@ -151,7 +154,7 @@ def a_machine(host):
 
 
 def inventory(host, machine):
-    """Every kind of object that both have, whole."""
+    """Reads all properties of each kind of object that both hosts have."""
     everywhere = through("Folder", "childEntity") + "".join(
         '<selectSet xsi:type="TraversalSpec"><type>%s</type><path>%s</path>%s</selectSet>' % (kind, path, rest)
         for kind, path, rest in (
@@ -169,7 +172,7 @@ def inventory(host, machine):
     found = {}
     for row in folders.iter(VIM + "propSet"):
         value = row.find(VIM + "val")
-        # The last of several: govmomi's first datastore leads nowhere.
+        # Takes the last datastore, because the first one of govmomi has no directory.
         found[row.findtext(VIM + "name")] = reference(value[-1] if len(value) else value)
     resource = host.read([("Folder", ["childEntity"])], found["hostFolder"])
     resource = reference(resource.find(f".//{VIM}ManagedObjectReference"))
@@ -260,14 +263,14 @@ def views(host, machine):
 def search(host, machine):
     index = host.content["searchIndex"]
     config = host.read([("VirtualMachine", ["config.uuid", "name", "config.files.vmPathName"])], machine)
-    told = {row.findtext(VIM + "name"): row.findtext(VIM + "val") for row in config.iter(VIM + "propSet")}
-    for name, uuid in (("FindByUuid", told["config.uuid"]), ("FindByUuid of none", "no such")):
+    given = {row.findtext(VIM + "name"): row.findtext(VIM + "val") for row in config.iter(VIM + "propSet")}
+    for name, uuid in (("FindByUuid", given["config.uuid"]), ("FindByUuid of none", "no such")):
         host.call("FindByUuid", index, f"<uuid>{uuid}</uuid><vmSearch>true</vmSearch>", name=name)
-    for name, path in (("FindByInventoryPath", told["name"]), ("FindByInventoryPath of none", "no such")):
+    for name, path in (("FindByInventoryPath", given["name"]), ("FindByInventoryPath of none", "no such")):
         path = f"<inventoryPath>/ha-datacenter/vm/{path}</inventoryPath>"
         host.call("FindByInventoryPath", index, path, name=name)
     datacenter = moref("datacenter", ("Datacenter", "ha-datacenter"))
-    path = f"<path>{told['config.files.vmPathName']}</path>"
+    path = f"<path>{given['config.files.vmPathName']}</path>"
     host.call("FindByDatastorePath", index, datacenter + path, name="FindByDatastorePath")
     for method in ("FindByIp", "FindAllByIp"):
         host.call(method, index, "<ip>10.9.8.7</ip><vmSearch>true</vmSearch>", name=f"{method} of none")

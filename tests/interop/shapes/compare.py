@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Makes the same calls on otter's simulator and on govmomi's, and compares the answers in shape: which methods give
-what, which fields of which types are told, of what types their values are, and that each field is where the
-declarations want it. Differences must be in the list of those that are accepted, and those must still be there.
+"""Makes the same calls on otter's simulator and on govmomi's, and compares the shapes of the answers: the kind of answer
+of each call, the fields of each type, the types of their values, and the order of fields in the declarations. Each
+difference must be in the list of accepted differences, and each line of the list must match a difference.
 
 Usage: compare.py OURS THEIRS USER PASSWORD ACCEPTED
 """
@@ -16,7 +16,7 @@ from pyVmomi import VmomiSupport, vmodl
 import calls
 
 FAULT = calls.VIM + "fault"
-# Where any property of any object stands: each is looked at as a field of its object.
+# Fields that hold any property of any object. Each property is compared as a field of its object instead.
 ANY_VALUE = {("DynamicProperty", "val"), ("PropertyChange", "val"), ("ObjectContent", "obj"), ("ObjectUpdate", "obj")}
 XSI_TYPE = "{http://www.w3.org/2001/XMLSchema-instance}type"
 
@@ -26,16 +26,16 @@ def main():
     sides = [Shape(calls.session(url, user, password)) for url in (ours, theirs)]
     found = differences(*sides)
     accepted = read_accepted(accepted)
-    used = set()
+    matched = set()
     new = []
     for difference in found:
         fits = [pattern for pattern in accepted if fnmatch.fnmatchcase(difference, pattern)]
-        used.update(fits)
+        matched.update(fits)
         if not fits:
             new.append(difference)
     for difference in new:
         print(f"NEW    {difference}")
-    stale = [pattern for pattern in accepted if pattern not in used]
+    stale = [pattern for pattern in accepted if pattern not in matched]
     for pattern in stale:
         print(f"STALE  {pattern}")
     print(f"{len(sides[0].calls)} calls, {len(found)} differences, {len(new)} new, {len(stale)} stale")
@@ -43,7 +43,7 @@ def main():
 
 
 def read_accepted(path):
-    """The patterns of the list. Each stands below its reason: one paragraph, one reason."""
+    """Reads the patterns of the list. Each paragraph has a reason and the patterns below it."""
     patterns = []
     for paragraph in open(path, encoding="utf-8").read().split("\n\n"):
         lines = paragraph.strip().splitlines()
@@ -51,26 +51,26 @@ def read_accepted(path):
         patterns += [line for line in lines if not line.startswith("#")]
         if lines and not reasons:
             raise SystemExit(f"{path}: no reason for {lines[0]}")
-    # In these lines brackets are what they are.
+    # fnmatch treats brackets as a set of characters, so they are escaped.
     return [re.sub(r"\[", "[[]", pattern) for pattern in patterns]
 
 
 class Shape:
-    """What one side tells."""
+    """The shape of all answers of one simulator."""
 
     def __init__(self, answers):
-        # By the name of the call: what is answered, in a word.
+        # By the name of the call: the kind of answer.
         self.calls = {}
-        # By type: the names of calls that tell it; by type and field: the same, and the types of values.
+        # By type, and by type and field: the names of the calls whose answers have it. By type and field: the types of values.
         self.types = defaultdict(set)
         self.fields = defaultdict(set)
         self.values = defaultdict(set)
         self.wrong = set()
         for name, method, inside in answers:
             self.call = name
-            self.answer(method, inside)
+            self.record_answer(method, inside)
 
-    def answer(self, method, inside):
+    def record_answer(self, method, inside):
         if local(inside) == "Fault":
             detail = inside.find("detail")
             fault = detail[0] if detail is not None and len(detail) else None
@@ -79,7 +79,7 @@ class Shape:
             if fault is not None:
                 if local(fault) != f"{kind}Fault":
                     self.wrong.add(f"{self.call}: {local(fault)} holds a {kind}")
-                self.look(fault, declared(kind))
+                self.record_object(fault, declared(kind))
             return
         self.calls[self.call] = f"{local(inside)} {'with' if len(inside) else 'without'} a value"
         if method == "Fetch":
@@ -87,13 +87,13 @@ class Shape:
         else:
             result = VmomiSupport.GetWsdlMethod("urn:vim25", method).info.result
         for returned in inside:
-            self.value(returned, item_of(result), f"{method}()")
+            self.record_value(returned, item_of(result), f"{method}()")
 
-    def look(self, element, kind):
-        """One data object."""
+    def record_object(self, element, kind):
+        """Records one data object."""
         if kind is vmodl.LocalizedMethodFault or kind is vmodl.MethodFault and element.find(FAULT) is not None:
-            # For pyvmomi this is the fault itself.
-            self.value(element.find(FAULT), vmodl.MethodFault, "LocalizedMethodFault.fault")
+            # pyvmomi treats LocalizedMethodFault as the fault itself.
+            self.record_value(element.find(FAULT), vmodl.MethodFault, "LocalizedMethodFault.fault")
             return
         name = wsdl_name(kind)
         self.types[name].add(self.call)
@@ -105,24 +105,24 @@ class Shape:
                 self.wrong.add(f"{name}.{field} is not declared")
                 continue
             if order.index(field) < at:
-                self.wrong.add(f"{name}.{field} is out of its place")
+                self.wrong.add(f"{name}.{field} is in the wrong order")
             at = max(at, order.index(field))
             self.fields[name, field].add(self.call)
-            self.value(child, item_of(kind._GetPropertyInfo(field).type), f"{name}.{field}")
+            self.record_value(child, item_of(kind._GetPropertyInfo(field).type), f"{name}.{field}")
         if name in ("ObjectContent", "ObjectUpdate"):
-            self.properties(element)
+            self.record_properties(element)
 
-    def properties(self, element):
-        """What is told of a managed object, as if each path were a field of its type."""
+    def record_properties(self, element):
+        """Records the properties of a managed object, as if each path were a field of its type."""
         name = element.find(calls.VIM + "obj").get("type")
         self.types[name].add(self.call)
-        for told in (*element.iter(calls.VIM + "propSet"), *element.iter(calls.VIM + "changeSet")):
-            path = told.findtext(calls.VIM + "name")
-            value = told.find(calls.VIM + "val")
+        for row in (*element.iter(calls.VIM + "propSet"), *element.iter(calls.VIM + "changeSet")):
+            path = row.findtext(calls.VIM + "name")
+            value = row.find(calls.VIM + "val")
             self.fields[name, path].add(self.call)
             self.values[name, path].add("nothing" if value is None else kind_of(value, object)[0])
 
-    def value(self, element, kind, place):
+    def record_value(self, element, kind, place):
         name, kind = kind_of(element, kind)
         holder, _, field = place.partition(".")
         self.values[holder, field].add(name)
@@ -130,9 +130,9 @@ class Shape:
             return
         if isinstance(kind, type) and issubclass(kind, list):
             for item in element:
-                self.value(item, item_of(kind), f"{holder}.{field}")
+                self.record_value(item, item_of(kind), f"{holder}.{field}")
         elif isinstance(kind, type) and issubclass(kind, (VmomiSupport.DataObject, Exception)):
-            self.look(element, kind)
+            self.record_object(element, kind)
 
 
 def local(element):
@@ -152,22 +152,22 @@ def item_of(kind):
 
 
 def kind_of(element, kind):
-    """The name of the type that an element has, and the type where there is something in it."""
-    told = element.get(XSI_TYPE)
+    """The name of the type of an element, and the type itself if the element has content to look at."""
+    own_type = element.get(XSI_TYPE)
     target = element.get("type")
-    if target is not None and (told in (None, "ManagedObjectReference")):
+    if target is not None and (own_type in (None, "ManagedObjectReference")):
         return f"@{target}", None
-    if told is None:
+    if own_type is None:
         if kind is object:
             return "untyped", None
         return wsdl_name(kind), kind
-    if re.match("xsd?:", told) or told == "ArrayOfManagedObjectReference":
-        return told, None
-    return told, declared(told)
+    if re.match("xsd?:", own_type) or own_type == "ArrayOfManagedObjectReference":
+        return own_type, None
+    return own_type, declared(own_type)
 
 
 def differences(ours, theirs):
-    """Lines, each naming a difference."""
+    """Returns one line for each difference."""
     found = []
     for call in ours.calls:
         if ours.calls[call] != theirs.calls.get(call):
@@ -181,7 +181,7 @@ def differences(ours, theirs):
         for name, field in shape.fields:
             here = shape.fields[name, field]
             there = other.fields.get((name, field), set())
-            # Only what both could have told counts: calls in which both have the type.
+            # Only calls count in which both answers have the type.
             lacking = (here - there) & shape.types[name] & other.types.get(name, set())
             if lacking and not there:
                 found.append(f"field {name}.{field}, only {side}")
@@ -191,7 +191,7 @@ def differences(ours, theirs):
         place = f"{holder}.{field}".rstrip(".")
         for side, one, other in (("ours", ours, theirs), ("theirs", theirs, ours)):
             for kind in one.values[holder, field] - other.values[holder, field]:
-                # A type that the other side has nowhere was told above.
+                # A type that the other side never has is reported above.
                 if kind in other.types or kind not in one.types:
                     found.append(f"value {place} is {kind}, only {side}")
     return sorted(found)

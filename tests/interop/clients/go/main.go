@@ -1,4 +1,4 @@
-// A round trip by the client that openapi-generator makes; the argument is otter's address.
+// A round trip with the client that openapi-generator generates. The argument is the address of otter.
 package main
 
 import (
@@ -96,12 +96,12 @@ func main() {
 	check(err == nil, err)
 	check(*after.PowerState.Get() == otter.POWERSTATE_ON, after)
 
-	// The generated call reads the stream to its end, which `wait` sets.
+	// The generated call reads the stream to its end. `wait` ends the stream.
 	text, _, err := client.EventsAPI.StreamEvents(ctx).Since(machines.Version).Job(started.Id).Wait("0s").Execute()
 	check(err == nil, err)
 	check(strings.Contains(text, `"type":"bye"`), text)
 
-	// A field that a later otter adds is no error to a client of today.
+	// The client accepts a field that a later otter adds.
 	fields, err := after.ToMap()
 	check(err == nil, err)
 	fields["added_later"] = true
@@ -110,7 +110,7 @@ func main() {
 	check(json.Unmarshal(later, &otter.Machine{}) == nil, string(later))
 }
 
-// The job at its end, by the stream as it comes.
+// follow reads the event stream until the job has ended, and returns the job.
 func follow(address, since, job string) *otter.Job {
 	query := url.Values{"since": {since}, "types": {"job.changed"}, "job": {job}}
 	stream, err := http.Get(address + "/v1/events?" + query.Encode())

@@ -1,4 +1,4 @@
-"""A round trip by the client that openapi-python-client makes; the argument is otter's address."""
+"""A round trip with the client that openapi-python-client generates. The argument is the address of otter."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ PATH = "installed/updated/kickstart"
 
 
 def main(url: str) -> None:
-    # The longest that a call may take, its waiting included.
+    # The timeout of a call, which includes the time that otter waits.
     client = AuthenticatedClient(base_url=url, token="none", timeout=httpx.Timeout(600))
 
     machines = list_machines.sync(client=client)
@@ -85,13 +85,13 @@ def main(url: str) -> None:
     after = get_machine.sync(found.id, client=client)
     assert isinstance(after, Machine) and after.power_state == PowerState.ON, after
 
-    # The generated call reads the stream to its end, which `wait` sets.
+    # The generated call reads the stream to its end. `wait` ends the stream.
     text = stream_events.sync(client=client, since=machines.version, job=started.id, wait="0s")
     assert isinstance(text, str) and "event: bye" in text, text
 
 
 def follow(client: AuthenticatedClient, since: str, job: Job) -> Job:
-    """The job at its end, by the stream as it comes."""
+    """Reads the event stream until the job has ended, and returns the job."""
     params = {"since": since, "types": "job.changed", "job": job.id}
     with client.get_httpx_client().stream("GET", "/v1/events", params=params) as stream:
         for line in stream.iter_lines():

@@ -1,4 +1,4 @@
-// A round trip by openapi-fetch with the types that openapi-typescript makes; the argument is otter's address.
+// A round trip with openapi-fetch and the types that openapi-typescript generates. The argument is the address of otter.
 
 import assert from "node:assert/strict";
 import { argv } from "node:process";
@@ -68,7 +68,7 @@ assert.deepEqual(got(await otter.GET("/v1/jobs/{job}/wait", { params: wait })), 
 const after = got(await otter.GET("/v1/machines/{machine}", { params: { path: machine } }));
 assert.equal(after.power_state, "on");
 
-/** The job at its end, by the stream as it comes. */
+/** Reads the event stream until the job has ended, and returns the job. */
 async function follow(since: string, job: Job): Promise<Job> {
   const query = { since, types: "job.changed", job: job.id };
   const stream = got(await otter.GET("/v1/events", { params: { query }, parseAs: "stream" }));

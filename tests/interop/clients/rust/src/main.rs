@@ -1,11 +1,11 @@
-//! A round trip by the client that progenitor makes; the argument is otter's address.
+//! A round trip with the client that progenitor generates. The argument is the address of otter.
 
 use futures_util::StreamExt;
 use otter::types::{Event, Job, JobState, PowerRequest, PowerState, Problem, RevertRequest};
 use otter::{Client, Error, ResponseValue};
 
 mod otter {
-    // The timeout, in seconds, is of a whole call, its waiting included; 15 where nothing is said.
+    // The timeout of a call in seconds, which includes the time that otter waits. The default is 15.
     progenitor::generate_api!(
         spec = "../../../../openapi/otter-3.0.json",
         interface = Builder,
@@ -89,7 +89,7 @@ async fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// The job at its end, by the stream as it comes.
+/// Reads the event stream until the job has ended, and returns the job.
 async fn follow(client: &Client, since: &str, job: &str) -> Result<Job, Failure> {
     let events = client.stream_events().since(since).types("job.changed").job(job);
     let mut stream = events.send().await?.into_inner_stream();
@@ -101,7 +101,7 @@ async fn follow(client: &Client, since: &str, job: &str) -> Result<Job, Failure>
             let Some(data) = line.strip_prefix(b"data: ") else { continue };
             let event: Event = serde_json::from_slice(data)?;
             assert_eq!(event.type_, "job.changed");
-            let object = event.object.ok_or("a job that changed without itself")?;
+            let object = event.object.ok_or("an event without its job")?;
             let job: Job = serde_json::from_value(serde_json::Value::Object(object.0))?;
             if job.finished_at.is_some() {
                 return Ok(job);
