@@ -1,22 +1,30 @@
 #!/bin/sh
-# Takes a machine of otter for a CI job. Needs only curl 7.76 or newer and jq. If `otter run` is available, use it instead.
+# Takes a machine of otter for a CI job. Needs only curl 7.76 or newer and jq. If `otter run` is
+# available, use it instead.
 #
-#   otter.sh run COMMAND…   takes a machine, runs the command, gives the machine back, and exits with the command's status
-#   otter.sh take           takes a machine, and prints the variables that `run` exports, one line NAME=value for each
-#   otter.sh give-back      gives back the machine that this token took with this OTTER_KEY, even if `take` was interrupted.
-#                           Fails if this token took no machine with the key
+#   otter.sh run COMMAND…  takes a machine, runs the command, gives the machine back, and exits with
+#                          the status of the command
+#   otter.sh take          takes a machine, and prints the variables that `run` exports, one line
+#                          NAME=value for each
+#   otter.sh give-back     gives back the machine that this token took with this OTTER_KEY, even if
+#                          `take` was interrupted. Fails if the token took no machine with the key
 #
 # Environment variables:
-#   OTTER_URL, OTTER_TOKEN  the address of otter, and a token with the role runner if otter has tokens
-#   OTTER_SELECT            the selection of the machine, as in POST /v1/leases: {"pool": "qubes"}
-#   OTTER_PREPARE           the preparation: {"snapshot": "kickstart", "power": "on"}. The default is that of the pool
-#   OTTER_TTL               the duration of the lease: 600, 600s, 10m or 1h30m; 10m by default. Only `run` renews it
-#   OTTER_QUEUE_FOR         the longest wait for a machine, or for a limit of the token; 30m by default
-#   OTTER_KEY               identifies the lease: the same key takes the same machine. `run` uses a random key by default
-#   OTTER_REFERENCE         a text stored with the lease, such as the address of the job
-#   CURL_CA_BUNDLE          the file of the authority that signed otter's certificate, or of the certificate itself
+#   OTTER_URL        the address of otter
+#   OTTER_TOKEN      a token with the role runner, if otter has tokens
+#   OTTER_SELECT     the selection of the machine, as in POST /v1/leases: {"pool": "qubes"}
+#   OTTER_PREPARE    the preparation of the machine: {"snapshot": "kickstart", "power": "on"}. The
+#                    default is the preparation of the pool
+#   OTTER_TTL        the duration of the lease: 600, 600s, 10m or 1h30m; 10m by default. Only `run`
+#                    renews the lease
+#   OTTER_QUEUE_FOR  the longest wait for a machine, or for a limit of the token; 30m by default
+#   OTTER_KEY        identifies the lease: the same key takes the same machine. The default of `run`
+#                    is a random key
+#   OTTER_REFERENCE  a text stored with the lease, such as the address of the job
+#   CURL_CA_BUNDLE   the file of the authority of otter's certificate, or of the certificate itself
 #
-# If no machine was taken, it exits with the codes of `otter run`: 64, 69, 73, 74, 75, 76, 77 (`otter run --help`).
+# If no machine was taken, it exits with a code of `otter run`: 64, 69, 73, 74, 75, 76 or 77
+# (`otter run --help`).
 set -eu
 
 url=${OTTER_URL:-} select=${OTTER_SELECT:-} key=${OTTER_KEY:-}
@@ -45,10 +53,12 @@ read_variables() {
   for tool in curl jq; do
     command -v "$tool" >/dev/null || fail 127 "$tool is not found, and otter.sh needs it"
   done
-  [ -n "$url" ] || fail 64 'OTTER_URL is not set: write where otter is, such as https://otter.lab:8080'
-  [ -n "$select" ] || fail 64 "OTTER_SELECT is not set: write which machine to take, such as '{\"pool\": \"qubes\"}'"
+  [ -n "$url" ] ||
+    fail 64 'OTTER_URL is not set: write the address of otter, such as https://otter.lab:8080'
+  [ -n "$select" ] ||
+    fail 64 "OTTER_SELECT is not set: write a selection, such as '{\"pool\": \"qubes\"}'"
   [ "$verb" = run ] || [ -n "$key" ] ||
-    fail 64 'OTTER_KEY is not set: write a name of this job, the same for take and give-back and for no other job'
+    fail 64 'OTTER_KEY is not set: write a name that only this job has, for take and give-back'
   ttl=$(seconds OTTER_TTL "${OTTER_TTL:-10m}") || exit 64
   queue_for=$(seconds OTTER_QUEUE_FOR "${OTTER_QUEUE_FOR:-30m}") || exit 64
   [ "$queue_for" -le "$retry_limit" ] || retry_limit=$queue_for
@@ -59,9 +69,10 @@ seconds() {
   jq -ern --arg time "$2" '$time
     | if test("^[0-9]{1,9}$") then tonumber
       elif test("^([0-9]{1,9}d)?([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?$") then
-        [scan("([0-9]+)([dhms])") | (.[0] | tonumber) * {d: 86400, h: 3600, m: 60, s: 1}[.[1]]] | add
+        [scan("([0-9]+)([dhms])") | (.[0] | tonumber) * {d: 86400, h: 3600, m: 60, s: 1}[.[1]]]
+        | add
       else empty end' ||
-    fail 64 "$1 is \"$2\", which is not a time: write seconds, such as 600, or a time such as 90s, 10m or 1h30m"
+    fail 64 "$1 is \"$2\", which is not a time: write seconds, such as 600, or 90s, 10m or 1h30m"
 }
 
 run() {
@@ -82,8 +93,8 @@ EOF
   starting=renewer
   renew_until_lost >/dev/null 2>&1 &
   renewer=$! starting=''
-  # setsid makes a process group, so that the children of the command end with it. The shell redirects the standard input of
-  # background commands, so the command gets its copy 3.
+  # setsid makes a process group, so that the children of the command end with it. The shell
+  # redirects the standard input of background commands, so the command gets its copy 3.
   exec 3<&0
   starting=command
   setsid "$@" <&3 3<&- &
@@ -96,11 +107,14 @@ EOF
 
 # A repetition with the same key returns the same lease, so that a lost answer leaks no machine.
 take() {
-  body=$(jq -cn --argjson select "$select" --argjson prepare "${OTTER_PREPARE:-null}" --arg ttl "$ttl" --arg queue "$queue_for" \
-    --arg holder "$holder" '{select: $select, ttl: $ttl, queue_for: $queue}
-      + if $prepare then {prepare: $prepare} else {} end + if $holder != "" then {holder: $holder} else {} end') ||
+  body=$(jq -cn --argjson select "$select" --argjson prepare "${OTTER_PREPARE:-null}" \
+    --arg ttl "$ttl" --arg queue "$queue_for" --arg holder "$holder" \
+    '{select: $select, ttl: $ttl, queue_for: $queue}
+      + if $prepare then {prepare: $prepare} else {} end
+      + if $holder != "" then {holder: $holder} else {} end') ||
     fail 64 'OTTER_SELECT or OTTER_PREPARE is not JSON'
-  call_with_retries POST /leases -H "Idempotency-Key: otter.sh/$key" -H 'Content-Type: application/json' -d "$body" ||
+  call_with_retries POST /leases -H "Idempotency-Key: otter.sh/$key" \
+    -H 'Content-Type: application/json' -d "$body" ||
     { asked=''; fail_with_answer; }
   lease=$(field '.id // ""')
   asked=''
@@ -122,8 +136,8 @@ print_variables() {
     "OTTER_MACHINE_IP=$(field ".ip_address // \"\" | $one_line")"
 }
 
-# Renews the lease three times in its duration, so that two renewals may fail. The lease is lost if otter reports its end, or
-# if it has expired.
+# Renews the lease three times in its duration, so that two renewals may fail. The lease is lost if
+# otter reports its end, or if it has expired.
 renew_until_lost() {
   trap 'kill "$nap" 2>/dev/null; exit' TERM
   trap - EXIT
@@ -138,7 +152,8 @@ renew_until_lost() {
     limit=$((renewed + ttl - now))
     [ "$limit" -gt 0 ] || limit=1
     [ "$limit" -le 60 ] || limit=60
-    if answer=$(call POST "/leases/$lease/renew" --max-time "$limit" -H 'Content-Type: application/json' -d '{}'); then
+    if answer=$(call POST "/leases/$lease/renew" --max-time "$limit" \
+      -H 'Content-Type: application/json' -d '{}'); then
       renewed=$now
       continue
     fi
@@ -155,20 +170,24 @@ renew_until_lost() {
   done
 }
 
-# Finds the lease by its holder, which contains the key, and by the token that created it, because other clients can use the
-# same holder. Then `take` with the same key returns the secret of the lease.
+# Finds the lease by its holder, which contains the key, and by the token that created it, because
+# other clients can use the same holder. Then `take` with the same key returns the secret of the
+# lease.
 find_and_give_back() {
   call_with_retries GET /about || fail_with_answer
   me=$(field '.caller.name // ""')
-  [ -n "$me" ] || fail 69 'otter does not report the name of the token: it is older than this script'
+  [ -n "$me" ] ||
+    fail 69 'otter does not report the name of the token: it is older than this script'
   named="limit=1000&holder=$(printf %s "$holder" | jq -Rrs @uri)"
   call_with_retries GET "/leases?state=queued,preparing,active,releasing&$named" || fail_with_answer
   ours=$(field '[.items[] | select(.requested_by == $me) | .id] | join(" ")')
   if [ -z "$ours" ]; then
     call_with_retries GET "/leases?$named" || fail_with_answer
     [ -z "$(field '[.items[] | select(.requested_by == $me)][0].id // ""')" ] || return 0
-    other=$(field '.items[0] | if . then "the lease \(.id) was taken by \(.requested_by), and this token is \($me)" else "" end')
-    fail 64 "nothing was taken with the key $key, so there is nothing to give back${other:+: $other}"
+    other=$(field '.items[0] | if . then
+      "the lease \(.id) was taken by \(.requested_by), and this token is \($me)" else "" end')
+    other=${other:+: $other}
+    fail 64 "nothing was taken with the key $key, so there is nothing to give back$other"
   fi
   take
   give_back
@@ -204,8 +223,8 @@ finish() {
   exit "$status"
 }
 
-# Makes a call, up to eight times if no answer comes or if a later attempt may succeed. If otter sends Retry-After, it retries at
-# those times for $retry_limit seconds. The answer is in $answer.
+# Makes a call, up to eight times if no answer comes or if a later attempt may succeed. If otter
+# sends Retry-After, it retries at those times for $retry_limit seconds. The answer is in $answer.
 call_with_retries() {
   tries=0 waited=0
   while :; do
@@ -216,7 +235,8 @@ call_with_retries() {
       [ "$(field .code)" != wait-timeout ] || return 1
       case $(field .status) in 408 | 429 | 5??) ;; *) return 1 ;; esac
     fi
-    # A retry does not help with a wrong address, an untrusted certificate or an unreadable CURL_CA_BUNDLE.
+    # A retry does not help with a wrong address, an untrusted certificate or an unreadable
+    # CURL_CA_BUNDLE.
     case $code in 1 | 3 | 60 | 77) return 1 ;; esac
     pause=$(retry_after)
     if [ -n "$pause" ]; then
@@ -232,8 +252,8 @@ call_with_retries() {
   done
 }
 
-# Calls otter: a method, a path, and more arguments for curl. Secrets go through the standard input of curl, so that no list of
-# processes shows them.
+# Calls otter: a method, a path, and more arguments for curl. Secrets go through the standard input
+# of curl, so that no list of processes shows them.
 call() {
   method=$1 path=$2
   shift 2
@@ -241,14 +261,22 @@ call() {
     [ -z "${OTTER_TOKEN:-}" ] || printf 'header = "Authorization: Bearer %s"\n' "$OTTER_TOKEN"
     [ -z "$credential" ] || printf 'header = "Otter-Lease: %s"\n' "$credential"
     [ -z "${OTTER_REFERENCE:-}" ] || printf 'header = "Otter-Reference: %s"\n' "$OTTER_REFERENCE"
-  } | curl -si --fail-with-body --connect-timeout 10 --max-time 60 -K - -X "$method" "$@" "$url/v1$path"
+  } | curl -si --fail-with-body --connect-timeout 10 --max-time 60 -K - \
+    -X "$method" "$@" "$url/v1$path"
 }
 
-# Applies a jq filter to the body, which is one line of JSON after the headers. Prints nothing if the answer has no such line.
-field() { printf '%s\n' "$answer" | sed -n '/^{/p' | jq -rs --arg me "$me" "last // empty | $1" 2>/dev/null || :; }
+# Applies a jq filter to the body, which is one line of JSON after the headers. Prints nothing if
+# the answer has no such line.
+field() {
+  printf '%s\n' "$answer" | sed -n '/^{/p' |
+    jq -rs --arg me "$me" "last // empty | $1" 2>/dev/null || :
+}
 
 # The seconds in the header Retry-After. Prints nothing if the header is missing.
-retry_after() { printf '%s\n' "$answer" | sed -n 's/^[Rr]etry-[Aa]fter: *0*\([1-9][0-9]\{0,8\}\).*/\1/p' | tail -n 1; }
+retry_after() {
+  printf '%s\n' "$answer" |
+    sed -n 's/^[Rr]etry-[Aa]fter: *0*\([1-9][0-9]\{0,8\}\).*/\1/p' | tail -n 1
+}
 
 http_status() { printf '%s\n' "$answer" | sed -n 's/^HTTP[^ ]* \([0-9]*\).*/\1/p' | tail -n 1; }
 
@@ -256,7 +284,16 @@ fail_with_answer() {
   why=$(field 'select(.code) | "\(.code): \(.detail)"')
   case $(field .status) in
     401 | 403) status=77 ;;
-    409) case $why in no-free-machine*) if [ "$(field '.errors[0].code // ""')" = matches-none ]; then status=76; else status=75; fi ;; *prepare-failed* | *machine-gone*) status=73 ;; *) status=74 ;; esac ;;
+    409)
+      case $why in
+        no-free-machine*)
+          status=75
+          [ "$(field '.errors[0].code // ""')" != matches-none ] || status=76
+          ;;
+        *prepare-failed* | *machine-gone*) status=73 ;;
+        *) status=74 ;;
+      esac
+      ;;
     429) status=75 ;;
     503) if [ -n "$(retry_after)" ]; then status=75; else status=69; fi ;;
     404) if [ -n "$lease" ]; then status=74; else status=64; fi ;;
@@ -270,9 +307,14 @@ fail_with_answer() {
 # Describes why otter did not answer, with advice.
 no_answer() {
   case $code in
-    1 | 3) echo "OTTER_URL is \"$url\", which curl cannot read: write an address such as https://otter.lab:8080" ;;
+    1 | 3)
+      echo "OTTER_URL is \"$url\", which is not a URL: write one such as https://otter.lab:8080"
+      ;;
     22) echo "the server at $url is not otter, or serves only https (HTTP status $(http_status))" ;;
-    60) echo "the certificate of $url is not trusted (curl exits with 60): name the file of its authority in CURL_CA_BUNDLE" ;;
+    60)
+      echo "the certificate of $url is not trusted (curl exits with 60): name the file of its" \
+        "authority in CURL_CA_BUNDLE"
+      ;;
     77) echo "the file in CURL_CA_BUNDLE cannot be read (curl exits with 77)" ;;
     *) echo "otter does not answer at $url (curl exits with $code)" ;;
   esac

@@ -1,6 +1,6 @@
-//! A real browser shows a page of another server. The page tries to change machines of an otter
-//! without tokens: nothing happens, and the page reads nothing. A page whose origin the
-//! configuration lists works with otter as any client does.
+//! A browser opens a page of another server, which tries to change machines of an otter without
+//! tokens. Nothing changes, and the page can read nothing. A page whose origin is listed in the
+//! configuration can use otter as any client can.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -16,22 +16,22 @@ use tokio::task::JoinHandle;
 use super::succeeds_within;
 use crate::harness::{Daemon, eventually, log_lines, otter_command};
 
-/// The longest that the browser may take.
+/// The longest time for the browser.
 const TIMEOUT: Duration = Duration::from_mins(2);
 
-/// The attempts of the page. It reports each result to its own server, and is complete once that
-/// has answered.
+/// A hostile page. It reports the result of each attempt to its own server, and is complete when
+/// that has answered.
 const HOSTILE: &str = r#"<!doctype html><title>hostile</title>
 <form method="post" target="frame" action="http://{otter}/v1/machines/16/revert?from=form"></form>
 <iframe name="frame"></iframe><img src="/end">
 <script>
-const said = [];
+const results = [];
 async function attempt(name, path, options) {
   try {
     const answer = await fetch("http://{otter}" + path, options);
-    said.push(name + " " + answer.type + " " + answer.status + " [" + await answer.text() + "]");
+    results.push(name + " " + answer.type + " " + answer.status + " [" + await answer.text() + "]");
   } catch (error) {
-    said.push(name + " " + error.name);
+    results.push(name + " " + error.name);
   }
 }
 async function form() {
@@ -41,13 +41,13 @@ async function form() {
   await loaded;
   let text;
   try { text = frame.contentDocument.body.textContent; } catch (error) { text = error.name; }
-  said.push("form " + text);
+  results.push("form " + text);
 }
 function socket() {
   return new Promise(resolve => {
     const socket = new WebSocket("ws://{otter}/v1/machines/16");
-    socket.onopen = () => { said.push("socket open"); resolve(); };
-    socket.onerror = () => { said.push("socket error"); resolve(); };
+    socket.onopen = () => { results.push("socket open"); resolve(); };
+    socket.onerror = () => { results.push("socket error"); resolve(); };
   });
 }
 (async () => {
@@ -63,7 +63,7 @@ function socket() {
   await attempt("get", "/v1/machines", {});
   await attempt("opaque", "/v1/machines", {mode: "no-cors"});
   await socket();
-  await fetch("/said", {method: "POST", body: said.join("\n")});
+  await fetch("/results", {method: "POST", body: results.join("\n")});
 })();
 </script>"#;
 
@@ -81,10 +81,10 @@ async fn a_page_of_another_server_changes_and_reads_nothing() {
 
     let url = format!("{}/?{}", hostile.origin, daemon.address());
     let shown = succeeds_within(chromium(&url, &profile), TIMEOUT).await.stdout;
-    let said = hostile.said();
-    let said: Vec<&str> = said.lines().collect();
+    let results = hostile.results();
+    let results: Vec<&str> = results.lines().collect();
     let expected = [
-        // The frame shows another origin, which the page cannot read.
+        // The frame is of another origin, so the page cannot read it.
         "form TypeError",
         "empty opaque 0 []",
         "text opaque 0 []",
@@ -95,7 +95,7 @@ async fn a_page_of_another_server_changes_and_reads_nothing() {
         "opaque opaque 0 []",
         "socket error",
     ];
-    assert_eq!(said, expected, "{}", String::from_utf8_lossy(&shown));
+    assert_eq!(results, expected, "{}", String::from_utf8_lossy(&shown));
 
     let lines = log_lines(&log, "access");
     let statuses = |method: &str, path: &str| -> Vec<&Value> {
@@ -120,20 +120,22 @@ async fn a_page_of_another_server_changes_and_reads_nothing() {
     assert_eq!(daemon.get("/v1/machines/16").await.expect(200).json, before);
 }
 
-/// A page that works with a token as any client does, and reads what it is answered.
+/// A page that uses otter with a token and reads the answers.
 const CLIENT: &str = r#"<!doctype html><title>client</title><img src="/end">
 <script>
-const said = [];
+const results = [];
 async function attempt(name, method, path, body) {
   try {
-    const headers = {"authorization": "Bearer {token}", "content-type": "application/json", "idempotency-key": "k"};
+    const headers = {"authorization": "Bearer {token}", "content-type": "application/json"};
+    headers["idempotency-key"] = "k";
     const answer = await fetch("http://{otter}" + path, {method, body, headers});
     const json = await answer.json();
     const replayed = answer.headers.get("idempotent-replayed");
-    said.push([name, answer.status, json.state ?? json.code ?? json.power_state, String(replayed),
-      answer.headers.has("otter-version")].join(" "));
+    const outcome = json.state ?? json.code ?? json.power_state;
+    const version = answer.headers.has("otter-version");
+    results.push([name, answer.status, outcome, String(replayed), version].join(" "));
   } catch (error) {
-    said.push(name + " " + error.name);
+    results.push(name + " " + error.name);
   }
 }
 (async () => {
@@ -142,7 +144,7 @@ async function attempt(name, method, path, body) {
   await attempt("again", "POST", power, '{"action": "on"}');
   await attempt("read", "GET", "/v1/machines/16");
   await attempt("refused", "DELETE", "/v1/machines/none/quarantine");
-  await fetch("/said", {method: "POST", body: said.join("\n")});
+  await fetch("/results", {method: "POST", body: results.join("\n")});
 })();
 </script>"#;
 
@@ -174,7 +176,7 @@ async fn a_listed_page_works_with_otter_and_others_do_not() {
 
     visit(&other, "other").await;
     assert_eq!(
-        other.said(),
+        other.results(),
         "change TypeError\nagain TypeError\nread TypeError\nrefused TypeError"
     );
     assert_eq!(
@@ -192,51 +194,54 @@ async fn a_listed_page_works_with_otter_and_others_do_not() {
         "read 200 on null true",
         "refused 404 not-found null false",
     ];
-    assert_eq!(listed.said().lines().collect::<Vec<_>>(), expected);
+    assert_eq!(listed.results().lines().collect::<Vec<_>>(), expected);
     assert!(statuses("OPTIONS")[asked.len()..].iter().all(|status| *status == 204));
 }
 
-/// The other server, with its page.
+/// The server of the page.
 struct Site {
     origin: String,
-    said: watch::Receiver<Option<String>>,
+    results: watch::Receiver<Option<String>>,
     server: JoinHandle<std::io::Result<()>>,
 }
 
 impl Site {
-    /// The query of the page's address is that of otter, and a token if the page uses one.
+    /// Serves the page. The query of its address holds the address of otter, and a token if the
+    /// page uses one.
     async fn serve(page: &'static str) -> Self {
         let page = async move |uri: Uri| {
             let query = uri.query().unwrap_or_default();
             let (otter, token) = query.split_once(',').unwrap_or((query, ""));
             Html(page.replace("{otter}", otter).replace("{token}", token))
         };
-        let (tell, said) = watch::channel(None);
-        let mut told = said.clone();
-        // The browser is done once the page has this picture.
+        let (report, results) = watch::channel(None);
+        let mut reported = results.clone();
+        // The browser waits for this picture, so the page is complete when it is served.
         let end = async move || {
-            let told = tokio::time::timeout(TIMEOUT, told.wait_for(Option::is_some)).await;
-            if told.is_ok() { StatusCode::OK } else { StatusCode::GATEWAY_TIMEOUT }
+            let reported = tokio::time::timeout(TIMEOUT, reported.wait_for(Option::is_some)).await;
+            if reported.is_ok() { StatusCode::OK } else { StatusCode::GATEWAY_TIMEOUT }
         };
-        let tell = async move |text: String| {
-            tell.send_replace(Some(text));
+        let report = async move |text: String| {
+            report.send_replace(Some(text));
         };
-        let routes =
-            Router::new().route("/", get(page)).route("/end", get(end)).route("/said", post(tell));
+        let routes = Router::new()
+            .route("/", get(page))
+            .route("/end", get(end))
+            .route("/results", post(report));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
         let server = tokio::spawn(async move { axum::serve(listener, routes).await });
-        Self { origin, said, server }
+        Self { origin, results, server }
     }
 
-    /// What the page wrote down.
-    fn said(self) -> String {
+    /// The results that the page reported.
+    fn results(self) -> String {
         self.server.abort();
-        self.said.borrow().clone().expect("the page to come to its end")
+        self.results.borrow().clone().expect("a complete page")
     }
 }
 
-/// A browser without a window that opens the page, and prints it once it is loaded.
+/// A command that opens the page in a headless browser and prints the page when it is loaded.
 fn chromium(url: &str, profile: &std::path::Path) -> Command {
     let mut command = Command::new("chromium");
     command.args([

@@ -1,5 +1,5 @@
-//! The examples of `deploy/ci`: the shell one by its ways to end, and the lines of the two others
-//! as their CI runs them. And `otter run` at a terminal.
+//! The examples in `deploy/ci`: each way in which `otter.sh` can end, and the commands of the two
+//! other examples as the CI runs them. Also `otter run` in a terminal.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ use crate::harness::{Answer, Daemon, encode, eventually, otter_command, run_with
 
 const SELECT: &str = r#"{"name": "sdw-staging"}"#;
 
-/// A daemon, and a working copy as a job has it.
+/// A daemon, and the working copy of a CI job.
 struct CiJob {
     daemon: Daemon,
     files: TempDir,
@@ -34,7 +34,7 @@ impl CiJob {
         Self { daemon, files }
     }
 
-    /// A command of the job, in a shell.
+    /// A shell command in the environment of the job.
     fn shell(&self, shell: &[&str], script: &str) -> Command {
         let mut command = Command::new(shell[0]);
         command
@@ -65,7 +65,8 @@ impl CiJob {
     }
 }
 
-/// What it exits with and says, told to end, or something else done to it, once its command runs.
+/// Runs `otter.sh run` with this script, calls `meanwhile` with its process id, and returns the
+/// exit code and the output.
 async fn with_otter_sh(
     job: &CiJob,
     script: &str,
@@ -75,7 +76,7 @@ async fn with_otter_sh(
     with_shell(job, "exec deploy/ci/otter.sh", script, variables, meanwhile).await
 }
 
-/// The same, with the shell called so.
+/// The same, with another command line for `otter.sh`.
 async fn with_shell(
     job: &CiJob,
     called: &str,
@@ -83,10 +84,10 @@ async fn with_shell(
     variables: &[(&str, &str)],
     meanwhile: impl AsyncFnOnce(Pid),
 ) -> (Option<i32>, String) {
-    // A shell cannot trap what was ignored when it began, as SIGINT is in whatever a script starts
-    // beside itself.
-    let heeding = ["env", "--default-signal=INT,TERM", "sh"];
-    let mut shell = job.shell(&heeding, &format!("{called} run sh -c \"$SCRIPT\""));
+    // A shell cannot trap a signal that was ignored when it started. SIGINT is ignored in
+    // background processes of scripts.
+    let with_default_signals = ["env", "--default-signal=INT,TERM", "sh"];
+    let mut shell = job.shell(&with_default_signals, &format!("{called} run sh -c \"$SCRIPT\""));
     shell
         .env("SCRIPT", script)
         .envs(variables.iter().copied())
@@ -96,7 +97,7 @@ async fn with_shell(
     let id = Pid::from_child(&child);
     let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
     meanwhile(id).await;
-    let output = tokio::time::timeout(TIMEOUT, ended).await.expect("it to end").unwrap();
+    let output = tokio::time::timeout(TIMEOUT, ended).await.expect("the end of otter.sh").unwrap();
     (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
 }
 
@@ -120,7 +121,7 @@ async fn the_shell_example_releases_the_machine_on_a_signal() {
     let job = CiJob::start().await;
     for (signal, status) in [(Signal::TERM, 143), (Signal::INT, 130)] {
         let ready = job.file("ready");
-        // What it has started ends with it.
+        // The child process of the command ends with it.
         let script = format!("sleep 600 & echo >{}; wait", ready.display());
         let (code, text) = with_otter_sh(&job, &script, &[], async |id| {
             eventually("the command to run", async || ready.exists()).await;
@@ -133,8 +134,8 @@ async fn the_shell_example_releases_the_machine_on_a_signal() {
     }
 }
 
-/// What it starts runs at once, and the shell learns its number a moment later: here half a
-/// second later.
+/// The command runs before the shell has stored its process id. The test makes this time half a
+/// second.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_example_ends_a_command_that_has_just_begun() {
     let job = CiJob::start().await;
@@ -171,7 +172,7 @@ async fn the_shell_example_renews_and_notices_a_loss() {
             };
             job.open_leases().await.first().and_then(held).is_some_and(|seconds| seconds > 4)
         };
-        eventually("it to be held for more than its time", renewed).await;
+        eventually("the lease to be renewed beyond its duration", renewed).await;
         std::fs::write(&go, "").unwrap();
     })
     .await;
@@ -198,27 +199,27 @@ async fn the_shell_example_renews_and_notices_a_loss() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_example_ends_its_command_if_otter_stays_away() {
     let job = CiJob::start().await;
-    let (ready, told) = (job.file("ready"), job.file("told"));
+    let (ready, got_signal) = (job.file("ready"), job.file("got_signal"));
     let script = format!(
         "trap 'echo >{}; exit' TERM; echo >{}; while :; do sleep 0.1; done",
-        told.display(),
+        got_signal.display(),
         ready.display()
     );
     let (code, text) = with_otter_sh(&job, &script, &[("OTTER_TTL", "3s")], async |_| {
         eventually("the command to run", async || ready.exists()).await;
         job.daemon.suspend().await;
-        eventually("the command to be told to end", async || told.exists()).await;
+        eventually("the command to get the signal", async || got_signal.exists()).await;
         job.daemon.signal(Signal::CONT);
     })
     .await;
     let message = "otter.sh: the lease was not renewed in time, so the command is ended\n";
-    // The shell of the command may say that what it waited for was terminated.
+    // The shell of the command may print that its child was terminated.
     assert!(code == Some(74) && text.starts_with(message), "{code:?} {text}");
     job.assert_all_released().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_shell_example_says_why_otter_does_not_answer() {
+async fn the_shell_example_reports_why_otter_does_not_answer() {
     let job = CiJob::start().await;
     let nobody = [("OTTER_URL", "http://127.0.0.1:1")];
     let (code, text) = with_otter_sh(&job, "echo never", &nobody, async |_| {}).await;
@@ -260,7 +261,7 @@ async fn the_shell_example_says_why_otter_does_not_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_shell_example_says_why_there_is_no_machine() {
+async fn the_shell_example_reports_why_there_is_no_machine() {
     let job = CiJob::start().await;
     for (variables, status, message) in [
         ([("OTTER_SELECT", r#"{"name": "no-such-machine"}"#)], 76, "no-free-machine: "),
@@ -283,7 +284,7 @@ async fn the_shell_example_says_why_there_is_no_machine() {
     job.assert_all_released().await;
 }
 
-/// A machine's name on the host sets no variable but its own.
+/// The name of a machine on the host cannot set another variable.
 #[tokio::test]
 async fn the_shell_example_prints_each_value_in_one_line() {
     let scenario = tempfile::NamedTempFile::new().unwrap();
@@ -333,18 +334,18 @@ async fn the_shell_example_gives_back_only_what_was_taken() {
     assert_eq!(vain.status.code(), Some(64), "{text}");
     assert!(text.contains("nothing was taken with the key 7/1/test/0"), "{text}");
     let leases = job.daemon.get("/v1/leases").await.expect(200);
-    assert!(leases.items("id").is_empty(), "it took nothing: {}", leases.text);
-    // The key of another leg belongs to another machine.
+    assert!(leases.items("id").is_empty(), "no lease was created: {}", leases.text);
+    // Another job of the matrix has another key, and so another machine.
     assert!(run("take", "7/1/test/0").await.status.success());
     assert_eq!(run("give-back", "7/1/test/1").await.status.code(), Some(64));
     assert_eq!(job.open_leases().await.len(), 1);
     assert!(run("give-back", "7/1/test/0").await.status.success());
     job.assert_all_released().await;
-    assert!(run("give-back", "7/1/test/0").await.status.success(), "again it is nothing to do");
+    assert!(run("give-back", "7/1/test/0").await.status.success(), "a repetition succeeds");
     assert_eq!(job.daemon.get("/v1/leases").await.expect(200).items("id").len(), 1);
 }
 
-/// A job before a daemon with tokens: those of two runners, and of an admin.
+/// A CI job with a daemon that has three tokens: two of runners and one of an admin.
 struct Guarded {
     job: CiJob,
     tokens: [String; 3],
@@ -379,7 +380,7 @@ impl Guarded {
         Answer::from_request(body.iter().fold(request, reqwest::RequestBuilder::json)).await
     }
 
-    /// The states of the leases of a holder, the newest first.
+    /// The states of the leases of a holder, newest first.
     async fn states(&self, holder: &str) -> Vec<String> {
         let path = format!("/v1/leases?holder={}", encode(holder));
         let leases = self.call(Method::GET, 2, &path, None).await.expect(200);
@@ -396,7 +397,7 @@ impl Guarded {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_shell_example_gives_back_its_own_lease_whatever_others_call_theirs() {
+async fn the_shell_example_gives_back_its_own_lease_if_others_use_the_same_holder() {
     let guarded = Guarded::start().await;
     let holder = "otter.sh 7/1";
     let foreign = json!({"select": {"name": "4.3-nightly"}, "ttl": "10m", "holder": holder});
@@ -416,9 +417,11 @@ async fn the_shell_example_gives_back_its_own_lease_whatever_others_call_theirs(
 
     let (code, text) = guarded.otter_sh("take", 0).await;
     assert_eq!(code, Some(0), "{text}");
-    let newer = json!({"select": {"name": "4.3-nightly"}, "ttl": "10m", "holder": holder, "queue_for": "10m"});
+    let mut newer = json!({"select": {"name": "4.3-nightly"}, "ttl": "10m"});
+    newer["holder"] = json!(holder);
+    newer["queue_for"] = json!("10m");
     let newer = guarded.call(Method::POST, 1, "/v1/leases", Some(newer)).await.expect(202).json;
-    // A newer one that has ended does not hide the own lease either.
+    // A newer ended lease of another token does not hide the own lease.
     let path = format!("/v1/leases/{}?reason=test", newer["id"].as_str().unwrap());
     guarded.call(Method::DELETE, 2, &path, None).await.expect(200);
     let (code, text) = guarded.otter_sh("give-back", 0).await;
@@ -428,7 +431,7 @@ async fn the_shell_example_gives_back_its_own_lease_whatever_others_call_theirs(
     assert_eq!(
         guarded.otter_sh("give-back", 0).await,
         (Some(0), String::new()),
-        "again it is nothing to do"
+        "a repetition succeeds"
     );
 }
 
@@ -446,7 +449,7 @@ async fn the_shell_example_waits_while_a_limit_of_its_token_is_reached() {
         metrics.lines().any(|line| line.contains("operation=\"POST /v1/leases\",status=\"4xx\""))
     };
     let (code, text) = with_otter_sh(job, "echo mine", &[token], async |_| {
-        eventually("it to be refused", refused).await;
+        eventually("the request to be refused", refused).await;
         let path = format!("/v1/leases/{}?reason=test", first["id"].as_str().unwrap());
         guarded.call(Method::DELETE, 2, &path, None).await.expect(200);
     })
@@ -455,7 +458,7 @@ async fn the_shell_example_waits_while_a_limit_of_its_token_is_reached() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn at_a_terminal_the_command_of_otter_run_is_in_front() {
+async fn the_command_of_otter_run_is_in_the_foreground_of_its_terminal() {
     let job = CiJob::start().await;
     let url = format!("http://{}", job.daemon.address());
     let mut script = script(PYVMOMI_9, "terminal.py", &[env!("CARGO_BIN_EXE_otter"), &url]);
@@ -464,19 +467,21 @@ async fn at_a_terminal_the_command_of_otter_run_is_in_front() {
     job.assert_all_released().await;
 }
 
-/// The file as JSON.
+/// Reads a YAML file as JSON.
 async fn yaml(name: &str) -> Value {
     let python = Path::new(&program_in("OTTER_SCHEMATHESIS")).with_file_name("python");
     let mut read = Command::new(python);
     read.args([
         "-c",
-        "import json, sys, yaml; json.dump(yaml.safe_load(open(sys.argv[1])), sys.stdout, default=str)",
+        "import json, sys, yaml; json.dump(yaml.safe_load(open(sys.argv[1])), sys.stdout, \
+         default=str)",
     ]);
     read.arg(repository().join("deploy/ci").join(name));
     serde_json::from_slice(&succeeds(read).await.stdout).unwrap()
 }
 
-/// The variables that a CI sets for a job; where otter is and which machine come from the test.
+/// The variables that the CI sets for a job, without the address and the selection, which the test
+/// sets.
 fn variables(of: &Value) -> Vec<(String, String)> {
     let all = of.as_object().unwrap().iter();
     let ours = ["OTTER_URL", "OTTER_SELECT", "OTTER_TOKEN"];
@@ -486,13 +491,13 @@ fn variables(of: &Value) -> Vec<(String, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_steps_for_github_actions_give_the_machine_back_whatever_ends_first() {
+async fn the_steps_for_github_actions_give_the_machine_back_in_every_case() {
     let workflow = yaml("github-actions.yml").await;
     let of = &workflow["jobs"]["test"];
     let steps = of["steps"].as_array().unwrap();
     let step = |name: &str| steps.iter().find(|step| step["name"] == name).unwrap();
     assert_eq!(step("give the machine back")["if"], "always()");
-    // What differs between runs, their attempts, their jobs and the legs of a matrix.
+    // The values that differ between runs, attempts, jobs and the jobs of a matrix.
     let key = of["env"]["OTTER_KEY"].as_str().unwrap();
     for part in ["github.run_id", "github.run_attempt", "github.job", "strategy.job-index"] {
         assert!(key.contains(&format!("${{{{ {part} }}}}")), "{part} in {key}");
@@ -521,10 +526,10 @@ async fn the_steps_for_github_actions_give_the_machine_back_whatever_ends_first(
     assert_eq!(job.open_leases().await.len(), 1);
     succeeds(run("give the machine back", &environment)).await;
     job.assert_all_released().await;
-    // Once more does nothing.
+    // A repetition does nothing.
     succeeds(run("give the machine back", &environment)).await;
 
-    // Cancelled while the machine is taken: nothing is known of it but the key.
+    // The job is cancelled while it takes the machine, so that only the key is known.
     let other = |name: &str| {
         let mut shell = run(name, Path::new("/nonexistent/environment"));
         shell.env("OTTER_KEY", "another run");
@@ -538,7 +543,7 @@ async fn the_steps_for_github_actions_give_the_machine_back_whatever_ends_first(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_script_for_gitlab_gives_the_machine_back_whatever_ends_first() {
+async fn the_script_for_gitlab_gives_the_machine_back_in_every_case() {
     let pipeline = yaml("gitlab-ci.yml").await;
     let of = &pipeline["test on a lab machine"];
     let lines = |what: &str| {
@@ -551,7 +556,7 @@ async fn the_script_for_gitlab_gives_the_machine_back_whatever_ends_first() {
         shell.envs(variables(&of["variables"]));
         shell
     };
-    // The test fails, and after_script still runs.
+    // after_script also runs after a failed test.
     std::fs::write(job.file("test.sh"), "#!/bin/sh\necho \"$OTTER_MACHINE_NAME\"; exit 7\n")
         .unwrap();
     succeeds(job.shell(&["sh"], "chmod +x test.sh")).await;

@@ -1,5 +1,5 @@
-//! Clients that generators of four languages make of the committed document: each one's round trip
-//! before otter on a simulated host, and `openapi/README.md`, which shows lines of them.
+//! Clients in four languages, generated from the committed OpenAPI document: the round trip of each
+//! with an otter on a simulated host, and the lines of them in `openapi/README.md`.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -27,10 +27,11 @@ async fn rust_makes_a_round_trip() {
     round_trip("rust").await;
 }
 
-/// Runs the program that `clients/generate` has built. It asserts on what it gets by itself.
+/// Runs the program that `clients/generate` built. The program itself asserts on the answers.
 async fn round_trip(language: &str) {
     let clients = std::env::var("OTTER_CLIENTS").expect(
-        "OTTER_CLIENTS does not name the folder of generated clients. Run tests/run, which makes them",
+        "OTTER_CLIENTS does not name the folder of generated clients. Run tests/run, which makes \
+         them",
     );
     let daemon = Daemon::start(&["--simulate", "--log-level", "error"], &[]).await;
     eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200)

@@ -1,9 +1,10 @@
-"""Many clients that use otter badly: waits without an end, streams that are not read, and slow clients.
+"""Many clients that use otter badly: waits without an end, streams that are not read, and slow
+clients.
 
     python3 crowd.py ADDRESS PORT WAITS STREAMS SLOW
 
-It opens the connections, prints `ready` with the number of each kind, and keeps them until it is killed. It needs only
-the standard library of Python.
+It opens the connections, prints `ready` with the number of each kind, and keeps them until it is
+killed. It needs only the standard library of Python.
 """
 
 import asyncio
@@ -54,7 +55,9 @@ async def open_wait(address, number, connections):
 
 
 async def open_stream(address, number, connections, readers):
-    """Opens a stream that starts with all objects. Every second stream is read; the receive buffers of the others fill up."""
+    """Opens a stream that starts with all objects. Every second stream is read; the receive buffers
+    of the others fill up.
+    """
     reads = number % 2 == 0
     connection = await connect(address, None if reads else 4096)
     await send(connection, request("/v1/events?initial=true", "accept: application/x-ndjson"))
@@ -75,13 +78,17 @@ async def read_to_end(connection):
 
 
 async def open_slow_client(address, number, connections, readers):
-    """Opens one of three kinds of slow clients: slow headers, an incomplete body, or answers that are not read."""
+    """Opens one of three kinds of slow clients: slow headers, an incomplete body, or answers that
+    are not read.
+    """
     connection = await connect(address, 4096)
     connections.append(connection)
     if number % 3 == 0:
         readers.append(asyncio.ensure_future(send_slowly(connection)))
     elif number % 3 == 1:
-        head = request("/v1/machines/1/power", "content-type: application/json", "content-length: 1000000")
+        head = request(
+            "/v1/machines/1/power", "content-type: application/json", "content-length: 1000000"
+        )
         await send(connection, head.replace(b"GET", b"POST", 1) + b'{"action": "')
     else:
         # Many requests, whose answers are not read.
@@ -118,14 +125,20 @@ async def main(host, port, waits, streams, slows):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = waits + streams + slows + 100
     if hard != resource.RLIM_INFINITY and hard < needed:
-        sys.exit(f"{needed} open files are needed, and the hard limit is {hard}: raise it (ulimit -Hn)")
+        sys.exit(
+            f"{needed} open files are needed, and the hard limit is {hard}: raise it (ulimit -Hn)"
+        )
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
     address, connections, readers = (host, port), [], []
     opened = {
-        "streams": await open_many(streams, lambda number: open_stream(address, number, connections, readers)),
+        "streams": await open_many(
+            streams, lambda number: open_stream(address, number, connections, readers)
+        ),
         "waits": await open_many(waits, lambda number: open_wait(address, number, connections)),
-        "slow": await open_many(slows, lambda number: open_slow_client(address, number, connections, readers)),
+        "slow": await open_many(
+            slows, lambda number: open_slow_client(address, number, connections, readers)
+        ),
     }
     print("ready", json.dumps(opened), flush=True)
     await asyncio.Event().wait()

@@ -1,6 +1,6 @@
-//! Ten thousand that wait, a thousand streams of which half are never read, and clients as slow as
-//! can be, all from another process (`crowd.py`): memory stays bounded, others are served
-//! meanwhile, and nothing is left behind.
+//! Ten thousand waits, a thousand streams of which half are never read, and very slow clients, all
+//! from another process (`crowd.py`). The memory is bounded, otter serves other clients meanwhile,
+//! and at the end no connection remains.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,15 +14,15 @@ use crate::harness::{Daemon, eventually};
 
 const WAITS: usize = 10_000;
 const STREAMS: usize = 1_000;
-/// A third each: headers a byte at a time, a body that stops, answers that nobody takes.
+/// The number of slow clients, of three kinds: slow headers, incomplete bodies, and unread answers.
 const SLOW: usize = 90;
-/// How much a client that holds a connection may cost, in bytes, in an unoptimised build.
-const EACH: u64 = 64 * 1024;
-/// How long anybody else's call may take meanwhile, on a machine that has other things to do.
-const IN_TIME: Duration = Duration::from_secs(10);
+/// The most memory in bytes for one connected client, in an unoptimised build.
+const MEMORY_PER_CLIENT: u64 = 64 * 1024;
+/// The longest time for the requests of other clients meanwhile, on a busy machine.
+const READ_LIMIT: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_costs_bounded_memory_and_holds_nobody_up() {
+async fn many_clients_use_bounded_memory_and_do_not_delay_others() {
     let files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let needed = u64::try_from(WAITS + STREAMS + SLOW + 500).unwrap();
     assert!(
@@ -38,8 +38,8 @@ async fn a_crowd_costs_bounded_memory_and_holds_nobody_up() {
         .await;
     let (memory, open) = (daemon.resident_memory(), daemon.open_files());
 
-    let all_there = AtomicBool::new(false);
-    let coming = async {
+    let all_connected = AtomicBool::new(false);
+    let connecting = async {
         let mut crowd = python();
         let (host, port) = daemon.address().split_once(':').unwrap();
         crowd.arg("-B").arg(repository().join("tests/interop/crowd.py")).args([host, port]);
@@ -50,7 +50,7 @@ async fn a_crowd_costs_bounded_memory_and_holds_nobody_up() {
         let ready = crowd
             .wait_for_line_within(Duration::from_mins(2), "ready", |line| line.starts_with("ready"))
             .await;
-        all_there.store(true, Ordering::Relaxed);
+        all_connected.store(true, Ordering::Relaxed);
         assert_eq!(
             ready,
             format!("ready {{\"streams\": {STREAMS}, \"waits\": {WAITS}, \"slow\": {SLOW}}}")
@@ -59,15 +59,16 @@ async fn a_crowd_costs_bounded_memory_and_holds_nobody_up() {
     };
     let others = async {
         let mut slowest = Duration::ZERO;
-        while !all_there.load(Ordering::Relaxed) {
-            slowest = slowest.max(served(&daemon, 3).await);
+        while !all_connected.load(Ordering::Relaxed) {
+            slowest = slowest.max(timed_read(&daemon, 3).await);
         }
         slowest
     };
-    let (crowd, slowest) = tokio::join!(coming, others);
+    let (crowd, slowest) = tokio::join!(connecting, others);
 
     let blocked = u64::try_from(WAITS + STREAMS).unwrap();
-    eventually("all to block", async || daemon.metric("otter_waits_open").await == blocked).await;
+    eventually("all waits to be open", async || daemon.metric("otter_waits_open").await == blocked)
+        .await;
     let mut slowest_job = Duration::ZERO;
     for machine in 1..=10 {
         for action in ["on", "off"] {
@@ -75,19 +76,22 @@ async fn a_crowd_costs_bounded_memory_and_holds_nobody_up() {
             let path = format!("/v1/machines/{machine}/power?wait=14s");
             daemon.post(&path, json!({"action": action})).await.expect(200);
             slowest_job = slowest_job.max(started.elapsed());
-            served(&daemon, machine).await;
+            timed_read(&daemon, machine).await;
         }
     }
     let crowded = daemon.resident_memory();
-    // Those that send too slowly are shown the door; those that wait, and those that only do not
-    // read, are not yet.
-    let staying = WAITS + STREAMS + SLOW / 3;
-    eventually("the slow to be gone", async || daemon.open_files() < open + staying + 10).await;
+    // otter closes the connections of clients that send too slowly. Waits, and clients that do not
+    // read, stay connected.
+    let remaining = WAITS + STREAMS + SLOW / 3;
+    eventually("the slow clients to be disconnected", async || {
+        daemon.open_files() < open + remaining + 10
+    })
+    .await;
     assert_eq!(daemon.metric("otter_waits_open").await, blocked);
 
     drop(crowd);
-    eventually("all to be gone", async || daemon.open_files() < open + 10).await;
-    eventually("what they held to be gone", async || {
+    eventually("all connections to be closed", async || daemon.open_files() < open + 10).await;
+    eventually("all waits and streams to be closed", async || {
         let held = [
             daemon.metric("otter_waits_open").await,
             daemon.metric("otter_event_streams_open").await,
@@ -95,26 +99,26 @@ async fn a_crowd_costs_bounded_memory_and_holds_nobody_up() {
         held == [0, 0]
     })
     .await;
-    served(&daemon, 3).await;
+    timed_read(&daemon, 3).await;
     let grown = crowded.saturating_sub(memory);
     let clients = u64::try_from(WAITS + STREAMS + SLOW).unwrap();
     println!(
-        "{clients} clients: {} MiB before, {} MiB with them ({} KiB each), {} MiB after; slowest read while they came \
-         {slowest:?}, slowest job meanwhile {slowest_job:?}",
+        "{clients} clients: {} MiB before, {} MiB with them ({} KiB each), {} MiB after; slowest \
+         read while they came {slowest:?}, slowest job meanwhile {slowest_job:?}",
         memory >> 20,
         crowded >> 20,
         (grown / clients) >> 10,
         daemon.resident_memory() >> 20,
     );
-    assert!(grown < clients * EACH, "{} MiB for {clients} clients", grown >> 20);
+    assert!(grown < clients * MEMORY_PER_CLIENT, "{} MiB for {clients} clients", grown >> 20);
 }
 
-/// How long a read of a machine takes; it must be in time.
-async fn served(daemon: &Daemon, machine: usize) -> Duration {
+/// Reads a machine and returns the duration. Panics if it takes longer than `READ_LIMIT`.
+async fn timed_read(daemon: &Daemon, machine: usize) -> Duration {
     let started = now();
     daemon.get(&format!("/v1/machines/{machine}")).await.expect(200);
     let took = started.elapsed();
-    assert!(took < IN_TIME, "a read took {took:?}");
+    assert!(took < READ_LIMIT, "a read took {took:?}");
     took
 }
 

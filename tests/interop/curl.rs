@@ -1,5 +1,5 @@
-//! The exit codes of the real curl: with `?wait=` it is 0 if and only if the thing was done, and
-//! `--retry` does nothing twice.
+//! The exit codes of curl. With `?wait=` the code is 0 if and only if the job succeeded. `--retry`
+//! does nothing twice.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,31 +10,32 @@ use otter::simulator::{DownMode, HostdRestart, Pace};
 use super::TIMEOUT;
 use crate::harness::{Lab, LabOptions, eventually, run_with_timeout};
 
-/// A call by curl, what it exits with, and what there is of jobs then.
+/// A call by curl, its exit code, and the jobs after it.
 struct Case {
     what: &'static str,
     host: HostBehaviour,
-    /// Goes after `curl -s --fail-with-body`. `{job}` is a job that was started before and powers machine 32 on.
+    /// The arguments after `curl -s --fail-with-body`. `{job}` is an earlier job that powers
+    /// machine 32 on.
     call: &'static str,
     exit: i32,
-    /// The states of all jobs, newest first; [`UNFINISHED`] of one that has not ended.
+    /// The states of all jobs, newest first. [`UNFINISHED`] stands for a job that has not ended.
     jobs: &'static [&'static str],
 }
 
-/// What the host does.
+/// The behaviour of the host.
 #[derive(Clone, Copy, PartialEq)]
 enum HostBehaviour {
-    /// Its tasks succeed in no time.
+    /// Its tasks succeed at once.
     Quick,
-    /// Its licence lets nothing be changed.
+    /// Its licence allows no changes.
     ReadOnly,
     /// Its tasks never end.
     Slow,
-    /// Its task ends once curl was answered with a 5xx.
+    /// Its task ends after curl has got a 5xx.
     SlowAtFirst,
-    /// It is gone, for longer than new jobs are taken on trust.
+    /// It is unreachable for longer than otter accepts new jobs during an outage.
     Away,
-    /// The same, until curl was answered with a 5xx.
+    /// The same, until curl has got a 5xx.
     AwayAtFirst,
 }
 
@@ -46,46 +47,65 @@ const REFUSED: i32 = 22;
 /// Machine 32 is off at the start, machine 31 on.
 #[rustfmt::skip]
 const TABLE: &[Case] = &[
-    Case { what: "it is done", host: HostBehaviour::Quick, exit: DONE, jobs: &["succeeded"],
+    Case { what: "the job succeeds", host: HostBehaviour::Quick, exit: DONE,
+        jobs: &["succeeded"],
         call: r#"/v1/machines/32/power?wait=30s --json {"action":"on"}"# },
-    Case { what: "it is so already", host: HostBehaviour::Quick, exit: DONE, jobs: &["succeeded"],
+    Case { what: "the machine is on already", host: HostBehaviour::Quick, exit: DONE,
+        jobs: &["succeeded"],
         call: r#"/v1/machines/31/power?wait=30s --json {"action":"on"}"# },
-    Case { what: "it fails on the host", host: HostBehaviour::ReadOnly, exit: REFUSED, jobs: &["failed"],
+    Case { what: "the host refuses the call", host: HostBehaviour::ReadOnly, exit: REFUSED,
+        jobs: &["failed"],
         call: r#"/v1/machines/32/power?wait=30s --json {"action":"on"}"# },
-    Case { what: "it cannot be when its turn comes", host: HostBehaviour::Quick, exit: REFUSED, jobs: &["failed"],
+    Case { what: "the machine is in the wrong state", host: HostBehaviour::Quick, exit: REFUSED,
+        jobs: &["failed"],
         call: r#"/v1/machines/32/power?wait=30s --json {"action":"reset"}"# },
-    Case { what: "no such machine", host: HostBehaviour::Quick, exit: REFUSED, jobs: &[],
+    Case { what: "the machine does not exist", host: HostBehaviour::Quick, exit: REFUSED,
+        jobs: &[],
         call: r#"/v1/machines/none/power?wait=30s --json {"action":"on"}"# },
-    Case { what: "the time is up, with a key", host: HostBehaviour::Slow, exit: REFUSED, jobs: &[UNFINISHED],
+    Case { what: "the wait is over, with a key", host: HostBehaviour::Slow, exit: REFUSED,
+        jobs: &[UNFINISHED],
         call: r#"/v1/machines/32/power?wait=0s -H Idempotency-Key:k --json {"action":"on"}"# },
-    Case { what: "the time is up, without a key", host: HostBehaviour::Slow, exit: REFUSED, jobs: &[UNFINISHED],
+    Case { what: "the wait is over, without a key", host: HostBehaviour::Slow, exit: REFUSED,
+        jobs: &[UNFINISHED],
         call: r#"/v1/machines/32/power?wait=0s --json {"action":"on"}"# },
-    Case { what: "nobody waits: accepted", host: HostBehaviour::Slow, exit: DONE, jobs: &[UNFINISHED],
+    Case { what: "the call does not wait", host: HostBehaviour::Slow, exit: DONE,
+        jobs: &[UNFINISHED],
         call: r#"/v1/machines/32/power --json {"action":"on"}"# },
-    Case { what: "the wait of a job that succeeds", host: HostBehaviour::Quick, exit: DONE, jobs: &["succeeded"],
+    Case { what: "wait for a job that succeeds", host: HostBehaviour::Quick, exit: DONE,
+        jobs: &["succeeded"],
         call: "/v1/jobs/{job}/wait?wait=30s" },
-    Case { what: "the wait of a job that fails", host: HostBehaviour::ReadOnly, exit: REFUSED, jobs: &["failed"],
+    Case { what: "wait for a job that fails", host: HostBehaviour::ReadOnly, exit: REFUSED,
+        jobs: &["failed"],
         call: "/v1/jobs/{job}/wait?wait=30s" },
-    Case { what: "the wait of a job that goes on", host: HostBehaviour::Slow, exit: REFUSED, jobs: &[UNFINISHED],
+    Case { what: "wait for a job that does not end", host: HostBehaviour::Slow, exit: REFUSED,
+        jobs: &[UNFINISHED],
         call: "/v1/jobs/{job}/wait?wait=0s" },
-    Case { what: "the wait of a job, repeated", host: HostBehaviour::SlowAtFirst, exit: DONE, jobs: &["succeeded"],
+    Case { what: "repeated wait for a job", host: HostBehaviour::SlowAtFirst, exit: DONE,
+        jobs: &["succeeded"],
         call: "/v1/jobs/{job}/wait?wait=1s --retry 2 --retry-delay 1" },
-    Case { what: "repeated with a key", host: HostBehaviour::SlowAtFirst, exit: DONE, jobs: &["succeeded"],
-        call: r#"/v1/machines/32/power?wait=1s --retry 2 --retry-delay 1 -H Idempotency-Key:k --json {"action":"on"}"# },
-    Case { what: "repeated with a key in vain", host: HostBehaviour::Slow, exit: REFUSED, jobs: &[UNFINISHED],
-        call: r#"/v1/machines/32/power?wait=0s --retry 2 --retry-delay 1 -H Idempotency-Key:k --json {"action":"on"}"# },
-    Case { what: "not repeated without a key", host: HostBehaviour::Slow, exit: REFUSED, jobs: &[UNFINISHED],
+    Case { what: "repeated with a key", host: HostBehaviour::SlowAtFirst, exit: DONE,
+        jobs: &["succeeded"],
+        call: concat!("/v1/machines/32/power?wait=1s --retry 2 --retry-delay 1",
+            r#" -H Idempotency-Key:k --json {"action":"on"}"#) },
+    Case { what: "repeated with a key, without success", host: HostBehaviour::Slow, exit: REFUSED,
+        jobs: &[UNFINISHED],
+        call: concat!("/v1/machines/32/power?wait=0s --retry 2 --retry-delay 1",
+            r#" -H Idempotency-Key:k --json {"action":"on"}"#) },
+    Case { what: "not repeated without a key", host: HostBehaviour::Slow, exit: REFUSED,
+        jobs: &[UNFINISHED],
         call: r#"/v1/machines/32/power?wait=1s --retry 2 --retry-delay 1 --json {"action":"on"}"# },
-    Case { what: "the host is away too long", host: HostBehaviour::Away, exit: REFUSED, jobs: &[],
+    Case { what: "the host is away for too long", host: HostBehaviour::Away, exit: REFUSED,
+        jobs: &[],
         call: r#"/v1/machines/32/power?wait=30s --retry 1 --json {"action":"on"}"# },
-    Case { what: "the host comes back", host: HostBehaviour::AwayAtFirst, exit: DONE, jobs: &["succeeded"],
+    Case { what: "the host comes back", host: HostBehaviour::AwayAtFirst, exit: DONE,
+        jobs: &["succeeded"],
         call: r#"/v1/machines/32/power?wait=30s --retry 2 --json {"action":"on"}"# },
 ];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_exit_code_of_curl_is_zero_only_if_the_call_succeeded() {
     let cases = TABLE.iter().map(async |case| {
-        // A lab's own assertions, too, are to be told with the row that they are of.
+        // Assertions inside the lab are reported with their case too.
         let outcome = std::panic::AssertUnwindSafe(case.run()).catch_unwind().await;
         let wrong = outcome.unwrap_or_else(|_| Some("panicked, as printed above".to_owned()))?;
         Some(format!("{}: {wrong}", case.what))
@@ -96,7 +116,7 @@ async fn the_exit_code_of_curl_is_zero_only_if_the_call_succeeded() {
 }
 
 impl Case {
-    /// What is wrong with it, if anything is.
+    /// Runs the case. Returns the deviation, or `None` if there is none.
     async fn run(&self) -> Option<String> {
         let lab = self.host.lab().await;
         let job = if self.call.contains("{job}") {
@@ -150,7 +170,7 @@ impl HostBehaviour {
         lab
     }
 
-    /// What happens while curl is at it.
+    /// What the host does while curl runs.
     async fn continue_after_first_answer(self, lab: &Lab) {
         match self {
             Self::Quick | Self::ReadOnly | Self::Slow | Self::Away => {}
@@ -166,9 +186,9 @@ impl HostBehaviour {
     }
 }
 
-/// Waits until curl was answered with a 5xx, which it repeats.
+/// Waits until curl has got a 5xx, after which it retries.
 async fn wait_for_first_5xx(lab: &Lab) {
-    eventually("curl to be told to repeat", async || {
+    eventually("curl to get a 5xx", async || {
         let metrics = lab
             .request(reqwest::Method::GET, "/metrics")
             .send()

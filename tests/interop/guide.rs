@@ -1,5 +1,5 @@
-//! The guide for CI jobs, from top to bottom: its commands, its readers of events, and that nothing
-//! is left out.
+//! The GUIDE: runs all its commands and its event readers, and checks that it covers every
+//! operation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -12,8 +12,8 @@ use super::program::Program;
 use super::{TIMEOUT, python, repository, start_simulated};
 use crate::harness::{Daemon, otter_command, run_with_timeout};
 
-/// What is served beside the operations of the document.
-const BESIDE: [&str; 5] =
+/// The paths that otter serves in addition to the operations of the OpenAPI document.
+const OTHER_PATHS: [&str; 5] =
     ["GET /metrics", "GET /openapi.json", "GET /openapi-3.0.json", "GET /docs", "GET /problems"];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,13 +35,16 @@ async fn each_command_of_the_guide_does_what_it_says_and_none_is_missing() {
         .map(|(operation, _)| operation.as_str())
         .collect();
     let remarks = page.remarks();
-    for operation in operations().iter().map(String::as_str).chain(BESIDE) {
+    for operation in operations().iter().map(String::as_str).chain(OTHER_PATHS) {
         let named = remarks.iter().any(|remark| {
             remark
                 .strip_prefix(operation)
                 .is_some_and(|rest| rest.is_empty() || !rest.starts_with('/'))
         });
-        assert!(named || BESIDE.contains(&operation), "the list of endpoints lacks {operation}");
+        assert!(
+            named || OTHER_PATHS.contains(&operation),
+            "the list of endpoints lacks {operation}"
+        );
         assert!(
             called.contains(operation),
             "no curl line succeeds in {operation}: only {called:#?}"
@@ -49,10 +52,10 @@ async fn each_command_of_the_guide_does_what_it_says_and_none_is_missing() {
     }
 }
 
-/// What the guide says of its script: where a thing was not done it tells why, and fails; the test
-/// does not begin.
+/// If a step of the script fails, the script prints the reason and exits with an error, and the
+/// test does not start.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_script_of_the_guide_fails_where_a_step_does() {
+async fn the_script_of_the_guide_fails_if_a_step_fails() {
     let page = Page::read("GUIDE.md");
     let daemon = start_simulated().await;
     let there = page.script().replace("127.0.0.1:8080", daemon.address());
@@ -80,7 +83,7 @@ async fn the_script_of_the_guide_fails_where_a_step_does() {
     }
 }
 
-/// And: the calls of the same run, repeated, do nothing again.
+/// The script repeats the calls of the same run without a second effect.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_script_of_the_guide_does_nothing_twice() {
     let daemon = start_simulated().await;
@@ -98,43 +101,42 @@ async fn the_script_of_the_guide_does_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_reader_in_shell_tells_what_changes_and_begins_anew_after_a_break() {
+async fn the_shell_reader_prints_changes_and_starts_again_after_a_break() {
     let mut shell = Command::new("bash");
     shell.arg("-c").arg(Page::read("GUIDE.md").reader("sh"));
     follows_changes(shell).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_reader_in_python_tells_what_changes_and_resumes_after_a_break() {
+async fn the_python_reader_prints_changes_and_resumes_after_a_break() {
     let mut python = python();
     python.arg("-c").arg(Page::read("GUIDE.md").reader("python"));
     follows_changes(python).await;
 }
 
-/// Runs a reader through a change, a restart of otter, which begins a new stream, and another
-/// change.
+/// Runs a reader during a change, a restart of otter, and another change.
 async fn follows_changes(mut reader: Command) {
     let daemon = start_simulated().await;
     let address = daemon.address().to_owned();
     isolate(&mut reader);
     reader.env("OTTER", format!("http://{address}"));
     let mut reader = Program::start(reader);
-    sees_a_change(&mut reader, &daemon).await;
+    assert_reports_a_change(&mut reader, &daemon).await;
     assert!(daemon.terminate().await.success());
     let daemon = Daemon::start_at(&address, &["--simulate"], &[]).await;
-    sees_a_change(&mut reader, &daemon).await;
+    assert_reports_a_change(&mut reader, &daemon).await;
 }
 
-async fn sees_a_change(reader: &mut Program, daemon: &Daemon) {
+async fn assert_reports_a_change(reader: &mut Program, daemon: &Daemon) {
     reader.wait_for_line("what there is", |line| line.ends_with("Z qubes-4.3-nightly off")).await;
     let started = daemon.post("/v1/machines/18/power", json!({"action": "on"})).await;
     assert_eq!(started.status, 202);
     reader.wait_for_line("what changes", |line| line.ends_with("Z qubes-4.3-nightly on")).await;
 }
 
-/// The exit codes of the guide's table that no command of it shows.
+/// The exit codes of curl that are in the table of the GUIDE and in none of its commands.
 #[tokio::test]
-async fn curl_tells_a_connection_that_breaks_from_one_that_cannot_be_made() {
+async fn curl_has_other_exit_codes_for_broken_and_refused_connections() {
     assert_eq!(exit_of_curl_after(None).await, Some(7));
     assert_eq!(exit_of_curl_after(Some("")).await, Some(52));
     assert_eq!(
@@ -143,14 +145,15 @@ async fn curl_tells_a_connection_that_breaks_from_one_that_cannot_be_made() {
     );
 }
 
-/// What curl exits with where somebody answers this and hangs up, or nobody listens.
+/// The exit code of curl if a server sends this answer and closes the connection, or if nothing
+/// listens (`None`).
 async fn exit_of_curl_after(answer: Option<&'static str>) -> Option<i32> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let answers = answer.map(|answer| {
         std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            // The request is taken first: what is unread at the end would turn it into a reset.
+            // The server reads the request first, because unread bytes turn the close into a reset.
             let _ = stream.read(&mut [0; 4_096]).unwrap();
             stream.write_all(answer.as_bytes()).unwrap();
         })
@@ -165,7 +168,7 @@ async fn exit_of_curl_after(answer: Option<&'static str>) -> Option<i32> {
     exit
 }
 
-/// How often each operation succeeded, by the daemon's own count.
+/// The number of successes of each operation, from the metrics.
 async fn successes(daemon: &Daemon) -> BTreeMap<String, u64> {
     let metrics = daemon
         .request(reqwest::Method::GET, "/metrics")

@@ -1,34 +1,34 @@
-//! A page for people whose commands are run as they stand.
+//! A Markdown page whose code blocks are run as tests.
 //!
 //! ```text
-//!  ```console   lines after `$ ` are run in one shell, from the top of the page to its end, and each exits 0;
-//!               the lines that follow are what it prints; `# ` is a remark
-//!  ```bash      a script: exits 0
-//!  ```sh, ```python with /v1/events in it: a reader, which runs until it is stopped
+//!  ```console  lines after `$ ` run in one shell for the whole page, and each must exit with 0;
+//!              the lines below are the expected output; `# ` starts a remark
+//!  ```bash     a script, which must exit with 0
+//!  ```sh and ```python with /v1/events: an event reader, which runs until it is stopped
 //! ```
-//! What is compared: every character, but UUIDs, times (RFC 3339) and versions of the stream, which
-//! need only be there.
+//! Every character of the output is compared, except UUIDs, times (RFC 3339) and stream versions.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use serde_json::json;
 use uuid::Uuid;
 
 use super::{repository, succeeds_within};
 
-/// The longest that a whole page may take.
+/// The longest time for a whole page.
 const TIMEOUT: Duration = Duration::from_mins(3);
 
-/// Begins a line that the shell says after each command: its number and exit code follow.
+/// Starts the line that the shell prints after each command. The exit code follows.
 const MARK: char = '\u{1e}';
 
-/// A page of this repository.
+/// A Markdown page of this repository.
 pub struct Page {
     text: String,
 }
 
-/// A command, or a script, and what the page says that it prints.
+/// A command or a script of the page, and its expected output. `None` means any output.
 struct PageCommand {
     command: String,
     expected: Option<String>,
@@ -39,13 +39,13 @@ impl Page {
         Self { text: std::fs::read_to_string(repository().join(name)).unwrap() }
     }
 
-    /// The text of each block: the word behind its fence, and its lines.
+    /// All code blocks: the word after the fence, and the text.
     fn blocks(&self) -> impl Iterator<Item = (&str, &str)> {
         let fenced = self.text.split("\n```").skip(1).step_by(2);
         fenced.map(|block| block.split_once('\n').unwrap())
     }
 
-    /// The script of the page.
+    /// The only `bash` block of the page.
     pub fn script(&self) -> &str {
         let mut scripts = self.blocks().filter(|(fence, _)| *fence == "bash");
         let (_, script) = scripts.next().expect("a script");
@@ -53,7 +53,7 @@ impl Page {
         script
     }
 
-    /// The reader of events in this language.
+    /// The only event reader in this language.
     pub fn reader(&self, language: &str) -> &str {
         let mut readers =
             self.blocks().filter(|(fence, text)| *fence == language && is_reader(text));
@@ -62,7 +62,7 @@ impl Page {
         reader
     }
 
-    /// The remarks of the blocks that are run.
+    /// The remarks in the `console` blocks.
     pub fn remarks(&self) -> Vec<&str> {
         let consoles = self.blocks().filter(|(fence, _)| *fence == "console");
         consoles
@@ -70,7 +70,7 @@ impl Page {
             .collect()
     }
 
-    /// Fails if a curl line with an address stands where nothing runs it.
+    /// Asserts that each curl command with an address is in a block that a test runs.
     pub fn assert_every_curl_is_run(&self) {
         let run =
             |(fence, text): &(&str, &str)| matches!(*fence, "console" | "bash") || is_reader(text);
@@ -79,8 +79,8 @@ impl Page {
         assert!(all > 0 && all == ran, "{all} curl lines, of which {ran} are run");
     }
 
-    /// Runs the page with these addresses in place of its own, and fails where it prints something
-    /// else than it shows.
+    /// Runs the page, with these addresses instead of its own. Panics if an exit code or an output
+    /// differs.
     pub async fn run(&self, addresses: &[(&str, &str)]) {
         let with_real_addresses = |text: &str| {
             addresses.iter().fold(text.to_owned(), |text, (shown, real)| text.replace(shown, real))
@@ -95,7 +95,7 @@ impl Page {
         let mut shell = Command::new("bash");
         shell.arg("-c").arg(format!("exec 2>&1\n{}", script.join("\n"))).stdin(Stdio::null());
         isolate(&mut shell);
-        // A page that says `otter` means this one, and writes its files where they go away again.
+        // `otter` in a command runs this build. The files of the page go to a temporary directory.
         let files = tempfile::tempdir().unwrap();
         let otter = Path::new(env!("CARGO_BIN_EXE_otter")).parent().unwrap().to_owned();
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -119,7 +119,7 @@ impl Page {
             }
             next.clone_into(&mut printed);
         }
-        assert!(wrong.is_empty(), "not as the page says:\n{}", wrong.join("\n"));
+        assert!(wrong.is_empty(), "differences from the page:\n{}", wrong.join("\n"));
     }
 
     fn commands(&self) -> Vec<PageCommand> {
@@ -138,10 +138,10 @@ impl Page {
     }
 }
 
-/// Keeps what the tester has set up for curl and otter away from it.
+/// Removes the developer's configuration of curl and otter from the environment of a command.
 pub fn isolate(command: &mut Command) {
     command.env("CURL_HOME", "/nonexistent").env("HOME", "/nonexistent").env("no_proxy", "*");
-    // These variables name the tests' tools. otter does not read them, and would warn of them.
+    // These variables name the tools of the tests. otter would warn that it does not read them.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("OTTER_") {
             command.env_remove(&name);
@@ -171,7 +171,7 @@ fn is_reader(text: &str) -> bool {
     text.contains("/v1/events")
 }
 
-/// How many lines have a call in them that could be copied.
+/// The number of lines with a curl command that a reader could copy.
 fn curls(text: &str) -> usize {
     let addresses = ["127.0.0.1:8", "$OTTER/", "$otter/"];
     text.lines()
@@ -180,14 +180,14 @@ fn curls(text: &str) -> usize {
         .count()
 }
 
-/// A text without what is another one each time.
+/// Replaces the parts of a text that differ each time by placeholders.
 fn without_variable_parts(text: &str) -> String {
     let is_of_word = |letter: char| letter.is_ascii_alphanumeric() || "-:.".contains(letter);
     let mut out = String::new();
     let mut rest = text.trim();
     while !rest.is_empty() {
         let end = rest.find(|letter| !is_of_word(letter)).unwrap_or(rest.len());
-        // A full stop after a word belongs to the sentence.
+        // A full stop after a word belongs to the sentence, not to the word.
         let end = if end > 1 && rest[..end].ends_with('.') { end - 1 } else { end };
         let (word, after) = rest.split_at(end);
         out.push_str(placeholder(word).unwrap_or(word));
@@ -217,8 +217,14 @@ fn placeholder(word: &str) -> Option<&'static str> {
 
 #[test]
 fn only_uuids_times_and_versions_may_differ() {
-    let one = r#"{"job":"/v1/jobs/01a21092-54b4-731f-ad9a-d9c3488c9809/wait","at":"2026-11-25T02:39:15.5Z","version":"8107bea6f58e-37","n":1}"#;
-    let other = r#"{"job":"/v1/jobs/01a21093-54b4-731f-ad9a-d9c3488c9801/wait","at":"2027-01-01T00:00:00Z","version":"8107bea6f58f-1","n":1}"#;
+    let text = |job: &str, at: &str, version: &str| {
+        let job = format!("/v1/jobs/{job}/wait");
+        json!({"job": job, "at": at, "version": version, "n": 1}).to_string()
+    };
+    let job = "01a21092-54b4-731f-ad9a-d9c3488c9809";
+    let one = &text(job, "2026-11-25T02:39:15.5Z", "8107bea6f58e-37");
+    let job = "01a21093-54b4-731f-ad9a-d9c3488c9801";
+    let other = &text(job, "2027-01-01T00:00:00Z", "8107bea6f58f-1");
     assert_eq!(without_variable_parts(one), without_variable_parts(other));
     assert_ne!(
         without_variable_parts(one),

@@ -1,4 +1,4 @@
-//! A program that runs until it is stopped, and its output line by line.
+//! A program that runs until the test stops it, and its output line by line.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
@@ -12,12 +12,12 @@ use tokio::time::timeout;
 
 use crate::harness::TIMEOUT;
 
-/// How many unread lines are kept.
+/// The number of unread lines that are kept.
 const LINES_BUFFERED: usize = 1_000;
-/// How many are told when it does not say what it should.
+/// The number of last lines in the message if the expected line does not come.
 const LINES_SHOWN: usize = 20;
 
-/// A program and all that it starts; gone when this is dropped.
+/// A running program. Dropping it kills the program and its child processes.
 pub struct Program {
     child: Child,
     lines: mpsc::Receiver<String>,
@@ -26,7 +26,7 @@ pub struct Program {
 
 impl Program {
     pub fn start(mut command: Command) -> Self {
-        // A group of its own, so that the members of a shell's pipeline end with it.
+        // A process group, so that all processes of a pipeline can be killed.
         command
             .process_group(0)
             .stdin(Stdio::null())
@@ -36,7 +36,7 @@ impl Program {
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = mpsc::channel(LINES_BUFFERED);
         std::thread::spawn(move || {
-            // It ends with the program, or with whoever listens.
+            // The thread ends with the program or with the receiver.
             for line in stdout.lines().map_while(Result::ok) {
                 if sender.blocking_send(line).is_err() {
                     return;
@@ -46,12 +46,12 @@ impl Program {
         Self { child, lines, last_lines: VecDeque::new() }
     }
 
-    /// The next line that fits.
+    /// Waits for the next line for which `fits` holds, and returns it.
     pub async fn wait_for_line(&mut self, what: &str, fits: impl Fn(&str) -> bool) -> String {
         self.wait_for_line_within(TIMEOUT, what, fits).await
     }
 
-    /// The same, with this limit.
+    /// The same, with another time limit.
     pub async fn wait_for_line_within(
         &mut self,
         limit: Duration,
@@ -71,15 +71,13 @@ impl Program {
             }
         };
         let found = timeout(limit, search).await.ok().flatten();
-        found.unwrap_or_else(|| {
-            panic!("it does not say {what}; last it said {:#?}", self.last_lines)
-        })
+        found.unwrap_or_else(|| panic!("no line: {what}; the last lines: {:#?}", self.last_lines))
     }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Already gone where it ended by itself.
+        // The program may have ended by itself.
         let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
         let _ = self.child.wait();
     }

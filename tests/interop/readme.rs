@@ -1,20 +1,19 @@
-//! The commands of the README and of the page for operators, run word for word by a shell with the
-//! real curl and jq.
+//! Runs the commands of README.md and deploy/README.md in a shell with curl and jq.
 
 use super::pages::Page;
 use super::start_simulated;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_command_of_the_readme_does_what_it_says() {
-    runs_as_it_says("README.md").await;
+async fn each_command_of_the_readme_has_the_shown_output() {
+    run_page("README.md").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_command_of_the_page_for_operators_does_what_it_says() {
-    runs_as_it_says("deploy/README.md").await;
+async fn each_command_of_the_page_for_operators_has_the_shown_output() {
+    run_page("deploy/README.md").await;
 }
 
-async fn runs_as_it_says(page: &str) {
+async fn run_page(page: &str) {
     let page = Page::read(page);
     page.assert_every_curl_is_run();
     let daemon = start_simulated().await;

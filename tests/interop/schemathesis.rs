@@ -1,8 +1,7 @@
-//! otter as schemathesis finds it by its served document: every check, every phase, every
-//! operation.
+//! schemathesis tests otter by its OpenAPI document: every check, every phase, every operation.
 //!
-//! The same requests come each time; `OTTER_SCHEMATHESIS_SEED=<number>` makes others. What it may
-//! not hold against otter is in `schemathesis/hooks.py`, each with its reason.
+//! Each run makes the same requests. `OTTER_SCHEMATHESIS_SEED=<number>` makes others.
+//! `schemathesis/hooks.py` lists the findings that are not errors, each with its reason.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
@@ -13,10 +12,10 @@ use otter::simulator::{Pace, Scenario};
 use super::{repository, succeeds_within};
 use crate::harness::{Lab, LabOptions};
 
-/// How many examples an operation is tried with at least, where there is anything to choose.
+/// The least number of requests for each operation that has parameters or a body.
 const LEAST_EXAMPLES: u64 = 100;
-/// How many it is told to make: it leaves out what it made before, and some are of no path that
-/// there is.
+/// The number of examples that schemathesis generates. It skips repeated ones, and some have an
+/// unknown path.
 const EXAMPLES_GENERATED: u64 = 150;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -24,20 +23,20 @@ async fn schemathesis_finds_nothing() {
     let lab = Lab::with_options(LabOptions {
         scenario: Scenario::lab().unwrap(),
         pace: Pace::Auto { scale: 0.01 },
-        // Made-up waits would take minutes, and tell nothing that short ones do not.
+        // Generated waits would take minutes and find no more than short waits.
         settings: |settings| settings.http.max_wait = Duration::from_millis(50),
         ..LabOptions::default()
     })
     .await;
-    attack(&lab, &[]).await;
-    // It spares what deletes; alone, that gets its share.
-    attack(&lab, &["--include-method", "DELETE", "--phases", "fuzzing"]).await;
+    run_schemathesis(&lab, &[]).await;
+    // schemathesis makes few DELETE requests, so they have a run of their own.
+    run_schemathesis(&lab, &["--include-method", "DELETE", "--phases", "fuzzing"]).await;
 
     let request_counts = request_counts(&lab).await;
     for (operation, parameters) in operations() {
         let requests = request_counts.get(&operation).copied().unwrap_or_default();
         println!("{requests:5} {operation}");
-        // What takes nothing is the same each time.
+        // An operation without parameters and body has only one possible request.
         assert!(
             requests >= if parameters { LEAST_EXAMPLES } else { 1 },
             "{operation} was tried {requests} times"
@@ -45,8 +44,8 @@ async fn schemathesis_finds_nothing() {
     }
 }
 
-/// A run of schemathesis with these arguments beside, which must find nothing.
-async fn attack(lab: &Lab, arguments: &[&str]) {
+/// Runs schemathesis with additional arguments. It must find nothing.
+async fn run_schemathesis(lab: &Lab, arguments: &[&str]) {
     let directory = tempfile::tempdir().unwrap();
     let program = std::env::var("OTTER_SCHEMATHESIS")
         .expect("OTTER_SCHEMATHESIS does not name schemathesis. Run tests/run, which sets it up");
@@ -68,7 +67,7 @@ async fn attack(lab: &Lab, arguments: &[&str]) {
     println!("{}", String::from_utf8(output.stdout).unwrap());
 }
 
-/// How many requests came of each operation, as otter itself counts them.
+/// The number of requests of each operation, from the metrics.
 async fn request_counts(lab: &Lab) -> BTreeMap<String, u64> {
     let metrics =
         lab.request(reqwest::Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
@@ -84,7 +83,8 @@ async fn request_counts(lab: &Lab) -> BTreeMap<String, u64> {
     request_counts
 }
 
-/// Each operation of the document as schemathesis calls it, and whether it takes anything.
+/// Each operation of the document with the name that schemathesis uses, and whether it has
+/// parameters or a body.
 fn operations() -> Vec<(String, bool)> {
     let document = otter::api::openapi();
     let paths = document["paths"].as_object().unwrap();

@@ -1,11 +1,11 @@
-//! `deploy/otter.service` as systemd reads it: it holds the service in, and it has what the README
-//! says.
+//! `deploy/otter.service`: systemd accepts it, it restricts the service, and it has the settings
+//! that the documentation promises.
 
 use std::process::Command;
 
 use super::{repository, succeeds};
 
-/// The unit with the path of this build's binary, which systemd can start.
+/// Writes the unit with the path of the binary of this build, and returns its path.
 fn unit(directory: &std::path::Path) -> std::path::PathBuf {
     let text = std::fs::read_to_string(repository().join("deploy/otter.service")).unwrap();
     let file = directory.join("otter.service");
@@ -18,12 +18,12 @@ fn unit(directory: &std::path::Path) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn the_unit_is_sound_to_systemd() {
+async fn systemd_accepts_the_unit() {
     let directory = tempfile::tempdir().unwrap();
     let mut verify = Command::new("systemd-analyze");
     verify.args(["verify", "--man=no"]).arg(unit(directory.path()));
     let output = succeeds(verify).await;
-    // systemd ignores settings that it does not know, and prints a line about each.
+    // systemd prints a line for each unknown setting and ignores it.
     let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(!text.contains("otter.service"), "{text}");
 }

@@ -1,5 +1,6 @@
-"""`otter run` in a terminal, from a shell with job control: the command can read the terminal, Ctrl-Z stops it and
-returns to the shell, fg continues it, Ctrl-C ends only the command, and the machine is given back.
+"""`otter run` in a terminal, from a shell with job control: the command can read the terminal,
+Ctrl-Z stops it and returns to the shell, fg continues it, Ctrl-C ends only the command, and the
+machine is given back.
 
     terminal.py OTTER URL
 """

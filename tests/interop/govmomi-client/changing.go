@@ -127,7 +127,8 @@ func (r *run) snapshots() error {
 	return r.inTree(machine, 0, "")
 }
 
-// snapshotTree reads what snapshot.tree reads, including the files and their sizes, and returns the number of snapshots.
+// snapshotTree reads what snapshot.tree reads, including the files and their sizes, and returns the
+// number of snapshots.
 func (r *run) snapshotTree(machine *object.VirtualMachine) (int, error) {
 	var read mo.VirtualMachine
 	err := machine.Properties(r.ctx, machine.Reference(), []string{"snapshot", "layoutEx"}, &read)

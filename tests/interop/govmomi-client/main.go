@@ -1,9 +1,11 @@
-// govmomi-client makes the calls of govc commands on a simulated ESX, with govmomi's client packages.
+// govmomi-client makes the calls of govc commands on a simulated ESX, with govmomi's client
+// packages.
 //
 //	govmomi-client -url https://127.0.0.1:PORT/sdk -user root -password otter
 //
-// Each step is one command. At the first deviation the program prints the command and exits with 1. See ../README.md.
-// `reading.go` has the commands that read, `changing.go` those that change machines.
+// Each step is one command. At the first deviation the program prints the command and exits with 1.
+// See ../README.md. `reading.go` has the commands that read, `changing.go` those that change
+// machines.
 package main
 
 import (
@@ -98,8 +100,8 @@ func steps(host *url.URL, account *url.Userinfo, sessions string) error {
 	return session.NewManager(client).Logout(ctx)
 }
 
-// connect logs in twice as govc does. The second login finds the session that the first one stored in a file, and asks
-// the host whether the session is valid.
+// connect logs in twice as govc does. The second login finds the session that the first one stored
+// in a file, and asks the host whether the session is valid.
 func connect(ctx context.Context, host *url.URL, sessions string) (*vim25.Client, error) {
 	var client *vim25.Client
 	keys := map[string]bool{}

@@ -172,8 +172,9 @@ func (r *run) tree() error {
 	return first(expect(kinds["Folder"], 5), expect(kinds["HostSystem"], 1), expect(kinds["VirtualMachine"] > 0, true))
 }
 
-// readsOfCurrentGovc makes the reads of a govc that is newer than the packages here: RetrievePropertiesEx by base
-// classes, with types that this host does not have, and a traversal that refers to itself by name.
+// readsOfCurrentGovc makes the reads of a govc that is newer than the packages here:
+// RetrievePropertiesEx by base classes, with types that this host does not have, and a traversal
+// that refers to itself by name.
 func (r *run) readsOfCurrentGovc() error {
 	machine, err := r.choose("at all", func(mo.VirtualMachine) bool { return true })
 	if err != nil {
@@ -255,7 +256,8 @@ func (r *run) read(spec types.PropertyFilterSpec) ([]types.ObjectContent, error)
 	return answer.Returnval.Objects, nil
 }
 
-// info reads all properties of all machines and writes them as JSON, which decodes every device and question.
+// info reads all properties of all machines and writes them as JSON, which decodes every device and
+// question.
 func (r *run) info() error {
 	machines, err := r.machines(nil)
 	if err != nil {

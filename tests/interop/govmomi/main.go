@@ -1,7 +1,9 @@
-// govmomi-peer runs govmomi's simulator as an ESX or a vCenter, with machines that have different properties.
+// govmomi-peer runs govmomi's simulator as an ESX or a vCenter, with machines that have different
+// properties.
 //
-// It serves TLS on a free port of 127.0.0.1, prints the line `URL https://127.0.0.1:PORT/sdk` when it answers,
-// and ends when its stdin closes, so that it does not outlive the test. See ../README.md.
+// It serves TLS on a free port of 127.0.0.1, prints the line `URL https://127.0.0.1:PORT/sdk` when
+// it answers, and ends when its stdin closes, so that it does not outlive the test. See
+// ../README.md.
 package main
 
 import (
@@ -82,8 +84,8 @@ func serve(mode string, machines int, on bool, account *url.Userinfo) error {
 	return nil
 }
 
-// certificate makes the certificate of the server. The default certificate has an RSA key of 1024 bits, which current
-// clients refuse.
+// certificate makes the certificate of the server. The default certificate has an RSA key of 1024
+// bits, which current clients refuse.
 func certificate() (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -116,8 +118,8 @@ func modelOf(mode string) (*simulator.Model, error) {
 	return nil, fmt.Errorf("-mode %s: must be esx or vpx", mode)
 }
 
-// giveEachItsOwnMAC sets the MAC addresses, from 00:50:56:00:00:00 on. The machines of a model share one network card,
-// so each gets a copy.
+// giveEachItsOwnMAC sets the MAC addresses, from 00:50:56:00:00:00 on. The machines of a model
+// share one network card, so each gets a copy.
 func giveEachItsOwnMAC() {
 	for index, machine := range inOrder() {
 		address := fmt.Sprintf("00:50:56:00:%02x:%02x", index>>8, index&0xff)
@@ -139,8 +141,8 @@ func giveEachItsOwnMAC() {
 	}
 }
 
-// takeSnapshots creates the snapshots as a client does. It hides the log of the simulator, which has a line for each
-// file name that it tries.
+// takeSnapshots creates the snapshots as a client does. It hides the log of the simulator, which
+// has a line for each file name that it tries.
 func takeSnapshots(address *url.URL) error {
 	log.SetOutput(io.Discard)
 	defer log.SetOutput(os.Stderr)

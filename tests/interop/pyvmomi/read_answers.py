@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Reads recorded answers of the simulator with pyvmomi, which refuses every element, type, word and time that it does
-not know. The tests record the answers of the simulators in their process (tests/harness/recorder.rs).
+"""Reads recorded answers of the simulator with pyvmomi, which refuses every element, type, word and
+time that it does not know. The tests record the answers of the simulators in their process
+(tests/harness/recorder.rs).
 
 Usage: read_answers.py DIRECTORY
 """
@@ -12,8 +13,9 @@ from pyVmomi import SoapAdapter, VmomiSupport, vmodl
 
 NAMESPACE = "urn:vim25"
 
-# Unknown texts that tests put into answers on purpose, as newer hosts do. Each is replaced by a known text, so that the
-# rest of the answer can be read. It is an error if no answer has one of them.
+# Unknown texts that tests put into answers on purpose, as newer hosts do. Each is replaced by a
+# known text, so that the rest of the answer can be read. It is an error if no answer has one of
+# them.
 UNKNOWN_TEXTS = {
     ">hibernated<": ">suspended<",
     ">melted<": ">suspended<",
@@ -28,7 +30,9 @@ def main():
     if not answers:
         raise SystemExit(f"There are no answers in {sys.argv[1]}")
     # The stub is never connected. It gives the deserializer the version of the API.
-    stub = SoapAdapter.SoapStubAdapter("localhost", version=VmomiSupport.newestVersions.GetName("vim"))
+    stub = SoapAdapter.SoapStubAdapter(
+        "localhost", version=VmomiSupport.newestVersions.GetName("vim")
+    )
     refused = 0
     unseen = set(UNKNOWN_TEXTS)
     for answer in answers:

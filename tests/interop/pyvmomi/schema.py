@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Prints src/simulator/schema.txt: the declarations of the types and methods below in pyvmomi's metadata, for vim25
-7.0.3.0. Types that were added or renamed later are refused. Fields that were added later are omitted.
+"""Prints src/simulator/schema.txt: the declarations of the types and methods below in pyvmomi's
+metadata, for vim25 7.0.3.0. Types that were added or renamed later are refused. Fields that were
+added later are omitted.
 
 Usage: schema.py >src/simulator/schema.txt, with the pyvmomi of ../requirements.txt
 """
@@ -12,79 +13,120 @@ from pyVmomi import VmomiSupport, vim, vmodl
 VERSION = "vim.version.v7_0_3_0"
 
 HEADER = """\
-# What vim25 of 7.0.3.0 declares for the types that the simulator knows: the order of fields on the wire, which
-# are optional (?) or repeated (*), which are references (@), and the parameters of methods in their order.
-#   enum NAME…     managed NAME < BASE = property…     data / fault NAME < BASE = field…     method NAME < TARGET = parameter…
-# Facts of the public vSphere Web Services API, from the metadata of pyvmomi. Generated, not to be edited; with the
-# pyvmomi of tests/interop/requirements.txt:
+# The declarations of vim25 7.0.3.0 for the types that the simulator knows: the fields in the order
+# of the wire, with ? for optional, * for repeated and @ for references, and the parameters of methods.
+#   enum NAME…
+#   managed NAME < BASE = property…
+#   data / fault NAME < BASE = field…
+#   method NAME < TARGET = parameter…
+# These are facts of the public vSphere Web Services API, from the metadata of pyvmomi. Do not edit
+# this file. Generate it with the pyvmomi of tests/interop/requirements.txt:
 #   python3 tests/interop/pyvmomi/schema.py >src/simulator/schema.txt"""
 
 MANAGED = """
-    ServiceInstance SessionManager PropertyCollector PropertyFilter ViewManager ContainerView ListView View
-    ManagedObjectView ManagedEntity Folder Datacenter ComputeResource ResourcePool HostSystem Network Datastore
-    VirtualMachine VirtualMachineSnapshot Task TaskManager SearchIndex HostDatastoreBrowser ExtensibleManagedObject
-    LicenseManager AuthorizationManager OptionManager FileManager EventManager VirtualApp ClusterComputeResource
+    ServiceInstance SessionManager PropertyCollector PropertyFilter ViewManager ContainerView
+    ListView View
+    ManagedObjectView ManagedEntity Folder Datacenter ComputeResource ResourcePool HostSystem
+    Network Datastore
+    VirtualMachine VirtualMachineSnapshot Task TaskManager SearchIndex HostDatastoreBrowser
+    ExtensibleManagedObject
+    LicenseManager AuthorizationManager OptionManager FileManager EventManager VirtualApp
+    ClusterComputeResource
     DistributedVirtualSwitch VmwareDistributedVirtualSwitch HistoryCollector EventHistoryCollector
 """
 
 DATA = """
     DynamicData ServiceContent AboutInfo UserSession
-    VirtualMachineSummary VirtualMachineConfigSummary VirtualMachineRuntimeInfo VirtualMachineQuickStats
-    VirtualMachineStorageSummary VirtualMachineGuestSummary VirtualMachineConfigInfo VirtualMachineFileInfo
-    VirtualMachineFlagInfo VirtualMachineDefaultPowerOpInfo VirtualHardware ToolsConfigInfo VirtualMachineBootOptions
+    VirtualMachineSummary VirtualMachineConfigSummary VirtualMachineRuntimeInfo
+    VirtualMachineQuickStats
+    VirtualMachineStorageSummary VirtualMachineGuestSummary VirtualMachineConfigInfo
+    VirtualMachineFileInfo
+    VirtualMachineFlagInfo VirtualMachineDefaultPowerOpInfo VirtualHardware ToolsConfigInfo
+    VirtualMachineBootOptions
     GuestInfo GuestNicInfo NetIpConfigInfo NetIpConfigInfoIpAddress VirtualMachineSnapshotInfo
-    VirtualMachineSnapshotTree VirtualMachineQuestionInfo VirtualMachineMessage ChoiceOption OptionType
+    VirtualMachineSnapshotTree VirtualMachineQuestionInfo VirtualMachineMessage ChoiceOption
+    OptionType
     ElementDescription Description OptionValue
-    VirtualMachineFileLayoutEx VirtualMachineFileLayoutExFileInfo VirtualMachineFileLayoutExDiskLayout
-    VirtualMachineFileLayoutExDiskUnit VirtualMachineFileLayoutExSnapshotLayout VirtualMachineStorageInfo
+    VirtualMachineFileLayoutEx VirtualMachineFileLayoutExFileInfo
+    VirtualMachineFileLayoutExDiskLayout
+    VirtualMachineFileLayoutExDiskUnit VirtualMachineFileLayoutExSnapshotLayout
+    VirtualMachineStorageInfo
     VirtualMachineUsageOnDatastore VirtualMachineCapability TypeDescription
     VirtualDevice VirtualDeviceConnectInfo VirtualDeviceBackingInfo VirtualDeviceFileBackingInfo
-    VirtualDeviceDeviceBackingInfo VirtualDevicePipeBackingInfo VirtualDeviceURIBackingInfo VirtualController
-    VirtualPCIController VirtualIDEController VirtualPS2Controller VirtualSIOController VirtualSCSIController
+    VirtualDeviceDeviceBackingInfo VirtualDevicePipeBackingInfo VirtualDeviceURIBackingInfo
+    VirtualController
+    VirtualPCIController VirtualIDEController VirtualPS2Controller VirtualSIOController
+    VirtualSCSIController
     VirtualLsiLogicController ParaVirtualSCSIController VirtualKeyboard VirtualPointingDevice
-    VirtualPointingDeviceDeviceBackingInfo VirtualMachineVideoCard VirtualMachineVMCIDevice VirtualDisk
-    VirtualDiskFlatVer2BackingInfo VirtualCdrom VirtualCdromIsoBackingInfo VirtualCdromRemotePassthroughBackingInfo
-    VirtualEthernetCard VirtualE1000 VirtualE1000e VirtualVmxnet VirtualVmxnet3 VirtualVmxnet2 VirtualPCNet32
+    VirtualPointingDeviceDeviceBackingInfo VirtualMachineVideoCard VirtualMachineVMCIDevice
+    VirtualDisk
+    VirtualDiskFlatVer2BackingInfo VirtualCdrom VirtualCdromIsoBackingInfo
+    VirtualCdromRemotePassthroughBackingInfo
+    VirtualEthernetCard VirtualE1000 VirtualE1000e VirtualVmxnet VirtualVmxnet3 VirtualVmxnet2
+    VirtualPCNet32
     VirtualSriovEthernetCard VirtualEthernetCardNetworkBackingInfo
     VirtualEthernetCardDistributedVirtualPortBackingInfo
     VirtualSerialPort VirtualSerialPortPipeBackingInfo VirtualSerialPortURIBackingInfo
-    VirtualSerialPortFileBackingInfo VirtualSerialPortDeviceBackingInfo VirtualDeviceRemoteDeviceBackingInfo
-    DatastoreSummary DatastoreInfo VmfsDatastoreInfo NasDatastoreInfo LocalDatastoreInfo HostFileSystemVolume
+    VirtualSerialPortFileBackingInfo VirtualSerialPortDeviceBackingInfo
+    VirtualDeviceRemoteDeviceBackingInfo
+    DatastoreSummary DatastoreInfo VmfsDatastoreInfo NasDatastoreInfo LocalDatastoreInfo
+    HostFileSystemVolume
     HostVmfsVolume HostNasVolume HostLocalFileSystemVolume HostScsiDiskPartition DatastoreCapability
     DatastoreHostMount HostMountInfo
     HostListSummary HostHardwareSummary HostRuntimeInfo HostConfigSummary HostListSummaryQuickStats
-    HostSystemIdentificationInfo HostConfigInfo NetworkSummary ComputeResourceSummary ResourcePoolSummary
-    ResourcePoolRuntimeInfo ResourcePoolResourceUsage ResourceConfigSpec ResourceAllocationInfo SharesInfo
-    ComputeResourceConfigInfo DatacenterConfigInfo VirtualMachineConfigInfoDatastoreUrlPair LatencySensitivity
-    LicenseManagerLicenseInfo AuthorizationRole KeyAnyValue KeyValue TaskInfo TaskReason TaskReasonUser TaskReasonSystem
+    HostSystemIdentificationInfo HostConfigInfo NetworkSummary ComputeResourceSummary
+    ResourcePoolSummary
+    ResourcePoolRuntimeInfo ResourcePoolResourceUsage ResourceConfigSpec ResourceAllocationInfo
+    SharesInfo
+    ComputeResourceConfigInfo DatacenterConfigInfo VirtualMachineConfigInfoDatastoreUrlPair
+    LatencySensitivity
+    LicenseManagerLicenseInfo AuthorizationRole KeyAnyValue KeyValue TaskInfo TaskReason
+    TaskReasonUser TaskReasonSystem
     LocalizedMethodFault LocalizableMessage TaskDescription
-    PropertyFilterSpec PropertySpec ObjectSpec SelectionSpec TraversalSpec RetrieveOptions RetrieveResult
-    ObjectContent DynamicProperty MissingProperty WaitOptions UpdateSet PropertyFilterUpdate ObjectUpdate
+    PropertyFilterSpec PropertySpec ObjectSpec SelectionSpec TraversalSpec RetrieveOptions
+    RetrieveResult
+    ObjectContent DynamicProperty MissingProperty WaitOptions UpdateSet PropertyFilterUpdate
+    ObjectUpdate
     PropertyChange MissingObject EventDescription EventDescriptionEventDetail
-    Event SessionEvent UserLoginSessionEvent UserLogoutSessionEvent BadUsernameSessionEvent TaskEvent
-    VmEvent VmStartingEvent VmPoweredOnEvent VmStoppingEvent VmPoweredOffEvent VmResettingEvent VmSuspendingEvent
-    VmSuspendedEvent VmResumingEvent VmGuestShutdownEvent VmGuestRebootEvent VmMessageEvent VmRemovedEvent
-    EventArgument EntityEventArgument DatacenterEventArgument ComputeResourceEventArgument HostEventArgument
-    VmEventArgument EventFilterSpec EventFilterSpecByEntity EventFilterSpecByTime EventFilterSpecByUsername
+    Event SessionEvent UserLoginSessionEvent UserLogoutSessionEvent BadUsernameSessionEvent
+    TaskEvent
+    VmEvent VmStartingEvent VmPoweredOnEvent VmStoppingEvent VmPoweredOffEvent VmResettingEvent
+    VmSuspendingEvent
+    VmSuspendedEvent VmResumingEvent VmGuestShutdownEvent VmGuestRebootEvent VmMessageEvent
+    VmRemovedEvent
+    EventArgument EntityEventArgument DatacenterEventArgument ComputeResourceEventArgument
+    HostEventArgument
+    VmEventArgument EventFilterSpec EventFilterSpecByEntity EventFilterSpecByTime
+    EventFilterSpecByUsername
 """
 
 FAULTS = """
-    MethodFault RuntimeFault VimFault InvalidPowerState InvalidState TaskInProgress InvalidLogin InvalidLocale
-    NoPermission NotAuthenticated SecurityError ManagedObjectNotFound InvalidArgument InvalidProperty
-    InvalidCollectorVersion RequestCanceled NotSupported NotImplemented MethodNotFound InvalidRequest
-    ToolsUnavailable RestrictedVersion VmConfigFault GenericVmConfigFault NotEnoughLicenses SnapshotFault
-    TooManySnapshotLevels InvalidName DuplicateName ConcurrentAccess ResourceInUse InsufficientResourcesFault
-    FileFault FileLocked FileNotFound HostCommunication HostNotConnected SystemError NotFound InvalidType NoDiskSpace
+    MethodFault RuntimeFault VimFault InvalidPowerState InvalidState TaskInProgress InvalidLogin
+    InvalidLocale
+    NoPermission NotAuthenticated SecurityError ManagedObjectNotFound InvalidArgument
+    InvalidProperty
+    InvalidCollectorVersion RequestCanceled NotSupported NotImplemented MethodNotFound
+    InvalidRequest
+    ToolsUnavailable RestrictedVersion VmConfigFault GenericVmConfigFault NotEnoughLicenses
+    SnapshotFault
+    TooManySnapshotLevels InvalidName DuplicateName ConcurrentAccess ResourceInUse
+    InsufficientResourcesFault
+    FileFault FileLocked FileNotFound HostCommunication HostNotConnected SystemError NotFound
+    InvalidType NoDiskSpace
     Timedout QuestionPending VmToolsUpgradeFault InvalidDatastore InvalidSnapshotFormat
     MemorySnapshotOnIndependentDisk InvalidVmConfig OutOfBounds
 """
 
 METHODS = {
     "ServiceInstance": "CurrentTime RetrieveServiceContent",
-    "SessionManager": "Login Logout TerminateSession SessionIsActive AcquireCloneTicket CloneSession",
+    "SessionManager": """
+        Login Logout TerminateSession SessionIsActive AcquireCloneTicket CloneSession
+    """,
     "PropertyCollector": """
-        CreateFilter RetrieveProperties CheckForUpdates WaitForUpdates CancelWaitForUpdates WaitForUpdatesEx
-        RetrievePropertiesEx ContinueRetrievePropertiesEx CancelRetrievePropertiesEx CreatePropertyCollector
+        CreateFilter RetrieveProperties CheckForUpdates WaitForUpdates CancelWaitForUpdates
+        WaitForUpdatesEx
+        RetrievePropertiesEx ContinueRetrievePropertiesEx CancelRetrievePropertiesEx
+        CreatePropertyCollector
         DestroyPropertyCollector
     """,
     "PropertyFilter": "DestroyPropertyFilter",
@@ -92,17 +134,22 @@ METHODS = {
     "View": "DestroyView",
     "ListView": "ModifyListView ResetListView",
     "VirtualMachine": """
-        PowerOnVM_Task PowerOffVM_Task ResetVM_Task SuspendVM_Task ShutdownGuest RebootGuest StandbyGuest
-        CreateSnapshot_Task RevertToCurrentSnapshot_Task RemoveAllSnapshots_Task AnswerVM CloneVM_Task
+        PowerOnVM_Task PowerOffVM_Task ResetVM_Task SuspendVM_Task ShutdownGuest RebootGuest
+        StandbyGuest
+        CreateSnapshot_Task RevertToCurrentSnapshot_Task RemoveAllSnapshots_Task AnswerVM
+        CloneVM_Task
         ReconfigVM_Task UnregisterVM AcquireTicket
     """,
     "VirtualMachineSnapshot": "RevertToSnapshot_Task RemoveSnapshot_Task RenameSnapshot",
     "Task": "CancelTask",
-    "EventManager": "CreateCollectorForEvents QueryEvents LogUserEvent PostEvent RetrieveArgumentDescription",
+    "EventManager": """
+        CreateCollectorForEvents QueryEvents LogUserEvent PostEvent RetrieveArgumentDescription
+    """,
     "HistoryCollector": "SetCollectorPageSize RewindCollector ResetCollector DestroyCollector",
     "EventHistoryCollector": "ReadNextEvents ReadPreviousEvents",
     "SearchIndex": """
-        FindByUuid FindByInventoryPath FindByDatastorePath FindAllByUuid FindByIp FindByDnsName FindAllByIp
+        FindByUuid FindByInventoryPath FindByDatastorePath FindAllByUuid FindByIp FindByDnsName
+        FindAllByIp
         FindAllByDnsName
     """,
 }
@@ -142,7 +189,11 @@ def base_of(declared):
 
 def fields_of(declared):
     # pyvmomi adds the message of the LocalizedMethodFault to each fault.
-    return [field for field in declared._propList if (declared, field.name) != (vmodl.MethodFault, "msg")]
+    return [
+        field
+        for field in declared._propList
+        if (declared, field.name) != (vmodl.MethodFault, "msg")
+    ]
 
 
 def methods_of(declared):

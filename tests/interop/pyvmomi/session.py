@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""A session of pyvmomi with a simulated ESX. It makes the calls that scripts make, and fails at every deviation.
+"""A session of pyvmomi with a simulated ESX. It makes the calls that scripts make, and fails at
+every deviation.
 
 Usage: session.py URL USER PASSWORD
 """
@@ -71,7 +72,9 @@ def list_machines(content):
 
 
 def read_everything(machine):
-    """Reads each property: pyvmomi fails at every element, type and enum value that it does not know."""
+    """Reads each property: pyvmomi fails at every element, type and enum value that it does not
+    know.
+    """
     for info in machine._GetPropertyList():
         value = getattr(machine, info.name)
         str(value)
@@ -110,7 +113,14 @@ def walk_inventory(content, machines):
     expect(host.runtime.bootTime is not None, True)
     expect(resource.resourcePool.name, "Resources")
     expect(resource.resourcePool.owner, resource)
-    for entity in (content.rootFolder, datacenter, resource, host, resource.resourcePool, *datacenter.network):
+    for entity in (
+        content.rootFolder,
+        datacenter,
+        resource,
+        host,
+        resource.resourcePool,
+        *datacenter.network,
+    ):
         for name in ("name", "overallStatus", "recentTask", "parent"):
             getattr(entity, name)
         if hasattr(entity, "summary"):
@@ -127,13 +137,19 @@ def walk_inventory(content, machines):
 
 
 def read_by_collector(content, machines):
-    """Reads many machines in one call with pages, then by a traversal that refers to itself by name."""
+    """Reads many machines in one call with pages, then by a traversal that refers to itself by
+    name.
+    """
     pc = vmodl.query.PropertyCollector
     view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
     path = pc.TraversalSpec(type=vim.view.ContainerView, path="view", skip=False)
     spec = pc.FilterSpec(
         objectSet=[pc.ObjectSpec(obj=view, skip=True, selectSet=[path])],
-        propSet=[pc.PropertySpec(type=vim.VirtualMachine, all=False, pathSet=["name", "config.hardware.device"])],
+        propSet=[
+            pc.PropertySpec(
+                type=vim.VirtualMachine, all=False, pathSet=["name", "config.hardware.device"]
+            )
+        ],
     )
     seen = []
     page = content.propertyCollector.RetrievePropertiesEx([spec], pc.RetrieveOptions(maxObjects=5))
@@ -148,7 +164,9 @@ def read_by_collector(content, machines):
 
     again = pc.SelectionSpec(name="down")
     down = pc.TraversalSpec(name="down", type=vim.Folder, path="childEntity", skip=False)
-    to_folder = pc.TraversalSpec(type=vim.Datacenter, path="vmFolder", skip=False, selectSet=[again])
+    to_folder = pc.TraversalSpec(
+        type=vim.Datacenter, path="vmFolder", skip=False, selectSet=[again]
+    )
     down.selectSet = [again, to_folder]
     spec = pc.FilterSpec(
         objectSet=[pc.ObjectSpec(obj=content.rootFolder, skip=False, selectSet=[down])],
@@ -162,20 +180,28 @@ def read_by_collector(content, machines):
 
 
 def wait_for_updates(content, machine, machines):
-    """Uses a collector of its own: it reports all objects, then the changes; another call cancels its last wait."""
+    """Uses a collector of its own: it reports all objects, then the changes; another call cancels
+    its last wait.
+    """
     pc = vmodl.query.PropertyCollector
     view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
     path = pc.TraversalSpec(type=vim.view.ContainerView, path="view", skip=False)
     spec = pc.FilterSpec(
         objectSet=[pc.ObjectSpec(obj=view, skip=True, selectSet=[path])],
-        propSet=[pc.PropertySpec(type=vim.VirtualMachine, all=False, pathSet=["name", "runtime.powerState"])],
+        propSet=[
+            pc.PropertySpec(
+                type=vim.VirtualMachine, all=False, pathSet=["name", "runtime.powerState"]
+            )
+        ],
     )
     collector = content.propertyCollector.CreatePropertyCollector()
     own = collector.CreateFilter(spec, False)
     expect([str(one) for one in collector.filter], [str(own)])
     entered, version = [], ""
     while len(entered) < len(machines):
-        update = collector.WaitForUpdatesEx(version, pc.WaitOptions(maxWaitSeconds=10, maxObjectUpdates=4))
+        update = collector.WaitForUpdatesEx(
+            version, pc.WaitOptions(maxWaitSeconds=10, maxObjectUpdates=4)
+        )
         objects = [one for reported in update.filterSet for one in reported.objectSet]
         expect({one.kind for one in objects}, {"enter"})
         expect(len(objects) <= 4, True)
@@ -211,9 +237,17 @@ def events(content, machine):
     known = {detail.key for detail in manager.description.eventInfo}
     by_entity = vim.event.EventFilterSpec.ByEntity(entity=machine, recursion="self")
     reported = manager.QueryEvents(vim.event.EventFilterSpec(entity=by_entity))
-    for kind in (vim.event.VmPoweredOnEvent, vim.event.VmPoweredOffEvent, vim.event.VmSuspendedEvent):
+    for kind in (
+        vim.event.VmPoweredOnEvent,
+        vim.event.VmPoweredOffEvent,
+        vim.event.VmSuspendedEvent,
+    ):
         expect(any(isinstance(event, kind) for event in reported), True)
-    reverts = [e for e in reported if isinstance(e, vim.event.TaskEvent) and "revert" in e.info.descriptionId]
+    reverts = [
+        e
+        for e in reported
+        if isinstance(e, vim.event.TaskEvent) and "revert" in e.info.descriptionId
+    ]
     expect(len(reverts) > 1, True)
     for event in reported:
         expect(event.vm.vm, machine)
@@ -340,7 +374,8 @@ def search(content, machine):
 
 
 def guest(machines):
-    """VMware Tools and the address come some time after the power-on. A guest shutdown needs Tools."""
+    """VMware Tools and the address come some time after the power-on. A guest shutdown needs Tools.
+    """
     machine = next(m for m in machines if usable(m) and m.guest.toolsStatus != "toolsNotInstalled")
     WaitForTask(machine.PowerOn())
     until(lambda: machine.guest.ipAddress)
@@ -374,7 +409,9 @@ def refused_calls(machines):
     raises(vmodl.fault.NotSupported, lambda: WaitForTask(template.PowerOn()))
     lost = next(m for m in machines if m.runtime.connectionState == "inaccessible")
     raises(vim.fault.InvalidState, lambda: WaitForTask(lost.PowerOn()))
-    raises(vmodl.fault.ManagedObjectNotFound, lambda: vim.VirtualMachine("no-such", lost._stub).name)
+    raises(
+        vmodl.fault.ManagedObjectNotFound, lambda: vim.VirtualMachine("no-such", lost._stub).name
+    )
 
 
 def foreign_session(content, connection, user, password):

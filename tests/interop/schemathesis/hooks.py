@@ -1,5 +1,6 @@
-"""Facts about otter that schemathesis cannot read in the OpenAPI document, and the findings that are not errors, each with
-its reason."""
+"""Facts about otter that schemathesis cannot read in the OpenAPI document, and the findings that
+are not errors, each with its reason.
+"""
 
 import atexit
 import collections
@@ -11,9 +12,9 @@ import schemathesis
 
 # --- Rules that the document has in its descriptions or in `x-extensible-enum`, as schemas.
 #
-# The document has open enums and plain texts, because with closed enums and patterns generated clients refuse the answers of
-# a later otter, or wrap every text in its own type. Here the rules are closed, so that otter must accept each value that fits
-# and refuse each value that does not.
+# The document has open enums and plain texts, because with closed enums and patterns generated
+# clients refuse the answers of a later otter, or wrap every text in its own type. Here the rules
+# are closed, so that otter must accept each value that fits and refuse each value that does not.
 
 DURATION = r"^([0-9]{1,7}|([0-9]{1,4}d)?([0-9]{1,4}h)?([0-9]{1,4}m)?([0-9]{1,4}s)?)$"
 DEADLINE = r"^([1-9][0-9]{0,4}s?|[1-9][0-9]{0,3}m|[1-9][0-9]?h([1-9][0-9]?m)?|[1-6]d)$"
@@ -23,7 +24,8 @@ MAC = "^([0-9a-fA-F]{1,12}|" + "|".join(SPELLINGS) + ")$"
 VERSION = r"^[0-9a-f]{12}-(0|[1-9][0-9]{0,17})$"
 NOT_EMPTY = ("name", "pool", "machine", "cursor")
 NOT_EMPTY_IN_EVENTS = ("job", "lease", "reference")
-TIME = {"pattern": r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z$"}
+DATE = "20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])"
+TIME = {"pattern": f"^{DATE}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z$"}
 ID = {"pattern": "^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"}
 NOT_EMPTY_TEXT = {"minLength": 1, "maxLength": 255}
 REASON = {"pattern": r"\S", "maxLength": 512}
@@ -51,7 +53,14 @@ NOT_EMPTY_IN_BODIES = {
     "AnswerRequest": ("question", "choice"),
     "RevertRequest": ("snapshot",),
 }
-PROPERTIES = ["name", "summary.runtime", "config.version", "runtime.powerState", "guest.ipAddress", "snapshot"]
+PROPERTIES = [
+    "name",
+    "summary.runtime",
+    "config.version",
+    "runtime.powerState",
+    "guest.ipAddress",
+    "snapshot",
+]
 OPENAPI = {}
 
 
@@ -66,7 +75,14 @@ def before_load_schema(context, raw_schema):
         "action": schemas["AuditEntry"]["properties"]["action"]["x-extensible-enum"],
         "outcome": schemas["AuditEntry"]["properties"]["outcome"]["x-extensible-enum"],
     }
-    audit = {"actor": {"minLength": 1}, "reference": {"minLength": 1}, "lease": ID, "job": ID, "since": TIME, "until": TIME}
+    audit = {
+        "actor": {"minLength": 1},
+        "reference": {"minLength": 1},
+        "lease": ID,
+        "job": ID,
+        "since": TIME,
+        "until": TIME,
+    }
     for path, item in raw_schema["paths"].items():
         for operation in (part for part in item.values() if "responses" in part):
             for parameter in operation.get("parameters", []):
@@ -75,7 +91,11 @@ def before_load_schema(context, raw_schema):
                 events = path == "/v1/events" and name in NOT_EMPTY_IN_EVENTS
                 if parameter["in"] == "query" and (name in NOT_EMPTY or events):
                     schema["minLength"] = 1
-                if path == "/v1/leases" and name in ("holder", "reference") and parameter["in"] == "query":
+                if (
+                    path == "/v1/leases"
+                    and name in ("holder", "reference")
+                    and parameter["in"] == "query"
+                ):
                     schema["minLength"] = 1
                 if path in ("/v1/jobs", "/v1/events") and name in ("job", "lease"):
                     schema.update(ID)
@@ -129,7 +149,8 @@ def before_call(context, case, kwargs):
     # A stream without `wait` does not end. A wrong `wait` is not replaced: otter must refuse it.
     if case.operation.path == "/v1/events" and "wait" not in (case.query or {}):
         case.query = {**(case.query or {}), "wait": "0s"}
-    # `use_after_free` requires that the object is gone after a DELETE. A DELETE that waits answers 200 after the removal.
+    # `use_after_free` requires that the object is gone after a DELETE. A DELETE that waits answers
+    # 200 after the removal.
     stateful = case.meta is not None and case.meta.phase.name.value == "stateful"
     waits = case.method == "DELETE" and not case.operation.path.endswith("/quarantine")
     if waits and stateful and "wait" not in (case.query or {}):
@@ -138,22 +159,23 @@ def before_call(context, case, kwargs):
 
 # --- Findings that are not errors of otter.
 
-# Refusals of requests that fit the document, by code, with the reason why a schema cannot express the rule.
+# Refusals of requests that fit the document, by code, with the reason why a schema cannot express
+# the rule.
 REFUSED_WITH_REASON = {
     # 400, by the code of the error
     "invalid-cursor": "cursors are opaque: only a list returns valid ones",
     "not-a-version": "schemathesis sends headers that do not fit their pattern",
     "not-a-lease": "the secrets of leases are opaque: only an answer returns valid ones",
     "not-an-id": "the ids of jobs are opaque: only an answer returns valid ones",
-    "not-reached": "force_after must be before the deadline, which has a default: a rule about two values",
-    "not-applicable": "force_after is allowed only with the action shutdown: a schema would need `oneOf`, which breaks generators",
-    "not-with-this": "cidr is allowed only with until=ip: there is no schema for two query parameters together",
+    "not-reached": "force_after must be before the deadline: a rule about two values",
+    "not-applicable": "force_after is only for the action shutdown: `oneOf` breaks generators",
+    "not-with-this": "cidr is only for until=ip: no schema describes two parameters together",
     "no-such-pool": "the pools are in the configuration",
     "not-a-choice": "the choices of a question are those of its machine",
-    "all-missing": "DELETE …/snapshots requires all=true: generators do not support a boolean with one value",
+    "all-missing": "all=true is required: generators do not support a boolean with one value",
     "control-character": "the XML of the host cannot carry control characters",
-    "invisible-character": "names of snapshots must not hold invisible characters: a pattern of all of them does not help readers",
-    "surrounding-space": "names of snapshots must not start or end with white space of any kind in Unicode",
+    "invisible-character": "names must not hold invisible characters: a pattern is too long",
+    "surrounding-space": "names must not start or end with white space of Unicode",
     # Other statuses, by the code of the problem
     "host-rejected": "422: the host refused a job, and the problem has its text",
     "idempotency-mismatch": "422: another request had the same generated key",
@@ -165,7 +187,7 @@ REFUSED_WITH_REASON = {
 SERVED_WITH_REASON = {
     "wait-timeout": "504: the condition was not true within the wait of the request",
     "deadline-exceeded": "504: the job did not end before its deadline",
-    "not-supported": "501: the host does not support the operation, such as the start of a template",
+    "not-supported": "501: the host does not support the operation: start of a template",
 }
 
 ACCEPTED = collections.Counter()
@@ -173,7 +195,9 @@ ACCEPTED = collections.Counter()
 
 @schemathesis.hook
 def filter_failure(context, failure, case, response):
-    """Returns False if the finding is not an error. The accepted findings are counted and printed at the end."""
+    """Returns False if the finding is not an error. The accepted findings are counted and printed
+    at the end.
+    """
     reason = accepted_reason(failure, problem_of(response), case, response)
     if reason is not None:
         ACCEPTED[type(failure).__name__, reason] += 1
@@ -196,8 +220,9 @@ def accepted_reason(failure, problem, case, response):
     if kind == "ServerError" and problem is not None:
         return problem["code"] if problem["code"] in SERVED_WITH_REASON else None
     if kind == "JsonSchemaError" and response.headers["content-type"] == ["text/event-stream"]:
-        # OpenAPI 3.1 cannot describe server-sent events. schemathesis applies the schema to `{id, event, data}`, but the
-        # document means `data`, as client generators assume. `every_event` checks the data.
+        # OpenAPI 3.1 cannot describe server-sent events. schemathesis applies the schema to `{id,
+        # event, data}`, but the document means `data`, as client generators assume. `every_event`
+        # checks the data.
         return "the schema is that of the data of an event"
     if kind == "UseAfterFree" and failure.free.split("?")[0].endswith("/snapshots"):
         # DELETE …/snapshots removes all snapshots, but the list remains, and is empty.
@@ -215,11 +240,17 @@ def lease_times(body):
 
 
 def short_or_long(time):
-    return isinstance(time, str) and re.search(DURATION, time) and not re.search(LEASE_TIME["pattern"], time)
+    return (
+        isinstance(time, str)
+        and re.search(DURATION, time)
+        and not re.search(LEASE_TIME["pattern"], time)
+    )
 
 
 def code_of(error):
-    """The code of an error; a code of its own if the code is accepted only for this parameter or pointer."""
+    """The code of an error; a code of its own if the code is accepted only for this parameter or
+    pointer.
+    """
     return {
         ("all", "missing"): "all-missing",
         ("/choice", "not-one-of"): "not-a-choice",
@@ -232,7 +263,9 @@ def code_of(error):
 
 @schemathesis.check
 def problem_codes(ctx, response, case):
-    """Each problem is one that the operation lists, with the status and the request id of the answer."""
+    """Each problem is one that the operation lists, with the status and the request id of the
+    answer.
+    """
     problem = problem_of(response)
     if problem is None:
         assert response.status_code < 400, "an error that is not problem+json"
@@ -242,18 +275,28 @@ def problem_codes(ctx, response, case):
     assert problem["code"] in known, f"{problem['code']} is not among the operation's problems"
     assert problem["status"] == response.status_code, "the problem has another status"
     assert problem["type"] == f"/problems/{problem['code']}", "the problem has another type"
-    assert response.headers["x-request-id"] == [problem["request_id"]], "the problem has another request id"
+    assert response.headers["x-request-id"] == [problem["request_id"]], (
+        "the problem has another request id"
+    )
 
 
 @schemathesis.check
 def common_headers(ctx, response, case):
-    """Each answer has an id. Each success below /v1 has a version, and an ETag unless it is a stream."""
+    """Each answer has an id. Each success below /v1 has a version, and an ETag unless it is a
+    stream.
+    """
     assert "x-request-id" in response.headers, "no X-Request-Id"
-    if response.status_code < 300 and case.operation.path.startswith("/v1/") and case.method != "HEAD":
+    if (
+        response.status_code < 300
+        and case.operation.path.startswith("/v1/")
+        and case.method != "HEAD"
+    ):
         assert "otter-version" in response.headers, "no Otter-Version"
         assert case.operation.path == "/v1/events" or "etag" in response.headers, "no ETag"
     if response.status_code == 202:
-        assert "location" in response.headers or case.operation.path.endswith("/cancel"), "no Location"
+        assert "location" in response.headers or case.operation.path.endswith("/cancel"), (
+            "no Location"
+        )
 
 
 @schemathesis.check

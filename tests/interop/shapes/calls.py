@@ -1,5 +1,6 @@
-"""A session with a simulated ESX. It makes the calls that both simulators support, with handwritten envelopes, and
-returns the answers."""
+"""A session with a simulated ESX. It makes the calls that both simulators support, with handwritten
+envelopes, and returns the answers.
+"""
 
 import http.client
 import re
@@ -9,7 +10,8 @@ import xml.etree.ElementTree as ElementTree
 
 ENVELOPE = (
     '<soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/" '
-    'xmlns:xsd="http://www.w3.org/2001/XMLSchema" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">'
+    'xmlns:xsd="http://www.w3.org/2001/XMLSchema" '
+    'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">'
     "<soapenv:Body>%s</soapenv:Body></soapenv:Envelope>"
 )
 VIM = "{urn:vim25}"
@@ -27,12 +29,17 @@ class Host:
         self.content = {}
 
     def call(self, method, target, parameters="", name=None):
-        """Calls a method, and stores the answer if the call has a name. Returns the child of the SOAP body."""
+        """Calls a method, and stores the answer if the call has a name. Returns the child of the
+        SOAP body.
+        """
         kind, identity = target
         this = f'<_this type="{kind}">{identity}</_this>'
         body = ENVELOPE % f'<{method} xmlns="urn:vim25">{this}{parameters}</{method}>'
         connection = http.client.HTTPSConnection(
-            self.address.hostname, self.address.port, timeout=30, context=ssl._create_unverified_context()
+            self.address.hostname,
+            self.address.port,
+            timeout=30,
+            context=ssl._create_unverified_context(),
         )
         headers = {"Content-Type": "text/xml; charset=utf-8", "SOAPAction": "urn:vim25/6.5"}
         if self.cookie:
@@ -43,7 +50,9 @@ class Host:
         if method == "Login" and response.status == 200:
             self.cookie = response.getheader("Set-Cookie").split(";")[0]
         connection.close()
-        inside = ElementTree.fromstring(answer).find("{http://schemas.xmlsoap.org/soap/envelope/}Body")[0]
+        inside = ElementTree.fromstring(answer).find(
+            "{http://schemas.xmlsoap.org/soap/envelope/}Body"
+        )[0]
         if name:
             self.answers.append((name, method, inside))
         return inside
@@ -64,7 +73,9 @@ class Host:
         task = self.one(method, target, parameters, name=name)
         collector = self.one("CreatePropertyCollector", COLLECTOR)
         spec = filter_spec([("Task", ["info.state"])], task)
-        self.call("CreateFilter", collector, f"<spec>{spec}</spec><partialUpdates>false</partialUpdates>")
+        self.call(
+            "CreateFilter", collector, f"<spec>{spec}</spec><partialUpdates>false</partialUpdates>"
+        )
         version = state = ""
         while state not in ("success", "error"):
             update = self.call("WaitForUpdatesEx", collector, f"<version>{version}</version>")
@@ -98,7 +109,9 @@ def filter_spec(properties, target, select=""):
         for name, paths in properties
     )
     skip = "<skip>true</skip>" if select else ""
-    return f'{property_sets}<objectSet><obj type="{kind}">{identity}</obj>{skip}{select}</objectSet>'
+    return (
+        f'{property_sets}<objectSet><obj type="{kind}">{identity}</obj>{skip}{select}</objectSet>'
+    )
 
 
 def through(kind, path):
@@ -134,7 +147,9 @@ def without_session(host, user, password):
     host.read([("Folder", ["name"])], ROOT, name="a read without a session")
     host.call("CreateListView", host.content["viewManager"], name="a call without a session")
     for name, given in (("InvalidLogin", "wrong"), ("Login", password)):
-        host.call("Login", sessions, f"<userName>{user}</userName><password>{given}</password>", name=name)
+        host.call(
+            "Login", sessions, f"<userName>{user}</userName><password>{given}</password>", name=name
+        )
     host.call("CurrentTime", service, name="CurrentTime")
     host.read([("SessionManager", ["currentSession", "sessionList"])], sessions, name="sessions")
 
@@ -142,12 +157,20 @@ def without_session(host, user, password):
 def choose_machine(host):
     """Chooses the first machine with snapshots and powers it off."""
     view = "<type>VirtualMachine</type><recursive>true</recursive>"
-    view = host.one("CreateContainerView", host.content["viewManager"], moref("container", ROOT) + view)
-    rows = host.read([("VirtualMachine", ["snapshot"])], view, select=through("ContainerView", "view"))
-    with_snapshots = [row for row in rows.iter(VIM + "objects") if row.find(VIM + "propSet") is not None]
+    view = host.one(
+        "CreateContainerView", host.content["viewManager"], moref("container", ROOT) + view
+    )
+    rows = host.read(
+        [("VirtualMachine", ["snapshot"])], view, select=through("ContainerView", "view")
+    )
+    with_snapshots = [
+        row for row in rows.iter(VIM + "objects") if row.find(VIM + "propSet") is not None
+    ]
     machine = reference(with_snapshots[0].find(VIM + "obj"))
     host.call("DestroyView", view)
-    state = host.read([("VirtualMachine", ["runtime.powerState"])], machine).findtext(f".//{VIM}val")
+    state = host.read([("VirtualMachine", ["runtime.powerState"])], machine).findtext(
+        f".//{VIM}val"
+    )
     if state == "poweredOn":
         host.task("PowerOffVM_Task", machine)
     return machine
@@ -156,7 +179,8 @@ def choose_machine(host):
 def inventory(host, machine):
     """Reads all properties of each kind of object that both hosts have."""
     everywhere = through("Folder", "childEntity") + "".join(
-        '<selectSet xsi:type="TraversalSpec"><type>%s</type><path>%s</path>%s</selectSet>' % (kind, path, rest)
+        '<selectSet xsi:type="TraversalSpec"><type>%s</type><path>%s</path>%s</selectSet>'
+        % (kind, path, rest)
         for kind, path, rest in (
             ("Datacenter", "vmFolder", ""),
             ("Datacenter", "datastore", ""),
@@ -177,7 +201,9 @@ def inventory(host, machine):
     resource = host.read([("Folder", ["childEntity"])], found["hostFolder"])
     resource = reference(resource.find(f".//{VIM}ManagedObjectReference"))
     inside = host.read([("ComputeResource", ["host", "resourcePool"])], resource)
-    inside = {row.findtext(VIM + "name"): row.find(VIM + "val") for row in inside.iter(VIM + "propSet")}
+    inside = {
+        row.findtext(VIM + "name"): row.find(VIM + "val") for row in inside.iter(VIM + "propSet")
+    }
     for target in (
         ROOT,
         found["vmFolder"],
@@ -193,7 +219,9 @@ def inventory(host, machine):
         host.content["authorizationManager"],
     ):
         host.read([(target[0], None)], target, name=f"{target[0]} whole")
-    snapshot = host.read([("VirtualMachine", ["snapshot", "config.hardware.device"])], machine, name="leaves")
+    snapshot = host.read(
+        [("VirtualMachine", ["snapshot", "config.hardware.device"])], machine, name="leaves"
+    )
     snapshot = reference(snapshot.find(f".//{VIM}currentSnapshot"))
     host.read([("VirtualMachineSnapshot", None)], snapshot, name="VirtualMachineSnapshot whole")
     host.call(
@@ -237,7 +265,9 @@ def updates(host, machine):
     wait = "<version>%s</version><options><maxWaitSeconds>%d</maxWaitSeconds></options>"
     first = host.call("WaitForUpdatesEx", collector, wait % ("", 5), name="WaitForUpdatesEx, first")
     version = first[0].findtext(VIM + "version")
-    host.call("WaitForUpdatesEx", collector, wait % (version, 0), name="WaitForUpdatesEx, nothing new")
+    host.call(
+        "WaitForUpdatesEx", collector, wait % (version, 0), name="WaitForUpdatesEx, nothing new"
+    )
     host.task("PowerOnVM_Task", machine)
     host.call("WaitForUpdatesEx", collector, wait % (version, 5), name="WaitForUpdatesEx, a change")
     host.task("PowerOffVM_Task", machine)
@@ -249,9 +279,19 @@ def views(host, machine):
     manager = host.content["viewManager"]
     level = "<recursive>false</recursive>"
     datacenter = ("Datacenter", "ha-datacenter")
-    view = host.one("CreateContainerView", manager, moref("container", datacenter) + level, name="CreateContainerView")
+    view = host.one(
+        "CreateContainerView",
+        manager,
+        moref("container", datacenter) + level,
+        name="CreateContainerView",
+    )
     host.read([("ContainerView", None)], view, name="ContainerView whole")
-    host.read([("ManagedEntity", ["name"])], view, select=through("ContainerView", "view"), name="through a view")
+    host.read(
+        [("ManagedEntity", ["name"])],
+        view,
+        select=through("ContainerView", "view"),
+        name="through a view",
+    )
     host.call("DestroyView", view, name="DestroyView")
     view = host.one("CreateListView", manager, moref("obj", machine), name="CreateListView")
     host.read([("ListView", ["view"])], view, name="ListView.view")
@@ -262,18 +302,28 @@ def views(host, machine):
 
 def search(host, machine):
     index = host.content["searchIndex"]
-    config = host.read([("VirtualMachine", ["config.uuid", "name", "config.files.vmPathName"])], machine)
-    given = {row.findtext(VIM + "name"): row.findtext(VIM + "val") for row in config.iter(VIM + "propSet")}
+    config = host.read(
+        [("VirtualMachine", ["config.uuid", "name", "config.files.vmPathName"])], machine
+    )
+    given = {
+        row.findtext(VIM + "name"): row.findtext(VIM + "val")
+        for row in config.iter(VIM + "propSet")
+    }
     for name, uuid in (("FindByUuid", given["config.uuid"]), ("FindByUuid of none", "no such")):
         host.call("FindByUuid", index, f"<uuid>{uuid}</uuid><vmSearch>true</vmSearch>", name=name)
-    for name, path in (("FindByInventoryPath", given["name"]), ("FindByInventoryPath of none", "no such")):
+    for name, path in (
+        ("FindByInventoryPath", given["name"]),
+        ("FindByInventoryPath of none", "no such"),
+    ):
         path = f"<inventoryPath>/ha-datacenter/vm/{path}</inventoryPath>"
         host.call("FindByInventoryPath", index, path, name=name)
     datacenter = moref("datacenter", ("Datacenter", "ha-datacenter"))
     path = f"<path>{given['config.files.vmPathName']}</path>"
     host.call("FindByDatastorePath", index, datacenter + path, name="FindByDatastorePath")
     for method in ("FindByIp", "FindAllByIp"):
-        host.call(method, index, "<ip>10.9.8.7</ip><vmSearch>true</vmSearch>", name=f"{method} of none")
+        host.call(
+            method, index, "<ip>10.9.8.7</ip><vmSearch>true</vmSearch>", name=f"{method} of none"
+        )
     name = "<dnsName>no.such</dnsName><vmSearch>true</vmSearch>"
     host.call("FindByDnsName", index, name, name="FindByDnsName of none")
     host.call("FindAllByDnsName", index, name, name="FindAllByDnsName of none")
@@ -284,7 +334,9 @@ def events(host):
     host.read([("EventManager", ["description", "maxCollector"])], manager, name="EventManager")
     by_entity = f"<entity>{moref('entity', ROOT)}<recursion>all</recursion></entity>"
     parameters = f"<filter>{by_entity}</filter>"
-    collector = host.one("CreateCollectorForEvents", manager, parameters, name="CreateCollectorForEvents")
+    collector = host.one(
+        "CreateCollectorForEvents", manager, parameters, name="CreateCollectorForEvents"
+    )
     most = "<maxCount>%d</maxCount>"
     host.call("SetCollectorPageSize", collector, most % 5, name="SetCollectorPageSize")
     host.read([("EventHistoryCollector", None)], collector, name="EventHistoryCollector whole")
@@ -304,6 +356,13 @@ def faults(host, machine):
     host.call("MakeCoffee", machine, name="a method that there is not")
     uuid = host.read([("SessionManager", ["currentSession.key"])], host.content["sessionManager"])
     own = f"<sessionId>{uuid.findtext(f'.//{VIM}val')}</sessionId>"
-    host.call("TerminateSession", host.content["sessionManager"], own, name="TerminateSession of one's own")
+    host.call(
+        "TerminateSession",
+        host.content["sessionManager"],
+        own,
+        name="TerminateSession of one's own",
+    )
     other = "<sessionId>no such</sessionId>"
-    host.call("TerminateSession", host.content["sessionManager"], other, name="TerminateSession of none")
+    host.call(
+        "TerminateSession", host.content["sessionManager"], other, name="TerminateSession of none"
+    )

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Makes the same calls on otter's simulator and on govmomi's, and compares the shapes of the answers: the kind of answer
-of each call, the fields of each type, the types of their values, and the order of fields in the declarations. Each
-difference must be in the list of accepted differences, and each line of the list must match a difference.
+"""Makes the same calls on otter's simulator and on govmomi's, and compares the shapes of the
+answers: the kind of answer of each call, the fields of each type, the types of their values, and
+the order of fields in the declarations. Each difference must be in the list of accepted
+differences, and each line of the list must match a difference.
 
 Usage: compare.py OURS THEIRS USER PASSWORD ACCEPTED
 """
@@ -16,8 +17,14 @@ from pyVmomi import VmomiSupport, vmodl
 import calls
 
 FAULT = calls.VIM + "fault"
-# Fields that hold any property of any object. Each property is compared as a field of its object instead.
-ANY_VALUE = {("DynamicProperty", "val"), ("PropertyChange", "val"), ("ObjectContent", "obj"), ("ObjectUpdate", "obj")}
+# Fields that hold any property of any object. Each property is compared as a field of its object
+# instead.
+ANY_VALUE = {
+    ("DynamicProperty", "val"),
+    ("PropertyChange", "val"),
+    ("ObjectContent", "obj"),
+    ("ObjectUpdate", "obj"),
+}
 XSI_TYPE = "{http://www.w3.org/2001/XMLSchema-instance}type"
 
 
@@ -38,7 +45,9 @@ def main():
     stale = [pattern for pattern in accepted if pattern not in matched]
     for pattern in stale:
         print(f"STALE  {pattern}")
-    print(f"{len(sides[0].calls)} calls, {len(found)} differences, {len(new)} new, {len(stale)} stale")
+    print(
+        f"{len(sides[0].calls)} calls, {len(found)} differences, {len(new)} new, {len(stale)} stale"
+    )
     sys.exit(bool(new or stale))
 
 
@@ -61,7 +70,8 @@ class Shape:
     def __init__(self, answers):
         # By the name of the call: the kind of answer.
         self.calls = {}
-        # By type, and by type and field: the names of the calls whose answers have it. By type and field: the types of values.
+        # By type, and by type and field: the names of the calls whose answers have it. By type and
+        # field: the types of values.
         self.types = defaultdict(set)
         self.fields = defaultdict(set)
         self.values = defaultdict(set)
@@ -91,7 +101,11 @@ class Shape:
 
     def record_object(self, element, kind):
         """Records one data object."""
-        if kind is vmodl.LocalizedMethodFault or kind is vmodl.MethodFault and element.find(FAULT) is not None:
+        if (
+            kind is vmodl.LocalizedMethodFault
+            or kind is vmodl.MethodFault
+            and element.find(FAULT) is not None
+        ):
             # pyvmomi treats LocalizedMethodFault as the fault itself.
             self.record_value(element.find(FAULT), vmodl.MethodFault, "LocalizedMethodFault.fault")
             return
@@ -148,11 +162,17 @@ def wsdl_name(kind):
 
 
 def item_of(kind):
-    return kind.Item if isinstance(kind, type) and issubclass(kind, list) and hasattr(kind, "Item") else kind
+    return (
+        kind.Item
+        if isinstance(kind, type) and issubclass(kind, list) and hasattr(kind, "Item")
+        else kind
+    )
 
 
 def kind_of(element, kind):
-    """The name of the type of an element, and the type itself if the element has content to look at."""
+    """The name of the type of an element, and the type itself if the element has content to look
+    at.
+    """
     own_type = element.get(XSI_TYPE)
     target = element.get("type")
     if target is not None and (own_type in (None, "ManagedObjectReference")):

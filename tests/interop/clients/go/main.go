@@ -1,4 +1,5 @@
-// A round trip with the client that openapi-generator generates. The argument is the address of otter.
+// A round trip with the client that openapi-generator generates. The argument is the address of
+// otter.
 package main
 
 import (

@@ -1,4 +1,6 @@
-"""A round trip with the client that openapi-python-client generates. The argument is the address of otter."""
+"""A round trip with the client that openapi-python-client generates. The argument is the address of
+otter.
+"""
 
 import json
 import sys
@@ -69,7 +71,9 @@ def main(url: str) -> None:
     assert isinstance(problem, Problem), problem
     assert (problem.status, problem.code, problem.retry) == (404, "not-found", "no")
 
-    ambiguous = revert_machine.sync(found.id, client=client, body=RevertRequest(snapshot="kickstart"))
+    ambiguous = revert_machine.sync(
+        found.id, client=client, body=RevertRequest(snapshot="kickstart")
+    )
     assert isinstance(ambiguous, Problem), ambiguous
     assert ambiguous.code == "ambiguous-name"
     assert kickstart.id in [candidate.id for candidate in ambiguous.candidates]

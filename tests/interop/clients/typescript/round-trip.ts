@@ -1,4 +1,5 @@
-// A round trip with openapi-fetch and the types that openapi-typescript generates. The argument is the address of otter.
+// A round trip with openapi-fetch and the types that openapi-typescript generates. The argument is
+// the address of otter.
 
 import assert from "node:assert/strict";
 import { argv } from "node:process";

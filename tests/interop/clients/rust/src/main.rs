@@ -5,7 +5,7 @@ use otter::types::{Event, Job, JobState, PowerRequest, PowerState, Problem, Reve
 use otter::{Client, Error, ResponseValue};
 
 mod otter {
-    // The timeout of a call in seconds, which includes the time that otter waits. The default is 15.
+    // The timeout of a call in seconds, including the time that otter waits. The default is 15.
     progenitor::generate_api!(
         spec = "../../../../openapi/otter-3.0.json",
         interface = Builder,
