@@ -18,7 +18,7 @@ use crate::harness::{Answer, Daemon, TIMEOUT, eventually, otter_command, run_to_
 /// leases.
 const BUSY: &str = "16";
 const LEASED: &str = "18";
-const CHURNED: &str = "32";
+const OFTEN_LEASED: &str = "32";
 
 async fn host() -> Simulator {
     let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
@@ -42,10 +42,10 @@ fn mode(path: &Path) -> u32 {
 }
 
 /// Creates and releases leases until it is stopped, so that the store is written all the time.
-async fn churn(daemon: Arc<Daemon>, stop: CancellationToken) -> usize {
+async fn make_short_leases(daemon: Arc<Daemon>, stop: CancellationToken) -> usize {
     let mut rounds = 0;
     while !stop.is_cancelled() {
-        let asked = json!({"select": {"machine": CHURNED}, "ttl": "30m", "queue_for": "1m"});
+        let asked = json!({"select": {"machine": OFTEN_LEASED}, "ttl": "30m", "queue_for": "1m"});
         let lease = daemon.post("/v1/leases", asked).await.json;
         let (id, secret) = (lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap());
         let path = format!("/v1/leases/{id}?wait=10s");
@@ -57,15 +57,15 @@ async fn churn(daemon: Arc<Daemon>, stop: CancellationToken) -> usize {
     rounds
 }
 
-/// The work in progress when the backup is made.
-struct Work {
+/// The unfinished jobs and leases when the backup is written.
+struct UnfinishedWork {
     running: String,
     queued: String,
     active: Value,
     waiting: String,
 }
 
-impl Work {
+impl UnfinishedWork {
     async fn begin(host: &Simulator, daemon: &Daemon) -> Self {
         let id = |answer: &Answer| answer.str("id").to_owned();
         let active = json!({"select": {"machine": LEASED}, "ttl": "30m"});
@@ -86,8 +86,8 @@ impl Work {
     }
 }
 
-/// The calls that change something on the host, or follow a task.
-fn changing(host: &Simulator) -> Vec<(String, u64)> {
+/// The calls that change the host or follow a task, with their counts.
+fn changing_calls(host: &Simulator) -> Vec<(String, u64)> {
     let calls = host.control().all_calls().into_iter();
     calls.filter(|(method, _)| method.ends_with("_Task") || method.contains("ListView")).collect()
 }
@@ -97,9 +97,9 @@ async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let (state, archive) = (directory.path().join("state"), directory.path().join("otter.tar"));
     let daemon = Arc::new(Daemon::start_for_host(&host, &state).await);
-    let work = Work::begin(&host, &daemon).await;
+    let work = UnfinishedWork::begin(&host, &daemon).await;
     let stop = CancellationToken::new();
-    let churning = tokio::spawn(churn(Arc::clone(&daemon), stop.clone()));
+    let load = tokio::spawn(make_short_leases(Arc::clone(&daemon), stop.clone()));
     eventually("short leases to be granted", async || {
         daemon.metric("otter_store_transactions_total").await > 20
     })
@@ -109,7 +109,7 @@ async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
     let (code, text) = run_to_exit(store("compact", None, &state)).await;
     assert!(code == Some(1) && text.contains("another otter"), "{text}");
     stop.cancel();
-    assert!(churning.await.unwrap() > 0);
+    assert!(load.await.unwrap() > 0);
     assert_eq!(mode(&archive), 0o600);
     let (code, text) = run_to_exit(store("backup", Some(&archive), &state)).await;
     assert!(code == Some(1) && text.contains("exists already"), "{text}");
@@ -123,7 +123,7 @@ async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
     let (code, text) = run_to_exit(store("restore", Some(&archive), &restored)).await;
     assert!(code == Some(1) && text.contains("is not empty"), "{text}");
     succeeds(store("check", None, &restored)).await;
-    let before = changing(&host);
+    let before = changing_calls(&host);
     let daemon = Daemon::start_for_host(&host, &restored).await;
     eventually("the session to be up", async || {
         daemon.get("/readyz?host=true").await.status == 200
@@ -180,7 +180,7 @@ async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
     let views = |calls: Vec<(String, u64)>| {
         calls.into_iter().filter(|(method, _)| method.ends_with("_Task"))
     };
-    assert!(views(changing(&host)).eq(views(before)), "{:?}", changing(&host));
+    assert!(views(changing_calls(&host)).eq(views(before)), "{:?}", changing_calls(&host));
     assert!(daemon.terminate().await.success());
 }
 

@@ -393,7 +393,7 @@ async fn check_config_warns_of_the_state_as_serve_does() {
 async fn serve_prints_the_state_directory() {
     let directory = ConfigDirectory::new();
     let state = directory.text("state");
-    for (arguments, wanted) in [
+    for (arguments, expected) in [
         (&["--simulate"][..], "Its state is kept in memory"),
         (&["--simulate", "--state-dir", &state][..], &*format!("Its state is kept in {state}.")),
     ] {
@@ -408,7 +408,7 @@ async fn serve_prints_the_state_directory() {
         child.kill().unwrap();
         child.wait().unwrap();
         let text = std::fs::read_to_string(&start_message).unwrap();
-        assert!(text.contains(wanted), "{text}");
+        assert!(text.contains(expected), "{text}");
         let logged = std::fs::read_to_string(directory.path("log")).unwrap();
         assert!(logged.contains("the state is kept"), "{logged}");
     }

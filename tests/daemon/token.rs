@@ -24,10 +24,10 @@ async fn tokens_are_created_listed_and_revoked_and_shown_once() {
     assert!(output.status.success());
     let made = String::from_utf8(output.stdout).unwrap();
     assert!(made.starts_with("otter_") && made.lines().count() == 1, "{made}");
-    let told = String::from_utf8(output.stderr).unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
     assert!(
-        told.contains("ci") && told.contains("runner") && !told.contains(made.trim()),
-        "{told}"
+        text.contains("ci") && text.contains("runner") && !text.contains(made.trim()),
+        "{text}"
     );
 
     let (code, text) =
@@ -52,18 +52,18 @@ async fn tokens_are_created_listed_and_revoked_and_shown_once() {
         assert_eq!(run_to_exit(token(state, wrong)).await.0, Some(2), "{wrong:?}");
     }
     // The database holds no token.
-    let kept = std::fs::read(std::path::Path::new(state).join("otter.db")).unwrap();
+    let database = std::fs::read(std::path::Path::new(state).join("otter.db")).unwrap();
     let digits = &made.trim().as_bytes()[6..70];
-    assert!(!kept.windows(digits.len()).any(|window| window == digits));
+    assert!(!database.windows(digits.len()).any(|window| window == digits));
 }
 
-/// Without a daemon, a copy of otter.db alone must have the effect of each command, so that a
+/// Without a daemon, a copy of otter.db copy_database_alone must have the effect of each command, so that a
 /// revoked token does not come back.
 #[tokio::test]
 async fn after_each_command_the_database_file_alone_has_the_tokens() {
     let state = tempfile::tempdir().unwrap();
     let path = state.path().to_str().unwrap();
-    let alone = || {
+    let copy_database_alone = || {
         let copy = tempfile::tempdir().unwrap();
         std::fs::copy(state.path().join("otter.db"), copy.path().join("otter.db")).unwrap();
         copy
@@ -77,11 +77,11 @@ async fn after_each_command_the_database_file_alone_has_the_tokens() {
         ] {
             let output = token(path, &command).output().unwrap();
             assert!(output.status.success(), "{command:?}: {output:?}");
-            let copy = alone();
+            let copy = copy_database_alone();
             let (code, listed) = run_to_exit(token(copy.path().to_str().unwrap(), &["list"])).await;
             let line = listed.lines().find(|line| line.contains(&name));
-            let is_there = line.is_some_and(|line| line.contains(expected));
-            assert!(code == Some(0) && is_there, "{command:?}: {listed}");
+            let is_listed = line.is_some_and(|line| line.contains(expected));
+            assert!(code == Some(0) && is_listed, "{command:?}: {listed}");
         }
     }
 }
@@ -129,9 +129,9 @@ async fn a_token_is_created_with_restrictions_which_the_list_shows() {
         "--max-requests-per-second",
         "50",
     ];
-    let (code, told) = run_to_exit(token(state, &restricted)).await;
-    assert_eq!(code, Some(0), "{told}");
-    assert!(told.contains("only machines qubes-*, machines sd-*, pool nightly"), "{told}");
+    let (code, text) = run_to_exit(token(state, &restricted)).await;
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("only machines qubes-*, machines sd-*, pool nightly"), "{text}");
     assert_eq!(
         run_to_exit(token(state, &["create", "--name", "free", "--role", "viewer"])).await.0,
         Some(0)
@@ -149,12 +149,12 @@ async fn a_token_is_created_with_restrictions_which_the_list_shows() {
         (&json!("in_force"), &Value::Null)
     );
     assert_eq!((&listed[1]["scope"], &listed[1]["expires_at"]), (&Value::Null, &Value::Null));
-    for (wrong, code, complaint) in [
+    for (wrong, code, message) in [
         (&["--name", "boss", "--role", "admin", "--pool", "nightly"][..], 1, "every machine"),
         (&["--name", "otter", "--role", "runner"], 2, "uses this name"),
         (&["--name", "Anonymous", "--role", "runner"], 2, "uses this name"),
         (&["--name", "x", "--role", "runner", "--machines", ""], 2, "empty"),
-        (&["--name", "x", "--role", "runner", "--expires", "0s"], 2, "expires at once"),
+        (&["--name", "x", "--role", "runner", "--expires", "0s"], 2, "expire at once"),
         (&["--name", "x", "--role", "runner", "--expires", "-1d"], 2, "must be positive"),
         (&["--name", "x", "--role", "runner", "--expires", "--pool"], 2, "duration"),
         (&["--name", "x", "--role", "runner", "--expires", "soon"], 2, "duration"),
@@ -162,7 +162,7 @@ async fn a_token_is_created_with_restrictions_which_the_list_shows() {
     ] {
         let (exit, text) = run_to_exit(token(state, &[&["create"], wrong].concat())).await;
         assert_eq!(exit, Some(code), "{wrong:?}: {text}");
-        assert!(text.contains(complaint), "{wrong:?}: {text}");
+        assert!(text.contains(message), "{wrong:?}: {text}");
     }
 }
 

@@ -3,7 +3,7 @@
 
 macro_rules! fail_points {
     ($($(#[$doc:meta])* $point:ident = $name:literal,)*) => {
-        /// A point before or after something that outlives the process.
+        /// A fail point of the daemon, before or after a change that outlives the process.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum FailPoint {
             $($(#[$doc])* $point,)*
@@ -12,7 +12,7 @@ macro_rules! fail_points {
         impl FailPoint {
             pub const ALL: &'static [Self] = &[$(Self::$point,)*];
 
-            /// Its name in `src`.
+            /// The name of the fail point in `src`.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$point => $name,)*
@@ -23,69 +23,86 @@ macro_rules! fail_points {
 }
 
 fail_points! {
-    /// A start: before the database is opened,
+    /// At the start, before the database is opened.
     Open = "open",
-    /// before the jobs of the last run are read,
+    /// At the start, before the unfinished jobs are read.
     Recover = "recover",
-    /// as one of those that ran is put back,
+    /// At the start, before a job that was running is resumed.
     Resume = "resume",
-    /// and once all are.
+    /// At the start, after all jobs are resumed.
     Recovered = "recovered",
-    /// A starting call with a key: the key is claimed, and not yet looked up.
+    /// After the key of a request is claimed, before it is looked up.
     Key = "key",
-    /// The key was used before; the answer has not left.
+    /// Before the answer to a request whose key was used before.
     Replay = "replay",
-    /// The job has its place and is not committed.
+    /// After a job has its place in the queue, before it is committed.
     Accept = "accept",
+    /// After a new job is committed.
     AcceptCommitted = "accept-committed",
+    /// Before the start of a job is committed.
     Start = "start",
+    /// After the start of a job is committed.
     StartCommitted = "start-committed",
-    /// Before the machine is read ahead of a call, and after that.
+    /// Before the machine is read ahead of a call.
     Examine = "examine",
+    /// After the machine is read ahead of a call.
     Examined = "examined",
+    /// Before the intent of a call is committed.
     Intent = "intent",
+    /// After the intent of a call is committed.
     IntentCommitted = "intent-committed",
-    /// Before the host is called, and after its answer.
+    /// Before the host is called.
     Call = "call",
+    /// After the host has answered the call.
     Answered = "answered",
+    /// Before the task of a call is committed.
     Task = "task",
+    /// After the task of a call is committed.
     TaskCommitted = "task-committed",
+    /// Before otter waits for the task.
     Follow = "follow",
+    /// After the task has ended.
     Followed = "followed",
-    /// A guest is watched.
+    /// While otter waits for a guest.
     Watch = "watch",
-    /// A call of several is done, or proven not to have run.
+    /// Before the end of one of several calls is committed.
     CallDone = "step-done",
+    /// After the end of one of several calls is committed.
     CallDoneCommitted = "step-done-committed",
-    /// Before a running job is cancelled.
+    /// Before the cancellation of a running job is committed.
     Cancel = "cancel",
-    /// Before the host is asked to cancel its task.
+    /// Before the host is asked to cancel a task.
     CancelTask = "cancel-task",
-    /// Before the machine is read after a loss.
+    /// Before the machine is read after a lost call.
     Judge = "judge",
-    /// It is given time to settle.
+    /// While otter waits until the machine has settled after a lost call.
     Settle = "settle",
-    /// The judgement was to ask again, and that is committed.
+    /// After the decision to repeat a lost call is committed.
     AgainCommitted = "again-committed",
+    /// Before otter waits until the inventory has the effect of the job.
     Barrier = "barrier",
+    /// After the inventory has the effect of the job.
     Synced = "synced",
+    /// Before the end of a job is committed.
     End = "end",
+    /// After the end of a job is committed.
     EndCommitted = "end-committed",
-    /// Those who wait have heard of the end.
+    /// After the end of a job is published to waiting clients.
     EndPublished = "told",
 }
 
-/// Where other tests make a task panic.
+/// The fail points at which other tests make a task panic.
 const PANICS: [&str; 4] = ["request", "lease-work", "retention", "run-command"];
 
-/// What arms a kill at this visit of a point, for the environment of a daemon.
+/// The environment variable, and its value, that kill a daemon when it reaches a fail point for the
+/// nth time.
 pub fn kill_at(name: &str, visit: u32) -> (&'static str, String) {
     let before = visit.checked_sub(1).filter(|before| *before > 0);
     let skipped = before.map(|before| format!("{before}*off->")).unwrap_or_default();
     ("FAILPOINTS", format!("{name}={skipped}return"))
 }
 
-/// A misspelt name would kill nothing.
+/// A misspelt name would have no effect.
 #[test]
 fn the_list_has_exactly_the_fail_points_of_the_source() {
     let mut points = std::collections::BTreeSet::new();
