@@ -42,7 +42,7 @@ async fn each_part_of_the_document_is_a_feature() {
 #[tokio::test]
 async fn about_names_the_machine_that_otter_runs_in() {
     let lab = Lab::with_settings(|settings| {
-        settings.protection.own_name = Some("ci-runner-1".to_owned())
+        settings.protection.own_name = Some("ci-runner-1".to_owned());
     })
     .await;
     assert_eq!(lab.get("/v1/about").await.expect(200).str("self_machine"), "31");

@@ -57,7 +57,7 @@ async fn tokens_are_created_listed_and_revoked_and_shown_once() {
     assert!(!database.windows(digits.len()).any(|window| window == digits));
 }
 
-/// Without a daemon, a copy of otter.db copy_database_alone must have the effect of each command, so that a
+/// Without a daemon, a copy of otter.db alone must have the effect of each command, so that a
 /// revoked token does not come back.
 #[tokio::test]
 async fn after_each_command_the_database_file_alone_has_the_tokens() {

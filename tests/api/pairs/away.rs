@@ -15,7 +15,7 @@ const AWAY: HostdRestart = HostdRestart { down: Some(DownMode::Unavailable), dro
 /// The inventory was never loaded.
 pub async fn never_reached(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::start_without_waiting(plan(&pairs, |settings| {
-        settings.esx.password = "wrong".to_owned().into()
+        settings.esx.password = "wrong".to_owned().into();
     }))
     .await;
     let provoke = async |pair: &Pair| {

@@ -31,7 +31,7 @@ pub async fn no_waits(pairs: Vec<Pair>) -> Vec<Verdict> {
 /// A body is promised and does not come.
 pub async fn slow_bodies(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |settings| {
-        settings.http.body_timeout = Duration::from_millis(100)
+        settings.http.body_timeout = Duration::from_millis(100);
     }))
     .await;
     let provoke = async |pair: &Pair| {

@@ -294,7 +294,7 @@ impl LoadClient {
         match answer.status {
             200 | 202 => self.call_log.check_job(asked, &answer.json),
             status => {
-                self.call_log.add_violation(format!("cancelling {job}: {status} {}", answer.json))
+                self.call_log.add_violation(format!("cancelling {job}: {status} {}", answer.json));
             }
         }
         Some(())

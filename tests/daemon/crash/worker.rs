@@ -216,7 +216,7 @@ impl Worker {
                     .add_violation(format!("the run should end {end:?} and ended: {status}"));
             }
             DaemonEnd::AtFailPoint(step, _) if ended_by_itself => {
-                *self.result.reached.entry(step).or_default() += 1
+                *self.result.reached.entry(step).or_default() += 1;
             }
             _ if ended_by_itself => {
                 self.call_log.add_violation(format!("the run should end {end:?} and ended before"));
