@@ -159,10 +159,10 @@ impl Collector {
             if from_scratch && !within_set {
                 self.barriers.begin_round();
             }
-            let asked = self.clock.elapsed();
-            let waited =
+            let wait_start = self.clock.elapsed();
+            let result =
                 self.wait(login, &subscription, &next, at_once, &cache, &mut task_read).await?;
-            let reply = match waited {
+            let reply = match result {
                 Ok(reply) => reply,
                 Err(error) => {
                     failed_waits += 1;
@@ -179,7 +179,9 @@ impl Collector {
             };
             failed_waits = 0;
             idle = if at_once || reply.return_value().is_some() { 0 } else { idle + 1 };
-            if idle > MAX_IDLE && self.clock.elapsed().saturating_sub(asked) < self.max_wait / 2 {
+            if idle > MAX_IDLE
+                && self.clock.elapsed().saturating_sub(wait_start) < self.max_wait / 2
+            {
                 // The host does not hold the wait. Do not flood it with requests.
                 self.clock.sleep(Duration::from_secs(1)).await;
             }
@@ -432,24 +434,26 @@ impl Collector {
         cache: &PropertyCache,
     ) -> Result<(), HostError> {
         const FEW: usize = 3;
-        let gone: Vec<&MachineId> =
+        let missing: Vec<&MachineId> =
             self.reported.iter().filter(|id| !cache.has_machine(id)).collect();
         let empty = cache.machines().next().is_none();
-        let many = gone.len() > FEW && gone.len() * 10 > self.reported.len();
-        if !(many || empty && (self.reported.is_empty() || !gone.is_empty())) {
+        let many_missing = missing.len() > FEW && missing.len() * 10 > self.reported.len();
+        if !(many_missing || empty && (self.reported.is_empty() || !missing.is_empty())) {
             return Ok(());
         }
         if !self.session.is_valid(login).await? {
             return Err(session_lost());
         }
         let name = [PropertySpec { object_type: "VirtualMachine", paths: vec!["name"] }];
-        let second =
+        let second_read =
             read_once(&self.session, login, &name, Selection::View(&subscription.machines))
                 .await
                 .map_err(refused_to_follow)?;
-        let there: BTreeSet<MachineId> =
-            second.objects().map(|content| MachineId::from_backend(content.object.value)).collect();
-        if gone.iter().any(|id| there.contains(*id)) || empty && !there.is_empty() {
+        let present: BTreeSet<MachineId> = second_read
+            .objects()
+            .map(|content| MachineId::from_backend(content.object.value))
+            .collect();
+        if missing.iter().any(|id| present.contains(*id)) || empty && !present.is_empty() {
             let message = format!(
                 "The host {} reported that machines are gone and then returned them; \
                  otter reads all machines again.",
@@ -458,8 +462,8 @@ impl Collector {
             return Err(HostError::new(HostErrorKind::Protocol, message));
         }
         tracing::info!(
-            gone = gone.len(),
-            left = there.len(),
+            gone = missing.len(),
+            left = present.len(),
             "the host confirmed that machines are gone"
         );
         Ok(())

@@ -153,7 +153,7 @@ mod tests {
         let hypervisor = crate::esx::EsxHypervisor::new(&options, clock).unwrap();
         let manager = crate::esx::soap::Reference::new("SessionManager", "sm");
         let login = crate::esx::soap::request::login(&manager, "root", "hunter2");
-        let shown = format!("{options:?} {hypervisor:?} {login:?}");
-        assert!(!shown.contains("hunter"), "{shown}");
+        let output = format!("{options:?} {hypervisor:?} {login:?}");
+        assert!(!output.contains("hunter"), "{output}");
     }
 }

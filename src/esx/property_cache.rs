@@ -122,9 +122,9 @@ impl PropertyCache {
         let updated = std::mem::take(&mut self.changed);
         let removed = std::mem::take(&mut self.removed);
         let changes = if complete {
-            let machines = self.machines.values().map(|known| Fact::Machine(known.machine()));
+            let machines = self.machines.values().map(|machine| Fact::Machine(machine.machine()));
             let datastores =
-                self.datastores.values().map(|known| Fact::Datastore(known.datastore()));
+                self.datastores.values().map(|datastore| Fact::Datastore(datastore.datastore()));
             datastores.chain(machines).collect()
         } else {
             let removed = removed.iter().filter_map(|object| match object.kind.as_str() {
@@ -192,7 +192,7 @@ impl PropertyCache {
     fn remove(&mut self, object: &Reference) {
         self.changed.remove(object);
         self.incomplete.remove(object);
-        let known = match object.kind.as_str() {
+        let was_known = match object.kind.as_str() {
             "VirtualMachine" => {
                 self.machines.remove(&MachineId::from_backend(&object.value)).is_some()
             }
@@ -201,7 +201,7 @@ impl PropertyCache {
             }
             _ => false,
         };
-        if known {
+        if was_known {
             self.removed.insert(object.clone());
         }
     }

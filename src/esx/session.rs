@@ -377,9 +377,11 @@ impl Session {
             );
             ConnectError::Failed(HostError::new(HostErrorKind::Protocol, message))
         })?;
-        let said = reply.return_value().and_then(|session| session.child_text("userName"));
-        let account_names =
-            std::iter::once(self.username.as_str()).chain(said).map(str::to_owned).collect();
+        let answered_name = reply.return_value().and_then(|session| session.child_text("userName"));
+        let account_names = std::iter::once(self.username.as_str())
+            .chain(answered_name)
+            .map(str::to_owned)
+            .collect();
         Ok(Login { content, generation, version, cookie, account_names })
     }
 

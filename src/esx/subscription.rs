@@ -102,8 +102,8 @@ impl FollowedPaths {
             return false;
         };
         let before = self.machine.len() + self.datastore.len();
-        self.machine.retain(|known| known != path);
-        self.datastore.retain(|known| known != path);
+        self.machine.retain(|followed| followed != path);
+        self.datastore.retain(|followed| followed != path);
         tracing::warn!(path, "the host does not know a property; it stays empty");
         before > self.machine.len() + self.datastore.len()
     }

@@ -107,7 +107,7 @@ pub async fn handshake(
     timeout: Duration,
 ) -> io::Result<Fingerprint> {
     let config = client_config(verify).map_err(io::Error::other)?;
-    let shown = async {
+    let handshake = async {
         let stream =
             tokio::net::TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
@@ -118,7 +118,7 @@ pub async fn handshake(
             .map(|certificate| fingerprint(certificate))
             .ok_or_else(|| io::Error::other("the host presented no certificate"))
     };
-    tokio::time::timeout(timeout, shown)
+    tokio::time::timeout(timeout, handshake)
         .await
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake timed out")))
 }

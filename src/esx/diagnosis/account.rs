@@ -108,27 +108,27 @@ impl<'a> AccountChecks<'a> {
     }
 
     pub async fn inventory(&self, machines: &Machines) -> CheckResult {
-        let see = "Give the account a role with System.View and System.Read on the whole host \
+        let advice = "Give the account a role with System.View and System.Read on the whole host \
                    (Host > Manage > Permissions, propagated).";
         let machines = match machines {
             Ok(machines) => machines,
-            Err(error) => return Err(problem(error.message.clone(), see)),
+            Err(error) => return Err(problem(error.message.clone(), advice)),
         };
         let datastores = match self.below_root("Datastore", &["name"]).await {
             Ok(contents) => contents.objects().count(),
-            Err(error) => return Err(problem(error.message, see)),
+            Err(error) => return Err(problem(error.message, advice)),
         };
         let hidden = machines.iter().filter(|machine| !machine.readable).count();
         if machines.is_empty() {
             return Err(problem(
                 format!("No machine is visible ({} visible).", count_text(datastores, "datastore")),
-                format!("The host has no machines, or the account may not see them. {see}"),
+                format!("The host has no machines, or the account may not see them. {advice}"),
             ));
         }
         if hidden > 0 {
             return Err(problem(
                 format!("{hidden} of {} machines cannot be read.", machines.len()),
-                see,
+                advice,
             ));
         }
         let (machines, datastores) =
@@ -153,22 +153,23 @@ impl<'a> AccountChecks<'a> {
                     .to_owned(),
             );
         }
-        let known = self.roles().await;
+        let roles = self.roles().await;
         let mut lacking: BTreeMap<&str, usize> = BTreeMap::new();
         let mut unknown_roles = 0;
         for machine in machines {
             if machine.roles.contains(&ADMIN) {
                 continue;
             }
-            let mut held = BTreeSet::new();
+            let mut granted = BTreeSet::new();
             for role in &machine.roles {
-                match known.get(role) {
-                    Some(privileges) => held.extend(privileges.iter().map(String::as_str)),
-                    None if *role == READ_ONLY => held.extend(["System.View", "System.Read"]),
+                match roles.get(role) {
+                    Some(privileges) => granted.extend(privileges.iter().map(String::as_str)),
+                    None if *role == READ_ONLY => granted.extend(["System.View", "System.Read"]),
                     None => unknown_roles += 1,
                 }
             }
-            for privilege in PRIVILEGES.into_iter().filter(|privilege| !held.contains(privilege)) {
+            for privilege in PRIVILEGES.into_iter().filter(|privilege| !granted.contains(privilege))
+            {
                 *lacking.entry(privilege).or_default() += 1;
             }
         }

@@ -62,12 +62,13 @@ async fn resolve(
     if addresses.is_empty() {
         return Err(problem(format!("The name {host} has no address."), advice));
     }
-    let mut shown: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
-    shown.dedup();
-    let text = if shown == [host.clone()] {
+    let mut ip_addresses: Vec<String> =
+        addresses.iter().map(|address| address.ip().to_string()).collect();
+    ip_addresses.dedup();
+    let text = if ip_addresses == [host.clone()] {
         format!("{host} is an address; no name needs to be resolved.")
     } else {
-        format!("{host} has the address {}.", shown.join(", "))
+        format!("{host} has the address {}.", ip_addresses.join(", "))
     };
     Ok((addresses, text))
 }

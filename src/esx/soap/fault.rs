@@ -101,7 +101,7 @@ impl VimFault {
             }
             _ => String::new(),
         };
-        let said = match (self.name.as_str(), self.message.trim()) {
+        let reason = match (self.name.as_str(), self.message.trim()) {
             ("", "") => "without a reason".to_owned(),
             ("", message) => format!("\u{201c}{message}\u{201d}"),
             (name, "") => name.to_owned(),
@@ -113,7 +113,7 @@ impl VimFault {
         let outcome_uncertain = self.may_have_run();
         let Self { name, message, details } = self;
         let name = if name.is_empty() { "RuntimeFault".to_owned() } else { name };
-        HostError::new(kind, format!("{prefix}: {said}.{privilege}"))
+        HostError::new(kind, format!("{prefix}: {reason}.{privilege}"))
             .with_fault(Fault { name, message, details })
             .blocked_by(task)
             .with_uncertain_outcome(outcome_uncertain)
@@ -126,17 +126,17 @@ impl VimFault {
             None => fault.name().strip_suffix("Fault").unwrap_or_default().to_owned(),
         };
         let mut details = BTreeMap::new();
-        let mut said = Vec::new();
+        let mut messages = Vec::new();
         for field in fault.children() {
             if field.name() == "faultMessage" {
-                said.extend(field.child_text("message").filter(|text| !text.trim().is_empty()));
+                messages.extend(field.child_text("message").filter(|text| !text.trim().is_empty()));
             } else if NESTED.contains(&field.name()) || field.children().next().is_some() {
             } else if let Some(reference) = Reference::from_element(field) {
                 details.entry(field.name().to_owned()).or_insert(reference.value);
             }
         }
-        if !said.is_empty() {
-            details.insert("faultMessage".to_owned(), said.join(" "));
+        if !messages.is_empty() {
+            details.insert("faultMessage".to_owned(), messages.join(" "));
         }
         Self { name, message: message.to_owned(), details }
     }

@@ -48,8 +48,8 @@ pub fn parse_answer(
         return Err(not_soap(status));
     }
     if answer.name().strip_suffix("Response") != Some(method) {
-        let named = answer.name().chars().take(80).collect();
-        return Err(AnswerError::OtherMethod(named, method));
+        let other = answer.name().chars().take(80).collect();
+        return Err(AnswerError::OtherMethod(other, method));
     }
     Ok(Ok(Reply(document)))
 }
@@ -137,12 +137,18 @@ mod tests {
             parse_answer(200, b"", "Login"),
             Err(AnswerError::Unreadable(200, XmlError::Empty))
         ));
-        let whole = envelope(r#"<LoginResponse xmlns="urn:vim25"><returnval/></LoginResponse>"#);
-        for end in 0..whole.len() - 1 {
-            assert!(parse_answer(200, &whole[..end], "Login").is_err(), "cut at {end}");
+        let complete = envelope(r#"<LoginResponse xmlns="urn:vim25"><returnval/></LoginResponse>"#);
+        for end in 0..complete.len() - 1 {
+            assert!(parse_answer(200, &complete[..end], "Login").is_err(), "cut at {end}");
         }
-        assert!(matches!(parse_answer(200, &whole, "Logout"), Err(AnswerError::OtherMethod(..))));
-        assert!(matches!(parse_answer(500, &whole, "Login"), Err(AnswerError::Unavailable(500))));
+        assert!(matches!(
+            parse_answer(200, &complete, "Logout"),
+            Err(AnswerError::OtherMethod(..))
+        ));
+        assert!(matches!(
+            parse_answer(500, &complete, "Login"),
+            Err(AnswerError::Unavailable(500))
+        ));
         assert!(matches!(
             parse_answer(200, &envelope(""), "Login"),
             Err(AnswerError::NotSoap(200))
@@ -178,8 +184,8 @@ mod tests {
                    </rootSnapshotList></val></changeSet></objectSet></filterSet></returnval>
                    </WaitForUpdatesExResponse>"#,
             );
-            if let Some(place) = body.get_mut(at) {
-                *place = byte;
+            if let Some(target) = body.get_mut(at) {
+                *target = byte;
             }
             if cut % 3 == 0 {
                 body.truncate(cut);
