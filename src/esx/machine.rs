@@ -1,16 +1,14 @@
-//! Decodes the properties of machines and datastores. Nothing here fails: a property without a
-//! usable value leaves its own field empty.
+//! Decodes the properties of machines. Nothing here fails: a property without a usable value leaves
+//! its own field empty.
 
 use std::sync::Arc;
 
+use super::device::{network_card, serial_port};
 use super::soap::Reference;
 use super::soap::property::{boolean, number, references, text, timestamp};
 use super::soap::xml::Element;
-use crate::domain::datastore::Datastore;
 use crate::domain::ids::{DatastoreId, MachineId, QuestionId, SnapshotId};
-use crate::domain::machine::{
-    Choice, Guest, Machine, NetworkCard, Question, SerialBacking, SerialPort,
-};
+use crate::domain::machine::{Choice, Guest, Machine, Question};
 use crate::domain::names::unescape_vim;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot::{Snapshot, Snapshots};
@@ -42,9 +40,6 @@ pub const MACHINE_PATHS: &[&str] = &[
     "summary.storage.committed",
     "datastore",
 ];
-
-/// The followed properties of a datastore.
-pub const DATASTORE_PATHS: &[&str] = &["name", "summary", "vm"];
 
 /// A machine, decoded from the properties that the host has sent. An update contains single
 /// properties. Properties that form one field together are therefore kept here too.
@@ -106,7 +101,8 @@ impl MachineProperties {
             "config.nestedHVEnabled" => machine.nested_virtualization = value.and_then(boolean),
             "runtime.powerState" => machine.power_state = value.and_then(power_state),
             "runtime.connectionState" => {
-                machine.connection_state = value.and_then(text).unwrap_or_else(unknown);
+                machine.connection_state =
+                    value.and_then(text).unwrap_or_else(|| "unknown".to_owned());
             }
             "runtime.question" => machine.question = value.and_then(question),
             "snapshot" => machine.snapshots = value.map(snapshots).unwrap_or_default(),
@@ -199,71 +195,6 @@ impl GuestProperties {
     }
 }
 
-/// A datastore, decoded from the properties that the host has sent.
-#[derive(Clone, Debug)]
-pub struct DatastoreProperties {
-    datastore: Arc<Datastore>,
-    /// `name` and `summary.name`, the preferred one first.
-    names: [Option<String>; 2],
-}
-
-impl DatastoreProperties {
-    /// A datastore without any property.
-    #[must_use]
-    pub fn new(id: DatastoreId) -> Self {
-        let datastore = Datastore {
-            name: id.backend_text().to_owned(),
-            id,
-            kind: unknown(),
-            capacity_bytes: None,
-            free_bytes: None,
-            uncommitted_bytes: None,
-            accessible: false,
-            url: None,
-            machine_count: 0,
-        };
-        Self { datastore: Arc::new(datastore), names: [None, None] }
-    }
-
-    /// Sets a property, or unsets it with `None`. Returns whether the path is one of
-    /// [`DATASTORE_PATHS`].
-    pub fn assign(&mut self, path: &str, value: Option<Element<'_>>) -> bool {
-        let datastore = Arc::make_mut(&mut self.datastore);
-        match path {
-            "name" => self.names[0] = value.and_then(text),
-            "summary" => {
-                let child = |name| value.and_then(|summary| summary.child(name));
-                self.names[1] = child("name").and_then(text);
-                datastore.kind = child("type").and_then(text).unwrap_or_else(unknown);
-                datastore.capacity_bytes = child("capacity").and_then(number);
-                datastore.free_bytes = child("freeSpace").and_then(number);
-                datastore.uncommitted_bytes = child("uncommitted").and_then(number);
-                datastore.accessible = child("accessible").and_then(boolean) == Some(true);
-                datastore.url = child("url").and_then(text);
-            }
-            "vm" => {
-                let count = value.map_or(0, |machines| machines.children().count());
-                datastore.machine_count = u32::try_from(count).unwrap_or(u32::MAX);
-            }
-            _ => return false,
-        }
-        let name = self.names.iter().flatten().next().map(|name| unescape_vim(name));
-        datastore.name = name.unwrap_or_else(|| datastore.id.backend_text().to_owned());
-        true
-    }
-
-    /// The datastore with the present properties.
-    #[must_use]
-    pub fn datastore(&self) -> Arc<Datastore> {
-        Arc::clone(&self.datastore)
-    }
-}
-
-/// The word for a state or kind that the host does not report.
-fn unknown() -> String {
-    "unknown".to_owned()
-}
-
 /// Reads a `VirtualMachinePowerState`. `None` if the value is unknown.
 #[must_use]
 pub fn power_state(element: Element<'_>) -> Option<PowerState> {
@@ -334,78 +265,6 @@ pub fn snapshots(info: Element<'_>) -> Snapshots {
     Snapshots { current, items }
 }
 
-/// Reads a network card. `None` if the device is none. Every device with a MAC address is a network
-/// card, so that a card of an unknown class is not missing.
-fn network_card(device: Element<'_>) -> Option<NetworkCard> {
-    let address = device.child("macAddress");
-    let class = device.type_name().unwrap_or_default();
-    let known = [
-        "E1000",
-        "E1000e",
-        "PCNet32",
-        "Vmxnet",
-        "Vmxnet2",
-        "Vmxnet3",
-        "SriovEthernetCard",
-        "EthernetCard",
-    ];
-    let short = class.strip_prefix("Virtual").unwrap_or(class);
-    if address.is_none() && !known.contains(&short) {
-        return None;
-    }
-    let backing = device.child("backing");
-    let network = backing.and_then(|backing| {
-        backing
-            .child_text("deviceName")
-            .or_else(|| backing.descend(&["port", "portgroupKey"]).map(Element::text))
-            .or_else(|| backing.child_text("opaqueNetworkId"))
-    });
-    Some(NetworkCard {
-        key: device.child("key").and_then(number).unwrap_or_default(),
-        label: label(device),
-        kind: short.to_lowercase(),
-        mac_address: address.and_then(|address| address.text().trim().parse().ok()),
-        connected: device.descend(&["connectable", "connected"]).and_then(boolean) == Some(true),
-        network: network.filter(|name| !name.is_empty()).map(str::to_owned),
-    })
-}
-
-/// Reads a serial port. `None` if the device is none.
-fn serial_port(device: Element<'_>) -> Option<SerialPort> {
-    if device.type_name() != Some("VirtualSerialPort") {
-        return None;
-    }
-    let key: i32 = device.child("key").and_then(number).unwrap_or_default();
-    let label = label(device);
-    let field = |name: &str| {
-        let value = device.child("backing").and_then(|backing| backing.child_text(name));
-        value.filter(|value| !value.is_empty()).map(str::to_owned)
-    };
-    // Decide by the fields, because a host may leave out the type.
-    let backing = if let Some(name) = field("pipeName") {
-        SerialBacking::Pipe { name, endpoint: field("endpoint") }
-    } else if let Some(service_uri) = field("serviceURI") {
-        SerialBacking::Network {
-            service_uri,
-            direction: field("direction"),
-            proxy_uri: field("proxyURI"),
-        }
-    } else if let Some(path) = field("fileName") {
-        SerialBacking::File { path }
-    } else {
-        SerialBacking::Device { name: field("deviceName") }
-    };
-    let number =
-        label.strip_prefix("Serial port ").and_then(|number| number.trim().parse::<u32>().ok());
-    let linux_device =
-        number.and_then(|number| number.checked_sub(1)).map(|index| format!("ttyS{index}"));
-    Some(SerialPort { key, label, backing, linux_device })
-}
-
-fn label(device: Element<'_>) -> String {
-    device.descend(&["deviceInfo", "label"]).map(Element::text).unwrap_or_default().to_owned()
-}
-
 /// Reads the usable addresses of `guest.net`.
 fn card_addresses(cards: Element<'_>) -> Vec<String> {
     let mut addresses = Vec::new();
@@ -454,13 +313,6 @@ mod tests {
                 "{path}"
             );
         }
-        for path in DATASTORE_PATHS {
-            let mut datastore = DatastoreProperties::new(DatastoreId::from_backend("1"));
-            assert!(
-                datastore.assign(path, Some(document.root())) && datastore.assign(path, None),
-                "{path}"
-            );
-        }
         let mut machine = MachineProperties::new(MachineId::from_backend("16"));
         assert!(!machine.assign("snapshot.currentSnapshot", None));
     }
@@ -490,47 +342,6 @@ mod tests {
             (None, None, None)
         );
         assert_eq!(machine.storage_bytes, Some(9_007_199_254_740_993));
-    }
-
-    #[test]
-    fn every_kind_of_card_and_port_is_read() {
-        let machine = machine(&[(
-            "config.hardware.device",
-            r#"<VirtualDevice xsi:type="VirtualPCIController"><key>100</key></VirtualDevice>
-               <VirtualDevice xsi:type="VirtualVmxnet3"><key>4000</key>
-                 <deviceInfo><label>Network adapter 1</label></deviceInfo>
-                 <backing><port><portgroupKey>dvportgroup-7</portgroupKey></port></backing>
-                 <connectable><connected>true</connected></connectable>
-                 <macAddress>00:50:56:AB:CD:EF</macAddress></VirtualDevice>
-               <VirtualDevice xsi:type="VirtualToCome"><key>4001</key>
-                 <macAddress>nonsense</macAddress></VirtualDevice>
-               <VirtualDevice xsi:type="VirtualSerialPort"><key>9000</key>
-                 <deviceInfo><label>Serial port 1</label></deviceInfo>
-                 <backing><pipeName>/p</pipeName><endpoint>server</endpoint></backing>
-                 </VirtualDevice>
-               <VirtualDevice xsi:type="VirtualSerialPort"><key>9001</key>
-                 <deviceInfo><label>Serial port 2</label></deviceInfo><backing>
-                 <serviceURI>tcp://:1</serviceURI><direction>server</direction></backing>
-                 </VirtualDevice>
-               <VirtualDevice xsi:type="VirtualSerialPort"><key>9002</key><backing/>
-                 </VirtualDevice>"#,
-        )]);
-        let [known, to_come] = machine.network_cards.as_slice() else { panic!("{machine:?}") };
-        assert_eq!((known.kind.as_str(), known.connected), ("vmxnet3", true));
-        assert_eq!(known.network.as_deref(), Some("dvportgroup-7"));
-        assert_eq!(known.mac_address.unwrap().to_string(), "00:50:56:ab:cd:ef");
-        assert_eq!((to_come.kind.as_str(), to_come.mac_address), ("tocome", None));
-        let [pipe, network, bare] = machine.serial_ports.as_slice() else { panic!("{machine:?}") };
-        assert_eq!(
-            pipe.backing,
-            SerialBacking::Pipe { name: "/p".into(), endpoint: Some("server".into()) }
-        );
-        assert_eq!(pipe.linux_device.as_deref(), Some("ttyS0"));
-        assert!(matches!(network.backing, SerialBacking::Network { .. }));
-        assert_eq!(
-            (&bare.backing, &bare.linux_device),
-            (&SerialBacking::Device { name: None }, &None)
-        );
     }
 
     #[test]

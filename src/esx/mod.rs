@@ -8,6 +8,8 @@
 mod barrier;
 mod calls;
 mod collector;
+mod datastore;
+mod device;
 mod diagnosis;
 mod evidence;
 mod machine;

@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::machine::{DatastoreProperties, MachineProperties};
+use super::datastore::DatastoreProperties;
+use super::machine::MachineProperties;
 use super::soap::Reference;
 use super::soap::property::{ChangedValue, ObjectContent, ObjectUpdate, UpdateKind};
 use super::task_info::TaskInfo;

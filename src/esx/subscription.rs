@@ -1,7 +1,8 @@
 //! The views and filters that the collector creates on the host, and the properties that they
 //! follow.
 
-use super::machine::{DATASTORE_PATHS, MACHINE_PATHS};
+use super::datastore::DATASTORE_PATHS;
+use super::machine::MACHINE_PATHS;
 use super::session::{ExchangeError, Login, Session};
 use super::soap::Reference;
 use super::soap::request::{self, PropertySpec, Request, Selection};

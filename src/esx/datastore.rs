@@ -1,0 +1,96 @@
+//! Decodes the properties of datastores. Nothing here fails: a property without a usable value leaves
+//! its own field empty.
+
+use std::sync::Arc;
+
+use super::soap::property::{boolean, number, text};
+use super::soap::xml::Element;
+use crate::domain::datastore::Datastore;
+use crate::domain::ids::DatastoreId;
+use crate::domain::names::unescape_vim;
+
+/// The followed properties of a datastore.
+pub const DATASTORE_PATHS: &[&str] = &["name", "summary", "vm"];
+
+/// A datastore, decoded from the properties that the host has sent.
+#[derive(Clone, Debug)]
+pub struct DatastoreProperties {
+    datastore: Arc<Datastore>,
+    /// `name` and `summary.name`, the preferred one first.
+    names: [Option<String>; 2],
+}
+
+impl DatastoreProperties {
+    /// A datastore without any property.
+    #[must_use]
+    pub fn new(id: DatastoreId) -> Self {
+        let datastore = Datastore {
+            name: id.backend_text().to_owned(),
+            id,
+            kind: unknown(),
+            capacity_bytes: None,
+            free_bytes: None,
+            uncommitted_bytes: None,
+            accessible: false,
+            url: None,
+            machine_count: 0,
+        };
+        Self { datastore: Arc::new(datastore), names: [None, None] }
+    }
+
+    /// Sets a property, or unsets it with `None`. Returns whether the path is one of
+    /// [`DATASTORE_PATHS`].
+    pub fn assign(&mut self, path: &str, value: Option<Element<'_>>) -> bool {
+        let datastore = Arc::make_mut(&mut self.datastore);
+        match path {
+            "name" => self.names[0] = value.and_then(text),
+            "summary" => {
+                let child = |name| value.and_then(|summary| summary.child(name));
+                self.names[1] = child("name").and_then(text);
+                datastore.kind = child("type").and_then(text).unwrap_or_else(unknown);
+                datastore.capacity_bytes = child("capacity").and_then(number);
+                datastore.free_bytes = child("freeSpace").and_then(number);
+                datastore.uncommitted_bytes = child("uncommitted").and_then(number);
+                datastore.accessible = child("accessible").and_then(boolean) == Some(true);
+                datastore.url = child("url").and_then(text);
+            }
+            "vm" => {
+                let count = value.map_or(0, |machines| machines.children().count());
+                datastore.machine_count = u32::try_from(count).unwrap_or(u32::MAX);
+            }
+            _ => return false,
+        }
+        let name = self.names.iter().flatten().next().map(|name| unescape_vim(name));
+        datastore.name = name.unwrap_or_else(|| datastore.id.backend_text().to_owned());
+        true
+    }
+
+    /// The datastore with the present properties.
+    #[must_use]
+    pub fn datastore(&self) -> Arc<Datastore> {
+        Arc::clone(&self.datastore)
+    }
+}
+
+/// The word for a state or kind that the host does not report.
+fn unknown() -> String {
+    "unknown".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::esx::soap::xml::Document;
+
+    #[test]
+    fn every_followed_path_can_be_set_and_unset() {
+        let document = Document::parse(b"<val/>").unwrap();
+        for path in DATASTORE_PATHS {
+            let mut datastore = DatastoreProperties::new(DatastoreId::from_backend("1"));
+            assert!(
+                datastore.assign(path, Some(document.root())) && datastore.assign(path, None),
+                "{path}"
+            );
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Decodes the virtual devices of a machine (`config.hardware.device`): network cards and serial
+//! ports.
+
+use super::soap::property::{boolean, number};
+use super::soap::xml::Element;
+use crate::domain::machine::{NetworkCard, SerialBacking, SerialPort};
+
+/// Reads a network card. `None` if the device is none. Every device with a MAC address is a network
+/// card, so that a card of an unknown class is not missing.
+#[must_use]
+pub fn network_card(device: Element<'_>) -> Option<NetworkCard> {
+    let address = device.child("macAddress");
+    let class = device.type_name().unwrap_or_default();
+    let known = [
+        "E1000",
+        "E1000e",
+        "PCNet32",
+        "Vmxnet",
+        "Vmxnet2",
+        "Vmxnet3",
+        "SriovEthernetCard",
+        "EthernetCard",
+    ];
+    let short = class.strip_prefix("Virtual").unwrap_or(class);
+    if address.is_none() && !known.contains(&short) {
+        return None;
+    }
+    let backing = device.child("backing");
+    let network = backing.and_then(|backing| {
+        backing
+            .child_text("deviceName")
+            .or_else(|| backing.descend(&["port", "portgroupKey"]).map(Element::text))
+            .or_else(|| backing.child_text("opaqueNetworkId"))
+    });
+    Some(NetworkCard {
+        key: device.child("key").and_then(number).unwrap_or_default(),
+        label: label(device),
+        kind: short.to_lowercase(),
+        mac_address: address.and_then(|address| address.text().trim().parse().ok()),
+        connected: device.descend(&["connectable", "connected"]).and_then(boolean) == Some(true),
+        network: network.filter(|name| !name.is_empty()).map(str::to_owned),
+    })
+}
+
+/// Reads a serial port. `None` if the device is none.
+#[must_use]
+pub fn serial_port(device: Element<'_>) -> Option<SerialPort> {
+    if device.type_name() != Some("VirtualSerialPort") {
+        return None;
+    }
+    let key: i32 = device.child("key").and_then(number).unwrap_or_default();
+    let label = label(device);
+    let field = |name: &str| {
+        let value = device.child("backing").and_then(|backing| backing.child_text(name));
+        value.filter(|value| !value.is_empty()).map(str::to_owned)
+    };
+    // Decide by the fields, because a host may leave out the type.
+    let backing = if let Some(name) = field("pipeName") {
+        SerialBacking::Pipe { name, endpoint: field("endpoint") }
+    } else if let Some(service_uri) = field("serviceURI") {
+        SerialBacking::Network {
+            service_uri,
+            direction: field("direction"),
+            proxy_uri: field("proxyURI"),
+        }
+    } else if let Some(path) = field("fileName") {
+        SerialBacking::File { path }
+    } else {
+        SerialBacking::Device { name: field("deviceName") }
+    };
+    let number =
+        label.strip_prefix("Serial port ").and_then(|number| number.trim().parse::<u32>().ok());
+    let linux_device =
+        number.and_then(|number| number.checked_sub(1)).map(|index| format!("ttyS{index}"));
+    Some(SerialPort { key, label, backing, linux_device })
+}
+
+fn label(device: Element<'_>) -> String {
+    device.descend(&["deviceInfo", "label"]).map(Element::text).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::esx::soap::xml::Document;
+
+    const XSI: &str = r#"xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance""#;
+
+    #[test]
+    fn every_kind_of_card_and_port_is_read() {
+        let text = format!(
+            r#"<val {XSI}>
+               <VirtualDevice xsi:type="VirtualPCIController"><key>100</key></VirtualDevice>
+               <VirtualDevice xsi:type="VirtualVmxnet3"><key>4000</key>
+                 <deviceInfo><label>Network adapter 1</label></deviceInfo>
+                 <backing><port><portgroupKey>dvportgroup-7</portgroupKey></port></backing>
+                 <connectable><connected>true</connected></connectable>
+                 <macAddress>00:50:56:AB:CD:EF</macAddress></VirtualDevice>
+               <VirtualDevice xsi:type="VirtualToCome"><key>4001</key>
+                 <macAddress>nonsense</macAddress></VirtualDevice>
+               <VirtualDevice xsi:type="VirtualSerialPort"><key>9000</key>
+                 <deviceInfo><label>Serial port 1</label></deviceInfo>
+                 <backing><pipeName>/p</pipeName><endpoint>server</endpoint></backing>
+                 </VirtualDevice>
+               <VirtualDevice xsi:type="VirtualSerialPort"><key>9001</key>
+                 <deviceInfo><label>Serial port 2</label></deviceInfo><backing>
+                 <serviceURI>tcp://:1</serviceURI><direction>server</direction></backing>
+                 </VirtualDevice>
+               <VirtualDevice xsi:type="VirtualSerialPort"><key>9002</key><backing/>
+                 </VirtualDevice></val>"#
+        );
+        let document = Document::parse(text.as_bytes()).unwrap();
+        let devices = || document.root().children();
+        let cards: Vec<NetworkCard> = devices().filter_map(network_card).collect();
+        let ports: Vec<SerialPort> = devices().filter_map(serial_port).collect();
+        let [known, to_come] = cards.as_slice() else { panic!("{cards:?}") };
+        assert_eq!((known.kind.as_str(), known.connected), ("vmxnet3", true));
+        assert_eq!(known.network.as_deref(), Some("dvportgroup-7"));
+        assert_eq!(known.mac_address.unwrap().to_string(), "00:50:56:ab:cd:ef");
+        assert_eq!((to_come.kind.as_str(), to_come.mac_address), ("tocome", None));
+        let [pipe, network, bare] = ports.as_slice() else { panic!("{ports:?}") };
+        assert_eq!(
+            pipe.backing,
+            SerialBacking::Pipe { name: "/p".into(), endpoint: Some("server".into()) }
+        );
+        assert_eq!(pipe.linux_device.as_deref(), Some("ttyS0"));
+        assert!(matches!(network.backing, SerialBacking::Network { .. }));
+        assert_eq!(
+            (&bare.backing, &bare.linux_device),
+            (&SerialBacking::Device { name: None }, &None)
+        );
+    }
+}
