@@ -30,7 +30,7 @@ use crate::hypervisor::{Hypervisor, Observer};
 use crate::service::Services;
 use crate::service::audit::Audit;
 use crate::service::callers::Callers;
-use crate::service::feed::{Feed, FeedSettings};
+use crate::service::event_stream::{EventStream, EventStreamSettings};
 use crate::service::hosts::Hosts;
 use crate::service::inventory::Inventory;
 use crate::service::jobs::{Deadlines, JobSettings, Jobs, JobsParts};
@@ -70,7 +70,7 @@ pub struct Settings {
     pub retention: Retention,
     pub pools: Pools,
     pub http: HttpSettings,
-    pub feed: FeedSettings,
+    pub event_stream: EventStreamSettings,
     /// How long tasks have to finish in a shutdown before they are dropped.
     pub grace: Duration,
     /// Warnings about the configuration, one sentence each.
@@ -177,7 +177,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
             tls_verified: options.verify != Verify::Off,
             in_the_clear: false,
         },
-        feed: FeedSettings::default(),
+        event_stream: EventStreamSettings::default(),
         esx: options,
         grace: GRACE,
         warnings,
@@ -241,7 +241,7 @@ impl App {
         checked.log(settings.state_dir.as_deref());
         let CheckedSettings { tls, in_the_clear, warnings: _, state: _ } = checked;
         let metrics = Metrics::default();
-        let hosts = Hosts::one(backend(&settings, &clock, &metrics)?);
+        let hosts = Hosts::from_host(backend(&settings, &clock, &metrics)?);
         let Settings {
             listen,
             tls: _,
@@ -255,7 +255,7 @@ impl App {
             retention,
             pools,
             mut http,
-            feed,
+            event_stream,
             grace,
             warnings: _,
         } = settings;
@@ -273,15 +273,15 @@ impl App {
         let callers = Arc::new(Callers::load(Arc::clone(&storage), clock.clone()).await?);
         let supervisor = Supervisor::new(clock.clone(), grace);
         let listener = bind_listener(&listen, tls, &supervisor, &audit).await?;
-        let feed = Feed::with(&clock, &feed);
-        let inventory = Arc::new(Inventory::new(clock.clone(), feed.clone(), guest_settle));
+        let event_stream = EventStream::with_settings(&clock, &event_stream);
+        let inventory = Arc::new(Inventory::new(clock.clone(), event_stream.clone(), guest_settle));
         let (published_leases, pools) = (Arc::new(PublishedLeases::default()), Arc::new(pools));
         let jobs = Jobs::new(JobsParts {
             store: Arc::clone(&storage),
             hosts: hosts.clone(),
             inventory: Arc::clone(&inventory),
             clock: clock.clone(),
-            feed: feed.clone(),
+            event_stream: event_stream.clone(),
             supervisor: supervisor.clone(),
             settings: jobs,
             metrics: metrics.clone(),
@@ -295,7 +295,7 @@ impl App {
         let patterns = Arc::new(PatternWatch::new(
             MachinePatterns::new(&protection.protected, &pools),
             Arc::clone(&inventory),
-            feed.clone(),
+            event_stream.clone(),
         ));
         let machines = Arc::new(Machines::new(
             Arc::clone(&inventory),
@@ -308,7 +308,7 @@ impl App {
             store: Arc::clone(&storage),
             clock: clock.clone(),
             callers: Arc::clone(&callers),
-            feed: feed.clone(),
+            event_stream: event_stream.clone(),
             inventory: Arc::clone(&inventory),
             jobs: jobs.clone(),
             machines: Arc::clone(&machines),
@@ -322,7 +322,7 @@ impl App {
         .await?;
         let services = Services {
             callers,
-            feed,
+            event_stream,
             inventory,
             machines,
             patterns,
@@ -507,7 +507,7 @@ fn sample_metrics(metrics: &Metrics, services: &Services, store: &Store, clock: 
         sampled.datastores.set(number(contents.datastores.len()));
         let age = contents.updated_at.map(|at| clock.now().duration_since(at).as_secs_f64());
         sampled.inventory_age.set(age.unwrap_or(f64::NAN));
-        SampledMetrics::count(&sampled.events, services.feed.published());
+        SampledMetrics::count(&sampled.events, services.event_stream.published());
         SampledMetrics::count(&sampled.store_transactions, store.transactions());
         SampledMetrics::count(&sampled.store_statements, store.statements());
         SampledMetrics::count(&sampled.store_refusals, store.refused_writes());

@@ -115,7 +115,7 @@ pub struct AboutSession {
     pub reason: Option<String>,
 }
 
-/// The picture in memory.
+/// The inventory in memory.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AboutInventory {
     pub loaded: bool,
@@ -160,7 +160,7 @@ pub async fn about(
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
     let services = api.services();
-    let version = services.feed.version();
+    let version = services.event_stream.version();
     let session = services.inventory.session();
     let contents = services.inventory.contents();
     let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
@@ -267,7 +267,11 @@ pub async fn readyz(
 }
 
 fn ok(api: &Api) -> Response {
-    respond::object(api, &api.services().feed.version(), &Health { status: "ok".to_owned() })
+    respond::object(
+        api,
+        &api.services().event_stream.version(),
+        &Health { status: "ok".to_owned() },
+    )
 }
 
 impl AboutSession {

@@ -20,7 +20,7 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{DatastoreId, EmptyId};
 use crate::domain::scope::Scope;
 use crate::service::callers::Caller;
-use crate::service::machines::{empty, shorten};
+use crate::service::machines::{empty_name, shorten};
 
 /// The routes of this file.
 pub fn routes() -> Routes {
@@ -79,7 +79,7 @@ pub async fn list_datastores(
     Extension(caller): Extension<Caller>,
     Paged { limit, cursors, .. }: Paged<NoParameters>,
 ) -> Result<Response, ApiError> {
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     let contents = api.services().machines.contents()?;
     let page = paging::page(
         &cursors,
@@ -108,8 +108,8 @@ pub async fn get_datastore(
     Segment(id): Segment,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
-    let id: DatastoreId = id.parse().map_err(|EmptyId| empty("datastore"))?;
-    let version = api.services().feed.version();
+    let id: DatastoreId = id.parse().map_err(|EmptyId| empty_name("datastore"))?;
+    let version = api.services().event_stream.version();
     let contents = api.services().machines.contents()?;
     let datastore = contents.datastore(&id).ok_or_else(|| {
         let detail = format!(

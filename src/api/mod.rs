@@ -102,7 +102,7 @@ pub struct HttpSettings {
 #[openapi(
     info(
         title = "otter",
-        description = "A long-running REST daemon in front of a VMware ESX host: a live picture of its machines, and power and snapshot operations as durable jobs.",
+        description = "A long-running REST daemon in front of a VMware ESX host: a live inventory of its machines, and power and snapshot operations as durable jobs.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
     ),
     servers((url = "/", description = "This otter")),
@@ -230,7 +230,7 @@ async fn wrong_method() -> ApiError {
     .into()
 }
 
-/// Reads that go past the picture to the host: a few at a time, a few more wait, the rest are
+/// Reads that go past the inventory to the host: a few at a time, a few more wait, the rest are
 /// refused.
 pub(crate) struct DirectReads {
     running: Semaphore,

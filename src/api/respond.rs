@@ -7,7 +7,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::Api;
-use crate::service::feed::Version;
+use crate::service::event_stream::Version;
 
 /// The point in the stream of changes that an answer is true at.
 pub const OTTER_VERSION: HeaderName = HeaderName::from_static("otter-version");

@@ -30,7 +30,7 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
 use crate::domain::job::{JobRequest, JobState};
 use crate::service::callers::Caller;
-use crate::service::feed::Version;
+use crate::service::event_stream::Version;
 use crate::service::idempotency::{Claimed, mismatch};
 use crate::service::jobs::gate::{Pass, Right};
 use crate::service::jobs::{JobView, NewJob};
@@ -140,7 +140,7 @@ impl Starting {
         let reference = reference_of(&parts.headers)?;
         let key = key_of(api, &caller, &parts.method, &parts.uri, &parts.headers, body)?;
         Ok(Self {
-            version: api.services().feed.version(),
+            version: api.services().event_stream.version(),
             right: right::read(api, &caller, &parts.headers)?,
             wait: Wait::read(api, query.wait.map(Parsed::value), &parts.headers),
             deadline: query.deadline.map(|Parsed(Deadline(deadline))| deadline),

@@ -14,7 +14,7 @@ use crate::domain::event::{EventFilter, EventType};
 use crate::domain::terminal::printable;
 use crate::esx::EsxHypervisor;
 use crate::hypervisor::{Hypervisor, Observer, SessionState};
-use crate::service::feed::Feed;
+use crate::service::event_stream::EventStream;
 use crate::service::inventory::Inventory;
 use crate::service::patterns::{MachinePatterns, PatternWatch};
 use crate::telemetry::metrics::Metrics;
@@ -33,13 +33,14 @@ pub async fn check_host(settings: &Settings) -> anyhow::Result<()> {
     let clock = Clock::system();
     let hypervisor = EsxHypervisor::with_metrics(&settings.esx, clock.clone(), Metrics::default())
         .context("the host's settings are wrong")?;
-    let feed = Feed::new(&clock);
-    let inventory = Arc::new(Inventory::new(clock.clone(), feed.clone(), settings.guest_settle));
+    let event_stream = EventStream::new(&clock);
+    let inventory =
+        Arc::new(Inventory::new(clock.clone(), event_stream.clone(), settings.guest_settle));
     let stop = CancellationToken::new();
     let session = hypervisor.run(Arc::clone(&inventory) as Arc<dyn Observer>, stop.clone());
     tokio::pin!(session);
     let read = tokio::select! {
-        read = wait_for_machines(&hypervisor, &inventory, &feed) => read,
+        read = wait_for_machines(&hypervisor, &inventory, &event_stream) => read,
         _ = &mut session => Err(anyhow::anyhow!("the session with the host ended by itself")),
         () = clock.sleep(READ_TIMEOUT) => {
             let seconds = READ_TIMEOUT.as_secs();
@@ -54,7 +55,7 @@ pub async fn check_host(settings: &Settings) -> anyhow::Result<()> {
     read?;
     let machines = inventory.contents().machines.len();
     let patterns = MachinePatterns::new(&settings.protection.protected, &settings.pools);
-    for unmatched in PatternWatch::new(patterns, inventory, feed).unmatched() {
+    for unmatched in PatternWatch::new(patterns, inventory, event_stream).unmatched() {
         print(&format!("Warning: {}\n", printable(&unmatched.warning())));
     }
     print(&format!("The host was reached and has {machines} machines.\n"));
@@ -64,12 +65,12 @@ pub async fn check_host(settings: &Settings) -> anyhow::Result<()> {
 async fn wait_for_machines(
     hypervisor: &EsxHypervisor,
     inventory: &Inventory,
-    feed: &Feed,
+    event_stream: &EventStream,
 ) -> anyhow::Result<()> {
     let types = vec![EventType::SessionChanged];
-    let mut changes = feed.follow(EventFilter { types, ..EventFilter::default() });
+    let mut changes = event_stream.subscribe(EventFilter { types, ..EventFilter::default() });
     loop {
-        changes.skip();
+        changes.skip_unread();
         match inventory.session().state {
             SessionState::Connecting => {}
             SessionState::Connected => {
@@ -83,6 +84,6 @@ async fn wait_for_machines(
                 bail!("the host refuses the account: {reason}")
             }
         }
-        changes.more().await;
+        changes.wait_for_more().await;
     }
 }

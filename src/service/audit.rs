@@ -26,10 +26,10 @@ const MINUTE: Duration = Duration::from_mins(1);
 const MAX_SOURCES: usize = 256;
 
 /// The number of facts that wait for a store that refuses them. Further facts are only logged.
-const MAX_WAITING: usize = 1_024;
+const MAX_PENDING: usize = 1_024;
 
 /// The address of refusals that are counted together.
-const OTHER: &str = "other";
+const OTHERS: &str = "other";
 
 /// A call that was refused.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ pub struct Audit {
     store: Arc<dyn Storage>,
     clock: Clock,
     pending: Mutex<Pending>,
-    noted: Notify,
+    wake_writer: Notify,
 }
 
 #[derive(Default)]
@@ -62,38 +62,38 @@ struct Pending {
 /// The source of refusals that are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Source {
-    from: From,
+    address: SourceAddress,
     actor: Option<String>,
     code: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum From {
+enum SourceAddress {
     /// `None` is a Unix socket.
     Address(Option<IpAddr>),
-    Other,
+    Others,
 }
 
 impl Audit {
     #[must_use]
     pub fn new(store: Arc<dyn Storage>, clock: Clock) -> Self {
-        Self { store, clock, pending: Mutex::default(), noted: Notify::new() }
+        Self { store, clock, pending: Mutex::default(), wake_writer: Notify::new() }
     }
 
     /// Counts a call that was refused. The first of its source in a minute is logged in full.
     pub fn refused(&self, refusal: &Refusal<'_>) {
         let Refusal { actor, origin, operation, reference, failure } = refusal;
         let mut source = Source {
-            from: From::Address(origin.address),
+            address: SourceAddress::Address(origin.address),
             actor: actor.map(str::to_owned),
             code: failure.kind.code(),
         };
         let first = {
             let mut pending = self.pending();
             if !pending.refused.contains_key(&source)
-                && pending.sources_like(&source) >= MAX_SOURCES
+                && pending.source_count_like(&source) >= MAX_SOURCES
             {
-                source.from = From::Other;
+                source.address = SourceAddress::Others;
             }
             if let Some(counted) = pending.refused.get_mut(&source) {
                 counted.count += 1;
@@ -111,8 +111,8 @@ impl Audit {
             record.machine.clone_from(&failure.machine);
             record.lease = failure.lease;
             record.reference = reference.map(str::to_owned);
-            if source.from == From::Other {
-                record.address = Some(OTHER.to_owned());
+            if source.address == SourceAddress::Others {
+                record.address = Some(OTHERS.to_owned());
             }
             pending.refused.insert(source, record.clone());
             record
@@ -121,16 +121,18 @@ impl Audit {
     }
 
     /// Takes a single fact: logs it now, and writes it soon.
-    pub fn note(&self, record: AuditRecord) {
+    pub fn record(&self, record: AuditRecord) {
         telemetry::audit::log(&record);
         self.pending().keep(vec![record]);
-        self.noted.notify_one();
+        self.wake_writer.notify_one();
     }
 
     /// Audits that a setting was read again by the running daemon, or could not be.
     pub fn reloaded(&self, action: AuditAction, done: bool) {
         let outcome = if done { AuditOutcome::Done } else { AuditOutcome::Failed };
-        self.note(AuditRecord::new(self.clock.now(), action, outcome).with_actor(&Actor::otter()));
+        self.record(
+            AuditRecord::new(self.clock.now(), action, outcome).with_actor(&Actor::otter()),
+        );
     }
 
     /// A page of the audit, the newest first.
@@ -149,15 +151,15 @@ impl Audit {
 
     /// Writes pending facts each minute, after each single fact, and when it stops.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let mut minute_over = self.clock.elapsed() + MINUTE;
+        let mut minute_end = self.clock.elapsed() + MINUTE;
         loop {
-            let left = minute_over.saturating_sub(self.clock.elapsed());
+            let left = minute_end.saturating_sub(self.clock.elapsed());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = self.noted.notified() => self.write(false).await,
+                () = self.wake_writer.notified() => self.write(false).await,
                 () = self.clock.sleep(left) => {
-                    minute_over = self.clock.elapsed() + MINUTE;
+                    minute_end = self.clock.elapsed() + MINUTE;
                     self.write(true).await;
                 }
             }
@@ -166,10 +168,10 @@ impl Audit {
     }
 
     /// Writes the whole facts, and the counts of refused calls if their minute is over.
-    async fn write(&self, minute_over: bool) {
+    async fn write(&self, is_minute_over: bool) {
         let records = {
             let mut pending = self.pending();
-            if minute_over {
+            if is_minute_over {
                 let counted = std::mem::take(&mut pending.refused).into_values();
                 let counted: Vec<AuditRecord> =
                     counted.map(|record| self.counted(record)).collect();
@@ -216,14 +218,14 @@ impl Audit {
 
 impl Pending {
     /// The number of sources that count against the same limit.
-    fn sources_like(&self, source: &Source) -> usize {
+    fn source_count_like(&self, source: &Source) -> usize {
         let has_token = source.actor.is_some();
         self.refused.keys().filter(|other| other.actor.is_some() == has_token).count()
     }
 
     /// Keeps facts for a later write while there is room. Returns the number of facts without room.
     fn keep(&mut self, records: Vec<AuditRecord>) -> usize {
-        let room = MAX_WAITING.saturating_sub(self.records.len());
+        let room = MAX_PENDING.saturating_sub(self.records.len());
         let dropped = records.len().saturating_sub(room);
         self.records.extend(records.into_iter().take(room));
         dropped
@@ -293,11 +295,11 @@ mod tests {
         audit.write(true).await;
         let rows = rows(&store).await;
         assert_eq!(rows.len(), MAX_SOURCES + 1);
-        assert_eq!(rows.last(), Some(&(OTHER.to_owned(), None, 100)));
+        assert_eq!(rows.last(), Some(&(OTHERS.to_owned(), None, 100)));
     }
 
     #[tokio::test]
-    async fn a_flood_does_not_hide_who_else_was_refused() {
+    async fn a_flood_from_one_caller_does_not_hide_refusals_of_others() {
         let (audit, store) = audit().await;
         let addresses = u32::try_from(MAX_SOURCES).unwrap() + 100;
         for caller in [None, Some("stolen")] {
@@ -313,12 +315,14 @@ mod tests {
         let row =
             |address: &str, actor: &str, count| (address.to_owned(), Some(actor.to_owned()), count);
         assert!(rows.contains(&row("0.0.3.232", "ci", 2)), "before the flood of the token");
-        assert!(rows.contains(&row(OTHER, "boss", 1)) && rows.contains(&row(OTHER, "stolen", 101)));
-        assert!(rows.contains(&(OTHER.to_owned(), None, 100)));
+        assert!(
+            rows.contains(&row(OTHERS, "boss", 1)) && rows.contains(&row(OTHERS, "stolen", 101))
+        );
+        assert!(rows.contains(&(OTHERS.to_owned(), None, 100)));
     }
 
     #[tokio::test]
-    async fn what_is_pending_is_written_at_the_stop() {
+    async fn pending_records_are_written_at_shutdown() {
         let (audit, store) = audit().await;
         refuse(&audit, 1, None, FailureKind::Unauthenticated);
         let stop = CancellationToken::new();
@@ -328,7 +332,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_store_refuses_waits_in_bounded_number() {
+    async fn records_that_the_store_refuses_wait_in_a_bounded_buffer() {
         let store = Store::in_memory().await.unwrap();
         let stopped = CancellationToken::new();
         stopped.cancel();
@@ -340,7 +344,7 @@ mod tests {
         }
         assert_eq!(audit.pending().records.len(), 3);
         let record = audit.pending().records[0].clone();
-        let dropped = audit.pending().keep(vec![record; MAX_WAITING]);
-        assert_eq!((dropped, audit.pending().records.len()), (3, MAX_WAITING));
+        let dropped = audit.pending().keep(vec![record; MAX_PENDING]);
+        assert_eq!((dropped, audit.pending().records.len()), (3, MAX_PENDING));
     }
 }

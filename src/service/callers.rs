@@ -27,13 +27,13 @@ use crate::storage::{Storage, StorageError, StoredToken, TokenUse};
 use crate::telemetry;
 
 /// What is changed takes effect within a second.
-const READ_AGAIN: Duration = Duration::from_millis(500);
+const RELOAD_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The last use of a token is written at most once in this time.
-const WRITE_USE: Duration = Duration::from_mins(1);
+const USE_WRITE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The name of every caller if no token was ever made.
-const ANYBODY: &str = "anonymous";
+const ANONYMOUS: &str = "anonymous";
 
 /// Who made a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,30 +104,30 @@ impl Caller {
 pub struct Callers {
     store: Arc<dyn Storage>,
     clock: Clock,
-    known: ArcSwap<Known>,
+    known: ArcSwap<KnownTokens>,
     /// Notifies if the known tokens change or one expires.
     changes: watch::Sender<()>,
-    uses: Mutex<HashMap<TokenId, Use>>,
+    uses: Mutex<HashMap<TokenId, RecordedUse>>,
     limiter: Limiter,
 }
 
 /// A caller, and the token in force by which it is known.
-struct Found {
+struct IdentifiedCaller {
     caller: Caller,
     /// `None` if callers need no token.
-    token: Option<FoundToken>,
+    token: Option<TokenInForce>,
 }
 
-struct FoundToken {
+struct TokenInForce {
     id: TokenId,
     digest: TokenDigest,
     expires_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Known {
+struct KnownTokens {
     /// Whether any token exists, revoked ones included.
-    any: bool,
+    exists_any: bool,
     /// The tokens that were not revoked. Some may have expired.
     valid: Vec<KnownToken>,
 }
@@ -142,7 +142,7 @@ struct KnownToken {
 
 /// The last use of a token, and when that was written.
 #[derive(Clone, Copy, Debug)]
-struct Use {
+struct RecordedUse {
     last: TokenUse,
     is_written: bool,
     /// By the clock that does not jump.
@@ -177,7 +177,7 @@ impl Callers {
     /// Whether callers need a token.
     #[must_use]
     pub fn need_tokens(&self) -> bool {
-        self.known.load().any
+        self.known.load().exists_any
     }
 
     /// Whether there is a token that is neither revoked nor expired.
@@ -210,9 +210,9 @@ impl Callers {
     /// `unauthenticated` if a token is needed and this is none, or none that is in force. It never
     /// says which.
     pub fn identify(&self, token: Option<&str>) -> Result<Caller, Failure> {
-        let Found { caller, token } = self.find(token)?;
-        if let Some(FoundToken { id, digest, .. }) = token {
-            self.note_use(TokenUse { id, digest, at: self.clock.now() });
+        let IdentifiedCaller { caller, token } = self.find(token)?;
+        if let Some(TokenInForce { id, digest, .. }) = token {
+            self.record_use(TokenUse { id, digest, at: self.clock.now() });
         }
         Ok(caller)
     }
@@ -224,7 +224,7 @@ impl Callers {
         let is_anonymous = !self.need_tokens();
         loop {
             let expires_at = match self.find(token) {
-                Ok(Found { token, .. }) if token.is_none() == is_anonymous => {
+                Ok(IdentifiedCaller { token, .. }) if token.is_none() == is_anonymous => {
                     token.and_then(|token| token.expires_at)
                 }
                 Ok(_) | Err(_) => return,
@@ -248,7 +248,7 @@ impl Callers {
     /// # Errors
     /// `too-many-requests`
     pub fn count_request(&self, caller: &Caller) -> Result<(), Failure> {
-        self.limiter.request(&caller.name, &caller.limits, self.clock.elapsed())
+        self.limiter.count_request(&caller.name, &caller.limits, self.clock.elapsed())
     }
 
     /// What tokens with limits use.
@@ -260,17 +260,17 @@ impl Callers {
     /// Reads the tokens repeatedly and writes their last uses, until it is stopped. If the tokens
     /// cannot be read, the known ones stay in force.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
-        let mut troubled = false;
+        let mut is_failing = false;
         let mut in_force = self.in_force();
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = self.clock.sleep(READ_AGAIN) => {}
+                () = self.clock.sleep(RELOAD_INTERVAL) => {}
             }
             match read(&*self.store).await {
                 Ok(known) => {
-                    troubled = false;
+                    is_failing = false;
                     if known != **self.known.load() {
                         let now = self.clock.now();
                         let record =
@@ -284,8 +284,8 @@ impl Callers {
                         self.changes.send_replace(());
                     }
                 }
-                Err(error) if !troubled => {
-                    troubled = true;
+                Err(error) if !is_failing => {
+                    is_failing = true;
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         "the tokens cannot be read: those that are known stay in force"
@@ -307,10 +307,13 @@ impl Callers {
         known.valid.iter().filter(|token| token.is_in_force(now)).map(|token| token.id).collect()
     }
 
-    fn find(&self, token: Option<&str>) -> Result<Found, Failure> {
+    fn find(&self, token: Option<&str>) -> Result<IdentifiedCaller, Failure> {
         let known = self.known.load();
-        if !known.any {
-            return Ok(Found { caller: Caller::new(ANYBODY, Role::Admin), token: None });
+        if !known.exists_any {
+            return Ok(IdentifiedCaller {
+                caller: Caller::new(ANONYMOUS, Role::Admin),
+                token: None,
+            });
         }
         let Some(token) = token else {
             return Err(unauthenticated(
@@ -325,26 +328,33 @@ impl Callers {
         let digest = Token::parse(token).map_err(|_| refused())?.digest();
         let in_force = |token: &&KnownToken| token.is_in_force(self.clock.now());
         let found = known.find(&digest).filter(in_force).ok_or_else(refused)?;
-        let token = FoundToken { id: found.id, digest, expires_at: found.expires_at };
-        Ok(Found { caller: found.caller.clone(), token: Some(token) })
+        let token = TokenInForce { id: found.id, digest, expires_at: found.expires_at };
+        Ok(IdentifiedCaller { caller: found.caller.clone(), token: Some(token) })
     }
 
-    fn note_use(&self, last: TokenUse) {
+    fn record_use(&self, last: TokenUse) {
         let mut uses = self.uses();
-        let noted =
-            uses.entry(last.id).or_insert(Use { last, is_written: false, written_at: None });
-        (noted.last, noted.is_written) = (last, false);
+        let recorded = uses.entry(last.id).or_insert(RecordedUse {
+            last,
+            is_written: false,
+            written_at: None,
+        });
+        (recorded.last, recorded.is_written) = (last, false);
     }
 
     /// Writes the uses that are due. A use that cannot be written is retried with the next use.
     async fn write_uses(&self) {
         let now = self.clock.elapsed();
-        let is_due = |noted: &Use| {
-            !noted.is_written
-                && noted.written_at.is_none_or(|at| now.saturating_sub(at) >= WRITE_USE)
+        let is_due = |recorded: &RecordedUse| {
+            !recorded.is_written
+                && recorded.written_at.is_none_or(|at| now.saturating_sub(at) >= USE_WRITE_INTERVAL)
         };
-        let due: Vec<TokenUse> =
-            self.uses().values().filter(|noted| is_due(noted)).map(|noted| noted.last).collect();
+        let due: Vec<TokenUse> = self
+            .uses()
+            .values()
+            .filter(|recorded| is_due(recorded))
+            .map(|recorded| recorded.last)
+            .collect();
         if due.is_empty() {
             return;
         }
@@ -354,31 +364,31 @@ impl Callers {
         }
         let mut uses = self.uses();
         for written in due {
-            if let Some(noted) = uses.get_mut(&written.id) {
-                noted.is_written = noted.last == written;
-                noted.written_at = Some(now);
+            if let Some(recorded) = uses.get_mut(&written.id) {
+                recorded.is_written = recorded.last == written;
+                recorded.written_at = Some(now);
             }
         }
     }
 
-    fn uses(&self) -> MutexGuard<'_, HashMap<TokenId, Use>> {
+    fn uses(&self) -> MutexGuard<'_, HashMap<TokenId, RecordedUse>> {
         self.uses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
+impl KnownTokens {
     /// Looks at every token however early it is found, and compares in constant time.
     fn find(&self, digest: &TokenDigest) -> Option<&KnownToken> {
         let mut found = u64::MAX;
-        for (place, known) in (0..).zip(&self.valid) {
-            found.conditional_assign(&place, known.digest.0.ct_eq(&digest.0));
+        for (position, known) in (0..).zip(&self.valid) {
+            found.conditional_assign(&position, known.digest.0.ct_eq(&digest.0));
         }
         self.valid.get(usize::try_from(found).ok()?)
     }
 }
 
 impl KnownToken {
-    fn of(token: StoredToken) -> Self {
+    fn from_stored(token: StoredToken) -> Self {
         let StoredToken { id, name, role, digest, scope, limits, expires_at, .. } = token;
         let caller =
             Caller { token: Some(id), scope: Arc::new(scope), limits, ..Caller::new(&name, role) };
@@ -390,11 +400,11 @@ impl KnownToken {
     }
 }
 
-async fn read(store: &dyn Storage) -> Result<Known, StorageError> {
+async fn read(store: &dyn Storage) -> Result<KnownTokens, StorageError> {
     let tokens = store.tokens().await?;
-    let any = !tokens.is_empty();
+    let exists_any = !tokens.is_empty();
     let valid = tokens.into_iter().filter(|token| token.revoked_at.is_none());
-    Ok(Known { any, valid: valid.map(KnownToken::of).collect() })
+    Ok(KnownTokens { exists_any, valid: valid.map(KnownToken::from_stored).collect() })
 }
 
 fn unauthenticated(detail: &str) -> Failure {
@@ -429,25 +439,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_is_who_the_token_says_until_it_is_revoked() {
+    async fn a_token_identifies_its_caller_until_it_is_revoked() {
         let (store, clock) = (store().await, Clock::system());
         let callers = Callers::load(Arc::new(store.clone()), clock.clone()).await.unwrap();
         assert!(!callers.need_tokens());
-        let anybody = callers.identify(None).unwrap();
-        assert_eq!((&*anybody.name, anybody.role), ("anonymous", Role::Admin));
+        let anonymous = callers.identify(None).unwrap();
+        assert_eq!((&*anonymous.name, anonymous.role), ("anonymous", Role::Admin));
 
         let [ci, boss] = [
             make(&store, &clock, "ci", Role::Runner).await,
             make(&store, &clock, "boss", Role::Operator).await,
         ];
         let callers = Callers::load(Arc::new(store.clone()), clock.clone()).await.unwrap();
-        let who = |token: &Token| callers.identify(Some(token.text()));
-        let caller = who(&ci).unwrap();
+        let identify = |token: &Token| callers.identify(Some(token.text()));
+        let caller = identify(&ci).unwrap();
         assert_eq!((&*caller.name, caller.role), ("ci", Role::Runner));
         assert_eq!(callers.standing(caller.token.unwrap()), TokenStatus::Valid);
-        assert_eq!(who(&boss).unwrap().role, Role::Operator);
+        assert_eq!(identify(&boss).unwrap().role, Role::Operator);
         let unknown = Token::new(&clock.random().unwrap());
-        for refused in [callers.identify(None), callers.identify(Some("otter_")), who(&unknown)] {
+        for refused in
+            [callers.identify(None), callers.identify(Some("otter_")), identify(&unknown)]
+        {
             assert_eq!(refused.unwrap_err().kind, FailureKind::Unauthenticated);
         }
 
@@ -497,7 +509,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_rotated_token_keeps_all_but_its_secret() {
+    async fn a_rotation_replaces_only_the_secret_of_a_token() {
         let (store, clock) = (store().await, Clock::system());
         let old = Token::new(&clock.random().unwrap());
         let plain = StoredToken::new(

@@ -14,7 +14,7 @@ pub struct Hosts(Arc<dyn Hypervisor>);
 impl Hosts {
     /// One host, with all machines on it.
     #[must_use]
-    pub fn one(host: Arc<dyn Hypervisor>) -> Self {
+    pub fn from_host(host: Arc<dyn Hypervisor>) -> Self {
         Self(host)
     }
 
@@ -26,7 +26,7 @@ impl Hosts {
 
     /// The host that a machine is on.
     #[must_use]
-    pub const fn of(&self, _machine: &MachineId) -> &Arc<dyn Hypervisor> {
+    pub const fn for_machine(&self, _machine: &MachineId) -> &Arc<dyn Hypervisor> {
         &self.0
     }
 
@@ -34,12 +34,12 @@ impl Hosts {
     ///
     /// # Errors
     /// `not-supported`
-    pub fn able_to(
+    pub fn with_capability(
         &self,
         capability: Capability,
         machine: &Machine,
     ) -> Result<&Arc<dyn Hypervisor>, Failure> {
-        let host = self.of(&machine.id);
+        let host = self.for_machine(&machine.id);
         if host.capabilities().contains(&capability) {
             return Ok(host);
         }

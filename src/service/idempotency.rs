@@ -13,7 +13,7 @@ use crate::fail_points::fail_point;
 use crate::storage::{IdempotencyKey, KeyOwner, Storage};
 
 /// The keys of the calls that one service takes.
-pub struct Keys {
+pub struct IdempotencyKeys {
     store: Arc<dyn Storage>,
     claims: Arc<Claims>,
 }
@@ -40,14 +40,14 @@ struct Claim {
 /// The keys that are claimed now.
 #[derive(Default)]
 struct Claims {
-    scopes: Mutex<HashSet<Scope>>,
+    claimed: Mutex<HashSet<ScopedKey>>,
     released: Notify,
 }
 
 /// A key within its scope: caller, method, path, key.
-type Scope = (String, String, String, String);
+type ScopedKey = (String, String, String, String);
 
-impl Keys {
+impl IdempotencyKeys {
     /// Looks keys up in this storage.
     #[must_use]
     pub fn new(store: Arc<dyn Storage>) -> Self {
@@ -101,26 +101,26 @@ impl Claims {
             let released = claims.released.notified();
             tokio::pin!(released);
             released.as_mut().enable();
-            if claims.lock().insert(scope(&key)) {
+            if claims.lock().insert(scoped_key(&key)) {
                 return KeyClaim(Arc::new(Claim { key, claims: Arc::clone(claims) }));
             }
             released.await;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashSet<Scope>> {
-        self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashSet<ScopedKey>> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.claims.lock().remove(&scope(&self.key));
+        self.claims.lock().remove(&scoped_key(&self.key));
         self.claims.released.notify_waiters();
     }
 }
 
-fn scope(key: &IdempotencyKey) -> Scope {
+fn scoped_key(key: &IdempotencyKey) -> ScopedKey {
     let IdempotencyKey { caller, method, path, key, fingerprint: _, created_at: _ } = key;
     (caller.clone(), method.clone(), path.clone(), key.clone())
 }

@@ -22,7 +22,7 @@ type Streams = HashMap<Arc<str>, u32>;
 /// The requests that may still be made, as of a moment.
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
-    left: f64,
+    available: f64,
     at: Duration,
 }
 
@@ -38,26 +38,26 @@ impl Limiter {
     ///
     /// # Errors
     /// `too-many-requests`
-    pub fn request(
+    pub fn count_request(
         &self,
         token: &Arc<str>,
         limits: &TokenLimits,
         now: Duration,
     ) -> Result<(), Failure> {
-        let Some(most) = limits.requests_per_second else { return Ok(()) };
-        let most_in_bucket = f64::from(most);
+        let Some(max) = limits.requests_per_second else { return Ok(()) };
+        let capacity = f64::from(max);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let bucket =
-            buckets.entry(Arc::clone(token)).or_insert(Bucket { left: most_in_bucket, at: now });
-        let refilled = now.saturating_sub(bucket.at).as_secs_f64() * most_in_bucket;
-        let left = (bucket.left + refilled).min(most_in_bucket);
-        *bucket = Bucket { left, at: now };
-        if left < 1.0 {
-            let failure = too_many(token, &format!("{most} requests per second"));
-            let until_next = Duration::from_secs_f64((1.0 - left) / most_in_bucket);
+            buckets.entry(Arc::clone(token)).or_insert(Bucket { available: capacity, at: now });
+        let refilled = now.saturating_sub(bucket.at).as_secs_f64() * capacity;
+        let available = (bucket.available + refilled).min(capacity);
+        *bucket = Bucket { available, at: now };
+        if available < 1.0 {
+            let failure = too_many(token, &format!("{max} requests per second"));
+            let until_next = Duration::from_secs_f64((1.0 - available) / capacity);
             return Err(Failure { retry_after: Some(until_next), ..failure });
         }
-        bucket.left = left - 1.0;
+        bucket.available = available - 1.0;
         Ok(())
     }
 
@@ -66,16 +66,16 @@ impl Limiter {
     ///
     /// # Errors
     /// `too-many-requests`
-    pub fn stream(
+    pub fn count_stream(
         &self,
         token: &Arc<str>,
         limits: &TokenLimits,
     ) -> Result<Option<CountedStream>, Failure> {
-        let Some(most) = limits.streams else { return Ok(None) };
+        let Some(max) = limits.streams else { return Ok(None) };
         let mut streams = lock(&self.streams);
         let open = streams.entry(Arc::clone(token)).or_default();
-        if *open >= most {
-            return Err(too_many(token, &format!("{most} open streams of events")));
+        if *open >= max {
+            return Err(too_many(token, &format!("{max} open streams of events")));
         }
         *open += 1;
         Ok(Some(CountedStream { streams: Arc::clone(&self.streams), token: Arc::clone(token) }))
@@ -121,34 +121,34 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_refused_over_the_limit_and_come_back_with_time() {
+    fn requests_over_the_limit_are_refused_until_time_passes() {
         let limiter = Limiter::default();
         let limits = TokenLimits { requests_per_second: Some(2), ..TokenLimits::default() };
         let at = |milliseconds| {
-            limiter.request(&token(), &limits, Duration::from_millis(milliseconds)).is_ok()
+            limiter.count_request(&token(), &limits, Duration::from_millis(milliseconds)).is_ok()
         };
         assert!(at(0) && at(0));
-        let refused = limiter.request(&token(), &limits, Duration::ZERO).unwrap_err();
+        let refused = limiter.count_request(&token(), &limits, Duration::ZERO).unwrap_err();
         assert_eq!(refused.kind, FailureKind::TooManyRequests);
         assert_eq!(refused.retry_after, Some(Duration::from_millis(500)));
         assert!(!at(499) && at(500) && !at(500));
         // After any idle time, at most the requests of one second pass at once.
         assert!(at(60_000) && at(60_000) && !at(60_000));
         let none = TokenLimits::default();
-        assert!((0..1_000).all(|_| limiter.request(&token(), &none, Duration::ZERO).is_ok()));
+        assert!((0..1_000).all(|_| limiter.count_request(&token(), &none, Duration::ZERO).is_ok()));
     }
 
     #[test]
     fn streams_are_counted_until_they_are_dropped() {
         let limiter = Limiter::default();
         let limits = TokenLimits { streams: Some(1), ..TokenLimits::default() };
-        let open = limiter.stream(&token(), &limits).unwrap();
+        let open = limiter.count_stream(&token(), &limits).unwrap();
         assert_eq!(
-            limiter.stream(&token(), &limits).unwrap_err().kind,
+            limiter.count_stream(&token(), &limits).unwrap_err().kind,
             FailureKind::TooManyRequests
         );
         drop(open);
-        assert!(limiter.stream(&token(), &limits).unwrap().is_some());
-        assert!(limiter.stream(&token(), &TokenLimits::default()).unwrap().is_none());
+        assert!(limiter.count_stream(&token(), &limits).unwrap().is_some());
+        assert!(limiter.count_stream(&token(), &TokenLimits::default()).unwrap().is_none());
     }
 }

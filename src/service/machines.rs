@@ -1,9 +1,9 @@
 //! Machines as callers see them: lists, waits, and the view of a machine. The view adds otter's own
 //! data to the reported machine: lease, quarantine, job, whether it is protected, whether it is free.
 
-mod known;
 mod lookup;
 mod not_free;
+mod unknown_names;
 
 use std::sync::Arc;
 
@@ -25,9 +25,9 @@ use crate::domain::power::PowerState;
 use crate::domain::scope::Scope;
 use crate::hypervisor::SessionState;
 
-pub use known::MATCHES_NONE;
-pub use lookup::{ambiguous, empty, invalid_mac, snapshot};
+pub use lookup::{ambiguous, empty_name, invalid_mac, snapshot};
 pub use not_free::NotFreeReason;
+pub use unknown_names::MATCHES_NONE;
 
 /// Lists, finds and views machines, and waits for them.
 pub struct Machines {
@@ -63,7 +63,7 @@ pub struct MachineView {
     pub active_job: Option<JobId>,
     /// In order of their names.
     pub pools: Vec<String>,
-    pub lease: Option<Holder>,
+    pub lease: Option<HoldingLease>,
     pub quarantine: Option<Quarantine>,
     /// The machine is free if there is no reason.
     pub not_free_because: Vec<NotFreeReason>,
@@ -71,7 +71,7 @@ pub struct MachineView {
 
 /// The lease that a machine is held by, and its holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
+pub struct HoldingLease {
     pub lease: LeaseId,
     pub holder: String,
     /// `None` before the lease is active, and during its release.
@@ -92,7 +92,7 @@ pub struct MachineFilter {
 
 /// The condition that a wait for a machine ends with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Until {
+pub enum WaitCondition {
     PowerState(PowerState),
     /// A trusted address, in the network if there is one.
     Address(Option<Network>),
@@ -159,7 +159,7 @@ impl Machines {
             .filter(has_name)
             .filter(|machine| self.visibility.has_machine(scope, machine))
             .map(|machine| self.view(&contents, machine, active.get(&machine.id).copied()));
-        Ok(views.filter(|view| filter.fits(view)).collect())
+        Ok(views.filter(|view| filter.matches(view)).collect())
     }
 
     /// The current machine of this id, in every scope.
@@ -207,11 +207,11 @@ impl Machines {
     /// # Errors
     /// `machine-gone` if the machine vanishes from the host or leaves the scope,
     /// `invalid-power-state` if the machine cannot reach the state.
-    pub async fn until(
+    pub async fn wait_until(
         &self,
         scope: &Scope,
         id: &MachineId,
-        until: &Until,
+        condition: &WaitCondition,
     ) -> Result<MachineView, Failure> {
         let mut changes = self.inventory.watch(id);
         let mut name = String::new();
@@ -221,11 +221,11 @@ impl Machines {
                 return Err(Failure::new(FailureKind::MachineGone, detail).with_machine(id, &name));
             };
             name.clone_from(&view.machine.name);
-            if until.holds(&view) {
+            if condition.is_fulfilled_by(&view) {
                 return Ok(view);
             }
             let off = view.machine.power_state == Some(PowerState::Off);
-            if matches!(until, Until::Address(_)) && off && view.active_job.is_none() {
+            if matches!(condition, WaitCondition::Address(_)) && off && view.active_job.is_none() {
                 let detail = format!(
                     "{name} is off and no job is about to change that, so no address will come."
                 );
@@ -249,7 +249,7 @@ impl Machines {
         let is_self = self.protection.is_self(machine);
         let protected = is_self || self.protection.covers(machine);
         let leases = self.leases.load();
-        let lease = leases.holder_of(&machine.identity()).map(|open| Holder {
+        let lease = leases.holder_of(&machine.identity()).map(|open| HoldingLease {
             lease: open.lease.id,
             holder: open.lease.holder.clone(),
             expires_at: open.expiry().map(|(at, _)| at),
@@ -294,7 +294,7 @@ impl MachineView {
 }
 
 impl MachineFilter {
-    fn fits(&self, view: &MachineView) -> bool {
+    fn matches(&self, view: &MachineView) -> bool {
         let machine = &view.machine;
         let has_mac = |mac: MacAddress| {
             machine.network_cards.iter().any(|card| card.mac_address == Some(mac))
@@ -327,8 +327,8 @@ impl Protection {
     }
 }
 
-impl Until {
-    fn holds(&self, view: &MachineView) -> bool {
+impl WaitCondition {
+    fn is_fulfilled_by(&self, view: &MachineView) -> bool {
         let machine = &view.machine;
         match self {
             Self::PowerState(state) => machine.power_state == Some(*state),
@@ -353,8 +353,8 @@ impl Until {
 /// A caller's text in quotes for an error, cut after 80 characters.
 #[must_use]
 pub fn shorten(text: &str) -> String {
-    const SHOWN: usize = 80;
-    match text.char_indices().nth(SHOWN) {
+    const MAX_CHARACTERS: usize = 80;
+    match text.char_indices().nth(MAX_CHARACTERS) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),
     }

@@ -2,7 +2,8 @@
 
 pub mod audit;
 pub mod callers;
-pub mod feed;
+pub mod event_stream;
+pub mod host_failure;
 pub mod hosts;
 pub mod idempotency;
 pub mod inventory;
@@ -14,14 +15,13 @@ pub mod patterns;
 pub mod retention;
 pub mod snapshots;
 pub mod storage_watch;
-pub mod trouble;
 pub mod visibility;
 
 use std::sync::Arc;
 
 use self::audit::Audit;
 use self::callers::Callers;
-use self::feed::Feed;
+use self::event_stream::EventStream;
 use self::hosts::Hosts;
 use self::inventory::Inventory;
 use self::jobs::Jobs;
@@ -34,7 +34,7 @@ use self::storage_watch::StorageWatch;
 #[derive(Clone)]
 pub struct Services {
     pub callers: Arc<Callers>,
-    pub feed: Feed,
+    pub event_stream: EventStream,
     pub inventory: Arc<Inventory>,
     pub machines: Arc<Machines>,
     pub patterns: Arc<PatternWatch>,

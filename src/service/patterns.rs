@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::feed::Feed;
+use super::event_stream::EventStream;
 use super::inventory::Inventory;
 use crate::domain::event::{EventFilter, EventType};
 use crate::domain::ids::MachineId;
@@ -29,7 +29,7 @@ pub struct MachinePatterns(BTreeMap<Arc<str>, Vec<String>>);
 pub struct PatternWatch {
     patterns: MachinePatterns,
     inventory: Arc<Inventory>,
-    feed: Feed,
+    event_stream: EventStream,
 }
 
 impl MachinePatterns {
@@ -79,8 +79,12 @@ impl UnmatchedPattern {
 
 impl PatternWatch {
     #[must_use]
-    pub const fn new(patterns: MachinePatterns, inventory: Arc<Inventory>, feed: Feed) -> Self {
-        Self { patterns, inventory, feed }
+    pub const fn new(
+        patterns: MachinePatterns,
+        inventory: Arc<Inventory>,
+        event_stream: EventStream,
+    ) -> Self {
+        Self { patterns, inventory, event_stream }
     }
 
     /// The patterns that match no machine now; none before the inventory is loaded.
@@ -104,24 +108,25 @@ impl PatternWatch {
             EventType::DatastoreChanged,
             EventType::SessionChanged,
         ];
-        let mut changes = self.feed.follow(EventFilter { types, ..EventFilter::default() });
-        let (mut known, mut told) = (None, BTreeSet::new());
+        let mut changes =
+            self.event_stream.subscribe(EventFilter { types, ..EventFilter::default() });
+        let (mut last_machines, mut logged) = (None, BTreeSet::new());
         loop {
-            // Marks the change as read before it reads the picture: a change in between wakes the
+            // Marks the change as read before it reads the inventory: a change in between wakes the
             // loop again.
-            changes.skip();
+            changes.skip_unread();
             let machines = self.machines();
-            if machines.is_some() && machines != known {
+            if machines.is_some() && machines != last_machines {
                 let now = machines
                     .as_ref()
                     .map_or_else(BTreeSet::new, |all| self.patterns.unmatched(all));
-                tell(&told, &now);
-                (known, told) = (machines, now);
+                log_changes(&logged, &now);
+                (last_machines, logged) = (machines, now);
             }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = changes.more() => {}
+                () = changes.wait_for_more() => {}
             }
         }
     }
@@ -133,7 +138,7 @@ impl PatternWatch {
     }
 }
 
-fn tell(before: &BTreeSet<UnmatchedPattern>, now: &BTreeSet<UnmatchedPattern>) {
+fn log_changes(before: &BTreeSet<UnmatchedPattern>, now: &BTreeSet<UnmatchedPattern>) {
     for UnmatchedPattern { setting, pattern } in now.difference(before) {
         tracing::warn!(%setting, %pattern, "a pattern of the configuration matches no machine");
     }

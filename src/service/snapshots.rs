@@ -25,7 +25,7 @@ pub struct SnapshotSettings {
 pub struct SnapshotProtection {
     settings: SnapshotSettings,
     pools: Arc<Pools>,
-    store: Arc<dyn Storage>,
+    storage: Arc<dyn Storage>,
 }
 
 impl SnapshotProtection {
@@ -33,9 +33,9 @@ impl SnapshotProtection {
     pub const fn new(
         settings: SnapshotSettings,
         pools: Arc<Pools>,
-        store: Arc<dyn Storage>,
+        storage: Arc<dyn Storage>,
     ) -> Self {
-        Self { settings, pools, store }
+        Self { settings, pools, storage }
     }
 
     /// The rules that hold for a job. `machine` is the machine as the inventory shows it; if it is
@@ -53,7 +53,7 @@ impl SnapshotProtection {
         }
         let made = match (job.target.machine(), job.lease) {
             (Some(machine), Some(lease)) if job.authority == Authority::Runner => {
-                self.store.snapshots_made_under(machine, lease).await?
+                self.storage.snapshots_made_under(machine, lease).await?
             }
             _ => BTreeSet::new(),
         };
@@ -66,7 +66,7 @@ impl SnapshotProtection {
 
     fn patterns(&self, machine: Option<&Machine>) -> Vec<String> {
         let pools = self.pools.0.iter();
-        let of_pools: Vec<String> = match machine {
+        let pool_patterns: Vec<String> = match machine {
             Some(machine) => {
                 let names = self.pools.for_machine(machine);
                 let own = pools.filter(|(name, _)| names.contains(name));
@@ -74,7 +74,7 @@ impl SnapshotProtection {
             }
             None => pools.flat_map(|(_, pool)| pool.protected_snapshots.clone()).collect(),
         };
-        self.settings.protected.iter().cloned().chain(of_pools).collect()
+        self.settings.protected.iter().cloned().chain(pool_patterns).collect()
     }
 }
 
@@ -92,7 +92,7 @@ pub fn check(job: &Job, rules: &SnapshotRules, tree: &SnapshotTree) -> Result<()
 
 /// The recorded text of a job's override, if the job would be refused without it.
 #[must_use]
-pub fn overridden(
+pub fn override_warning(
     job: &Job,
     rules: &SnapshotRules,
     tree: &SnapshotTree,

@@ -246,7 +246,7 @@ async fn a_question_and_its_end_are_told_of_the_job_that_they_block() {
 #[tokio::test]
 async fn a_quiet_filtered_stream_resumes_after_the_history_has_rolled_over() {
     let lab = Lab::with_settings(|settings| {
-        settings.feed.events = 16;
+        settings.event_stream.events = 16;
         settings.http.bookmark = Duration::from_millis(20);
     })
     .await;
@@ -274,7 +274,7 @@ async fn a_quiet_filtered_stream_resumes_after_the_history_has_rolled_over() {
 #[tokio::test]
 async fn a_slow_reader_gets_reset_and_not_silence() {
     const ROUNDS: usize = 32;
-    let lab = Lab::with_settings(|settings| settings.feed.waiting = 8).await;
+    let lab = Lab::with_settings(|settings| settings.event_stream.max_unread = 8).await;
     let version = lab.get("/v1/machines").await.str("version").to_owned();
     let mut slow = RawConnection::open(lab.address).await;
     slow.send(

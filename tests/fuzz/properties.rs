@@ -16,7 +16,7 @@ use otter::esx::soap::json;
 use otter::esx::soap::property::{UpdateSet, object_contents};
 use otter::esx::soap::response::parse_answer;
 use otter::esx::soap::xml::Document;
-use otter::service::feed::Version;
+use otter::service::event_stream::Version;
 use otter::service::inventory::InventoryContents;
 use otter::storage::JobCursor;
 

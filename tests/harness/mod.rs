@@ -29,7 +29,7 @@ use otter::domain::verify::Verify;
 use otter::domain::web_origin::Scheme;
 use otter::esx::EsxOptions;
 use otter::hypervisor::Hypervisor;
-use otter::service::feed::FeedSettings;
+use otter::service::event_stream::EventStreamSettings;
 use otter::service::jobs::{Deadlines, JobSettings};
 use otter::service::leases::lease_table::LeaseRules;
 use otter::service::machines::Protection;
@@ -378,7 +378,7 @@ pub fn settings(url: &str) -> Settings {
             tls_verified: false,
             in_the_clear: false,
         },
-        feed: FeedSettings::default(),
+        event_stream: EventStreamSettings::default(),
         grace: Duration::from_secs(10),
         warnings: Vec::new(),
     }

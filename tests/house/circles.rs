@@ -167,7 +167,7 @@ fn found(sources: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn a_circle_is_named_with_what_causes_it() {
+fn a_circle_is_reported_with_its_causes() {
     let found = found(&[
         ("a.rs", "use crate::b::B;"),
         ("b.rs", "\nfn f() { super::c::g() }"),
@@ -203,7 +203,7 @@ fn a_circle_is_found_however_its_files_name_each_other() {
 }
 
 #[test]
-fn what_is_no_dependency_makes_no_circle() {
+fn a_path_that_is_no_dependency_makes_no_circle() {
     for (a, b) in [
         ("use crate::b::B;", "use crate::a; mod tests { use crate::a::A; }"),
         ("pub use crate::b::B;", "use crate::a::A;"),

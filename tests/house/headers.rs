@@ -1,7 +1,7 @@
 //! Every file says at its top what its one job is.
 
 #[test]
-fn every_file_begins_with_its_job() {
+fn every_file_begins_with_a_header() {
     let without: Vec<_> = super::sources()
         .into_iter()
         .filter(|(_, text)| !text.trim().is_empty() && !text.starts_with("//! "))

@@ -5,21 +5,21 @@
 use std::path::Path;
 
 /// The names by which an id is made from a text and its text is read.
-const INSIDE: [&str; 2] = ["from_backend", "backend_text"];
+const OPAQUE: [&str; 2] = ["from_backend", "backend_text"];
 
 /// Who may use them, by the beginning of the path.
-const MAY: [&str; 3] = ["esx/", "store/", "domain/ids.rs"];
+const ALLOWED: [&str; 3] = ["esx/", "store/", "domain/ids.rs"];
 
 /// The lines of a file of `src` that look into an id, or make one, and may not.
 fn violations(file: &Path, text: &str) -> Vec<String> {
     let path = file.to_str().unwrap();
-    if MAY.iter().any(|may| path.starts_with(may)) || is_test(path) {
+    if ALLOWED.iter().any(|allowed| path.starts_with(allowed)) || is_test(path) {
         return Vec::new();
     }
     let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let lines = product.lines().enumerate();
     lines
-        .filter(|(_, line)| INSIDE.iter().any(|name| line.contains(name)))
+        .filter(|(_, line)| OPAQUE.iter().any(|name| line.contains(name)))
         .map(|(number, line)| format!("{path}:{}: {}", number + 1, line.trim()))
         .collect()
 }
@@ -37,7 +37,7 @@ fn ids_are_opaque_outside_of_the_backend() {
 }
 
 #[test]
-fn who_looks_into_an_id_is_found() {
+fn code_that_reads_or_makes_an_id_is_reported() {
     let makes = "fn f() {\n    MachineId::from_backend(format!(\"vm-{number}\"))\n}";
     let reads = "fn f(id: &TaskId) -> bool {\n    id.backend_text().starts_with(\"haTask\")\n}";
     for (text, line) in [

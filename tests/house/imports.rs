@@ -1,22 +1,22 @@
 //! Who may import whom. Commands go down: api → service → {hypervisor, storage} → domain; facts
-//! come up through the seam. What a room may name is here in full; a room without a rule is
+//! come up through the seam. What a component may name is here in full; a component without a rule is
 //! refused.
 
 use std::path::Path;
 
 use super::module;
-use super::paths::{Named, named};
+use super::paths::{RootedPath, rooted_paths};
 
-/// A room, and what it may name beside itself: whole rooms, or paths within one.
+/// A component, and what it may name beside itself: whole components, or paths within one.
 struct Rule {
-    room: &'static str,
+    component: &'static str,
     may: &'static [&'static str],
 }
 
 const RULES: &[Rule] = &[
-    // The values of the rooms below the service, but neither the storage nor the host themselves.
+    // The values of the components below the service, but neither the storage nor the host themselves.
     Rule {
-        room: "api",
+        component: "api",
         may: &[
             "service",
             "domain",
@@ -42,7 +42,7 @@ const RULES: &[Rule] = &[
         ],
     },
     Rule {
-        room: "service",
+        component: "service",
         may: &[
             "hypervisor",
             "storage",
@@ -53,53 +53,59 @@ const RULES: &[Rule] = &[
             "fail_points",
         ],
     },
-    Rule { room: "hypervisor", may: &["domain"] },
+    Rule { component: "hypervisor", may: &["domain"] },
     // What is audited is logged once it is committed.
-    Rule { room: "storage", may: &["domain", "telemetry::audit"] },
-    Rule { room: "store", may: &["storage", "domain"] },
-    Rule { room: "domain", may: &[] },
-    Rule { room: "esx", may: &["hypervisor", "domain", "supervisor", "clock", "telemetry"] },
+    Rule { component: "storage", may: &["domain", "telemetry::audit"] },
+    Rule { component: "store", may: &["storage", "domain"] },
+    Rule { component: "domain", may: &[] },
+    Rule { component: "esx", may: &["hypervisor", "domain", "supervisor", "clock", "telemetry"] },
     // Never the backend's envelopes: one misunderstanding in both would pass every test.
-    Rule { room: "simulator", may: &["domain", "clock", "connection_stream", "esx::soap::xml"] },
-    Rule { room: "web", may: &[] },
-    Rule { room: "clock", may: &[] },
-    Rule { room: "connection_stream", may: &[] },
-    Rule { room: "fail_points", may: &[] },
-    Rule { room: "telemetry", may: &["domain"] },
-    Rule { room: "config", may: &["domain"] },
-    Rule { room: "supervisor", may: &["clock"] },
-    Rule { room: "main", may: &["cli", "fail_points"] },
+    Rule {
+        component: "simulator",
+        may: &["domain", "clock", "connection_stream", "esx::soap::xml"],
+    },
+    Rule { component: "web", may: &[] },
+    Rule { component: "clock", may: &[] },
+    Rule { component: "connection_stream", may: &[] },
+    Rule { component: "fail_points", may: &[] },
+    Rule { component: "telemetry", may: &["domain"] },
+    Rule { component: "config", may: &["domain"] },
+    Rule { component: "supervisor", may: &["clock"] },
+    Rule { component: "main", may: &["cli", "fail_points"] },
 ];
 
-/// The rooms that see all others: they put them together.
+/// The components that see all others: they put them together.
 const WIRING: &[&str] = &["app", "cli", "lib"];
 
-/// The rooms whose unit tests run over a database in memory, and what these may name for it.
+/// The components whose unit tests run over a database in memory, and what these may name for it.
 const OVER_STORAGE: &[&str] = &["api", "service"];
 const IN_TESTS: &[&str] = &["store::Store", "storage::Storage"];
 
 /// What a file names that it may not.
 fn violations(file: &Path, text: &str) -> Vec<String> {
     let module = module(file);
-    let room = module[0].as_str();
-    if WIRING.contains(&room) {
+    let component = module[0].as_str();
+    if WIRING.contains(&component) {
         return Vec::new();
     }
-    let Some(Rule { may, .. }) = RULES.iter().find(|rule| rule.room == room) else {
-        return vec![format!("{}: there is no rule for the room {room}: add one", file.display())];
+    let Some(Rule { may, .. }) = RULES.iter().find(|rule| rule.component == component) else {
+        return vec![format!(
+            "{}: there is no rule for the component {component}: add one",
+            file.display()
+        )];
     };
     let module: Vec<&str> = module.iter().map(String::as_str).collect();
-    let is_allowed = |named: &Named| {
+    let is_allowed = |named: &RootedPath| {
         let in_tests =
-            OVER_STORAGE.contains(&room) && named.scope.iter().any(|part| part == "tests");
+            OVER_STORAGE.contains(&component) && named.scope.iter().any(|part| part == "tests");
         let also = if in_tests { IN_TESTS } else { &[] };
         may.iter().chain(also).any(|allowed| is_within(&named.path, allowed))
     };
-    named(&module, text)
+    rooted_paths(&module, text)
         .into_iter()
-        .filter(|named| named.path[0] != room && !is_allowed(named))
-        .map(|Named { path, line, .. }| {
-            format!("{}:{line}: {room} must not name {}", file.display(), path.join("::"))
+        .filter(|named| named.path[0] != component && !is_allowed(named))
+        .map(|RootedPath { path, line, .. }| {
+            format!("{}:{line}: {component} must not name {}", file.display(), path.join("::"))
         })
         .collect()
 }
@@ -110,14 +116,14 @@ fn is_within(path: &[String], allowed: &str) -> bool {
 }
 
 #[test]
-fn the_rooms_keep_to_their_doors() {
+fn components_import_only_what_their_rule_allows() {
     let found: Vec<String> =
         super::sources().iter().flat_map(|(file, text)| violations(file, text)).collect();
     assert!(found.is_empty(), "{}\nsee tests/house/imports.rs", found.join("\n"));
 }
 
 #[test]
-fn each_rule_catches_who_breaks_it() {
+fn each_rule_reports_a_violation() {
     for (file, text, culprit) in [
         ("api/machines/list.rs", "use crate::store::Store;", "store::Store"),
         ("api/machines/list.rs", "use crate::storage::{JobFilter, Storage};", "storage::Storage"),
@@ -136,7 +142,7 @@ fn each_rule_catches_who_breaks_it() {
         ("store/jobs.rs", "use crate::hypervisor::HostError;", "hypervisor::HostError"),
         ("domain/job.rs", "use crate::clock::Clock;", "clock::Clock"),
         ("domain/job.rs", "use super::super::store::Store;", "store::Store"),
-        ("esx/session.rs", "use crate::service::Feed;", "service::Feed"),
+        ("esx/session.rs", "use crate::service::EventStream;", "service::EventStream"),
         ("esx/session.rs", "use crate::simulator::World;", "simulator::World"),
         ("esx/session.rs", "mod tests { use crate::simulator::World; }", "simulator::World"),
         ("simulator/soap.rs", "use crate::esx::soap::request;", "esx::soap::request"),
@@ -151,15 +157,15 @@ fn each_rule_catches_who_breaks_it() {
         ("main.rs", "use otter::app::App;", "app::App"),
     ] {
         let found = violations(Path::new(file), text);
-        let room = file.split(['/', '.']).next().unwrap();
-        assert_eq!(found, [format!("{file}:1: {room} must not name {culprit}")], "{text}");
+        let component = file.split(['/', '.']).next().unwrap();
+        assert_eq!(found, [format!("{file}:1: {component} must not name {culprit}")], "{text}");
     }
     let found = violations(Path::new("leases/mod.rs"), "");
-    assert_eq!(found, ["leases/mod.rs: there is no rule for the room leases: add one"]);
+    assert_eq!(found, ["leases/mod.rs: there is no rule for the component leases: add one"]);
 }
 
 #[test]
-fn what_is_allowed_passes() {
+fn allowed_imports_pass() {
     for (file, text) in [
         (
             "api/mod.rs",
@@ -186,15 +192,15 @@ fn what_is_allowed_passes() {
 }
 
 #[test]
-fn every_room_has_a_rule_that_names_rooms_that_are() {
-    let rooms: Vec<&str> = RULES.iter().map(|rule| rule.room).collect();
+fn rules_name_only_existing_components() {
+    let components: Vec<&str> = RULES.iter().map(|rule| rule.component).collect();
     for rule in RULES {
         for allowed in rule.may {
-            let room = allowed.split("::").next().unwrap();
+            let component = allowed.split("::").next().unwrap();
             assert!(
-                rooms.contains(&room) || WIRING.contains(&room),
+                components.contains(&component) || WIRING.contains(&component),
                 "{} may name {allowed}",
-                rule.room
+                rule.component
             );
         }
     }

@@ -4,7 +4,7 @@
 
 /// One path from the root of the crate on, and the line that it is in.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Named {
+pub struct RootedPath {
     pub path: Vec<String>,
     pub line: usize,
     /// The module that it stands in: the file's or an inline one below it.
@@ -12,11 +12,11 @@ pub struct Named {
 }
 
 /// What the file at the module path `module` names.
-pub fn named(module: &[&str], text: &str) -> Vec<Named> {
+pub fn rooted_paths(module: &[&str], text: &str) -> Vec<RootedPath> {
     mentions(module, text)
         .into_iter()
         .filter(|mention| mention.is_rooted)
-        .map(|Mention { path, line, scope, .. }| Named { path, line, scope })
+        .map(|Mention { path, line, scope, .. }| RootedPath { path, line, scope })
         .collect()
 }
 
@@ -45,7 +45,7 @@ pub struct Import {
 pub fn mentions(module: &[&str], text: &str) -> Vec<Mention> {
     let module: Vec<String> = module.iter().map(|part| (*part).to_owned()).collect();
     // The module that each open brace is in: inline modules make `super` mean something else.
-    let mut reader = Reader {
+    let mut reader = TokenReader {
         tokens: tokens(text),
         at: 0,
         scopes: vec![module],
@@ -97,7 +97,7 @@ pub fn mentions(module: &[&str], text: &str) -> Vec<Mention> {
     reader.found
 }
 
-struct Reader {
+struct TokenReader {
     tokens: Vec<(String, usize)>,
     at: usize,
     scopes: Vec<Vec<String>>,
@@ -106,7 +106,7 @@ struct Reader {
     found: Vec<Mention>,
 }
 
-impl Reader {
+impl TokenReader {
     fn peek(&self) -> Option<&str> {
         self.tokens.get(self.at).map(|(token, _)| token.as_str())
     }
@@ -122,8 +122,8 @@ impl Reader {
         token
     }
 
-    fn takes(&mut self, wanted: &str) -> bool {
-        let there = self.peek() == Some(wanted);
+    fn takes(&mut self, expected: &str) -> bool {
+        let there = self.peek() == Some(expected);
         self.at += usize::from(there);
         there
     }
@@ -160,11 +160,10 @@ impl Reader {
 /// Words, `::` and single other characters, each with its line; no comments, no texts.
 fn tokens(text: &str) -> Vec<(String, usize)> {
     let characters: Vec<char> = text.chars().collect();
-    let starts = |at: usize, wanted: &str| {
-        wanted
-            .chars()
+    let starts = |at: usize, text: &str| {
+        text.chars()
             .enumerate()
-            .all(|(offset, wanted)| characters.get(at + offset) == Some(&wanted))
+            .all(|(offset, character)| characters.get(at + offset) == Some(&character))
     };
     let mut tokens = Vec::new();
     let (mut at, mut line) = (0, 1);
@@ -190,7 +189,7 @@ fn tokens(text: &str) -> Vec<(String, usize)> {
                     break;
                 }
             }
-        } else if let Some(hashes) = raw_text(&characters[at..]) {
+        } else if let Some(hashes) = raw_string_hashes(&characters[at..]) {
             let end = format!("\"{}", "#".repeat(hashes));
             at += hashes + 2;
             while at < characters.len() && !starts(at, &end) {
@@ -240,7 +239,7 @@ fn is_word(character: char) -> bool {
 }
 
 /// How many `#` a raw text that begins here has.
-fn raw_text(characters: &[char]) -> Option<usize> {
+fn raw_string_hashes(characters: &[char]) -> Option<usize> {
     let behind = characters.strip_prefix(&['r'])?;
     let hashes = behind.iter().take_while(|character| **character == '#').count();
     (behind.get(hashes) == Some(&'"')).then_some(hashes)
@@ -251,7 +250,7 @@ mod tests {
     use super::*;
 
     fn paths(module: &[&str], text: &str) -> Vec<String> {
-        named(module, text).into_iter().map(|named| named.path.join("::")).collect()
+        rooted_paths(module, text).into_iter().map(|named| named.path.join("::")).collect()
     }
 
     #[test]
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_and_texts_name_nothing() {
+    fn comments_and_string_literals_contain_no_paths() {
         let text = r##"// crate::a
             /* crate::b /* crate::c */ crate::d */
             const E: &str = "crate::e \" crate::f"; const G: &str = r#"crate::g " crate::h"#;
@@ -286,10 +285,10 @@ mod tests {
 
     #[test]
     fn lines_are_counted() {
-        let found = named(&["x"], "//! a\n\nconst B: &str = \"\n\";\nuse crate::c;\n");
+        let found = rooted_paths(&["x"], "//! a\n\nconst B: &str = \"\n\";\nuse crate::c;\n");
         assert_eq!(
             found,
-            [Named { path: vec!["c".to_owned()], line: 5, scope: vec!["x".to_owned()] }]
+            [RootedPath { path: vec!["c".to_owned()], line: 5, scope: vec!["x".to_owned()] }]
         );
     }
 }

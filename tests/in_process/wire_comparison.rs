@@ -14,7 +14,7 @@ use otter::domain::ids::MachineId;
 use otter::domain::verify::Verify;
 use otter::esx::{EsxHypervisor, EsxOptions};
 use otter::hypervisor::{Hypervisor, Observer};
-use otter::service::feed::Feed;
+use otter::service::event_stream::EventStream;
 use otter::service::inventory::Inventory;
 use otter::simulator::world::{Operation, World};
 use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
@@ -32,7 +32,7 @@ async fn the_vim25_backend_reads_what_the_translation_reports() {
     options.verify = Verify::Off;
     let esx = Arc::new(EsxHypervisor::new(&options, clock.clone()).unwrap());
     let inventory =
-        Arc::new(Inventory::new(clock.clone(), Feed::new(&clock), Duration::from_secs(30)));
+        Arc::new(Inventory::new(clock.clone(), EventStream::new(&clock), Duration::from_secs(30)));
     let stop = CancellationToken::new();
     let running = tokio::spawn({
         let (esx, observer, stop) = (Arc::clone(&esx), Arc::clone(&inventory), stop.clone());

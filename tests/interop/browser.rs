@@ -216,7 +216,7 @@ impl Site {
         };
         let (report, results) = watch::channel(None);
         let mut reported = results.clone();
-        // The browser waits for this picture, so the page is complete when it is served.
+        // The browser waits for this inventory, so the page is complete when it is served.
         let end = async move || {
             let reported = tokio::time::timeout(TIMEOUT, reported.wait_for(Option::is_some)).await;
             if reported.is_ok() { StatusCode::OK } else { StatusCode::GATEWAY_TIMEOUT }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use otter::clock::Clock;
 use otter::domain::ids::MachineId;
 use otter::hypervisor::{Fact, Facts, Hypervisor, Observer};
-use otter::service::feed::Feed;
+use otter::service::event_stream::EventStream;
 use otter::service::hosts::Hosts;
 use otter::service::inventory::Inventory;
 use otter::simulator::world::{Guest, PowerState};
@@ -21,10 +21,10 @@ const SETTLE: Duration = Duration::from_secs(30);
 
 /// Counts reads of guests, and refuses those of the first machine.
 #[derive(Default)]
-struct Reads(AtomicUsize);
+struct GuestReads(AtomicUsize);
 
 #[async_trait]
-impl Hooks for Reads {
+impl Hooks for GuestReads {
     async fn before_request(&self, request: Request<'_>) -> Result<(), Interruption> {
         let Request::ConfirmGuest(machine) = request else { return Ok(()) };
         self.0.fetch_add(1, Ordering::Relaxed);
@@ -50,10 +50,10 @@ fn scenario() -> Scenario {
 }
 
 #[tokio::test]
-async fn a_guest_that_cannot_be_read_keeps_no_other_waiting_and_is_not_read_in_a_spin() {
+async fn a_guest_that_cannot_be_read_delays_no_other_guest_and_is_not_read_in_a_loop() {
     let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
-    let inventory = Arc::new(Inventory::new(clock.clone(), Feed::new(&clock), SETTLE));
-    let reads = Arc::new(Reads::default());
+    let inventory = Arc::new(Inventory::new(clock.clone(), EventStream::new(&clock), SETTLE));
+    let reads = Arc::new(GuestReads::default());
     let host = SimulatedHost::new(&scenario(), Pace::Stepped, clock.clone());
     let backend = Arc::new(InProcess::new(host).with_hooks(Arc::clone(&reads) as _));
     let stop = CancellationToken::new();
@@ -65,17 +65,17 @@ async fn a_guest_that_cannot_be_read_keeps_no_other_waiting_and_is_not_read_in_a
     let task = tokio::spawn({
         let (inventory, backend, stop) =
             (Arc::clone(&inventory), Arc::clone(&backend), stop.clone());
-        async move { inventory.confirm_guests(Hosts::one(backend), stop).await }
+        async move { inventory.confirm_guests(Hosts::from_host(backend), stop).await }
     });
     let mut changes = inventory.watch(&MachineId::from_backend("3"));
-    let shown =
+    let trusted_address =
         |id: &str| inventory.contents().ip_address(&MachineId::from_backend(id)).map(str::to_owned);
-    assert_eq!(shown("3"), None);
+    assert_eq!(trusted_address("3"), None);
     clock.advance(SETTLE);
-    while shown("3").is_none() {
+    while trusted_address("3").is_none() {
         changes.changed().await.unwrap();
     }
-    assert_eq!((shown("1"), shown("2").as_deref()), (None, Some("10.0.0.5")));
+    assert_eq!((trusted_address("1"), trusted_address("2").as_deref()), (None, Some("10.0.0.5")));
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }

@@ -9,7 +9,7 @@ use otter::domain::ids::{JobId, MachineId};
 use otter::domain::job::JobRequest;
 use otter::hypervisor::{HostProduct, Hypervisor, Observer, SessionState, SessionStatus};
 use otter::service::callers::Caller;
-use otter::service::feed::Feed;
+use otter::service::event_stream::EventStream;
 use otter::service::hosts::Hosts;
 use otter::service::inventory::Inventory;
 use otter::service::jobs::gate::{Pass, Right};
@@ -44,8 +44,11 @@ impl Lab {
         let store = Store::in_memory().await.unwrap();
         let writer = store.clone();
         tokio::spawn(async move { writer.run(CancellationToken::new()).await });
-        let inventory =
-            Arc::new(Inventory::new(clock.clone(), Feed::new(&clock), Duration::from_secs(30)));
+        let inventory = Arc::new(Inventory::new(
+            clock.clone(),
+            EventStream::new(&clock),
+            Duration::from_secs(30),
+        ));
         let host = SimulatedHost::new(&Scenario::generated(machines), Pace::Stepped, clock.clone());
         let script = Arc::new(Script::new(host.clone()));
         let backend = Arc::new(InProcess::new(host).with_hooks(Arc::clone(&script) as _));
@@ -160,10 +163,10 @@ fn engine(
     let supervisor = Supervisor::new(clock.clone(), Duration::from_secs(30));
     let jobs = Jobs::new(JobsParts {
         store: Arc::new(store.clone()),
-        hosts: Hosts::one(Arc::clone(backend) as _),
+        hosts: Hosts::from_host(Arc::clone(backend) as _),
         inventory: Arc::clone(inventory),
         clock: clock.clone(),
-        feed: Feed::new(clock),
+        event_stream: EventStream::new(clock),
         supervisor: supervisor.clone(),
         settings: JobSettings {
             settle: Duration::from_secs(30),

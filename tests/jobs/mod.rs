@@ -494,7 +494,7 @@ async fn a_task_that_outlives_its_job_keeps_the_machine_over_a_restart() {
 }
 
 #[tokio::test]
-async fn a_question_that_the_picture_does_not_show_is_not_asked_for_in_a_spin() {
+async fn a_question_that_the_inventory_does_not_show_is_not_asked_for_in_a_spin() {
     let lab = Lab::new(1).await;
     lab.host.ask(true);
     let id = lab.start(1, JobRequest::PowerOn).await;

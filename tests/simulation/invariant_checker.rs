@@ -198,13 +198,13 @@ impl InvariantChecker {
     }
 
     /// A reader gets this job. Its read started at `read_started`, and then it can read this
-    /// picture of the host.
+    /// inventory of the host.
     pub fn job_reported(&self, job: &Job, read_started: u64, contents: &InventoryContents) {
         let mut state = self.state();
         let CheckerState { disk, job_invariants, machines, .. } = &mut *state;
         let id = job.machine_id().unwrap();
         let machine = contents.machine(id).filter(|_| contents.loaded);
-        // Before the picture is loaded, readers get no machines.
+        // Before the inventory is loaded, readers get no machines.
         let visible_revision = machine
             .and_then(|machine| Some(machines.get(id.backend_text())?.visible_revision(machine)));
         let power = machine.and_then(|machine| machine.power_state);
@@ -217,7 +217,7 @@ impl InvariantChecker {
         );
     }
 
-    /// Checks that otter reports no address of an earlier run of a guest, if the picture is up to
+    /// Checks that otter reports no address of an earlier run of a guest, if the inventory is up to
     /// date with the machine.
     pub fn check_addresses(&self, contents: &InventoryContents) {
         let mut state = self.state();
@@ -265,16 +265,18 @@ impl GroundTruth {
     }
 }
 
-/// The first difference between the picture of the inventory and the host. `None` if there is none.
+/// The first difference between the inventory and the host. `None` if there is none.
 pub fn difference(contents: &InventoryContents, world: &World) -> Option<String> {
     let (inventory_count, host_count) = (contents.machines.len(), world.machines().count());
     if inventory_count != host_count {
-        return Some(format!("the picture has {inventory_count} machines, the host {host_count}"));
+        return Some(format!(
+            "the inventory has {inventory_count} machines, the host {host_count}"
+        ));
     }
     world.machines().map(in_process::machine).find_map(|expected| {
         let shown = contents.machine(&expected.id).map(Arc::as_ref);
         let id = &expected.id;
         (shown != Some(&expected))
-            .then(|| format!("the picture has {id} as {shown:?}, the host as {expected:?}"))
+            .then(|| format!("the inventory has {id} as {shown:?}, the host as {expected:?}"))
     })
 }

@@ -351,7 +351,7 @@ impl JobInvariants {
     }
 
     /// A reader gets a job. Its read started at `read_started`. `visible_revision` is the last
-    /// revision of the host that the picture can show of the machine, and `power` the power state
+    /// revision of the host that the inventory can show of the machine, and `power` the power state
     /// in it.
     pub fn job_reported(
         &mut self,
@@ -390,10 +390,10 @@ impl JobInvariants {
         if seen_before.is_none() && job.state == JobState::Succeeded && job.warnings.is_empty() {
             self.require(invisible.is_empty(), || {
                 format!(
-                    "the end of {id} was reported before the picture showed its effects: {invisible:?}"
+                    "the end of {id} was reported before the inventory showed its effects: {invisible:?}"
                 )
             });
-            // No power state: there is no picture yet after a restart.
+            // No power state: there is no inventory yet after a restart.
             let expected =
                 expected_power(&job.request).filter(|_| !changed_by_others && power.is_some());
             self.require(expected.is_none_or(|expected| Some(expected) == power), || {

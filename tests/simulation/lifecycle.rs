@@ -10,7 +10,7 @@ use otter::domain::event::{EventFilter, Subject};
 use otter::domain::pool::{Pool, Pools};
 use otter::hypervisor::Observer;
 use otter::service::callers::{Caller, Callers};
-use otter::service::feed::{Feed, Next};
+use otter::service::event_stream::{EventStream, NextEvent};
 use otter::service::hosts::Hosts;
 use otter::service::inventory::Inventory;
 use otter::service::jobs::{Deadlines, JobSettings, Jobs, JobsParts};
@@ -91,11 +91,11 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
     let store = Arc::clone(&checked_storage) as Arc<dyn Storage>;
     supervisor.spawn_stopping_last("store", |stop| async move { disk.run(stop).await });
     run.forget_keys(&*store).await?;
-    let feed = Feed::new(&clock);
-    let inventory = Arc::new(Inventory::new(clock.clone(), feed.clone(), GUEST_SETTLE));
+    let event_stream = EventStream::new(&clock);
+    let inventory = Arc::new(Inventory::new(clock.clone(), event_stream.clone(), GUEST_SETTLE));
     let hypervisor =
         run.host_of_services(Arc::new(UnreliableHost::new(run, incarnation, &inventory)));
-    let hosts = Hosts::one(Arc::clone(&hypervisor));
+    let hosts = Hosts::from_host(Arc::clone(&hypervisor));
     let callers = Arc::new(Callers::load(Arc::clone(&store), clock.clone()).await?);
     let (published_leases, pools, metrics) =
         (Arc::new(PublishedLeases::default()), Arc::new(pools()), Metrics::default());
@@ -106,7 +106,7 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
         hosts: hosts.clone(),
         inventory: Arc::clone(&inventory),
         clock: clock.clone(),
-        feed: feed.clone(),
+        event_stream: event_stream.clone(),
         supervisor: supervisor.clone(),
         settings: SETTINGS,
         metrics: metrics.clone(),
@@ -127,7 +127,7 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
         store: Arc::clone(&store),
         clock: clock.clone(),
         callers,
-        feed: feed.clone(),
+        event_stream: event_stream.clone(),
         inventory: Arc::clone(&inventory),
         jobs: jobs.clone(),
         machines: Arc::clone(&machines),
@@ -140,7 +140,7 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
     })
     .await?;
     let services = Services { jobs, leases, machines, inventory, supervisor, incarnation };
-    let reader = read(Arc::clone(run), services.clone(), feed);
+    let reader = read(Arc::clone(run), services.clone(), event_stream);
     run.handle.spawn(Owner::Daemon(incarnation), reader);
     // From here on like the application.
     services.jobs.recover().await?;
@@ -173,12 +173,12 @@ fn pools() -> Pools {
 }
 
 /// Reads all events, and the jobs and leases that they are about.
-async fn read(run: Arc<Run>, services: Services, feed: Feed) {
-    let mut follower = feed.follow(EventFilter::default());
+async fn read(run: Arc<Run>, services: Services, event_stream: EventStream) {
+    let mut reader = event_stream.subscribe(EventFilter::default());
     let reader_caller = Caller::new("reader", Role::Admin);
     loop {
-        follower.more().await;
-        while let Next::Event(event) = follower.read() {
+        reader.wait_for_more().await;
+        while let NextEvent::Event(event) = reader.read() {
             run.checker.trace(|| format!("event {:?}", event.subject).chars().take(120).collect());
             match event.subject {
                 Subject::Job { ended: Some(job), .. } => {

@@ -114,8 +114,8 @@ fn mistakes_are_noticed() {
     for (mistake, seeds, expected_text) in [
         (Mistake::CallBeforeCommit, 20, "without a committed intent"),
         (Mistake::Host(HostMistake::ResetSentAgain), 500, "nothing proves"),
-        (Mistake::Host(HostMistake::EndBeforeBarrier), 50, "before the picture showed"),
-        (Mistake::Host(HostMistake::ResyncForgetsRemoval), 200, "the picture has"),
+        (Mistake::Host(HostMistake::EndBeforeBarrier), 50, "before the inventory showed"),
+        (Mistake::Host(HostMistake::ResyncForgetsRemoval), 200, "the inventory has"),
         (Mistake::KeysForgotten, 200, "gave"),
         (Mistake::EndTakenBack, 20, "taken back"),
         (Mistake::Host(HostMistake::StaleAddress), 100, "is reported with"),

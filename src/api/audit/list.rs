@@ -76,7 +76,7 @@ pub async fn list_audit(
     Paged { filter: wanted, limit, cursors }: Paged<AuditQuery>,
 ) -> Result<Response, ApiError> {
     let (filter, limit) = (filter(&api, &caller, wanted).await?, limit.unwrap_or(PAGE));
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     let page = api.services().audit.list(&filter, cursors.point()?, limit).await?;
     let items: Vec<AuditEntry> = page.items.iter().map(AuditEntry::of).collect();
     Ok(respond::list(&api, &version, &items, page.next.map(|next| cursors.behind(&next))))

@@ -33,7 +33,7 @@ use crate::domain::event::{EventFilter, EventType};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, LeaseId};
 use crate::service::callers::Caller;
-use crate::service::feed::Version;
+use crate::service::event_stream::Version;
 use crate::service::machines::shorten;
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -126,10 +126,10 @@ pub async fn stream_events(
         placements: caller.scope.is_restricted(),
     };
     let place = Place::take(&api)?;
-    let mut follower = api.services().feed.follow(filter);
-    let resumed = since.as_ref().is_some_and(|since| follower.resume(since));
-    let version = follower.version();
-    let mut stream = Stream::new(&api, &caller, form, follower, wait, place)?;
+    let mut reader = api.services().event_stream.subscribe(filter);
+    let resumed = since.as_ref().is_some_and(|since| reader.resume(since));
+    let version = reader.version();
+    let mut stream = Stream::new(&api, &caller, form, reader, wait, place)?;
     if since.is_some() && !resumed {
         stream.reset_first();
     }

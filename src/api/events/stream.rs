@@ -24,7 +24,7 @@ use crate::api::waiting::Place;
 use crate::domain::event::EventType;
 use crate::domain::failure::Failure;
 use crate::service::callers::Caller;
-use crate::service::feed::{Follower, Next, Version};
+use crate::service::event_stream::{EventReader, NextEvent, Version};
 use crate::service::limits::CountedStream;
 use crate::telemetry::metrics::OpenStream;
 
@@ -36,7 +36,7 @@ pub struct Stream {
     api: Api,
     caller: Caller,
     form: Form,
-    follower: Follower,
+    reader: EventReader,
     /// When `wait` is over, by the clock that does not jump.
     until: Option<Duration>,
     bookmark_at: Duration,
@@ -58,17 +58,18 @@ impl Stream {
         api: &Api,
         caller: &Caller,
         form: Form,
-        follower: Follower,
+        reader: EventReader,
         wait: Option<Duration>,
         place: Place,
     ) -> Result<Self, Failure> {
-        let counted = api.services().callers.limiter().stream(&caller.name, &caller.limits)?;
+        let counted =
+            api.services().callers.limiter().count_stream(&caller.name, &caller.limits)?;
         let now = api.clock().elapsed();
         Ok(Self {
             api: api.clone(),
             caller: caller.clone(),
             form,
-            follower,
+            reader,
             until: wait.map(|wait| now + wait),
             bookmark_at: now + api.settings().bookmark,
             reset_first: false,
@@ -91,7 +92,7 @@ impl Stream {
     /// # Errors
     /// `inventory-loading` before the host was first read.
     pub fn objects_first(&mut self) -> Result<(), Failure> {
-        self.objects = Some(Objects::new(&self.api, &self.caller, self.follower.filter())?);
+        self.objects = Some(Objects::new(&self.api, &self.caller, self.reader.filter())?);
         Ok(())
     }
 
@@ -125,7 +126,7 @@ impl Stream {
         // What is there when the time is up is still sent.
         let time_up = self.until.is_some_and(|until| self.api.clock().elapsed() >= until);
         if time_up {
-            self.follower.finish();
+            self.reader.finish();
         }
         let mut events = 0;
         while out.len() < PIECE {
@@ -133,10 +134,10 @@ impl Stream {
                 self.end(out, EventType::Bye);
                 return Ok(());
             }
-            let before = self.follower.version();
-            match self.follower.read() {
-                Next::Event(event) => {
-                    let filter = self.follower.filter();
+            let before = self.reader.version();
+            match self.reader.read() {
+                NextEvent::Event(event) => {
+                    let filter = self.reader.filter();
                     let mut told =
                         objects::of_event(&self.api, &self.caller, filter, &event.subject).await?;
                     let last = told.pop();
@@ -150,17 +151,17 @@ impl Stream {
                     }
                     events += 1;
                 }
-                Next::TooSlow => {
+                NextEvent::TooSlow => {
                     self.api.metrics().stream_reset("too_slow");
-                    self.follower.skip();
+                    self.reader.skip_unread();
                     self.end(out, EventType::Reset);
                     return Ok(());
                 }
-                Next::Nothing if time_up => {
+                NextEvent::Nothing if time_up => {
                     self.end(out, EventType::Bye);
                     return Ok(());
                 }
-                Next::Nothing => break,
+                NextEvent::Nothing => break,
             }
         }
         self.write_bookmark(out);
@@ -189,7 +190,7 @@ impl Stream {
     fn write_bookmark(&mut self, out: &mut String) {
         let now = self.api.clock().elapsed();
         if now >= self.bookmark_at && self.objects.is_none() {
-            self.form.bookmark(out, &self.follower.version());
+            self.form.bookmark(out, &self.reader.version());
             self.bookmark_at = now + self.api.settings().bookmark;
         }
     }
@@ -199,7 +200,7 @@ impl Stream {
         let due = self.until.map_or(self.bookmark_at, |until| until.min(self.bookmark_at));
         let left = due.saturating_sub(self.api.clock().elapsed());
         tokio::select! {
-            () = self.follower.more() => {}
+            () = self.reader.wait_for_more() => {}
             () = self.api.stop().cancelled() => {}
             () = self.api.clock().sleep(left) => {}
         }
@@ -215,7 +216,7 @@ impl Stream {
     }
 
     fn write(&self, out: &mut String, at: Timestamp, event_type: EventType, shown: Shown) {
-        self.write_at(out, &self.follower.version(), at, event_type, shown);
+        self.write_at(out, &self.reader.version(), at, event_type, shown);
     }
 
     fn write_at(

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::domain::event::EventType;
-use crate::service::feed::Version;
+use crate::service::event_stream::Version;
 
 /// The media type of server-sent events.
 pub const SSE: &str = "text/event-stream";

@@ -17,7 +17,7 @@ use crate::domain::lease::LeaseState;
 use crate::domain::mac::MacAddress;
 use crate::domain::network::Network;
 use crate::domain::power::PowerState;
-use crate::service::feed::Version;
+use crate::service::event_stream::Version;
 use crate::service::machines::shorten;
 
 /// A type that a parameter is read into.

@@ -35,7 +35,7 @@ pub async fn cancel_job(
     _: Body<NoFields>,
 ) -> Result<Response, ApiError> {
     let id = job_id(&text)?;
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     let jobs = &api.services().jobs;
     let before = visible(&api, &caller, jobs.get(id).await?, &text)?;
     caller.may_cancel(&before.job.requested_by)?;

@@ -54,7 +54,7 @@ pub async fn get_job(
         Some(time) => wait(&api, time, jobs.ended(id)).await?,
         None => Waited::TimeUp,
     };
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     let view = match waited {
         // What was waited for is at hand: thousands that wait must not ask the store for it at
         // once.

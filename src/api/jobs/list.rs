@@ -72,7 +72,7 @@ pub async fn list_jobs(
         lease,
     };
     let limit = limit.unwrap_or(PAGE);
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     let visibility = api.services().machines.visibility();
     let is_visible = |job: &domain::job::Job| visibility.shows_job(&caller, job);
     let visible = caller.scope.is_restricted().then_some(&is_visible as _);

@@ -16,7 +16,7 @@ use crate::domain::ids::JobId;
 use crate::domain::job::Job;
 use crate::service::callers::Caller;
 use crate::service::jobs::JobView;
-use crate::service::machines::{empty, shorten};
+use crate::service::machines::{empty_name, shorten};
 use crate::storage::JobFilter;
 
 /// The routes of this folder.
@@ -31,7 +31,7 @@ pub fn routes() -> Routes {
 /// Reads the id of a job out of a path.
 fn job_id(text: &str) -> Result<JobId, Failure> {
     if text.is_empty() {
-        return Err(empty("job"));
+        return Err(empty_name("job"));
     }
     text.parse().map_err(|_| unknown_job(text))
 }

@@ -54,7 +54,7 @@ async fn outcome_within(
     id: JobId,
     time: Duration,
 ) -> Result<Response, Failure> {
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     let (jobs, text) = (&api.services().jobs, id.to_string());
     if caller.scope.is_restricted() {
         // The response time must not reveal whether the job exists.

@@ -94,7 +94,7 @@ pub async fn create_lease(
     _: Query<NoParameters>,
     Body { value, bytes }: Body<LeaseRequest>,
 ) -> Result<Response, ApiError> {
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     let key = key_of(&api, &caller, &method, &uri, &headers, &bytes)?;
     let new = NewLease { key, reference: reference_of(&headers)?, ..new_lease(value)? };
     let (view, is_replay) = match api.services().leases.request(&caller, new).await? {

@@ -82,7 +82,7 @@ pub async fn end_lease(
     let wait = wait.map(|Parsed(wait)| wait.min(api.settings().max_wait));
     let override_reason = right::override_reason(&caller, &headers)?;
     let own = authorize(&api, &caller, &headers, id)?;
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     if api.services().leases.get_for(&caller, id).await?.is_none() {
         return Err(unknown_lease(&text).into());
     }

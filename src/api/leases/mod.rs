@@ -17,7 +17,7 @@ use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
 use crate::service::callers::Caller;
-use crate::service::machines::{empty, shorten};
+use crate::service::machines::{empty_name, shorten};
 use crate::storage::JobFilter;
 
 /// The routes of this folder.
@@ -54,7 +54,7 @@ pub struct LeaseHeader {
 /// Reads the id of a lease out of a path.
 fn lease_id(text: &str) -> Result<LeaseId, Failure> {
     if text.is_empty() {
-        return Err(empty("lease"));
+        return Err(empty_name("lease"));
     }
     text.parse().map_err(|_| unknown_lease(text))
 }

@@ -72,7 +72,7 @@ pub async fn list_leases(
     };
     let limit = limit.unwrap_or(PAGE);
     let after: Option<LeaseId> = cursors.point()?;
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     // One more than asked for tells whether there is a next page.
     let mut views = api.services().leases.list(&caller, &filter, after, limit + 1).await?;
     let more = views.len() > limit as usize;
@@ -111,7 +111,7 @@ pub async fn get_lease(
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
     let id = lease_id(&text)?;
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     let view =
         api.services().leases.get_for(&caller, id).await?.ok_or_else(|| unknown_lease(&text))?;
     Ok(respond::object(&api, &version, &Lease::from_view(&view, None)))
@@ -132,7 +132,7 @@ pub async fn list_pools(
     Extension(caller): Extension<Caller>,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     let pools: Vec<Pool> =
         api.services().leases.pools(&caller)?.iter().map(Pool::from_view).collect();
     Ok(respond::list(&api, &version, &pools, None))

@@ -52,7 +52,7 @@ pub async fn renew_lease(
     let id = lease_id(&text)?;
     authorize(&api, &caller, &headers, id)?;
     let ttl = ttl.map(|ttl| create::parse_time("/ttl", &ttl)).transpose()?;
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     if api.services().leases.get_for(&caller, id).await?.is_none() {
         return Err(unknown_lease(&text).into());
     }

@@ -37,7 +37,7 @@ pub async fn wait_for_lease(
 ) -> Result<Response, ApiError> {
     let id = lease_id(&text)?;
     let time = query.time(&api);
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     // One that is being released never comes to be active.
     let is_decided = |state| matches!(state, LeaseState::Active | LeaseState::Releasing);
     let waited = wait_until(&api, &caller, id, time, is_decided).await;

@@ -49,7 +49,7 @@ pub async fn find_machine(
 ) -> Result<Response, ApiError> {
     let filter = wanted.filter(&api, &caller)?;
     let unique = unique.map_or(filter.mac.is_some(), Parsed::value);
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     let machines = api.services().machines.list(&caller.scope, &filter)?;
     let Some(first) = machines.first() else {
         return Err(Failure::new(

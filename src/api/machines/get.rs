@@ -27,7 +27,7 @@ pub async fn get_machine(
     Segment(reference): Segment,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
     Ok(respond::object(&api, &version, &Machine::of(&view)))
 }

@@ -52,7 +52,7 @@ pub async fn kill_machine(
         .into());
     }
     let started = starting.start(&api, |starting| {
-        let machine = api.services().machines.named(&starting.caller().scope, &body.name)?;
+        let machine = api.services().machines.resolve_name(&starting.caller().scope, &body.name)?;
         Ok((machine, JobRequest::Kill))
     });
     Ok(started.await?)

@@ -29,7 +29,7 @@ pub async fn list_machines(
     Paged { filter, limit, cursors }: Paged<MachinesQuery>,
 ) -> Result<Response, ApiError> {
     let filter = filter.filter(&api, &caller)?;
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     let machines = api.services().machines.list(&caller.scope, &filter)?;
     let key =
         |view: &MachineView| Key(view.machine.name.to_lowercase(), view.machine.id.to_string());

@@ -16,8 +16,8 @@ use crate::api::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::hypervisor::{Capability, HostErrorKind};
 use crate::service::callers::Caller;
-use crate::service::machines::empty;
-use crate::service::trouble::Trouble;
+use crate::service::host_failure::HostFailure;
+use crate::service::machines::empty_name;
 
 /// Which properties are wanted.
 #[derive(Deserialize, IntoParams)]
@@ -54,13 +54,13 @@ pub async fn get_properties(
 ) -> Result<Response, ApiError> {
     let paths: Vec<String> = path.into_iter().map(Parsed::value).collect();
     if paths.is_empty() {
-        return Err(empty("path").into());
+        return Err(empty_name("path").into());
     }
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
     let machine = &view.machine;
-    let host = api.services().hosts.able_to(Capability::Properties, machine)?;
+    let host = api.services().hosts.with_capability(Capability::Properties, machine)?;
     let _place = api.direct_reads().enter().await?;
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     let read = host.properties(&machine.id, &paths).await;
     let properties = read.map_err(|error| match error.kind {
         HostErrorKind::InvalidProperty => {
@@ -74,7 +74,7 @@ pub async fn get_properties(
             FailureKind::MachineGone,
             "The machine was removed from the host meanwhile.",
         ),
-        _ => Trouble::from(&error).failure(),
+        _ => HostFailure::from(&error).to_failure(),
     });
     let properties =
         properties.map_err(|failure| failure.with_machine(&machine.id, &machine.name))?;

@@ -82,8 +82,8 @@ pub async fn clear_quarantine(
 }
 
 fn show(api: &Api, caller: &Caller, id: &MachineId) -> Result<Response, ApiError> {
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     let reference = MachineReference::Id(id.clone());
-    let view = api.services().machines.referenced(&caller.scope, &reference)?;
+    let view = api.services().machines.resolve_reference(&caller.scope, &reference)?;
     Ok(respond::object(api, &version, &Machine::of(&view)))
 }

@@ -18,7 +18,7 @@ use crate::api::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{MachineId, SnapshotId};
 use crate::domain::job::JobRequest;
-use crate::service::feed::Version;
+use crate::service::event_stream::Version;
 use crate::service::jobs::JobView;
 
 /// What to call a snapshot: one of the two at least.

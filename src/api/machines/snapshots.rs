@@ -27,7 +27,7 @@ pub async fn list_snapshots(
     Segment(reference): Segment,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
     Ok(respond::list(&api, &version, &Snapshot::all(&view), None))
 }
@@ -51,7 +51,7 @@ pub async fn get_snapshot(
     Segments(reference, wanted): Segments,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
-    let version = api.services().feed.version();
+    let version = api.services().event_stream.version();
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
     let snapshot = api.services().machines.snapshot(&view, &wanted)?;
     Ok(respond::object(&api, &version, &Snapshot::one(&view, snapshot)))

@@ -16,7 +16,7 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::network::Network;
 use crate::domain::power::PowerState;
 use crate::service::callers::Caller;
-use crate::service::machines::Until;
+use crate::service::machines::WaitCondition;
 
 /// What to wait for.
 #[derive(Deserialize, IntoParams)]
@@ -32,18 +32,18 @@ pub struct UntilQuery {
 }
 
 /// What to wait for, and the word for it.
-struct Condition(&'static str, Until);
+struct Condition(&'static str, WaitCondition);
 
-const CONDITIONS: [(&str, Until); 9] = [
-    ("power_state:on", Until::PowerState(PowerState::On)),
-    ("power_state:off", Until::PowerState(PowerState::Off)),
-    ("power_state:suspended", Until::PowerState(PowerState::Suspended)),
-    ("ip", Until::Address(None)),
-    ("tools", Until::Tools),
-    ("question", Until::Question),
-    ("no_question", Until::NoQuestion),
-    ("free", Until::Free),
-    ("no_job", Until::NoJob),
+const CONDITIONS: [(&str, WaitCondition); 9] = [
+    ("power_state:on", WaitCondition::PowerState(PowerState::On)),
+    ("power_state:off", WaitCondition::PowerState(PowerState::Off)),
+    ("power_state:suspended", WaitCondition::PowerState(PowerState::Suspended)),
+    ("ip", WaitCondition::Address(None)),
+    ("tools", WaitCondition::Tools),
+    ("question", WaitCondition::Question),
+    ("no_question", WaitCondition::NoQuestion),
+    ("free", WaitCondition::Free),
+    ("no_job", WaitCondition::NoJob),
 ];
 
 /// Wait for a machine
@@ -69,8 +69,9 @@ pub async fn wait_for_machine(
     let (id, name) = (machine.machine.id.clone(), machine.machine.name.clone());
     // Before the machine is looked at: changes that the answer does not show must not count as
     // seen.
-    let version = api.services().feed.version();
-    let ended = wait(&api, time, api.services().machines.until(&caller.scope, &id, &until)).await?;
+    let version = api.services().event_stream.version();
+    let ended =
+        wait(&api, time, api.services().machines.wait_until(&caller.scope, &id, &until)).await?;
     let answered = match ended {
         Waited::Done(Ok(view)) => Ok(respond::object(&api, &version, &Machine::of(&view))),
         Waited::Done(Err(failure)) => Err(failure),
@@ -112,8 +113,8 @@ impl UntilQuery {
         };
         match (until, self.cidr) {
             (until, None) => Ok(Condition(word, until)),
-            (Until::Address(_), Some(Parsed(network))) => {
-                Ok(Condition(word, Until::Address(Some(network))))
+            (WaitCondition::Address(_), Some(Parsed(network))) => {
+                Ok(Condition(word, WaitCondition::Address(Some(network))))
             }
             _ => invalid("cidr", "not-with-this", "cidr goes with until=ip alone.".to_owned()),
         }

@@ -8,7 +8,7 @@ use crate::domain::lease;
 use crate::domain::machine::{self, SerialBacking};
 use crate::domain::power::PowerState;
 use crate::domain::snapshot;
-use crate::service::machines::{Holder, MachineView};
+use crate::service::machines::{HoldingLease, MachineView};
 
 /// A virtual machine. Answers carry every field, null where there is nothing.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -312,8 +312,8 @@ impl Quarantine {
 }
 
 impl MachineLease {
-    fn of(holder: &Holder) -> Self {
-        let Holder { lease, holder, expires_at } = holder;
+    fn of(holder: &HoldingLease) -> Self {
+        let HoldingLease { lease, holder, expires_at } = holder;
         Self { id: lease.to_string(), holder: Some(holder.clone()), expires_at: *expires_at }
     }
 }

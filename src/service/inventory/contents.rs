@@ -122,10 +122,10 @@ impl InventoryContents {
         let mut next = Editor::new(self, now, settle);
         let Facts { complete, changes } = facts;
         if complete {
-            next.forget_others(&changes);
+            next.remove_unlisted(&changes);
         }
         for fact in changes {
-            next.take(fact, complete);
+            next.apply_fact(fact, complete);
         }
         next.finish(complete)
     }
@@ -156,7 +156,7 @@ impl<'a> Editor<'a> {
         Self { before, now, settle, machines, touched: Vec::new(), datastores }
     }
 
-    fn forget_others(&mut self, changes: &[Fact]) {
+    fn remove_unlisted(&mut self, changes: &[Fact]) {
         let mut machines = HashSet::new();
         let mut datastores = HashSet::new();
         for fact in changes {
@@ -180,7 +180,7 @@ impl<'a> Editor<'a> {
         self.datastores.retain(|datastore| datastores.contains(&datastore.id));
     }
 
-    fn take(&mut self, fact: Fact, complete: bool) {
+    fn apply_fact(&mut self, fact: Fact, complete: bool) {
         let (now, settle) = (self.now, self.settle);
         match fact {
             Fact::Machine(machine) => {
@@ -191,7 +191,7 @@ impl<'a> Editor<'a> {
                         tools_stops: 0,
                     },
                 };
-                self.put(machine, guest);
+                self.insert(machine, guest);
             }
             Fact::MachineRemoved(id) => {
                 self.machines.remove(&id);
@@ -205,7 +205,7 @@ impl<'a> Editor<'a> {
             Fact::GuestRestarted(id) => {
                 if let Some((machine, guest)) = self.machines.get(&id) {
                     let address_trust = AddressTrust::after_restart(machine, now, settle);
-                    self.put(Arc::clone(machine), GuestHistory { address_trust, ..*guest });
+                    self.insert(Arc::clone(machine), GuestHistory { address_trust, ..*guest });
                 }
             }
             Fact::GuestConfirmed { machine, tools_running, ip_address, ip_addresses } => {
@@ -220,13 +220,13 @@ impl<'a> Editor<'a> {
                     if guest.address_trust == AddressTrust::Trusted && !ip_addresses.is_empty() {
                         Arc::make_mut(&mut machine).guest.ip_addresses = ip_addresses;
                     }
-                    self.put(machine, guest);
+                    self.insert(machine, guest);
                 }
             }
         }
     }
 
-    fn put(&mut self, machine: Arc<Machine>, guest: GuestHistory) {
+    fn insert(&mut self, machine: Arc<Machine>, guest: GuestHistory) {
         self.touched.push(machine.id.clone());
         self.machines.insert(machine.id.clone(), (machine, guest));
     }
@@ -252,7 +252,7 @@ impl<'a> Editor<'a> {
             let entries = ids.filter_map(|id| self.machines.get(id).cloned()).collect();
             (entries, Arc::clone(&self.before.positions))
         } else {
-            in_order(self.machines.into_values().collect())
+            sorted_with_positions(self.machines.into_values().collect())
         };
         let (machines, guests) = entries.into_iter().unzip();
         let mut datastores = self.datastores;
@@ -285,7 +285,7 @@ impl GuestHistory {
     }
 }
 
-fn in_order(mut entries: Vec<Entry>) -> (Vec<Entry>, Arc<HashMap<MachineId, usize>>) {
+fn sorted_with_positions(mut entries: Vec<Entry>) -> (Vec<Entry>, Arc<HashMap<MachineId, usize>>) {
     entries.sort_by_cached_key(|(machine, _)| (machine.name.to_lowercase(), machine.id.clone()));
     let ids = entries.iter().map(|(machine, _)| machine.id.clone());
     let positions = ids.enumerate().map(|(position, id)| (id, position)).collect();

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use self::contents::{Change, InventoryContents};
-use super::feed::Feed;
+use super::event_stream::EventStream;
 use super::hosts::Hosts;
 use crate::clock::Clock;
 use crate::domain::event::{Placement, PlacementChange, Subject};
@@ -29,19 +29,19 @@ use crate::hypervisor::{Facts, Observer, SessionState, SessionStatus};
 /// The contents and the session's state. Reading takes no lock.
 pub struct Inventory {
     clock: Clock,
-    feed: Feed,
+    event_stream: EventStream,
     guest_settle: Duration,
     contents: ArcSwap<InventoryContents>,
     /// Serialises the writers; the collector is one task, so this is never waited for.
     writer: Mutex<()>,
-    session: watch::Sender<Observed>,
+    session: watch::Sender<ObservedSession>,
     watchers: Mutex<HashMap<MachineId, watch::Sender<()>>>,
     confirmations: Notify,
 }
 
 /// The session as the backend last reported it, and since when, by the clock that does not jump.
 #[derive(Clone, Debug)]
-struct Observed {
+struct ObservedSession {
     status: SessionStatus,
     at: Duration,
 }
@@ -49,17 +49,17 @@ struct Observed {
 impl Inventory {
     /// The empty inventory of a host that was never reached. `guest_settle` is `esx.guest_settle`.
     #[must_use]
-    pub fn new(clock: Clock, feed: Feed, guest_settle: Duration) -> Self {
+    pub fn new(clock: Clock, event_stream: EventStream, guest_settle: Duration) -> Self {
         let status = SessionStatus {
             state: SessionState::Connecting,
             since: clock.now(),
             logins: 0,
             product: None,
         };
-        let session = watch::Sender::new(Observed { status, at: clock.elapsed() });
+        let session = watch::Sender::new(ObservedSession { status, at: clock.elapsed() });
         Self {
             clock,
-            feed,
+            event_stream,
             guest_settle,
             contents: ArcSwap::default(),
             writer: Mutex::new(()),
@@ -113,7 +113,7 @@ impl Inventory {
     /// jobs), and wakes the machine's watchers.
     pub fn wake_watchers(&self, machine: &MachineId) {
         if self.contents.load().machine(machine).is_some() {
-            self.feed.publish([Subject::Machine(machine.clone())]);
+            self.event_stream.publish([Subject::Machine(machine.clone())]);
         }
         self.wake(&[Change::Machine(machine.clone())]);
     }
@@ -127,7 +127,7 @@ impl Inventory {
                 // Each once: a guest that cannot be read must not delay the others.
                 let due = self.due_for_confirmation();
                 for machine in &due {
-                    if let Err(error) = hosts.of(machine).confirm_guest(machine).await {
+                    if let Err(error) = hosts.for_machine(machine).confirm_guest(machine).await {
                         tracing::debug!(%machine, %error, "the guest could not be read");
                     }
                 }
@@ -175,7 +175,7 @@ impl Inventory {
             })
             .collect();
         self.contents.store(Arc::new(contents));
-        self.feed.publish(subjects);
+        self.event_stream.publish(subjects);
         self.wake(&changes);
         self.confirmations.notify_one();
     }
@@ -240,6 +240,6 @@ impl Observer for Inventory {
             }
             observed.status = status;
         });
-        self.feed.publish([Subject::Session]);
+        self.event_stream.publish([Subject::Session]);
     }
 }

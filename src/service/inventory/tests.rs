@@ -14,7 +14,7 @@ use crate::domain::ids::MachineId;
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
 use crate::hypervisor::{Fact, Facts, Observer, SessionState, SessionStatus};
-use crate::service::feed::Feed;
+use crate::service::event_stream::EventStream;
 
 const SETTLE: Duration = Duration::from_secs(30);
 
@@ -115,14 +115,14 @@ proptest! {
 fn contents_are_loaded_by_a_complete_read_only() {
     let (changed, _) = InventoryContents::default().apply(Facts::default(), Duration::ZERO, SETTLE);
     assert!(!changed.loaded);
-    let (whole, _) =
+    let (complete, _) =
         changed.apply(Facts { complete: true, changes: Vec::new() }, Duration::ZERO, SETTLE);
-    assert!(whole.loaded);
+    assert!(complete.loaded);
 }
 
 fn inventory() -> (Clock, Arc<Inventory>) {
     let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
-    let inventory = Arc::new(Inventory::new(clock.clone(), Feed::new(&clock), SETTLE));
+    let inventory = Arc::new(Inventory::new(clock.clone(), EventStream::new(&clock), SETTLE));
     (clock, inventory)
 }
 

@@ -107,7 +107,7 @@ impl Jobs {
         self.0.parts.metrics.job_accepted(kind.as_str());
         self.expire_at(due, id, &target);
         self.queues().ready(&target, id);
-        self.0.parts.feed.publish([Subject::from_job(&Arc::new(job))]);
+        self.0.parts.event_stream.publish([Subject::from_job(&Arc::new(job))]);
         self.dispatch(&target);
         self.queue_moved(&target);
         Ok(id)
@@ -126,7 +126,7 @@ impl Jobs {
         let tree = SnapshotTree::from_inventory(&machine.snapshots);
         snapshots::check(job, &rules, &tree)?;
         let reason = right.override_reason.as_deref().unwrap_or_default();
-        let warning = snapshots::overridden(job, &rules, &tree, reason);
+        let warning = snapshots::override_warning(job, &rules, &tree, reason);
         let overrides_protection = warning.is_some();
         job.warnings.extend(warning);
         Ok(overrides_protection)

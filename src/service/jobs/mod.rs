@@ -31,9 +31,9 @@ use self::gate::{Gate, Right};
 use self::queue::Queues;
 use self::view::Board;
 pub use self::view::{BlockedBy, JobView};
-use super::feed::Feed;
+use super::event_stream::EventStream;
 use super::hosts::Hosts;
-use super::idempotency::{KeyClaim, Keys};
+use super::idempotency::{IdempotencyKeys, KeyClaim};
 use super::inventory::Inventory;
 use super::snapshots::SnapshotProtection;
 use crate::clock::Clock;
@@ -53,7 +53,7 @@ struct Shared {
     parts: JobsParts,
     board: Arc<Board>,
     queues: Mutex<Queues>,
-    keys: Keys,
+    keys: IdempotencyKeys,
     /// The deadlines of jobs that wait in a queue, by the clock that never jumps.
     expiries: Mutex<BTreeSet<(Duration, JobId, TargetId)>>,
     expiries_changed: Notify,
@@ -68,7 +68,7 @@ pub struct JobsParts {
     pub hosts: Hosts,
     pub inventory: Arc<Inventory>,
     pub clock: Clock,
-    pub feed: Feed,
+    pub event_stream: EventStream,
     pub supervisor: Supervisor,
     pub settings: JobSettings,
     pub metrics: Metrics,
@@ -148,7 +148,7 @@ impl Jobs {
     pub fn new(parts: JobsParts) -> Self {
         let queues = Queues::new(parts.settings.queue_per_machine, parts.settings.queue_in_all);
         let stop = parts.supervisor.shutdown_token();
-        let keys = Keys::new(Arc::clone(&parts.store));
+        let keys = IdempotencyKeys::new(Arc::clone(&parts.store));
         Self(Arc::new(Shared {
             parts,
             board: Arc::new(Board::default()),

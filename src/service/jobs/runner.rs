@@ -26,10 +26,10 @@ use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::SnapshotRules;
 use crate::fail_points::fail_point;
 use crate::hypervisor::{CallError, Hypervisor, TaskStatus};
-use crate::service::feed::Feed;
+use crate::service::event_stream::EventStream;
+use crate::service::host_failure::HostFailure;
 use crate::service::inventory::Inventory;
 use crate::service::snapshots::SnapshotProtection;
-use crate::service::trouble::Trouble;
 use crate::storage::{Storage, StorageError};
 use crate::telemetry::metrics::Metrics;
 
@@ -53,7 +53,7 @@ pub struct Runner {
     /// The start of the run. The job's times count from here, by the clock that never jumps.
     pub begun: Moment,
     pub clock: Clock,
-    pub feed: Feed,
+    pub event_stream: EventStream,
     pub stop: CancellationToken,
     pub metrics: Metrics,
 }
@@ -207,7 +207,8 @@ impl Runner {
                 let seen = self.host.read_evidence(machine).await;
                 fail_point!("examined");
                 Input::Examined(
-                    seen.map(|evidence| (evidence, others)).map_err(|error| Trouble::from(&error)),
+                    seen.map(|evidence| (evidence, others))
+                        .map_err(|error| HostFailure::from(&error)),
                 )
             }
             Effect::Call(call) => {
@@ -338,11 +339,11 @@ impl Runner {
             Ok(accepted) => Called::Accepted(accepted),
             Err(CallError::Refused(error)) => {
                 tracing::debug!(job = %job.id, error = &error as &dyn std::error::Error, "the host refused");
-                Called::Refused(Trouble::from(&error))
+                Called::Refused(HostFailure::from(&error))
             }
             Err(CallError::Lost(error)) => {
                 tracing::warn!(job = %job.id, error = &error as &dyn std::error::Error, "the answer was lost");
-                Called::Lost(Trouble::from(&error))
+                Called::Lost(HostFailure::from(&error))
             }
         }
     }
@@ -365,12 +366,12 @@ impl Runner {
                 }
                 TaskStatus::Succeeded { snapshot } => return TaskEnd::Succeeded { snapshot },
                 TaskStatus::Failed(error) => {
-                    let trouble = Trouble::from(&*error);
-                    let uncertain = trouble.outcome_uncertain && self.is_behind_a_manager();
+                    let host_failure = HostFailure::from(&*error);
+                    let uncertain = host_failure.outcome_uncertain && self.is_behind_a_manager();
                     return if uncertain {
-                        TaskEnd::Lost(trouble)
+                        TaskEnd::Lost(host_failure)
                     } else {
-                        TaskEnd::Failed(trouble)
+                        TaskEnd::Failed(host_failure)
                     };
                 }
                 TaskStatus::Vanished => return TaskEnd::Vanished,
@@ -393,7 +394,7 @@ impl Runner {
         }
     }
 
-    /// Waits until the host is connected and the picture is as the host is.
+    /// Waits until the host is connected and the inventory is as the host is.
     async fn host_back(&self) {
         loop {
             self.inventory.connected().await;
@@ -413,7 +414,7 @@ impl Runner {
         }
     }
 
-    /// The guest as the picture shows it, once it is other than `known`.
+    /// The guest as the inventory shows it, once it is other than `known`.
     async fn glimpse(&self, known: Option<Glimpse>, tools_stops: u64) -> Glimpsed {
         let machine = &self.machine.id;
         let mut changes = self.inventory.watch(machine);
@@ -474,7 +475,7 @@ impl Runner {
             if sight::question(&self.inventory.contents(), &self.machine.id).as_ref()
                 != Some(question)
             {
-                // A picture that never showed it must not have the machine read in a spin.
+                // An inventory that never showed it must not have the machine read in a spin.
                 if !seen {
                     self.clock.sleep(Duration::from_secs(1)).await;
                 }
@@ -504,7 +505,7 @@ impl Runner {
 
     fn tell(&self, live: &watch::Sender<Live>) {
         let changed = Subject::from_job(&live.borrow().job);
-        self.feed.publish([changed]);
+        self.event_stream.publish([changed]);
     }
 }
 

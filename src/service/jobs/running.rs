@@ -144,7 +144,7 @@ impl Jobs {
         let live = waiting.into_iter().filter_map(|id| self.0.board.get(id));
         self.0
             .parts
-            .feed
+            .event_stream
             .publish(live.map(|live| Subject::from_job(&live.job)).collect::<Vec<_>>());
         if let Some(machine) = target.machine() {
             self.0.parts.inventory.wake_watchers(machine);
@@ -222,7 +222,7 @@ impl Jobs {
                 Ok(Some(job)) if job.state.is_end() => {
                     let ended = Subject::from_job(&Arc::new(job.clone()));
                     self.0.board.show(job);
-                    self.0.parts.feed.publish([ended]);
+                    self.0.parts.event_stream.publish([ended]);
                     return ReadBack::Ended;
                 }
                 Ok(Some(job)) if failed_runs >= MOST_FAILED_RUNS => {
@@ -245,7 +245,7 @@ impl Jobs {
                     };
                     let changed = Subject::from_job(&Arc::new(driver.job().clone()));
                     self.0.board.renew(driver);
-                    self.0.parts.feed.publish([changed]);
+                    self.0.parts.event_stream.publish([changed]);
                     return ReadBack::Unfinished(first);
                 }
                 Ok(None) => return ReadBack::Ended,
@@ -272,7 +272,7 @@ impl Jobs {
         count_end(&self.0.parts.metrics, &self.0.parts.clock, &job);
         let ended = Subject::from_job(&Arc::new(job.clone()));
         self.0.board.show(job);
-        self.0.parts.feed.publish([ended]);
+        self.0.parts.event_stream.publish([ended]);
         Ok(())
     }
 
@@ -320,7 +320,7 @@ impl Jobs {
             hosts,
             inventory,
             clock,
-            feed,
+            event_stream,
             supervisor: _,
             settings: _,
             metrics,
@@ -329,14 +329,14 @@ impl Jobs {
         } = &self.0.parts;
         Runner {
             store: store.clone(),
-            host: Arc::clone(hosts.of(&machine.id)),
+            host: Arc::clone(hosts.for_machine(&machine.id)),
             machine,
             inventory: Arc::clone(inventory),
             snapshots: Arc::clone(snapshots),
             board: Arc::clone(&self.0.board),
             begun: Moment::now(clock),
             clock: clock.clone(),
-            feed: feed.clone(),
+            event_stream: event_stream.clone(),
             stop: self.0.stop.clone(),
             metrics: metrics.clone(),
         }
@@ -350,7 +350,7 @@ impl Jobs {
         let inner = self.clone();
         self.leftovers().entry(machine.clone()).or_default().insert(task.clone());
         drop(self.0.parts.supervisor.spawn_isolated("leftover task", async move {
-            let mut status = inner.0.parts.hosts.of(&machine).follow(&task).await;
+            let mut status = inner.0.parts.hosts.for_machine(&machine).follow(&task).await;
             tokio::select! {
                 biased;
                 // Ends too where the task is no longer known, or the backend is gone.

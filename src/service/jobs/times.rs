@@ -71,7 +71,7 @@ impl Jobs {
     async fn wall_clock_jumped(&self, by: SignedDuration, now: Timestamp) {
         tracing::warn!(seconds = by.as_secs(), "the wall clock jumped; deadlines move with it");
         let moved = self.0.board.shift_deadlines(by, now);
-        self.0.parts.feed.publish(moved.iter().map(Subject::from_job));
+        self.0.parts.event_stream.publish(moved.iter().map(Subject::from_job));
         for job in moved {
             if let Err(error) = self.0.parts.store.update_job(&job).await {
                 // An ended job needs no deadline. Otherwise a start would count by the old one.

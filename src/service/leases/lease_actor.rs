@@ -27,7 +27,7 @@ use crate::domain::origin::Actor;
 use crate::domain::scope::Scope;
 use crate::hypervisor::SessionState;
 use crate::service::callers::Caller;
-use crate::service::idempotency::{KeyClaim, Keys};
+use crate::service::idempotency::{IdempotencyKeys, KeyClaim};
 use crate::service::jobs::clocks::{Jumps, Moment};
 use crate::service::limits::{queue_full, too_many};
 use crate::service::machines::{MachineFilter, NotFreeReason};
@@ -48,7 +48,7 @@ pub const RETRY_DELAY: Duration = Duration::from_secs(1);
 pub struct LeaseActor {
     pub parts: LeasesParts,
     /// The keys of the calls that ask for leases.
-    pub keys: Keys,
+    pub keys: IdempotencyKeys,
     commands: mpsc::Sender<SubmittedCommand>,
     receiver: Mutex<Option<mpsc::Receiver<SubmittedCommand>>>,
     /// Wakes those who wait for a lease.
@@ -76,7 +76,7 @@ impl LeaseActor {
         last_seen: Option<Timestamp>,
     ) -> Self {
         let stop = parts.supervisor.shutdown_token();
-        let keys = Keys::new(Arc::clone(&parts.store));
+        let keys = IdempotencyKeys::new(Arc::clone(&parts.store));
         Self { parts, keys, commands, receiver, changed, stop, last_seen }
     }
 
@@ -158,7 +158,8 @@ impl LeaseActor {
         Self::spawn_follow_ups(this, table.unfinished_work());
         let types =
             vec![EventType::MachineChanged, EventType::MachineRemoved, EventType::SessionChanged];
-        let mut changes = this.parts.feed.follow(EventFilter { types, ..EventFilter::default() });
+        let mut changes =
+            this.parts.event_stream.subscribe(EventFilter { types, ..EventFilter::default() });
         let mut tokens = this.parts.callers.changes();
         // A token may have been revoked while otter was down.
         tokens.mark_changed();
@@ -183,8 +184,8 @@ impl LeaseActor {
                     Some(command) => this.handle(&mut table, command).await,
                     None => return,
                 },
-                () = changes.more() => {
-                    changes.skip();
+                () = changes.wait_for_more() => {
+                    changes.skip_unread();
                     this.reevaluate(&mut table).await
                 }
                 Ok(()) = tokens.changed() => this.reevaluate(&mut table).await,
@@ -230,7 +231,7 @@ impl LeaseActor {
     ) -> Result<(), Failure> {
         self.parts.machines.contents()?;
         if let Some(reference) = &lease.select.machine
-            && let Err(failure) = self.parts.machines.referenced(&lease.scope, reference)
+            && let Err(failure) = self.parts.machines.resolve_reference(&lease.scope, reference)
             && failure.kind == FailureKind::AmbiguousName
         {
             return Err(failure);
@@ -327,7 +328,7 @@ impl LeaseActor {
             let cause = Cause { actor, renews: None };
             return self.commit(table, cause, key, candidates, request).await;
         }
-        // How a job ended was told once the picture had caught up: a machine that is gone by then
+        // How a job ended was told once the inventory had caught up: a machine that is gone by then
         // fails no preparation.
         if matches!(command, LeaseCommand::PrepareFinished(..) | LeaseCommand::ReleaseFinished(..))
             && self.is_inventory_current()
@@ -389,7 +390,7 @@ impl LeaseActor {
         self.commit(table, caused_by_otter(), None, Vec::new(), end).await.map(drop)
     }
 
-    /// Whether the picture is the host as it is.
+    /// Whether the inventory is the host as it is.
     fn is_inventory_current(&self) -> bool {
         self.parts.inventory.session().state == SessionState::Connected
             && self.parts.inventory.contents().loaded
@@ -560,7 +561,7 @@ impl LeaseActor {
                     .map(|machine| machine.id.clone()),
             );
         }
-        self.parts.feed.publish(changes.leases.values().map(Subject::from_lease));
+        self.parts.event_stream.publish(changes.leases.values().map(Subject::from_lease));
         for machine in machines {
             self.parts.inventory.wake_watchers(&machine);
         }

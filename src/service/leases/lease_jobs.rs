@@ -113,7 +113,7 @@ impl LeaseActor {
                 // Not yet read after a start, or gone: then the table hears of that.
                 None => Err(Failure::new(
                     FailureKind::InventoryLoading,
-                    "the machine is not in the picture",
+                    "the machine is not in the inventory",
                 )),
                 Some(machine) => {
                     // It may have been protected since it was granted.

@@ -35,7 +35,7 @@ use self::lease_table::{LeaseRules, MachineKey, MachineLedger};
 use self::published::PublishedLeases;
 use self::secret::LeaseSecrets;
 use super::callers::{Caller, Callers};
-use super::feed::Feed;
+use super::event_stream::EventStream;
 use super::idempotency::{Claimed, mismatch};
 use super::inventory::Inventory;
 use super::jobs::Jobs;
@@ -65,7 +65,7 @@ pub struct LeasesParts {
     pub store: Arc<dyn Storage>,
     pub clock: Clock,
     pub callers: Arc<Callers>,
-    pub feed: Feed,
+    pub event_stream: EventStream,
     pub inventory: Arc<Inventory>,
     pub jobs: Jobs,
     pub machines: Arc<Machines>,

@@ -21,27 +21,27 @@ impl Machines {
     /// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty or broken
     /// reference.
     pub fn resolve(&self, scope: &Scope, reference: &str) -> Result<MachineView, Failure> {
-        self.one(scope, &parse_reference(reference)?, reference)
+        self.resolve_parsed(scope, &parse_reference(reference)?, reference)
     }
 
     /// The machine of a scope that a reference names.
     ///
     /// # Errors
     /// `not-found`; `ambiguous-name` with the candidates.
-    pub fn referenced(
+    pub fn resolve_reference(
         &self,
         scope: &Scope,
         reference: &MachineReference,
     ) -> Result<MachineView, Failure> {
-        self.one(scope, reference, &reference.to_string())
+        self.resolve_parsed(scope, reference, &reference.to_string())
     }
 
     /// The machine of a scope of exactly this name.
     ///
     /// # Errors
     /// As [`Machines::resolve`].
-    pub fn named(&self, scope: &Scope, name: &str) -> Result<MachineView, Failure> {
-        self.one(scope, &parse_reference(&format!("name:{name}"))?, name)
+    pub fn resolve_name(&self, scope: &Scope, name: &str) -> Result<MachineView, Failure> {
+        self.resolve_parsed(scope, &parse_reference(&format!("name:{name}"))?, name)
     }
 
     /// The snapshot that a path or a body names, by id, else exact name, else path.
@@ -57,7 +57,7 @@ impl Machines {
     }
 
     /// The one machine of a reference. A failure shows the reference `as_written`.
-    fn one(
+    fn resolve_parsed(
         &self,
         scope: &Scope,
         reference: &MachineReference,
@@ -83,7 +83,7 @@ impl Machines {
 /// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty name.
 pub fn snapshot<'m>(machine: &'m Machine, reference: &str) -> Result<&'m Snapshot, Failure> {
     if reference.is_empty() {
-        return Err(empty("snapshot"));
+        return Err(empty_name("snapshot"));
     }
     machine.snapshots.find(reference).map_err(|error| match error {
         SnapshotLookupError::NotFound => Failure::new(
@@ -107,8 +107,9 @@ pub fn snapshot<'m>(machine: &'m Machine, reference: &str) -> Result<&'m Snapsho
                 .with_machine(&machine.id, &machine.name);
             let paths = machine.snapshots.paths();
             let path = |id: &SnapshotId| {
-                let place = machine.snapshots.items.iter().position(|snapshot| snapshot.id == *id);
-                place.map(|place| paths[place].clone()).unwrap_or_default()
+                let position =
+                    machine.snapshots.items.iter().position(|snapshot| snapshot.id == *id);
+                position.map(|position| paths[position].clone()).unwrap_or_default()
             };
             failure.candidates = ids.iter().map(|id| (id.to_string(), path(id))).collect();
             failure
@@ -119,7 +120,7 @@ pub fn snapshot<'m>(machine: &'m Machine, reference: &str) -> Result<&'m Snapsho
 /// Reads a caller's reference to a machine.
 fn parse_reference(reference: &str) -> Result<MachineReference, Failure> {
     reference.parse().map_err(|error| match error {
-        InvalidMachineReference::Empty => empty("machine"),
+        InvalidMachineReference::Empty => empty_name("machine"),
         InvalidMachineReference::Mac(error) => invalid_mac("machine", reference, &error),
     })
 }
@@ -185,7 +186,7 @@ pub fn invalid_mac(parameter: &str, given: &str, error: &InvalidMacAddress) -> F
 
 /// The failure if a name is empty.
 #[must_use]
-pub fn empty(parameter: &str) -> Failure {
+pub fn empty_name(parameter: &str) -> Failure {
     let detail = format!("The {parameter} is empty; name one.");
     Failure::new(FailureKind::InvalidRequest, detail.clone()).with_error(InputError {
         pointer: None,

@@ -12,10 +12,10 @@ use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::SnapshotTree;
 use crate::hypervisor::{Accepted, HostErrorKind};
+use crate::service::host_failure::HostFailure;
 use crate::service::jobs::judgement::{self, Verdict};
 use crate::service::jobs::plan::{self, Plan};
 use crate::service::snapshots;
-use crate::service::trouble::Trouble;
 
 /// The detail of a step that was not needed.
 const ALREADY: &str = "the machine was in this state already";
@@ -28,7 +28,7 @@ impl Driver {
     pub(super) fn begun(&mut self, seen: Seen, now: Timestamp) -> Effect {
         let (evidence, others) = match seen {
             Ok(seen) => seen,
-            Err(trouble) => return self.unreadable(trouble, now),
+            Err(host_failure) => return self.unreadable(host_failure, now),
         };
         if !self.job.target.is_machine(&evidence.identity) {
             return self.gone(now);
@@ -154,10 +154,10 @@ impl Driver {
                 self.watch(None, now)
             }
             Called::Accepted(Accepted::Done) => self.call_succeeded(now),
-            Called::Refused(trouble) => self.refused(trouble, now),
-            Called::Lost(trouble) => {
+            Called::Refused(host_failure) => self.refused(host_failure, now),
+            Called::Lost(host_failure) => {
                 self.phase("the answer of the host was lost: finding out what happened", now);
-                self.lost(trouble, now)
+                self.lost(host_failure, now)
             }
         }
     }
@@ -178,11 +178,11 @@ impl Driver {
                     }
                 }
             }
-            TaskEnd::Lost(trouble) => {
+            TaskEnd::Lost(host_failure) => {
                 self.spend_task();
-                self.lost(trouble, now)
+                self.lost(host_failure, now)
             }
-            TaskEnd::Failed(trouble) => self.refused(trouble, now),
+            TaskEnd::Failed(host_failure) => self.refused(host_failure, now),
             TaskEnd::Vanished => {
                 self.vanished = true;
                 self.phase("the host's task vanished: finding out what happened", now);
@@ -195,41 +195,46 @@ impl Driver {
     }
 
     /// The call or its task was refused, which proves that it had no effect.
-    pub(super) fn refused(&mut self, trouble: Trouble, now: Timestamp) -> Effect {
-        match trouble.kind {
+    pub(super) fn refused(&mut self, host_failure: HostFailure, now: Timestamp) -> Effect {
+        match host_failure.kind {
             HostErrorKind::InvalidPowerState | HostErrorKind::NotFound => {
-                self.examine(Stage::Rechecking(trouble))
+                self.examine(Stage::Rechecking(host_failure))
             }
             HostErrorKind::Busy => {
-                let (blocker, effect) = match trouble.blocking_task.clone() {
+                let (blocker, effect) = match host_failure.blocking_task.clone() {
                     Some(task) => (Blocker::HostTask(task.clone()), Effect::AwaitTask(task)),
                     None => (Blocker::Busy, Effect::Pause(RETRY_PAUSE)),
                 };
-                self.last_trouble = Some(trouble);
+                self.last_host_failure = Some(host_failure);
                 self.block(blocker, effect, now)
             }
             HostErrorKind::ToolsUnavailable => match self.force_without_tools(now) {
                 Some(effect) => effect,
-                None => self.end_unsent(End::Failed(self.about(trouble.failure())), now),
+                None => self.end_unsent(End::Failed(self.about(host_failure.to_failure())), now),
             },
-            _ if trouble.is_outage() => self.unreadable(trouble, now),
+            _ if host_failure.is_outage() => self.unreadable(host_failure, now),
             HostErrorKind::Cancelled if self.overdue() => {
                 let failure = self
                     .deadline_failure("The deadline passed, and the host's task was cancelled.");
                 self.end_unsent(End::Failed(failure), now)
             }
             HostErrorKind::Cancelled if self.job.cancel_requested_at.is_some() => self.end_unsent(
-                End::Cancelled(self.cancelled_failure().with_fault(trouble.fault)),
+                End::Cancelled(self.cancelled_failure().with_fault(host_failure.fault)),
                 now,
             ),
-            _ => self.end_unsent(End::Failed(self.about(trouble.failure())), now),
+            _ => self.end_unsent(End::Failed(self.about(host_failure.to_failure())), now),
         }
     }
 
-    pub(super) fn rechecked(&mut self, refusal: &Trouble, seen: Seen, now: Timestamp) -> Effect {
+    pub(super) fn rechecked(
+        &mut self,
+        refusal: &HostFailure,
+        seen: Seen,
+        now: Timestamp,
+    ) -> Effect {
         let (evidence, others) = match seen {
             Ok(seen) => seen,
-            Err(trouble) => return self.unreadable(trouble, now),
+            Err(host_failure) => return self.unreadable(host_failure, now),
         };
         if !self.job.target.is_machine(&evidence.identity) {
             return self.gone(now);
@@ -263,11 +268,11 @@ impl Driver {
             self.job.intent = None;
             return self.save(Then::Begin);
         }
-        self.end_unsent(End::Failed(self.about(refusal.failure())), now)
+        self.end_unsent(End::Failed(self.about(refusal.to_failure())), now)
     }
 
     pub(super) fn call_succeeded(&mut self, now: Timestamp) -> Effect {
-        self.last_trouble = None;
+        self.last_host_failure = None;
         if self.job.kind() == JobKind::SnapshotCreate {
             // Which one was made is on disk with the end alone; a start before that follows the
             // task, or looks, again.
@@ -282,15 +287,15 @@ impl Driver {
     }
 
     /// The machine could not be read, or the call proven not to have reached the host.
-    pub(super) fn unreadable(&mut self, trouble: Trouble, now: Timestamp) -> Effect {
-        if trouble.kind == HostErrorKind::NotFound {
+    pub(super) fn unreadable(&mut self, host_failure: HostFailure, now: Timestamp) -> Effect {
+        if host_failure.kind == HostErrorKind::NotFound {
             return self.gone(now);
         }
-        if !trouble.is_outage() {
-            return self.end_unsent(End::Failed(self.about(trouble.failure())), now);
+        if !host_failure.is_outage() {
+            return self.end_unsent(End::Failed(self.about(host_failure.to_failure())), now);
         }
-        let reason = trouble.message.clone();
-        self.last_trouble = Some(trouble);
+        let reason = host_failure.message.clone();
+        self.last_host_failure = Some(host_failure);
         self.block(Blocker::HostAway(reason), Effect::AwaitHost(RETRY_PAUSE), now)
     }
 

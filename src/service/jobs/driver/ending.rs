@@ -1,4 +1,4 @@
-//! The one end: the picture catches up, the end is committed, and people are told why it was no
+//! The one end: the inventory catches up, the end is committed, and people are told why it was no
 //! success.
 
 use jiff::Timestamp;
@@ -79,7 +79,7 @@ impl Driver {
         self.end(End::Unknown(failure), now)
     }
 
-    /// Ends the job; where the host was called, the picture first catches up with what the call
+    /// Ends the job; where the host was called, the inventory first catches up with what the call
     /// did.
     pub(super) fn end(&mut self, end: End, now: Timestamp) -> Effect {
         let end = match end {
@@ -101,7 +101,7 @@ impl Driver {
         if self.grace_over() {
             return self.synced(end, None, now);
         }
-        self.phase("letting the picture catch up", now);
+        self.phase("letting the inventory catch up", now);
         self.stage = Stage::Syncing(Box::new(end));
         Effect::Barrier
     }
@@ -203,7 +203,8 @@ impl Driver {
     }
 
     pub(super) fn blocked_failure(&self) -> Failure {
-        let fault = self.last_trouble.as_ref().and_then(|trouble| trouble.fault.clone());
+        let fault =
+            self.last_host_failure.as_ref().and_then(|host_failure| host_failure.fault.clone());
         match self.blocker.as_ref().map(|(blocker, _)| blocker) {
             Some(Blocker::Question(_)) => self.failure(
                 FailureKind::QuestionPending,

@@ -11,14 +11,14 @@ use crate::domain::call::{Evidence, HostCall, RecentTask};
 use crate::domain::failure::FailureKind;
 use crate::domain::job::Intent;
 use crate::hypervisor::HostErrorKind;
+use crate::service::host_failure::HostFailure;
 use crate::service::jobs::judgement::{self, Verdict};
-use crate::service::trouble::Trouble;
 
 impl Driver {
-    pub(super) fn lost(&mut self, trouble: Trouble, now: Timestamp) -> Effect {
+    pub(super) fn lost(&mut self, host_failure: HostFailure, now: Timestamp) -> Effect {
         self.after_loss = true;
-        let reason = trouble.message.clone();
-        self.last_trouble = Some(trouble);
+        let reason = host_failure.message.clone();
+        self.last_host_failure = Some(host_failure);
         self.blocker = Some((Blocker::HostAway(reason), now));
         self.judge_when_back(Duration::ZERO, now)
     }
@@ -35,11 +35,11 @@ impl Driver {
     pub(super) fn judged(&mut self, quiet: bool, seen: Seen, now: Timestamp) -> Effect {
         let (evidence, others) = match seen {
             Ok(seen) => seen,
-            Err(trouble) if trouble.kind == HostErrorKind::NotFound => {
+            Err(host_failure) if host_failure.kind == HostErrorKind::NotFound => {
                 return self.gone_unjudged(now);
             }
-            Err(trouble) => {
-                self.blocker = Some((Blocker::HostAway(trouble.message), now));
+            Err(host_failure) => {
+                self.blocker = Some((Blocker::HostAway(host_failure.message), now));
                 return self.judge_when_back(RETRY_PAUSE, now);
             }
         };
@@ -144,9 +144,11 @@ impl Driver {
             }
             (Ok(_), _) => self
                 .give_up("The revert's task succeeded, but another snapshot is current now.", now),
-            (Err(trouble), _) if trouble.kind == HostErrorKind::NotFound => self.gone_unjudged(now),
-            (Err(trouble), _) => {
-                self.blocker = Some((Blocker::HostAway(trouble.message), now));
+            (Err(host_failure), _) if host_failure.kind == HostErrorKind::NotFound => {
+                self.gone_unjudged(now)
+            }
+            (Err(host_failure), _) => {
+                self.blocker = Some((Blocker::HostAway(host_failure.message), now));
                 self.judge_when_back(RETRY_PAUSE, now)
             }
         }

@@ -8,9 +8,9 @@
 //!                                     └─ next call of the same job (power after a revert)
 //! ```
 //! What a guest does by itself (shutdown, reboot) has no task: after the call, or its loss, the
-//! guest is watched in the picture instead. Each way out leads through the store: the intent is
+//! guest is watched in the inventory instead. Each way out leads through the store: the intent is
 //! committed before its call, the task's reference as soon as it is known, the end before anybody
-//! hears of it. After a crash [`Driver::resume`] enters this picture where the committed job says,
+//! hears of it. After a crash [`Driver::resume`] enters this diagram where the committed job says,
 //! and a call without a known end is judged like one whose answer was lost. A refusal proves only
 //! that its own sending did not run: after a loss it leads back to judging, or to unknown.
 
@@ -36,8 +36,8 @@ use crate::domain::ids::{SnapshotId, TaskId};
 use crate::domain::job::{Job, JobState};
 use crate::domain::lease::Readiness;
 use crate::domain::origin::Actor;
+use crate::service::host_failure::HostFailure;
 use crate::service::jobs::clocks;
-use crate::service::trouble::Trouble;
 
 /// How long to wait before the host is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -58,7 +58,7 @@ pub struct Driver {
     stage: Stage,
     blocker: Option<(Blocker, Timestamp)>,
     /// The last refusal that was not final, for the report at the deadline.
-    last_trouble: Option<Trouble>,
+    last_host_failure: Option<HostFailure>,
     /// The current call's answer or task was lost on the way, now or before a restart.
     after_loss: bool,
     /// The current call was seen to run, and then its task vanished.
@@ -93,7 +93,7 @@ enum Stage {
     /// Waiting for the machine to be ready, or for time to pass: nothing is under way on the host.
     Readying(Option<Readiness>),
     /// Reading the machine after a refusal, to see whether the wanted state is there anyway.
-    Rechecking(Trouble),
+    Rechecking(HostFailure),
     /// The call may or may not run: waiting for the host.
     JudgingAway,
     /// The same, reading the machine. `quiet`: the machine was quiet when the settling began.
@@ -240,8 +240,8 @@ impl Driver {
             (Stage::Watching, Input::Glimpsed(glimpsed)) => self.glimpsed(glimpsed, now),
             (Stage::Readying(_), Input::Waited) => self.readied(true, now),
             (Stage::Readying(_), Input::Readied(ready)) => self.readied(ready, now),
-            (Stage::Rechecking(trouble), Input::Examined(seen)) => {
-                self.rechecked(&trouble, seen, now)
+            (Stage::Rechecking(host_failure), Input::Examined(seen)) => {
+                self.rechecked(&host_failure, seen, now)
             }
             (Stage::JudgingAway, Input::Waited) => {
                 self.blocker = None;
@@ -344,7 +344,7 @@ impl Driver {
             rules,
             stage,
             blocker: None,
-            last_trouble: None,
+            last_host_failure: None,
             after_loss: false,
             vanished: false,
             made: None,

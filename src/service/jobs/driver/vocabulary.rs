@@ -12,7 +12,7 @@ use crate::domain::origin::Actor;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::SnapshotRules;
 use crate::hypervisor::Accepted;
-use crate::service::trouble::Trouble;
+use crate::service::host_failure::HostFailure;
 
 /// What the shell is to do next; exactly one thing at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,10 +27,10 @@ pub enum Effect {
     Follow(TaskId),
     /// Ask the host to cancel the job's own task, and follow it; answer [`Input::TaskEnded`].
     CancelAndFollow(TaskId),
-    /// Look at the guest in the picture once that is whole, and wait until it is other than `known`
+    /// Look at the guest in the inventory once that is whole, and wait until it is other than `known`
     /// or it is `until`; answer [`Input::Glimpsed`].
     Watch { known: Option<Glimpse>, until: Option<Timestamp> },
-    /// Wait this long, and then until the host is there and the picture is whole; answer
+    /// Wait this long, and then until the host is there and the inventory is whole; answer
     /// [`Input::Waited`].
     AwaitHost(Duration),
     /// Wait until somebody else's task ended, answer [`Input::Waited`].
@@ -41,7 +41,7 @@ pub enum Effect {
     Pause(Duration),
     /// Wait until the machine is so, answer [`Input::Readied`].
     AwaitReady(Readiness),
-    /// Let the picture catch up with the host, answer [`Input::Synced`].
+    /// Let the inventory catch up with the host, answer [`Input::Synced`].
     Barrier,
     /// The end is committed: publish it. Nothing comes after.
     Finish,
@@ -58,12 +58,12 @@ pub enum Input {
     Waited,
     /// Whether the machine is as it was waited for; else it cannot come to that any more.
     Readied(bool),
-    /// What the picture shows, or that the host went away before it was caught up.
+    /// What the inventory shows, or that the host went away before it was caught up.
     Synced(Option<Shown>),
 }
 
 /// The evidence, and what otter itself knows around it.
-pub type Seen = Result<(Evidence, Others), Trouble>;
+pub type Seen = Result<(Evidence, Others), HostFailure>;
 
 /// What otter knows around a machine: its other jobs there, and the rules for snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,8 +94,8 @@ impl Others {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Called {
     Accepted(Accepted),
-    Refused(Trouble),
-    Lost(Trouble),
+    Refused(HostFailure),
+    Lost(HostFailure),
 }
 
 /// How a task ended.
@@ -105,9 +105,9 @@ pub enum TaskEnd {
     Succeeded {
         snapshot: Option<SnapshotId>,
     },
-    Failed(Trouble),
+    Failed(HostFailure),
     /// Who told of it had lost sight of the task: it may have done its work.
-    Lost(Trouble),
+    Lost(HostFailure),
     Vanished,
 }
 
@@ -120,7 +120,7 @@ pub enum Glimpsed {
     Gone,
 }
 
-/// A guest as the picture shows it.
+/// A guest as the inventory shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Glimpse {
     pub power_state: Option<PowerState>,

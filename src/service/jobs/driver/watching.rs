@@ -1,4 +1,4 @@
-//! Watching a guest that was asked to shut down or to restart: what the picture shows is all that
+//! Watching a guest that was asked to shut down or to restart: what the inventory shows is all that
 //! tells.
 //!
 //! ```text

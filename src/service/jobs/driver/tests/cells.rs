@@ -537,7 +537,7 @@ fn a_cancel_after_the_end_changes_nothing() {
 }
 
 #[test]
-fn the_picture_of_a_host_that_is_away_is_waited_for_until_the_grace_is_over() {
+fn the_inventory_of_a_host_that_is_away_is_waited_for_until_the_grace_is_over() {
     let mut run = calling(JobRequest::PowerOn, World::new(Off));
     run.go(0, None);
     run = until(run, |effect| matches!(effect, Effect::Barrier));

@@ -4,7 +4,7 @@
 use jiff::SignedDuration;
 use proptest::prelude::*;
 
-use super::world::{Owner, World, kickstart, trouble};
+use super::world::{Owner, World, host_failure, kickstart};
 use super::{RULES, create, job, others, revert, start};
 use crate::domain::call::{CallKind, HostCall};
 use crate::domain::ids::TaskId;
@@ -130,13 +130,15 @@ impl Run {
                         self.world.call(&call, 1);
                     }
                     self.disturbed = true;
-                    self.tell(Input::Called(Called::Lost(trouble(HostErrorKind::Unreachable))));
+                    self.tell(Input::Called(Called::Lost(host_failure(
+                        HostErrorKind::Unreachable,
+                    ))));
                 }
                 _ => self.go(1, None),
             },
             Event::Refuse(kind) => self.go(1, Some(kind)),
             Event::Unreadable(kind) => match self.effect {
-                Effect::Examine => self.tell(Input::Examined(Err(trouble(kind)))),
+                Effect::Examine => self.tell(Input::Examined(Err(host_failure(kind)))),
                 _ => self.go(1, None),
             },
             Event::Away(away) => self.world.away = away,
@@ -270,7 +272,7 @@ impl Run {
             Effect::Call(call) => {
                 self.sent(&call);
                 let called = match refuse {
-                    Some(kind) => Called::Refused(trouble(kind)),
+                    Some(kind) => Called::Refused(host_failure(kind)),
                     None => self.world.call(&call, ticks),
                 };
                 if matches!(called, Called::Refused(_)) {

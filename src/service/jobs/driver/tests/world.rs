@@ -5,9 +5,9 @@ use crate::domain::call::{Evidence, HostCall, RecentTask, SnapshotEvidence};
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::power::PowerState;
 use crate::hypervisor::{Accepted, HostErrorKind};
+use crate::service::host_failure::HostFailure;
 use crate::service::inventory::samples;
 use crate::service::jobs::driver::{Called, Others, TaskEnd};
-use crate::service::trouble::Trouble;
 
 /// The world. Times are steps of [`World::tick`].
 #[derive(Clone, Debug)]
@@ -97,12 +97,12 @@ impl World {
         }
     }
 
-    pub fn examine(&self) -> Result<Evidence, Trouble> {
+    pub fn examine(&self) -> Result<Evidence, HostFailure> {
         if self.away {
-            return Err(trouble(HostErrorKind::Unreachable));
+            return Err(host_failure(HostErrorKind::Unreachable));
         }
         if self.gone {
-            return Err(trouble(HostErrorKind::NotFound));
+            return Err(host_failure(HostErrorKind::NotFound));
         }
         let mut identity = samples::machine("16", "qubes").identity();
         if self.renumbered {
@@ -131,24 +131,24 @@ impl World {
     /// What the host answers to the job's call, were the answer to arrive.
     pub fn call(&mut self, call: &HostCall, ticks: u8) -> Called {
         if self.away {
-            return Called::Refused(trouble(HostErrorKind::Unreachable));
+            return Called::Refused(host_failure(HostErrorKind::Unreachable));
         }
         if self.gone || self.misses(call) {
-            return Called::Refused(trouble(HostErrorKind::NotFound));
+            return Called::Refused(host_failure(HostErrorKind::NotFound));
         }
         match call {
             HostCall::ShutdownGuest | HostCall::RebootGuest => {
                 if self.power != PowerState::On {
-                    return Called::Refused(trouble(HostErrorKind::InvalidPowerState));
+                    return Called::Refused(host_failure(HostErrorKind::InvalidPowerState));
                 }
                 if !self.tools {
-                    return Called::Refused(trouble(HostErrorKind::ToolsUnavailable));
+                    return Called::Refused(host_failure(HostErrorKind::ToolsUnavailable));
                 }
                 self.asked_guest = Some((call.clone(), (!self.guest_hangs).then_some(ticks)));
                 return Called::Accepted(Accepted::Done);
             }
             HostCall::Answer { .. } if !self.question => {
-                return Called::Refused(trouble(HostErrorKind::Rejected));
+                return Called::Refused(host_failure(HostErrorKind::Rejected));
             }
             HostCall::Answer { .. } | HostCall::RenameSnapshot { .. } => {
                 self.take_effect(call, true);
@@ -159,13 +159,13 @@ impl World {
         if let Some(running) = self.tasks.iter().find(|task| task.end.is_none() && !task.forgotten)
         {
             let task = Some(running.id.clone()).filter(|_| self.cancelable);
-            return Called::Refused(Trouble {
+            return Called::Refused(HostFailure {
                 blocking_task: task,
-                ..trouble(HostErrorKind::Busy)
+                ..host_failure(HostErrorKind::Busy)
             });
         }
         if self.refuses_at_once && !self.fits(call) {
-            return Called::Refused(trouble(HostErrorKind::InvalidPowerState));
+            return Called::Refused(host_failure(HostErrorKind::InvalidPowerState));
         }
         Called::Accepted(Accepted::Task(self.begin(call.clone(), Owner::Job, ticks)))
     }
@@ -224,18 +224,18 @@ impl World {
             }
             let (call, ours) = (self.tasks[at].call.clone(), self.tasks[at].owner == Owner::Job);
             self.tasks[at].end = Some(if self.gone {
-                TaskEnd::Failed(trouble(HostErrorKind::NotFound))
+                TaskEnd::Failed(host_failure(HostErrorKind::NotFound))
             } else if self.fits(&call) {
                 TaskEnd::Succeeded { snapshot: self.take_effect(&call, ours) }
             } else {
-                TaskEnd::Failed(trouble(HostErrorKind::InvalidPowerState))
+                TaskEnd::Failed(host_failure(HostErrorKind::InvalidPowerState))
             });
         }
     }
 
     pub fn cancel(&mut self, id: &TaskId) {
         if self.cancelable && !self.away {
-            self.end(id, TaskEnd::Failed(trouble(HostErrorKind::Cancelled)));
+            self.end(id, TaskEnd::Failed(host_failure(HostErrorKind::Cancelled)));
         }
     }
 
@@ -248,7 +248,7 @@ impl World {
             .map(|task| task.id.clone());
         let end = if seen { TaskEnd::Failed } else { TaskEnd::Lost };
         if let Some(id) = own {
-            self.end(&id, end(trouble(HostErrorKind::Rejected)));
+            self.end(&id, end(host_failure(HostErrorKind::Rejected)));
         }
     }
 
@@ -427,8 +427,8 @@ pub fn kickstart() -> SnapshotId {
     SnapshotId::from_backend("kickstart")
 }
 
-pub fn trouble(kind: HostErrorKind) -> Trouble {
-    Trouble {
+pub fn host_failure(kind: HostErrorKind) -> HostFailure {
+    HostFailure {
         kind,
         message: format!("{kind:?}"),
         fault: None,

@@ -77,7 +77,7 @@ impl Machines {
             }
         }
         if let Some(reference) = machine {
-            match self.referenced(scope, reference) {
+            match self.resolve_reference(scope, reference) {
                 Ok(view) => {
                     if let Some(why) = self.never_granted(&view) {
                         return Ok(("/select/machine", why));

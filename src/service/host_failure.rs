@@ -6,7 +6,7 @@ use crate::hypervisor::{HostError, HostErrorKind};
 
 /// A host's error as a plain value: what a decision and a report need of it, without its cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub struct HostFailure {
     pub kind: HostErrorKind,
     pub message: String,
     pub fault: Option<Fault>,
@@ -15,7 +15,7 @@ pub struct Trouble {
     pub outcome_uncertain: bool,
 }
 
-impl From<&HostError> for Trouble {
+impl From<&HostError> for HostFailure {
     fn from(error: &HostError) -> Self {
         Self {
             kind: error.kind,
@@ -27,7 +27,7 @@ impl From<&HostError> for Trouble {
     }
 }
 
-impl Trouble {
+impl HostFailure {
     /// Whether it says that the host cannot be talked to just now.
     #[must_use]
     pub const fn is_outage(&self) -> bool {
@@ -42,14 +42,13 @@ impl Trouble {
 
     /// The failure to report, told by the host's own words.
     #[must_use]
-    pub fn failure(&self) -> Failure {
+    pub fn to_failure(&self) -> Failure {
         Failure::new(failure_kind(self.kind), self.message.clone()).with_fault(self.fault.clone())
     }
 }
 
 /// The kind of failure that callers see for a host's error.
-#[must_use]
-pub const fn failure_kind(kind: HostErrorKind) -> FailureKind {
+const fn failure_kind(kind: HostErrorKind) -> FailureKind {
     match kind {
         HostErrorKind::Unreachable | HostErrorKind::NotAuthenticated => {
             FailureKind::HostUnreachable

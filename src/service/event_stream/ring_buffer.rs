@@ -6,30 +6,30 @@ use crate::domain::event::Event;
 
 /// The newest events; the oldest go when there are too many, or when they weigh too much.
 #[derive(Debug)]
-pub struct Ring {
+pub struct RingBuffer {
     events: VecDeque<Event>,
     /// The number of the newest event ever pushed; 0 before the first.
     newest: u64,
-    weight: usize,
-    most: usize,
-    heaviest: usize,
+    bytes: usize,
+    max_events: usize,
+    max_bytes: usize,
 }
 
-impl Ring {
+impl RingBuffer {
     /// An empty ring for this many events, of about this many bytes in all.
     #[must_use]
-    pub const fn new(most: usize, heaviest: usize) -> Self {
-        Self { events: VecDeque::new(), newest: 0, weight: 0, most, heaviest }
+    pub const fn new(max_events: usize, max_bytes: usize) -> Self {
+        Self { events: VecDeque::new(), newest: 0, bytes: 0, max_events, max_bytes }
     }
 
     /// Adds an event.
     pub fn push(&mut self, event: Event) {
         self.newest += 1;
-        self.weight += event.subject.memory_size();
+        self.bytes += event.subject.memory_size();
         self.events.push_back(event);
-        while self.events.len() > self.most || self.weight > self.heaviest {
+        while self.events.len() > self.max_events || self.bytes > self.max_bytes {
             let Some(oldest) = self.events.pop_front() else { break };
-            self.weight -= oldest.subject.memory_size();
+            self.bytes -= oldest.subject.memory_size();
         }
     }
 
@@ -41,7 +41,7 @@ impl Ring {
 
     /// The events after this one, each with its number; none where some of them are gone, or it has
     /// not been yet.
-    pub fn after(&self, number: u64) -> Option<impl Iterator<Item = (u64, &Event)>> {
+    pub fn events_after(&self, number: u64) -> Option<impl Iterator<Item = (u64, &Event)>> {
         let waiting = usize::try_from(self.newest.checked_sub(number)?).ok()?;
         let skipped = self.events.len().checked_sub(waiting)?;
         Some((number + 1..).zip(self.events.range(skipped..)))
@@ -65,27 +65,27 @@ mod tests {
         /// Against a list of everything ever pushed: what is kept is its end, in order, within both
         /// bounds, and a reader at any number gets all that it misses or is told that it cannot.
         #[test]
-        fn the_ring_keeps_the_end_of_the_list(
+        fn the_ring_buffer_keeps_the_newest_events(
             ids in prop::collection::vec("[a-z]{0,40}", 0..60),
-            most in 0..20_usize,
+            max_events in 0..20_usize,
             bytes in 0..2_000_usize,
             asked in 0..80_u64,
         ) {
-            let mut ring = Ring::new(most, bytes);
+            let mut ring = RingBuffer::new(max_events, bytes);
             for id in &ids {
                 ring.push(event(id));
             }
             let all: Vec<(u64, Event)> = (1..).zip(ids.iter().map(|id| event(id))).collect();
             prop_assert_eq!(ring.newest(), ids.len() as u64);
             let fits = |kept: &[(u64, Event)]| {
-                kept.len() <= most && kept.iter().map(|(_, event)| event.subject.memory_size()).sum::<usize>() <= bytes
+                kept.len() <= max_events && kept.iter().map(|(_, event)| event.subject.memory_size()).sum::<usize>() <= bytes
             };
             let first = (0..=all.len()).find(|first| fits(&all[*first..])).unwrap();
             let expected = usize::try_from(asked).ok().and_then(|asked| all.get(asked..)).filter(|rest| {
                 rest.len() <= all.len() - first
             });
             let given: Option<Vec<(u64, Event)>> =
-                ring.after(asked).map(|events| events.map(|(number, event)| (number, event.clone())).collect());
+                ring.events_after(asked).map(|events| events.map(|(number, event)| (number, event.clone())).collect());
             prop_assert_eq!(given, expected.map(<[_]>::to_vec));
         }
     }

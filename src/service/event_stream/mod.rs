@@ -2,52 +2,52 @@
 //! any number of readers.
 //!
 //! ```text
-//! collector, jobs ── publish ──► ring of the last events ──► follower (cursor, filter) ──► one stream
+//! collector, jobs ── publish ──► ring of the last events ──► reader (cursor, filter) ──► one stream
 //!                                   └─ the newest number wakes those who wait; nothing polls
 //! ```
-//! A follower holds nothing but its cursor, so a slow one costs nothing, and one that falls behind
+//! A reader holds nothing but its cursor, so a slow one costs nothing, and one that falls behind
 //! is told so. Whoever changes something publishes it once the change can be read. The epoch is new
 //! with every start.
 
-mod ring;
+mod ring_buffer;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use self::ring::Ring;
+use self::ring_buffer::RingBuffer;
 use crate::clock::Clock;
 use crate::domain::event::{Event, EventFilter, Subject};
 
 /// How much is kept, and how far a reader may fall behind.
 #[derive(Clone, Debug)]
-pub struct FeedSettings {
+pub struct EventStreamSettings {
     /// How many events are kept.
     pub events: usize,
     /// How many bytes of memory they may take, about; reached only where ids and faults are very
     /// long.
     pub bytes: usize,
     /// How many events may wait for a reader that follows.
-    pub waiting: usize,
+    pub max_unread: usize,
 }
 
-impl Default for FeedSettings {
+impl Default for EventStreamSettings {
     fn default() -> Self {
-        Self { events: 65_536, bytes: 128 << 20, waiting: 4_096 }
+        Self { events: 65_536, bytes: 128 << 20, max_unread: 4_096 }
     }
 }
 
 /// The stream of events. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Feed(Arc<Log>);
+pub struct EventStream(Arc<StreamState>);
 
 #[derive(Debug)]
-struct Log {
+struct StreamState {
     epoch: String,
     clock: Clock,
-    waiting: usize,
-    ring: Mutex<Ring>,
+    max_unread: usize,
+    buffer: Mutex<RingBuffer>,
     newest: watch::Sender<u64>,
 }
 
@@ -65,8 +65,8 @@ pub struct InvalidVersion;
 
 /// A reader's place in the stream.
 #[derive(Debug)]
-pub struct Follower {
-    feed: Feed,
+pub struct EventReader {
+    event_stream: EventStream,
     filter: EventFilter,
     /// The last event that was read or passed over.
     cursor: u64,
@@ -79,31 +79,31 @@ pub struct Follower {
 
 /// What comes next for a reader.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Next {
+pub enum NextEvent {
     Event(Event),
-    /// All was read; wait by [`Follower::more`].
+    /// All was read; wait by [`EventReader::wait_for_more`].
     Nothing,
     /// Too many events wait, or some of them are gone.
     TooSlow,
 }
 
-impl Feed {
-    /// A feed of a new epoch, at its start, of the usual size.
+impl EventStream {
+    /// An event stream of a new epoch, at its start, of the usual size.
     #[must_use]
     pub fn new(clock: &Clock) -> Self {
-        Self::with(clock, &FeedSettings::default())
+        Self::with_settings(clock, &EventStreamSettings::default())
     }
 
-    /// A feed of a new epoch, at its start.
+    /// An event stream of a new epoch, at its start.
     #[must_use]
-    pub fn with(clock: &Clock, settings: &FeedSettings) -> Self {
-        let &FeedSettings { events, bytes, waiting } = settings;
-        Self(Arc::new(Log {
+    pub fn with_settings(clock: &Clock, settings: &EventStreamSettings) -> Self {
+        let &EventStreamSettings { events, bytes, max_unread } = settings;
+        Self(Arc::new(StreamState {
             // The random end of the UUID: starts within one millisecond differ too.
             epoch: clock.uuid().simple().to_string()[20..].to_owned(),
             clock: clock.clone(),
-            waiting,
-            ring: Mutex::new(Ring::new(events, bytes)),
+            max_unread,
+            buffer: Mutex::new(RingBuffer::new(events, bytes)),
             newest: watch::Sender::new(0),
         }))
     }
@@ -111,14 +111,14 @@ impl Feed {
     /// Tells that these changed, in this order. Call it once the changes can be read.
     pub fn publish(&self, subjects: impl IntoIterator<Item = Subject>) {
         let at = self.0.clock.now();
-        let mut ring = self.ring();
+        let mut buffer = self.buffer();
         for subject in subjects {
-            ring.push(Event { at, subject });
+            buffer.push(Event { at, subject });
         }
         // While the ring is held, so that the number never goes back.
-        self.0
-            .newest
-            .send_if_modified(|newest| std::mem::replace(newest, ring.newest()) != ring.newest());
+        self.0.newest.send_if_modified(|newest| {
+            std::mem::replace(newest, buffer.newest()) != buffer.newest()
+        });
     }
 
     /// Where the stream is. Read it before what it is to describe: a list may then show a change
@@ -131,10 +131,17 @@ impl Feed {
 
     /// A reader from now on.
     #[must_use]
-    pub fn follow(&self, filter: EventFilter) -> Follower {
+    pub fn subscribe(&self, filter: EventFilter) -> EventReader {
         let newest = self.0.newest.subscribe();
         let now = *newest.borrow();
-        Follower { feed: self.clone(), filter, cursor: now, begun_at: now, end: None, newest }
+        EventReader {
+            event_stream: self.clone(),
+            filter,
+            cursor: now,
+            begun_at: now,
+            end: None,
+            newest,
+        }
     }
 
     /// How many events were published in this epoch.
@@ -147,18 +154,18 @@ impl Feed {
         Version { epoch: self.0.epoch.clone(), sequence }
     }
 
-    fn ring(&self) -> MutexGuard<'_, Ring> {
-        self.0.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    fn buffer(&self) -> MutexGuard<'_, RingBuffer> {
+        self.0.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Follower {
+impl EventReader {
     /// Goes back to where a reader was. False, and still at now, where events after it are gone or
     /// it is of another epoch.
     #[must_use]
     pub fn resume(&mut self, since: &Version) -> bool {
-        let there =
-            since.epoch == self.feed.0.epoch && self.feed.ring().after(since.sequence).is_some();
+        let there = since.epoch == self.event_stream.0.epoch
+            && self.event_stream.buffer().events_after(since.sequence).is_some();
         if there {
             self.cursor = since.sequence;
         }
@@ -166,26 +173,26 @@ impl Follower {
     }
 
     /// The next event that fits.
-    pub fn read(&mut self) -> Next {
-        let ring = self.feed.ring();
-        let Some(events) = ring.after(self.cursor) else { return Next::TooSlow };
+    pub fn read(&mut self) -> NextEvent {
+        let buffer = self.event_stream.buffer();
+        let Some(events) = buffer.events_after(self.cursor) else { return NextEvent::TooSlow };
         let fresh = self.cursor.max(self.begun_at);
-        let waiting = self.feed.0.waiting;
-        if ring.newest() - fresh > waiting as u64 {
-            let fitting = ring.after(fresh).into_iter().flatten();
+        let max_unread = self.event_stream.0.max_unread;
+        if buffer.newest() - fresh > max_unread as u64 {
+            let fitting = buffer.events_after(fresh).into_iter().flatten();
             let fitting = fitting.filter(|(_, event)| self.filter.matches(&event.subject));
-            if fitting.take(waiting + 1).count() > waiting {
-                return Next::TooSlow;
+            if fitting.take(max_unread + 1).count() > max_unread {
+                return NextEvent::TooSlow;
             }
         }
         let end = self.end.unwrap_or(u64::MAX);
         for (number, event) in events.take_while(|(number, _)| *number <= end) {
             self.cursor = number;
             if self.filter.matches(&event.subject) {
-                return Next::Event(event.clone());
+                return NextEvent::Event(event.clone());
             }
         }
-        Next::Nothing
+        NextEvent::Nothing
     }
 
     /// Reads to where the stream is now and no further, however fast it goes on.
@@ -194,7 +201,7 @@ impl Follower {
     }
 
     /// Waits until there is more than was read. Cheap: nothing is polled.
-    pub async fn more(&mut self) {
+    pub async fn wait_for_more(&mut self) {
         let read = self.cursor;
         // The sender lives as long as `self`, so this cannot fail.
         let _ = self.newest.wait_for(|newest| *newest > read).await;
@@ -203,11 +210,11 @@ impl Follower {
     /// Where it is: streaming from here misses and repeats nothing.
     #[must_use]
     pub fn version(&self) -> Version {
-        self.feed.at(self.cursor)
+        self.event_stream.at(self.cursor)
     }
 
     /// Gives up what it has not read. Where it is then.
-    pub fn skip(&mut self) -> Version {
+    pub fn skip_unread(&mut self) -> Version {
         self.cursor = *self.newest.borrow();
         self.version()
     }
@@ -245,112 +252,115 @@ mod tests {
     use super::*;
     use crate::domain::ids::MachineId;
 
-    fn feed(events: usize, waiting: usize) -> Feed {
+    fn event_stream(events: usize, max_unread: usize) -> EventStream {
         let clock = Clock::stepped(jiff::Timestamp::UNIX_EPOCH);
-        Feed::with(&clock, &FeedSettings { events, waiting, ..FeedSettings::default() })
+        EventStream::with_settings(
+            &clock,
+            &EventStreamSettings { events, max_unread, ..EventStreamSettings::default() },
+        )
     }
 
     fn machine(id: &str) -> Subject {
         Subject::Machine(MachineId::from_backend(id))
     }
 
-    fn of(id: &str) -> EventFilter {
+    fn machine_filter(id: &str) -> EventFilter {
         EventFilter { machine: Some(MachineId::from_backend(id)), ..EventFilter::default() }
     }
 
-    fn read(follower: &mut Follower) -> Vec<Subject> {
-        std::iter::from_fn(|| match follower.read() {
-            Next::Event(event) => Some(event.subject),
+    fn read(reader: &mut EventReader) -> Vec<Subject> {
+        std::iter::from_fn(|| match reader.read() {
+            NextEvent::Event(event) => Some(event.subject),
             _ => None,
         })
         .collect()
     }
 
     #[test]
-    fn a_reader_gets_what_comes_after_it_and_may_go_back() {
-        let feed = feed(8, 8);
-        feed.publish([machine("1")]);
-        let before = feed.version();
-        feed.publish([machine("2"), machine("3")]);
-        let mut reader = feed.follow(EventFilter::default());
-        assert_eq!(reader.read(), Next::Nothing);
+    fn a_reader_gets_later_events_and_may_resume_at_an_earlier_version() {
+        let event_stream = event_stream(8, 8);
+        event_stream.publish([machine("1")]);
+        let before = event_stream.version();
+        event_stream.publish([machine("2"), machine("3")]);
+        let mut reader = event_stream.subscribe(EventFilter::default());
+        assert_eq!(reader.read(), NextEvent::Nothing);
         assert!(reader.resume(&before));
         assert_eq!(read(&mut reader), [machine("2"), machine("3")]);
-        assert_eq!(reader.version(), feed.version());
+        assert_eq!(reader.version(), event_stream.version());
     }
 
     #[test]
-    fn a_filtered_reader_moves_on_over_what_it_does_not_want() {
-        let feed = feed(4, 4);
-        let mut reader = feed.follow(of("quiet"));
+    fn a_filtered_reader_passes_over_events_that_do_not_match() {
+        let event_stream = event_stream(4, 4);
+        let mut reader = event_stream.subscribe(machine_filter("quiet"));
         for _ in 0..10 {
-            feed.publish([machine("loud")]);
-            assert_eq!(reader.read(), Next::Nothing);
+            event_stream.publish([machine("loud")]);
+            assert_eq!(reader.read(), NextEvent::Nothing);
         }
         let bookmark = reader.version();
-        assert_eq!(bookmark, feed.version());
-        feed.publish([machine("quiet")]);
-        let mut again = feed.follow(of("quiet"));
+        assert_eq!(bookmark, event_stream.version());
+        event_stream.publish([machine("quiet")]);
+        let mut again = event_stream.subscribe(machine_filter("quiet"));
         assert!(again.resume(&bookmark));
         assert_eq!(read(&mut again), [machine("quiet")]);
     }
 
     #[test]
-    fn what_is_gone_or_foreign_cannot_be_resumed() {
-        let old = feed(2, 2);
+    fn a_version_that_is_dropped_foreign_or_ahead_cannot_be_resumed() {
+        let old = event_stream(2, 2);
         let start = old.version();
         old.publish([machine("1"), machine("2")]);
-        assert!(old.follow(EventFilter::default()).resume(&start));
+        assert!(old.subscribe(EventFilter::default()).resume(&start));
         old.publish([machine("3")]);
-        let mut reader = old.follow(EventFilter::default());
+        let mut reader = old.subscribe(EventFilter::default());
         assert!(!reader.resume(&start));
-        assert!(!reader.resume(&feed(2, 2).version()), "another epoch");
+        assert!(!reader.resume(&event_stream(2, 2).version()), "another epoch");
         let ahead = Version { sequence: 9, ..old.version() };
         assert!(!reader.resume(&ahead), "never given");
         assert_eq!(reader.version(), old.version());
     }
 
     #[test]
-    fn history_may_be_longer_than_what_may_wait() {
-        let feed = feed(100, 3);
-        let start = feed.version();
-        feed.publish((0..50).map(|_| machine("1")));
-        let mut reader = feed.follow(EventFilter::default());
+    fn history_may_exceed_the_limit_of_unread_events() {
+        let event_stream = event_stream(100, 3);
+        let start = event_stream.version();
+        event_stream.publish((0..50).map(|_| machine("1")));
+        let mut reader = event_stream.subscribe(EventFilter::default());
         assert!(reader.resume(&start));
-        feed.publish([machine("2"), machine("2"), machine("2")]);
-        assert!(matches!(reader.read(), Next::Event(_)));
-        feed.publish([machine("2")]);
-        assert_eq!(reader.read(), Next::TooSlow);
-        assert_eq!(reader.read(), Next::TooSlow, "it stays so");
-        assert_eq!(reader.skip(), feed.version());
+        event_stream.publish([machine("2"), machine("2"), machine("2")]);
+        assert!(matches!(reader.read(), NextEvent::Event(_)));
+        event_stream.publish([machine("2")]);
+        assert_eq!(reader.read(), NextEvent::TooSlow);
+        assert_eq!(reader.read(), NextEvent::TooSlow, "it stays so");
+        assert_eq!(reader.skip_unread(), event_stream.version());
     }
 
     #[test]
-    fn a_reader_that_finishes_reads_to_where_the_stream_was() {
-        let feed = feed(8, 8);
-        let mut reader = feed.follow(EventFilter::default());
-        feed.publish([machine("1")]);
+    fn a_reader_that_finishes_stops_at_the_newest_event_of_that_moment() {
+        let event_stream = event_stream(8, 8);
+        let mut reader = event_stream.subscribe(EventFilter::default());
+        event_stream.publish([machine("1")]);
         reader.finish();
-        feed.publish([machine("2")]);
+        event_stream.publish([machine("2")]);
         reader.finish();
         assert_eq!(read(&mut reader), [machine("1")]);
-        let mut again = feed.follow(EventFilter::default());
+        let mut again = event_stream.subscribe(EventFilter::default());
         assert!(again.resume(&reader.version()));
         assert_eq!(read(&mut again), [machine("2")]);
     }
 
     #[test]
-    fn only_what_a_reader_wants_waits_for_it() {
-        let feed = feed(100, 3);
-        let mut reader = feed.follow(of("quiet"));
-        feed.publish((0..50).map(|_| machine("loud")));
-        feed.publish([machine("quiet")]);
+    fn only_matching_events_count_as_unread() {
+        let event_stream = event_stream(100, 3);
+        let mut reader = event_stream.subscribe(machine_filter("quiet"));
+        event_stream.publish((0..50).map(|_| machine("loud")));
+        event_stream.publish([machine("quiet")]);
         assert_eq!(read(&mut reader), [machine("quiet")]);
     }
 
     #[test]
-    fn versions_are_read_back_and_nothing_else_is() {
-        let version = feed(1, 1).version();
+    fn only_the_text_of_a_version_parses_as_a_version() {
+        let version = event_stream(1, 1).version();
         assert_eq!(version.to_string().parse(), Ok(version));
         for broken in [
             "",
