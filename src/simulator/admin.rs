@@ -6,7 +6,7 @@
 //! GET    /world     the true state of machines and tasks, also if clients have not seen it
 //! POST   /faults    plans faults, written as `[[faults]]` of a scenario
 //! DELETE /faults    removes the planned faults
-//! POST   /<kind>    changes the host now: expire-sessions, restart-hostd, refuse-logins, licence, …
+//! POST   /<kind>    changes the host now: expire-sessions, restart-hostd, licence, …
 //! ```
 
 use axum::Router;
@@ -54,7 +54,12 @@ async fn calls(State(control): State<Control>) -> Response {
 async fn world(State(control): State<Control>) -> Response {
     let machine = |machine: &Machine| {
         let snapshots = machine.snapshots.iter().map(|snapshot| {
-            json!({"id": snapshot.id, "parent": snapshot.parent, "name": snapshot.name, "description": snapshot.description})
+            json!({
+                "id": snapshot.id,
+                "parent": snapshot.parent,
+                "name": snapshot.name,
+                "description": snapshot.description,
+            })
         });
         let body = json!({
             "name": machine.name,

@@ -279,7 +279,8 @@ fn usual_message(name: &str) -> String {
         "NotSupported" => Fault::not_supported().message,
         "NoPermission" => "Permission to perform this operation was denied.".to_owned(),
         "InsufficientResourcesFault" => {
-            "The available resources in the parent resource pool are insufficient for the operation."
+            "The available resources in the parent resource pool are insufficient for the \
+             operation."
                 .to_owned()
         }
         _ => format!("{name} was injected."),

@@ -202,7 +202,8 @@ async fn answer(
             Ok(respond(StatusCode::OK, "text/xml", versions(&api)))
         }
         (&Method::GET | &Method::HEAD, "/") => {
-            let text = "<html><head><title>ESX, simulated</title></head><body>The API is at /sdk.</body></html>";
+            let text = "<html><head><title>ESX, simulated</title></head>\
+                        <body>The API is at /sdk.</body></html>";
             Ok(respond(StatusCode::OK, "text/html", text.to_owned()))
         }
         _ => Ok(respond(
@@ -329,8 +330,8 @@ fn respond(status: StatusCode, content_type: &'static str, body: String) -> Resp
 /// The same answer, but the connection is closed after half of its body.
 async fn cut_in_half(response: Response<Body>) -> Response<Body> {
     let (head, body) = response.into_parts();
-    let whole = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    let half = whole.slice(..whole.len() / 2);
+    let bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let half = bytes.slice(..bytes.len() / 2);
     let parts = stream::iter([Ok(Frame::data(half)), Err(ConnectionCut)]);
     let body: Pin<Box<_>> = Box::pin(parts);
     Response::from_parts(head, BodyExt::boxed(StreamBody::new(body)))
@@ -357,7 +358,8 @@ fn versions(api: &str) -> String {
     let prior = PRIOR_VERSIONS.join("</version><version>");
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?><namespaces version=\"1.0\"><namespace>\
-         <name>urn:vim25</name><version>{api}</version><priorVersions><version>{prior}</version></priorVersions>\
+         <name>urn:vim25</name><version>{api}</version>\
+         <priorVersions><version>{prior}</version></priorVersions>\
          </namespace></namespaces>"
     )
 }

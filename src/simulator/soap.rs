@@ -128,7 +128,8 @@ fn check_children<'d>(
             let found = fields[at..].iter().position(|field| field.name == child.name());
             let Some(ahead) = found else {
                 return Err(Fault::unreadable(format!(
-                    "Unexpected element tag \"{}\" seen while parsing call information for {holder}",
+                    "Unexpected element tag \"{}\" seen while parsing call information for \
+                     {holder}",
                     child.name()
                 )));
             };

@@ -96,7 +96,8 @@ impl Fault {
     pub fn tools_unavailable() -> Self {
         Self::new(
             "ToolsUnavailable",
-            "Cannot complete operation because VMware Tools is not running in this virtual machine.",
+            "Cannot complete operation because VMware Tools is not running in this virtual \
+             machine.",
         )
     }
 

@@ -56,9 +56,9 @@ impl CheckedStorage {
     /// The candidate machines of leases at this moment.
     fn candidates(&self, step: &LeaseTransaction) -> Vec<CandidateMachine> {
         let Some(machines) = self.machines.get() else { return Vec::new() };
-        let seen = self.run.checker.state();
+        let state = self.run.checker.state();
         let leases =
-            step.leases.iter().map(|change| &*change.lease).chain(seen.disk.leases.values());
+            step.leases.iter().map(|change| &*change.lease).chain(state.disk.leases.values());
         let snapshots: BTreeSet<&String> = leases.flat_map(required_snapshots).collect();
         let views = machines.list(&Scope::All, &MachineFilter::default()).unwrap_or_default();
         let candidates = views.into_iter().map(|view| {

@@ -115,8 +115,8 @@ impl Client {
         self.is_unanswered = started.is_none() && post.key.is_some();
         if let Some(Ok((job, is_repeated))) = started {
             self.run.repeated.fetch_add(usize::from(is_repeated), Ordering::Relaxed);
-            let mut seen = self.run.checker.state();
-            let super::invariant_checker::CheckerState { job_invariants, disk, .. } = &mut *seen;
+            let mut state = self.run.checker.state();
+            let super::invariant_checker::CheckerState { job_invariants, disk, .. } = &mut *state;
             job_invariants.answered(post.key.as_ref().map(scope), job, disk);
         }
         self.repeatable = Some(post).filter(|post| post.key.is_some());
@@ -167,8 +167,8 @@ impl Client {
         let is_override = lease.is_none() && self.random(|random| random.percent(5));
         let override_reason = is_override.then(|| "must be".to_owned());
         let held = lease.and_then(|lease| {
-            let seen = self.run.checker.state();
-            Some(seen.disk.leases.get(&lease)?.machine.as_ref()?.id.clone())
+            let state = self.run.checker.state();
+            Some(state.disk.leases.get(&lease)?.machine.as_ref()?.id.clone())
         });
         JobCall { machine: held.unwrap_or(machine), request, deadline, key, lease, override_reason }
     }
@@ -190,9 +190,9 @@ impl Client {
     }
 
     fn some_job(&self) -> Option<JobId> {
-        let seen = self.run.checker.state();
-        let jobs: Vec<JobId> = seen.disk.jobs.values().rev().take(8).map(|job| job.id).collect();
-        drop(seen);
+        let state = self.run.checker.state();
+        let jobs: Vec<JobId> = state.disk.jobs.values().rev().take(8).map(|job| job.id).collect();
+        drop(state);
         self.random(|random| random.pick(&jobs).copied())
     }
 

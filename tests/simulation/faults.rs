@@ -225,9 +225,9 @@ fn on_some_machine(run: &Run, act: impl FnOnce(&mut World, &mut Random, &str) ->
 }
 
 fn record_changes(run: &Run, machines: &[String]) {
-    let mut seen = run.checker.state();
+    let mut state = run.checker.state();
     for id in machines {
-        seen.job_invariants.changed_by(id, None);
+        state.job_invariants.changed_by(id, None);
     }
 }
 

@@ -200,10 +200,10 @@ async fn read(run: Arc<Run>, services: Services, event_stream: EventStream) {
                 }
                 Subject::Lease { .. } => {
                     for view in services.leases.open_leases(&reader_caller) {
-                        let mut seen = run.checker.state();
+                        let mut state = run.checker.state();
                         let super::invariant_checker::CheckerState {
                             lease_invariants, disk, ..
-                        } = &mut *seen;
+                        } = &mut *state;
                         lease_invariants.shown(&view.lease, disk);
                     }
                 }

@@ -179,7 +179,8 @@ mod tests {
     fn an_error_names_the_path_of_the_key() {
         let with = |machine: &str| {
             let text = format!(
-                "[[datastores]]\nid = \"d\"\nname = \"d\"\ncapacity_gb = 1\nfree_gb = 1\n[[machines]]\nid = \"1\"\n\
+                "[[datastores]]\nid = \"d\"\nname = \"d\"\ncapacity_gb = 1\nfree_gb = 1\n\
+                 [[machines]]\nid = \"1\"\n\
                  name = \"m\"\ndatastore = \"d\"\n{machine}"
             );
             Scenario::from_toml(&text)
