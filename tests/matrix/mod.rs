@@ -80,12 +80,12 @@ impl MatrixCell for Cell {
 }
 
 /// Groups cells by their setup.
-fn sorted<C: MatrixCell>(cells: Vec<Case<C>>) -> Vec<Group<C>> {
-    let (short_timeouts, calm): (Vec<_>, Vec<_>) =
+fn grouped_by_setup<C: MatrixCell>(cells: Vec<Case<C>>) -> Vec<Group<C>> {
+    let (timeout_cells, other_cells): (Vec<_>, Vec<_>) =
         cells.into_iter().partition(|(cell, _)| cell.waits_for_time_outs());
     vec![
-        (short_timeouts, OtterSetup::new(cell_run::short_timeouts), MAX_SHORT_TIMEOUT_BENCHES),
-        (calm, OtterSetup::new(cell_run::settings), MAX_BENCHES),
+        (timeout_cells, OtterSetup::new(cell_run::short_timeouts), MAX_SHORT_TIMEOUT_BENCHES),
+        (other_cells, OtterSetup::new(cell_run::settings), MAX_BENCHES),
     ]
 }
 
@@ -130,7 +130,7 @@ async fn run_cell<C: MatrixCell>(
     expected: C::Expected,
 ) -> Result<String, String> {
     let taken = bench.take();
-    let played = tokio::task::spawn_local(async move {
+    let finished = tokio::task::spawn_local(async move {
         let mut bench = match taken {
             Some(bench) => bench,
             None => TestBench::start(settings).await,
@@ -138,7 +138,7 @@ async fn run_cell<C: MatrixCell>(
         let result = cell.run_cell(&mut bench, &expected).await;
         (bench, result)
     });
-    match played.await {
+    match finished.await {
         Ok((used, Ok(state))) => {
             *bench = Some(used);
             Ok(state)
@@ -154,7 +154,7 @@ fn report<C: MatrixCell>(mut cells: Vec<Case<C>>, reasons: &BTreeMap<&'static st
     if let Ok(part) = std::env::var("OTTER_MATRIX") {
         cells.retain(|(cell, _)| cell.name().contains(&part));
     }
-    let results = run_cells(sorted(cells));
+    let results = run_cells(grouped_by_setup(cells));
     let mut ends: BTreeMap<&str, usize> = BTreeMap::new();
     let mut wrong = Vec::new();
     for (cell, result) in &results {

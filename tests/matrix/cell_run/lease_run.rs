@@ -54,10 +54,11 @@ impl ManualChangeRun {
             }
             ManualChange::RemovesSnapshot => {
                 let Some(machine) = world.machine_mut(id) else { return };
-                let named = |snapshot: &otter::simulator::world::Snapshot| {
+                let is_target = |snapshot: &otter::simulator::world::Snapshot| {
                     Some(&*snapshot.name) == self.snapshot
                 };
-                let Some(gone) = machine.snapshots.iter().find(|snapshot| named(snapshot)).cloned()
+                let Some(gone) =
+                    machine.snapshots.iter().find(|snapshot| is_target(snapshot)).cloned()
                 else {
                     return;
                 };
