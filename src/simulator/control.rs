@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fault_config::ConfiguredFault;
 use super::fault_injection::{
-    Disruption, HostChange, HostdRestart, PlannedDisruption, SessionLoss, TestHook,
+    Disruption, HostChange, HostChangeKind, HostdRestart, PlannedDisruption, SessionLoss, TestHook,
 };
 use super::vim_fault::Fault;
 use super::world::World;
@@ -16,7 +16,7 @@ use super::{Shared, SimulatorState};
 impl SimulatorState {
     /// Applies a change to the host and counts it.
     fn apply(&mut self, change: HostChange) {
-        *self.occurrences.entry(change.name()).or_default() += 1;
+        *self.occurrences.entry(change.kind()).or_default() += 1;
         match change {
             HostChange::ExpireSessions => self.sessions.clear(),
             HostChange::RestartHostd(restart) => self.restart_hostd(restart),
@@ -147,10 +147,10 @@ impl Control {
         result
     }
 
-    /// How often a change of this name ([`HostChange::name`]) was applied.
+    /// How often a change of this kind was applied.
     #[must_use]
-    pub fn occurrences(&self, name: &str) -> u64 {
-        self.shared.lock().occurrences.get(name).copied().unwrap_or(0)
+    pub fn occurrences(&self, kind: HostChangeKind) -> u64 {
+        self.shared.lock().occurrences.get(&kind).copied().unwrap_or(0)
     }
 
     /// The number of sessions.

@@ -97,22 +97,36 @@ pub enum HostChange {
     },
 }
 
+/// The kind of a [`HostChange`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HostChangeKind {
+    ExpireSessions,
+    RestartHostd,
+    Resume,
+    RebootHost,
+    VanishTasks,
+    RefuseLogins,
+    Licence,
+    Account,
+    FailNextTask,
+    Question,
+}
+
 impl HostChange {
-    /// The name by which [`Control::occurrences`](super::Control::occurrences) counts it. Scenarios
-    /// use the same names.
+    /// The kind, by which [`Control::occurrences`](super::Control::occurrences) counts the change.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub const fn kind(&self) -> HostChangeKind {
         match self {
-            Self::ExpireSessions => "expire-sessions",
-            Self::RestartHostd(_) => "restart-hostd",
-            Self::Resume => "resume",
-            Self::RebootHost => "reboot-host",
-            Self::VanishTasks => "vanish-tasks",
-            Self::RefuseLogins(_) => "refuse-logins",
-            Self::ReadOnlyLicence(_) => "licence",
-            Self::ReadOnlyAccount(_) => "account",
-            Self::FailNextTask(..) => "fail-next-task",
-            Self::Question { .. } => "question",
+            Self::ExpireSessions => HostChangeKind::ExpireSessions,
+            Self::RestartHostd(_) => HostChangeKind::RestartHostd,
+            Self::Resume => HostChangeKind::Resume,
+            Self::RebootHost => HostChangeKind::RebootHost,
+            Self::VanishTasks => HostChangeKind::VanishTasks,
+            Self::RefuseLogins(_) => HostChangeKind::RefuseLogins,
+            Self::ReadOnlyLicence(_) => HostChangeKind::Licence,
+            Self::ReadOnlyAccount(_) => HostChangeKind::Account,
+            Self::FailNextTask(..) => HostChangeKind::FailNextTask,
+            Self::Question { .. } => HostChangeKind::Question,
         }
     }
 }

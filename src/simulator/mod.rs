@@ -47,7 +47,8 @@ use tokio_util::sync::CancellationToken;
 pub use control::Control;
 pub use fault_config::ConfiguredFault;
 pub use fault_injection::{
-    Disruption, DownMode, HostChange, HostdRestart, PlannedDisruption, SessionLoss, TestHook,
+    Disruption, DownMode, HostChange, HostChangeKind, HostdRestart, PlannedDisruption, SessionLoss,
+    TestHook,
 };
 pub use pace::Pace;
 pub use scenario::{HostSettings, Scenario, ScenarioError};
@@ -255,8 +256,8 @@ struct SimulatorState {
     sessions: Sessions,
     fault_plan: FaultPlan,
     calls: CallLog,
-    /// How often each kind of [`HostChange`] was applied, by its name.
-    occurrences: BTreeMap<&'static str, u64>,
+    /// How often each kind of [`HostChange`] was applied.
+    occurrences: BTreeMap<HostChangeKind, u64>,
     /// How hostd answers while it is down. `None` while it runs.
     down: Option<DownMode>,
     /// Cancelled when hostd restarts, which ends every connection made before.

@@ -2,8 +2,8 @@
 
 use otter::simulator::world::{Machine, PowerState, World};
 use otter::simulator::{
-    Control, Disruption, DownMode, Fault as HostFault, HostChange, HostdRestart, PlannedDisruption,
-    TestHook,
+    Control, Disruption, DownMode, Fault as HostFault, HostChange, HostChangeKind, HostdRestart,
+    PlannedDisruption, TestHook,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -313,19 +313,21 @@ impl CellRun<'_> {
         {
             return DeliveryProof(Box::new(move |_| manual_change.has_acted()));
         }
-        let has_occurred = |name: &'static str| {
-            let before = self.control().occurrences(name);
-            DeliveryProof(Box::new(move |control| control.occurrences(name) > before))
+        let has_occurred = |kind: HostChangeKind| {
+            let before = self.control().occurrences(kind);
+            DeliveryProof(Box::new(move |control| control.occurrences(kind) > before))
         };
         match self.cell.fault {
-            Fault::SessionExpired | Fault::AccountRefused => has_occurred("expire-sessions"),
+            Fault::SessionExpired | Fault::AccountRefused => {
+                has_occurred(HostChangeKind::ExpireSessions)
+            }
             Fault::HostRestarted
             | Fault::HostRestartedIdle
             | Fault::HostRebooted
-            | Fault::GoneInOutage => has_occurred("restart-hostd"),
-            Fault::TaskVanished => has_occurred("vanish-tasks"),
-            Fault::Licence => has_occurred("licence"),
-            Fault::QuestionAnswered | Fault::QuestionLeft => has_occurred("question"),
+            | Fault::GoneInOutage => has_occurred(HostChangeKind::RestartHostd),
+            Fault::TaskVanished => has_occurred(HostChangeKind::VanishTasks),
+            Fault::Licence => has_occurred(HostChangeKind::Licence),
+            Fault::QuestionAnswered | Fault::QuestionLeft => has_occurred(HostChangeKind::Question),
             Fault::TaskFailed | Fault::PowerStateInTask => {
                 DeliveryProof(Box::new(move |control| {
                     control.look(|world| {
