@@ -116,25 +116,25 @@ pub fn is_true(text: &str) -> bool {
 /// Checks children against declared fields: known names, in their order, and no required one
 /// missing. Data objects are checked recursively.
 fn check_children<'d>(
-    holder: &str,
+    parent: &str,
     children: impl Iterator<Item = Element<'d>>,
     fields: &'static [Field],
 ) -> Result<(), Fault> {
     let mut open: Vec<(String, Vec<Element<'d>>, &'static [Field])> =
-        vec![(holder.to_owned(), children.collect(), fields)];
-    while let Some((holder, children, fields)) = open.pop() {
+        vec![(parent.to_owned(), children.collect(), fields)];
+    while let Some((parent, children, fields)) = open.pop() {
         let mut at = 0;
         for child in &children {
             let found = fields[at..].iter().position(|field| field.name == child.name());
             let Some(ahead) = found else {
                 return Err(Fault::unreadable(format!(
                     "Unexpected element tag \"{}\" seen while parsing call information for \
-                     {holder}",
+                     {parent}",
                     child.name()
                 )));
             };
             let skipped = &fields[at..at + ahead];
-            check_required(&holder, skipped)?;
+            check_required(&parent, skipped)?;
             at += ahead;
             let field = &fields[at];
             // A repeated field may come again.
@@ -149,16 +149,16 @@ fn check_children<'d>(
                 open.push((type_name.to_owned(), child.children().collect(), fields));
             }
         }
-        check_required(&holder, &fields[at..])?;
+        check_required(&parent, &fields[at..])?;
     }
     Ok(())
 }
 
-fn check_required(holder: &str, fields: &[Field]) -> Result<(), Fault> {
+fn check_required(parent: &str, fields: &[Field]) -> Result<(), Fault> {
     match fields.iter().find(|field| field.occurs == Occurs::Once) {
         None => Ok(()),
         Some(field) => Err(Fault::unreadable(format!(
-            "Required parameter {} is missing while parsing call information for {holder}",
+            "Required parameter {} is missing while parsing call information for {parent}",
             field.name
         ))),
     }

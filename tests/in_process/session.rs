@@ -1,7 +1,7 @@
 //! The session with the host. Its task is the only one that reports facts to the observer.
 //!
 //! ```text
-//! log in ──► all machines and datastores ──► changes ──► session lost or host unreachable ──► log in …
+//! log in ──► all machines and datastores ──► changes ──► session or host lost ──► log in …
 //!    └─ refused: the next try is after 15 minutes, or when there is a new password
 //! ```
 

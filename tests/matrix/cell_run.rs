@@ -458,7 +458,7 @@ impl<'b> CellRun<'b> {
             Kind::Reset => power(json!({"action": "reset"})),
             Kind::Suspend => power(json!({"action": "suspend"})),
             Kind::Shutdown => power(json!({"action": "shutdown"})),
-            Kind::ForcedAsk | Kind::ForcedPlug => {
+            Kind::ForcedShutdown | Kind::ForcedPowerOff => {
                 power(json!({"action": "shutdown", "force_after": "5s"}))
             }
             Kind::Reboot => power(json!({"action": "reboot"})),

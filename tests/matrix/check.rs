@@ -128,9 +128,11 @@ fn done(kind: Kind, before: &Machine, now: &Machine) -> bool {
     let has = |name: &str| now.snapshots.iter().filter(|snapshot| snapshot.name == name).count();
     match kind {
         Kind::PowerOn => now.power == PowerState::On,
-        Kind::PowerOff | Kind::Kill | Kind::Shutdown | Kind::ForcedAsk | Kind::ForcedPlug => {
-            now.power == PowerState::Off
-        }
+        Kind::PowerOff
+        | Kind::Kill
+        | Kind::Shutdown
+        | Kind::ForcedShutdown
+        | Kind::ForcedPowerOff => now.power == PowerState::Off,
         Kind::Suspend => now.power == PowerState::Suspended,
         Kind::Reset | Kind::Reboot => now.power == PowerState::On && now.run == before.run + 1,
         Kind::Answer => now.question.is_none(),
@@ -270,7 +272,8 @@ pub fn expected_inventory(world: &World) -> Value {
     let machines: BTreeMap<String, Value> = world
         .machines()
         .map(|machine| {
-            let entry = json!({"machine": expected_machine(machine), "snapshots": expected_snapshots(machine)});
+            let snapshots = expected_snapshots(machine);
+            let entry = json!({"machine": expected_machine(machine), "snapshots": snapshots});
             (machine.id.clone(), entry)
         })
         .collect();

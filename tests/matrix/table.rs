@@ -3,8 +3,9 @@
 //! documentation of vim25, and shares no code with the rules in otter.
 //!
 //! ```text
-//! kind × point × fault ── call_outcome() ──► CallOutcome ── expected_for() ──► end, calls, effect on the host
-//!                               └──► or the reason why the cell is impossible
+//! kind × point × fault
+//!  └─ call_outcome() ──► CallOutcome ── expected_for() ──► end, calls, effect on the host
+//!           └──► or the reason why the cell is impossible
 //! ```
 
 #![expect(
@@ -43,9 +44,9 @@ named_enum! {
         Kill = "kill",
         Shutdown = "shutdown",
         /// With `force_after`: the request to the guest.
-        ForcedAsk = "shutdown, forced: the asking",
+        ForcedShutdown = "shutdown, forced: the request",
         /// With `force_after`: the power-off after a guest that does not react.
-        ForcedPlug = "shutdown, forced: the plug",
+        ForcedPowerOff = "shutdown, forced: the power-off",
         Reboot = "reboot",
         Answer = "answer",
         Create = "snapshot create",
@@ -152,7 +153,7 @@ pub enum HostEffect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallOutcome {
     /// The call works. Nothing prevents the end of the job.
-    Well,
+    Succeeds,
     /// It was refused because of the session. That proves that it did not run, and it is sent
     /// again.
     Resent,
@@ -161,7 +162,7 @@ pub enum CallOutcome {
     /// Its answer or its task was lost. It was done, and no task is visible.
     RanUnseen,
     /// Its answer or its task was lost, and it had no effect.
-    Nothing,
+    NoEffect,
     /// The host rebooted before it was done.
     Rebooted,
     /// The host rebooted after it was done and before otter knew.
@@ -172,11 +173,11 @@ pub enum CallOutcome {
     Refused(&'static str, usize),
     /// Another client has brought the machine into the requested power state, or into one in which
     /// the call is refused.
-    PowerTold,
+    PowerStateChanged,
     /// The machine was gone. The call was sent this number of times and never ran.
     Gone(usize),
     /// Its answer was lost, and the machine is gone.
-    GoneUnjudged,
+    GoneUnknown,
     /// It was done, and then the machine was removed.
     GoneAfter,
     /// The machine asks a question that is not answered. `sent`: after the call was sent. `holds`:
@@ -191,12 +192,12 @@ impl Kind {
     pub const fn method(self) -> &'static str {
         match self {
             Self::PowerOn | Self::RevertOnPower => "PowerOnVM_Task",
-            Self::PowerOff | Self::Kill | Self::ForcedPlug | Self::RevertOffPower => {
+            Self::PowerOff | Self::Kill | Self::ForcedPowerOff | Self::RevertOffPower => {
                 "PowerOffVM_Task"
             }
             Self::Reset => "ResetVM_Task",
             Self::Suspend => "SuspendVM_Task",
-            Self::Shutdown | Self::ForcedAsk => "ShutdownGuest",
+            Self::Shutdown | Self::ForcedShutdown => "ShutdownGuest",
             Self::Reboot => "RebootGuest",
             Self::Answer => "AnswerVM",
             Self::Create => "CreateSnapshot_Task",
@@ -211,7 +212,7 @@ impl Kind {
     pub const fn first(self) -> Option<&'static str> {
         match self {
             Self::RevertOnPower | Self::RevertOffPower => Some("RevertToSnapshot_Task"),
-            Self::ForcedPlug => Some("ShutdownGuest"),
+            Self::ForcedPowerOff => Some("ShutdownGuest"),
             _ => None,
         }
     }
@@ -223,7 +224,7 @@ impl Kind {
 
     /// Whether the call is a request to the guest.
     pub const fn is_guest_call(self) -> bool {
-        matches!(self, Self::Shutdown | Self::ForcedAsk | Self::Reboot)
+        matches!(self, Self::Shutdown | Self::ForcedShutdown | Self::Reboot)
     }
 
     /// Whether the call is done with its answer.
@@ -258,7 +259,7 @@ impl Kind {
                 | Self::Reset
                 | Self::Suspend
                 | Self::Kill
-                | Self::ForcedPlug
+                | Self::ForcedPowerOff
                 | Self::RevertOnPower
                 | Self::RevertOffPower
         )
@@ -310,7 +311,7 @@ impl Cell {
         if self.kind.has_second_call() && self.point == InjectionPoint::ResultRead {
             return Err("only the last call has a barrier after it");
         }
-        if matches!(self.kind, Kind::Shutdown | Kind::ForcedAsk)
+        if matches!(self.kind, Kind::Shutdown | Kind::ForcedShutdown)
             && self.point == InjectionPoint::Progress
         {
             return Err("a guest that shuts down reports no progress");
@@ -353,7 +354,7 @@ impl Cell {
             | Fault::SlowDone
             | Fault::Garbage
             | Fault::Unavailable
-            | Fault::QuestionAnswered => CallOutcome::Well,
+            | Fault::QuestionAnswered => CallOutcome::Succeeds,
             Fault::HostRebooted => CallOutcome::OffBefore,
             Fault::GoneInOutage | Fault::Deleted | Fault::Reregistered | Fault::MoidReused => {
                 CallOutcome::Gone(0)
@@ -361,7 +362,7 @@ impl Cell {
             Fault::QuestionLeft if self.kind.waits_for_questions() => {
                 CallOutcome::Asks { sent: false, holds: false }
             }
-            Fault::QuestionLeft => CallOutcome::Well,
+            Fault::QuestionLeft => CallOutcome::Succeeds,
             Fault::Licence => CallOutcome::Refused("license-restricted", 1),
             Fault::HostRestartedIdle
             | Fault::TaskFailed
@@ -381,18 +382,19 @@ impl Cell {
     fn at_call(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
             Fault::SessionExpired | Fault::AccountRefused => CallOutcome::Resent,
-            Fault::HostRestarted => CallOutcome::Nothing,
+            Fault::HostRestarted => CallOutcome::NoEffect,
             Fault::HostRebooted => CallOutcome::Rebooted,
-            Fault::GoneInOutage => CallOutcome::GoneUnjudged,
+            Fault::GoneInOutage => CallOutcome::GoneUnknown,
             Fault::Deleted | Fault::Reregistered => CallOutcome::Gone(1),
             Fault::MoidReused if self.kind.names_snapshot() => CallOutcome::Gone(1),
             Fault::MoidReused => {
                 return Err(
-                    "vim25 identifies a machine only by its moid, so a call that was sent hits the new machine",
+                    "vim25 identifies a machine only by its moid, so a call that was sent hits the \
+                     new machine",
                 );
             }
             Fault::Licence => CallOutcome::Refused("license-restricted", 1),
-            Fault::PowerStateInCall => CallOutcome::PowerTold,
+            Fault::PowerStateInCall => CallOutcome::PowerStateChanged,
             Fault::CutBefore
             | Fault::CutMid
             | Fault::CutAfter
@@ -415,7 +417,7 @@ impl Cell {
     fn unanswered(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
             Fault::CutBefore | Fault::SlowUndone | Fault::Garbage | Fault::Unavailable => {
-                CallOutcome::Nothing
+                CallOutcome::NoEffect
             }
             Fault::SessionExpired
             | Fault::AccountRefused
@@ -424,18 +426,18 @@ impl Cell {
             | Fault::SlowDone
             | Fault::QuestionAnswered => CallOutcome::Ran,
             Fault::HostRestarted | Fault::TaskVanished => CallOutcome::RanUnseen,
-            Fault::HostRestartedIdle => CallOutcome::Nothing,
+            Fault::HostRestartedIdle => CallOutcome::NoEffect,
             Fault::HostRebooted if self.kind == Kind::Rename => CallOutcome::Ran,
             Fault::HostRebooted => CallOutcome::Rebooted,
             Fault::GoneInOutage | Fault::Deleted | Fault::Reregistered | Fault::MoidReused => {
-                CallOutcome::GoneUnjudged
+                CallOutcome::GoneUnknown
             }
             Fault::TaskFailed => CallOutcome::Refused("host-rejected", 1),
             // After a revert to a snapshot without memory the machine is off and asks nothing.
-            Fault::QuestionLeft if self.kind == Kind::RevertOn => CallOutcome::Well,
+            Fault::QuestionLeft if self.kind == Kind::RevertOn => CallOutcome::Succeeds,
             Fault::QuestionLeft => CallOutcome::Asks { sent: true, holds: self.kind.powers_on() },
             Fault::Licence => CallOutcome::LicenceAfter,
-            Fault::PowerStateInTask => CallOutcome::PowerTold,
+            Fault::PowerStateInTask => CallOutcome::PowerStateChanged,
             Fault::PowerStateInCall => return Err("there is no answer that could contain it"),
         })
     }
@@ -444,14 +446,14 @@ impl Cell {
     fn at_work(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
             Fault::HostRestarted | Fault::TaskVanished => CallOutcome::RanUnseen,
-            Fault::HostRestartedIdle => CallOutcome::Nothing,
+            Fault::HostRestartedIdle => CallOutcome::NoEffect,
             Fault::HostRebooted => CallOutcome::Rebooted,
-            Fault::GoneInOutage => CallOutcome::GoneUnjudged,
+            Fault::GoneInOutage => CallOutcome::GoneUnknown,
             Fault::TaskFailed => CallOutcome::Refused("host-rejected", 1),
             Fault::Deleted | Fault::Reregistered | Fault::MoidReused => CallOutcome::Gone(1),
-            Fault::PowerStateInTask => CallOutcome::PowerTold,
+            Fault::PowerStateInTask => CallOutcome::PowerStateChanged,
             // After a revert to a snapshot without memory the machine is off and asks nothing.
-            Fault::QuestionLeft if self.kind == Kind::RevertOn => CallOutcome::Well,
+            Fault::QuestionLeft if self.kind == Kind::RevertOn => CallOutcome::Succeeds,
             Fault::QuestionLeft => CallOutcome::Asks { sent: true, holds: self.kind.powers_on() },
             Fault::Licence => CallOutcome::LicenceAfter,
             _ => return self.on_the_stream(),
@@ -463,7 +465,7 @@ impl Cell {
         Ok(match self.fault {
             Fault::HostRestarted | Fault::TaskVanished => CallOutcome::RanUnseen,
             Fault::HostRebooted => CallOutcome::RebootedAfter,
-            Fault::GoneInOutage => CallOutcome::GoneUnjudged,
+            Fault::GoneInOutage => CallOutcome::GoneUnknown,
             Fault::Deleted | Fault::Reregistered | Fault::MoidReused => CallOutcome::GoneAfter,
             Fault::QuestionLeft => CallOutcome::Asks { sent: true, holds: false },
             Fault::Licence => CallOutcome::LicenceAfter,
@@ -480,7 +482,7 @@ impl Cell {
             | Fault::Reregistered
             | Fault::MoidReused => CallOutcome::GoneAfter,
             Fault::HostRestarted | Fault::TaskVanished | Fault::QuestionLeft | Fault::Licence => {
-                CallOutcome::Well
+                CallOutcome::Succeeds
             }
             _ => return self.ended_well(),
         })
@@ -489,10 +491,10 @@ impl Cell {
     /// The guest was asked, and has reacted or not.
     fn asked(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
-            Fault::HostRestarted | Fault::QuestionLeft | Fault::Licence => CallOutcome::Well,
+            Fault::HostRestarted | Fault::QuestionLeft | Fault::Licence => CallOutcome::Succeeds,
             Fault::HostRebooted => CallOutcome::Rebooted,
             Fault::GoneInOutage | Fault::Deleted | Fault::Reregistered | Fault::MoidReused => {
-                CallOutcome::GoneUnjudged
+                CallOutcome::GoneUnknown
             }
             _ => return self.on_the_stream(),
         })
@@ -513,7 +515,7 @@ impl Cell {
         match self.fault {
             Fault::SlowUndone => Err("a wait has no effect, so done and not done are the same"),
             Fault::PowerStateInCall => Err("the call was answered before"),
-            _ => Ok(CallOutcome::Well),
+            _ => Ok(CallOutcome::Succeeds),
         }
     }
 
@@ -529,7 +531,7 @@ impl Cell {
         let unknown = |sends| end("unknown", Some("outcome-unknown"), sends);
         // A guest that was asked may still react, so a failed power-off proves nothing.
         let failed = |code, sends| match kind {
-            Kind::ForcedPlug => unknown(sends),
+            Kind::ForcedPowerOff => unknown(sends),
             _ => Expected {
                 left: match kind {
                     Kind::RevertOnPower | Kind::RevertOffPower => HostEffect::FirstCallOnly,
@@ -547,7 +549,7 @@ impl Cell {
         // The call is sent again, up to three times.
         let again = || Expected { sends: (2, 4), ..succeeded(2) };
         match call_outcome {
-            CallOutcome::Well => succeeded(1),
+            CallOutcome::Succeeds => succeeded(1),
             CallOutcome::Resent => succeeded(2),
             CallOutcome::Ran | CallOutcome::RanUnseen if kind == Kind::Answer => unknown(1),
             CallOutcome::Ran => succeeded(1),
@@ -557,11 +559,11 @@ impl Cell {
                 Kind::Revert | Kind::RevertOn | Kind::RevertOff => again(),
                 _ => succeeded(1),
             },
-            CallOutcome::Nothing => match kind {
+            CallOutcome::NoEffect => match kind {
                 Kind::Reset | Kind::Create => unknown(1),
                 Kind::Shutdown | Kind::Reboot => Expected { by_deadline: true, ..unknown(1) },
                 // The machine is powered off in the end.
-                Kind::ForcedAsk => succeeded(1),
+                Kind::ForcedShutdown => succeeded(1),
                 _ => again(),
             },
             CallOutcome::Rebooted => match kind {
@@ -578,9 +580,9 @@ impl Cell {
                 Kind::PowerOff
                 | Kind::Kill
                 | Kind::RevertOffPower
-                | Kind::ForcedPlug
+                | Kind::ForcedPowerOff
                 | Kind::Shutdown
-                | Kind::ForcedAsk => succeeded(1),
+                | Kind::ForcedShutdown => succeeded(1),
                 Kind::Suspend | Kind::Reset | Kind::Reboot | Kind::Answer => unknown(1),
                 // A snapshot is not created again after a reboot.
                 Kind::Create => end("failed", Some("host-unreachable"), 1),
@@ -598,8 +600,8 @@ impl Cell {
                 Kind::PowerOff
                 | Kind::Kill
                 | Kind::Shutdown
-                | Kind::ForcedAsk
-                | Kind::ForcedPlug
+                | Kind::ForcedShutdown
+                | Kind::ForcedPowerOff
                 | Kind::RevertOffPower => succeeded(0),
                 Kind::Reset | Kind::Suspend | Kind::Reboot => {
                     end("failed", Some("invalid-power-state"), 0)
@@ -609,20 +611,20 @@ impl Cell {
                 _ => succeeded(1),
             },
             CallOutcome::Refused(code, sends) => failed(code, sends),
-            CallOutcome::PowerTold => match kind {
+            CallOutcome::PowerStateChanged => match kind {
                 Kind::PowerOn
                 | Kind::PowerOff
                 | Kind::Kill
                 | Kind::Suspend
                 | Kind::Shutdown
-                | Kind::ForcedAsk
-                | Kind::ForcedPlug
+                | Kind::ForcedShutdown
+                | Kind::ForcedPowerOff
                 | Kind::RevertOnPower
                 | Kind::RevertOffPower => succeeded(1),
                 _ => failed("invalid-power-state", 1),
             },
             CallOutcome::Gone(sends) => whatever(failed("machine-gone", sends)),
-            CallOutcome::GoneUnjudged => whatever(unknown(1)),
+            CallOutcome::GoneUnknown => whatever(unknown(1)),
             CallOutcome::GoneAfter if kind.has_second_call() => {
                 whatever(end("failed", Some("machine-gone"), 1))
             }

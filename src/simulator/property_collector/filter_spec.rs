@@ -188,8 +188,8 @@ impl ObjectSpec {
         // its `selectSet`s.
         let mut open: Vec<(usize, Element<'_>)> = vec![(0, element)];
         steps.push(Vec::new());
-        while let Some((place, holder)) = open.pop() {
-            for select in holder.children_named("selectSet") {
+        while let Some((place, parent)) = open.pop() {
+            for select in parent.children_named("selectSet") {
                 let name = select.child_text("name").filter(|name| !name.is_empty());
                 if select.child("path").is_none() {
                     let name = name.ok_or_else(|| Fault::invalid_argument("selectSet.name"))?;

@@ -143,7 +143,7 @@ impl CellRun<'_> {
 
     /// Lets the host accept the first call of the job.
     pub async fn reach_first_call(&mut self) -> Result<(), String> {
-        if self.cell.kind == Kind::ForcedPlug {
+        if self.cell.kind == Kind::ForcedPowerOff {
             self.until("the guest to be asked", |run| {
                 run.last_poll()["phase"] == "waiting for the guest"
             })

@@ -2,8 +2,9 @@
 //! preparation and of a release.
 //!
 //! ```text
-//! kind × point × fault ── row of the matching job (`super::super::table`), or a row here ──► end of the job, calls
-//!                                                                                       └──► outcome of the lease
+//! kind × point × fault
+//!  └─ row of the matching job (`super::super::table`), or a row here ──► end of the job, calls
+//!                                                                   └──► outcome of the lease
 //! ```
 //! A preparation and a release consist of waits and of the calls of a revert and a power job. A
 //! call has the same outcome as in a separate job, but another effect on the lease.
