@@ -17,7 +17,8 @@ const INSERT_JOB_KEY: &str = "INSERT INTO idempotency_keys \
      (caller, method, path, key, fingerprint, job, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
 const INSERT_LEASE_KEY: &str = "INSERT INTO lease_keys \
-     (caller, method, path, key, fingerprint, lease, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)";
+     (caller, method, path, key, fingerprint, lease, created_at) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
 pub async fn find(
     reader: &mut Reader<'_>,

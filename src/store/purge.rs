@@ -52,10 +52,10 @@ async fn purge_records(
     store: &Store,
     records: &'static RecordStatements,
     now: Timestamp,
-    keep: &RecordRetention,
+    retention: &RecordRetention,
     keys: Duration,
 ) -> Result<(u64, u64), StorageError> {
-    let RecordRetention { time, at_least, at_most } = keep;
+    let RecordRetention { time, at_least, at_most } = retention;
     // Keys come first, because a record is not deleted while it has a key.
     let keys = in_batches(store, || DeleteKeys { records, before: ago(now, keys) }).await?;
     let mut deleted = 0;

@@ -472,14 +472,14 @@ fn token() -> BoxedStrategy<StoredToken> {
         .boxed()
 }
 
-fn keep() -> impl Strategy<Value = RecordRetention> {
+fn record_retention() -> impl Strategy<Value = RecordRetention> {
     (select(vec![0, 1, 30]), 0..3_u32, 0..5_u32).prop_map(|(days, at_least, at_most)| {
         RecordRetention { time: DAY * days, at_least, at_most }
     })
 }
 
 fn retention() -> impl Strategy<Value = Retention> {
-    (keep(), keep(), 0..3_u32).prop_map(|(jobs, leases, days)| Retention {
+    (record_retention(), record_retention(), 0..3_u32).prop_map(|(jobs, leases, days)| Retention {
         jobs,
         leases,
         keys: DAY * days,

@@ -15,15 +15,15 @@ impl Tables {
     pub fn purge_jobs(
         &mut self,
         now: Timestamp,
-        keep: &RecordRetention,
+        retention: &RecordRetention,
         keys: Duration,
     ) -> (u64, u64) {
         purge(
             &mut self.jobs,
             &mut self.keys,
             jobs::ended_at,
-            ago(now, keep.time),
-            keep,
+            ago(now, retention.time),
+            retention,
             ago(now, keys),
         )
     }
@@ -32,12 +32,18 @@ impl Tables {
     pub fn purge_leases(
         &mut self,
         now: Timestamp,
-        keep: &RecordRetention,
+        retention: &RecordRetention,
         keys: Duration,
     ) -> (u64, u64) {
         let Self { leases, lease_keys, created_snapshots, .. } = self;
-        let deleted =
-            purge(leases, lease_keys, leases::ended_at, ago(now, keep.time), keep, ago(now, keys));
+        let deleted = purge(
+            leases,
+            lease_keys,
+            leases::ended_at,
+            ago(now, retention.time),
+            retention,
+            ago(now, keys),
+        );
         created_snapshots.retain(|_, lease| leases.contains_key(lease));
         deleted
     }
