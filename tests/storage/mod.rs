@@ -3,6 +3,7 @@
 
 mod conformance;
 mod disk_faults;
+mod earlier;
 pub mod in_memory;
 mod operations;
 mod samples;
