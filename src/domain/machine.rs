@@ -39,7 +39,7 @@ impl Machine {
     #[must_use]
     pub fn new(id: MachineId) -> Self {
         Self {
-            name: id.backend_text().to_owned(),
+            name: id.to_string(),
             id,
             power_state: None,
             template: false,
