@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use otter::domain::call::HostCall;
 use otter::domain::ids::{JobId, MachineId};
-use otter::domain::job::Job;
+use otter::domain::job::{Job, JobState};
 use otter::domain::machine::Machine;
 use otter::domain::power::PowerState;
 use otter::hypervisor::Accepted;
@@ -151,6 +151,12 @@ impl InvariantChecker {
         let power =
             machines.get(job.machine_id().unwrap().backend_text()).and_then(|truth| truth.power);
         job_invariants.updated(&before, job, power, self.handle.true_time(), disk);
+        if job.state == JobState::Succeeded {
+            let machines = world.machines().map(in_process::machine);
+            for machine in machines.filter(|machine| job.target.is_machine(&machine.identity())) {
+                job_invariants.succeeded(job, &machine.snapshots);
+            }
+        }
         lease_invariants.job_written(&before, job, world, disk);
     }
 

@@ -7,6 +7,7 @@ use otter::domain::call::CallKind;
 use otter::domain::ids::{JobId, SnapshotId};
 use otter::domain::job::{Job, JobKind, JobRequest};
 use otter::domain::power::PowerState;
+use otter::domain::snapshot::Snapshots;
 use otter::service::jobs::judgement::MAX_ASKS;
 
 /// The history of a job.
@@ -166,6 +167,29 @@ impl JobHistory {
                     || self.changed_by_others
                     || job.steps.is_empty()
             }
+        }
+    }
+
+    /// Whether the machine has the snapshots that the success of a job names. A snapshot that was
+    /// removed never comes back. The others may have changed if something else changed the machine.
+    pub fn has_named_snapshots(&self, job: &Job, snapshots: &Snapshots) -> bool {
+        let created = || job.result.as_ref().and_then(|result| result.snapshot.as_ref());
+        match &job.request {
+            JobRequest::RemoveSnapshot { snapshot, .. } => snapshots.get(snapshot).is_none(),
+            _ if self.changed_by_others => true,
+            JobRequest::RemoveAllSnapshots => snapshots.items.is_empty(),
+            JobRequest::RenameSnapshot { snapshot, name: Some(name), .. } => {
+                snapshots.get(snapshot).is_some_and(|snapshot| snapshot.name == *name)
+            }
+            JobRequest::Revert { snapshot, .. }
+            | JobRequest::Prepare { snapshot: Some((snapshot, _)), .. }
+            | JobRequest::Release { snapshot: Some((snapshot, _)), .. } => {
+                snapshots.current.as_ref() == Some(snapshot)
+            }
+            JobRequest::CreateSnapshot { .. } => {
+                created().is_none_or(|id| snapshots.get(id).is_some())
+            }
+            _ => true,
         }
     }
 

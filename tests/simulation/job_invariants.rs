@@ -14,6 +14,7 @@ use otter::domain::ids::{JobId, TaskId};
 use otter::domain::job::{Job, JobKind, JobState, JobStepState};
 use otter::domain::lease::LeaseState;
 use otter::domain::power::PowerState;
+use otter::domain::snapshot::Snapshots;
 use otter::hypervisor::TaskStatus;
 use otter::service::jobs::judgement::MAX_ASKS;
 use otter::service::jobs::queue::{Lane, lane};
@@ -164,6 +165,16 @@ impl JobInvariants {
                 history.end = Some(job.clone());
             }
         }
+    }
+
+    /// A job ended with success on disk, while its machine has these snapshots.
+    pub fn succeeded(&mut self, job: &Job, snapshots: &Snapshots) {
+        let Some(history) = self.histories.get(&job.id) else { return };
+        let is_true = history.has_named_snapshots(job, snapshots);
+        self.require(is_true, || {
+            let kind = job.kind().as_str();
+            format!("{} ({kind}) succeeded, and the machine has other snapshots", job.id)
+        });
     }
 
     /// Jobs of a machine run one at a time, in order of arrival. A kill passes all other jobs, and
