@@ -1,84 +1,122 @@
-//! The driver under test: each row of the judgement table, each interrupt, and random schedules in
-//! a model world.
+//! The driver under test: for each kind of job, what the host did and how the job must end.
+//!
+//! ```text
+//! table, lost_calls: request, answers of the host ──► script: the driver ──► end, calls
+//! ```
+//! The machine and every answer of the host are written out. No test computes them.
 
-mod cells;
-mod schedules;
-mod world;
+mod lost_calls;
+mod script;
+mod table;
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
+
 use super::{Driver, Rules};
-use crate::domain::call::HostCall;
-use crate::domain::ids::{QuestionId, SnapshotId};
+use crate::domain::call::{CallKind, Evidence, RecentTask, SeenSnapshot};
+use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::job::JobRequest;
-use crate::domain::lease::Readiness;
 use crate::domain::origin::Actor;
 use crate::domain::power::PowerState;
-use crate::service::jobs::samples::{job, start};
+use crate::service::jobs::samples::{evidence, job, seen, start};
 
 const RULES: Rules = Rules { settle: Duration::from_secs(30) };
 
 fn revert(power_on: Option<bool>) -> JobRequest {
-    JobRequest::Revert {
-        snapshot: SnapshotId::from_backend("kickstart"),
-        path: "kickstart".to_owned(),
-        power_on,
-    }
+    JobRequest::Revert { snapshot: id("kickstart"), path: "kickstart".to_owned(), power_on }
 }
 
-/// Every request but those of power and reverts.
-fn others() -> Vec<JobRequest> {
-    let snapshot = || SnapshotId::from_backend("kickstart");
-    let path = || "base/kickstart".to_owned();
-    vec![
-        JobRequest::Suspend,
-        JobRequest::Shutdown { force_after: None },
-        JobRequest::Shutdown { force_after: Some(Duration::from_mins(1)) },
-        JobRequest::Reboot,
-        JobRequest::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() },
-        create_request(),
-        remove(false),
-        remove(true),
-        JobRequest::RemoveAllSnapshots,
-        JobRequest::Prepare {
-            snapshot: Some((SnapshotId::from_backend("kickstart"), "kickstart".to_owned())),
-            power: Some(PowerState::On),
-            until: Some(Readiness::Tools),
-            settle: Some(Duration::from_mins(1)),
-        },
-        JobRequest::Prepare {
-            snapshot: None,
-            power: Some(PowerState::Off),
-            until: None,
-            settle: None,
-        },
-        JobRequest::Release { keep_power: false, snapshot: None },
-        JobRequest::Release {
-            keep_power: false,
-            snapshot: Some((SnapshotId::from_backend("kickstart"), "kickstart".to_owned())),
-        },
-        JobRequest::RenameSnapshot {
-            snapshot: snapshot(),
-            path: path(),
-            name: Some("renamed".to_owned()),
-            description: None,
-        },
-    ]
-}
-
-fn remove(children: bool) -> JobRequest {
-    let (snapshot, path) = (SnapshotId::from_backend("kickstart"), "base/kickstart".to_owned());
-    JobRequest::RemoveSnapshot { snapshot, path, children }
-}
-
-fn create_request() -> JobRequest {
+fn create() -> JobRequest {
     let (name, description) = ("new".to_owned(), String::new());
     JobRequest::CreateSnapshot { name, description, memory: false, quiesce: false }
 }
 
-fn create(name: &str) -> HostCall {
-    let (name, description) = (name.to_owned(), String::new());
-    HostCall::CreateSnapshot { name, description, memory: false, quiesce: false }
+fn remove(children: bool) -> JobRequest {
+    let path = "base/kickstart".to_owned();
+    JobRequest::RemoveSnapshot { snapshot: id("kickstart"), path, children }
+}
+
+fn rename() -> JobRequest {
+    let (path, name) = ("base/kickstart".to_owned(), Some("renamed".to_owned()));
+    JobRequest::RenameSnapshot { snapshot: id("kickstart"), path, name, description: None }
+}
+
+fn answer() -> JobRequest {
+    JobRequest::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() }
+}
+
+/// A machine that has the snapshots `base`, `kickstart` and `leaf`, each below the one before.
+/// `kickstart` is current.
+fn machine(power: PowerState) -> Evidence {
+    Evidence {
+        current_snapshot: Some(id("kickstart")),
+        snapshots: vec![
+            seen("base", None, "base"),
+            seen("kickstart", Some("base"), "kickstart"),
+            seen("leaf", Some("kickstart"), "leaf"),
+        ],
+        tools_running: power == PowerState::On,
+        ..evidence(power)
+    }
+}
+
+fn on() -> Evidence {
+    machine(PowerState::On)
+}
+
+fn off() -> Evidence {
+    machine(PowerState::Off)
+}
+
+/// The same machine with another snapshot.
+fn with_snapshot(mut evidence: Evidence, snapshot: SeenSnapshot) -> Evidence {
+    evidence.snapshots.push(snapshot);
+    evidence
+}
+
+/// The same machine without these snapshots.
+fn without(mut evidence: Evidence, gone: &[&str]) -> Evidence {
+    evidence.snapshots.retain(|seen| !gone.contains(&seen.id.backend_text()));
+    evidence
+}
+
+/// The same machine with a task that ended.
+fn with_task(evidence: Evidence, task: &str, call: CallKind, by_us: bool) -> Evidence {
+    with_tasks(evidence, task, call, by_us, false)
+}
+
+/// The same machine with a task that runs.
+fn with_running_task(evidence: Evidence, task: &str, call: CallKind, by_us: bool) -> Evidence {
+    with_tasks(evidence, task, call, by_us, true)
+}
+
+fn with_tasks(
+    mut evidence: Evidence,
+    task: &str,
+    call: CallKind,
+    by_us: bool,
+    running: bool,
+) -> Evidence {
+    let id = TaskId::from_backend(task);
+    evidence.recent_tasks.push(RecentTask { id, call: Some(call), by_us, running });
+    evidence
+}
+
+/// The same machine while it waits for an answer.
+fn with_question(evidence: Evidence, question: &str) -> Evidence {
+    Evidence { question: Some(QuestionId::from_backend(question)), ..evidence }
+}
+
+/// Another machine under the same id.
+fn another_machine() -> Evidence {
+    let mut evidence = off();
+    evidence.identity.instance_uuid = Some("another".to_owned());
+    evidence
+}
+
+fn id(snapshot: &str) -> SnapshotId {
+    SnapshotId::from_backend(snapshot)
 }
 
 #[test]
@@ -86,6 +124,6 @@ fn a_jump_of_the_wall_clock_does_not_change_an_end() {
     let mut driver = Driver::queued(job(JobRequest::PowerOn), RULES);
     driver.cancel_queued(Actor::otter(), start());
     let ended = driver.job().clone();
-    driver.shift_deadline(jiff::SignedDuration::from_hours(1), start());
+    driver.shift_deadline(SignedDuration::from_hours(1), start());
     assert_eq!(*driver.job(), ended);
 }

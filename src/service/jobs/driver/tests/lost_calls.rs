@@ -1,0 +1,329 @@
+//! The end of each call is lost in each way, and then the machine shows itself in each way. The
+//! rows are the table of `judgement`, written again from the contract.
+
+use super::script::Ending::{Cancelled, Changed, Failed, Unknown};
+use super::script::ScriptLine::{
+    Accepted, Cancel, Committed, Crash, Deadline, Done, HostBack, Lost, Paused, Saw, SawWithOthers,
+    Settled, TaskCancelled, TaskCreated, TaskFailed, TaskSucceeded, TaskVanished, Unreadable,
+};
+use super::script::{Ending, ScriptLine, play};
+use super::{
+    another_machine, answer, create, id, machine, off, on, remove, rename, revert, seen,
+    with_question, with_running_task, with_snapshot, with_task, without,
+};
+use crate::domain::call::{CallKind, Evidence};
+use crate::domain::failure::FailureKind;
+use crate::domain::ids::TaskId;
+use crate::domain::job::JobRequest;
+use crate::domain::power::PowerState::Suspended;
+use crate::hypervisor::HostErrorKind;
+use crate::service::jobs::driver::Others;
+
+/// An end, and how often the call is sent for it.
+type Verdict = (Ending, usize);
+
+const SUCCEEDED: Verdict = (Changed, 1);
+const SENT_AGAIN: Verdict = (Changed, 2);
+const UNKNOWN: Verdict = (Unknown, 1);
+const CANCELLED: Verdict = (Cancelled, 1);
+
+struct Row {
+    request: JobRequest,
+    call: CallKind,
+    /// The machine before the call.
+    before: Evidence,
+    /// The machine as the call changes it.
+    after: Evidence,
+    /// The machine is unchanged.
+    unchanged: Verdict,
+    /// The same, and the job is cancelled meanwhile.
+    cancelled: Verdict,
+    /// The machine is as the call changes it.
+    done: Verdict,
+    /// Somebody else's task ran, and the machine is unchanged.
+    foreign: Verdict,
+    /// Somebody else's task ran, and the machine is as the call changes it.
+    foreign_done: Verdict,
+    /// Other states of the machine. The end is unknown for each.
+    unclear: Vec<Evidence>,
+}
+
+/// The rows. Each machine has a task of the call's method that ended before the call.
+fn rows() -> Vec<Row> {
+    let with_older = |row: Row| {
+        let call = row.call;
+        let older = |evidence| with_task(evidence, "older", call, true);
+        Row {
+            before: older(row.before),
+            after: older(row.after),
+            unclear: row.unclear.into_iter().map(older).collect(),
+            ..row
+        }
+    };
+    table().into_iter().map(with_older).collect()
+}
+
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn table() -> Vec<Row> {
+    let power = |request, call, before: fn() -> Evidence, after, third| Row {
+        request,
+        call,
+        before: before(),
+        after,
+        unchanged: SENT_AGAIN,
+        cancelled: CANCELLED,
+        done: SUCCEEDED,
+        foreign: UNKNOWN,
+        foreign_done: SUCCEEDED,
+        unclear: vec![third],
+    };
+    let removal = |request, call, after, unclear| Row {
+        request,
+        call,
+        before: off(),
+        after,
+        unchanged: SENT_AGAIN,
+        cancelled: UNKNOWN,
+        done: SUCCEEDED,
+        foreign: SENT_AGAIN,
+        foreign_done: SUCCEEDED,
+        unclear,
+    };
+    let late = |parent| with_snapshot(off(), seen("late", Some(parent), "late"));
+    let made = |snapshot| seen(snapshot, Some("kickstart"), "new");
+    let mut renamed = off();
+    renamed.snapshots[1].name = "renamed".to_owned();
+    let suspended = || machine(Suspended);
+    let mut leaf_is_current = off();
+    leaf_is_current.current_snapshot = Some(id("leaf"));
+    vec![
+        power(JobRequest::PowerOn, CallKind::PowerOn, off, on(), suspended()),
+        power(JobRequest::PowerOff, CallKind::PowerOff, on, off(), suspended()),
+        power(JobRequest::Kill, CallKind::PowerOff, on, off(), suspended()),
+        power(JobRequest::Suspend, CallKind::Suspend, on, suspended(), off()),
+        Row {
+            request: JobRequest::Reset,
+            call: CallKind::Reset,
+            before: on(),
+            after: on(),
+            unchanged: UNKNOWN,
+            cancelled: UNKNOWN,
+            done: UNKNOWN,
+            foreign: UNKNOWN,
+            foreign_done: UNKNOWN,
+            unclear: vec![off()],
+        },
+        Row {
+            request: revert(None),
+            call: CallKind::RevertToSnapshot,
+            before: leaf_is_current,
+            after: off(),
+            unchanged: SENT_AGAIN,
+            cancelled: UNKNOWN,
+            done: SENT_AGAIN,
+            foreign: UNKNOWN,
+            foreign_done: UNKNOWN,
+            unclear: Vec::new(),
+        },
+        Row {
+            request: create(),
+            call: CallKind::CreateSnapshot,
+            before: off(),
+            after: with_snapshot(off(), made("new")),
+            unchanged: UNKNOWN,
+            cancelled: UNKNOWN,
+            done: SUCCEEDED,
+            foreign: UNKNOWN,
+            foreign_done: SUCCEEDED,
+            unclear: vec![
+                with_snapshot(with_snapshot(off(), made("new")), made("twin")),
+                with_snapshot(off(), seen("new", Some("leaf"), "new")),
+                late("kickstart"),
+            ],
+        },
+        removal(
+            remove(false),
+            CallKind::RemoveSnapshot,
+            without(off(), &["kickstart"]),
+            Vec::new(),
+        ),
+        removal(
+            remove(true),
+            CallKind::RemoveSnapshot,
+            without(off(), &["kickstart", "leaf"]),
+            vec![without(off(), &["kickstart"]), late("leaf")],
+        ),
+        removal(
+            JobRequest::RemoveAllSnapshots,
+            CallKind::RemoveAllSnapshots,
+            without(off(), &["base", "kickstart", "leaf"]),
+            vec![late("leaf")],
+        ),
+        Row {
+            request: rename(),
+            call: CallKind::RenameSnapshot,
+            before: off(),
+            after: renamed,
+            unchanged: SENT_AGAIN,
+            cancelled: CANCELLED,
+            done: SUCCEEDED,
+            foreign: SENT_AGAIN,
+            foreign_done: SUCCEEDED,
+            unclear: vec![without(off(), &["kickstart"])],
+        },
+        Row {
+            request: answer(),
+            call: CallKind::Answer,
+            before: with_question(off(), "q"),
+            after: off(),
+            unchanged: SENT_AGAIN,
+            cancelled: UNKNOWN,
+            done: UNKNOWN,
+            foreign: SENT_AGAIN,
+            foreign_done: UNKNOWN,
+            unclear: vec![with_question(off(), "another")],
+        },
+    ]
+}
+
+impl Row {
+    fn has_task(&self) -> bool {
+        !matches!(self.call, CallKind::RenameSnapshot | CallKind::Answer)
+    }
+
+    /// Each way in which the end of the call is lost, and whether the call was seen to run.
+    fn losses(&self) -> Vec<(Vec<ScriptLine>, bool)> {
+        let saw = Saw(self.before.clone());
+        let mut losses =
+            vec![(vec![saw.clone(), Lost], false), (vec![saw.clone(), Committed, Crash], false)];
+        if self.has_task() {
+            losses.push((vec![saw, Accepted("first"), TaskVanished], true));
+        }
+        losses
+    }
+
+    /// The call, sent again, succeeds.
+    fn second_sending(&self) -> Vec<ScriptLine> {
+        match self.call {
+            CallKind::RenameSnapshot | CallKind::Answer => vec![Done],
+            CallKind::RevertToSnapshot => {
+                vec![Accepted("second"), TaskSucceeded, Saw(self.after.clone())]
+            }
+            _ => vec![Accepted("second"), TaskSucceeded],
+        }
+    }
+
+    #[track_caller]
+    fn check(&self, loss: &[ScriptLine], lines: &[ScriptLine], verdict: Verdict) {
+        let mut script = [loss, lines].concat();
+        if verdict == SENT_AGAIN {
+            script.extend(self.second_sending());
+        }
+        let played = play(self.request.clone(), &script);
+        let sendings = played.calls.iter().filter(|call| **call == self.call).count();
+        assert_eq!(sendings, played.calls.len());
+        assert_eq!((played.ending(), sendings), verdict, "{:?}: {script:?}", self.request);
+    }
+
+    /// Somebody else's task ran: a stranger's, or one of another job of otter's.
+    fn after_foreign_task(&self, evidence: &Evidence) -> [Vec<ScriptLine>; 2] {
+        let task = |by_us| with_task(evidence.clone(), "foreign", self.call, by_us);
+        let others = Others { tasks: vec![TaskId::from_backend("foreign")], ..Others::default() };
+        let saw = || SawWithOthers(task(true), others.clone());
+        [vec![Settled(task(false))], vec![saw(), Paused, saw()]]
+    }
+}
+
+#[test]
+fn the_end_of_a_lost_call_is_read_from_the_machine() {
+    for row in rows() {
+        for (loss, _) in row.losses() {
+            row.check(&loss, &[HostBack, Settled(row.before.clone())], row.unchanged);
+            row.check(&loss, &[HostBack, Settled(row.after.clone())], row.done);
+            for lines in row.after_foreign_task(&row.before) {
+                row.check(&loss, &lines, row.foreign);
+            }
+            for lines in row.after_foreign_task(&row.after) {
+                row.check(&loss, &lines, row.foreign_done);
+            }
+            for evidence in &row.unclear {
+                row.check(&loss, &[Settled(evidence.clone())], UNKNOWN);
+            }
+            row.check(&loss, &[Unreadable(HostErrorKind::NotFound)], UNKNOWN);
+            row.check(&loss, &[Saw(another_machine())], UNKNOWN);
+        }
+    }
+}
+
+#[test]
+fn a_host_that_is_still_away_is_waited_for() {
+    for row in rows() {
+        for (loss, _) in row.losses() {
+            let away = [Unreadable(HostErrorKind::Unreachable), HostBack];
+            let lines = [&away[..], &[Settled(row.before.clone())]].concat();
+            row.check(&loss, &lines, row.unchanged);
+        }
+    }
+}
+
+#[test]
+fn the_own_task_of_a_lost_call_is_followed() {
+    let own = |row: &Row| Saw(with_running_task(row.before.clone(), "own", row.call, true));
+    for row in rows().into_iter().filter(Row::has_task) {
+        let succeeds = match row.call {
+            CallKind::CreateSnapshot => vec![TaskCreated("new")],
+            CallKind::RevertToSnapshot => vec![TaskSucceeded, Saw(row.after.clone())],
+            _ => vec![TaskSucceeded],
+        };
+        for (loss, _) in row.losses() {
+            row.check(&loss, &[vec![own(&row)], succeeds.clone()].concat(), SUCCEEDED);
+            let failed = Failed(FailureKind::HostRejected);
+            let fails = [own(&row), TaskFailed(HostErrorKind::Rejected)];
+            row.check(&loss, &fails, (failed, 1));
+            row.check(&loss, &[Cancel, own(&row), TaskCancelled], CANCELLED);
+            // The host comes back between the deadline and the end of the grace.
+            let late = Failed(FailureKind::DeadlineExceeded);
+            row.check(&loss, &[Deadline, own(&row), TaskCancelled], (late, 1));
+        }
+    }
+}
+
+#[test]
+fn a_lost_call_that_is_cancelled_is_not_sent_again() {
+    for row in rows() {
+        for (loss, ran) in row.losses() {
+            let saw = || Saw(row.before.clone());
+            // A task that vanished may still be at work.
+            let verdict = if ran { UNKNOWN } else { row.cancelled };
+            row.check(&loss, &[saw(), Cancel, Paused, saw()], verdict);
+        }
+    }
+}
+
+#[test]
+fn a_lost_call_that_is_not_judged_by_the_deadline_is_unknown() {
+    for row in rows() {
+        for (loss, _) in row.losses() {
+            row.check(&loss, &[Saw(row.before.clone()), Deadline], UNKNOWN);
+            row.check(&loss, &[Deadline, Saw(row.before.clone())], UNKNOWN);
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_is_known_not_to_exist_if_the_host_itself_restarted() {
+    let boot = |time: &str| Evidence { host_boot_time: Some(time.to_owned()), ..off() };
+    let script = |after| [Saw(boot("1")), Lost, Settled(after)];
+    let rebooted = play(create(), &script(boot("2")));
+    assert_eq!(rebooted.ending(), Failed(FailureKind::HostUnreachable));
+    assert_eq!(rebooted.calls.len(), 1);
+    assert_eq!(play(create(), &script(boot("1"))).ending(), Unknown);
+}
+
+#[test]
+fn a_removal_without_children_is_sent_again_beside_a_later_snapshot() {
+    let later = with_snapshot(off(), seen("late", Some("kickstart"), "late"));
+    let lines = [Saw(off()), Lost, Settled(later), Accepted("second"), TaskSucceeded];
+    let played = play(remove(false), &lines);
+    assert_eq!((played.ending(), played.calls.len()), SENT_AGAIN);
+}

@@ -1,0 +1,364 @@
+//! Plays one case: gives the driver a fixed list of answers and interrupts. At each line it checks
+//! the rules that hold in every case.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{RULES, job, start};
+use crate::domain::call::{CallKind, Evidence};
+use crate::domain::failure::FailureKind;
+use crate::domain::ids::{SnapshotId, TaskId};
+use crate::domain::job::{Job, JobRequest, JobState, StepState};
+use crate::domain::origin::Actor;
+use crate::hypervisor::{Accepted, HostErrorKind};
+use crate::service::jobs::driver::{
+    Called, Driver, Effect, Glimpse, Glimpsed, Input, Interrupt, Others, Shown, TaskEnd,
+};
+use crate::service::trouble::Trouble;
+
+/// One line of a case. It answers the effect that is under way, or it interrupts the job.
+///
+/// Commits, waits and barriers that no line answers succeed by themselves.
+#[derive(Clone, Debug)]
+pub enum ScriptLine {
+    /// The host shows the machine like this.
+    Saw(Evidence),
+    /// The same, while otter's other jobs do something to the machine.
+    SawWithOthers(Evidence, Others),
+    /// The host shows the machine like this before and after `esx.settle`.
+    Settled(Evidence),
+    /// The host does not show the machine.
+    Unreadable(HostErrorKind),
+    /// The host starts this task for the call.
+    Accepted(&'static str),
+    /// The host executes the call, which has no task.
+    Done,
+    Refused(HostErrorKind),
+    /// The host refuses the call because this task works on the machine.
+    RefusedBecauseOf(&'static str),
+    /// The answer to the call is lost.
+    Lost,
+    TaskSucceeded,
+    /// The task succeeds and names the snapshot that it created.
+    TaskCreated(&'static str),
+    TaskFailed(HostErrorKind),
+    /// The task ends because otter cancelled it.
+    TaskCancelled,
+    /// The task fails, and it may have done its work.
+    TaskUncertain,
+    /// The host no longer knows the task.
+    TaskVanished,
+    /// The inventory shows the guest like this.
+    Guest(Glimpse),
+    /// `force_after` is over.
+    ForceAfter,
+    /// The inventory no longer has the machine.
+    GuestGone,
+    /// The machine is ready, or it cannot become ready.
+    Ready(bool),
+    /// The host can be reached.
+    HostBack,
+    /// A task that is not the job's own ends.
+    OtherTaskEnded,
+    QuestionGone,
+    /// The pause is over.
+    Paused,
+    /// The host goes away before the inventory is up to date.
+    Unsynced,
+    /// The job is on disk.
+    Committed,
+    Cancel,
+    Deadline,
+    /// The deadline passes while the machine waits for an answer.
+    DeadlineWithQuestion,
+    GraceOver,
+    /// The daemon dies and starts again.
+    Crash,
+}
+
+/// How a job ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It succeeded and changed the machine.
+    Changed,
+    /// It succeeded, and the machine was in the requested state already.
+    Unchanged,
+    Failed(FailureKind),
+    Cancelled,
+    Unknown,
+}
+
+/// A case that was played to its end.
+pub struct Played {
+    /// The job as it is on disk.
+    pub job: Job,
+    /// Every call that left otter.
+    pub calls: Vec<CallKind>,
+}
+
+impl Played {
+    pub fn ending(&self) -> Ending {
+        let kind = self.job.error.as_ref().map(|failure| failure.kind);
+        match (self.job.state, kind) {
+            (JobState::Succeeded, None) if self.job.result.as_ref().unwrap().changed => {
+                Ending::Changed
+            }
+            (JobState::Succeeded, None) => Ending::Unchanged,
+            (JobState::Failed, Some(kind)) => Ending::Failed(kind),
+            (JobState::Cancelled, Some(FailureKind::JobCancelled)) => Ending::Cancelled,
+            (JobState::Unknown, Some(FailureKind::OutcomeUnknown)) => Ending::Unknown,
+            end => panic!("{end:?} is not an end"),
+        }
+    }
+}
+
+/// Plays a case from the start of the job to its end.
+///
+/// Panics if a line does not answer the effect that is under way, or if the job goes on after the
+/// last line.
+pub fn play(request: JobRequest, lines: &[ScriptLine]) -> Played {
+    let committed = job(request);
+    let mut driver = Driver::queued(committed.clone(), RULES);
+    let effect = driver.start(start());
+    let (calls, cancelled) = (Vec::new(), Vec::new());
+    let mut play = Play { driver, effect, committed, calls, cancelled, inputs: 0 };
+    for (number, line) in lines.iter().enumerate() {
+        play.check_rules();
+        let fits = match line {
+            ScriptLine::Settled(evidence) => {
+                let saw = || ScriptLine::Saw(evidence.clone());
+                play.answer(&saw()) && play.answer(&ScriptLine::Paused) && play.answer(&saw())
+            }
+            ScriptLine::Crash => play.crash(),
+            line => match interrupt_of(line) {
+                Some(interrupt) => play.interrupt(interrupt),
+                None => play.answer(line),
+            },
+        };
+        assert!(fits, "line {number}, {line:?}, does not answer {:?}", play.effect);
+    }
+    play.check_rules();
+    while play.pass() {}
+    assert_eq!(play.effect, Effect::Finish, "the job goes on after the last line");
+    Played { job: play.committed, calls: play.calls }
+}
+
+struct Play {
+    driver: Driver,
+    /// The effect that is under way.
+    effect: Effect,
+    /// The job as it is on disk.
+    committed: Job,
+    calls: Vec<CallKind>,
+    /// The tasks that the host was asked to cancel.
+    cancelled: Vec<TaskId>,
+    inputs: i64,
+}
+
+impl Play {
+    /// What is true wherever a job is.
+    fn check_rules(&self) {
+        let is_held = matches!(self.effect, Effect::Save | Effect::Call(_) | Effect::Finish);
+        for interrupts in [
+            vec![Interrupt::Cancel(Actor::otter())],
+            vec![Interrupt::Deadline { question: false }, Interrupt::GraceOver],
+        ] {
+            let mut driver = self.driver.clone();
+            for interrupt in interrupts {
+                let instead = driver.interrupt(interrupt, self.now()).instead;
+                if is_held {
+                    assert_eq!(instead, None, "{:?} is never dropped", self.effect);
+                } else if instead.is_some() {
+                    break;
+                }
+            }
+        }
+        if self.committed.state == JobState::Running {
+            let (mut driver, effect) = Driver::resume(self.committed.clone(), RULES);
+            match (&self.committed.intent, &self.committed.host_task) {
+                (Some(_), Some(task)) => assert_eq!(task_of(&effect), Some(task)),
+                _ => {
+                    assert_eq!(effect, Effect::AwaitHost(Duration::ZERO));
+                    let next = driver.step(Input::Waited, self.now());
+                    assert_eq!(next, Effect::Examine, "after a crash the machine is read first");
+                }
+            }
+        }
+    }
+
+    /// Answers the effect that is under way. False if the line is not an answer to it.
+    fn answer(&mut self, line: &ScriptLine) -> bool {
+        loop {
+            if let Some(input) = self.input_of(line) {
+                self.step(input);
+                return true;
+            }
+            if !self.pass() {
+                return false;
+            }
+        }
+    }
+
+    /// Answers an effect that has only one answer. False if it has several.
+    fn pass(&mut self) -> bool {
+        let input = match self.effect {
+            Effect::Save => Input::Saved,
+            Effect::AwaitHost(_)
+            | Effect::AwaitTask(_)
+            | Effect::AwaitAnswer(_)
+            | Effect::Pause(_) => Input::Waited,
+            Effect::Barrier => Input::Synced(Some(Shown::default())),
+            _ => return false,
+        };
+        self.step(input);
+        true
+    }
+
+    fn input_of(&self, line: &ScriptLine) -> Option<Input> {
+        use ScriptLine as Line;
+        let follows = matches!(self.effect, Effect::Follow(_) | Effect::CancelAndFollow(_));
+        Some(match (line, &self.effect) {
+            (Line::Committed, Effect::Save) => Input::Saved,
+            (Line::Saw(evidence), Effect::Examine) => {
+                Input::Examined(Ok((evidence.clone(), Others::default())))
+            }
+            (Line::SawWithOthers(evidence, others), Effect::Examine) => {
+                Input::Examined(Ok((evidence.clone(), others.clone())))
+            }
+            (Line::Unreadable(kind), Effect::Examine) => Input::Examined(Err(trouble(*kind))),
+            (Line::Accepted(task), Effect::Call(_)) => {
+                Input::Called(Called::Accepted(Accepted::Task(TaskId::from_backend(*task))))
+            }
+            (Line::Done, Effect::Call(_)) => Input::Called(Called::Accepted(Accepted::Done)),
+            (Line::Refused(kind), Effect::Call(_)) => {
+                Input::Called(Called::Refused(trouble(*kind)))
+            }
+            (Line::RefusedBecauseOf(task), Effect::Call(_)) => {
+                let blocking_task = Some(TaskId::from_backend(*task));
+                let busy = trouble(HostErrorKind::Busy);
+                Input::Called(Called::Refused(Trouble { blocking_task, ..busy }))
+            }
+            (Line::Lost, Effect::Call(_)) => {
+                Input::Called(Called::Lost(trouble(HostErrorKind::Unreachable)))
+            }
+            (Line::TaskSucceeded, _) if follows => {
+                Input::TaskEnded(TaskEnd::Succeeded { snapshot: None })
+            }
+            (Line::TaskCreated(snapshot), _) if follows => {
+                let snapshot = Some(SnapshotId::from_backend(*snapshot));
+                Input::TaskEnded(TaskEnd::Succeeded { snapshot })
+            }
+            (Line::TaskFailed(kind), _) if follows => {
+                Input::TaskEnded(TaskEnd::Failed(trouble(*kind)))
+            }
+            (Line::TaskCancelled, effect) if follows => {
+                let is_asked = task_of(effect).is_some_and(|task| self.cancelled.contains(task));
+                assert!(is_asked, "the host was not asked to cancel the task");
+                Input::TaskEnded(TaskEnd::Failed(trouble(HostErrorKind::Cancelled)))
+            }
+            (Line::TaskUncertain, _) if follows => {
+                Input::TaskEnded(TaskEnd::Lost(trouble(HostErrorKind::Rejected)))
+            }
+            (Line::TaskVanished, _) if follows => Input::TaskEnded(TaskEnd::Vanished),
+            (Line::Guest(glimpse), Effect::Watch { .. }) => {
+                Input::Glimpsed(Glimpsed::Now(*glimpse))
+            }
+            (Line::ForceAfter, Effect::Watch { until: Some(_), .. }) => {
+                Input::Glimpsed(Glimpsed::TimeUp)
+            }
+            (Line::GuestGone, Effect::Watch { .. }) => Input::Glimpsed(Glimpsed::Gone),
+            (Line::Ready(is_ready), Effect::AwaitReady(_)) => Input::Readied(*is_ready),
+            (Line::HostBack, Effect::AwaitHost(_))
+            | (Line::OtherTaskEnded, Effect::AwaitTask(_))
+            | (Line::QuestionGone, Effect::AwaitAnswer(_))
+            | (Line::Paused, Effect::Pause(_)) => Input::Waited,
+            (Line::Unsynced, Effect::Barrier) => Input::Synced(None),
+            _ => return None,
+        })
+    }
+
+    fn step(&mut self, input: Input) {
+        if input == Input::Saved {
+            assert!(!self.committed.state.is_end(), "an end is never changed");
+            self.committed = self.driver.job().clone();
+        }
+        self.inputs += 1;
+        let effect = self.driver.step(input, self.now());
+        self.take(effect);
+    }
+
+    fn interrupt(&mut self, interrupt: Interrupt) -> bool {
+        let is_cancel = matches!(interrupt, Interrupt::Cancel(_));
+        let reaction = self.driver.interrupt(interrupt, self.now());
+        self.cancelled.extend(reaction.cancel_task);
+        if let Some(effect) = reaction.instead {
+            self.take(effect);
+        }
+        // The request to cancel is committed, and with it how far the job is.
+        if is_cancel && self.effect != Effect::Save && !self.committed.state.is_end() {
+            self.committed = self.driver.job().clone();
+        }
+        true
+    }
+
+    fn crash(&mut self) -> bool {
+        let (driver, effect) = Driver::resume(self.committed.clone(), RULES);
+        self.driver = driver;
+        self.take(effect);
+        true
+    }
+
+    fn take(&mut self, effect: Effect) {
+        let committed = &self.committed;
+        match &effect {
+            Effect::Call(call) => {
+                let intent = committed.intent.as_ref().map(|intent| &intent.call);
+                assert_eq!(intent, Some(call), "the intent is committed before its call");
+                assert_eq!(committed.state, JobState::Running);
+                self.calls.push(call.kind());
+            }
+            Effect::CancelAndFollow(task) => self.cancelled.push(task.clone()),
+            Effect::Finish => {
+                assert_eq!(committed, self.driver.job(), "the end is committed first");
+                assert!(committed.state.is_end() && committed.finished_at.is_some());
+                assert_eq!(committed.intent, None);
+                assert_eq!(committed.error.is_none(), committed.state == JobState::Succeeded);
+                assert!(committed.steps.iter().all(|step| step.state != StepState::Running));
+            }
+            _ => {}
+        }
+        self.effect = effect;
+    }
+
+    fn now(&self) -> Timestamp {
+        start() + SignedDuration::from_secs(self.inputs)
+    }
+}
+
+fn interrupt_of(line: &ScriptLine) -> Option<Interrupt> {
+    match line {
+        ScriptLine::Cancel => Some(Interrupt::Cancel(Actor::otter())),
+        ScriptLine::Deadline => Some(Interrupt::Deadline { question: false }),
+        ScriptLine::DeadlineWithQuestion => Some(Interrupt::Deadline { question: true }),
+        ScriptLine::GraceOver => Some(Interrupt::GraceOver),
+        _ => None,
+    }
+}
+
+fn task_of(effect: &Effect) -> Option<&TaskId> {
+    match effect {
+        Effect::Follow(task) | Effect::CancelAndFollow(task) => Some(task),
+        _ => None,
+    }
+}
+
+fn trouble(kind: HostErrorKind) -> Trouble {
+    Trouble {
+        kind,
+        message: format!("{kind:?}"),
+        fault: None,
+        blocking_task: None,
+        outcome_uncertain: false,
+    }
+}

@@ -1,0 +1,470 @@
+//! The table of cases: what a job asks for, what the host did and when, how the job must end, and
+//! which calls it made. `lost_calls` has the cases of a call whose end is not known.
+
+use std::time::Duration;
+
+use super::script::Ending::{Cancelled, Changed, Failed, Unchanged, Unknown};
+use super::script::ScriptLine::{
+    Accepted, Cancel, Committed, Crash, Deadline, DeadlineWithQuestion, Done, ForceAfter,
+    GraceOver, Guest, GuestGone, HostBack, Lost, OtherTaskEnded, Paused, QuestionGone, Ready,
+    Refused, RefusedBecauseOf, Saw, SawWithOthers, Settled, TaskCancelled, TaskCreated, TaskFailed,
+    TaskSucceeded, TaskUncertain, TaskVanished, Unreadable, Unsynced,
+};
+use super::script::{Ending, Played, ScriptLine, play};
+use super::{
+    another_machine, answer, create, id, machine, off, on, remove, rename, revert, seen,
+    with_question, with_running_task, with_snapshot, with_task, without,
+};
+use crate::domain::call::{CallKind, Evidence};
+use crate::domain::failure::FailureKind;
+use crate::domain::job::{JobRequest, StepState};
+use crate::domain::lease::Readiness;
+use crate::domain::power::PowerState::{self, Off, On, Suspended};
+use crate::hypervisor::HostErrorKind as Error;
+use crate::service::jobs::driver::{Glimpse, Others};
+
+const RUNS: Glimpse = guest(On, true);
+const TOOLS_STOPPED: Glimpse = guest(On, false);
+const TOOLS_WENT: Glimpse = Glimpse { tools_went: true, ..RUNS };
+const IS_OFF: Glimpse = guest(Off, false);
+
+const ON: CallKind = CallKind::PowerOn;
+const OFF: CallKind = CallKind::PowerOff;
+const REVERT: CallKind = CallKind::RevertToSnapshot;
+const CREATE: CallKind = CallKind::CreateSnapshot;
+const SHUTDOWN: CallKind = CallKind::ShutdownGuest;
+
+const fn guest(power: PowerState, tools_running: bool) -> Glimpse {
+    Glimpse { power_state: Some(power), tools_running, tools_went: false }
+}
+
+fn shutdown(forced: bool) -> JobRequest {
+    JobRequest::Shutdown { force_after: forced.then_some(Duration::from_mins(1)) }
+}
+
+/// Plays a case and checks its end and its calls.
+#[track_caller]
+fn check(request: JobRequest, lines: &[ScriptLine], ending: Ending, calls: &[CallKind]) -> Played {
+    let name = format!("{request:?}: {lines:?}");
+    let played = play(request, lines);
+    assert_eq!((played.ending(), &*played.calls), (ending, calls), "{name}");
+    played
+}
+
+/// Each kind of job, the machine before it and after it, its call, and the host's answers.
+fn every_kind() -> Vec<(JobRequest, Evidence, CallKind, Vec<ScriptLine>)> {
+    let task = || vec![Accepted("task"), TaskSucceeded];
+    vec![
+        (JobRequest::PowerOn, off(), ON, task()),
+        (JobRequest::PowerOff, on(), OFF, task()),
+        (JobRequest::Kill, on(), OFF, task()),
+        (JobRequest::Reset, on(), CallKind::Reset, task()),
+        (JobRequest::Suspend, on(), CallKind::Suspend, task()),
+        (shutdown(false), on(), SHUTDOWN, vec![Done, Guest(RUNS), Guest(IS_OFF)]),
+        (shutdown(true), on(), SHUTDOWN, vec![Done, Guest(RUNS), Guest(IS_OFF)]),
+        (
+            JobRequest::Reboot,
+            on(),
+            CallKind::RebootGuest,
+            vec![Done, Guest(RUNS), Guest(TOOLS_STOPPED), Guest(RUNS)],
+        ),
+        (answer(), with_question(off(), "q"), CallKind::Answer, vec![Done]),
+        (create(), off(), CREATE, vec![Accepted("task"), TaskCreated("new")]),
+        (revert(None), off(), REVERT, task()),
+        (remove(false), off(), CallKind::RemoveSnapshot, task()),
+        (remove(true), off(), CallKind::RemoveSnapshot, task()),
+        (JobRequest::RemoveAllSnapshots, off(), CallKind::RemoveAllSnapshots, task()),
+        (rename(), off(), CallKind::RenameSnapshot, vec![Done]),
+    ]
+}
+
+#[test]
+fn every_kind_succeeds_with_one_call() {
+    for (request, before, call, answers) in every_kind() {
+        let lines = [&[Saw(before)], &*answers].concat();
+        check(request, &lines, Changed, &[call]);
+    }
+}
+
+#[test]
+fn every_kind_ends_without_a_call_if_the_machine_is_gone() {
+    for (request, ..) in every_kind() {
+        let gone = Failed(FailureKind::MachineGone);
+        check(request.clone(), &[Unreadable(Error::NotFound)], gone, &[]);
+        check(request, &[Saw(another_machine())], gone, &[]);
+    }
+}
+
+#[test]
+fn every_kind_is_cancelled_or_late_without_a_call() {
+    for (request, before, ..) in every_kind() {
+        let late = Failed(FailureKind::DeadlineExceeded);
+        for (interrupt, ending) in [(Cancel, Cancelled), (Deadline, late)] {
+            let away = [Unreadable(Error::Unreachable), interrupt.clone()];
+            check(request.clone(), &away, ending, &[]);
+            let reading = [Committed, interrupt.clone(), Saw(before.clone())];
+            check(request.clone(), &reading, ending, &[]);
+            let committing = [Saw(before.clone()), interrupt];
+            check(request.clone(), &committing, ending, &[]);
+        }
+    }
+}
+
+#[test]
+fn every_kind_that_is_refused_fails_and_changed_nothing() {
+    for (request, before, call, _) in every_kind() {
+        let failed = Failed(FailureKind::ForbiddenByHost);
+        check(request, &[Saw(before), Refused(Error::Forbidden)], failed, &[call]);
+    }
+}
+
+#[test]
+fn every_kind_goes_on_after_a_crash() {
+    for (request, before, call, answers) in every_kind() {
+        // Before the intent is on disk nothing was sent.
+        let lines = [&[Committed, Crash, Saw(before.clone()), Crash, Saw(before)], &*answers];
+        check(request, &lines.concat(), Changed, &[call]);
+    }
+    for (request, before, call, answers) in every_kind() {
+        let [Accepted(task), end] = &*answers else { continue };
+        let lines = [Saw(before), Accepted(task), Committed, Crash, end.clone()];
+        // After a loss a revert counts only if the snapshot is current.
+        let verified = [lines.to_vec(), vec![Saw(off())]].concat();
+        let lines = if call == REVERT { verified } else { lines.to_vec() };
+        check(request, &lines, Changed, &[call]);
+    }
+}
+
+#[test]
+fn every_task_is_cancelled_on_request_and_at_the_deadline() {
+    let late = Failed(FailureKind::DeadlineExceeded);
+    for (request, before, call, answers) in every_kind() {
+        let Some(Accepted(task)) = answers.first() else { continue };
+        for (interrupt, ending) in [(Cancel, Cancelled), (Deadline, late)] {
+            let while_called =
+                [Saw(before.clone()), Committed, interrupt.clone(), Accepted(task), TaskCancelled];
+            check(request.clone(), &while_called, ending, &[call]);
+            let while_running =
+                [Saw(before.clone()), Accepted(task), Committed, interrupt, TaskCancelled];
+            check(request.clone(), &while_running, ending, &[call]);
+        }
+        // The request to cancel outlives a crash.
+        let crash = [
+            Saw(before.clone()),
+            Accepted(task),
+            Committed,
+            Cancel,
+            Committed,
+            Crash,
+            TaskCancelled,
+        ];
+        check(request.clone(), &crash, Cancelled, &[call]);
+        // A host that does not cancel the task.
+        let goes_on = [Saw(before.clone()), Accepted(task), Committed, Deadline, GraceOver];
+        check(request.clone(), &goes_on, Unknown, &[call]);
+        let with_question =
+            [Saw(before), Accepted(task), Committed, DeadlineWithQuestion, TaskCancelled];
+        let ending = if request == JobRequest::Kill { late } else { QUESTION };
+        check(request, &with_question, ending, &[call]);
+    }
+}
+
+const QUESTION: Ending = Failed(FailureKind::QuestionPending);
+
+#[test]
+fn the_requested_power_state_needs_no_call() {
+    for (request, machine) in [
+        (JobRequest::PowerOn, on()),
+        (JobRequest::PowerOff, off()),
+        (JobRequest::Kill, off()),
+        (JobRequest::Suspend, machine(Suspended)),
+        (shutdown(false), off()),
+        (JobRequest::RemoveAllSnapshots, without(off(), &["base", "kickstart", "leaf"])),
+    ] {
+        check(request.clone(), &[Saw(machine.clone())], Unchanged, &[]);
+        // A cancel after the end changes nothing.
+        check(request, &[Saw(machine), Unsynced, HostBack, Cancel], Unchanged, &[]);
+    }
+    let wrong = Failed(FailureKind::InvalidPowerState);
+    for request in [JobRequest::Reset, JobRequest::Reboot, JobRequest::Suspend, shutdown(false)] {
+        let saw = if request == shutdown(false) { machine(Suspended) } else { off() };
+        check(request, &[Saw(saw)], wrong, &[]);
+    }
+    let gone = || Saw(without(off(), &["kickstart"]));
+    for request in [revert(None), remove(false), remove(true), rename()] {
+        check(request, &[gone()], Failed(FailureKind::NotFound), &[]);
+    }
+}
+
+#[test]
+fn a_foreign_task_or_a_question_is_waited_for() {
+    let busy = || Saw(with_running_task(on(), "foreign", ON, false));
+    let call = [Accepted("task"), TaskSucceeded];
+    let waits = [&[busy(), OtherTaskEnded, Saw(on())], &call[..]].concat();
+    check(JobRequest::PowerOff, &waits, Changed, &[OFF]);
+    let late = Failed(FailureKind::MachineBusy);
+    check(JobRequest::PowerOff, &[busy(), Deadline], late, &[]);
+    let asks = || Saw(with_question(off(), "q"));
+    let waits = [&[asks(), QuestionGone, Saw(off())], &call[..]].concat();
+    check(JobRequest::PowerOn, &waits, Changed, &[ON]);
+    check(JobRequest::PowerOn, &[asks(), Deadline], QUESTION, &[]);
+    // A question does not hold up a kill or an answer.
+    for request in [JobRequest::Kill, answer()] {
+        let lines = [Unreadable(Error::Unreachable), DeadlineWithQuestion];
+        check(request, &lines, Failed(FailureKind::DeadlineExceeded), &[]);
+    }
+}
+
+#[test]
+fn a_kill_waits_only_for_what_may_power_the_machine_on() {
+    let call = [Saw(on()), Accepted("task"), TaskSucceeded];
+    // It asks at once, and again after the task that the host names.
+    let foreign = || Saw(with_running_task(on(), "foreign", REVERT, false));
+    let again = [&[foreign(), RefusedBecauseOf("foreign"), OtherTaskEnded], &call[..]].concat();
+    check(JobRequest::Kill, &again, Changed, &[OFF, OFF]);
+    let starts = || Saw(with_running_task(off(), "foreign", ON, false));
+    let waits = [&[starts(), OtherTaskEnded], &call[..]].concat();
+    check(JobRequest::Kill, &waits, Changed, &[OFF]);
+    let others = || Others { may_power_on: true, ..Others::default() };
+    let waits = [&[SawWithOthers(off(), others()), Paused], &call[..]].concat();
+    check(JobRequest::Kill, &waits, Changed, &[OFF]);
+    // A task that waits for an answer powers nothing on.
+    let hangs = with_question(with_running_task(off(), "foreign", ON, false), "q");
+    check(JobRequest::Kill, &[Saw(hangs)], Unchanged, &[]);
+}
+
+#[test]
+fn a_refusal_that_proves_that_nothing_ran_leads_to_another_call() {
+    for refusal in [Error::Busy, Error::Unreachable, Error::NotAuthenticated] {
+        let lines = [Saw(on()), Refused(refusal), Saw(on()), Accepted("task"), TaskSucceeded];
+        check(JobRequest::Reset, &lines, Changed, &[CallKind::Reset; 2]);
+    }
+    // Somebody else powered the machine on while the job waited.
+    let lines = [Saw(off()), Refused(Error::Busy), Saw(on())];
+    let played = check(JobRequest::PowerOn, &lines, Unchanged, &[ON]);
+    assert_eq!(states(&played), [("power_on", StepState::Skipped)]);
+}
+
+#[test]
+fn a_wrong_power_state_is_the_same_from_the_call_and_from_the_task() {
+    let wrong = Error::InvalidPowerState;
+    for refusal in [vec![Refused(wrong)], vec![Accepted("task"), TaskFailed(wrong)]] {
+        let lines = |before: Evidence, after: &[Evidence]| {
+            let after = after.iter().cloned().map(Saw).collect();
+            [vec![Saw(before)], refusal.clone(), after].concat()
+        };
+        check(JobRequest::PowerOn, &lines(off(), &[on(), on()]), Unchanged, &[ON]);
+        check(JobRequest::PowerOff, &lines(on(), &[off(), off()]), Unchanged, &[OFF]);
+        let failed = Failed(FailureKind::InvalidPowerState);
+        check(JobRequest::Reset, &lines(on(), &[off()]), failed, &[CallKind::Reset]);
+    }
+    // After a loss the refusal says that the first sending had run.
+    let lines = [Saw(off()), Lost, Settled(off()), Refused(wrong), Saw(on()), Saw(on())];
+    check(JobRequest::PowerOn, &lines, Changed, &[ON; 2]);
+}
+
+#[test]
+fn a_call_is_sent_four_times_at_most() {
+    let lost = || vec![Lost, Settled(off())];
+    let lines = [vec![Saw(off())], lost(), lost(), lost(), lost()].concat();
+    check(JobRequest::PowerOn, &lines, Unknown, &[ON; 4]);
+    // Refusals between the losses do not reset the count.
+    let refused = || [vec![Refused(Error::Unreachable), Settled(off())], lost()].concat();
+    let lines = [vec![Saw(off())], lost(), refused(), refused(), refused()].concat();
+    check(revert(None), &lines, Unknown, &[REVERT; 7]);
+    // Somebody else powers the machine on each time.
+    let release = JobRequest::Release { keep_power: false, snapshot: None };
+    let undone = || [Saw(on()), Accepted("task"), TaskSucceeded];
+    let lines = [&undone()[..], &undone(), &undone(), &undone(), &[Saw(on())]].concat();
+    check(release, &lines, Failed(FailureKind::InvalidPowerState), &[OFF; 4]);
+}
+
+#[test]
+fn a_lost_call_that_the_machine_cannot_tell_of_is_unknown_if_it_is_not_done_again() {
+    let ran = || vec![Saw(off()), Lost, Settled(off())];
+    let check = |lines: &[ScriptLine], calls| {
+        check(revert(None), &[&ran(), lines].concat(), Unknown, &vec![REVERT; calls]);
+    };
+    check(&[Cancel], 1);
+    check(&[Deadline], 1);
+    check(&[Refused(Error::Forbidden)], 2);
+    check(&[Refused(Error::NotFound), Saw(without(off(), &["kickstart"]))], 2);
+    let other_is_current = Evidence { current_snapshot: Some(id("leaf")), ..off() };
+    check(&[Accepted("second"), TaskSucceeded, Saw(other_is_current)], 2);
+}
+
+#[test]
+fn a_removal_that_is_refused_after_a_loss_had_succeeded_if_the_snapshot_is_gone() {
+    let lines = [
+        Saw(off()),
+        Lost,
+        Settled(off()),
+        Refused(Error::NotFound),
+        Saw(without(off(), &["kickstart"])),
+    ];
+    check(remove(false), &lines, Changed, &[CallKind::RemoveSnapshot; 2]);
+}
+
+#[test]
+fn a_task_that_failed_uncertainly_is_judged_once() {
+    let lines = |before: fn() -> Evidence, call| {
+        let seen = || with_task(before(), "task", call, true);
+        vec![Saw(before()), Accepted("task"), TaskUncertain, Settled(seen())]
+    };
+    let again = [Accepted("again"), TaskSucceeded];
+    let power = [&lines(off, ON), &again[..]].concat();
+    check(JobRequest::PowerOn, &power, Changed, &[ON; 2]);
+    let reverts = [&lines(off, REVERT), &again[..], &[Saw(off())]].concat();
+    check(revert(None), &reverts, Changed, &[REVERT; 2]);
+    check(JobRequest::Reset, &lines(on, CallKind::Reset), Unknown, &[CallKind::Reset]);
+}
+
+#[test]
+fn power_after_a_revert_is_as_requested() {
+    let reverted = |power| [Saw(on()), Accepted("task"), TaskSucceeded, Saw(machine(power))];
+    let powered = [Accepted("power"), TaskSucceeded];
+    for (power_on, power, call) in [
+        (true, Off, Some(ON)),
+        (true, On, None),
+        (true, Suspended, Some(ON)),
+        (false, On, Some(OFF)),
+        (false, Off, None),
+    ] {
+        let (mut lines, mut calls) = (reverted(power).to_vec(), vec![REVERT]);
+        if let Some(call) = call {
+            lines.extend(powered.clone());
+            calls.push(call);
+        }
+        check(revert(Some(power_on)), &lines, Changed, &calls);
+    }
+    // Past its deadline the job succeeds if nothing is left to do.
+    let late = [Saw(off()), Accepted("task"), Committed, Deadline, TaskSucceeded, Saw(on())];
+    check(revert(Some(true)), &late, Changed, &[REVERT]);
+    let between = [&reverted(Off)[..], &[Refused(Error::Unreachable), Committed, Deadline]];
+    let failed = Failed(FailureKind::DeadlineExceeded);
+    let played = check(revert(Some(true)), &between.concat(), failed, &[REVERT, ON]);
+    let detail = played.job.error.unwrap().detail;
+    assert!(detail.contains("only the steps that succeeded were done"), "{detail}");
+}
+
+#[test]
+fn a_call_that_is_lost_after_the_grace_is_unknown_although_the_host_stays_away() {
+    let lines = [Saw(off()), Committed, Deadline, GraceOver, Lost];
+    check(JobRequest::PowerOn, &lines, Unknown, &[ON]);
+}
+
+#[test]
+fn an_end_waits_for_the_inventory_until_the_grace_is_over() {
+    let done = [Saw(off()), Accepted("task"), TaskSucceeded];
+    let back = [&done[..], &[Unsynced, HostBack]].concat();
+    assert!(check(JobRequest::PowerOn, &back, Changed, &[ON]).job.warnings.is_empty());
+    let away = [&done[..], &[Unsynced, Deadline, GraceOver]].concat();
+    assert_eq!(check(JobRequest::PowerOn, &away, Changed, &[ON]).job.warnings.len(), 1);
+}
+
+#[test]
+fn the_created_snapshot_is_named_in_the_result() {
+    let made = |snapshot| with_snapshot(off(), seen(snapshot, Some("kickstart"), "new"));
+    let accepted = [Saw(off()), Accepted("task")];
+    for (lines, named) in [
+        (vec![TaskCreated("made")], true),
+        (vec![TaskSucceeded, Saw(made("made"))], true),
+        (vec![TaskSucceeded, Saw(off())], false),
+        // The daemon dies before the end is on disk.
+        (vec![TaskCreated("made"), Cancel, Crash, TaskCreated("made")], true),
+        (vec![TaskCreated("made"), Cancel, Crash, TaskVanished, Settled(made("made"))], true),
+    ] {
+        let lines = [&accepted[..], &lines].concat();
+        let job = check(create(), &lines, Changed, &[CREATE]).job;
+        let snapshot = job.result.unwrap().snapshot;
+        assert_eq!(snapshot, named.then(|| id("made")), "{lines:?}");
+        assert_eq!(job.warnings.is_empty(), named);
+    }
+}
+
+#[test]
+fn an_answer_to_a_question_that_is_gone_is_refused_by_the_host() {
+    let lines = [Saw(off()), Refused(Error::Rejected)];
+    check(answer(), &lines, Failed(FailureKind::HostRejected), &[CallKind::Answer]);
+}
+
+#[test]
+fn a_guest_is_asked_once_and_then_watched() {
+    let restarts = || vec![Guest(TOOLS_STOPPED), Guest(RUNS)];
+    for (request, call, obeys) in [
+        (shutdown(false), SHUTDOWN, vec![Guest(IS_OFF)]),
+        (JobRequest::Reboot, CallKind::RebootGuest, restarts()),
+        (JobRequest::Reboot, CallKind::RebootGuest, vec![Guest(TOOLS_WENT)]),
+    ] {
+        let asked = |lines: &[ScriptLine], ending| {
+            for answer in [
+                vec![Done],
+                vec![Lost, Saw(on())],
+                vec![Committed, Crash, Saw(on())],
+                vec![Lost, Saw(with_task(on(), "foreign", call, false))],
+            ] {
+                let lines = [&[Saw(on())], &*answer, &[Guest(RUNS)], lines].concat();
+                check(request.clone(), &lines, ending, &[call]);
+            }
+        };
+        asked(&obeys, Changed);
+        asked(&[Deadline], Unknown);
+        // A guest that was asked cannot be called back.
+        asked(&[Cancel, Deadline], Unknown);
+        asked(&[&[Cancel], &*obeys].concat(), Changed);
+        asked(&[GuestGone], Unknown);
+        let refused = [Saw(on()), Refused(Error::ToolsUnavailable)];
+        check(request, &refused, Failed(FailureKind::ToolsUnavailable), &[call]);
+    }
+    let powered_off = [Saw(on()), Done, Guest(IS_OFF)];
+    check(JobRequest::Reboot, &powered_off, Unknown, &[CallKind::RebootGuest]);
+    let found_off = [Saw(on()), Lost, Saw(off())];
+    check(shutdown(false), &found_off, Changed, &[SHUTDOWN]);
+}
+
+#[test]
+fn a_guest_that_does_not_shut_down_is_powered_off() {
+    let off = [Saw(on()), Accepted("task"), TaskSucceeded];
+    let asked = [Saw(on()), Done, Guest(RUNS), ForceAfter];
+    for (asked, state) in [
+        (&asked[..], StepState::Failed),
+        (&[Saw(on()), Refused(Error::ToolsUnavailable)], StepState::Skipped),
+    ] {
+        let played = check(shutdown(true), &[asked, &off].concat(), Changed, &[SHUTDOWN, OFF]);
+        assert_eq!(states(&played), [("shutdown", state), ("power_off", StepState::Succeeded)]);
+    }
+    // The guest may still shut down, so a refused power-off is not a failure.
+    let refused = [&asked[..], &[Saw(on()), Refused(Error::Forbidden)]].concat();
+    check(shutdown(true), &refused, Unknown, &[SHUTDOWN, OFF]);
+}
+
+#[test]
+fn a_preparation_reverts_powers_on_waits_and_settles() {
+    let prepare = || JobRequest::Prepare {
+        snapshot: Some((id("kickstart"), "base/kickstart".to_owned())),
+        power: Some(On),
+        until: Some(Readiness::Tools),
+        settle: Some(Duration::from_mins(1)),
+    };
+    let call = [Accepted("task"), TaskSucceeded];
+    let powered = [&[Saw(off())], &call[..], &[Saw(off())], &call[..], &[Saw(on())]].concat();
+    let rest = [Ready(true), Saw(on()), Paused, Saw(on())];
+    check(prepare(), &[&powered[..], &rest].concat(), Changed, &[REVERT, ON]);
+    // Off again before the tools run.
+    let again =
+        [&powered[..], &[Ready(false), Saw(off())], &call[..], &[Saw(on())], &rest].concat();
+    check(prepare(), &again, Changed, &[REVERT, ON, ON]);
+    check(prepare(), &[&powered[..], &[Cancel]].concat(), Cancelled, &[REVERT, ON]);
+    let late = Failed(FailureKind::DeadlineExceeded);
+    check(prepare(), &[&powered[..], &[Deadline]].concat(), late, &[REVERT, ON]);
+    let released = JobRequest::Release {
+        keep_power: false,
+        snapshot: Some((id("kickstart"), "base/kickstart".to_owned())),
+    };
+    let lines = [&[Saw(on())], &call[..], &[Saw(on())], &call[..], &[Saw(machine(Off))]].concat();
+    check(released, &lines, Changed, &[REVERT, OFF]);
+}
+
+fn states(played: &Played) -> Vec<(&str, StepState)> {
+    played.job.steps.iter().map(|step| (&*step.name, step.state)).collect()
+}
