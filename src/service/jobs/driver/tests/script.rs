@@ -176,13 +176,12 @@ impl Play {
         }
         if self.committed.state == JobState::Running {
             let (mut driver, effect) = Driver::resume(self.committed.clone(), RULES);
-            match (&self.committed.intent, &self.committed.host_task) {
-                (Some(_), Some(task)) => assert_eq!(task_of(&effect), Some(task)),
-                _ => {
-                    assert_eq!(effect, Effect::AwaitHost(Duration::ZERO));
-                    let next = driver.step(Input::Waited, self.now());
-                    assert_eq!(next, Effect::Examine, "after a crash the machine is read first");
-                }
+            if let (Some(_), Some(task)) = (&self.committed.intent, &self.committed.host_task) {
+                assert_eq!(task_of(&effect), Some(task));
+            } else {
+                assert_eq!(effect, Effect::AwaitHost(Duration::ZERO));
+                let next = driver.step(Input::Waited, self.now());
+                assert_eq!(next, Effect::Examine, "after a crash the machine is read first");
             }
         }
     }
