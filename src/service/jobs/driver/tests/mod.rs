@@ -14,7 +14,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::{Driver, Rules};
-use crate::domain::call::{CallKind, Evidence, RecentTask, SeenSnapshot};
+use crate::domain::call::{CallKind, Evidence, RecentTask, SnapshotEvidence};
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::job::JobRequest;
 use crate::domain::origin::Actor;
@@ -70,7 +70,7 @@ fn off() -> Evidence {
 }
 
 /// The same machine with another snapshot.
-fn with_snapshot(mut evidence: Evidence, snapshot: SeenSnapshot) -> Evidence {
+fn with_snapshot(mut evidence: Evidence, snapshot: SnapshotEvidence) -> Evidence {
     evidence.snapshots.push(snapshot);
     evidence
 }

@@ -9,7 +9,7 @@ use super::{RULES, job, start};
 use crate::domain::call::{CallKind, Evidence};
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{SnapshotId, TaskId};
-use crate::domain::job::{Job, JobRequest, JobState, StepState};
+use crate::domain::job::{Job, JobRequest, JobState, JobStepState};
 use crate::domain::origin::Actor;
 use crate::hypervisor::{Accepted, HostErrorKind};
 use crate::service::jobs::driver::{
@@ -323,7 +323,7 @@ impl Play {
                 assert!(committed.state.is_end() && committed.finished_at.is_some());
                 assert_eq!(committed.intent, None);
                 assert_eq!(committed.error.is_none(), committed.state == JobState::Succeeded);
-                assert!(committed.steps.iter().all(|step| step.state != StepState::Running));
+                assert!(committed.steps.iter().all(|step| step.state != JobStepState::Running));
             }
             _ => {}
         }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::domain::call::{CallKind, Evidence};
 use crate::domain::failure::FailureKind;
-use crate::domain::job::{JobRequest, StepState};
+use crate::domain::job::{JobRequest, JobStepState};
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState::{self, Off, On, Suspended};
 use crate::hypervisor::HostErrorKind as Error;
@@ -242,7 +242,7 @@ fn a_refusal_that_proves_that_nothing_ran_leads_to_another_call() {
     // Somebody else powered the machine on while the job waited.
     let lines = [Saw(off()), Refused(Error::Busy), Saw(on())];
     let played = check(JobRequest::PowerOn, &lines, Unchanged, &[ON]);
-    assert_eq!(states(&played), [("power_on", StepState::Skipped)]);
+    assert_eq!(states(&played), [("power_on", JobStepState::Skipped)]);
 }
 
 #[test]
@@ -427,11 +427,11 @@ fn a_guest_that_does_not_shut_down_is_powered_off() {
     let off = [Saw(on()), Accepted("task"), TaskSucceeded];
     let asked = [Saw(on()), Done, Guest(RUNS), ForceAfter];
     for (asked, state) in [
-        (&asked[..], StepState::Failed),
-        (&[Saw(on()), Refused(Error::ToolsUnavailable)], StepState::Skipped),
+        (&asked[..], JobStepState::Failed),
+        (&[Saw(on()), Refused(Error::ToolsUnavailable)], JobStepState::Skipped),
     ] {
-        let played = check(shutdown(true), &[asked, &off].concat(), Changed, &[SHUTDOWN, OFF]);
-        assert_eq!(states(&played), [("shutdown", state), ("power_off", StepState::Succeeded)]);
+        let played = check(shutdown(true), &[asked, &off[..]].concat(), Changed, &[SHUTDOWN, OFF]);
+        assert_eq!(states(&played), [("shutdown", state), ("power_off", JobStepState::Succeeded)]);
     }
     // The guest may still shut down, so a refused power-off is not a failure.
     let refused = [&asked[..], &[Saw(on()), Refused(Error::Forbidden)]].concat();
@@ -465,6 +465,6 @@ fn a_preparation_reverts_powers_on_waits_and_settles() {
     check(released, &lines, Changed, &[REVERT, OFF]);
 }
 
-fn states(played: &Played) -> Vec<(&str, StepState)> {
+fn states(played: &Played) -> Vec<(&str, JobStepState)> {
     played.job.steps.iter().map(|step| (&*step.name, step.state)).collect()
 }
