@@ -259,7 +259,7 @@ impl Machines {
             (NotFreeReason::Leased, lease.is_some()),
             (NotFreeReason::Quarantined, quarantine.is_some()),
             (NotFreeReason::Job, active_job.is_some()),
-            (NotFreeReason::HostTask, self.jobs.finds_host_busy(&machine.id, active_job)),
+            (NotFreeReason::HostTask, self.jobs.is_host_busy(&machine.id, active_job)),
             (NotFreeReason::OtterItself, is_self),
             (NotFreeReason::Protected, protected),
         ];

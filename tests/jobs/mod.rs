@@ -471,7 +471,7 @@ async fn a_task_that_failed_with_an_uncertain_outcome_is_judged_if_a_manager_is_
 async fn a_task_that_outlives_its_job_keeps_the_machine_over_a_restart() {
     let mut lab = Lab::new(1).await;
     let (machine, busy) = (MachineId::from_backend("1"), |lab: &Lab| {
-        lab.jobs.finds_host_busy(&MachineId::from_backend("1"), None)
+        lab.jobs.is_host_busy(&MachineId::from_backend("1"), None)
     });
     let on = lab.start(1, JobRequest::PowerOn).await;
     lab.end(on).await;

@@ -1,8 +1,8 @@
-//! Accepts a job: it takes its place, is checked and is committed; otherwise nothing of it is left.
+//! Accepts a job: reserves its place, admits it and commits it. A refused job leaves no trace.
 
 use std::sync::Arc;
 
-use super::admission::{admit, bear_outage, has_question, queue_full};
+use super::admission::{admit, has_question, queue_full, require_host_available};
 use super::clocks::Moment;
 use super::driver::Driver;
 use super::gate::{Admission, Right};
@@ -12,11 +12,10 @@ use crate::domain::audit::AuditRecord;
 use crate::domain::event::Subject;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
-use crate::domain::job::{Job, TargetId};
+use crate::domain::job::Job;
 use crate::domain::machine::Machine;
 use crate::domain::snapshot_rules::SnapshotTree;
 use crate::fail_points::fail_point;
-use crate::service::callers::Caller;
 use crate::service::idempotency::{Claimed, KeyClaim};
 use crate::service::limits::queue_full as queue_full_of_token;
 use crate::service::snapshots;
@@ -24,8 +23,8 @@ use crate::service::storage_watch::{store_failure, write_failure};
 use crate::storage::{IdempotencyKey, KeyOwner};
 
 impl Jobs {
-    /// Claims a key for a call that is to start a job: once no other call has it, looks up which
-    /// job it started.
+    /// Claims a key for a call that starts a job. Waits until no other call has the key, and looks
+    /// up which job it started.
     ///
     /// # Errors
     /// `idempotency-mismatch` if it was used for another request; the store's.
@@ -40,8 +39,7 @@ impl Jobs {
     /// `shutting-down`, `host-unreachable` after a long outage, `question-pending`, `queue-full`;
     /// `forbidden` for a change of a protected snapshot, or of one that is not the runner's.
     pub async fn start(&self, new: NewJob) -> Result<JobId, Failure> {
-        // Contained and not awaited in place: a caller that hangs up must not leave a place half
-        // taken.
+        // A task of its own: a caller that hangs up cannot stop it halfway.
         let accepted =
             self.0.parts.supervisor.spawn_isolated("accept", self.clone().accept(new)).join();
         accepted.await.unwrap_or_else(|_| {
@@ -50,7 +48,7 @@ impl Jobs {
     }
 
     async fn accept(self, new: NewJob) -> Result<JobId, Failure> {
-        // What otter starts by itself waits for both.
+        // A job that otter starts by itself waits until the host is back.
         if !new.right.is_own() {
             self.refuse_if_away()?;
         }
@@ -59,58 +57,55 @@ impl Jobs {
             (Arc::clone(&new.machine), new.key.clone(), new.right.clone());
         let clock = &self.0.parts.clock;
         let now = Moment::now(clock);
-        let mut job =
-            admit(new, JobId::new(clock.uuid()), now.wall, &self.0.parts.settings.deadlines)?;
+        let job = admit(new, JobId::new(clock.uuid()), now.wall, &self.0.parts.settings.deadlines)?;
         let (id, kind, target) = (job.id, job.kind(), job.target.id());
-        self.queues()
-            .reserve(&target, id, lane(kind))
-            .map_err(|full| queue_full(full, &machine))?;
+        let reserved = self.0.table.reserve(&target, id, lane(kind));
+        reserved.map_err(|full| queue_full(full, &machine))?;
+        let key = claim.as_ref().map(KeyClaim::key);
+        let committed = self.commit(job, now, &machine, &right, key).await;
+        match &committed {
+            Ok(job) => {
+                fail_point!("accept-committed");
+                self.0.parts.metrics.job_accepted(kind.as_str());
+                self.0.table.commit(&target, id);
+                self.0.parts.event_stream.publish([Subject::from_job(job)]);
+            }
+            Err(_) => self.0.table.remove(&target, id),
+        }
+        self.dispatch(&target);
+        self.queue_moved(&target);
+        committed.map(|_| id)
+    }
+
+    /// Admits a job that has its place in the queue, shows it and commits it to disk.
+    async fn commit(
+        &self,
+        mut job: Job,
+        now: Moment,
+        machine: &Machine,
+        right: &Right,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Arc<Job>, Failure> {
         // The job has its place, so a lease of the machine that is granted from now on sees it.
-        let admitted = self.0.parts.gate.admit(&machine, &right);
+        let admission = self.0.parts.gate.admit(machine, right)?;
         // A caller without a right to the machine gets that refusal first.
-        let answered = |admission| has_question(&machine, &job.request).map(|()| admission);
-        let admission = match admitted.and_then(answered) {
-            Ok(admission) => admission,
-            Err(failure) => {
-                self.refuse(&target, id);
-                return Err(failure);
-            }
-        };
+        has_question(machine, &job.request)?;
         job.lease = admission.lease();
-        let overrides_protection = match self.admit_snapshots(&mut job, &machine, &right).await {
-            Ok(overrides_protection) => overrides_protection,
-            Err(failure) => {
-                self.refuse(&target, id);
-                return Err(failure);
-            }
-        };
-        let due = now.due(job.deadline_at);
-        // Shown before it is committed: a reader who learns its id from the disk finds it here.
-        self.0.board.add(Driver::queued(job.clone(), self.rules()), due);
+        let overrides_protection = self.admit_snapshots(&mut job, machine, right).await?;
+        let driver = Driver::queued(job.clone(), self.rules());
+        self.0.table.show(driver, now.due(job.deadline_at));
         // The job has its place already: two calls at the same moment count each other.
         if let Some(most) = right.caller.limits.queued_jobs
-            && !self.is_next(&target, id)
-            && self.waiting_of(&right.caller) > most as usize
+            && self.0.table.exceeds_caller_limit(job.id, most as usize)
         {
-            self.refuse(&target, id);
             let refused = queue_full_of_token(&right.caller.name, &format!("{most} queued jobs"));
             return Err(refused.with_machine(&machine.id, &machine.name));
         }
         fail_point!("accept");
-        let overridden = overridden(&job, admission, overrides_protection, &right);
-        let key = claim.as_ref().map(KeyClaim::key);
-        if let Err(error) = self.0.parts.store.insert_job(&job, key, overridden).await {
-            self.refuse(&target, id);
-            return Err(write_failure(&error));
-        }
-        fail_point!("accept-committed");
-        self.0.parts.metrics.job_accepted(kind.as_str());
-        self.expire_at(due, id, &target);
-        self.queues().ready(&target, id);
-        self.0.parts.event_stream.publish([Subject::from_job(&Arc::new(job))]);
-        self.dispatch(&target);
-        self.queue_moved(&target);
-        Ok(id)
+        let overridden = overridden(&job, admission, overrides_protection, right);
+        let inserted = self.0.parts.store.insert_job(&job, key, overridden).await;
+        inserted.map_err(|error| write_failure(&error))?;
+        Ok(Arc::new(job))
     }
 
     /// Refuses a job whose change of the machine's snapshots is not allowed. Returns whether the
@@ -132,32 +127,13 @@ impl Jobs {
         Ok(overrides_protection)
     }
 
-    /// Whether a job waits for no other job of its target.
-    fn is_next(&self, target: &TargetId, job: JobId) -> bool {
-        self.queues().position(target, job).is_none_or(|ahead| ahead == 0)
-    }
-
-    /// How many jobs of a caller wait behind another job of their target.
-    fn waiting_of(&self, caller: &Caller) -> usize {
-        let queued = self.0.board.queued_of(&caller.name);
-        queued.iter().filter(|(job, target)| !self.is_next(target, *job)).count()
-    }
-
-    /// Takes back the place of a job that was not committed.
-    fn refuse(&self, target: &TargetId, id: JobId) {
-        self.0.board.remove(id);
-        self.queues().withdraw(target, id);
-        self.dispatch(target);
-        self.queue_moved(target);
-    }
-
     fn refuse_if_away(&self) -> Result<(), Failure> {
         if self.0.stop.is_cancelled() {
             let detail = "otter is shutting down and takes no new jobs; try again once it is back.";
             return Err(Failure::new(FailureKind::ShuttingDown, detail));
         }
         let Some(away) = self.0.parts.inventory.away_for() else { return Ok(()) };
-        bear_outage(
+        require_host_available(
             self.0.parts.inventory.session().state,
             away,
             self.0.parts.settings.outage_grace,
@@ -165,7 +141,7 @@ impl Jobs {
     }
 }
 
-/// The fact of an override, if the job would have been refused without it.
+/// The audit record of an override, if the job needed it.
 fn overridden(
     job: &Job,
     admission: Admission,

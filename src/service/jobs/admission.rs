@@ -18,7 +18,7 @@ use crate::service::machines::shorten;
 /// The job that is asked for, with this id.
 ///
 /// # Errors
-/// `question-pending`; `invalid-request` where the plug would be pulled after the deadline.
+/// `question-pending`; `invalid-request` if `force_after` is not before the deadline.
 pub fn admit(
     new: NewJob,
     id: JobId,
@@ -27,9 +27,9 @@ pub fn admit(
 ) -> Result<Job, Failure> {
     let NewJob { machine, request, right, reference, deadline, key: _ } = new;
     let kind = request.kind();
-    // What otter starts by itself waits for the answer.
-    let minds = !kind.bypasses_queue() && !right.is_own();
-    if let Some(question) = machine.question.as_ref().filter(|_| minds) {
+    // A job that otter starts by itself waits for the answer.
+    let waits_for_answer = !kind.bypasses_queue() && !right.is_own();
+    if let Some(question) = machine.question.as_ref().filter(|_| waits_for_answer) {
         let detail = format!(
             "{} waits on a question ({}); answer it first: {}",
             machine.name, question.id, question.text
@@ -37,7 +37,7 @@ pub fn admit(
         return Err(Failure::new(FailureKind::QuestionPending, detail)
             .with_machine(&machine.id, &machine.name));
     }
-    let deadline = deadline.unwrap_or(deadlines.of(kind));
+    let deadline = deadline.unwrap_or(deadlines.for_kind(kind));
     if let JobRequest::Shutdown { force_after: Some(after) } = request
         && after >= deadline
     {
@@ -111,7 +111,11 @@ pub fn has_question(machine: &Machine, request: &JobRequest) -> Result<(), Failu
 ///
 /// # Errors
 /// `host-login-refused`, or `host-unreachable` once the outage is longer than `grace`.
-pub fn bear_outage(state: SessionState, away: Duration, grace: Duration) -> Result<(), Failure> {
+pub fn require_host_available(
+    state: SessionState,
+    away: Duration,
+    grace: Duration,
+) -> Result<(), Failure> {
     match state {
         SessionState::LoginRefused { reason } => Err(Failure::new(
             FailureKind::HostLoginRefused,

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::domain::job::Job;
@@ -59,6 +60,50 @@ impl Jumps {
         }
         self.offset = offset;
         Some(jump)
+    }
+}
+
+/// Reports the jumps of the wall clock to the jobs, as the sum of all jumps since otter started.
+#[derive(Debug, Default)]
+pub struct JumpSender(watch::Sender<SignedDuration>);
+
+/// The jumps of the wall clock that a job's deadline has to follow.
+#[derive(Debug)]
+pub struct JumpReceiver {
+    sum: watch::Receiver<SignedDuration>,
+    followed: SignedDuration,
+}
+
+impl JumpSender {
+    /// Reports a jump.
+    pub fn send(&self, by: SignedDuration) {
+        self.0.send_modify(|sum| *sum = sum.saturating_add(by));
+    }
+
+    /// The jumps from now on.
+    pub fn subscribe(&self) -> JumpReceiver {
+        let sum = self.0.subscribe();
+        let followed = *sum.borrow();
+        JumpReceiver { sum, followed }
+    }
+}
+
+impl JumpReceiver {
+    /// Waits for the next jump and returns its size.
+    pub async fn next(&mut self) -> SignedDuration {
+        if self.sum.changed().await.is_err() {
+            // The sender is gone, and otter with it.
+            std::future::pending::<()>().await;
+        }
+        self.take()
+    }
+
+    /// The size of the jumps since the last call, zero if there were none.
+    pub fn take(&mut self) -> SignedDuration {
+        let sum = *self.sum.borrow_and_update();
+        let by = sum.saturating_sub(self.followed);
+        self.followed = sum;
+        by
     }
 }
 

@@ -5,31 +5,31 @@ mod accepting;
 mod admission;
 pub(super) mod clocks;
 pub mod driver;
+mod effects;
 pub mod gate;
 pub mod judgement;
 mod plan;
 pub mod queue;
-mod recovery;
 mod runner;
 mod running;
 #[cfg(test)]
 mod samples;
 mod showing;
 mod sight;
+mod status;
+mod table;
 mod times;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::driver::Rules;
 use self::gate::{Gate, Right};
-use self::queue::Queues;
-use self::view::Board;
+use self::table::JobTable;
 pub use self::view::{BlockedBy, JobView};
 use super::event_stream::EventStream;
 use super::hosts::Hosts;
@@ -37,8 +37,8 @@ use super::idempotency::{IdempotencyKeys, KeyClaim};
 use super::inventory::Inventory;
 use super::snapshots::SnapshotProtection;
 use crate::clock::Clock;
-use crate::domain::ids::{JobId, MachineId, TaskId};
-use crate::domain::job::{JobKind, JobRequest, TargetId};
+use crate::domain::ids::JobId;
+use crate::domain::job::{JobKind, JobRequest};
 use crate::domain::machine::Machine;
 use crate::storage::{JobCursor, Storage};
 use crate::supervisor::Supervisor;
@@ -51,18 +51,14 @@ pub struct Jobs(Arc<Shared>);
 /// What all clones share.
 struct Shared {
     parts: JobsParts,
-    board: Arc<Board>,
-    queues: Mutex<Queues>,
+    table: JobTable,
     keys: IdempotencyKeys,
-    /// The deadlines of jobs that wait in a queue, by the clock that never jumps.
-    expiries: Mutex<BTreeSet<(Duration, JobId, TargetId)>>,
-    expiries_changed: Notify,
-    /// Tasks that outlived their jobs: until they end their machines are not free.
-    leftovers: Mutex<BTreeMap<MachineId, BTreeSet<TaskId>>>,
+    /// The pending job whose shifted deadline is being stored. Its runner waits for that.
+    storing_deadline_of: watch::Sender<Option<JobId>>,
     stop: CancellationToken,
 }
 
-/// What [`Jobs`] work with.
+/// The services and settings that [`Jobs`] need.
 pub struct JobsParts {
     pub store: Arc<dyn Storage>,
     pub hosts: Hosts,
@@ -76,7 +72,7 @@ pub struct JobsParts {
     pub snapshots: Arc<SnapshotProtection>,
 }
 
-/// What the configuration says of jobs.
+/// The configuration of jobs.
 #[derive(Clone, Debug)]
 pub struct JobSettings {
     /// How long a machine must be quiet before a lost call is judged.
@@ -108,10 +104,10 @@ pub struct Deadlines {
 pub struct NewJob {
     pub machine: Arc<Machine>,
     pub request: JobRequest,
-    /// Who asks, and by what right.
+    /// The caller and the caller's right.
     pub right: Right,
     pub reference: Option<String>,
-    /// None: the default of its kind.
+    /// `None`: the default of its kind.
     pub deadline: Option<Duration>,
     pub key: Option<KeyClaim>,
 }
@@ -124,7 +120,7 @@ pub struct JobsPage {
 }
 
 impl Deadlines {
-    const fn of(&self, kind: JobKind) -> Duration {
+    const fn for_kind(&self, kind: JobKind) -> Duration {
         match kind {
             JobKind::MachinePowerOn
             | JobKind::MachinePowerOff
@@ -143,37 +139,22 @@ impl Deadlines {
 }
 
 impl Jobs {
-    /// Without any job. Call [`Jobs::recover`] before anything is accepted.
+    /// No jobs yet. Call [`Jobs::recover`] before the first job is accepted.
     #[must_use]
     pub fn new(parts: JobsParts) -> Self {
-        let queues = Queues::new(parts.settings.queue_per_machine, parts.settings.queue_in_all);
+        let JobSettings { queue_per_machine, queue_in_all, .. } = parts.settings;
         let stop = parts.supervisor.shutdown_token();
         let keys = IdempotencyKeys::new(Arc::clone(&parts.store));
         Self(Arc::new(Shared {
             parts,
-            board: Arc::new(Board::default()),
-            queues: Mutex::new(queues),
+            table: JobTable::new(queue_per_machine, queue_in_all),
             keys,
-            expiries: Mutex::new(BTreeSet::new()),
-            expiries_changed: Notify::new(),
-            leftovers: Mutex::new(BTreeMap::new()),
+            storing_deadline_of: watch::Sender::new(None),
             stop,
         }))
     }
 
     fn rules(&self) -> Rules {
         Rules { settle: self.0.parts.settings.settle }
-    }
-
-    fn queues(&self) -> MutexGuard<'_, Queues> {
-        self.0.queues.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn leftovers(&self) -> MutexGuard<'_, BTreeMap<MachineId, BTreeSet<TaskId>>> {
-        self.0.leftovers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn expiries(&self) -> MutexGuard<'_, BTreeSet<(Duration, JobId, TargetId)>> {
-        self.0.expiries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,9 +1,10 @@
-//! Who is next on each target of jobs, such as a machine: pure, no I/O, no clock.
+//! Which job is next on each target, such as a machine. Pure: no I/O, no clock.
 //!
-//! One job at a time per target, in order of arrival; different targets run side by side. A kill
-//! goes before everything that waits and does not wait for what runs; an answer to a question runs
-//! beside the job that it unblocks. A place is taken before the job is committed to disk and counts
-//! at once, so that the limits hold; the job may start when it is [`Place::ready`].
+//! One job at a time runs on a target, in order of arrival; different targets are independent. A
+//! kill goes before all waiting jobs and does not wait for the running one. An answer to a question
+//! runs at the same time as the job that it unblocks. A job takes its place before it is committed
+//! to disk, and the place counts at once, so that the limits hold. The job can start when its place
+//! is [`Place::ready`].
 
 #[cfg(test)]
 mod tests;
@@ -25,15 +26,15 @@ pub struct Queues {
 #[derive(Debug, Default)]
 struct Queue {
     running: Option<JobId>,
-    /// A kill beside `running`.
+    /// A kill, which runs at the same time as `running`.
     killing: Option<JobId>,
-    /// An answer beside both.
+    /// An answer, which runs at the same time as both.
     answering: Option<JobId>,
     /// Kills, then answers, then the rest; each in order of arrival.
     waiting: VecDeque<Place>,
 }
 
-/// Which way a job takes through its target's queue, the first to go first.
+/// The lane of a job in its target's queue. An earlier lane goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
     Kill,
@@ -41,7 +42,7 @@ pub enum Lane {
     Ordinary,
 }
 
-/// Which way a kind of job takes through its queue.
+/// The lane of a kind of job.
 #[must_use]
 pub const fn lane(kind: JobKind) -> Lane {
     match kind {
@@ -72,7 +73,7 @@ pub struct Killed {
     pub by: JobId,
 }
 
-/// Why a job finds no place.
+/// The limit that a job does not fit in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
     Machine,
@@ -86,7 +87,7 @@ impl Queues {
         Self { targets: HashMap::new(), per_machine, in_all, waiting: 0 }
     }
 
-    /// How many jobs wait, and how many run.
+    /// The number of jobs that wait, and of those that run.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         let run = |queue: &Queue| {
@@ -109,7 +110,7 @@ impl Queues {
         Ok(())
     }
 
-    /// Puts back a job that waited before a restart; the limits do not apply to what was accepted.
+    /// Puts back a job that waited before a restart. The limits do not apply to it.
     pub fn restore(&mut self, target: &TargetId, job: JobId, lane: Lane) {
         self.add(target, Place { job, lane, ready: true });
     }
@@ -126,7 +127,7 @@ impl Queues {
         }
     }
 
-    /// Gives up the place of a job that waits. False where it does not wait: it runs or has ended.
+    /// Removes a waiting job. False if the job does not wait.
     pub fn withdraw(&mut self, target: &TargetId, job: JobId) -> bool {
         let Some(queue) = self.targets.get_mut(target) else { return false };
         let before = queue.waiting.len();
@@ -137,17 +138,17 @@ impl Queues {
         withdrawn
     }
 
-    /// The next job that may start on this target, which then counts as running. A kill has what
-    /// runs beside it cancelled.
+    /// The next job that can start on this target. It counts as running from now on. A kill cancels
+    /// the running job.
     pub fn next_turn(&mut self, target: &TargetId) -> Option<Turn> {
         let job = self.start_next(target)?;
         Some(Turn { job, cancel: self.beside_kill(target) })
     }
 
-    /// The next job that may start on this target, which then counts as running.
+    /// The next job that can start on this target. It counts as running from now on.
     fn start_next(&mut self, target: &TargetId) -> Option<JobId> {
         let queue = self.targets.get_mut(target)?;
-        // Of each lane the first: who is behind it waits for it.
+        // Only the first job of each lane can start.
         let firsts = [Lane::Kill, Lane::Answer, Lane::Ordinary]
             .into_iter()
             .filter_map(|lane| queue.waiting.iter().position(|place| place.lane == lane));
@@ -173,11 +174,10 @@ impl Queues {
     #[must_use]
     pub fn active(&self, target: &TargetId) -> Option<JobId> {
         let queue = self.targets.get(target)?;
-        let first = || queue.waiting.iter().find(|place| place.ready).map(|place| place.job);
-        queue.killing.or(queue.running).or(queue.answering).or_else(first)
+        queue.killing.or(queue.running).or(queue.answering).or_else(|| queue.committed().next())
     }
 
-    /// Whether any job has its place on a target, be it committed or not.
+    /// Whether a target has any job, committed or not.
     #[must_use]
     pub fn has_any(&self, target: &TargetId) -> bool {
         self.targets.contains_key(target)
@@ -189,7 +189,7 @@ impl Queues {
         self.targets.get(target)?.running
     }
 
-    /// The job that runs beside a kill.
+    /// The running job that a running kill cancels.
     #[must_use]
     pub fn beside_kill(&self, target: &TargetId) -> Option<Killed> {
         let queue = self.targets.get(target)?;
@@ -197,25 +197,28 @@ impl Queues {
     }
 
     /// The committed jobs that wait for a target, in their order.
-    #[must_use]
-    pub fn waiting_on(&self, target: &TargetId) -> Vec<JobId> {
-        let waiting = self.targets.get(target).into_iter().flat_map(|queue| &queue.waiting);
-        waiting.filter(|place| place.ready).map(|place| place.job).collect()
+    pub fn waiting_on(&self, target: &TargetId) -> impl Iterator<Item = JobId> {
+        self.targets.get(target).into_iter().flat_map(Queue::committed)
     }
 
-    /// Every target that has a job, with its active one.
+    /// The committed jobs that wait for any target, in no order.
+    pub fn all_waiting(&self) -> impl Iterator<Item = JobId> {
+        self.targets.values().flat_map(Queue::committed)
+    }
+
+    /// The targets that have an active job, each with that job.
     pub fn all_active(&self) -> impl Iterator<Item = (&TargetId, JobId)> {
         self.targets.keys().filter_map(|target| Some((target, self.active(target)?)))
     }
 
-    /// How many jobs are before this one in its queue, that which runs included; none where it does
+    /// The number of jobs before this one in its queue, the running one included. `None` if it does
     /// not wait.
     #[must_use]
     pub fn position(&self, target: &TargetId, job: JobId) -> Option<usize> {
         let queue = self.targets.get(target)?;
         let at = queue.waiting.iter().position(|place| place.job == job)?;
         let lane = queue.waiting[at].lane;
-        // An answer holds up other answers alone, and is held up by nothing else.
+        // Answers and other jobs do not wait for each other.
         let counts = |other: Lane| (other == Lane::Answer) == (lane == Lane::Answer);
         let ahead = queue.waiting.iter().take(at).filter(|place| counts(place.lane)).count();
         let running = match lane {
@@ -223,12 +226,6 @@ impl Queues {
             _ => usize::from(queue.running.is_some()) + usize::from(queue.killing.is_some()),
         };
         Some(ahead + running)
-    }
-
-    /// How many jobs wait.
-    #[must_use]
-    pub const fn waiting(&self) -> usize {
-        self.waiting
     }
 
     fn add(&mut self, target: &TargetId, place: Place) {
@@ -253,6 +250,10 @@ impl Queues {
 }
 
 impl Queue {
+    fn committed(&self) -> impl Iterator<Item = JobId> {
+        self.waiting.iter().filter(|place| place.ready).map(|place| place.job)
+    }
+
     fn slot(&mut self, lane: Lane) -> &mut Option<JobId> {
         match lane {
             Lane::Kill => &mut self.killing,

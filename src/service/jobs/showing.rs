@@ -1,9 +1,12 @@
 //! Jobs as callers see them: read, waited for and listed.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::driver::Blocker;
-use super::view::{BlockedBy, JobView, Live};
+use super::status::JobStatus;
+use super::table::JobReading;
+use super::view::{BlockedBy, JobView};
 use super::{Jobs, JobsPage};
 use crate::domain::failure::Failure;
 use crate::domain::ids::{JobId, LeaseId, MachineId};
@@ -17,28 +20,29 @@ impl Jobs {
     /// # Errors
     /// The store's, for a job that ended.
     pub async fn get(&self, id: JobId) -> Result<Option<JobView>, Failure> {
-        if let Some(live) = self.0.board.get(id) {
-            return Ok(Some(self.view(&live)));
+        if let Some(reading) = self.0.table.read(id) {
+            return Ok(Some(self.view(reading)));
         }
         let stored = self.0.parts.store.job(id).await.map_err(|error| store_failure(&error))?;
         Ok(stored.map(JobView::ended))
     }
 
-    /// Waits until a job ended. Cheap: nothing is polled, and the store is read only for a job that
-    /// had ended before. None where there is no such job; a job that has not ended where the daemon
-    /// stops first.
+    /// Waits until a job ended. Reads the store only for a job that had ended before. `None` if
+    /// there is no such job. Returns a job that has not ended if otter stops first.
     ///
     /// # Errors
     /// The store's.
     pub async fn ended(&self, id: JobId) -> Result<Option<JobView>, Failure> {
-        if let Some(mut changes) = self.0.board.follow(id) {
+        if let Some(mut changes) = self.0.table.follow(id) {
             tokio::select! {
                 biased;
-                _ = changes.wait_for(|live| live.job.state.is_end()) => {}
+                _ = changes.wait_for(|status| status.job.state.is_end()) => {}
                 () = self.0.stop.cancelled() => {}
             }
-            let live = changes.borrow().clone();
-            return Ok(Some(self.view(&live)));
+            let job = Arc::clone(&changes.borrow().job);
+            if job.state.is_end() {
+                return Ok(Some(JobView::ended(Arc::unwrap_or_clone(job))));
+            }
         }
         self.get(id).await
     }
@@ -78,8 +82,8 @@ impl Jobs {
             page.items.truncate(limit as usize);
             page.next = page.items.last().filter(|_| has_more).map(JobCursor::after);
         }
-        let view = |job: Job| match self.0.board.get(job.id) {
-            Some(live) => self.view(&live),
+        let view = |job: Job| match self.0.table.read(job.id) {
+            Some(reading) => self.view(reading),
             None => JobView::ended(job),
         };
         Ok(JobsPage { items: page.items.into_iter().map(view).collect(), next: page.next })
@@ -88,81 +92,77 @@ impl Jobs {
     /// The job that is active on a machine: it runs, or is the first that waits.
     #[must_use]
     pub fn active(&self, machine: &MachineId) -> Option<JobId> {
-        self.queues().active(&TargetId::Machine(machine.clone()))
+        self.0.table.active(&TargetId::Machine(machine.clone()))
     }
 
-    /// Whether a machine has any job, one that is being accepted included.
+    /// Whether a machine has any job, one that is being admitted included.
     #[must_use]
-    pub fn any_on(&self, machine: &MachineId) -> bool {
-        self.queues().has_any(&TargetId::Machine(machine.clone()))
+    pub fn has_any_on(&self, machine: &MachineId) -> bool {
+        self.0.table.has_any(&TargetId::Machine(machine.clone()))
     }
 
-    /// The jobs of a lease that have not ended, but for the one that releases its machine.
+    /// The jobs of a lease that have not ended, except the one that releases its machine.
     #[must_use]
-    pub fn of_lease(&self, lease: LeaseId) -> Vec<JobId> {
-        self.0.board.of_lease(lease)
+    pub fn jobs_of_lease(&self, lease: LeaseId) -> Vec<JobId> {
+        self.0.table.jobs_of_lease(lease)
     }
 
-    /// How many jobs wait, and how many run.
+    /// The number of jobs that wait, and of those that run.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
-        self.queues().counts()
+        self.0.table.counts()
     }
 
     /// Whether a task of the host works on a machine, or may, that is not the running job's own:
-    /// one that outlived its job, one that a job waits for, or one whose call was lost and is being
-    /// judged.
+    /// an orphaned task, a task that the active job waits for, or a lost call of the active job.
     #[must_use]
-    pub fn finds_host_busy(&self, machine: &MachineId, active: Option<JobId>) -> bool {
-        self.leftovers().contains_key(machine)
-            || active.is_some_and(|active| self.0.board.finds_host_busy(active))
+    pub fn is_host_busy(&self, machine: &MachineId, active: Option<JobId>) -> bool {
+        self.0.table.is_host_busy(machine, active)
     }
 
     /// Every machine that has a job, with its active one.
     #[must_use]
     pub fn all_active(&self) -> HashMap<MachineId, JobId> {
-        self.queues()
-            .all_active()
-            .filter_map(|(target, job)| Some((target.machine()?.clone(), job)))
-            .collect()
+        self.0.table.all_active()
     }
 
-    fn view(&self, live: &Live) -> JobView {
-        let job = Job::clone(&live.job);
-        let (position, active) = {
-            let (queues, target) = (self.queues(), job.target.id());
-            (queues.position(&target, job.id), queues.active(&target))
-        };
-        let blocked_by = match (position, active) {
-            _ if job.state.is_end() => None,
-            (Some(_), Some(active)) if active != job.id => Some(BlockedBy {
+    fn view(&self, reading: JobReading) -> JobView {
+        let JobReading { status, position, behind } = reading;
+        let blocked_by = match behind {
+            Some(active) => Some(BlockedBy {
                 kind: "job",
                 id: Some(active.to_string()),
-                since: job.created_at,
+                since: status.job.created_at,
                 detail: "One job at a time runs on a machine.".to_owned(),
             }),
-            _ => self.blocked_by(&job, live),
+            None => self.blocked_by(&status),
         };
-        let cancelable = !job.state.is_end() && job.cancel_requested_at.is_none();
-        JobView { progress: live.progress, position, blocked_by, cancelable, job }
+        JobView {
+            job: Job::clone(&status.job),
+            progress: status.progress,
+            position,
+            blocked_by,
+            cancelable: status.job.cancel_requested_at.is_none(),
+        }
     }
 
-    fn blocked_by(&self, job: &Job, live: &Live) -> Option<BlockedBy> {
+    fn blocked_by(&self, status: &JobStatus) -> Option<BlockedBy> {
+        let job = &status.job;
         let contents = self.0.parts.inventory.contents();
         let machine = job.machine_id().and_then(|machine| contents.machine(machine));
         // An answer does not wait for the question that it answers.
-        let minds = job.kind() != JobKind::MachineAnswer;
+        let waits_for_answer = job.kind() != JobKind::MachineAnswer;
         if let Some(question) =
-            machine.and_then(|machine| machine.question.as_ref()).filter(|_| minds)
+            machine.and_then(|machine| machine.question.as_ref()).filter(|_| waits_for_answer)
         {
             return Some(BlockedBy {
                 kind: "question",
                 id: Some(question.id.to_string()),
-                since: live.blocker.as_ref().map_or(job.updated_at, |(_, since)| *since),
+                since: status.blocker.as_ref().map_or(job.updated_at, |(_, since)| *since),
                 detail: question.text.clone(),
             });
         }
-        let (blocker, since) = live.blocker.clone()?;
+        let (blocker, since) = status.blocker.clone()?;
         let (kind, id, detail) = match blocker {
             Blocker::HostTask(task) => (
                 "host_task",

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Jobs;
@@ -11,8 +12,11 @@ use super::driver::Driver;
 use super::runner::sleep_until;
 use crate::domain::event::Subject;
 use crate::domain::ids::JobId;
-use crate::domain::job::{Job, TargetId};
+use crate::domain::job::Job;
 use crate::storage::StorageError;
+
+/// Says which job's deadline is being stored, until it is dropped: also if the task ends early.
+struct StoringDeadline<'a>(&'a watch::Sender<Option<JobId>>);
 
 /// How often otter reads the wall clock. A crash just after a jump costs at most this much time.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
@@ -21,23 +25,21 @@ impl Jobs {
     /// Ends queued jobs at their deadlines. Runs until `stop` is cancelled.
     pub async fn expire(self, stop: CancellationToken) {
         loop {
-            let next = self.expiries().first().cloned();
+            let next = self.0.table.first_deadline();
             let wait = async {
-                match &next {
-                    Some((due, _, _)) => sleep_until(&self.0.parts.clock, *due).await,
+                match next {
+                    Some(due) => sleep_until(&self.0.parts.clock, due).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = self.0.expiries_changed.notified() => continue,
+                () = self.0.table.deadline_added() => continue,
                 () = wait => {}
             }
-            let Some((due, id, target)) = next else { continue };
-            self.expiries().remove(&(due, id, target.clone()));
-            if self.queues().withdraw(&target, id) {
-                self.end_queued(id, &target, Driver::expire_queued);
+            while let Some(overdue) = self.0.table.withdraw_overdue(self.0.parts.clock.elapsed()) {
+                self.end_queued(overdue, Driver::expire_queued);
             }
         }
     }
@@ -70,12 +72,17 @@ impl Jobs {
 
     async fn wall_clock_jumped(&self, by: SignedDuration, now: Timestamp) {
         tracing::warn!(seconds = by.as_secs(), "the wall clock jumped; deadlines move with it");
-        let moved = self.0.board.shift_deadlines(by, now);
+        let moved = self.0.table.shift_deadlines(by, now);
         self.0.parts.event_stream.publish(moved.iter().map(Subject::from_job));
+        let storing = StoringDeadline(&self.0.storing_deadline_of);
         for job in moved {
+            // The runner that takes the job after this line waits, so that its commits come later.
+            storing.0.send_replace(Some(job.id));
+            let Some(job) = self.0.table.pending_job(job.id) else { continue };
             if let Err(error) = self.0.parts.store.update_job(&job).await {
                 // An ended job needs no deadline. Otherwise a start would count by the old one.
-                tracing::debug!(job = %job.id, error = &error as &dyn std::error::Error, "a deadline is not stored");
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(job = %job.id, error, "a deadline is not stored");
             }
         }
     }
@@ -94,16 +101,11 @@ impl Jobs {
         }
         unless_refused(parts.store.record_last_seen(now).await)
     }
+}
 
-    pub(super) fn expire_at(&self, due: Duration, id: JobId, target: &TargetId) {
-        self.expiries().insert((due, id, target.clone()));
-        self.0.expiries_changed.notify_one();
-    }
-
-    pub(super) fn no_expiry(&self, job: &Job) {
-        let Some(due) = self.0.board.due(job.id) else { return };
-        self.expiries().remove(&(due, job.id, job.target.id()));
-        self.0.expiries_changed.notify_one();
+impl Drop for StoringDeadline<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(None);
     }
 }
 

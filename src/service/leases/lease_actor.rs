@@ -480,7 +480,7 @@ impl LeaseActor {
             let granted = granted_machines(table, &changes);
             let reservation = self.parts.published.reserve(&granted);
             let busy: BTreeSet<&MachineId> =
-                granted.iter().filter(|machine| self.parts.jobs.any_on(machine)).collect();
+                granted.iter().filter(|machine| self.parts.jobs.has_any_on(machine)).collect();
             if !busy.is_empty() {
                 // A job came in at this very moment: the machine is not free after all.
                 for candidate in &mut candidates {

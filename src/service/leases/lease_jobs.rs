@@ -76,7 +76,7 @@ impl LeaseActor {
     /// Cancels what is under way for a lease, and waits for its end. False where otter stops first.
     async fn cancel_jobs(&self, id: LeaseId) -> bool {
         loop {
-            let jobs = self.parts.jobs.of_lease(id);
+            let jobs = self.parts.jobs.jobs_of_lease(id);
             if jobs.is_empty() {
                 return true;
             }

@@ -12,10 +12,10 @@ use crate::domain::ids::{SnapshotId, TaskId};
 use crate::domain::job::{Job, JobRequest, JobState, JobStepState};
 use crate::domain::origin::Actor;
 use crate::hypervisor::{Accepted, HostErrorKind};
+use crate::service::host_failure::HostFailure;
 use crate::service::jobs::driver::{
     Called, Driver, Effect, Glimpse, Glimpsed, Input, Interrupt, Others, Shown, TaskEnd,
 };
-use crate::service::trouble::Trouble;
 
 /// One line of a case. It answers the effect that is under way, or it interrupts the job.
 ///
@@ -225,21 +225,21 @@ impl Play {
             (Line::SawWithOthers(evidence, others), Effect::Examine) => {
                 Input::Examined(Ok((evidence.clone(), others.clone())))
             }
-            (Line::Unreadable(kind), Effect::Examine) => Input::Examined(Err(trouble(*kind))),
+            (Line::Unreadable(kind), Effect::Examine) => Input::Examined(Err(host_failure(*kind))),
             (Line::Accepted(task), Effect::Call(_)) => {
                 Input::Called(Called::Accepted(Accepted::Task(TaskId::from_backend(*task))))
             }
             (Line::Done, Effect::Call(_)) => Input::Called(Called::Accepted(Accepted::Done)),
             (Line::Refused(kind), Effect::Call(_)) => {
-                Input::Called(Called::Refused(trouble(*kind)))
+                Input::Called(Called::Refused(host_failure(*kind)))
             }
             (Line::RefusedBecauseOf(task), Effect::Call(_)) => {
                 let blocking_task = Some(TaskId::from_backend(*task));
-                let busy = trouble(HostErrorKind::Busy);
-                Input::Called(Called::Refused(Trouble { blocking_task, ..busy }))
+                let busy = host_failure(HostErrorKind::Busy);
+                Input::Called(Called::Refused(HostFailure { blocking_task, ..busy }))
             }
             (Line::Lost, Effect::Call(_)) => {
-                Input::Called(Called::Lost(trouble(HostErrorKind::Unreachable)))
+                Input::Called(Called::Lost(host_failure(HostErrorKind::Unreachable)))
             }
             (Line::TaskSucceeded, _) if follows => {
                 Input::TaskEnded(TaskEnd::Succeeded { snapshot: None })
@@ -249,15 +249,15 @@ impl Play {
                 Input::TaskEnded(TaskEnd::Succeeded { snapshot })
             }
             (Line::TaskFailed(kind), _) if follows => {
-                Input::TaskEnded(TaskEnd::Failed(trouble(*kind)))
+                Input::TaskEnded(TaskEnd::Failed(host_failure(*kind)))
             }
             (Line::TaskCancelled, effect) if follows => {
                 let is_asked = task_of(effect).is_some_and(|task| self.cancelled.contains(task));
                 assert!(is_asked, "the host was not asked to cancel the task");
-                Input::TaskEnded(TaskEnd::Failed(trouble(HostErrorKind::Cancelled)))
+                Input::TaskEnded(TaskEnd::Failed(host_failure(HostErrorKind::Cancelled)))
             }
             (Line::TaskUncertain, _) if follows => {
-                Input::TaskEnded(TaskEnd::Lost(trouble(HostErrorKind::Rejected)))
+                Input::TaskEnded(TaskEnd::Lost(host_failure(HostErrorKind::Rejected)))
             }
             (Line::TaskVanished, _) if follows => Input::TaskEnded(TaskEnd::Vanished),
             (Line::Guest(glimpse), Effect::Watch { .. }) => {
@@ -352,8 +352,8 @@ fn task_of(effect: &Effect) -> Option<&TaskId> {
     }
 }
 
-fn trouble(kind: HostErrorKind) -> Trouble {
-    Trouble {
+fn host_failure(kind: HostErrorKind) -> HostFailure {
+    HostFailure {
         kind,
         message: format!("{kind:?}"),
         fault: None,

@@ -1,0 +1,347 @@
+//! Does one effect of a [`Driver`](super::driver::Driver) with the host, the store and the picture.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::driver::{Called, Effect, Glimpse, Glimpsed, Input, Shown, TaskEnd};
+use super::runner::{Runner, sleep_until};
+use super::sight;
+use super::status::JobStatus;
+use crate::domain::call::HostCall;
+use crate::domain::ids::{QuestionId, TaskId};
+use crate::domain::job::Job;
+use crate::domain::lease::Readiness;
+use crate::domain::power::PowerState;
+use crate::domain::snapshot_rules::SnapshotRules;
+use crate::fail_points::fail_point;
+use crate::hypervisor::{CallError, TaskStatus};
+use crate::service::host_failure::HostFailure;
+use crate::storage::StorageError;
+
+/// otter publishes the progress of a task at most this often.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+impl Runner<'_> {
+    /// Does one effect, and returns the driver's next input.
+    ///
+    /// # Parameters
+    /// - `tools_stops`: how often the guest's tools had stopped before the last call.
+    ///
+    /// # Errors
+    /// The store's, if it can never commit the job.
+    pub(super) async fn perform(
+        &self,
+        job: Job,
+        effect: Effect,
+        tools_stops: u64,
+        status: &watch::Sender<JobStatus>,
+    ) -> Result<Input, StorageError> {
+        let machine = &self.machine.id;
+        let input = match effect {
+            Effect::Save => {
+                let [before, after] = fail_points_of_save(&job);
+                fail_point!(before);
+                self.save(&job).await?;
+                fail_point!(after);
+                Input::Saved
+            }
+            Effect::Examine => {
+                let after_loss = status.borrow().settling;
+                fail_point!(if after_loss { "judge" } else { "examine" });
+                let mut others = self.table.others(machine, job.id);
+                others.snapshot_rules = self.snapshot_rules(&job).await;
+                let seen = self.host.read_evidence(machine).await;
+                fail_point!("examined");
+                Input::Examined(
+                    seen.map(|evidence| (evidence, others))
+                        .map_err(|error| HostFailure::from(&error)),
+                )
+            }
+            Effect::Call(call) => {
+                fail_point!("call");
+                let called = self.call(&job, &call).await;
+                fail_point!("answered");
+                Input::Called(called)
+            }
+            Effect::Follow(task) => {
+                fail_point!("follow");
+                let end = self.follow_task(&task, status).await;
+                fail_point!("followed");
+                Input::TaskEnded(end)
+            }
+            Effect::CancelAndFollow(task) => {
+                let (end, ()) =
+                    tokio::join!(self.follow_task(&task, status), self.cancel_task(task.clone()));
+                Input::TaskEnded(end)
+            }
+            Effect::Watch { known, until } => {
+                fail_point!("watch");
+                let time_up = async {
+                    match until {
+                        Some(until) => sleep_until(&self.parts.clock, self.begun.due(until)).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                Input::Glimpsed(tokio::select! {
+                    biased;
+                    glimpsed = self.watch_guest(known, tools_stops) => glimpsed,
+                    () = time_up => Glimpsed::TimeUp,
+                })
+            }
+            Effect::AwaitHost(pause) => {
+                self.parts.clock.sleep(pause).await;
+                self.await_host().await;
+                Input::Waited
+            }
+            Effect::AwaitTask(task) => {
+                self.await_task(&task).await;
+                Input::Waited
+            }
+            Effect::AwaitAnswer(question) => {
+                self.await_answer(&question).await;
+                Input::Waited
+            }
+            Effect::AwaitReady(readiness) => Input::Readied(self.await_ready(readiness).await),
+            Effect::Pause(pause) => {
+                if status.borrow().settling {
+                    fail_point!("settle");
+                }
+                self.parts.clock.sleep(pause).await;
+                Input::Waited
+            }
+            Effect::Barrier => {
+                fail_point!("barrier");
+                let passed = self.host.barrier().await;
+                fail_point!("synced");
+                Input::Synced(passed.is_ok().then(|| self.shown()))
+            }
+            // The loop of `run` ends before it comes here.
+            Effect::Finish => Input::Saved,
+        };
+        Ok(input)
+    }
+
+    /// Commits the job, and tries again while the store refuses writes. Neither the next call nor
+    /// the publication of an end may come before the commit.
+    ///
+    /// # Errors
+    /// The store's, if another try would fail as well.
+    async fn save(&self, job: &Job) -> Result<(), StorageError> {
+        let begun = self.parts.clock.elapsed();
+        let mut pause = Duration::from_millis(100);
+        let mut refused = false;
+        loop {
+            let error = match self.parts.store.update_job(job).await {
+                // Already ended: an earlier try was committed although it failed.
+                Ok(()) | Err(StorageError::AlreadyEnded(_)) => break,
+                Err(error) => error,
+            };
+            if error.refusal().is_none() {
+                let cause = &error as &dyn std::error::Error;
+                tracing::error!(job = %job.id, error = cause, "the job can never be committed like this");
+                return Err(error);
+            }
+            if !std::mem::replace(&mut refused, true) {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(job = %job.id, error, "the job cannot be committed; it waits until it can be");
+            }
+            self.parts.clock.sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(10));
+        }
+        if refused {
+            let waited = self.parts.clock.elapsed().saturating_sub(begun);
+            tracing::info!(job = %job.id, "the job is committed after {} s", waited.as_secs());
+        }
+        Ok(())
+    }
+
+    /// The current rules for the machine's snapshots. Tries again while the store fails.
+    async fn snapshot_rules(&self, job: &Job) -> SnapshotRules {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let machine = self.parts.inventory.contents().machine(&self.machine.id).cloned();
+            let error = match self.parts.snapshots.rules(job, machine.as_deref()).await {
+                Ok(rules) => return rules,
+                Err(error) => error,
+            };
+            tracing::error!(
+                job = %job.id,
+                error = &error as &dyn std::error::Error,
+                "the origin of snapshots cannot be read; trying again"
+            );
+            self.parts.clock.sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(10));
+        }
+    }
+
+    async fn call(&self, job: &Job, call: &HostCall) -> Called {
+        let kind = call.kind().as_str();
+        tracing::debug!(job = %job.id, machine = %self.machine.id, call = kind, "asking the host");
+        match self.host.call(&self.machine.id, call, job.id).await {
+            Ok(accepted) => Called::Accepted(accepted),
+            Err(CallError::Refused(error)) => {
+                tracing::debug!(job = %job.id, error = &error as &dyn std::error::Error, "the host refused");
+                Called::Refused(HostFailure::from(&error))
+            }
+            Err(CallError::Lost(error)) => {
+                tracing::warn!(job = %job.id, error = &error as &dyn std::error::Error, "the answer was lost");
+                Called::Lost(HostFailure::from(&error))
+            }
+        }
+    }
+
+    async fn follow_task(&self, task: &TaskId, status: &watch::Sender<JobStatus>) -> TaskEnd {
+        let mut task_status = self.host.follow(task).await;
+        let mut last_published = None;
+        loop {
+            let now = task_status.borrow_and_update().clone();
+            match now {
+                TaskStatus::Running { progress } => {
+                    let elapsed = self.parts.clock.elapsed();
+                    let due = last_published.is_none_or(|last_published| {
+                        elapsed.saturating_sub(last_published) >= PROGRESS_EVERY
+                    });
+                    if progress.is_some() && due {
+                        last_published = Some(elapsed);
+                        status.send_modify(|status| status.progress = progress);
+                        self.publish_change(status);
+                    }
+                }
+                TaskStatus::Succeeded { snapshot } => return TaskEnd::Succeeded { snapshot },
+                TaskStatus::Failed(error) => {
+                    let host_failure = HostFailure::from(&*error);
+                    let uncertain = host_failure.outcome_uncertain && self.is_behind_a_manager();
+                    return if uncertain {
+                        TaskEnd::Lost(host_failure)
+                    } else {
+                        TaskEnd::Failed(host_failure)
+                    };
+                }
+                TaskStatus::Vanished => return TaskEnd::Vanished,
+            }
+            if task_status.changed().await.is_err() {
+                return TaskEnd::Vanished;
+            }
+        }
+    }
+
+    /// Whether a manager stands between otter and the host, and may lose touch with the host.
+    fn is_behind_a_manager(&self) -> bool {
+        self.parts.inventory.session().product.is_some_and(|product| !product.is_standalone_host())
+    }
+
+    pub(super) async fn cancel_task(&self, task: TaskId) {
+        fail_point!("cancel-task");
+        if let Err(error) = self.host.cancel(&task).await {
+            tracing::info!(%task, error = &error as &dyn std::error::Error, "the host did not cancel its task");
+        }
+    }
+
+    /// Waits until the host is connected and the picture has caught up with it.
+    async fn await_host(&self) {
+        loop {
+            self.parts.inventory.connected().await;
+            if self.host.barrier().await.is_ok() {
+                return;
+            }
+            self.parts.clock.sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    async fn await_task(&self, task: &TaskId) {
+        let mut status = self.host.follow(task).await;
+        // Returns as well if the host no longer knows the task, or the backend is gone.
+        let _ = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. })).await;
+        if matches!(*status.borrow(), TaskStatus::Vanished | TaskStatus::Running { .. }) {
+            self.parts.clock.sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// Waits until the picture shows the guest in a state other than `known`.
+    async fn watch_guest(&self, known: Option<Glimpse>, tools_stops: u64) -> Glimpsed {
+        let machine = &self.machine.id;
+        let mut changes = self.parts.inventory.watch(machine);
+        // The picture may still show the state before the call.
+        if known.is_none() {
+            self.await_host().await;
+        }
+        loop {
+            let Some(glimpse) =
+                sight::glimpse(&self.parts.inventory.contents(), &self.machine, tools_stops)
+            else {
+                return Glimpsed::Gone;
+            };
+            if known != Some(glimpse) {
+                return Glimpsed::Now(glimpse);
+            }
+            if changes.changed().await.is_err() {
+                changes = self.parts.inventory.watch(machine);
+            }
+        }
+    }
+
+    /// Waits until the machine is ready. False if it is off or gone and so cannot become ready.
+    async fn await_ready(&self, readiness: Readiness) -> bool {
+        let machine = &self.machine.id;
+        let mut changes = self.parts.inventory.watch(machine);
+        self.await_host().await;
+        loop {
+            let contents = self.parts.inventory.contents();
+            let known = contents
+                .machine(machine)
+                .filter(|known| self.machine.agrees_with(&known.identity()));
+            let Some(known) = known else { return false };
+            let on = known.power_state == Some(PowerState::On);
+            let ready = match readiness {
+                Readiness::On => on,
+                Readiness::Address => contents.ip_address(machine).is_some(),
+                Readiness::Tools => on && known.guest.tools_running,
+            };
+            if ready || !on {
+                return ready;
+            }
+            if changes.changed().await.is_err() {
+                changes = self.parts.inventory.watch(machine);
+            }
+        }
+    }
+
+    async fn await_answer(&self, question: &QuestionId) {
+        let mut changes = self.parts.inventory.watch(&self.machine.id);
+        self.await_host().await;
+        let mut seen = false;
+        loop {
+            if sight::question(&self.parts.inventory.contents(), &self.machine.id).as_ref()
+                != Some(question)
+            {
+                // Without this pause a job reads the machine in a tight loop if the picture never
+                // shows the question.
+                if !seen {
+                    self.parts.clock.sleep(Duration::from_secs(1)).await;
+                }
+                return;
+            }
+            seen = true;
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn shown(&self) -> Shown {
+        sight::shown(&self.parts.inventory.contents(), &self.machine.id)
+    }
+}
+
+/// The fail points before and after a commit, by what is committed.
+fn fail_points_of_save(job: &Job) -> [&'static str; 2] {
+    match &job.intent {
+        _ if job.state.is_end() => ["end", "end-committed"],
+        Some(_) if job.host_task.is_some() => ["task", "task-committed"],
+        Some(intent) if intent.asked > 1 => ["intent", "again-committed"],
+        Some(_) => ["intent", "intent-committed"],
+        None if job.steps.is_empty() => ["start", "start-committed"],
+        None => ["step-done", "step-done-committed"],
+    }
+}

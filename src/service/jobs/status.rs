@@ -1,0 +1,68 @@
+//! The status of a job that has not ended: what its driver shows, as readers last got it.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::driver::{Blocker, Driver};
+use crate::domain::ids::TaskId;
+use crate::domain::job::Job;
+
+/// The published status of a job.
+#[derive(Clone, Debug)]
+pub struct JobStatus {
+    pub job: Arc<Job>,
+    /// The progress of the job's task in percent, if the host reports it.
+    pub progress: Option<u8>,
+    /// What the job waits for that is not its own work, and since when.
+    pub blocker: Option<(Blocker, Timestamp)>,
+    /// The task of the host that works for the job.
+    pub task: Option<TaskId>,
+    /// Whether otter lost a call of the job and looks at the machine to see whether it ran.
+    pub settling: bool,
+}
+
+impl JobStatus {
+    /// The status that a driver shows, without progress.
+    #[must_use]
+    pub fn from_driver(driver: &Driver) -> Self {
+        Self {
+            job: Arc::new(driver.job().clone()),
+            progress: None,
+            blocker: driver.blocker().cloned(),
+            task: driver.following().cloned(),
+            settling: driver.is_settling(),
+        }
+    }
+
+    /// The status of a job that ended.
+    #[must_use]
+    pub const fn from_ended(job: Arc<Job>) -> Self {
+        Self { job, progress: None, blocker: None, task: None, settling: false }
+    }
+
+    /// Takes over what the driver shows now. Returns whether readers see a difference.
+    ///
+    /// # Parameters
+    /// - `hide_cancel`: whether the request to cancel is not committed yet and stays hidden.
+    pub fn update(&mut self, driver: &Driver, hide_cancel: bool) -> bool {
+        let mut next = Self::from_driver(driver);
+        if hide_cancel {
+            let job = driver.job().clone();
+            next.job =
+                Arc::new(Job { cancel_requested_at: None, cancel_requested_by: None, ..job });
+        }
+        // The table shows the end, once it is committed.
+        if next.job.state.is_end() {
+            return false;
+        }
+        if next.task.is_some() && next.task == self.task {
+            next.progress = self.progress;
+        }
+        let changed = *next.job != *self.job
+            || next.blocker != self.blocker
+            || next.progress != self.progress;
+        *self = next;
+        changed
+    }
+}

@@ -1,0 +1,433 @@
+//! The job table: all jobs that have not ended, in memory, and the host's tasks that outlived
+//! their jobs.
+//!
+//! The table has one lock. Each method is one transition or one read under it, so that no reader
+//! sees half of a transition.
+//!
+//! ```text
+//! reserve ─► show ─► commit ─► start_next ─► take ─► finish
+//!    │         │        │                     ▲ │
+//!    │         │        │                     └─┴─ renew, after a failed run
+//!    │         │        └─► withdraw ─► finish
+//!    └─────────┴─► remove
+//! ```
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::clocks::{JumpReceiver, JumpSender, Moment};
+use super::driver::{Blocker, Driver, Effect, Interrupt, Others, Rules};
+use super::queue::{Full, Killed, Lane, Queues, Turn, lane};
+use super::status::JobStatus;
+use crate::domain::ids::{JobId, LeaseId, MachineId, TaskId};
+use crate::domain::job::{Job, JobKind, JobState, TargetId};
+use crate::domain::origin::Actor;
+
+/// The interrupts that a job has room for. More at once would repeat the same request to cancel.
+const INTERRUPTS: usize = 4;
+
+/// All jobs that have not ended.
+#[derive(Debug)]
+pub struct JobTable {
+    inner: Mutex<Inner>,
+    jumps: JumpSender,
+    /// The earliest deadline of the queued jobs may have changed.
+    deadline_added: Notify,
+}
+
+/// What the lock protects.
+#[derive(Debug)]
+struct Inner {
+    /// Which job is next on each target. A place without an entry belongs to a job that is being
+    /// admitted.
+    queues: Queues,
+    /// In the order of their ids, so that a simulation replays identically.
+    entries: BTreeMap<JobId, Entry>,
+    /// A machine is not free until these tasks ended.
+    orphaned_tasks: BTreeSet<OrphanedTask>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    target: TargetId,
+    status: watch::Sender<JobStatus>,
+    interrupts: mpsc::Sender<Interrupt>,
+    /// The job's deadline, by the clock that never jumps.
+    due: Duration,
+    /// `None` once the job's runner has taken it.
+    pending: Option<PendingJob>,
+}
+
+/// A job that no runner works on, with everything that a runner needs.
+#[derive(Debug)]
+pub struct PendingJob {
+    pub driver: Driver,
+    pub status: watch::Sender<JobStatus>,
+    pub interrupts: mpsc::Receiver<Interrupt>,
+    /// The job's deadline, by the clock that never jumps.
+    pub due: Duration,
+    pub jumps: JumpReceiver,
+}
+
+/// A task of the host that may still run although its job ended as `unknown`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OrphanedTask {
+    pub machine: MachineId,
+    pub task: TaskId,
+}
+
+/// A job and its place in the queue, read at the same moment.
+#[derive(Clone, Debug)]
+pub struct JobReading {
+    pub status: JobStatus,
+    /// The number of jobs before it. `None` if it does not wait in its queue.
+    pub position: Option<usize>,
+    /// The active job of its target, if it waits for that one.
+    pub behind: Option<JobId>,
+}
+
+/// The jobs that a restart puts back and that can go on.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// The jobs that ran, with their first effects.
+    pub running: Vec<(TargetId, JobId, Effect)>,
+    /// The targets on which a job may start.
+    pub targets: BTreeSet<TargetId>,
+}
+
+impl JobTable {
+    /// An empty table with these limits of waiting jobs.
+    #[must_use]
+    pub fn new(per_machine: usize, in_all: usize) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                queues: Queues::new(per_machine, in_all),
+                entries: BTreeMap::new(),
+                orphaned_tasks: BTreeSet::new(),
+            }),
+            jumps: JumpSender::default(),
+            deadline_added: Notify::new(),
+        }
+    }
+
+    /// Takes a place in the queue for a job that is being admitted. The place counts at once: a
+    /// lease of the machine that is granted from now on finds the job.
+    ///
+    /// # Errors
+    /// Fails if the machine's queue or the table is full.
+    pub fn reserve(&self, target: &TargetId, id: JobId, lane: Lane) -> Result<(), Full> {
+        self.lock().queues.reserve(target, id, lane)
+    }
+
+    /// Shows an admitted job. This comes before its commit, so that a reader who learns its id from
+    /// the disk finds it.
+    ///
+    /// # Parameters
+    /// - `due`: the job's deadline, by the clock that never jumps.
+    pub fn show(&self, driver: Driver, due: Duration) {
+        self.insert(&mut self.lock(), driver, due);
+    }
+
+    /// The job is committed: it can start, be cancelled and expire.
+    pub fn commit(&self, target: &TargetId, id: JobId) {
+        self.lock().queues.ready(target, id);
+        self.deadline_added.notify_one();
+    }
+
+    /// Removes a job that has no end: it was refused, or the store does not have it.
+    pub fn remove(&self, target: &TargetId, id: JobId) {
+        let mut inner = self.lock();
+        inner.entries.remove(&id);
+        inner.queues.withdraw(target, id);
+        inner.queues.finish(target, id);
+    }
+
+    /// Puts back the jobs that had not ended when otter stopped, in their order of arrival. Each
+    /// sees the tasks of the others before any of them goes on.
+    pub fn restore(&self, jobs: Vec<Job>, rules: Rules, now: Moment) -> Restored {
+        let mut restored = Restored::default();
+        let mut inner = self.lock();
+        for job in jobs {
+            let (id, target, lane) = (job.id, job.target.id(), lane(job.kind()));
+            let due = now.due(job.deadline_at);
+            restored.targets.insert(target.clone());
+            let driver = if job.state == JobState::Running {
+                let (driver, first) = Driver::resume(job, rules);
+                inner.queues.restore_running(&target, id, lane);
+                restored.running.push((target, id, first));
+                driver
+            } else {
+                inner.queues.restore(&target, id, lane);
+                Driver::queued(job, rules)
+            };
+            self.insert(&mut inner, driver, due);
+        }
+        for target in &restored.targets {
+            if let Some(killed) = inner.queues.beside_kill(target) {
+                inner.cancel_killed(killed);
+            }
+        }
+        drop(inner);
+        self.deadline_added.notify_one();
+        restored
+    }
+
+    /// The next job that can start on a target. It counts as running from now on. A kill cancels
+    /// the job that runs, in the name of the caller who asked for the kill.
+    pub fn start_next(&self, target: &TargetId) -> Option<JobId> {
+        let mut inner = self.lock();
+        let Turn { job, cancel } = inner.queues.next_turn(target)?;
+        if let Some(killed) = cancel {
+            inner.cancel_killed(killed);
+        }
+        Some(job)
+    }
+
+    /// Hands a job that started to its runner. `None` if another runner has it.
+    pub fn take(&self, id: JobId) -> Option<PendingJob> {
+        self.lock().entries.get_mut(&id)?.pending.take()
+    }
+
+    /// Lets another runner take a job whose run failed. Those who follow the job go on following.
+    pub fn renew(&self, driver: Driver) {
+        let mut inner = self.lock();
+        if let Some(due) = inner.entries.get(&driver.job().id).map(|entry| entry.due) {
+            self.insert(&mut inner, driver, due);
+        }
+    }
+
+    /// Takes a queued job out of its queue, to end it. `None` if the job does not wait.
+    pub fn withdraw(&self, id: JobId) -> Option<PendingJob> {
+        self.lock().withdraw(id)
+    }
+
+    /// Takes the queued job with the earliest deadline out of its queue. `None` if no deadline
+    /// passed.
+    ///
+    /// # Parameters
+    /// - `now`: by the clock that never jumps.
+    pub fn withdraw_overdue(&self, now: Duration) -> Option<PendingJob> {
+        let mut inner = self.lock();
+        let (_, id) = inner.first_deadline().filter(|(due, _)| *due <= now)?;
+        inner.withdraw(id)
+    }
+
+    /// Shows the committed end of a job. The job leaves its queue in the same moment: a reader who
+    /// learns of the end finds the machine without it. Returns the job's task if that may still
+    /// run.
+    pub fn finish(&self, job: &Arc<Job>) -> Option<OrphanedTask> {
+        let mut inner = self.lock();
+        let orphaned = inner.add_orphaned_task(job);
+        inner.queues.finish(&job.target.id(), job.id);
+        if let Some(entry) = inner.entries.remove(&job.id) {
+            entry.status.send_replace(JobStatus::from_ended(Arc::clone(job)));
+        }
+        orphaned
+    }
+
+    /// Adds the task of an ended job if it may still run, and returns it.
+    pub fn add_orphaned_task(&self, job: &Job) -> Option<OrphanedTask> {
+        self.lock().add_orphaned_task(job)
+    }
+
+    /// The task ended, or the host does not know it any more.
+    pub fn remove_orphaned_task(&self, orphaned: &OrphanedTask) {
+        self.lock().orphaned_tasks.remove(orphaned);
+    }
+
+    /// Interrupts a running job. If the job has no room for another interrupt, it has the same one
+    /// already.
+    pub fn interrupt(&self, id: JobId, interrupt: Interrupt) {
+        self.lock().interrupt(id, interrupt);
+    }
+
+    /// Moves every deadline by a jump of the wall clock. Returns the pending jobs with their new
+    /// deadlines; running jobs move their own.
+    pub fn shift_deadlines(&self, by: SignedDuration, now: Timestamp) -> Vec<Arc<Job>> {
+        let mut inner = self.lock();
+        self.jumps.send(by);
+        let pending = inner.entries.values_mut().filter_map(|entry| entry.pending.as_mut());
+        let moved = pending.map(|pending| {
+            pending.driver.shift_deadline(pending.jumps.take(), now);
+            let job = Arc::new(pending.driver.job().clone());
+            pending.status.send_modify(|status| status.job = Arc::clone(&job));
+            job
+        });
+        moved.collect()
+    }
+
+    /// A job that no runner has taken.
+    pub fn pending_job(&self, id: JobId) -> Option<Arc<Job>> {
+        self.lock().entries.get(&id).filter(|entry| entry.pending.is_some()).map(Entry::job)
+    }
+
+    /// The earliest deadline of the queued jobs, by the clock that never jumps.
+    pub fn first_deadline(&self) -> Option<Duration> {
+        self.lock().first_deadline().map(|(due, _)| due)
+    }
+
+    /// Waits until a queued job is added.
+    pub async fn deadline_added(&self) {
+        self.deadline_added.notified().await;
+    }
+
+    /// The job as last published, with its place in its queue. `None` if it is not in the table.
+    pub fn read(&self, id: JobId) -> Option<JobReading> {
+        let inner = self.lock();
+        let entry = inner.entries.get(&id)?;
+        let position = inner.queues.position(&entry.target, id);
+        let active = position.and_then(|_| inner.queues.active(&entry.target));
+        let status = entry.status.borrow().clone();
+        Some(JobReading { status, position, behind: active.filter(|active| *active != id) })
+    }
+
+    /// Follows a job. The last value is its end; there is no end if otter stops first. `None` if
+    /// the job is not in the table.
+    pub fn follow(&self, id: JobId) -> Option<watch::Receiver<JobStatus>> {
+        self.lock().entries.get(&id).map(|entry| entry.status.subscribe())
+    }
+
+    /// The committed jobs that wait for a target, in their order.
+    pub fn waiting_on(&self, target: &TargetId) -> Vec<Arc<Job>> {
+        let inner = self.lock();
+        let waiting = inner.queues.waiting_on(target);
+        waiting.filter_map(|id| inner.entries.get(&id)).map(Entry::job).collect()
+    }
+
+    /// Whether a job waits behind another one and more than `most` jobs of its caller do.
+    pub fn exceeds_caller_limit(&self, id: JobId, most: usize) -> bool {
+        let inner = self.lock();
+        let waits = |id: JobId, entry: &Entry| {
+            inner.queues.position(&entry.target, id).is_some_and(|ahead| ahead > 0)
+        };
+        let Some(entry) = inner.entries.get(&id).filter(|entry| waits(id, entry)) else {
+            return false;
+        };
+        let job = entry.job();
+        let of_caller = |entry: &Entry| entry.job().requested_by == job.requested_by;
+        let waiting =
+            inner.entries.iter().filter(|(id, entry)| of_caller(entry) && waits(**id, entry));
+        waiting.count() > most
+    }
+
+    /// The jobs of a lease that have not ended, except the one that releases its machine.
+    pub fn jobs_of_lease(&self, lease: LeaseId) -> Vec<JobId> {
+        let inner = self.lock();
+        let jobs = inner
+            .entries
+            .values()
+            .map(Entry::job)
+            .filter(|job| job.lease == Some(lease) && job.kind() != JobKind::LeaseRelease);
+        jobs.map(|job| job.id).collect()
+    }
+
+    /// What a job has to know of the other jobs on its machine.
+    pub fn others(&self, machine: &MachineId, id: JobId) -> Others {
+        let inner = self.lock();
+        let jobs = inner.entries.values().map(Entry::job);
+        let others: Vec<Arc<Job>> =
+            jobs.filter(|job| job.id != id && job.machine_id() == Some(machine)).collect();
+        Others::of(others.iter().map(Arc::as_ref))
+    }
+
+    /// Whether a task of the host works on a machine, or may, that is not the running job's own:
+    /// an orphaned task, a task that the active job waits for, or a lost call of the active job.
+    pub fn is_host_busy(&self, machine: &MachineId, active: Option<JobId>) -> bool {
+        let inner = self.lock();
+        let is_blocked = |entry: &Entry| {
+            let status = entry.status.borrow();
+            let blocker = status.blocker.as_ref().map(|(blocker, _)| blocker);
+            status.settling || matches!(blocker, Some(Blocker::HostTask(_) | Blocker::Busy))
+        };
+        inner.orphaned_tasks.iter().any(|orphaned| orphaned.machine == *machine)
+            || active.and_then(|id| inner.entries.get(&id)).is_some_and(is_blocked)
+    }
+
+    /// The job that is active on a target: it runs, or is the first that waits.
+    pub fn active(&self, target: &TargetId) -> Option<JobId> {
+        self.lock().queues.active(target)
+    }
+
+    /// Every machine that has a job, with its active one.
+    pub fn all_active(&self) -> HashMap<MachineId, JobId> {
+        let inner = self.lock();
+        let active = inner.queues.all_active();
+        active.filter_map(|(target, job)| Some((target.machine()?.clone(), job))).collect()
+    }
+
+    /// Whether a target has any job, one that is being admitted included.
+    pub fn has_any(&self, target: &TargetId) -> bool {
+        self.lock().queues.has_any(target)
+    }
+
+    /// The number of jobs that wait, and of those that run.
+    pub fn counts(&self) -> (usize, usize) {
+        self.lock().queues.counts()
+    }
+
+    /// Inserts a pending job, or makes it pending again.
+    fn insert(&self, inner: &mut Inner, driver: Driver, due: Duration) {
+        let (id, target) = (driver.job().id, driver.job().target.id());
+        let shown = JobStatus::from_driver(&driver);
+        let status = match inner.entries.remove(&id) {
+            Some(Entry { status, .. }) => {
+                status.send_replace(shown);
+                status
+            }
+            None => watch::Sender::new(shown),
+        };
+        let (sender, interrupts) = mpsc::channel(INTERRUPTS);
+        let jumps = self.jumps.subscribe();
+        let pending = Some(PendingJob { driver, status: status.clone(), interrupts, due, jumps });
+        inner.entries.insert(id, Entry { target, status, interrupts: sender, due, pending });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn withdraw(&mut self, id: JobId) -> Option<PendingJob> {
+        let entry = self.entries.get_mut(&id)?;
+        let withdrawn = self.queues.withdraw(&entry.target, id);
+        entry.pending.take_if(|_| withdrawn)
+    }
+
+    fn first_deadline(&self) -> Option<(Duration, JobId)> {
+        let waiting = self.queues.all_waiting();
+        waiting.filter_map(|id| Some((self.entries.get(&id)?.due, id))).min()
+    }
+
+    fn cancel_killed(&self, killed: Killed) {
+        let kill = self.entries.get(&killed.by);
+        let by = kill.map_or_else(Actor::otter, |kill| kill.job().requester());
+        self.interrupt(killed.job, Interrupt::Cancel(by));
+    }
+
+    fn interrupt(&self, id: JobId, interrupt: Interrupt) {
+        if let Some(entry) = self.entries.get(&id) {
+            let _ = entry.interrupts.try_send(interrupt);
+        }
+    }
+
+    fn add_orphaned_task(&mut self, job: &Job) -> Option<OrphanedTask> {
+        let (machine, task) = (job.machine_id()?.clone(), job.host_task.clone()?);
+        let orphaned = OrphanedTask { machine, task };
+        let is_new = job.state == JobState::Unknown && self.orphaned_tasks.insert(orphaned.clone());
+        is_new.then_some(orphaned)
+    }
+}
+
+impl Entry {
+    fn job(&self) -> Arc<Job> {
+        Arc::clone(&self.status.borrow().job)
+    }
+}
