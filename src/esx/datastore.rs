@@ -1,5 +1,5 @@
-//! Decodes the properties of datastores. Nothing here fails: a property without a usable value leaves
-//! its own field empty.
+//! Decodes the properties of datastores. Nothing here fails: a property without a usable value
+//! leaves its own field empty.
 
 use std::sync::Arc;
 
