@@ -1,11 +1,13 @@
-//! A lease: one machine for one holder, for a time. What was asked, what came of it, and how it
-//! ended.
+//! A lease: one machine for one holder, for a time.
 //!
 //! ```text
 //! queued ──► preparing ──► active ──► releasing ──► released | expired | revoked | failed
-//!    └────────────┴── an end ──┴───────────▲
-//!    └── an end before any grant ─────────────────► released | revoked | failed
+//!   │ ▲          │ │          │           ▲
+//!   │ └─ failed ─┘ └── ends ──┴───────────┘
+//!   └─ ends before a grant ───────────────────────► released | revoked | failed
 //! ```
+//! A failed preparation queues the lease again if queue time is left. A lease whose machine is
+//! removed from the host fails without a release.
 
 use std::time::Duration;
 
@@ -20,133 +22,158 @@ use super::origin::RequestOrigin;
 use super::power::PowerState;
 use super::scope::Scope;
 
-/// Where a lease is. Closed for ever.
+/// The state of a lease. This set of states is final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LeaseState {
+    /// It waits for a machine.
     Queued,
+    /// It holds a machine, which otter prepares.
     Preparing,
+    /// Its holder uses the machine.
     Active,
+    /// It ends, and otter releases the machine.
     Releasing,
+    /// Its holder ended it.
     Released,
+    /// Its time was over.
     Expired,
+    /// An operator ended it, or its token became invalid.
     Revoked,
+    /// otter ended it; `error` says why.
     Failed,
 }
 
-/// Which machines would do: all that is said must fit, and something is said.
+/// The machines that a lease accepts. A machine must match every field that is set. At least one is
+/// set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Select {
     pub machine: Option<MachineReference>,
-    /// Loose.
+    /// Part of the name, in any case.
     pub name: Option<String>,
     pub mac: Option<MacAddress>,
     pub pool: Option<String>,
 }
 
-/// What a machine is made to be before its lease is active.
+/// The preparation: the state into which otter puts a machine before its lease is active.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prepare {
-    /// A snapshot's id, exact name or path.
+    /// The id, exact name or path of the snapshot to revert to.
     pub snapshot: Option<String>,
     pub power: Option<PowerState>,
     pub until: Option<Readiness>,
-    /// How long to wait after all that.
+    /// How long to wait after these steps.
     pub settle: Option<Duration>,
 }
 
-/// What is waited for before a machine is given over.
+/// The condition that a prepared machine must meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
+    /// The machine is on.
     On,
+    /// Its guest has an address.
     Address,
+    /// VMware Tools run in its guest.
     Tools,
 }
 
-/// What a machine is made to be after its lease.
+/// The release: the state into which otter puts a machine after its lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Release {
-    /// Left as it is; else it is powered off, hard.
+    /// Whether its power stays unchanged. If false, otter powers it off.
     pub keep_power: bool,
+    /// The id, exact name or path of the snapshot to revert to.
     pub snapshot: Option<String>,
 }
 
 /// Why a lease ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EndReason {
+    /// Its holder ended it.
     Released,
+    /// Its time was over.
     Expired,
+    /// An operator ended it, or its token became invalid.
     Revoked,
+    /// Its queue time was over.
     QueueTimeout,
+    /// It was queued and no client polled it.
     Abandoned,
+    /// Its machine could not be prepared.
     PrepareFailed,
+    /// Its machine was removed from the host.
     MachineGone,
 }
 
-/// How a lease ended, or is ending.
+/// How a lease ended, or why it is being released.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseEnd {
     pub reason: EndReason,
-    /// Who ended it: a caller's name, or `otter`.
+    /// The name of the caller who ended it, or `otter`.
     pub by: String,
     pub at: Timestamp,
     pub detail: Option<String>,
 }
 
-/// One line of what happened to a lease.
+/// An entry of the history of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryEntry {
     pub at: Timestamp,
     pub what: String,
 }
 
-/// A lease. All of this is durable.
+/// A lease. The store keeps all fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     pub id: LeaseId,
     pub state: LeaseState,
     pub select: Select,
-    /// The scope of the caller that asked. The lease never gets a machine outside of it.
+    /// The scope of the caller that requested it. The lease never gets a machine outside this
+    /// scope.
     pub scope: Scope,
-    /// The machine that was granted, last where there were several.
+    /// The machine that it holds or last held. `None` before a grant.
     pub machine: Option<MachineIdentity>,
     pub machine_name: Option<String>,
+    /// The selected pool, or a pool of its machine.
     pub pool: Option<String>,
-    /// For people: who or what holds it.
+    /// Who or what holds it, for people.
     pub holder: String,
+    /// The name of the caller that requested it.
     pub requested_by: String,
-    /// The token of the caller that asked; `None` if callers needed none.
+    /// The token of the caller that requested it. `None` if callers need no token.
     pub token: Option<TokenId>,
-    /// The request that asked for it.
+    /// The origin of the request.
     pub origin: RequestOrigin,
     pub reference: Option<String>,
+    /// How long it lasts from the moment it is active, or from a renewal without a duration.
     pub ttl: Duration,
-    /// How far it may be renewed in all, counted from when it became active.
+    /// The longest time that it can last with all renewals, from the moment it is active.
     pub max_total: Duration,
+    /// How long it may be queued. `None` if it must be granted at once.
     pub queue_for: Option<Duration>,
     pub prepare: Option<Prepare>,
     pub release: Release,
     pub created_at: Timestamp,
     pub active_at: Option<Timestamp>,
-    /// Grows with each grant of the machine, for ever.
+    /// A number that increases with every grant of the machine.
     pub fence: Option<u64>,
-    /// How many grants there were for it.
+    /// How often a machine was granted to it.
     pub grants: u32,
-    /// What prepares or releases its machine, now or last.
+    /// The current or last job that prepares or releases its machine.
     pub job: Option<JobId>,
-    /// How much was left of the time to queue, and of the lease, at `measured_at`.
+    /// The remaining times at `measured_at`.
     pub time_left: TimeLeft,
     pub measured_at: Timestamp,
-    /// Whether its holder was told that it ends soon.
+    /// Whether its history has the warning that it ends soon. A renewal resets it.
     pub warned: bool,
     pub history: Vec<HistoryEntry>,
     pub end: Option<LeaseEnd>,
     pub ended_at: Option<Timestamp>,
-    /// Why it failed.
+    /// The failure, if it failed.
     pub error: Option<Failure>,
     pub warnings: Vec<String>,
 }
 
-/// What is asked for with a lease; the fields are those of [`Lease`].
+/// The fields of a new lease, with the meaning that they have in [`Lease`].
 #[derive(Clone, Debug)]
 pub struct LeaseTerms {
     pub id: LeaseId,
@@ -155,7 +182,6 @@ pub struct LeaseTerms {
     pub holder: String,
     pub requested_by: String,
     pub token: Option<TokenId>,
-    /// The request that asked for it.
     pub origin: RequestOrigin,
     pub reference: Option<String>,
     pub ttl: Duration,
@@ -167,7 +193,7 @@ pub struct LeaseTerms {
 }
 
 impl Lease {
-    /// A lease that has just been asked for: it waits, and nothing was granted yet.
+    /// A new lease, which is queued.
     #[must_use]
     pub fn queued(terms: LeaseTerms) -> Self {
         let LeaseTerms {
@@ -221,34 +247,34 @@ impl Lease {
     }
 }
 
-/// The times of a lease that run out.
+/// The remaining times of a lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TimeLeft {
-    /// To wait for a machine.
+    /// The queue time.
     pub queue: Duration,
-    /// Of the lease, once it is active.
+    /// The time until it expires, if it is active.
     pub lease: Duration,
-    /// For all renewals together.
+    /// The time to which renewals can extend it.
     pub total: Duration,
 }
 
-/// A machine set aside: it is never granted.
+/// Why a machine is quarantined. otter does not grant a quarantined machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quarantine {
     pub reason: String,
     pub by: String,
     pub since: Timestamp,
-    /// Set by otter itself.
+    /// Whether otter quarantined the machine because a preparation or a release failed.
     pub automatic: bool,
-    /// The job that failed.
+    /// The failed job, if there is one.
     pub job: Option<JobId>,
 }
 
-/// So much is kept of what happened to one lease, and as many warnings.
+/// The largest number of history entries, and of warnings, of one lease.
 const MAX_ENTRIES: usize = 50;
 
 impl Lease {
-    /// Notes what happened. The first lines and the last are kept.
+    /// Adds an entry to the history. If it is full, removes an entry from the middle.
     pub fn note(&mut self, at: Timestamp, what: impl Into<String>) {
         if self.history.len() >= MAX_ENTRIES {
             self.history.remove(MAX_ENTRIES / 2);
@@ -256,7 +282,7 @@ impl Lease {
         self.history.push(HistoryEntry { at, what: what.into() });
     }
 
-    /// Adds a warning. The first ones and the last are kept.
+    /// Adds a warning. If there are too many, removes one from the middle.
     pub fn warn(&mut self, what: String) {
         if self.warnings.len() >= MAX_ENTRIES {
             self.warnings.remove(MAX_ENTRIES / 2);
@@ -266,7 +292,7 @@ impl Lease {
 }
 
 impl LeaseState {
-    /// Every state, for filters and documents.
+    /// Every state, for filters and the OpenAPI document.
     pub const ALL: &'static [Self] = &[
         Self::Queued,
         Self::Preparing,
@@ -278,7 +304,7 @@ impl LeaseState {
         Self::Failed,
     ];
 
-    /// The word that callers see.
+    /// The name on the wire and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -293,19 +319,19 @@ impl LeaseState {
         }
     }
 
-    /// Reads the word back; `None` for any other.
+    /// The value with this name. `None` if there is none.
     #[must_use]
-    pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|state| state.as_str() == word)
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|state| state.as_str() == name)
     }
 
-    /// Whether nothing more happens to it.
+    /// Whether a lease in this state has ended.
     #[must_use]
     pub const fn is_end(self) -> bool {
         matches!(self, Self::Released | Self::Expired | Self::Revoked | Self::Failed)
     }
 
-    /// Whether it has its machine, so that nobody else may.
+    /// Whether a lease in this state holds a machine.
     #[must_use]
     pub const fn holds_machine(self) -> bool {
         matches!(self, Self::Preparing | Self::Active | Self::Releasing)
@@ -313,7 +339,7 @@ impl LeaseState {
 }
 
 impl EndReason {
-    /// Every reason, for the store and documents.
+    /// Every reason, for the store and the OpenAPI document.
     pub const ALL: &'static [Self] = &[
         Self::Released,
         Self::Expired,
@@ -324,7 +350,7 @@ impl EndReason {
         Self::MachineGone,
     ];
 
-    /// The word that callers see.
+    /// The name on the wire and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -338,13 +364,13 @@ impl EndReason {
         }
     }
 
-    /// Reads the word back; `None` for any other.
+    /// The value with this name. `None` if there is none.
     #[must_use]
-    pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|reason| reason.as_str() == word)
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.as_str() == name)
     }
 
-    /// The state that a lease which ended so comes to.
+    /// The end state of a lease that ends for this reason.
     #[must_use]
     pub const fn state(self) -> LeaseState {
         match self {
@@ -359,10 +385,10 @@ impl EndReason {
 }
 
 impl Readiness {
-    /// Every word, for documents.
+    /// Every condition, for the OpenAPI document.
     pub const ALL: &'static [Self] = &[Self::On, Self::Address, Self::Tools];
 
-    /// The word that callers use.
+    /// The name on the wire and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -372,15 +398,15 @@ impl Readiness {
         }
     }
 
-    /// Reads the word; `None` for any other.
+    /// The condition with this name. `None` if there is none.
     #[must_use]
-    pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|readiness| readiness.as_str() == word)
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|readiness| readiness.as_str() == name)
     }
 }
 
 impl Select {
-    /// Whether nothing is said.
+    /// Whether no field is set.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         let Self { machine, name, mac, pool } = self;
@@ -393,7 +419,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_read_back() {
+    fn every_name_is_parsed_back() {
         for state in LeaseState::ALL {
             assert_eq!(LeaseState::parse(state.as_str()), Some(*state));
             assert!(!(state.is_end() && state.holds_machine()));

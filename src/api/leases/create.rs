@@ -28,58 +28,61 @@ use crate::service::callers::Caller;
 use crate::service::leases::{NewLease, RequestedLease};
 use crate::service::machines::shorten;
 
-/// A machine that is asked for.
+/// A request for a lease.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LeaseRequest {
     select: SelectRequest,
-    /// Who or what holds it, for people; the token's name where nothing is said.
+    /// Who or what holds the machine, for people. At most 255 characters. Default: the name of the
+    /// token.
     #[schema(nullable = false, example = "nightly 4711")]
     holder: Option<String>,
-    /// How long it holds, from when it is active.
+    /// How long the lease lasts from the moment it is active.
     #[schema(example = "30m")]
     #[serde(deserialize_with = "duration_text")]
     ttl: String,
-    /// How long it may wait for a machine; without it, one must be free now.
+    /// How long the lease may be queued. Without it, a machine must be free now.
     #[schema(nullable = false, example = "10m")]
     #[serde(default, deserialize_with = "some_duration_text")]
     queue_for: Option<String>,
-    /// As the pool says where nothing is said.
+    /// The state into which otter puts the machine before the lease is active. Default: that of the
+    /// pool, else none.
     #[schema(nullable = false)]
     prepare: Option<PrepareRequest>,
-    /// As the pool says where nothing is said, else `{"power": "off"}`.
+    /// The state into which otter puts the machine after the lease. Default: that of the pool, else
+    /// `{"power": "off"}`.
     #[schema(nullable = false)]
     release: Option<ReleaseRequest>,
 }
 
-/// What a call that asks for a lease may say in headers.
+/// The headers of the request.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the headers")]
 pub struct CreateHeaders {
-    /// At most 255 characters: a repeat with the same key and request gets the first one's lease,
-    /// its secret included.
+    /// At most 255 characters. A repeat with the same key and body returns the lease of the first
+    /// request, with its secret.
     #[param(rename = "Idempotency-Key", value_type = String, required = false)]
     idempotency_key: Option<String>,
-    /// At most 512 characters, kept with the lease: a CI job's address, say.
+    /// At most 512 characters. otter stores it with the lease, for example the URL of a CI job.
     #[param(rename = "Otter-Reference", value_type = String, required = false)]
     otter_reference: Option<String>,
 }
 
-/// The longest name of a holder.
+/// The largest number of characters of a holder.
 const MAX_HOLDER: usize = 255;
 
 /// Take a machine
 ///
-/// Picks one free machine that fits, the one whose last lease ended longest ago, and answers at
-/// once: 201 with the lease, which is `preparing` or `active`, or with `queue_for` 202 while it
-/// waits. Wait for it with `GET …/wait`.
+/// Grants the matching free machine whose last lease ended longest ago. Returns at once: 201 if the
+/// lease is `preparing` or `active`, 202 if it is `queued`, which needs `queue_for`. Wait for it
+/// with `GET …/wait`.
 #[utoipa::path(post, path = "/v1/leases", operation_id = "create_lease", tag = "leases",
     params(CreateHeaders),
     request_body = LeaseRequest,
     responses(
         (status = 201, description = "A machine was granted", body = Lease),
-        (status = 202, description = "The lease waits for a machine", body = Lease),
+        (status = 202, description = "The lease is queued", body = Lease),
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "request-timeout",
@@ -104,7 +107,7 @@ pub async fn create_lease(
     let lease = Lease::from_view(&view, Some(api.services().leases.secret_of(view.lease.id)));
     let mut response = respond::object(&api, &version, &lease);
     *response.status_mut() = status_for(view.lease.state);
-    // It shows the lease's secret.
+    // The body has the secret of the lease.
     respond::set(&mut response, CACHE_CONTROL, "no-store");
     respond::set(&mut response, LOCATION, &links::lease(view.lease.id));
     if is_replay {
@@ -158,7 +161,7 @@ fn parse_select(request: SelectRequest) -> Result<Select, Failure> {
         pool: pool.map(|pool| non_empty("/select/pool", pool)).transpose()?,
     };
     if select.is_empty() {
-        let detail = "select is empty; say machine, name, mac or pool.".to_owned();
+        let detail = "select is empty; set machine, name, mac or pool.".to_owned();
         return Err(failure_in_body("/select", "empty", detail));
     }
     Ok(select)
@@ -179,7 +182,7 @@ fn parse_reference(text: &str) -> Result<MachineReference, Failure> {
 
 fn parse_prepare(request: PrepareRequest) -> Result<Prepare, Failure> {
     let PrepareRequest { snapshot, power, until, settle } = request;
-    let power = power.map(|word| match word.as_str() {
+    let power = power.map(|name| match name.as_str() {
         "on" => Ok(PowerState::On),
         "off" => Ok(PowerState::Off),
         other => {
@@ -187,12 +190,10 @@ fn parse_prepare(request: PrepareRequest) -> Result<Prepare, Failure> {
             Err(failure_in_body("/prepare/power", "not-one-of", detail))
         }
     });
-    let until = until.map(|word| {
-        Readiness::parse(&word).ok_or_else(|| {
-            let detail = format!(
-                "prepare.until is {}; power_state:on, ip or tools is wanted.",
-                shorten(&word)
-            );
+    let until = until.map(|name| {
+        Readiness::parse(&name).ok_or_else(|| {
+            let detail =
+                format!("prepare.until is {}; write power_state:on, ip or tools.", shorten(&name));
             failure_in_body("/prepare/until", "not-one-of", detail)
         })
     });
@@ -204,7 +205,7 @@ fn parse_prepare(request: PrepareRequest) -> Result<Prepare, Failure> {
     };
     if prepare.until.is_some() && prepare.power == Some(PowerState::Off) {
         let detail =
-            "prepare.until waits for a machine that is on, and prepare.power is off.".to_owned();
+            "prepare.until waits for a machine that is on, but prepare.power is off.".to_owned();
         return Err(failure_in_body("/prepare/until", "not-applicable", detail));
     }
     Ok(prepare)
@@ -216,7 +217,7 @@ fn parse_release(request: ReleaseRequest) -> Result<Release, Failure> {
         None | Some("off") => false,
         Some("keep") => true,
         Some(other) => {
-            let detail = format!("release.power is {}; off or keep is wanted.", shorten(other));
+            let detail = format!("release.power is {}; write off or keep.", shorten(other));
             return Err(failure_in_body("/release/power", "not-one-of", detail));
         }
     };

@@ -22,43 +22,43 @@ use crate::domain::failure::FailureKind;
 use crate::domain::lease::{EndReason, LeaseState};
 use crate::service::callers::Caller;
 
-/// How to end a lease.
+/// The query of the request.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct EndQuery {
-    /// Blocks until its machine was released, at most this long.
+    /// Blocks until the machine is released, at most this long.
     #[param(value_type = Option<String>)]
     wait: Option<Parsed<Duration>>,
-    /// Why an operator takes it, for its holder to read. At most 512 characters. It goes before
+    /// Why the lease is ended, for its holder. At most 512 characters. It takes precedence over
     /// `Otter-Override`.
     #[param(value_type = Option<String>)]
     reason: Option<Parsed<String>>,
 }
 
-/// By what right a lease is ended.
+/// The headers of the request.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the headers")]
 pub struct EndHeaders {
-    /// `<id>.<secret>`, as the answer of `POST /v1/leases` gave them.
+    /// `<id>.<secret>` from the response of `POST /v1/leases`.
     #[param(rename = "Otter-Lease", value_type = String, required = false)]
     otter_lease: Option<String>,
-    /// Why an operator takes it, as `reason`. 1 to 512 characters.
+    /// Why an operator ends the lease, as `reason`. 1 to 512 characters.
     #[param(rename = "Otter-Override", value_type = String, required = false)]
     otter_override: Option<String>,
 }
 
-/// The longest reason.
+/// The largest number of characters of a reason.
 const MAX_REASON: usize = 512;
 
 /// Give a machine back
 ///
-/// With its own `Otter-Lease` the holder gives it back; without it an operator takes it. The
-/// machine is free once it was released and that was seen. Again it is the same answer.
+/// With `Otter-Lease` the holder ends the lease; without it an operator revokes it. otter releases
+/// the machine, which is free once the release has succeeded. A repeat returns the same lease.
 #[utoipa::path(delete, path = "/v1/leases/{lease}", operation_id = "end_lease", tag = "leases",
     params(LeasePath, EndQuery, EndHeaders),
     responses(
-        (status = 200, description = "The lease, which ends or has ended", body = Lease),
+        (status = 200, description = "The lease, which is `releasing` or has ended", body = Lease),
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "machine-leased", "wait-timeout",
@@ -81,12 +81,12 @@ pub async fn end_lease(
     reason.as_deref().map_or(Ok(()), |reason| check_printable_parameter("reason", reason))?;
     let wait = wait.map(|Parsed(wait)| wait.min(api.settings().max_wait));
     let override_reason = right::override_reason(&caller, &headers)?;
-    let own = authorize(&api, &caller, &headers, id)?;
+    let is_holder = authorize(&api, &caller, &headers, id)?;
     let version = api.services().event_stream.version();
     if api.services().leases.get_for(&caller, id).await?.is_none() {
         return Err(unknown_lease(&text).into());
     }
-    let end = if own { EndReason::Released } else { EndReason::Revoked };
+    let end = if is_holder { EndReason::Released } else { EndReason::Revoked };
     let view = api.services().leases.end(&caller, id, end, reason.or(override_reason)).await?;
     let Some(time) = wait else {
         return Ok(respond::object(&api, &version, &Lease::from_view(&view, None)));

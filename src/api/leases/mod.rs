@@ -1,4 +1,4 @@
-//! `/v1/leases` and `/v1/pools`: machines asked for, waited for, held and given back.
+//! `/v1/leases` and `/v1/pools`.
 
 mod create;
 mod end;
@@ -32,26 +32,29 @@ pub fn routes() -> Routes {
         .role(Role::Viewer, routes!(read::list_pools))
 }
 
-/// A lease in the path.
+/// The lease in the path.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "documents the segment")]
 pub struct LeasePath {
-    /// The lease's id.
+    /// The id of the lease.
     lease: String,
 }
 
-/// What a call says of the lease that it goes by.
+/// The header with the secret of the lease.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the header")]
 pub struct LeaseHeader {
-    /// `<id>.<secret>`, as the answer of `POST /v1/leases` gave them.
+    /// `<id>.<secret>` from the response of `POST /v1/leases`.
     #[param(rename = "Otter-Lease", value_type = String, required = false)]
     otter_lease: Option<String>,
 }
 
-/// Reads the id of a lease out of a path.
+/// Parses the id of a lease in a path.
+///
+/// # Errors
+/// `not-found` if the text is not the id of a lease; `invalid-request` if it is empty.
 fn lease_id(text: &str) -> Result<LeaseId, Failure> {
     if text.is_empty() {
         return Err(empty_name("lease"));
@@ -59,11 +62,11 @@ fn lease_id(text: &str) -> Result<LeaseId, Failure> {
     text.parse().map_err(|_| unknown_lease(text))
 }
 
-/// The lease that jobs, events and the audit are filtered by. A lease that is gone is still known
-/// by its id while jobs of it are kept.
+/// Checks the lease of a filter for jobs, events or the audit. A lease that was deleted is accepted
+/// while the store has jobs of it.
 ///
 /// # Errors
-/// `not-found` if no such lease exists for the caller; the store's.
+/// `not-found` if the lease does not exist for the caller. Fails if the store cannot be read.
 pub async fn named_lease(
     api: &Api,
     caller: &Caller,

@@ -20,33 +20,33 @@ use crate::domain::lease::LeaseState;
 use crate::service::callers::Caller;
 use crate::storage::LeaseFilter;
 
-/// How many leases a page has where nothing is said.
+/// The default page size.
 const PAGE: u32 = 100;
 
-/// Which leases are wanted.
+/// The filter of the request.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct LeasesQuery {
-    /// States, comma-separated: `queued,active`.
+    /// One or more states, separated by commas: `queued,active`.
     #[param(value_type = Option<String>)]
     state: Option<Parsed<Vec<LeaseState>>>,
     /// A machine's id, `name:…`, `uuid:…` or `mac:…`.
     #[param(value_type = Option<String>)]
     machine: Option<Parsed<String>>,
-    /// The pool that its machine is from.
+    /// The pool of the lease.
     #[param(value_type = Option<String>)]
     pool: Option<Parsed<String>>,
-    /// Who or what holds it, to the letter.
+    /// The exact holder.
     #[param(value_type = Option<String>)]
     holder: Option<Parsed<String>>,
-    /// What was sent as `Otter-Reference`.
+    /// The exact `Otter-Reference` of the request.
     #[param(value_type = Option<String>)]
     reference: Option<Parsed<String>>,
 }
 
 /// List leases
 ///
-/// Newest first, those that ended too, by pages of 100 unless `limit` is given.
+/// Open and ended leases, newest first, in pages of 100 unless `limit` is set.
 #[utoipa::path(get, path = "/v1/leases", operation_id = "list_leases", tag = "leases", params(LeasesQuery, PageQuery),
     responses(
         (status = 200, description = "A page of leases", body = LeaseList),
@@ -73,7 +73,7 @@ pub async fn list_leases(
     let limit = limit.unwrap_or(PAGE);
     let after: Option<LeaseId> = cursors.point()?;
     let version = api.services().event_stream.version();
-    // One more than asked for tells whether there is a next page.
+    // If there is one lease more than the limit, there is a next page.
     let mut views = api.services().leases.list(&caller, &filter, after, limit + 1).await?;
     let more = views.len() > limit as usize;
     views.truncate(limit as usize);
@@ -82,7 +82,10 @@ pub async fn list_leases(
     Ok(respond::list(&api, &version, &items, next))
 }
 
-/// Refuses a pool that does not exist, unless leases of it are still kept.
+/// Rejects a pool that does not exist, unless the store has leases of it.
+///
+/// # Errors
+/// `invalid-request`. Fails if the store cannot be read.
 async fn require_pool(api: &Api, caller: &Caller, pool: &str) -> Result<(), Failure> {
     let Err(failure) = api.services().machines.require_pool(&caller.scope, pool) else {
         return Ok(());
@@ -97,7 +100,7 @@ async fn require_pool(api: &Api, caller: &Caller, pool: &str) -> Result<(), Fail
 
 /// Get a lease
 ///
-/// Asking about one that waits keeps it from being dropped as abandoned.
+/// Reading a queued lease counts as a poll, so otter does not end it as abandoned.
 #[utoipa::path(get, path = "/v1/leases/{lease}", operation_id = "get_lease", tag = "leases", params(LeasePath),
     responses(
         (status = 200, description = "The lease", body = Lease),
@@ -119,8 +122,8 @@ pub async fn get_lease(
 
 /// List pools
 ///
-/// Machines that belong together, by the configuration or by a line `otter.pool: <name>` in a
-/// machine's annotation.
+/// A pool is a group of machines. The configuration or a line `otter.pool: <name>` in a machine's
+/// annotation puts a machine into a pool.
 #[utoipa::path(get, path = "/v1/pools", operation_id = "list_pools", tag = "leases",
     responses(
         (status = 200, description = "Every pool", body = PoolList),

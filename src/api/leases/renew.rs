@@ -18,11 +18,11 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
 use crate::service::callers::Caller;
 
-/// For how long.
+/// A request for a renewal.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RenewRequest {
-    /// From now on; as long as it was asked for where nothing is said.
+    /// The time from now. Default: the original duration of the lease.
     #[schema(nullable = false, example = "30m")]
     #[serde(default, deserialize_with = "some_duration_text")]
     ttl: Option<String>,
@@ -30,8 +30,8 @@ pub struct RenewRequest {
 
 /// Renew a lease
 ///
-/// Its time begins anew, within what all renewals together may come to (`max_expires_at`). A
-/// renewal never shortens it.
+/// Sets the expiry to `ttl` from now, but not later than `max_expires_at`. A renewal never shortens
+/// the lease.
 #[utoipa::path(post, path = "/v1/leases/{lease}/renew", operation_id = "renew_lease", tag = "leases",
     params(LeasePath, LeaseHeader),
     request_body = RenewRequest,
@@ -60,11 +60,12 @@ pub async fn renew_lease(
     Ok(respond::object(&api, &version, &Lease::from_view(&view, None)))
 }
 
-/// Whether a caller shows that the lease is its own: by its secret. An operator may act on any.
-/// True where it did.
+/// Checks that a caller may renew or end a lease: with the secret of the lease, or as an operator.
+/// Returns true if the caller sent the secret.
 ///
 /// # Errors
-/// `machine-leased` for another lease's secret, `forbidden` for none.
+/// `machine-leased` if the secret belongs to another lease; `forbidden` if a caller that is not an
+/// operator sends no secret.
 pub fn authorize(
     api: &Api,
     caller: &Caller,
@@ -72,16 +73,15 @@ pub fn authorize(
     id: LeaseId,
 ) -> Result<bool, Failure> {
     match right::lease(api, headers)? {
-        Some(shown) if shown == id => Ok(true),
-        Some(shown) => {
-            let detail = format!("Otter-Lease is of the lease {shown}, and this is {id}.");
+        Some(sent) if sent == id => Ok(true),
+        Some(sent) => {
+            let detail = format!("Otter-Lease belongs to the lease {sent}, not to {id}.");
             Err(Failure::new(FailureKind::MachineLeased, detail).with_lease(id))
         }
         None if caller.role >= Role::Operator => Ok(false),
         None => {
             let role = caller.role.with_article();
-            let detail =
-                format!("{} is {role}; show that the lease is yours: Otter-Lease.", caller.name);
+            let detail = format!("{} is {role}; send the Otter-Lease of this lease.", caller.name);
             Err(Failure::new(FailureKind::Forbidden, detail).with_lease(id))
         }
     }

@@ -19,12 +19,12 @@ use crate::service::leases::LeaseView;
 
 /// Wait for a lease
 ///
-/// 200 with the lease once it is active; its problem as soon as it ends. 504 `wait-timeout` where
-/// the time is up first: it goes on, wait again.
+/// Returns 200 with the lease once it is active, or its problem as soon as it ends. Returns 504
+/// `wait-timeout` if the time is up first: the lease is unchanged, so wait again.
 #[utoipa::path(get, path = "/v1/leases/{lease}/wait", operation_id = "wait_for_lease", tag = "leases",
     params(LeasePath, WaitQuery),
     responses(
-        (status = 200, description = "The lease, which is active", body = Lease),
+        (status = 200, description = "The active lease", body = Lease),
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "wait-timeout", "shutting-down",
@@ -38,7 +38,7 @@ pub async fn wait_for_lease(
     let id = lease_id(&text)?;
     let time = query.time(&api);
     let version = api.services().event_stream.version();
-    // One that is being released never comes to be active.
+    // A lease that is being released never becomes active.
     let is_decided = |state| matches!(state, LeaseState::Active | LeaseState::Releasing);
     let waited = wait_until(&api, &caller, id, time, is_decided).await;
     let mut response = match waited {
@@ -52,7 +52,7 @@ pub async fn wait_for_lease(
     Ok(response)
 }
 
-/// The lease once it is so, or has ended.
+/// Waits until a lease reaches a state that `is_reached` accepts, or ends.
 ///
 /// # Errors
 /// `wait-timeout`, `shutting-down`, `too-many-waits`, `not-found`.
@@ -80,11 +80,11 @@ pub async fn wait_until(
             (leases.get_for(caller, id).await?.ok_or_else(missing)?, FailureKind::ShuttingDown)
         }
     };
-    let detail = format!("The lease is {} and goes on: wait again.", view.lease.state.as_str());
+    let detail = format!("The lease is {}. Wait again.", view.lease.state.as_str());
     Err(Failure::new(kind, detail).with_lease(id))
 }
 
-/// Why a lease that was waited for is not active.
+/// The failure for a caller that waits for a lease that has ended or is being released.
 fn failure_of_ended(view: &LeaseView) -> Failure {
     let lease = &view.lease;
     let end = lease.end.as_ref();

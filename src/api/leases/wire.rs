@@ -1,4 +1,4 @@
-//! Leases and pools on the wire.
+//! The JSON types of leases and pools.
 
 use std::collections::BTreeMap;
 
@@ -12,77 +12,77 @@ use crate::domain::duration;
 use crate::domain::lease::{self, EndReason, LeaseState};
 use crate::service::leases::{LeaseView, PoolView};
 
-/// One machine for one holder, for a time.
+/// A lease: one machine for one holder, for a time.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Lease {
-    /// A UUID of version 7: ids sort by arrival.
+    /// A UUID of version 7. Ids sort by the time of the request.
     #[schema(example = "01936f5e-8c00-7000-8000-000000000002")]
     pub id: String,
-    /// Where it is. The last four are ends and never change.
+    /// `released`, `expired`, `revoked` and `failed` are ends and never change.
     pub state: LeaseStateName,
-    /// The id of its machine; null while it waits.
+    /// The id of its machine; null while it is queued.
     #[schema(required)]
     pub machine: Option<String>,
     #[schema(required)]
     pub machine_name: Option<String>,
-    /// What was asked for.
+    /// The selection of the request.
     pub select: LeaseSelect,
-    /// The pool that its machine is from.
+    /// The selected pool, or a pool of its machine.
     #[schema(required)]
     pub pool: Option<String>,
-    /// Who or what holds it, for people.
+    /// Who or what holds the machine, for people.
     pub holder: String,
-    /// Who asked.
+    /// The name of the caller that requested it.
     pub requested_by: String,
-    /// What the caller sent as `Otter-Reference`.
+    /// The `Otter-Reference` of the request.
     #[schema(required)]
     pub reference: Option<String>,
-    /// How many wait before it, while it waits.
+    /// The number of leases that are queued before it; null if it is not queued.
     #[schema(required)]
     pub position: Option<u32>,
-    /// How long it holds, from when it is active.
+    /// How long it lasts from the moment it is active.
     #[schema(example = "30m")]
     pub ttl: String,
-    /// How long it may wait for a machine.
+    /// How long it may be queued.
     #[schema(required, example = "10m")]
     pub queue_for: Option<String>,
     pub created_at: Timestamp,
     #[schema(required)]
     pub active_at: Option<Timestamp>,
-    /// When it ends unless it is renewed; null while it is not active.
+    /// When it expires unless it is renewed; null if it is not active.
     #[schema(required)]
     pub expires_at: Option<Timestamp>,
-    /// How far it can be renewed.
+    /// The latest time to which it can be renewed; null if it is not active.
     #[schema(required)]
     pub max_expires_at: Option<Timestamp>,
-    /// Grows with each grant of the machine: what is written with an older one is of an earlier
-    /// holder.
+    /// Increases with every grant of the machine. Reject writes that carry a lower value: they come
+    /// from a previous holder.
     #[schema(required)]
     pub fence: Option<u64>,
-    /// What is done to the machine before it is active.
+    /// The state into which otter puts the machine before the lease is active.
     #[schema(required)]
     pub prepare: Option<LeasePrepare>,
-    /// What is done to the machine after it.
+    /// The state into which otter puts the machine after the lease.
     pub release: LeaseRelease,
-    /// The job that prepares or releases its machine, now or last.
+    /// The current or last job that prepares or releases its machine.
     #[schema(required)]
     pub job: Option<String>,
-    /// What changes of the machine are made with: `Otter-Lease: <id>.<secret>`. In the answer of
-    /// the POST alone, and of its repeat with the same `Idempotency-Key`.
+    /// Send it with each change of the machine: `Otter-Lease: <id>.<secret>`. Only the response of
+    /// the POST has it, and its repeat with the same `Idempotency-Key`; otherwise null.
     #[schema(required)]
     pub secret: Option<String>,
-    /// What happened, in short.
+    /// What happened to the lease, oldest first.
     pub history: Vec<LeaseHistory>,
-    /// How it ended, or is ending.
+    /// How it ended, or why it is being released.
     #[schema(required)]
     pub end: Option<LeaseEnd>,
-    /// What its holder should know.
+    /// Warnings for its holder.
     pub warnings: Vec<String>,
-    /// Where to go on: `self`, `wait`, `renew`, `machine`, `job`.
+    /// Links to `self`, `wait`, `renew`, `machine` and `job`.
     pub links: BTreeMap<String, String>,
 }
 
-/// Where a lease is. Closed for ever.
+/// The state of a lease. This set of states is final.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = LeaseState)]
@@ -97,7 +97,7 @@ pub enum LeaseStateName {
     Failed,
 }
 
-/// Which machines would do: all that is said must fit.
+/// The machines that the lease accepts. A machine matches every field that is not null.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LeaseSelect {
     #[schema(required)]
@@ -110,7 +110,7 @@ pub struct LeaseSelect {
     pub pool: Option<String>,
 }
 
-/// What a machine is made to be before its lease is active.
+/// The state into which otter puts the machine before the lease is active.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LeasePrepare {
     #[schema(required)]
@@ -123,29 +123,29 @@ pub struct LeasePrepare {
     pub settle: Option<String>,
 }
 
-/// What a machine is made to be after its lease.
+/// The state into which otter puts the machine after the lease.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LeaseRelease {
-    /// `off`, or `keep`: left as it is.
+    /// `off`, or `keep`: the power stays unchanged.
     #[schema(extensions(("x-extensible-enum" = json!(["off", "keep"]))))]
     pub power: String,
     #[schema(required)]
     pub snapshot: Option<String>,
 }
 
-/// One thing that happened to a lease.
+/// An entry of the history of a lease.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LeaseHistory {
     pub at: Timestamp,
     pub what: String,
 }
 
-/// How a lease ended.
+/// How a lease ended, or why it is being released.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LeaseEnd {
     #[schema(extensions(("x-extensible-enum" = json!(end_reasons()))))]
     pub reason: String,
-    /// Who ended it.
+    /// The name of the caller who ended it, or `otter`.
     pub by: String,
     pub at: Timestamp,
     #[schema(required)]
@@ -159,11 +159,11 @@ pub struct LeaseList {
     /// The cursor of the next page.
     #[schema(required)]
     pub next: Option<String>,
-    /// The point in the stream of changes that the list is true at.
+    /// The position in the event stream at which the list is current.
     pub version: String,
 }
 
-/// Machines that belong together, and how they stand.
+/// A group of machines and the state of its machines.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Pool {
     pub name: String,
@@ -171,43 +171,44 @@ pub struct Pool {
     pub free_count: u32,
     pub held_count: u32,
     pub quarantined_count: u32,
-    /// How many leases wait for one of them.
+    /// The number of queued leases that select the pool.
     pub waiting_count: u32,
 }
 
-/// Every pool, by name.
+/// All pools, by name.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct PoolList {
     pub items: Vec<Pool>,
-    /// Always null: pools come whole.
+    /// Always null: there is one page.
     #[schema(required)]
     pub next: Option<String>,
-    /// The point in the stream of changes that the list is true at.
+    /// The position in the event stream at which the list is current.
     pub version: String,
 }
 
-/// Which machines would do: all that is said must fit, and something must be said.
+/// The machines that the lease accepts. A machine must match every field. At least one is required.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SelectRequest {
     /// An id, `name:<exact>`, `uuid:<…>` or `mac:<…>`.
     #[schema(nullable = false)]
     pub machine: Option<String>,
-    /// Contained in the name, whatever the case.
+    /// Part of the name, in any case.
     #[schema(nullable = false)]
     pub name: Option<String>,
-    /// A hardware address of one of its cards.
+    /// The hardware address of one of its network cards.
     #[schema(nullable = false)]
     pub mac: Option<String>,
     #[schema(nullable = false)]
     pub pool: Option<String>,
 }
 
-/// What a machine is to be before its lease is active, in this order.
+/// The state into which otter puts the machine before the lease is active. otter takes these steps
+/// in this order.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PrepareRequest {
-    /// Revert to it: an id, exact name or path.
+    /// Revert to this snapshot: its id, exact name or path.
     #[schema(nullable = false)]
     pub snapshot: Option<String>,
     /// `on` or `off`.
@@ -216,26 +217,30 @@ pub struct PrepareRequest {
     /// Wait for `power_state:on`, `ip` or `tools`.
     #[schema(nullable = false, example = "power_state:on")]
     pub until: Option<String>,
-    /// Then wait this long.
+    /// Wait this long after the other steps.
     #[schema(nullable = false, example = "90s")]
     #[serde(default, deserialize_with = "some_duration_text")]
     pub settle: Option<String>,
 }
 
-/// What a machine is to be after its lease.
+/// The state into which otter puts the machine after the lease.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseRequest {
-    /// `off`, hard; or `keep`, by leave of the pool or for an operator.
+    /// `off`: power off. `keep`: the power stays unchanged; only if the pool allows it or the
+    /// caller is an operator.
     #[schema(nullable = false, example = "off")]
     pub power: Option<String>,
-    /// Revert to it first: an id, exact name or path.
+    /// First revert to this snapshot: its id, exact name or path.
     #[schema(nullable = false)]
     pub snapshot: Option<String>,
 }
 
 impl Lease {
-    /// A lease as callers see it; with its secret where it is the answer to who asked for it.
+    /// The JSON of a lease.
+    ///
+    /// # Parameters
+    /// - `secret`: the secret, only in the response to the request for the lease.
     #[must_use]
     pub fn from_view(view: &LeaseView, secret: Option<String>) -> Self {
         let LeaseView { lease, position, expires_at, max_expires_at } = view;
@@ -243,7 +248,7 @@ impl Lease {
             id,
             state,
             select,
-            // Of the token, whose holder knows it.
+            // A property of the token.
             scope: _,
             machine,
             machine_name,
@@ -251,7 +256,7 @@ impl Lease {
             holder,
             requested_by,
             token: _,
-            // In the audit, for admins.
+            // Shown in the audit.
             origin: _,
             reference,
             ttl,
@@ -272,7 +277,7 @@ impl Lease {
             history,
             end,
             ended_at: _,
-            // Told by whoever waits for it, and in `end`.
+            // Shown as a problem by a wait, and in `end`.
             error: _,
             warnings,
         } = &**lease;
@@ -370,7 +375,7 @@ impl LeaseEnd {
 }
 
 impl Pool {
-    /// A pool as callers see it.
+    /// The JSON of a pool.
     #[must_use]
     pub fn from_view(pool: &PoolView) -> Self {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);

@@ -1,5 +1,5 @@
-//! The facts that one step of the table adds to the audit: each transition of a lease and each
-//! change of a quarantine. Derived from the table before the step and the changes of the step. Pure.
+//! The audit records of a transition: one for each new state of a lease and one for each change of
+//! a quarantine. Derived from the table before the transition and the changes. Pure.
 
 use jiff::Timestamp;
 
@@ -10,16 +10,19 @@ use crate::domain::ids::{LeaseId, MachineId};
 use crate::domain::lease::{Lease, LeaseEnd, LeaseState, Quarantine};
 use crate::domain::origin::{Actor, RequestOrigin};
 
-/// Why a step is taken.
+/// The cause of a transition.
 #[derive(Clone, Copy, Debug)]
 pub struct Cause<'a> {
-    /// The actor that ordered the step; otter if time or the host caused it.
+    /// Who submitted the command; otter if time or the host caused the transition.
     pub actor: &'a Actor,
-    /// The lease that it renews.
+    /// The lease that the command renews.
     pub renews: Option<LeaseId>,
 }
 
-/// The facts of a step that happens now, in order. `machine_of` finds a machine's id and name.
+/// The records of a transition that is committed now, in order.
+///
+/// # Parameters
+/// - `machine_of`: returns the id and the name of a machine of the host.
 pub fn for_transition(
     before: &LeaseTable,
     changes: &TableChanges,
@@ -37,7 +40,7 @@ pub fn for_transition(
         if was == ledger.quarantine.as_ref() {
             continue;
         }
-        // The machine may have vanished: then its lease names it.
+        // If the machine is absent from the host, its lease has its id and name.
         let lease = changes.leases.values().find(|lease| machine_key(lease).as_ref() == Some(key));
         let record = match &ledger.quarantine {
             Some(quarantine) => quarantined(quarantine, cause, now),
@@ -49,7 +52,7 @@ pub fn for_transition(
             None => record,
         };
         let machine = machine_of(key).or_else(|| {
-            // A lease that was queued again has released the machine.
+            // A lease that is queued again no longer has the machine.
             let held = changes.leases.keys().filter_map(|id| before.get(*id));
             let held = held
                 .map(|open| &*open.lease)
@@ -78,7 +81,7 @@ fn transitions(
     let since_request = Some(between(lease.created_at, now));
     if was.is_none() {
         let record = record_of(AuditAction::LeaseQueued, AuditOutcome::Queued, &requester);
-        // As it was at that moment: it may have been granted in the same step.
+        // The same transition may have granted a machine.
         let record = AuditRecord { machine: None, ..record };
         records.push(record.with_detail(format!("for {}", lease.holder)));
     }
@@ -96,7 +99,9 @@ fn transitions(
     }
     if state_before == Some(LeaseState::Preparing) && lease.state == LeaseState::Queued {
         let record = record_of(AuditAction::LeaseQueued, AuditOutcome::Queued, &Actor::otter());
-        records.push(record.with_detail("its machine could not be prepared; it waits for another"));
+        records.push(
+            record.with_detail("its machine could not be prepared; it is queued for another one"),
+        );
     }
     if cause.renews == Some(lease.id) && lease.state == LeaseState::Active {
         let record = record_of(AuditAction::LeaseRenewed, AuditOutcome::Active, cause.actor);
@@ -130,7 +135,7 @@ fn quarantined(quarantine: &Quarantine, cause: Cause<'_>, now: Timestamp) -> Aud
     AuditRecord { job: *job, ..record }.with_actor(&actor).with_detail(reason.clone())
 }
 
-/// The request of the actor, if the actor ordered the step.
+/// The origin of the request, if the actor of this name caused the transition.
 fn origin_of(name: &str, cause: Cause<'_>) -> RequestOrigin {
     if cause.actor.name == name { cause.actor.origin } else { RequestOrigin::default() }
 }

@@ -1,4 +1,4 @@
-//! A step of the table as it waits for the desk, and which input of the table it is.
+//! The commands of the lease actor, and their inputs to the lease table.
 
 use std::time::Duration;
 
@@ -9,23 +9,34 @@ use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
 use crate::storage::IdempotencyKey;
 
-/// A step, as it waits.
+/// A command for the lease actor.
 #[derive(Clone, Debug)]
 pub enum LeaseCommand {
+    /// A caller requests this lease.
     Request { lease: Box<Lease>, key: Option<IdempotencyKey>, limits: TokenLimits },
+    /// A client polled this lease.
     RecordPoll(LeaseId),
+    /// The holder or an operator renews a lease. `None` means its original duration.
     Renew(LeaseId, Option<Duration>),
+    /// A lease ends for this reason.
     End { id: LeaseId, reason: EndReason, by: String, detail: Option<String> },
+    /// The job of a preparation or a release was started. The state says which.
     JobStarted(LeaseId, LeaseState, JobId),
+    /// The preparation has ended.
     PrepareFinished(LeaseId, Result<(), Failure>),
+    /// The release has ended.
     ReleaseFinished(LeaseId, Result<(), Failure>),
+    /// An operator changed the machine of this lease.
     RecordOverride { id: LeaseId, by: String, reason: String },
+    /// An operator quarantines a machine, or changes the reason.
     QuarantineMachine(MachineKey, Quarantine, MachineId),
+    /// An operator lifts the quarantine of a machine.
     ClearQuarantine(MachineKey, MachineId),
 }
 
 impl LeaseCommand {
-    /// The step as the table takes it, where it needs to know no machines.
+    /// The input to the lease table. `Request` and `RecordPoll` have none of their own: the actor
+    /// handles them before.
     pub fn input(&self) -> LeaseInput<'static> {
         match self {
             Self::Request { .. } | Self::RecordPoll(_) => LeaseInput::TimePassed,
@@ -46,7 +57,7 @@ impl LeaseCommand {
         }
     }
 
-    /// Whether there may be something to grant once it was taken.
+    /// Whether a machine may be free for a queued lease after this command.
     pub const fn may_free_a_machine(&self) -> bool {
         match self {
             Self::End { .. }

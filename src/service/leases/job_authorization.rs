@@ -12,7 +12,8 @@ use crate::service::jobs::gate::{Admission, Gate, Pass, Right};
 impl Gate for PublishedLeases {
     fn admit(&self, machine: &Machine, right: &Right) -> Result<Admission, Failure> {
         let state = self.load();
-        // Whoever holds the machine now: a late call is told that its own lease is over.
+        // Report that the lease of the call has ended, whether or not another lease holds the
+        // machine.
         if let Pass::Lease(given) = &right.pass
             && state.table.get(*given).is_none()
         {
@@ -27,7 +28,7 @@ impl Gate for PublishedLeases {
             Pass::Own(own, state) if *own == lease && open.lease.state == *state => {
                 Ok(Admission::Lease(lease))
             }
-            // A prepare that was on its way when its lease ended must not follow the release.
+            // A preparation that starts after its lease has ended must not run after the release.
             Pass::Own(own, _) if *own == lease => Err(not_active(machine, &open.lease)),
             Pass::Lease(given) if *given == lease && open.lease.state == LeaseState::Active => {
                 Ok(Admission::Lease(lease))
@@ -43,11 +44,11 @@ impl PublishedLeases {
     fn admit_to_unleased(&self, machine: &Machine, right: &Right) -> Result<Admission, Failure> {
         match &right.pass {
             Pass::Own(lease, _) => {
-                let detail = format!("The lease {lease} does not hold {} any more.", machine.name);
+                let detail = format!("The lease {lease} does not hold {}.", machine.name);
                 return Err(failure_with_lease(FailureKind::LeaseEnded, detail, machine, *lease));
             }
             Pass::Lease(lease) => {
-                let detail = format!("The lease {lease} is not of {}.", machine.name);
+                let detail = format!("The lease {lease} does not hold {}.", machine.name);
                 return Err(failure_with_lease(
                     FailureKind::MachineLeased,
                     detail,
@@ -58,7 +59,7 @@ impl PublishedLeases {
             Pass::Nothing => {}
         }
         if self.is_reserved(&machine.id) {
-            let detail = format!("{} is being leased at this moment.", machine.name);
+            let detail = format!("{} is being leased now.", machine.name);
             return Err(Failure::new(FailureKind::MachineLeased, detail)
                 .with_machine(&machine.id, &machine.name));
         }
@@ -74,13 +75,13 @@ fn leased_by_another(machine: &Machine, open: &OpenLease) -> Failure {
         (_, None) => ", and is being prepared".to_owned(),
     };
     let detail = format!(
-        "{} is leased by {}{until}. Changing it needs that lease: Otter-Lease: <id>.<secret>.",
+        "{} is leased by {}{until}. To change it, send that lease: Otter-Lease: <id>.<secret>.",
         machine.name, open.lease.holder
     );
     failure_with_lease(FailureKind::MachineLeased, detail, machine, open.lease.id)
 }
 
-/// A call with a lease that does not give the right any more, or not yet.
+/// The failure of a call whose lease holds the machine but is not active.
 fn not_active(machine: &Machine, lease: &Lease) -> Failure {
     let detail = match &lease.end {
         Some(end) => format!(

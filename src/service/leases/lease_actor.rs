@@ -1,5 +1,5 @@
-//! The lease actor: takes orders one after the other, tries each step of the table on a copy, commits what
-//! it changed, and only then shows it and sets to work.
+//! The actor that owns the lease table. It takes one command after the other, applies each to a
+//! copy of the table, commits the changes, publishes the new table, and starts the follow-ups.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -34,35 +34,37 @@ use crate::service::machines::{MachineFilter, NotFreeReason};
 use crate::service::storage_watch::write_failure;
 use crate::storage::{ChangedLease, IdempotencyKey, LeaseTransaction, StorageError, StoredMachine};
 
-/// While leases have time that runs, the store notes this often that otter runs. After a crash at
-/// most this much of the time that passed is unknown.
+/// How often the store records that otter runs, while leases have time that runs. After a crash
+/// otter knows the time of the crash to this precision.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How often otter looks for machines that are absent from the host.
+/// How often otter looks for ledgers of machines that are absent from the host.
 const FORGET_INTERVAL: Duration = Duration::from_hours(1);
 
-/// How long to wait before what could not be done is tried again.
+/// The pause before a failed write, read or start is tried again.
 pub const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// What all clones of [`super::Leases`] share.
+/// The state that all clones of [`super::Leases`] share.
 pub struct LeaseActor {
     pub parts: LeasesParts,
-    /// The keys of the calls that ask for leases.
+    /// The idempotency keys of the requests for leases.
     pub keys: IdempotencyKeys,
     commands: mpsc::Sender<SubmittedCommand>,
     receiver: Mutex<Option<mpsc::Receiver<SubmittedCommand>>>,
-    /// Wakes those who wait for a lease.
+    /// Wakes the calls that wait for a lease.
     pub changed: watch::Sender<()>,
     pub stop: CancellationToken,
-    /// When otter last ran, as far as that is known.
+    /// When otter last ran before this start. `None` if unknown.
     last_seen: Option<Timestamp>,
 }
 
-/// One step to be taken, and who hears of it.
+/// A command in the channel to the actor.
 pub struct SubmittedCommand {
     command: LeaseCommand,
-    /// Of the key that the step is taken with. It ends once the step is committed or refused.
+    /// The claim of the request's idempotency key. The actor drops it once the command is committed
+    /// or rejected.
     claim: Option<KeyClaim>,
+    /// Who caused the command, for the audit.
     actor: Actor,
     reply: Option<oneshot::Sender<Result<(), Failure>>>,
 }
@@ -80,7 +82,7 @@ impl LeaseActor {
         Self { parts, keys, commands, receiver, changed, stop, last_seen }
     }
 
-    /// Shows what the store has kept.
+    /// Publishes the leases and ledgers of the store.
     pub fn restore(
         &self,
         leases: Vec<Lease>,
@@ -92,17 +94,20 @@ impl LeaseActor {
         self.parts.published.publish(table.with_fence_floor(fence_floor));
     }
 
-    /// Takes a step that otter itself orders; see [`LeaseActor::submit_as`].
+    /// Submits a command of otter itself and waits until it is committed.
+    ///
+    /// # Errors
+    /// The command's; `shutting-down`; `storage-unavailable`.
     pub async fn submit(&self, command: LeaseCommand) -> Result<(), Failure> {
         self.submit_as(Actor::otter(), command).await
     }
 
-    /// Takes a step that `actor` orders.
+    /// Submits a command that `actor` caused; see [`LeaseActor::submit`].
     pub async fn submit_as(&self, actor: Actor, command: LeaseCommand) -> Result<(), Failure> {
         self.submit_with_claim(None, actor, command).await
     }
 
-    /// Takes a step that `actor` orders with a key that is claimed.
+    /// Submits a command whose idempotency key is claimed; see [`LeaseActor::submit_as`].
     pub async fn submit_with_claim(
         &self,
         claim: Option<KeyClaim>,
@@ -113,7 +118,7 @@ impl LeaseActor {
         let stopped = || {
             Failure::new(
                 FailureKind::ShuttingDown,
-                "otter is shutting down; try again once it is back.",
+                "otter is shutting down; try again once it has restarted.",
             )
         };
         self.commands
@@ -123,8 +128,8 @@ impl LeaseActor {
         answered.await.map_err(|_| stopped())?
     }
 
-    /// Notes that somebody asked about a lease. Where the actor is too busy, whoever asks again is
-    /// noted then.
+    /// Records that a client polled a lease. Does nothing if the channel is full: the next poll
+    /// counts as well.
     pub fn record_poll(&self, id: LeaseId) {
         let command = SubmittedCommand {
             command: LeaseCommand::RecordPoll(id),
@@ -135,8 +140,8 @@ impl LeaseActor {
         let _ = self.commands.try_send(command);
     }
 
-    /// Has a step taken that must not be lost: where the store refuses it, it is tried again. False
-    /// where otter stops first; the next start takes up what the step was about.
+    /// Submits a command until it is committed. Returns false if otter stops first: then the next
+    /// start repeats the work that the command reports.
     pub async fn submit_with_retry(&self, command: LeaseCommand) -> bool {
         loop {
             match self.submit(command.clone()).await {
@@ -151,6 +156,7 @@ impl LeaseActor {
         }
     }
 
+    /// Runs the actor until `stop` is cancelled.
     pub async fn run(this: &Arc<Self>, stop: CancellationToken) {
         let receiver = this.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut receiver) = receiver else { return };
@@ -167,8 +173,8 @@ impl LeaseActor {
         let mut forget_at = checkpoint_at;
         let mut jumps = Jumps::since(Moment::now(&this.parts.clock));
         if this.last_seen.is_some_and(|seen| this.parts.clock.now() < seen) {
-            // The stored times lie in the future. If the store refuses, the next start counts the
-            // same once more.
+            // The stored times lie in the future. If the store rejects the write, the next start
+            // computes the same times again.
             this.clock_jumped(&mut table).await;
         }
         loop {
@@ -197,7 +203,8 @@ impl LeaseActor {
                         if reached >= forget_at && this.forget_absent_machines(&mut table).await {
                             forget_at = reached + FORGET_INTERVAL;
                         }
-                        // What was asked while that took its time counts before anybody is dropped.
+                        // Expiry waits for the next turn, so that polls that arrived meanwhile
+                        // count.
                         this.reevaluate(&mut table).await
                     } else {
                         this.expire_due(&mut table).await
@@ -208,7 +215,7 @@ impl LeaseActor {
         }
     }
 
-    /// A lease that has not ended, as readers see it.
+    /// A lease that has not ended, as readers see it. `None` if it has ended or does not exist.
     #[must_use]
     pub fn view(&self, id: LeaseId) -> Option<LeaseView> {
         let state = self.parts.published.load();
@@ -218,12 +225,12 @@ impl LeaseActor {
         Some(LeaseView { lease: Arc::clone(&open.lease), position, expires_at, max_expires_at })
     }
 
-    /// Refuses a lease that no machine can ever fit, and one for whose preparation and release no
-    /// machine that fits has the snapshots.
+    /// Rejects a request that no machine of the host can satisfy, free or not.
     ///
     /// # Errors
-    /// `no-free-machine` and `not-found`, each with what is missing; `ambiguous-name` if
-    /// `select.machine` names several machines.
+    /// `no-free-machine` if no machine matches the selection; `not-found` if no matching machine
+    /// has the snapshots of `prepare` and `release`; `ambiguous-name` if `select.machine` names
+    /// several machines.
     fn check_grantable(
         &self,
         lease: &Lease,
@@ -251,8 +258,11 @@ impl LeaseActor {
         missing_snapshot.map_or(Ok(()), Err)
     }
 
-    /// Every pool that exists for a caller, by name: with a restricted scope those with a machine
-    /// in it.
+    /// The pools that exist for a caller, by name. For a restricted scope, the pools with a machine
+    /// in the scope.
+    ///
+    /// # Errors
+    /// `inventory-loading`.
     pub fn pools(&self, caller: &Caller) -> Result<Vec<PoolView>, Failure> {
         self.parts.machines.contents()?;
         let state = self.parts.published.load();
@@ -289,7 +299,7 @@ impl LeaseActor {
         Ok(pools.into_values().collect())
     }
 
-    /// Takes one order, and tells whoever gave it.
+    /// Applies a command and replies to its sender. Returns the follow-ups.
     async fn handle(&self, table: &mut LeaseTable, submitted: SubmittedCommand) -> Vec<FollowUp> {
         let SubmittedCommand { command, claim, actor, reply } = submitted;
         let handled = self.apply_command(table, command, &actor).await;
@@ -299,7 +309,7 @@ impl LeaseActor {
             Err(failure) => (Err(failure), Vec::new()),
         };
         if let Some(reply) = reply {
-            // A caller that went away needs no answer; what it asked for stands.
+            // The caller may have disconnected. The command stays applied.
             drop(reply.send(answer));
         }
         follow_ups
@@ -312,7 +322,7 @@ impl LeaseActor {
         actor: &Actor,
     ) -> Result<Vec<FollowUp>, Failure> {
         if let LeaseCommand::RecordPoll(id) = command {
-            // Nothing to be kept or shown: those who poll cost no more than this.
+            // Polls are frequent: they store and publish nothing.
             table.record_poll(id, self.now());
             return Ok(Vec::new());
         }
@@ -328,8 +338,8 @@ impl LeaseActor {
             let cause = Cause { actor, renews: None };
             return self.commit(table, cause, key, candidates, request).await;
         }
-        // How a job ended was told once the inventory had caught up: a machine that is gone by then
-        // fails no preparation.
+        // A job ends after the inventory shows its effects. If the machine is absent by then, its
+        // lease ends as `machine-gone` and not as a failed preparation.
         if matches!(command, LeaseCommand::PrepareFinished(..) | LeaseCommand::ReleaseFinished(..))
             && self.is_inventory_current()
         {
@@ -355,10 +365,10 @@ impl LeaseActor {
         Ok(follow_ups.into_iter().chain(more).collect())
     }
 
-    /// Ends what no caller is admitted for, grants what may be granted, and finds out which
-    /// machines are gone.
+    /// Ends the queued leases of invalid tokens and the leases of absent machines, and grants free
+    /// machines.
     async fn reevaluate(&self, table: &mut LeaseTable) -> Vec<FollowUp> {
-        // If a lease cannot be ended, it must not be granted either.
+        // A lease of an invalid token must not be granted.
         if self.end_leases_of_invalid_tokens(table).await.is_err() || !self.is_inventory_current() {
             return Vec::new();
         }
@@ -371,7 +381,7 @@ impl LeaseActor {
             table.apply(LeaseInput::GrantQueued(candidates), now)
         };
         let granted = self.commit(table, caused_by_otter(), None, candidates, grant).await;
-        // If the store refused it, nothing happened; the next change or checkpoint tries again.
+        // If the store rejected the write, the next change or checkpoint tries again.
         [gone, granted].into_iter().flatten().flatten().collect()
     }
 
@@ -390,13 +400,13 @@ impl LeaseActor {
         self.commit(table, caused_by_otter(), None, Vec::new(), end).await.map(drop)
     }
 
-    /// Whether the inventory is the host as it is.
+    /// Whether the inventory is loaded and the host is connected.
     fn is_inventory_current(&self) -> bool {
         self.parts.inventory.session().state == SessionState::Connected
             && self.parts.inventory.contents().loaded
     }
 
-    /// Finds out which machines are gone.
+    /// Ends the leases whose machines are absent from the host.
     async fn detect_absent_machines(
         &self,
         table: &mut LeaseTable,
@@ -408,6 +418,7 @@ impl LeaseActor {
         self.commit(table, caused_by_otter(), None, Vec::new(), detect).await
     }
 
+    /// Ends the leases whose time is over, and grants free machines.
     async fn expire_due(&self, table: &mut LeaseTable) -> Vec<FollowUp> {
         let expire = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
             table.apply(LeaseInput::TimePassed, now)
@@ -415,7 +426,7 @@ impl LeaseActor {
         let Ok(mut follow_ups) =
             self.commit(table, caused_by_otter(), None, Vec::new(), expire).await
         else {
-            // The storage failed: nothing happened, and it is tried again.
+            // The store rejected the write. The leases are still due, so the actor tries again.
             self.parts.clock.sleep(RETRY_DELAY).await;
             return Vec::new();
         };
@@ -423,8 +434,8 @@ impl LeaseActor {
         follow_ups
     }
 
-    /// Notes that otter runs, for a start after a crash: one statement, however many leases there
-    /// are. After a jump of the wall clock first computes the stored and shown times again.
+    /// Records in the store that otter runs. This is one statement for any number of leases. If the
+    /// wall clock jumped, first computes the stored and shown times again.
     async fn checkpoint(&self, table: &mut LeaseTable, jumps: &mut Jumps) {
         if !table.has_running_time() {
             return;
@@ -436,11 +447,12 @@ impl LeaseActor {
             return;
         }
         *jumps = found;
-        // The store logged the refusal, which costs some time of the leases after a crash.
+        // The store logs a failure. Its only effect is a less exact downtime after a crash.
         let _ = self.parts.store.record_last_seen(now.wall).await;
     }
 
-    /// Forgets machines that are absent from the host for long. Returns whether that was done.
+    /// Deletes the ledgers of machines that are absent from the host for longer than the retention
+    /// time. Returns false if the inventory is not current or the store rejects the write.
     async fn forget_absent_machines(&self, table: &mut LeaseTable) -> bool {
         if !self.is_inventory_current() {
             return false;
@@ -456,8 +468,8 @@ impl LeaseActor {
         self.parts.inventory.contents().machines.iter().map(|machine| machine.identity()).collect()
     }
 
-    /// Stores and shows the times of the leases by the wall clock as it is now. Returns whether
-    /// the store took them.
+    /// Computes the stored and shown times again by the present wall clock. Returns false if the
+    /// store rejects the write.
     async fn clock_jumped(&self, table: &mut LeaseTable) -> bool {
         let jumped = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
             table.apply(LeaseInput::ClockJumped, now)
@@ -465,7 +477,13 @@ impl LeaseActor {
         self.commit(table, caused_by_otter(), None, Vec::new(), jumped).await.is_ok()
     }
 
-    /// One step: tried on a copy, committed, shown, told. Where it fails nothing happened.
+    /// Applies `change` to a copy of the table, commits the changes, publishes the copy, and
+    /// reports the changes. If it fails, the table is unchanged.
+    ///
+    /// # Parameters
+    /// - `cause`: who caused the change, for the audit.
+    /// - `key`: the idempotency key of the request, and its lease.
+    /// - `candidates`: the machines that `change` gets.
     async fn commit(
         &self,
         table: &mut LeaseTable,
@@ -482,7 +500,7 @@ impl LeaseActor {
             let busy: BTreeSet<&MachineId> =
                 granted.iter().filter(|machine| self.parts.jobs.has_any_on(machine)).collect();
             if !busy.is_empty() {
-                // A job came in at this very moment: the machine is not free after all.
+                // A job was accepted after the candidates were read, so the machine is not free.
                 for candidate in &mut candidates {
                     candidate.free &= !busy.contains(&candidate.identity.id);
                 }
@@ -528,7 +546,7 @@ impl LeaseActor {
         self.parts.store.save_leases(step).await
     }
 
-    /// The audit facts of a step.
+    /// The audit records of a transition.
     fn audit_records(
         &self,
         before: &LeaseTable,
@@ -546,7 +564,7 @@ impl LeaseActor {
         audit_records::for_transition(before, changes, cause, self.parts.clock.now(), machine_of)
     }
 
-    /// Tells readers what changed, once it can be read.
+    /// Publishes the changes after they have become visible to readers.
     fn publish_changes(&self, before: &LeaseTable, changes: &TableChanges) {
         if changes.is_empty() {
             return;
@@ -568,8 +586,8 @@ impl LeaseActor {
         self.changed.send_replace(());
     }
 
-    /// Every machine, whether it may be granted now, and what it lacks for these leases: none may
-    /// while the host is away.
+    /// Every machine of the host, whether it is free, and which snapshots of these leases it lacks.
+    /// No machine is free while the host is unreachable.
     fn candidates<'l>(&self, leases: impl IntoIterator<Item = &'l Lease>) -> Vec<CandidateMachine> {
         let snapshots: BTreeSet<&String> =
             leases.into_iter().flat_map(required_snapshots).collect();
@@ -578,7 +596,7 @@ impl LeaseActor {
             self.parts.machines.list(&Scope::All, &MachineFilter::default()).unwrap_or_default();
         let candidates = views.into_iter().map(|view| {
             let machine = &view.machine;
-            // Of leases and quarantines the table knows itself, and before all others.
+            // The table is the source for leases and quarantines. The view may lag behind it.
             let free = connected
                 && view.not_free_because.iter().all(|reason| {
                     matches!(reason, NotFreeReason::Leased | NotFreeReason::Quarantined)
@@ -599,7 +617,7 @@ impl LeaseActor {
     }
 }
 
-/// Refuses a lease that exceeds the limits of the caller's token.
+/// Rejects a lease that exceeds the limits of the caller's token.
 fn check_token_limits(
     table: &LeaseTable,
     lease: &Lease,
@@ -622,7 +640,7 @@ fn check_token_limits(
     }
 }
 
-/// The machines that a step would give to somebody.
+/// The machines that a transition grants.
 fn granted_machines(before: &LeaseTable, changes: &TableChanges) -> Vec<MachineId> {
     let new = changes.leases.values().filter(|lease| {
         let held_before =
@@ -632,7 +650,7 @@ fn granted_machines(before: &LeaseTable, changes: &TableChanges) -> Vec<MachineI
     new.filter_map(|lease| lease.machine.as_ref().map(|machine| machine.id.clone())).collect()
 }
 
-/// The cause of a step that time or the host brings about.
+/// The cause of a transition that time or the host brings about.
 fn caused_by_otter() -> Cause<'static> {
     static OTTER: LazyLock<Actor> = LazyLock::new(Actor::otter);
     Cause { actor: &OTTER, renews: None }

@@ -1,5 +1,5 @@
-//! Preparing and releasing: each a job of the engine, started once for each grant, whatever crashes
-//! in between.
+//! The preparation and the release of a machine. Each is a job that otter starts once for each
+//! grant, also if otter crashes in between.
 
 use std::sync::Arc;
 
@@ -22,20 +22,20 @@ use crate::service::machines::{self, MachineView};
 use crate::storage::IdempotencyKey;
 
 impl LeaseActor {
-    /// Does what steps of the table ask for, each in a task of its own.
+    /// Starts the follow-ups of a transition, each in its own task.
     pub fn spawn_follow_ups(this: &Arc<Self>, follow_ups: Vec<FollowUp>) {
         for follow_up in follow_ups {
             match follow_up {
                 FollowUp::Prepare(id) => Self::spawn_lease_job(this, id, LeaseState::Preparing),
                 FollowUp::Release(id) => Self::spawn_lease_job(this, id, LeaseState::Releasing),
-                // Its holder was told with the step, by an event whose history says so.
+                // The event of this transition has the warning in the history of the lease.
                 FollowUp::Warn(id) => tracing::info!(lease = %id, "the lease ends soon"),
             }
         }
     }
 
-    /// A panic in it is a failure of this lease alone: without a word the lease would stay as it is
-    /// until the next start.
+    /// Runs a preparation or a release. If it panics, reports the outcome as unknown, because the
+    /// lease would otherwise keep its state until the next start.
     fn spawn_lease_job(this: &Arc<Self>, id: LeaseId, state: LeaseState) {
         let (worker, this) = (Arc::clone(this), Arc::clone(this));
         let supervisor = this.parts.supervisor.clone();
@@ -49,8 +49,7 @@ impl LeaseActor {
             if work.join().await.is_ok() || this.stop.is_cancelled() {
                 return;
             }
-            let detail =
-                "A fault of otter's own came in between, so nothing is known of the machine.";
+            let detail = "otter had an internal error, so the state of the machine is unknown.";
             let unknown = Err(Failure::new(FailureKind::OutcomeUnknown, detail));
             this.submit_with_retry(match state {
                 LeaseState::Preparing => LeaseCommand::PrepareFinished(id, unknown),
@@ -73,7 +72,8 @@ impl LeaseActor {
         self.submit_with_retry(LeaseCommand::ReleaseFinished(id, outcome)).await;
     }
 
-    /// Cancels what is under way for a lease, and waits for its end. False where otter stops first.
+    /// Cancels the jobs of a lease and waits until they have ended. Returns false if otter stops
+    /// first.
     async fn cancel_jobs(&self, id: LeaseId) -> bool {
         loop {
             let jobs = self.parts.jobs.jobs_of_lease(id);
@@ -96,27 +96,28 @@ impl LeaseActor {
         }
     }
 
-    /// Starts the job of a lease and waits for its end. None where the lease went on meanwhile, or
-    /// otter stops.
+    /// Starts the job of a preparation or a release and waits until it has ended. Returns the
+    /// outcome of the job. `None` if the lease leaves `state` first, or if otter stops.
     async fn run_job(&self, id: LeaseId, state: LeaseState) -> Option<Result<(), Failure>> {
         let job = loop {
             let lease = self.view(id)?.lease;
             if lease.state != state {
                 return None;
             }
-            // That very machine: its id may be another's by now.
+            // The host may have given the id to another machine.
             let machine = lease.machine.as_ref().and_then(|machine| {
                 let view = self.parts.machines.get(&machine.id)?;
                 machine.agrees_with(&view.machine.identity()).then_some(view)
             });
             let started = match machine {
-                // Not yet read after a start, or gone: then the table hears of that.
+                // The inventory is not loaded yet, or the machine is absent. In the second case the
+                // actor ends the lease.
                 None => Err(Failure::new(
                     FailureKind::InventoryLoading,
                     "the machine is not in the inventory",
                 )),
                 Some(machine) => {
-                    // It may have been protected since it was granted.
+                    // The machine may have become protected since its grant.
                     let allowed = self.parts.machines.may_change(&machine);
                     match allowed.and_then(|()| job_request(&lease, &machine.machine, state)) {
                         Ok(request) => self.start_job(&lease, &machine, request, state).await,
@@ -127,7 +128,11 @@ impl LeaseActor {
             match started {
                 Ok(job) => break job,
                 Err(failure) => {
-                    tracing::debug!(lease = %id, detail = failure.detail, "the lease's job cannot be started yet");
+                    tracing::debug!(
+                        lease = %id,
+                        detail = failure.detail,
+                        "the job of the lease cannot be started yet",
+                    );
                 }
             }
             tokio::select! {
@@ -150,7 +155,11 @@ impl LeaseActor {
         }
     }
 
-    /// Starts the job of a lease, unless it was started before.
+    /// Starts the job of a preparation or a release. Returns the existing job if it was started
+    /// before.
+    ///
+    /// # Errors
+    /// The failure of the start.
     async fn start_job(
         &self,
         lease: &Lease,
@@ -179,7 +188,7 @@ impl LeaseActor {
     }
 }
 
-/// The key of the one job of a grant, however often that job is asked for.
+/// The idempotency key by which each grant has at most one preparation and one release.
 #[must_use]
 fn idempotency_key(lease: &Lease, state: LeaseState, now: Timestamp) -> IdempotencyKey {
     let action = if state == LeaseState::Preparing { "prepare" } else { "release" };
@@ -193,7 +202,7 @@ fn idempotency_key(lease: &Lease, state: LeaseState, now: Timestamp) -> Idempote
     }
 }
 
-/// What a lease's job came to; none where it has not ended.
+/// The outcome of a job. `None` if it has not ended.
 #[must_use]
 fn job_outcome(job: &Job) -> Option<Result<(), Failure>> {
     match (job.state, &job.error) {
@@ -207,10 +216,10 @@ fn job_outcome(job: &Job) -> Option<Result<(), Failure>> {
     }
 }
 
-/// What a lease's job is to do, its snapshot bound to an id.
+/// The request of a preparation or a release, with the ids of its snapshots.
 ///
 /// # Errors
-/// Where the machine has no such snapshot.
+/// `not-found` if the machine does not have the snapshot; `ambiguous-name` if it has several.
 fn job_request(lease: &Lease, machine: &Machine, state: LeaseState) -> Result<JobRequest, Failure> {
     let resolve = |name: &Option<String>| -> Result<Option<(SnapshotId, String)>, Failure> {
         let Some(name) = name else { return Ok(None) };

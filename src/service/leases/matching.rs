@@ -1,4 +1,4 @@
-//! Which machines a lease may get: pure.
+//! Matching of leases and machines. Pure.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::domain::machine::{Machine, MachineIdentity};
 use crate::domain::machine_reference::ReferencedMachine;
 use crate::domain::names::contains_loosely;
 
-/// A machine that may be granted, as it is now.
+/// A machine of the host, as the grant of a lease sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CandidateMachine {
     pub identity: MachineIdentity,
@@ -17,26 +17,29 @@ pub struct CandidateMachine {
     pub bios_uuid: Option<String>,
     pub macs: Vec<MacAddress>,
     pub pools: Vec<String>,
-    /// Nothing but a lease or a quarantine stands against it: the table knows of those itself.
+    /// Whether the machine is free, apart from leases and quarantines. The lease table has those.
     pub free: bool,
-    /// Protected ones and templates are never granted.
+    /// Whether it is protected or a template, so that it is never granted.
     pub excluded: bool,
-    /// Those of the snapshots that leases ask for which it does not have.
+    /// The snapshots, among those that leases require, that it does not have.
     pub missing_snapshots: BTreeSet<String>,
 }
 
 impl CandidateMachine {
-    /// A machine that may be granted, held against the snapshots that are asked for.
+    /// # Parameters
+    /// - `free`: whether the machine is free, apart from leases and quarantines.
+    /// - `excluded`: whether the machine is protected or a template.
+    /// - `snapshots`: the snapshots that leases require.
     #[must_use]
     pub fn new(
         machine: &Machine,
         pools: Vec<String>,
         free: bool,
         excluded: bool,
-        wanted: &BTreeSet<&String>,
+        snapshots: &BTreeSet<&String>,
     ) -> Self {
         let missing_snapshots =
-            wanted.iter().filter(|wanted| machine.snapshots.find(wanted).is_err());
+            snapshots.iter().filter(|name| machine.snapshots.find(name).is_err());
         Self {
             identity: machine.identity(),
             name: machine.name.clone(),
@@ -45,43 +48,43 @@ impl CandidateMachine {
             pools,
             free,
             excluded,
-            missing_snapshots: missing_snapshots.map(|wanted| (*wanted).clone()).collect(),
+            missing_snapshots: missing_snapshots.map(|name| (*name).clone()).collect(),
         }
     }
 }
 
-/// The snapshots that a machine has to have for a lease.
+/// The snapshots of the preparation and the release, which the machine of the lease must have.
 pub fn required_snapshots(lease: &Lease) -> impl Iterator<Item = &String> {
     let Lease { prepare, release, .. } = lease;
     prepare.iter().filter_map(|prepare| prepare.snapshot.as_ref()).chain(&release.snapshot)
 }
 
-/// Whether a machine has all of them.
+/// Whether a machine has all snapshots that a lease requires.
 #[must_use]
 pub fn has_snapshots(lease: &Lease, machine: &CandidateMachine) -> bool {
-    required_snapshots(lease).all(|wanted| !machine.missing_snapshots.contains(wanted))
+    required_snapshots(lease).all(|name| !machine.missing_snapshots.contains(name))
 }
 
-/// The machines that a lease can get, now or later.
+/// The machines that match the selection and the scope of a lease.
 #[derive(Clone, Debug)]
 pub struct Selection<'l> {
     lease: &'l Lease,
     machine: SelectedMachine,
 }
 
-/// What `select.machine` of a lease leaves to choose from.
+/// The machines that match `select.machine` of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum SelectedMachine {
     Any,
     One(MachineId),
-    /// No machine goes by the reference now, or several do.
+    /// No machine has this name or address, or several have it.
     None,
 }
 
 impl<'l> Selection<'l> {
     /// # Parameters
-    /// - `machines`: every machine of the host: another machine of the same name makes the name
-    ///   ambiguous even if it is never granted.
+    /// - `machines`: every machine of the host. An excluded machine of the same name makes the name
+    ///   ambiguous, too.
     #[must_use]
     pub fn new(lease: &'l Lease, machines: &[CandidateMachine]) -> Self {
         let machine = lease.select.machine.as_ref().map_or(SelectedMachine::Any, |reference| {
@@ -94,7 +97,7 @@ impl<'l> Selection<'l> {
         Self { lease, machine }
     }
 
-    /// Whether a machine is in the caller's scope and selected, and may be granted at all.
+    /// Whether a machine matches the selection and the scope, and is not excluded.
     #[must_use]
     pub fn includes(&self, machine: &CandidateMachine) -> bool {
         let Select { machine: _, name, mac, pool } = &self.lease.select;
@@ -151,13 +154,13 @@ mod tests {
         let mut machine = samples::machine("16", "Qubes-4.2 staging");
         machine.network_cards.push(samples::card("00:50:56:aa:bb:cc"));
         machine.snapshots.items.push(samples::snapshot("s-1", "kickstart", None));
-        let wanted = ["kickstart".to_owned(), "none".to_owned()];
+        let snapshots = ["kickstart".to_owned(), "none".to_owned()];
         CandidateMachine::new(
             &machine,
             vec!["ci".to_owned()],
             true,
             false,
-            &wanted.iter().collect(),
+            &snapshots.iter().collect(),
         )
     }
 
@@ -168,7 +171,7 @@ mod tests {
         machines.iter().map(|machine| selection.includes(machine)).collect()
     }
 
-    fn taken(select: &Select) -> bool {
+    fn is_selected(select: &Select) -> bool {
         selects(select, &[candidate()]) == [true]
     }
 
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_candidate_is_the_machine_and_lacks_what_it_does_not_have() {
+    fn a_candidate_has_the_fields_of_its_machine_and_its_missing_snapshots() {
         let machine = samples::machine("16", "Qubes-4.2 staging");
         let expected = CandidateMachine {
             identity: machine.identity(),
@@ -193,29 +196,32 @@ mod tests {
     }
 
     #[test]
-    fn all_that_was_said_has_to_fit() {
-        let whole = Select {
+    fn a_machine_must_match_every_field_of_the_selection() {
+        let all_fields = Select {
             machine: Some(reference("name:Qubes-4.2 staging")),
             name: Some("QUBES".to_owned()),
             mac: Some("00:50:56:aa:bb:cc".parse().unwrap()),
             pool: Some("ci".to_owned()),
         };
-        assert!(taken(&whole) && taken(&Select::default()));
+        assert!(is_selected(&all_fields) && is_selected(&Select::default()));
         for other in [
-            Select { machine: Some(reference("name:Qubes-4.2")), ..whole.clone() },
-            Select { name: Some("windows".to_owned()), ..whole.clone() },
-            Select { mac: Some("00:50:56:aa:bb:cd".parse().unwrap()), ..whole.clone() },
-            Select { pool: Some("nightly".to_owned()), ..whole.clone() },
+            Select { machine: Some(reference("name:Qubes-4.2")), ..all_fields.clone() },
+            Select { name: Some("windows".to_owned()), ..all_fields.clone() },
+            Select { mac: Some("00:50:56:aa:bb:cd".parse().unwrap()), ..all_fields.clone() },
+            Select { pool: Some("nightly".to_owned()), ..all_fields.clone() },
         ] {
-            assert!(!taken(&other), "{other:?}");
+            assert!(!is_selected(&other), "{other:?}");
         }
-        assert_eq!(selects(&whole, &[CandidateMachine { excluded: true, ..candidate() }]), [false]);
+        assert_eq!(
+            selects(&all_fields, &[CandidateMachine { excluded: true, ..candidate() }]),
+            [false]
+        );
         let busy = CandidateMachine { free: false, ..candidate() };
-        assert_eq!(selects(&whole, &[busy]), [true], "it may be free some day");
+        assert_eq!(selects(&all_fields, &[busy]), [true], "a machine that is not free now matches");
     }
 
     #[test]
-    fn a_machine_outside_of_the_scope_is_never_got() {
+    fn a_machine_outside_the_scope_never_matches() {
         let plain = lease(1, false, None, crate::service::leases::tests::at(0));
         let with = |machines: &[&str], pools: &[&str]| {
             let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
@@ -225,7 +231,7 @@ mod tests {
                 ..plain.clone()
             }
         };
-        for (scope, is_got) in [
+        for (scope, is_included) in [
             (with(&[], &[]), true),
             (with(&["Qubes-*"], &[]), true),
             (with(&[], &["ci"]), true),
@@ -235,12 +241,12 @@ mod tests {
             let machine = candidate();
             let included =
                 Selection::new(&scope, std::slice::from_ref(&machine)).includes(&machine);
-            assert_eq!(included, is_got, "{:?}", scope.scope);
+            assert_eq!(included, is_included, "{:?}", scope.scope);
         }
     }
 
     #[test]
-    fn a_reference_selects_a_machine_only_if_it_is_the_one_in_the_scope() {
+    fn a_reference_matches_only_if_it_names_one_machine_of_the_scope() {
         let other =
             |id: &str| MachineIdentity { id: MachineId::from_backend(id), ..candidate().identity };
         let same_name =
@@ -250,16 +256,23 @@ mod tests {
         assert_eq!(selects(&named, &[candidate()]), [true]);
         let both = [candidate(), same_name.clone()];
         assert_eq!(selects(&named, &both), [false, false], "the name is ambiguous");
-        let never = [candidate(), CandidateMachine { excluded: true, ..same_name }];
-        assert_eq!(selects(&named, &never), [false, false], "also if the other is never granted");
+        let with_excluded = [candidate(), CandidateMachine { excluded: true, ..same_name }];
+        assert_eq!(
+            selects(&named, &with_excluded),
+            [false, false],
+            "an excluded machine makes it ambiguous, too"
+        );
         let plain = lease(1, false, None, crate::service::leases::tests::at(0));
         let scope = Scope::new(Vec::new(), vec!["ci".to_owned()]);
         let restricted = Lease { select: named, scope, ..plain };
-        assert!(Selection::new(&restricted, &both).includes(&both[0]), "the other is out of scope");
+        assert!(
+            Selection::new(&restricted, &both).includes(&both[0]),
+            "the other machine is out of scope"
+        );
     }
 
     #[test]
-    fn the_snapshots_of_the_preparation_and_of_the_release_are_wanted() {
+    fn the_snapshots_of_the_preparation_and_of_the_release_are_required() {
         let plain = lease(1, false, None, crate::service::leases::tests::at(0));
         let with = |prepare: Option<&str>, release: Option<&str>| Lease {
             prepare: prepare

@@ -1,4 +1,4 @@
-//! What the metrics are told of leases: from the table before a step, and what the step changed.
+//! Updates the metrics of leases from the table before a transition and the changes.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::domain::lease::LeaseState;
 use crate::telemetry::leases::LeaseMetrics;
 use crate::telemetry::metrics::Metrics;
 
-/// How many leases there are in each state that is no end.
+/// Sets the number of leases in each state that is not an end.
 pub fn set_open_leases(metrics: &Metrics, table: &LeaseTable) {
     for state in LeaseState::ALL.iter().filter(|state| !state.is_end()) {
         let count = table.open_leases().filter(|open| open.lease.state == *state).count();
@@ -20,7 +20,7 @@ pub fn set_open_leases(metrics: &Metrics, table: &LeaseTable) {
     }
 }
 
-/// Counts what a step did, once it is committed.
+/// Counts the leases that became active or ended in a committed transition.
 pub fn record_transition(metrics: &Metrics, before: &LeaseTable, changes: &TableChanges) {
     for (id, lease) in &changes.leases {
         let was = before.get(*id).map(|open| open.lease.state);
@@ -36,8 +36,8 @@ pub fn record_transition(metrics: &Metrics, before: &LeaseTable, changes: &Table
     }
 }
 
-/// What counts a step of this table that tells of a failed preparation or release. A machine that is
-/// gone has failed no preparation.
+/// The counter for a command that reports a failed preparation or release. `None` for every other
+/// command, and for a preparation whose machine was removed from the host.
 pub fn failure_counter(table: &LeaseTable, command: &LeaseCommand) -> Option<fn(&LeaseMetrics)> {
     let is_in = |id: LeaseId, state| table.get(id).is_some_and(|open| open.lease.state == state);
     match command {
@@ -51,7 +51,7 @@ pub fn failure_counter(table: &LeaseTable, command: &LeaseCommand) -> Option<fn(
     }
 }
 
-/// By the wall clock, which a restart does not stop; never negative where it was put back.
+/// The time from one reading of the wall clock to another. Zero if the clock went back.
 fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }

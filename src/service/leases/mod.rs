@@ -1,12 +1,12 @@
-//! Leases: a free machine for one caller, never for two, and never leaked.
+//! Leases: each gives one free machine to one caller for a time.
 //!
 //! ```text
-//! callers ─► orders ─► desk: one step of the table ─► one commit ─► shown ─► prepare and release jobs
-//!                       ▲                                                      │
-//!                       └──────────── how they ended, what changed ◄───────────┘
+//! callers ─► commands ─► actor: apply to a copy of the table ─► commit ─► publish ─► follow-ups
+//!               ▲                                                                       │
+//!               └──────── outcomes of preparation and release jobs ◄────────────────────┘
 //! ```
-//! One task takes the steps, one after the other; whoever reads sees what is committed. `table` is
-//! the rules.
+//! The actor applies one command after the other. Readers see only committed tables. `lease_table`
+//! is the state machine.
 
 mod audit_records;
 mod command;
@@ -56,11 +56,11 @@ use crate::storage::{IdempotencyKey, KeyOwner, LeaseFilter, Storage, StorageErro
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
 
-/// The desk of leases. Clones share it.
+/// The operations on leases. Clones share one lease actor.
 #[derive(Clone)]
 pub struct Leases(Arc<LeaseActor>);
 
-/// What the desk is built from.
+/// The parts that the lease actor uses.
 pub struct LeasesParts {
     pub store: Arc<dyn Storage>,
     pub clock: Clock,
@@ -77,16 +77,16 @@ pub struct LeasesParts {
     pub metrics: Metrics,
 }
 
-/// A lease that is asked for.
+/// A request for a lease.
 #[derive(Clone, Debug)]
 pub struct NewLease {
     pub select: Select,
     pub holder: Option<String>,
     pub ttl: Duration,
     pub queue_for: Option<Duration>,
-    /// None: as the pool says.
+    /// `None` means the preparation of the pool.
     pub prepare: Option<Prepare>,
-    /// None: as the pool says.
+    /// `None` means the release of the pool.
     pub release: Option<Release>,
     pub reference: Option<String>,
     pub key: Option<IdempotencyKey>,
@@ -96,20 +96,24 @@ pub struct NewLease {
 #[derive(Clone, Debug)]
 pub struct LeaseView {
     pub lease: Arc<Lease>,
+    /// The number of leases that are queued before it. `None` if it is not queued.
     pub position: Option<usize>,
+    /// When it expires. `None` if it is not active.
     pub expires_at: Option<Timestamp>,
+    /// The latest time to which it can be renewed. `None` if it is not active.
     pub max_expires_at: Option<Timestamp>,
 }
 
-/// What came of asking for a lease.
+/// The result of a request for a lease.
 #[derive(Clone, Debug)]
 pub enum RequestedLease {
+    /// A new lease.
     New(LeaseView),
-    /// The key was used before: the lease of that call.
+    /// The lease of an earlier request with the same idempotency key.
     Existing(LeaseView),
 }
 
-/// A pool, and how its machines stand.
+/// A pool and the state of its machines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolView {
     pub name: String,
@@ -117,18 +121,18 @@ pub struct PoolView {
     pub free: usize,
     pub held: usize,
     pub quarantined: usize,
-    /// Leases that wait for one of it.
+    /// The queued leases that select this pool.
     pub waiting: usize,
 }
 
-/// How many orders may wait for the desk; who comes then waits to be let in.
+/// The capacity of the channel to the actor. A sender waits if it is full.
 const COMMAND_CAPACITY: usize = 1_024;
 
 impl Leases {
-    /// The desk, with all that the store has kept. [`Leases::run`] has to be spawned.
+    /// Reads the leases from the store. The caller must spawn [`Leases::run`].
     ///
     /// # Errors
-    /// The store's.
+    /// Fails if the store cannot be read.
     pub async fn load(parts: LeasesParts) -> Result<Self, StorageError> {
         let (commands, receiver) = mpsc::channel(COMMAND_CAPACITY);
         let kept = parts.store.stored_machines().await?;
@@ -145,16 +149,20 @@ impl Leases {
         Ok(Self(Arc::new(actor)))
     }
 
-    /// Takes the steps, and takes up what was under way. Runs until told to stop.
+    /// Runs the actor until `stop` is cancelled. First starts the preparations and releases that a
+    /// restart interrupted.
     pub async fn run(self, stop: CancellationToken) {
         LeaseActor::run(&self.0, stop).await;
     }
 
-    /// Asks for a lease: granted at once, or queued if it has time to.
+    /// Requests a lease. It is granted at once if a matching machine is free, and queued otherwise
+    /// if `queue_for` is set.
     ///
     /// # Errors
-    /// `no-free-machine`, `queue-full`, `invalid-request` for what the rules do not allow;
-    /// `idempotency-mismatch`, also if the machine of the key's lease has left the caller's scope.
+    /// `no-free-machine`; `not-found`; `ambiguous-name`; `queue-full`; `too-many-requests`;
+    /// `invalid-request` if `ttl` is too long; `forbidden` if the caller may not keep the power on;
+    /// `idempotency-mismatch`, also if the machine of the earlier lease has left the caller's
+    /// scope.
     pub async fn request(&self, caller: &Caller, new: NewLease) -> Result<RequestedLease, Failure> {
         let lease = self.lease_from_request(caller, &new)?;
         let claim = match new.key.clone() {
@@ -178,27 +186,27 @@ impl Leases {
         self.get_for(caller, id).await?.map(RequestedLease::New).ok_or_else(|| unknown_lease(id))
     }
 
-    /// A lease as a caller sees it. `None` if it does not exist for the caller. The call shows that
-    /// the lease is not abandoned.
+    /// A lease as a caller sees it. `None` if it does not exist for the caller. The call counts as
+    /// a poll of the lease.
     ///
     /// # Errors
-    /// The store's.
+    /// Fails if the store cannot be read.
     pub async fn get_for(
         &self,
         caller: &Caller,
         id: LeaseId,
     ) -> Result<Option<LeaseView>, Failure> {
-        // A caller that does not see the lease must not keep it waiting.
+        // The call of a caller that does not see the lease must not count as a poll.
         if self.0.view(id).is_some_and(|view| self.visible_to(caller, view).is_none()) {
             return Ok(None);
         }
         Ok(self.get(id).await?.and_then(|view| self.visible_to(caller, view)))
     }
 
-    /// Whether a lease exists for a caller. The call does not count against its being abandoned.
+    /// Whether a lease exists for a caller. The call does not count as a poll of the lease.
     ///
     /// # Errors
-    /// The store's.
+    /// Fails if the store cannot be read.
     pub async fn exists_for(&self, caller: &Caller, id: LeaseId) -> Result<bool, Failure> {
         let view = match self.0.view(id) {
             Some(view) => Some(view),
@@ -207,8 +215,8 @@ impl Leases {
         Ok(view.is_some_and(|view| self.visible_to(caller, view).is_some()))
     }
 
-    /// The view as a caller sees it; `None` if the lease does not exist for the caller. A
-    /// restricted caller's position counts only the leases that it sees.
+    /// A lease as a caller sees it. `None` if it does not exist for the caller. The position of a
+    /// restricted caller counts only the leases that it sees.
     #[must_use]
     pub fn visible_to(&self, caller: &Caller, view: LeaseView) -> Option<LeaseView> {
         if !caller.scope.is_restricted() {
@@ -226,37 +234,40 @@ impl Leases {
         Some(LeaseView { position, ..view })
     }
 
-    /// A lease as it is now; none where there is no such lease. Asking counts against its being
-    /// abandoned.
+    /// The current lease. `None` if it does not exist. The call counts as a poll of the lease.
     ///
     /// # Errors
-    /// The store's.
+    /// Fails if the store cannot be read.
     async fn get(&self, id: LeaseId) -> Result<Option<LeaseView>, Failure> {
         if let Some(view) = self.0.view(id) {
             self.0.record_poll(id);
             return Ok(Some(view));
         }
-        let mut kept = self.stored(id).await?;
-        if kept.as_ref().is_some_and(|lease| !lease.state.is_end()) {
-            // Committed at this very moment: once the desk takes the next order, it is shown, or
-            // has ended.
+        let mut stored = self.stored(id).await?;
+        if stored.as_ref().is_some_and(|lease| !lease.state.is_end()) {
+            // It is committed and not yet published. Once the actor handles the next command, the
+            // lease is published or has ended.
             self.0.submit(LeaseCommand::RecordPoll(id)).await?;
             if let Some(view) = self.0.view(id) {
                 return Ok(Some(view));
             }
-            kept = self.stored(id).await?;
+            stored = self.stored(id).await?;
         }
-        Ok(kept.map(LeaseView::ended))
+        Ok(stored.map(LeaseView::ended))
     }
 
     async fn stored(&self, id: LeaseId) -> Result<Option<Lease>, Failure> {
         self.0.parts.store.lease(id).await.map_err(|error| store_failure(&error))
     }
 
-    /// The leases that pass the filter and exist for the caller, the newest first.
+    /// The leases that pass the filter and exist for the caller, newest first.
+    ///
+    /// # Parameters
+    /// - `after`: the last lease of the previous page.
+    /// - `limit`: the largest number of leases to return.
     ///
     /// # Errors
-    /// The store's.
+    /// Fails if the store cannot be read.
     pub async fn list(
         &self,
         caller: &Caller,
@@ -266,25 +277,24 @@ impl Leases {
     ) -> Result<Vec<LeaseView>, Failure> {
         let failed = |error: StorageError| store_failure(&error);
         let store = &self.0.parts.store;
-        let shown = |lease: Lease| {
+        let visible = |lease: Lease| {
             let view = self.0.view(lease.id).unwrap_or_else(|| LeaseView::ended(lease));
             self.visible_to(caller, view)
         };
         let mut after = match after {
             Some(after) => match store.lease(after).await.map_err(failed)? {
-                Some(lease) if shown(lease.clone()).is_some() => Some(lease),
+                Some(lease) if visible(lease.clone()).is_some() => Some(lease),
                 _ => return Ok(Vec::new()),
             },
             None => None,
         };
         let mut views = Vec::new();
-        // Stops at the end of the kept leases. If all leases exist for the caller, the first read
-        // suffices.
+        // Leases that the caller does not see leave gaps, so one page may take several reads.
         loop {
             let leases = store.leases(filter, after.as_ref(), limit).await.map_err(failed)?;
             let is_last = leases.len() < limit as usize;
             after = leases.last().cloned();
-            views.extend(leases.into_iter().filter_map(shown));
+            views.extend(leases.into_iter().filter_map(visible));
             if is_last || views.len() >= limit as usize {
                 views.truncate(limit as usize);
                 return Ok(views);
@@ -292,7 +302,7 @@ impl Leases {
         }
     }
 
-    /// Every lease that has not ended and exists for the caller, in order of arrival.
+    /// The leases that have not ended and exist for the caller, in order of their ids.
     #[must_use]
     pub fn open_leases(&self, caller: &Caller) -> Vec<LeaseView> {
         let shown = self.0.parts.published.load();
@@ -300,12 +310,12 @@ impl Leases {
         views.filter_map(|view| self.visible_to(caller, view)).collect()
     }
 
-    /// Waits until a lease reaches the requested state or ends. `None` if no such lease exists for
-    /// the caller. Returns the lease as it is if the daemon
-    /// stops first.
+    /// Waits until a lease reaches a state that `is_reached` accepts, or ends, or otter stops.
+    /// Returns the lease. `None` if it does not exist for the caller. The wait counts as polls of
+    /// the lease.
     ///
     /// # Errors
-    /// The store's.
+    /// Fails if the store cannot be read.
     pub async fn wait_until(
         &self,
         caller: &Caller,
@@ -323,7 +333,7 @@ impl Leases {
             tokio::select! {
                 biased;
                 _ = changes.changed() => {}
-                // A waiter that is still there counts as one who asks.
+                // Each turn of the loop counts as a poll.
                 () = self.0.parts.clock.sleep(self.0.parts.rules.abandon_after / 4) => {}
                 () = self.0.stop.cancelled() => return Ok(Some(view)),
             }
@@ -332,8 +342,12 @@ impl Leases {
 
     /// Renews a lease.
     ///
+    /// # Parameters
+    /// - `ttl`: the time from now. `None` means its original duration.
+    ///
     /// # Errors
-    /// `lease-ended`; `invalid-request` where the time is longer than allowed.
+    /// `lease-ended` if it is not active; `invalid-request` if `ttl` is too long; `not-found`;
+    /// `storage-unavailable`.
     pub async fn renew(
         &self,
         caller: &Caller,
@@ -341,7 +355,7 @@ impl Leases {
         ttl: Option<Duration>,
     ) -> Result<LeaseView, Failure> {
         if let Some(ttl) = ttl {
-            // The pool that was asked for, as with the lease itself.
+            // The limit is that of the selected pool, as in the request for the lease.
             let pool = self.0.view(id).and_then(|view| view.lease.select.pool.clone());
             self.check_ttl(ttl, self.visible_pool(caller, pool.as_deref()))?;
         }
@@ -349,10 +363,13 @@ impl Leases {
         self.get_for(caller, id).await?.ok_or_else(|| unknown_lease(id))
     }
 
-    /// Ends a lease: its holder gives it back, or an operator takes it.
+    /// Ends a lease. Does nothing if it has ended.
+    ///
+    /// # Parameters
+    /// - `reason`: `Released` if its holder ends it, `Revoked` if an operator does.
     ///
     /// # Errors
-    /// The store's.
+    /// `not-found`; `storage-unavailable`.
     pub async fn end(
         &self,
         caller: &Caller,
@@ -365,10 +382,10 @@ impl Leases {
         self.get_for(caller, id).await?.ok_or_else(|| unknown_lease(id))
     }
 
-    /// Sets a machine aside, or changes why.
+    /// Quarantines a machine, or changes the reason of its quarantine.
     ///
     /// # Errors
-    /// The store's.
+    /// `storage-unavailable`.
     pub async fn quarantine(
         &self,
         machine: &Machine,
@@ -383,28 +400,28 @@ impl Leases {
         self.0.submit_as(by.actor(), command).await
     }
 
-    /// A machine may be granted again.
+    /// Lifts the quarantine of a machine.
     ///
     /// # Errors
-    /// The store's.
+    /// `storage-unavailable`.
     pub async fn clear_quarantine(&self, machine: &Machine, by: &Caller) -> Result<(), Failure> {
         let key = MachineKey::from_identity(&machine.identity());
         self.0.submit_as(by.actor(), LeaseCommand::ClearQuarantine(key, machine.id.clone())).await
     }
 
-    /// Notes in the lease of a machine, if it has one, that an operator acted on it. The audit has
-    /// the job.
+    /// Records in the lease that holds a machine, if there is one, that an operator changed the
+    /// machine.
     pub async fn record_override(&self, machine: &Machine, by: &str, reason: &str) {
         let holder =
             self.0.parts.published.load().holder_of(&machine.identity()).map(|open| open.lease.id);
         if let Some(id) = holder {
             let (by, reason) = (by.to_owned(), reason.to_owned());
-            // The job was accepted already, and its acceptance is audited with the reason.
+            // A failure is no loss: the audit record of the accepted job has the reason.
             let _ = self.0.submit(LeaseCommand::RecordOverride { id, by, reason }).await;
         }
     }
 
-    /// Every pool that exists for the caller, and the state of those of its machines that do.
+    /// The pools that exist for a caller, with the state of the machines that it sees.
     ///
     /// # Errors
     /// `inventory-loading`.
@@ -412,7 +429,7 @@ impl Leases {
         self.0.pools(caller)
     }
 
-    /// Shows in the metrics how many leases there are, and how many machines are set aside.
+    /// Sets the metrics for open leases and quarantined machines.
     pub fn update_gauges(&self) {
         let LeaseActor { parts, .. } = &*self.0;
         let shown = parts.published.load();
@@ -424,7 +441,7 @@ impl Leases {
         parts.metrics.leases().set_quarantined(quarantined);
     }
 
-    /// When a lease that is active ends.
+    /// When a lease expires. `None` if it is not active.
     #[must_use]
     pub fn expires_at(&self, id: LeaseId) -> Option<Timestamp> {
         self.0.view(id)?.expires_at
@@ -454,8 +471,7 @@ impl Leases {
         let may_keep =
             caller.role >= Role::Operator || pool.is_some_and(|pool| pool.may_keep_power);
         if release.keep_power && !may_keep {
-            let detail =
-                "release.power may be keep only where the pool allows it, or for an operator.";
+            let detail = "release.power may be keep only if the pool allows it or the caller is an operator.";
             return Err(Failure::new(FailureKind::Forbidden, detail));
         }
         Ok(Lease::queued(LeaseTerms {
@@ -476,7 +492,8 @@ impl Leases {
         }))
     }
 
-    /// What the configuration says of a pool, if the pool exists for the caller.
+    /// The configuration of a pool. `None` if it is not configured or does not exist for the
+    /// caller.
     fn visible_pool(&self, caller: &Caller, name: Option<&str>) -> Option<&Pool> {
         let LeaseActor { parts, .. } = &*self.0;
         let visibility = parts.machines.visibility();
@@ -484,6 +501,7 @@ impl Leases {
             .and_then(|name| parts.pools.get(name))
     }
 
+    /// Rejects a duration that is zero or longer than the pool or the rules allow.
     fn check_ttl(&self, ttl: Duration, pool: Option<&Pool>) -> Result<(), Failure> {
         let rules = &self.0.parts.rules;
         let pool_limit = pool.and_then(|pool| pool.max_ttl);
@@ -492,7 +510,7 @@ impl Leases {
             return Ok(());
         }
         let detail = format!(
-            "ttl is {}; from 1s to {} is allowed.",
+            "ttl is {}; it must be from 1s to {}.",
             duration::format(ttl),
             duration::format(longest)
         );
@@ -507,7 +525,7 @@ impl Leases {
 }
 
 impl LeaseView {
-    /// A lease that ended, as the store keeps it.
+    /// The view of a lease that has ended.
     #[must_use]
     pub fn ended(lease: Lease) -> Self {
         Self { lease: Arc::new(lease), position: None, expires_at: None, max_expires_at: None }

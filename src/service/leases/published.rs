@@ -1,8 +1,8 @@
 //! The committed lease table for readers, and the machines that are reserved for a grant.
 //!
-//! A grant takes its machine here before it looks whether a job is there, and a job takes its place
-//! in the queue before it looks whether the machine is taken: of two that come at one moment one
-//! sees the other, and none is overlooked.
+//! A grant reserves its machine before it looks for jobs of the machine. A job enters the queue of
+//! its machine before it looks for a reservation. So if both happen at the same time, at least one
+//! of them sees the other.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,23 +13,24 @@ use super::lease_table::{LeaseTable, MachineKey, MachineLedger, OpenLease};
 use crate::domain::ids::{LeaseId, MachineId};
 use crate::domain::machine::{Machine, MachineIdentity};
 
-/// The table as it is committed, for readers.
+/// The committed lease table, for readers. Reading does not wait for the actor.
 #[derive(Default)]
 pub struct PublishedLeases {
     state: ArcSwap<PublishedState>,
     reserved: Mutex<HashSet<MachineId>>,
 }
 
-/// One state of the table.
+/// One version of the lease table, with an index of the holders.
 #[derive(Debug, Default)]
 pub struct PublishedState {
     pub table: LeaseTable,
-    /// More than one where a machine came to the id of another, whose lease has not been ended yet.
+    /// The leases by the machine id at their grant. An id has several if the host gave the id of a
+    /// leased machine to another machine.
     holders: HashMap<MachineId, Vec<LeaseId>>,
 }
 
 impl PublishedLeases {
-    /// Shows a state of the table, once it is committed.
+    /// Replaces the published table by a committed one.
     pub fn publish(&self, table: LeaseTable) {
         let mut holders: HashMap<MachineId, Vec<LeaseId>> = HashMap::new();
         for open in table.open_leases().filter(|open| open.lease.state.holds_machine()) {
@@ -40,13 +41,13 @@ impl PublishedLeases {
         self.state.store(Arc::new(PublishedState { table, holders }));
     }
 
-    /// The table as it is committed.
+    /// The committed table.
     #[must_use]
     pub fn load(&self) -> Arc<PublishedState> {
         self.state.load_full()
     }
 
-    /// Keeps jobs from a machine until its grant is committed, or dropped.
+    /// Rejects jobs on these machines until the reservation is dropped.
     pub fn reserve(self: &Arc<Self>, machines: &[MachineId]) -> GrantReservation {
         self.reserved().extend(machines.iter().cloned());
         GrantReservation { published: Arc::clone(self), machines: machines.to_vec() }
@@ -62,7 +63,7 @@ impl PublishedLeases {
     }
 }
 
-/// Keeps jobs from machines until it is dropped.
+/// Machines that reject jobs until this value is dropped, because a grant is being committed.
 #[must_use]
 pub struct GrantReservation {
     published: Arc<PublishedLeases>,
@@ -79,7 +80,7 @@ impl Drop for GrantReservation {
 }
 
 impl PublishedState {
-    /// The lease that holds a machine: that very one, and not another which has come to its id.
+    /// The lease that holds a machine. Compares identities, because the host reuses machine ids.
     #[must_use]
     pub fn holder_of(&self, machine: &MachineIdentity) -> Option<&OpenLease> {
         let mut holders =
@@ -88,7 +89,7 @@ impl PublishedState {
             .find(|open| open.lease.machine.as_ref().is_some_and(|held| held.agrees_with(machine)))
     }
 
-    /// What is kept of a machine.
+    /// The ledger of a machine. `None` if otter stores nothing about it.
     #[must_use]
     pub fn ledger(&self, machine: &Machine) -> Option<&MachineLedger> {
         self.table.ledger(&MachineKey::from_identity(&machine.identity()))

@@ -1,5 +1,5 @@
-//! The secret of a lease: made from its id by a key that never leaves the state directory, so that
-//! it need not be kept and can be given again to whoever repeats the call that asked for it.
+//! The secret of a lease: an HMAC-SHA256 of its id by a key of the state directory. otter does not
+//! store secrets, and computes a secret again if a request is repeated.
 
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretBox};
@@ -7,11 +7,11 @@ use sha2::Sha256;
 
 use crate::domain::ids::LeaseId;
 
-/// Makes and checks secrets.
+/// Computes and checks the secrets of leases.
 pub struct LeaseSecrets(SecretBox<[u8; 32]>);
 
 impl LeaseSecrets {
-    /// The secrets that this key makes.
+    /// Uses this key.
     #[must_use]
     pub const fn new(key: SecretBox<[u8; 32]>) -> Self {
         Self(key)
@@ -23,7 +23,7 @@ impl LeaseSecrets {
         self.mac(lease).map(|mac| hex::encode(mac.finalize().into_bytes())).unwrap_or_default()
     }
 
-    /// Whether this is the secret of a lease. Takes as long for a wrong one as for the right one.
+    /// Whether this is the secret of a lease. Compares in constant time.
     #[must_use]
     pub fn is_secret_of(&self, lease: LeaseId, secret: &str) -> bool {
         let Ok(given) = hex::decode(secret) else { return false };
@@ -31,7 +31,7 @@ impl LeaseSecrets {
     }
 
     fn mac(&self, lease: LeaseId) -> Option<Hmac<Sha256>> {
-        // A key of any length makes one.
+        // HMAC accepts a key of any length, so this is never `None`.
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose_secret()).ok()?;
         mac.update(b"otter lease ");
         mac.update(lease.uuid().as_bytes());
@@ -46,14 +46,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_of_one_lease_and_of_one_key() {
+    fn a_secret_is_valid_for_one_lease_and_one_key() {
         let [one, other] = [1, 2].map(|number| LeaseId::new(Uuid::from_u128(number)));
-        let [secrets, of_another_key] =
+        let [secrets, with_another_key] =
             [1, 2].map(|byte| LeaseSecrets::new(SecretBox::new(Box::new([byte; 32]))));
         let secret = secrets.secret_of(one);
         assert_eq!(secret.len(), 64);
         assert!(secrets.is_secret_of(one, &secret) && !secrets.is_secret_of(other, &secret));
-        assert!(!of_another_key.is_secret_of(one, &secret));
+        assert!(!with_another_key.is_secret_of(one, &secret));
         for wrong in ["", "00", "zz", &secret[1..], &format!("{secret}00")] {
             assert!(!secrets.is_secret_of(one, wrong), "{wrong}");
         }

@@ -1,28 +1,45 @@
-//! Every lease that has not ended, and what is kept of each machine: pure, `step(input, now) →
-//! changes and what to do`.
+//! The state machine of all leases that have not ended, and the ledger of each machine. Pure:
+//! [`LeaseTable::apply`] takes an input and the time, and returns the changes to store and the
+//! follow-ups to start.
+//!
+//! The states of a lease that has not ended:
+//! - queued: waits for a machine.
+//! - preparing: holds a machine that otter prepares for it.
+//! - active: holds a machine that its holder uses.
+//! - releasing: ends. It holds the machine until otter has released it.
 //!
 //! | event | queued | preparing | active | releasing |
 //! | --- | --- | --- | --- | --- |
-//! | a machine that fits is free | granted: preparing, or active where there is nothing to prepare | – | – | – |
-//! | prepared | – | active | – | – |
-//! | prepare failed, or cannot be known, the machine there still | – | machine set aside; queued again while its queue time lasts, else releasing (prepare-failed) | – | – |
-//! | release (its holder) | released | releasing | releasing | the same answer |
-//! | revoke (an operator) | revoked | releasing | releasing | the same answer |
-//! | its token was revoked or has expired | revoked | – | – | – |
-//! | its time is over | – | – | releasing (expired) | – |
-//! | queue time over | failed (queue-timeout) | – | – | – |
-//! | nobody asked about it for long | failed (abandoned) | – | – | – |
-//! | machine vanished, or back under another moid | – | failed (machine-gone), set aside | failed (machine-gone), set aside | ended as it was ending, set aside |
-//! | machine renamed, power changed by hand | stays | stays | stays | stays |
-//! | snapshot gone | stays | its job fails: prepare failed | stays | its job fails: release failed |
-//! | released (proven) | – | – | – | ended as it was ending; the machine is free |
-//! | release failed, or cannot be known | – | – | – | ended as it was ending, with a warning; machine set aside |
-//! | host away | no grant | its job waits | its time goes on | its job waits |
-//! | restart | time goes on by the wall clock | its job is taken up | never over before the grace | its job is taken up |
-//! | storage full | nothing happened: the shell drops the step and says so, or tries it again | | | |
+//! | a matching machine is free | preparing or active | – | – | – |
+//! | the preparation succeeds | – | active | – | – |
+//! | the preparation fails | – | queued or releasing | – | – |
+//! | its holder ends it | released | releasing | releasing | – |
+//! | an operator revokes it | revoked | releasing | releasing | – |
+//! | its token is revoked or expires | revoked | – | – | – |
+//! | its queue time is over | failed | – | – | – |
+//! | no client polls it for `abandon_after` | failed | – | – | – |
+//! | its time is over | – | – | releasing | – |
+//! | its machine is absent from the host | – | failed | failed | ended |
+//! | the release succeeds | – | – | – | ended |
+//! | the release fails | – | – | – | ended |
 //!
-//! A machine is kept by who it is (instance UUID, else path), never by its reusable moid. Ends are
-//! never taken back.
+//! - "–": the state does not change. "ended": the end state of the reason for the release.
+//! - A granted lease without a `prepare` is active at once.
+//! - A preparation or a release fails, too, if its outcome is unknown. The machine is quarantined.
+//!   After a failed preparation the lease is queued again if queue time is left. After a failed
+//!   release it has a warning.
+//! - A machine is absent, too, if its identity is present under another id. It is quarantined.
+//! - A new name or power state of the machine changes nothing. A removed snapshot makes the
+//!   preparation or the release fail.
+//! - While the host is unreachable, no lease is granted, and preparations and releases wait. Times
+//!   run on.
+//! - After a restart times run on by the wall clock, but no active lease ends before `grace`.
+//!   Preparations and releases continue.
+//! - If the storage fails, nothing changes: the actor drops the command and reports the failure, or
+//!   tries again.
+//!
+//! A ledger belongs to a machine's identity (its instance UUID, else its path), because the host
+//! reuses machine ids. The end of a lease is final.
 
 mod transition;
 
@@ -41,21 +58,21 @@ use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine, TimeLeft};
 use crate::domain::machine::MachineIdentity;
 use crate::service::jobs::clocks::Moment;
 
-/// What the configuration says of leases.
+/// The limits and periods of leases, from the configuration.
 #[derive(Clone, Debug)]
 pub struct LeaseRules {
-    /// The longest time of one lease, and of one renewal.
+    /// The longest time of one lease or one renewal.
     pub max_ttl: Duration,
     /// The longest time of a lease with all its renewals.
     pub max_total: Duration,
-    /// A queued lease that nobody asked about for this long is dropped.
+    /// A queued lease fails if no client polls it for this long.
     pub abandon_after: Duration,
-    /// After a restart no lease ends sooner than this.
+    /// After a restart no active lease expires sooner than this.
     pub grace: Duration,
-    /// How many leases may wait.
+    /// The number of leases that may be queued.
     pub max_queued: usize,
-    /// Nothing is kept of a machine that is absent from the host for longer, unless it is
-    /// quarantined.
+    /// otter deletes the ledger of a machine that is absent from the host for longer, unless the
+    /// machine is quarantined or leased.
     pub ledger_retention: Duration,
 }
 
@@ -72,113 +89,112 @@ impl Default for LeaseRules {
     }
 }
 
-/// Who a machine is beyond its moid.
+/// The identity of a machine: its instance UUID, else its path. The host reuses machine ids.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MachineKey(pub String);
 
 impl MachineKey {
-    /// The key of a machine.
+    /// The key of the machine with this identity.
     #[must_use]
     pub fn from_identity(machine: &MachineIdentity) -> Self {
         Self(machine.key())
     }
 }
 
-/// What is kept of a machine beside its leases.
+/// What otter stores about a machine in addition to its leases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MachineLedger {
-    /// Of its last grant.
+    /// The fence of its last grant.
     pub fence: u64,
     /// When its last lease ended.
     pub last_lease_end: Option<Timestamp>,
     pub quarantine: Option<Quarantine>,
-    /// Since when the machine is absent from the host; `None` while it is there.
+    /// When otter first found the machine absent from the host; `None` if it is present.
     pub absent_since: Option<Timestamp>,
 }
 
-/// The table. Cloning it is cheap enough to try a step and drop it.
+/// All leases that have not ended, and the ledgers. A clone is cheap enough to try a transition on.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseTable {
     rules: LeaseRules,
     leases: BTreeMap<LeaseId, OpenLease>,
     ledgers: BTreeMap<MachineKey, MachineLedger>,
-    /// Every grant gets a higher fence than this, also on a machine of which nothing is kept.
+    /// Every grant gets a higher fence than this, also on a machine without a ledger.
     fence_floor: u64,
-    /// How many have arrived.
+    /// The number of leases that were added.
     appended: u64,
 }
 
-/// A lease that has not ended, and its clocks.
+/// A lease that has not ended, and its times by the monotonic clock.
 #[derive(Clone, Debug)]
 pub struct OpenLease {
     pub lease: Arc<Lease>,
-    /// Its place in the order of arrival. Ids do not tell: after a restart the wall clock may be
-    /// behind.
+    /// Its number in the order of arrival. Ids do not give this order, because the wall clock may
+    /// go back.
     arrival: u64,
-    /// When, by the clock that does not jump, its time was last noted.
+    /// When `lease.time_left` was computed.
     measured_elapsed: Duration,
-    /// When somebody last asked about it, by the same clock.
+    /// When a client last polled it.
     last_polled: Duration,
 }
 
-/// What happened.
+/// An event that may change the table.
 #[derive(Clone, Debug)]
 pub enum LeaseInput<'a> {
-    /// A new lease, queued as it is.
+    /// A caller requests this lease, which is queued.
     Request(Box<Lease>, &'a [CandidateMachine]),
-    /// What may be granted changed; none while the host is away.
+    /// Machines may have become free. The slice has every machine of the host.
     GrantQueued(&'a [CandidateMachine]),
-    /// Every machine that there is; others are gone.
+    /// The host has these machines and no others.
     MachinesPresent(&'a [MachineIdentity]),
-    /// The same machines: what is kept of machines that are absent for long is forgotten.
+    /// The host has these machines and no others: delete the ledgers of machines that are absent
+    /// for longer than [`LeaseRules::ledger_retention`].
     ForgetAbsentMachines(&'a [MachineIdentity]),
+    /// The holder or an operator renews a lease. `None` means its original duration.
     Renew(LeaseId, Option<Duration>),
-    End {
-        id: LeaseId,
-        reason: EndReason,
-        by: String,
-        detail: Option<String>,
-    },
-    /// How the tokens of leases stand.
+    /// A lease ends for this reason.
+    End { id: LeaseId, reason: EndReason, by: String, detail: Option<String> },
+    /// Whether the tokens of queued leases are in force.
     TokenStandings(&'a BTreeMap<TokenId, TokenStatus>),
-    /// A job of the lease was started for its preparation or release: for which state it is.
+    /// The job of a preparation or a release was started. The state says which.
     JobStarted(LeaseId, LeaseState, JobId),
+    /// The preparation has ended.
     PrepareFinished(LeaseId, Result<(), Failure>),
+    /// The release has ended.
     ReleaseFinished(LeaseId, Result<(), Failure>),
-    /// An operator acted on a leased machine.
-    RecordOverride {
-        id: LeaseId,
-        by: String,
-        reason: String,
-    },
+    /// An operator changed the machine of this lease.
+    RecordOverride { id: LeaseId, by: String, reason: String },
+    /// An operator quarantines a machine, or changes the reason.
     QuarantineMachine(MachineKey, Quarantine),
+    /// An operator lifts the quarantine of a machine.
     ClearQuarantine(MachineKey),
-    /// Time passed.
+    /// A lease may have run out of time.
     TimePassed,
-    /// The wall clock jumped: the times that are shown and stored by it are computed again.
+    /// The wall clock jumped: compute the stored and shown times again.
     ClockJumped,
 }
 
-/// What is to be committed, together, before anything else happens.
+/// What a transition changed. All of it is committed together, before the follow-ups start.
 #[derive(Clone, Debug, Default)]
 pub struct TableChanges {
     pub leases: BTreeMap<LeaseId, Arc<Lease>>,
     pub ledgers: BTreeMap<MachineKey, MachineLedger>,
-    /// The machines of which nothing is kept any more.
+    /// The machines whose ledgers are deleted.
     pub forgotten: Vec<MachineKey>,
     /// The new fence floor, if it rose.
     pub fence_floor: Option<u64>,
-    /// What is to be done once that is committed.
+    /// Work to start once the changes are committed.
     pub follow_ups: Vec<FollowUp>,
 }
 
-/// What is to be done.
+/// Work that follows a transition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FollowUp {
+    /// Start the preparation.
     Prepare(LeaseId),
-    /// Once every job of the lease has ended.
+    /// Start the release once every job of the lease has ended.
     Release(LeaseId),
-    /// Tell its holder that it ends soon.
+    /// Log that the lease ends soon.
     Warn(LeaseId),
 }
 
@@ -192,13 +208,13 @@ impl TableChanges {
 }
 
 impl LeaseTable {
-    /// The table as the store kept it. The time that passed since the store noted a lease's time
-    /// counts by the wall clock. If the wall clock is behind the last run, the time of that run
-    /// counts and the downtime does not.
+    /// Builds the table from the store. Subtracts the time that has passed since a lease was
+    /// stored, by the wall clock. If the wall clock is behind `last_seen`, subtracts the time until
+    /// `last_seen` and no downtime.
     ///
     /// # Parameters
-    /// - `leases`: those that have not ended, in order of arrival.
-    /// - `last_seen`: when otter last ran, as far as that is known.
+    /// - `leases`: the leases that have not ended, in order of arrival.
+    /// - `last_seen`: when otter last ran; `None` if unknown.
     #[must_use]
     pub fn from_stored(
         rules: LeaseRules,
@@ -228,7 +244,7 @@ impl LeaseTable {
         table
     }
 
-    /// The same table, whose next grants get fences above this.
+    /// Sets the fence floor.
     #[must_use]
     pub fn with_fence_floor(self, fence_floor: u64) -> Self {
         Self { fence_floor, ..self }
@@ -240,7 +256,7 @@ impl LeaseTable {
         self.fence_floor
     }
 
-    /// What the table's shell has to take up after a restart.
+    /// The preparations and releases that a restart interrupted.
     #[must_use]
     pub fn unfinished_work(&self) -> Vec<FollowUp> {
         let work = |open: &OpenLease| match open.lease.state {
@@ -262,25 +278,26 @@ impl LeaseTable {
         self.leases.get(&id)
     }
 
-    /// What is kept of a machine.
+    /// The ledger of a machine. `None` if otter stores nothing about it.
     #[must_use]
     pub fn ledger(&self, machine: &MachineKey) -> Option<&MachineLedger> {
         self.ledgers.get(machine)
     }
 
-    /// Everything that is kept of machines.
+    /// The ledgers of all machines.
     #[must_use]
     pub const fn ledgers(&self) -> &BTreeMap<MachineKey, MachineLedger> {
         &self.ledgers
     }
 
-    /// How many leases wait before this one.
+    /// The number of leases that are queued before this one. `None` if it is not queued.
     #[must_use]
     pub fn position(&self, id: LeaseId) -> Option<usize> {
         self.position_among(id, |_| true)
     }
 
-    /// How many of the leases that count wait before this one, which counts itself.
+    /// The number of leases that are queued before this one and that `counts` accepts. `None` if
+    /// this lease is not queued or `counts` rejects it.
     #[must_use]
     pub fn position_among(&self, id: LeaseId, counts: impl Fn(&Lease) -> bool) -> Option<usize> {
         let queued = self.queued_ids().into_iter();
@@ -289,7 +306,7 @@ impl LeaseTable {
         queued.filter(counting).position(|queued| queued == id)
     }
 
-    /// Who waits, in order of arrival.
+    /// The queued leases, in order of arrival.
     fn queued_ids(&self) -> Vec<LeaseId> {
         let queued = self.leases.values().filter(|open| open.lease.state == LeaseState::Queued);
         let mut queued: Vec<(u64, LeaseId)> =
@@ -309,28 +326,30 @@ impl LeaseTable {
         self.leases.insert(open.lease.id, open);
     }
 
-    /// When the next [`LeaseInput::TimePassed`] has something to do, by the clock that does not jump.
+    /// When the next [`LeaseInput::TimePassed`] is due, by the monotonic clock. `None` if no lease
+    /// has time that runs.
     #[must_use]
     pub fn next_due(&self) -> Option<Duration> {
         self.leases.values().filter_map(|open| self.due_at(open)).min()
     }
 
-    /// Takes what happened. Where it fails nothing changed.
+    /// Applies an event. Apply it to a copy: if it fails, the table may be partly changed.
     ///
     /// # Errors
-    /// What the caller is told.
+    /// The failure for the caller: `no-free-machine` or `queue-full` for a request, `lease-ended`
+    /// for a renewal.
     pub fn apply(&mut self, input: LeaseInput<'_>, now: Moment) -> Result<TableChanges, Failure> {
         Transition::new(self, now).apply(input)
     }
 
-    /// Somebody asked about a lease: kept in memory alone.
+    /// Records that a client polled a lease. The store does not keep this.
     pub fn record_poll(&mut self, id: LeaseId, now: Moment) {
         if let Some(open) = self.leases.get_mut(&id) {
             open.last_polled = now.elapsed;
         }
     }
 
-    /// The leases that wait for a machine, in order of their ids.
+    /// The queued leases, in order of their ids.
     pub fn queued_leases(&self) -> impl Iterator<Item = &Lease> {
         self.leases
             .values()
@@ -344,7 +363,7 @@ impl LeaseTable {
         self.queued_leases().next().is_some()
     }
 
-    /// Whether a lease has time that runs: a queued or an active one.
+    /// Whether a lease has time that runs.
     #[must_use]
     pub fn has_running_time(&self) -> bool {
         self.leases.values().any(OpenLease::has_running_time)
@@ -371,13 +390,13 @@ impl LeaseTable {
 }
 
 impl OpenLease {
-    /// Whether its time runs: the time to queue, or the time of the lease.
+    /// Whether its time runs: the queue time if it is queued, the lease time if it is active.
     fn has_running_time(&self) -> bool {
         matches!(self.lease.state, LeaseState::Queued | LeaseState::Active)
     }
 
-    /// When its time is over, and when all renewals are, to the second: readers see the same until
-    /// it is renewed.
+    /// When the lease expires, and the latest time to which it can be renewed. `None` if it is not
+    /// active. Whole seconds, so that readers see the same value until a renewal.
     #[must_use]
     pub fn expiry(&self) -> Option<(Timestamp, Timestamp)> {
         if self.lease.state != LeaseState::Active {
@@ -390,7 +409,7 @@ impl OpenLease {
         Some((at(self.lease.time_left.lease)?, at(self.lease.time_left.total)?))
     }
 
-    /// How much is left of its times now.
+    /// Its remaining times at this reading of the monotonic clock.
     #[must_use]
     pub fn time_left_at(&self, elapsed: Duration) -> TimeLeft {
         let passed = elapsed.saturating_sub(self.measured_elapsed);

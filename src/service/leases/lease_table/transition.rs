@@ -1,4 +1,4 @@
-//! One step of the table: what each event does to each lease, as the table in `table` says.
+//! What each event does to the leases and the ledgers, as the table in the parent module says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::domain::ids::{JobId, LeaseId, TokenId};
 use crate::domain::lease::{EndReason, Lease, LeaseEnd, LeaseState, Quarantine, TimeLeft};
 use crate::domain::machine::MachineIdentity;
 
-/// One step under way.
+/// The application of one event to the table.
 pub struct Transition<'t> {
     table: &'t mut LeaseTable,
     now: Moment,
@@ -29,7 +29,7 @@ impl<'t> Transition<'t> {
         Self { table, now, changes: TableChanges::default() }
     }
 
-    /// Takes what happened, and gives what it changed.
+    /// Applies the event and returns the changes.
     pub fn apply(mut self, input: LeaseInput<'_>) -> Result<TableChanges, Failure> {
         match input {
             LeaseInput::Request(lease, candidates) => self.request(*lease, candidates)?,
@@ -61,7 +61,8 @@ impl<'t> Transition<'t> {
     fn request(&mut self, lease: Lease, candidates: &[CandidateMachine]) -> Result<(), Failure> {
         let selection = Selection::new(&lease, candidates);
         if !candidates.iter().any(|candidate| selection.includes(candidate)) {
-            let detail = "No machine fits what was asked, whatever becomes free. Look: GET /v1/machines, GET /v1/pools";
+            let detail = "No machine matches the request, even if all were free. List them: GET /v1/machines, \
+                          GET /v1/pools";
             return Err(Failure::new(FailureKind::NoFreeMachine, detail));
         }
         let (id, may_wait) = (lease.id, lease.queue_for.is_some());
@@ -72,23 +73,25 @@ impl<'t> Transition<'t> {
             .filter(|open| open.lease.state == LeaseState::Queued)
             .count();
         if may_wait && queued >= self.table.rules.max_queued {
-            let detail = "Too many leases wait already; try again once some were granted.";
+            let detail = "Too many leases are queued; try again once some are granted.";
             return Err(Failure::new(FailureKind::QueueFull, detail));
         }
         self.table.append(lease, self.now);
-        self.change_lease(id, |lease, now| lease.note(now.wall, "asked for"));
+        self.change_lease(id, |lease, now| lease.note(now.wall, "requested"));
         self.grant_queued(candidates);
         let state = self.table.leases.get(&id).map(|open| open.lease.state);
         if state == Some(LeaseState::Queued) && !may_wait {
             self.table.leases.remove(&id);
             self.changes.leases.remove(&id);
-            let detail = "No machine that fits is free now. Say queue_for to wait for one, or look: GET /v1/machines";
+            let detail = "No matching machine is free now. Set queue_for to wait for one, or list the machines: \
+                          GET /v1/machines";
             return Err(Failure::new(FailureKind::NoFreeMachine, detail));
         }
         Ok(())
     }
 
-    /// Grants in order of arrival, each the machine whose last lease ended longest ago.
+    /// Grants machines to the queued leases in order of arrival. Each gets the matching machine
+    /// whose last lease ended longest ago.
     fn grant_queued(&mut self, candidates: &[CandidateMachine]) {
         let held: BTreeSet<MachineKey> = self.held_machines().collect();
         let queued = self.table.queued_ids();
@@ -116,8 +119,7 @@ impl<'t> Transition<'t> {
             let chosen = free.iter().position(|(_, candidate)| fits(candidate));
             if let Some(index) = chosen {
                 let (key, candidate) = free.remove(index);
-                // A copy that was registered with the identity of another is kept as the same
-                // machine.
+                // Two machines of the host with one identity share a ledger: grant only one.
                 free.retain(|(other, _)| *other != key);
                 self.grant(id, candidate);
             }
@@ -191,7 +193,7 @@ impl<'t> Transition<'t> {
                 (lease.machine, lease.machine_name, lease.fence, lease.job) =
                     (None, None, None, None);
             });
-            // Nobody had to ask while it was being prepared.
+            // No client had to poll the lease during the preparation.
             let now = self.now;
             self.table.record_poll(id, now);
             return;
@@ -209,10 +211,10 @@ impl<'t> Transition<'t> {
             self.quarantine_machine(id, &format!("its release failed: {}", failure.detail));
             self.change_lease(id, |lease, now| {
                 lease.warn(format!(
-                    "The release failed, and the machine is set aside: {}",
+                    "The release failed, and the machine is quarantined: {}",
                     failure.detail
                 ));
-                lease.note(now.wall, "release failed; the machine is set aside");
+                lease.note(now.wall, "release failed; the machine is quarantined");
             });
         }
         self.finish(id);
@@ -236,7 +238,8 @@ impl<'t> Transition<'t> {
         }
     }
 
-    /// A machine that is held stays so: what its holder runs there may need no call of otter.
+    /// Ends only queued leases. A lease that holds a machine goes on, because its holder may use
+    /// the machine without calls to otter.
     fn end_leases_of_invalid_tokens(&mut self, standings: &BTreeMap<TokenId, TokenStatus>) {
         for id in self.table.queued_ids() {
             let Some(open) = self.table.leases.get(&id) else { continue };
@@ -251,7 +254,7 @@ impl<'t> Transition<'t> {
         }
     }
 
-    /// The lease comes to its end state.
+    /// Moves the lease to its end state and removes it from the table.
     fn finish(&mut self, id: LeaseId) {
         let Some(open) = self.table.leases.get(&id) else { return };
         let machine = open.lease.machine.as_ref().map(MachineKey::from_identity);
@@ -287,9 +290,9 @@ impl<'t> Transition<'t> {
         }
     }
 
-    /// Notes which machines are absent, and forgets those that have been for long. A quarantine
-    /// stays, and so does what a lease needs. The fence floor rises above the forgotten fences, so
-    /// that a machine that comes back gets no fence again.
+    /// Records which machines are absent, and deletes the ledgers of those that have been absent
+    /// for the retention time, unless they are quarantined or leased. Raises the fence floor to the
+    /// deleted fences, so that a machine that returns gets no fence twice.
     fn forget_absent_machines(&mut self, machines: &[MachineIdentity]) {
         let present: BTreeSet<MachineKey> =
             machines.iter().map(MachineKey::from_identity).collect();
@@ -325,9 +328,10 @@ impl<'t> Transition<'t> {
         holding.filter_map(|open| open.lease.machine.as_ref().map(MachineKey::from_identity))
     }
 
-    /// There is nothing left to release.
+    /// Ends the lease without a release, because its machine is no longer on the host.
     fn machine_gone(&mut self, id: LeaseId) {
-        let reason = "it vanished from the host while it was leased, so it was not released";
+        let reason =
+            "the machine was removed from the host during its lease, so it was not released";
         self.quarantine_machine(id, reason);
         let releasing = self
             .table
@@ -339,7 +343,7 @@ impl<'t> Transition<'t> {
         }
         self.change_lease(id, |lease, _| {
             let machine = lease.machine_name.as_deref().unwrap_or("the machine");
-            lease.warn(format!("{machine} is set aside: {reason}."));
+            lease.warn(format!("{machine} is quarantined: {reason}."));
         });
         self.finish(id);
     }
@@ -348,11 +352,11 @@ impl<'t> Transition<'t> {
         let Some(open) =
             self.table.leases.get(&id).filter(|open| open.lease.state == LeaseState::Active)
         else {
-            let detail = "Only a lease that is active can be renewed.";
+            let detail = "Only an active lease can be renewed.";
             return Err(Failure::new(FailureKind::LeaseEnded, detail));
         };
         let left = open.time_left_at(self.now.elapsed);
-        // A renewal never takes time away.
+        // A renewal never shortens the lease.
         let time = ttl.unwrap_or(open.lease.ttl).min(left.total).max(left.lease);
         self.change_lease(id, |lease, now| {
             lease.time_left.lease = time;
@@ -419,7 +423,7 @@ impl<'t> Transition<'t> {
             automatic: true,
             job,
         };
-        // What an operator said of it stays.
+        // A quarantine by an operator stays.
         self.change_ledger(&key, |ledger| {
             if ledger.quarantine.as_ref().is_none_or(|quarantine| quarantine.automatic) {
                 ledger.quarantine = Some(quarantine);
@@ -428,20 +432,20 @@ impl<'t> Transition<'t> {
     }
 
     fn job_started(&mut self, id: LeaseId, state: LeaseState, job: JobId) {
-        // While nothing could be stored a preparation may have been overtaken by the release.
+        // The release may have begun while the start of the preparation could not be stored.
         if self.table.leases.get(&id).is_none_or(|open| open.lease.state != state) {
             return;
         }
         self.change_lease(id, |lease, _| lease.job = Some(job));
     }
 
-    /// How much is left of the times of a lease now.
+    /// The remaining times of a lease now.
     fn time_left(&self, open: &OpenLease) -> TimeLeft {
         open.time_left_at(self.now.elapsed)
     }
 
-    /// Changes a lease, with its times noted as they are now. A change that changes nothing else
-    /// is none.
+    /// Changes a lease, and computes its remaining times. Saves nothing if `change` changes
+    /// nothing.
     fn change_lease(&mut self, id: LeaseId, change: impl FnOnce(&mut Lease, Moment)) {
         let Some(before) = self.with_current_time_left(id) else { return };
         let mut lease = before.clone();
@@ -451,7 +455,7 @@ impl<'t> Transition<'t> {
         }
     }
 
-    /// A lease with its times noted as they are now.
+    /// A copy of a lease with its remaining times as of now.
     fn with_current_time_left(&self, id: LeaseId) -> Option<Lease> {
         let open = self.table.leases.get(&id)?;
         let (time_left, measured_at) = (self.time_left(open), self.now.wall);
@@ -464,7 +468,7 @@ impl<'t> Transition<'t> {
         self.changes.leases.insert(id, Arc::clone(&open.lease));
     }
 
-    /// Changes what is ledger of a machine. A change that changes nothing is none.
+    /// Changes a ledger. Saves nothing if `change` changes nothing.
     fn change_ledger(&mut self, machine: &MachineKey, change: impl FnOnce(&mut MachineLedger)) {
         let before = self.table.ledger(machine).cloned().unwrap_or_default();
         let mut ledger = before.clone();
@@ -479,15 +483,16 @@ impl<'t> Transition<'t> {
 fn failure_for(reason: EndReason, lease: &Lease) -> Failure {
     let machine = lease.machine_name.as_deref().unwrap_or("the machine");
     let (kind, detail) = match reason {
-        EndReason::QueueTimeout => {
-            (FailureKind::NoFreeMachine, "No machine that fits became free in time.".to_owned())
-        }
+        EndReason::QueueTimeout => (
+            FailureKind::NoFreeMachine,
+            "No matching machine became free before the queue time was over.".to_owned(),
+        ),
         EndReason::Abandoned => (
             FailureKind::LeaseFailed,
-            "Nobody asked about the lease while it waited, so it was dropped.".to_owned(),
+            "No client polled the queued lease, so it was abandoned.".to_owned(),
         ),
         EndReason::MachineGone => {
-            (FailureKind::MachineGone, format!("{machine} vanished from the host."))
+            (FailureKind::MachineGone, format!("{machine} was removed from the host."))
         }
         _ => (FailureKind::LeaseFailed, "The lease failed.".to_owned()),
     };
