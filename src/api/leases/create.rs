@@ -85,9 +85,11 @@ const MAX_HOLDER: usize = 255;
         (status = 202, description = "The lease is queued", body = Lease),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "request-timeout",
-        "payload-too-large", "unsupported-media-type", "idempotency-mismatch", "no-free-machine", "queue-full", "inventory-loading",
-        "storage-unavailable", "shutting-down"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "request-timeout",
+        "payload-too-large", "unsupported-media-type", "idempotency-mismatch", "no-free-machine",
+        "queue-full", "inventory-loading", "storage-unavailable", "shutting-down"
+    ]))))]
 pub async fn create_lease(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

@@ -61,8 +61,10 @@ const MAX_REASON: usize = 512;
         (status = 200, description = "The lease, which is `releasing` or has ended", body = Lease),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "machine-leased", "wait-timeout",
-        "storage-unavailable", "shutting-down", "too-many-waits"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "not-found", "machine-leased", "wait-timeout",
+        "storage-unavailable", "shutting-down", "too-many-waits"
+    ]))))]
 pub async fn end_lease(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

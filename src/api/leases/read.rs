@@ -47,12 +47,16 @@ pub struct LeasesQuery {
 /// List leases
 ///
 /// Open and ended leases, newest first, in pages of 100 unless `limit` is set.
-#[utoipa::path(get, path = "/v1/leases", operation_id = "list_leases", tag = "leases", params(LeasesQuery, PageQuery),
+#[utoipa::path(get, path = "/v1/leases", operation_id = "list_leases", tag = "leases",
+    params(LeasesQuery, PageQuery),
     responses(
         (status = 200, description = "A page of leases", body = LeaseList),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name", "inventory-loading"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name",
+        "inventory-loading"
+    ]))))]
 pub async fn list_leases(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -101,12 +105,15 @@ async fn require_pool(api: &Api, caller: &Caller, pool: &str) -> Result<(), Fail
 /// Get a lease
 ///
 /// Reading a queued lease counts as a poll, so otter does not end it as abandoned.
-#[utoipa::path(get, path = "/v1/leases/{lease}", operation_id = "get_lease", tag = "leases", params(LeasePath),
+#[utoipa::path(get, path = "/v1/leases/{lease}", operation_id = "get_lease", tag = "leases",
+    params(LeasePath),
     responses(
         (status = 200, description = "The lease", body = Lease),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "not-found"
+    ]))))]
 pub async fn get_lease(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -129,7 +136,9 @@ pub async fn get_lease(
         (status = 200, description = "Every pool", body = PoolList),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "inventory-loading"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "inventory-loading"
+    ]))))]
 pub async fn list_pools(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

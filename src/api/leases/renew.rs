@@ -32,15 +32,19 @@ pub struct RenewRequest {
 ///
 /// Sets the expiry to `ttl` from now, but not later than `max_expires_at`. A renewal never shortens
 /// the lease.
-#[utoipa::path(post, path = "/v1/leases/{lease}/renew", operation_id = "renew_lease", tag = "leases",
+#[utoipa::path(post, path = "/v1/leases/{lease}/renew", operation_id = "renew_lease",
+    tag = "leases",
     params(LeasePath, LeaseHeader),
     request_body = RenewRequest,
     responses(
         (status = 200, description = "The lease, renewed", body = Lease),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "request-timeout", "payload-too-large",
-        "unsupported-media-type", "machine-leased", "lease-ended", "storage-unavailable", "shutting-down"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "not-found", "request-timeout", "payload-too-large",
+        "unsupported-media-type", "machine-leased", "lease-ended", "storage-unavailable",
+        "shutting-down"
+    ]))))]
 pub async fn renew_lease(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

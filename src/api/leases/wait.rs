@@ -21,14 +21,17 @@ use crate::service::leases::LeaseView;
 ///
 /// Returns 200 with the lease once it is active, or its problem as soon as it ends. Returns 504
 /// `wait-timeout` if the time is up first: the lease is unchanged, so wait again.
-#[utoipa::path(get, path = "/v1/leases/{lease}/wait", operation_id = "wait_for_lease", tag = "leases",
+#[utoipa::path(get, path = "/v1/leases/{lease}/wait", operation_id = "wait_for_lease",
+    tag = "leases",
     params(LeasePath, WaitQuery),
     responses(
         (status = 200, description = "The active lease", body = Lease),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "wait-timeout", "shutting-down",
-        "too-many-waits", "lease-failed", "no-free-machine"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "not-found", "wait-timeout", "shutting-down",
+        "too-many-waits", "lease-failed", "no-free-machine"
+    ]))))]
 pub async fn wait_for_lease(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

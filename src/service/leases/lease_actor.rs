@@ -12,24 +12,22 @@ use tokio_util::sync::CancellationToken;
 use super::audit_records::{self, Cause};
 use super::command::LeaseCommand;
 use super::lease_table::{
-    FollowUp, LeaseInput, LeaseTable, MachineKey, MachineLedger, OpenLease, TableChanges,
+    FollowUp, LeaseInput, LeaseTable, MachineKey, MachineLedger, TableChanges,
 };
-use super::matching::{CandidateMachine, Selection, required_snapshots};
-use super::{LeaseView, LeasesParts, PoolView, metrics};
-use crate::domain::access::{TokenLimits, TokenStatus};
+use super::matching::{CandidateMachine, required_snapshots};
+use super::{LeaseView, LeasesParts, metrics};
+use crate::domain::access::TokenStatus;
 use crate::domain::audit::AuditRecord;
 use crate::domain::event::{EventFilter, EventType, Subject};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{LeaseId, MachineId, TokenId};
-use crate::domain::lease::{Lease, LeaseState};
+use crate::domain::lease::Lease;
 use crate::domain::machine::MachineIdentity;
 use crate::domain::origin::Actor;
 use crate::domain::scope::Scope;
 use crate::hypervisor::SessionState;
-use crate::service::callers::Caller;
-use crate::service::idempotency::{IdempotencyKeys, KeyClaim};
+use crate::service::idempotency::{KeyClaim, IdempotencyKeys};
 use crate::service::jobs::clocks::{Jumps, Moment};
-use crate::service::limits::{queue_full, too_many};
 use crate::service::machines::{MachineFilter, NotFreeReason};
 use crate::service::storage_watch::write_failure;
 use crate::storage::{ChangedLease, IdempotencyKey, LeaseTransaction, StorageError, StoredMachine};
@@ -225,80 +223,6 @@ impl LeaseActor {
         Some(LeaseView { lease: Arc::clone(&open.lease), position, expires_at, max_expires_at })
     }
 
-    /// Rejects a request that no machine of the host can satisfy, free or not.
-    ///
-    /// # Errors
-    /// `no-free-machine` if no machine matches the selection; `not-found` if no matching machine
-    /// has the snapshots of `prepare` and `release`; `ambiguous-name` if `select.machine` names
-    /// several machines.
-    fn check_grantable(
-        &self,
-        lease: &Lease,
-        candidates: &[CandidateMachine],
-    ) -> Result<(), Failure> {
-        self.parts.machines.contents()?;
-        if let Some(reference) = &lease.select.machine
-            && let Err(failure) = self.parts.machines.resolve_reference(&lease.scope, reference)
-            && failure.kind == FailureKind::AmbiguousName
-        {
-            return Err(failure);
-        }
-        let (mut missing_snapshot, mut is_any_selected) = (None, false);
-        let selection = Selection::new(lease, candidates);
-        for candidate in candidates.iter().filter(|machine| selection.includes(machine)) {
-            is_any_selected = true;
-            let Some(missing) = candidate.missing_snapshots.iter().next() else { return Ok(()) };
-            let Some(view) = self.parts.machines.get(&candidate.identity.id) else { continue };
-            missing_snapshot =
-                missing_snapshot.or(self.parts.machines.snapshot(&view, missing).err());
-        }
-        if !is_any_selected {
-            return Err(self.parts.machines.why_none_fits(&lease.scope, &lease.select)?);
-        }
-        missing_snapshot.map_or(Ok(()), Err)
-    }
-
-    /// The pools that exist for a caller, by name. For a restricted scope, the pools with a machine
-    /// in the scope.
-    ///
-    /// # Errors
-    /// `inventory-loading`.
-    pub fn pools(&self, caller: &Caller) -> Result<Vec<PoolView>, Failure> {
-        self.parts.machines.contents()?;
-        let state = self.parts.published.load();
-        let configured = self.parts.pools.0.keys().filter(|_| !caller.scope.is_restricted());
-        let mut pools: BTreeMap<String, PoolView> =
-            configured.map(|name| (name.clone(), PoolView::empty(name))).collect();
-        let in_scope =
-            |candidate: &CandidateMachine| caller.scope.contains(&candidate.name, &candidate.pools);
-        for candidate in self.candidates([]).into_iter().filter(in_scope) {
-            let held = state.holder_of(&candidate.identity).is_some();
-            let quarantined = state
-                .table
-                .ledger(&MachineKey::from_identity(&candidate.identity))
-                .is_some_and(|ledger| ledger.quarantine.is_some());
-            for name in &candidate.pools {
-                let pool = pools.entry(name.clone()).or_insert_with(|| PoolView::empty(name));
-                pool.machines += 1;
-                pool.held += usize::from(held);
-                pool.quarantined += usize::from(quarantined);
-                pool.free +=
-                    usize::from(candidate.free && !candidate.excluded && !held && !quarantined);
-            }
-        }
-        let visibility = self.parts.machines.visibility();
-        let waits = |open: &&OpenLease| {
-            open.lease.state == LeaseState::Queued && visibility.shows_lease(caller, &open.lease)
-        };
-        for open in state.table.open_leases().filter(waits) {
-            if let Some(pool) = open.lease.select.pool.as_ref().and_then(|pool| pools.get_mut(pool))
-            {
-                pool.waiting += 1;
-            }
-        }
-        Ok(pools.into_values().collect())
-    }
-
     /// Applies a command and replies to its sender. Returns the follow-ups.
     async fn handle(&self, table: &mut LeaseTable, submitted: SubmittedCommand) -> Vec<FollowUp> {
         let SubmittedCommand { command, claim, actor, reply } = submitted;
@@ -330,7 +254,7 @@ impl LeaseActor {
             self.end_leases_of_invalid_tokens(table).await?;
             let candidates = self.candidates(table.queued_leases().chain([&*lease]));
             self.check_grantable(&lease, &candidates)?;
-            check_token_limits(table, &lease, limits)?;
+            Self::check_token_limits(table, &lease, limits)?;
             let key = key.map(|key| (key, lease.id));
             let request = |table: &mut LeaseTable, now: Moment, candidates: &[CandidateMachine]| {
                 table.apply(LeaseInput::Request(lease.clone(), candidates), now)
@@ -617,29 +541,6 @@ impl LeaseActor {
     }
 }
 
-/// Rejects a lease that exceeds the limits of the caller's token.
-fn check_token_limits(
-    table: &LeaseTable,
-    lease: &Lease,
-    limits: TokenLimits,
-) -> Result<(), Failure> {
-    let reached = |counts: &dyn Fn(&Lease) -> bool, most: Option<u32>| {
-        most.filter(|most| {
-            let own =
-                table.open_leases().filter(|open| open.lease.requested_by == lease.requested_by);
-            own.filter(|open| counts(&open.lease)).count() >= *most as usize
-        })
-    };
-    if let Some(most) = reached(&|_| true, limits.leases) {
-        return Err(too_many(&lease.requested_by, &format!("{most} open leases")));
-    }
-    let waits = |lease: &Lease| lease.state == LeaseState::Queued;
-    match reached(&waits, limits.queued_leases.filter(|_| lease.queue_for.is_some())) {
-        Some(most) => Err(queue_full(&lease.requested_by, &format!("{most} queued leases"))),
-        None => Ok(()),
-    }
-}
-
 /// The machines that a transition grants.
 fn granted_machines(before: &LeaseTable, changes: &TableChanges) -> Vec<MachineId> {
     let new = changes.leases.values().filter(|lease| {
@@ -654,12 +555,6 @@ fn granted_machines(before: &LeaseTable, changes: &TableChanges) -> Vec<MachineI
 fn caused_by_otter() -> Cause<'static> {
     static OTTER: LazyLock<Actor> = LazyLock::new(Actor::otter);
     Cause { actor: &OTTER, renews: None }
-}
-
-impl PoolView {
-    fn empty(name: &str) -> Self {
-        Self { name: name.to_owned(), machines: 0, free: 0, held: 0, quarantined: 0, waiting: 0 }
-    }
 }
 
 impl From<StoredMachine> for MachineLedger {

@@ -16,7 +16,9 @@ mod lease_jobs;
 pub mod lease_table;
 pub mod matching;
 mod metrics;
+mod pools;
 pub mod published;
+mod request;
 pub mod secret;
 #[cfg(test)]
 mod tests;
@@ -32,7 +34,9 @@ use tokio_util::sync::CancellationToken;
 use self::command::LeaseCommand;
 use self::lease_actor::LeaseActor;
 use self::lease_table::{LeaseRules, MachineKey, MachineLedger};
+pub use self::pools::PoolView;
 use self::published::PublishedLeases;
+pub use self::request::{NewLease, RequestedLease};
 use self::secret::LeaseSecrets;
 use super::callers::{Caller, Callers};
 use super::event_stream::EventStream;
@@ -42,17 +46,13 @@ use super::jobs::Jobs;
 use super::machines::Machines;
 use super::storage_watch::store_failure;
 use crate::clock::Clock;
-use crate::domain::access::Role;
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
-use crate::domain::lease::{
-    EndReason, Lease, LeaseState, LeaseTerms, Prepare, Quarantine, Release, Select,
-};
+use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
 use crate::domain::machine::Machine;
-use crate::domain::pool::{Pool, Pools};
-use crate::domain::scope::Scope;
-use crate::storage::{IdempotencyKey, KeyOwner, LeaseFilter, Storage, StorageError};
+use crate::domain::pool::Pools;
+use crate::storage::{KeyOwner, LeaseFilter, Storage, StorageError};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
 
@@ -77,21 +77,6 @@ pub struct LeasesParts {
     pub metrics: Metrics,
 }
 
-/// A request for a lease.
-#[derive(Clone, Debug)]
-pub struct NewLease {
-    pub select: Select,
-    pub holder: Option<String>,
-    pub ttl: Duration,
-    pub queue_for: Option<Duration>,
-    /// `None` means the preparation of the pool.
-    pub prepare: Option<Prepare>,
-    /// `None` means the release of the pool.
-    pub release: Option<Release>,
-    pub reference: Option<String>,
-    pub key: Option<IdempotencyKey>,
-}
-
 /// A lease as readers see it.
 #[derive(Clone, Debug)]
 pub struct LeaseView {
@@ -102,27 +87,6 @@ pub struct LeaseView {
     pub expires_at: Option<Timestamp>,
     /// The latest time to which it can be renewed. `None` if it is not active.
     pub max_expires_at: Option<Timestamp>,
-}
-
-/// The result of a request for a lease.
-#[derive(Clone, Debug)]
-pub enum RequestedLease {
-    /// A new lease.
-    New(LeaseView),
-    /// The lease of an earlier request with the same idempotency key.
-    Existing(LeaseView),
-}
-
-/// A pool and the state of its machines.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolView {
-    pub name: String,
-    pub machines: usize,
-    pub free: usize,
-    pub held: usize,
-    pub quarantined: usize,
-    /// The queued leases that select this pool.
-    pub waiting: usize,
 }
 
 /// The capacity of the channel to the actor. A sender waits if it is full.
@@ -457,70 +421,6 @@ impl Leases {
     #[must_use]
     pub fn is_secret_of(&self, id: LeaseId, secret: &str) -> bool {
         self.0.parts.secrets.is_secret_of(id, secret)
-    }
-
-    fn lease_from_request(&self, caller: &Caller, new: &NewLease) -> Result<Lease, Failure> {
-        let parts = &self.0.parts;
-        let pool = self.visible_pool(caller, new.select.pool.as_deref());
-        self.check_ttl(new.ttl, pool)?;
-        let release = new
-            .release
-            .clone()
-            .or_else(|| pool.and_then(|pool| pool.release.clone()))
-            .unwrap_or_default();
-        let may_keep =
-            caller.role >= Role::Operator || pool.is_some_and(|pool| pool.may_keep_power);
-        if release.keep_power && !may_keep {
-            let detail = "release.power may be keep only if the pool allows it or the caller is an operator.";
-            return Err(Failure::new(FailureKind::Forbidden, detail));
-        }
-        Ok(Lease::queued(LeaseTerms {
-            id: LeaseId::new(parts.clock.uuid()),
-            select: new.select.clone(),
-            scope: Scope::clone(&caller.scope),
-            holder: new.holder.clone().unwrap_or_else(|| caller.name.to_string()),
-            requested_by: caller.name.to_string(),
-            token: caller.token,
-            origin: caller.origin,
-            reference: new.reference.clone(),
-            ttl: new.ttl,
-            max_total: parts.rules.max_total,
-            queue_for: new.queue_for,
-            prepare: new.prepare.clone().or_else(|| pool.and_then(|pool| pool.prepare.clone())),
-            release,
-            created_at: parts.clock.now(),
-        }))
-    }
-
-    /// The configuration of a pool. `None` if it is not configured or does not exist for the
-    /// caller.
-    fn visible_pool(&self, caller: &Caller, name: Option<&str>) -> Option<&Pool> {
-        let LeaseActor { parts, .. } = &*self.0;
-        let visibility = parts.machines.visibility();
-        name.filter(|name| visibility.has_pool(&caller.scope, name))
-            .and_then(|name| parts.pools.get(name))
-    }
-
-    /// Rejects a duration that is zero or longer than the pool or the rules allow.
-    fn check_ttl(&self, ttl: Duration, pool: Option<&Pool>) -> Result<(), Failure> {
-        let rules = &self.0.parts.rules;
-        let pool_limit = pool.and_then(|pool| pool.max_ttl);
-        let longest = pool_limit.unwrap_or(rules.max_ttl).min(rules.max_ttl);
-        if !ttl.is_zero() && ttl <= longest {
-            return Ok(());
-        }
-        let detail = format!(
-            "ttl is {}; it must be from 1s to {}.",
-            duration::format(ttl),
-            duration::format(longest)
-        );
-        let error = crate::domain::failure::InputError {
-            pointer: Some("/ttl".to_owned()),
-            parameter: None,
-            code: "out-of-range".into(),
-            detail: detail.clone(),
-        };
-        Err(Failure::new(FailureKind::InvalidRequest, detail).with_error(error))
     }
 }
 

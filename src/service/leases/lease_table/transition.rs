@@ -61,8 +61,8 @@ impl<'t> Transition<'t> {
     fn request(&mut self, lease: Lease, candidates: &[CandidateMachine]) -> Result<(), Failure> {
         let selection = Selection::new(&lease, candidates);
         if !candidates.iter().any(|candidate| selection.includes(candidate)) {
-            let detail = "No machine matches the request, even if all were free. List them: GET /v1/machines, \
-                          GET /v1/pools";
+            let detail = "No machine matches the request, free or not. List them: \
+                          GET /v1/machines, GET /v1/pools";
             return Err(Failure::new(FailureKind::NoFreeMachine, detail));
         }
         let (id, may_wait) = (lease.id, lease.queue_for.is_some());
@@ -83,8 +83,8 @@ impl<'t> Transition<'t> {
         if state == Some(LeaseState::Queued) && !may_wait {
             self.table.leases.remove(&id);
             self.changes.leases.remove(&id);
-            let detail = "No matching machine is free now. Set queue_for to wait for one, or list the machines: \
-                          GET /v1/machines";
+            let detail = "No matching machine is free now. Set queue_for to wait for one, or list the \
+                          machines: GET /v1/machines";
             return Err(Failure::new(FailureKind::NoFreeMachine, detail));
         }
         Ok(())

@@ -1,8 +1,12 @@
-//! The table, cell by cell of its table, and against what must always hold of it; what both are made
-//! of.
+//! Tests of the lease table: each cell of its table, and random histories. This file has what both
+//! use.
 
+mod ends;
+mod grants;
+mod job_authorization;
+mod ledgers;
 mod random_histories;
-mod transitions;
+mod times;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -98,7 +102,7 @@ fn empty(rules: LeaseRules) -> LeaseTable {
 }
 
 fn failed() -> Failure {
-    Failure::new(FailureKind::HostRejected, "as a test wanted")
+    Failure::new(FailureKind::HostRejected, "injected by the test")
 }
 
 /// What a step left of a lease, ended or not.

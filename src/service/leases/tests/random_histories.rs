@@ -40,13 +40,17 @@ enum Happening {
 fn happening() -> impl Strategy<Value = Happening> {
     let machine = 1..=4_u32;
     prop_oneof![
-        4 => (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(prepare, queue, odd)| Happening::Ask { prepare, queue, odd }),
+        4 => (any::<bool>(), any::<bool>(), any::<bool>())
+            .prop_map(|(prepare, queue, odd)| Happening::Ask { prepare, queue, odd }),
         1 => machine.clone().prop_map(Happening::Busy),
         1 => machine.clone().prop_map(Happening::Idle),
         2 => Just(Happening::Look),
-        2 => (0..8_usize, any::<bool>()).prop_map(|(which, revoke)| Happening::End { which, revoke }),
-        3 => (0..8_usize, any::<bool>()).prop_map(|(which, well)| Happening::Prepared { which, well }),
-        3 => (0..8_usize, any::<bool>()).prop_map(|(which, well)| Happening::Freed { which, well }),
+        2 => (0..8_usize, any::<bool>())
+            .prop_map(|(which, revoke)| Happening::End { which, revoke }),
+        3 => (0..8_usize, any::<bool>())
+            .prop_map(|(which, well)| Happening::Prepared { which, well }),
+        3 => (0..8_usize, any::<bool>())
+            .prop_map(|(which, well)| Happening::Freed { which, well }),
         1 => machine.clone().prop_map(Happening::Vanish),
         1 => machine.clone().prop_map(Happening::Appear),
         1 => Just(Happening::Forget),
@@ -332,7 +336,11 @@ fn run(rules: LeaseRules, history: &[Happening]) -> Result<(), String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 500,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn whatever_happens_no_machine_has_two_holders_and_every_lease_ends(

@@ -1,0 +1,84 @@
+//! Authorization of jobs by leases.
+
+use super::{ask, at, empty, end, id, identity, lease, machine, rules, state};
+use crate::domain::access::Role;
+use crate::domain::failure::FailureKind;
+use crate::domain::ids::LeaseId;
+use crate::domain::lease::{EndReason, LeaseState};
+use crate::domain::machine::Machine;
+use crate::service::callers::Caller;
+use crate::service::inventory::samples;
+use crate::service::jobs::gate::{Admission, Gate, Pass, Right};
+use crate::service::leases::lease_table::{LeaseInput, LeaseTable};
+use crate::service::leases::matching::CandidateMachine;
+use crate::service::leases::published::PublishedLeases;
+
+/// A table in which the first lease holds the first machine.
+fn held(prepare: bool) -> (LeaseTable, Machine) {
+    let machine = samples::machine("16", "qubes-1");
+    let candidate = CandidateMachine { identity: machine.identity(), ..super::machine(1, true) };
+    let mut table = empty(rules());
+    ask(&mut table, 1, prepare, false, &[candidate], at(0)).unwrap();
+    (table, machine)
+}
+
+fn admits(
+    table: &LeaseTable,
+    machine: &Machine,
+    pass: Pass,
+) -> Result<Option<LeaseId>, FailureKind> {
+    let published = PublishedLeases::default();
+    published.publish(table.clone());
+    let caller = Caller::new("ci", Role::Operator);
+    let admitted = published.admit(machine, &Right { caller, pass, override_reason: None });
+    admitted.map(Admission::lease).map_err(|failure| failure.kind)
+}
+
+#[test]
+fn a_preparation_after_the_end_of_its_lease_is_rejected() {
+    let (mut table, machine) = held(true);
+    let own = |state| Pass::Own(id(1), state);
+    assert_eq!(admits(&table, &machine, own(LeaseState::Preparing)), Ok(Some(id(1))));
+    end(&mut table, 1, EndReason::Released, at(1));
+    assert!(admits(&table, &machine, own(LeaseState::Preparing)).is_err());
+    assert_eq!(admits(&table, &machine, own(LeaseState::Releasing)), Ok(Some(id(1))));
+    table.apply(LeaseInput::ReleaseFinished(id(1), Ok(())), at(2)).unwrap();
+    assert_eq!(admits(&table, &machine, own(LeaseState::Releasing)), Err(FailureKind::LeaseEnded));
+}
+
+#[test]
+fn a_machine_with_a_reused_id_is_not_the_holders() {
+    let (table, machine) = held(false);
+    assert_eq!(admits(&table, &machine, Pass::Lease(id(1))), Ok(Some(id(1))));
+    assert_eq!(admits(&table, &machine, Pass::Nothing), Err(FailureKind::MachineLeased));
+    let other = Machine { instance_uuid: Some("another".to_owned()), ..machine };
+    assert_eq!(admits(&table, &other, Pass::Lease(id(1))), Err(FailureKind::MachineLeased));
+    assert!(admits(&table, &other, Pass::Own(id(1), LeaseState::Active)).is_err());
+    assert_eq!(admits(&table, &other, Pass::Nothing), Ok(None));
+}
+
+#[test]
+fn of_two_machines_with_one_id_each_has_its_own_holder() {
+    // In either order of the lease ids.
+    for (older, newer) in [(1, 2), (2, 1)] {
+        let machine = samples::machine("16", "qubes-1");
+        let other = Machine { instance_uuid: Some("another".to_owned()), ..machine.clone() };
+        let mut table = empty(rules());
+        for (number, machine) in [(older, &machine), (newer, &other)] {
+            let candidate =
+                CandidateMachine { identity: machine.identity(), ..super::machine(1, true) };
+            ask(&mut table, number, false, false, &[candidate], at(0)).unwrap();
+        }
+        for (number, machine) in [(older, &machine), (newer, &other)] {
+            assert_eq!(admits(&table, machine, Pass::Nothing), Err(FailureKind::MachineLeased));
+            assert_eq!(admits(&table, machine, Pass::Lease(id(number))), Ok(Some(id(number))));
+        }
+    }
+}
+
+#[test]
+fn a_job_of_an_ended_lease_is_rejected_as_lease_ended() {
+    let (table, machine) = held(false);
+    assert_eq!(admits(&table, &machine, Pass::Lease(id(9))), Err(FailureKind::LeaseEnded));
+    assert_eq!(admits(&empty(rules()), &machine, Pass::Lease(id(9))), Err(FailureKind::LeaseEnded));
+}
