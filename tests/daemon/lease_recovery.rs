@@ -1,5 +1,5 @@
-//! Leases over restarts: whatever was under way is taken up, nothing is forgotten, and nobody else
-//! gets the machine.
+//! Leases after a kill of the daemon: preparations and releases continue, and leases, secrets,
+//! quarantines and fences stay.
 
 use otter::clock::Clock;
 use otter::simulator::world::{Choice, PowerState, Question};
@@ -17,26 +17,26 @@ async fn host() -> Simulator {
     Simulator::start(SimulatorOptions { pace: Pace::Stepped, ..options }).await.unwrap()
 }
 
-async fn take(daemon: &Daemon, more: Value) -> Value {
+async fn granted_lease(daemon: &Daemon, more: Value) -> Value {
     let mut body = json!({"select": {"machine": MACHINE}, "ttl": "30m"});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     daemon.post("/v1/leases", body).await.expect(201).json
 }
 
-fn shown(lease: &Value) -> String {
+fn lease_header(lease: &Value) -> String {
     format!("{}.{}", lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap())
 }
 
-fn path(lease: &Value, rest: &str) -> String {
+fn lease_path(lease: &Value, rest: &str) -> String {
     format!("/v1/leases/{}{rest}", lease["id"].as_str().unwrap())
 }
 
 async fn with_lease(daemon: &Daemon, method: Method, path: &str, lease: &Value) -> Answer {
-    let request = daemon.request(method, path).header("otter-lease", shown(lease));
+    let request = daemon.request(method, path).header("otter-lease", lease_header(lease));
     Answer::from_request(request.json(&json!({}))).await
 }
 
-/// The running task of the machine, once there is one.
+/// Waits for a running task of the machine.
 async fn running_task(host: &Simulator) -> String {
     let mine = format!("haTask-{MACHINE}-");
     let mut found = None;
@@ -53,18 +53,18 @@ async fn machine(daemon: &Daemon) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_its_secret_its_quarantines_and_its_fence_outlive_the_daemon() {
+async fn leases_secrets_quarantines_and_fences_survive_a_kill() {
     let (host, state) = (host().await, tempfile::tempdir().unwrap());
     let state = state.path().join("state");
     let daemon = Daemon::start_for_host(&host, &state).await;
-    let first = take(&daemon, json!({})).await;
-    with_lease(&daemon, Method::DELETE, &path(&first, "?wait=10s"), &first).await.expect(200);
-    let lease = take(&daemon, json!({"holder": "nightly"})).await;
+    let first = granted_lease(&daemon, json!({})).await;
+    with_lease(&daemon, Method::DELETE, &lease_path(&first, "?wait=10s"), &first).await.expect(200);
+    let lease = granted_lease(&daemon, json!({"holder": "nightly"})).await;
     assert_eq!(lease["fence"], 2);
-    let aside = daemon
+    let quarantine = daemon
         .request(Method::PUT, "/v1/machines/18/quarantine")
         .json(&json!({"reason": "its disk"}));
-    Answer::from_request(aside).await.expect(200);
+    Answer::from_request(quarantine).await.expect(200);
     let queued = json!({"select": {"machine": MACHINE}, "ttl": "30m", "queue_for": "10m"});
     let queued = daemon.post("/v1/leases", queued).await.expect(202).json;
     daemon.kill();
@@ -73,30 +73,32 @@ async fn a_lease_its_secret_its_quarantines_and_its_fence_outlive_the_daemon() {
     let seen = machine(&daemon).await;
     assert_eq!((&seen["lease"]["id"], &seen["lease"]["holder"]), (&lease["id"], &json!("nightly")));
     assert_eq!(daemon.get("/v1/machines/18").await.json["quarantine"]["reason"], "its disk");
-    assert_eq!(daemon.get(&path(&queued, "")).await.json["position"], 0);
-    let taken = json!({"select": {"machine": MACHINE}, "ttl": "1m"});
-    daemon.post("/v1/leases", taken).await.problem(409, "no-free-machine");
-    with_lease(&daemon, Method::POST, &path(&lease, "/renew"), &lease).await.expect(200);
-    with_lease(&daemon, Method::DELETE, &path(&lease, "?wait=10s"), &lease).await.expect(200);
-    let active = daemon.get(&path(&queued, "/wait?wait=10s")).await.expect(200).json;
+    assert_eq!(daemon.get(&lease_path(&queued, "")).await.json["position"], 0);
+    let request = json!({"select": {"machine": MACHINE}, "ttl": "1m"});
+    daemon.post("/v1/leases", request).await.problem(409, "no-free-machine");
+    with_lease(&daemon, Method::POST, &lease_path(&lease, "/renew"), &lease).await.expect(200);
+    with_lease(&daemon, Method::DELETE, &lease_path(&lease, "?wait=10s"), &lease).await.expect(200);
+    let active = daemon.get(&lease_path(&queued, "/wait?wait=10s")).await.expect(200).json;
     assert_eq!((&active["fence"], &active["machine"]), (&json!(3), &json!(MACHINE)));
     assert!(daemon.terminate().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_was_under_way_is_taken_up_and_proven() {
+async fn an_interrupted_release_continues_and_succeeds() {
     let (host, state) = (host().await, tempfile::tempdir().unwrap());
     let state = state.path().join("state");
     let daemon = Daemon::start_for_host(&host, &state).await;
-    let lease = take(&daemon, json!({})).await;
+    let lease = granted_lease(&daemon, json!({})).await;
     host.control().mutate(|world| world.machine_mut(MACHINE).unwrap().power = PowerState::On);
     eventually("the machine to be on", async || machine(&daemon).await["power_state"] == "on")
         .await;
-    with_lease(&daemon, Method::DELETE, &path(&lease, ""), &lease).await.expect(200);
+    with_lease(&daemon, Method::DELETE, &lease_path(&lease, ""), &lease).await.expect(200);
     let task = running_task(&host).await;
     eventually("the task to be on disk", async || {
-        let job =
-            daemon.get(&path(&lease, "")).await.json["job"].as_str().unwrap_or_default().to_owned();
+        let job = daemon.get(&lease_path(&lease, "")).await.json["job"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         daemon.get(&format!("/v1/jobs/{job}")).await.json["host_task"].is_string()
     })
     .await;
@@ -107,14 +109,14 @@ async fn a_release_that_was_under_way_is_taken_up_and_proven() {
     assert_eq!(
         (&seen["lease"]["id"], &seen["free"]),
         (&lease["id"], &json!(false)),
-        "not free before that is proven"
+        "the machine is free before the release has succeeded"
     );
     host.control().finish_task(&task);
     eventually("the release to end", async || {
-        daemon.get(&path(&lease, "")).await.json["state"] == "released"
+        daemon.get(&lease_path(&lease, "")).await.json["state"] == "released"
     })
     .await;
-    let ended = daemon.get(&path(&lease, "")).await.json;
+    let ended = daemon.get(&lease_path(&lease, "")).await.json;
     assert_eq!((&ended["warnings"], &ended["end"]["by"]), (&json!([]), &json!("anonymous")));
     let seen = machine(&daemon).await;
     assert_eq!((&seen["power_state"], &seen["free"]), (&json!("off"), &json!(true)), "{seen}");
@@ -123,11 +125,11 @@ async fn a_release_that_was_under_way_is_taken_up_and_proven() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_waits_for_an_answer_goes_on_waiting_after_a_restart() {
+async fn a_release_that_waits_for_an_answer_waits_after_a_restart() {
     let (host, state) = (host().await, tempfile::tempdir().unwrap());
     let state = state.path().join("state");
     let daemon = Daemon::start_for_host(&host, &state).await;
-    let lease = take(&daemon, json!({})).await;
+    let lease = granted_lease(&daemon, json!({})).await;
     let choice = Choice {
         key: "1".to_owned(),
         label: "button.ok".to_owned(),
@@ -146,10 +148,12 @@ async fn a_release_that_waits_for_an_answer_goes_on_waiting_after_a_restart() {
         world.ask(MACHINE, question);
     });
     eventually("the question", async || !machine(&daemon).await["question"].is_null()).await;
-    with_lease(&daemon, Method::DELETE, &path(&lease, ""), &lease).await.expect(200);
+    with_lease(&daemon, Method::DELETE, &lease_path(&lease, ""), &lease).await.expect(200);
     eventually("the release to wait", async || {
-        let job =
-            daemon.get(&path(&lease, "")).await.json["job"].as_str().unwrap_or_default().to_owned();
+        let job = daemon.get(&lease_path(&lease, "")).await.json["job"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         daemon.get(&format!("/v1/jobs/{job}")).await.json["blocked_by"]["kind"] == "question"
     })
     .await;
@@ -160,21 +164,21 @@ async fn a_release_that_waits_for_an_answer_goes_on_waiting_after_a_restart() {
     let task = running_task(&host).await;
     host.control().finish_task(&task);
     eventually("the release to end", async || {
-        daemon.get(&path(&lease, "")).await.json["state"] == "released"
+        daemon.get(&lease_path(&lease, "")).await.json["state"] == "released"
     })
     .await;
-    assert_eq!(daemon.get(&path(&lease, "")).await.json["warnings"], json!([]));
+    assert_eq!(daemon.get(&lease_path(&lease, "")).await.json["warnings"], json!([]));
     assert_eq!(machine(&daemon).await["free"], true);
     assert!(daemon.terminate().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_preparation_that_was_under_way_is_taken_up_and_is_done_once() {
+async fn an_interrupted_preparation_continues_and_makes_each_call_once() {
     let (host, state) = (host().await, tempfile::tempdir().unwrap());
     let state = state.path().join("state");
     let daemon = Daemon::start_for_host(&host, &state).await;
     let prepare = json!({"snapshot": "installed", "power": "on"});
-    let lease = take(&daemon, json!({"prepare": prepare})).await;
+    let lease = granted_lease(&daemon, json!({"prepare": prepare})).await;
     let task = running_task(&host).await;
     eventually("the task to be on disk", async || {
         let jobs =
@@ -185,11 +189,11 @@ async fn a_preparation_that_was_under_way_is_taken_up_and_is_done_once() {
     daemon.kill();
 
     let daemon = Daemon::start_for_host(&host, &state).await;
-    assert_eq!(daemon.get(&path(&lease, "")).await.json["state"], "preparing");
+    assert_eq!(daemon.get(&lease_path(&lease, "")).await.json["state"], "preparing");
     host.control().finish_task(&task);
     let task = running_task(&host).await;
     host.control().finish_task(&task);
-    let active = daemon.get(&path(&lease, "/wait?wait=10s")).await.expect(200).json;
+    let active = daemon.get(&lease_path(&lease, "/wait?wait=10s")).await.expect(200).json;
     assert_eq!((&active["machine"], &active["fence"]), (&json!(MACHINE), &json!(1)));
     assert_eq!(machine(&daemon).await["power_state"], "on");
     let jobs = daemon.get(&format!("/v1/jobs?lease={}", lease["id"].as_str().unwrap())).await.json;
@@ -200,18 +204,20 @@ async fn a_preparation_that_was_under_way_is_taken_up_and_is_done_once() {
     assert!(daemon.terminate().await.success());
 }
 
-/// Only the lease's own task knows where its work is: without it the lease would stay so for ever.
+/// No other task finishes the preparation, so without the report of the panic the lease would stay
+/// `preparing`.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_in_its_work_fails_the_lease_and_sets_the_machine_aside() {
+async fn a_panic_in_a_preparation_fails_the_lease_and_quarantines_the_machine() {
     let daemon = Daemon::start(&["--simulate"], &[("FAILPOINTS", "lease-work=panic")]).await;
     eventually("the inventory", async || daemon.get("/readyz").await.status == 200).await;
-    let lease = take(&daemon, json!({"prepare": {"power": "on"}})).await;
+    let lease = granted_lease(&daemon, json!({"prepare": {"power": "on"}})).await;
     eventually("the lease to fail", async || {
-        daemon.get(&path(&lease, "")).await.expect(200).json["state"] == "failed"
+        daemon.get(&lease_path(&lease, "")).await.expect(200).json["state"] == "failed"
     })
     .await;
-    let failed = daemon.get(&path(&lease, "/wait?wait=20s")).await.problem(409, "lease-failed");
-    assert!(failed.str("detail").contains("A fault of otter's own"), "{}", failed.text);
+    let failed =
+        daemon.get(&lease_path(&lease, "/wait?wait=20s")).await.problem(409, "lease-failed");
+    assert!(failed.str("detail").contains("internal error"), "{}", failed.text);
     let seen = machine(&daemon).await;
     assert_eq!(seen["quarantine"]["automatic"], true, "{seen}");
     let open = "/v1/leases?state=queued,preparing,active,releasing";

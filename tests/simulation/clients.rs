@@ -44,7 +44,7 @@ pub struct Client {
     /// Whether that call got no answer.
     is_unanswered: bool,
     pub leases: Vec<LeaseId>,
-    pub asking: Option<super::lease_clients::Asking>,
+    pub pending_request: Option<super::lease_clients::PendingRequest>,
 }
 
 /// Runs a client until the active phase of the run ends.
@@ -56,7 +56,7 @@ pub async fn run_client(run: Arc<Run>, number: u64) {
         repeatable: None,
         is_unanswered: false,
         leases: Vec::new(),
-        asking: None,
+        pending_request: None,
     };
     loop {
         let pause = run.profile().client_pause;

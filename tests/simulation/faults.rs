@@ -188,7 +188,7 @@ fn inject(run: &Arc<Run>, fault: InjectedFault) {
         }
         InjectedFault::DiskFull => {
             run.disk.set_full(true);
-            run.checker.state().lease_invariants.nothing_is_kept_for(outage);
+            run.checker.state().lease_invariants.storage_failed_for(outage);
             let later = Arc::clone(run);
             run.spawn(async move {
                 later.handle.pause(outage).await;

@@ -124,7 +124,7 @@ impl InvariantChecker {
             (truth.power, truth.run, truth.tools_running) = (power, machine.run, tools_running);
         }
         lease_invariants.touched(std::mem::take(&mut job_invariants.changed_machines));
-        lease_invariants.check_made(world);
+        lease_invariants.check_released(world);
     }
 
     /// A commit has reached the disk.
@@ -176,7 +176,7 @@ impl InvariantChecker {
         let CheckerState { disk, lease_invariants, step: (at, candidates), .. } = &mut *state;
         let before = disk.save_leases(step);
         lease_invariants.committed((step, *at, candidates), &before, disk);
-        lease_invariants.check_made(world);
+        lease_invariants.check_released(world);
     }
 
     /// otter sends a call.

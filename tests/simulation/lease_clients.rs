@@ -1,4 +1,4 @@
-//! Those who ask for leases, renew them, wait for them and give them back, and operators.
+//! Clients that request, poll, renew and end leases, and operators that quarantine machines.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use super::clients::Client;
 use super::committed::scope;
 use super::random::Random;
 
-/// A lease that is asked for with a key, and no answer heard of yet.
-pub type Asking = NewLease;
+/// A request with an idempotency key that has no response yet.
+pub type PendingRequest = NewLease;
 
-/// The caller who may have few leases.
+/// The caller whose token limits its leases.
 pub const LIMITED_CALLER: &str = "client-1";
 pub const MAX_LEASES: u32 = 2;
 
@@ -31,29 +31,29 @@ pub fn caller(name: &str) -> Caller {
 }
 
 impl Client {
-    /// Does something with leases.
+    /// Makes one random call about leases.
     pub async fn use_leases(&mut self) {
-        if let Some(mut asking) = self.asking.clone()
+        if let Some(mut pending) = self.pending_request.clone()
             && self.random(|random| random.percent(50))
         {
-            // Now and then by mistake for something else.
+            // Sometimes the repeat has another body.
             if let Some(key) =
-                asking.key.as_mut().filter(|_| self.random(|random| random.percent(5)))
+                pending.key.as_mut().filter(|_| self.random(|random| random.percent(5)))
             {
                 key.fingerprint[0] ^= 1;
             }
-            return self.ask_for(asking).await;
+            return self.request_lease(pending).await;
         }
-        // One that does not ask any more is a waiter that vanished.
+        // A client that stops polling abandons its queued leases.
         if self.random(|random| random.percent(70)) {
-            self.look_at_own().await;
+            self.poll_own_leases().await;
         }
-        let (mine, what) =
+        let (lease, choice) =
             self.random(|random| (random.pick(&self.leases).copied(), random.below(12)));
-        match (what, mine) {
+        match (choice, lease) {
             (0..=4, _) | (5..=9, None) => {
-                let new = self.some_lease();
-                self.ask_for(new).await;
+                let new = self.some_request();
+                self.request_lease(new).await;
             }
             (5 | 6, Some(id)) => self.renew(id).await,
             (7..=9, Some(id)) => self.end(id, EndReason::Released).await,
@@ -64,23 +64,23 @@ impl Client {
                     self.end(id, EndReason::Revoked).await;
                 }
             }
-            _ => self.set_some_machine_aside().await,
+            _ => self.change_some_quarantine().await,
         }
     }
 
-    async fn ask_for(&mut self, new: NewLease) {
+    async fn request_lease(&mut self, new: NewLease) {
         self.run.checker.trace(|| {
             let key = new.key.as_ref().map_or("no key", |key| key.key.as_str());
-            format!("{} asks for a lease ({key}): {:?}", self.caller.name, new.select)
+            format!("{} requests a lease ({key}): {:?}", self.caller.name, new.select)
         });
-        self.asking = Some(new.clone()).filter(|new| new.key.is_some());
+        self.pending_request = Some(new.clone()).filter(|new| new.key.is_some());
         let (caller, key) = (self.caller.clone(), new.key.clone());
-        let asked = self
+        let requested = self
             .run
             .ask(move |services| async move { services.leases.request(&caller, new).await });
-        let Some(asked) = asked.await else { return };
-        self.asking = None;
-        let lease = match asked {
+        let Some(requested) = requested.await else { return };
+        self.pending_request = None;
+        let lease = match requested {
             Ok(RequestedLease::New(view)) => view.lease.id,
             Ok(RequestedLease::Existing(view)) => {
                 self.run.repeated.fetch_add(1, Ordering::Relaxed);
@@ -90,10 +90,10 @@ impl Client {
                 return self
                     .run
                     .checker
-                    .trace(|| format!("{} hears {:?}", self.caller.name, failure.kind));
+                    .trace(|| format!("{} gets {:?}", self.caller.name, failure.kind));
             }
         };
-        self.run.checker.trace(|| format!("{} hears of {lease}", self.caller.name));
+        self.run.checker.trace(|| format!("{} gets {lease}", self.caller.name));
         if !self.leases.contains(&lease) {
             self.leases.push(lease);
         }
@@ -102,8 +102,8 @@ impl Client {
         lease_invariants.answered(key.as_ref().map(scope), lease, disk);
     }
 
-    /// Asks how its leases are, or waits for one.
-    async fn look_at_own(&mut self) {
+    /// Polls its leases, or waits for them.
+    async fn poll_own_leases(&mut self) {
         let (own, caller) = (self.leases.clone(), self.caller.clone());
         let waits = self.random(|random| random.percent(20));
         let ended = self.run.ask(move |services| async move {
@@ -121,7 +121,7 @@ impl Client {
             ended
         });
         let ended = ended.await.unwrap_or_default();
-        // Who has ended is kept for a while, to be used by mistake.
+        // Some ended leases stay in the list, so that later calls use them.
         let forgets = self.random(|random| random.percent(50));
         self.leases.retain(|id| !(forgets && ended.contains(id)));
     }
@@ -149,15 +149,15 @@ impl Client {
         ended.await;
     }
 
-    async fn set_some_machine_aside(&self) {
+    async fn change_some_quarantine(&self) {
         let Some(services) = self.run.services() else { return };
         let contents = services.inventory.contents();
         let machine = self.random(|random| random.pick(&contents.machines).cloned());
         let (Some(machine), caller) = (machine, self.caller.clone()) else { return };
-        let is_aside = self.random(|random| random.below(4) == 0);
-        self.run.checker.trace(|| format!("{} is set aside: {is_aside}", machine.name));
+        let is_quarantine = self.random(|random| random.below(4) == 0);
+        self.run.checker.trace(|| format!("{} is quarantined: {is_quarantine}", machine.name));
         let done = self.run.ask(move |services| async move {
-            let done = if is_aside {
+            let done = if is_quarantine {
                 services.leases.quarantine(&machine, "broken".to_owned(), &caller).await
             } else {
                 services.leases.clear_quarantine(&machine, &caller).await
@@ -167,8 +167,8 @@ impl Client {
         done.await;
     }
 
-    fn some_lease(&self) -> NewLease {
-        let new = self.random(some_lease);
+    fn some_request(&self) -> NewLease {
+        let new = self.random(some_request);
         let key = self.random(|random| random.percent(60).then(|| random.below(1_000_000_000)));
         let key = key.map(|number| IdempotencyKey {
             caller: self.caller.name.to_string(),
@@ -182,7 +182,7 @@ impl Client {
     }
 }
 
-fn some_lease(random: &mut Random) -> NewLease {
+fn some_request(random: &mut Random) -> NewLease {
     let select = match random.below(4) {
         0 => Select {
             machine: Some(MachineReference::Id(MachineId::from_backend(

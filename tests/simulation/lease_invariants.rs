@@ -1,5 +1,5 @@
-//! The promises about leases as invariants. It is told each commit and all that readers are shown,
-//! and says what was broken.
+//! The invariants of leases. The simulation reports each commit, each call to the host and each
+//! lease that a reader sees. The first broken invariant ends the run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use otter::storage::LeaseTransaction;
 use super::committed::{Committed, Scope, scope};
 use super::lease_clients::{LIMITED_CALLER, MAX_LEASES};
 
-/// How much later than its time a lease may end: steps wait for commits.
+/// How much later than its expiry a lease may end, because each transition waits for a commit.
 const LATE: Duration = Duration::from_mins(2);
 const ROUNDING: Duration = Duration::from_millis(5);
 
@@ -25,17 +25,17 @@ pub struct LeaseInvariants {
     pub broken: Option<String>,
     pub grants: usize,
     fences: BTreeMap<MachineKey, u64>,
-    /// Who was told, or is on disk, to hold what.
+    /// The lease that holds each machine, by the committed leases.
     holders: BTreeMap<MachineKey, LeaseId>,
-    /// Which lease each key asked for.
+    /// The lease of each idempotency key.
     keys: BTreeMap<Scope, LeaseId>,
-    /// When a lease ends at the earliest and at the latest, and since when that counts.
+    /// The earliest and the latest expiry of each lease.
     times: BTreeMap<LeaseId, Time>,
-    /// The machines that a release has made what they were to be, and nobody touched since: the
-    /// key, off, the snapshot.
-    made: BTreeMap<String, (MachineKey, bool, Option<String>)>,
-    /// The machines that nobody touched since a job looked at them.
-    untouched: BTreeSet<String>,
+    /// The machines that are unchanged since their release: the key, whether the machine must be
+    /// off, and its snapshot.
+    released: BTreeMap<String, (MachineKey, bool, Option<String>)>,
+    /// The machines that are unchanged since a job read their state.
+    unchanged: BTreeSet<String>,
     down_at: Duration,
 }
 
@@ -52,15 +52,15 @@ impl LeaseInvariants {
         }
     }
 
-    /// A reader was shown the lease as one that has not ended.
+    /// A reader sees the lease as one that has not ended. Its last grant must be committed.
     pub fn shown(&mut self, lease: &Lease, disk: &Committed) {
         let stored = disk.leases.get(&lease.id).map(|lease| lease.grants);
         self.require(stored.is_some_and(|grants| grants >= lease.grants), || {
-            format!("the lease {} was shown with a grant that is not on disk", lease.id)
+            format!("a reader saw the lease {} with a grant that is not on disk", lease.id)
         });
     }
 
-    fn holds(&mut self, lease: &Lease) {
+    fn check_holder(&mut self, lease: &Lease) {
         let Some(key) = lease.machine.as_ref().map(MachineKey::from_identity) else { return };
         let holder = self.holders.get(&key).copied();
         if lease.state.holds_machine() {
@@ -73,67 +73,71 @@ impl LeaseInvariants {
         }
     }
 
-    /// A step is on disk, which was taken at this time among these machines.
+    /// A transition is committed.
+    ///
+    /// # Parameters
+    /// - the transition, its time, and the machines from which it granted.
+    /// - `before`: the leases before the commit.
     pub fn committed(
         &mut self,
-        (step, at, candidates): (&LeaseTransaction, Duration, &[CandidateMachine]),
+        (transition, at, candidates): (&LeaseTransaction, Duration, &[CandidateMachine]),
         before: &BTreeMap<LeaseId, Lease>,
         disk: &Committed,
     ) {
-        if let Some((key, lease)) = &step.key {
-            self.keyed(&scope(key), *lease);
+        if let Some((key, lease)) = &transition.key {
+            self.check_key(&scope(key), *lease);
         }
         let leases: BTreeMap<LeaseId, &Lease> =
-            step.leases.iter().map(|change| (change.lease.id, &*change.lease)).collect();
-        // Those that were queued anew let go of their machines.
+            transition.leases.iter().map(|change| (change.lease.id, &*change.lease)).collect();
+        // A lease that is queued again or has ended does not hold its machine.
         for (id, was) in before {
             let key = was
                 .machine
                 .as_ref()
                 .map(MachineKey::from_identity)
                 .filter(|_| was.state.holds_machine());
-            let kept = leases.get(id).is_some_and(|lease| lease.state.holds_machine());
-            if let Some(key) = key.filter(|key| !kept && self.holders.get(key) == Some(id)) {
+            let still_holds = leases.get(id).is_some_and(|lease| lease.state.holds_machine());
+            if let Some(key) = key.filter(|key| !still_holds && self.holders.get(key) == Some(id)) {
                 self.holders.remove(&key);
             }
         }
         for lease in leases.values() {
             let was = before.get(&lease.id);
             self.require(was.is_none_or(|was| !was.state.is_end()), || {
-                format!("the end of the lease {} was taken back", lease.id)
+                format!("the ended lease {} changed", lease.id)
             });
-            self.holds(lease);
+            self.check_holder(lease);
             if lease.state.holds_machine() && was.is_none_or(|was| was.grants < lease.grants) {
-                self.granted(lease, candidates, disk);
+                self.check_grant(lease, candidates, disk);
             }
             if was.is_none() {
                 self.check_limit(lease, disk);
             }
-            self.time(lease, at, was);
+            self.check_time(lease, at, was);
             if lease.state.is_end() && was.is_some_and(|was| was.state.holds_machine()) {
-                self.ended(lease, disk);
+                self.check_end(lease, disk);
             }
         }
     }
 
-    /// A caller was told that this is the lease it asked for.
+    /// A caller gets this lease in the response to its request.
     pub fn answered(&mut self, key: Option<Scope>, lease: LeaseId, disk: &Committed) {
         self.require(disk.leases.contains_key(&lease), || {
             format!("the lease {lease} is not on disk")
         });
         if let Some(key) = key {
-            self.keyed(&key, lease);
+            self.check_key(&key, lease);
         }
     }
 
-    fn keyed(&mut self, key: &Scope, lease: LeaseId) {
+    fn check_key(&mut self, key: &Scope, lease: LeaseId) {
         let first = *self.keys.entry(key.clone()).or_insert(lease);
         self.require(first == lease, || {
             format!("the key {} gave the lease {first} and then {lease}", key.3)
         });
     }
 
-    fn granted(&mut self, lease: &Lease, candidates: &[CandidateMachine], disk: &Committed) {
+    fn check_grant(&mut self, lease: &Lease, candidates: &[CandidateMachine], disk: &Committed) {
         self.grants += 1;
         let Some(machine) = &lease.machine else { return };
         let key = MachineKey::from_identity(machine);
@@ -145,17 +149,19 @@ impl LeaseInvariants {
         let waiting = earlier
             .filter_map(|id| disk.leases.get(id))
             .filter(|other| other.state == LeaseState::Queued);
-        let fitting = |other: &&Lease, machine| {
+        let matches = |other: &&Lease, machine| {
             Selection::new(other, candidates).includes(machine) && has_snapshots(other, machine)
         };
         let passed = waiting
-            .filter(|other| candidate.is_some_and(|candidate| fitting(other, candidate)))
+            .filter(|other| candidate.is_some_and(|candidate| matches(other, candidate)))
             .map(|other| other.id)
             .next();
-        self.require(passed.is_none(), || format!("{passed:?} was passed over by {}", lease.id));
+        self.require(passed.is_none(), || {
+            format!("the earlier lease {passed:?} matches the machine of {}", lease.id)
+        });
     }
 
-    /// A caller whose token limits its leases has no more of them.
+    /// The token of a caller limits its open leases.
     fn check_limit(&mut self, lease: &Lease, disk: &Committed) {
         let open = disk
             .leases
@@ -168,9 +174,10 @@ impl LeaseInvariants {
         });
     }
 
-    fn ended(&mut self, lease: &Lease, disk: &Committed) {
+    fn check_end(&mut self, lease: &Lease, disk: &Committed) {
         let Some(key) = lease.machine.as_ref().map(MachineKey::from_identity) else { return };
-        let aside = disk.machines.get(&key.0).is_some_and(|kept| kept.quarantine.is_some());
+        let is_quarantined =
+            disk.machines.get(&key.0).is_some_and(|ledger| ledger.quarantine.is_some());
         let gone = lease.end.as_ref().is_some_and(|end| end.reason == EndReason::MachineGone);
         let proven = disk.jobs.values().any(|job| {
             job.lease == Some(lease.id)
@@ -178,12 +185,12 @@ impl LeaseInvariants {
                 && job.state == JobState::Succeeded
                 && MachineKey::from_identity(job.target.machine().unwrap()) == key
         });
-        self.require(aside || proven && !gone, || {
-            format!("{key:?} is free again, and the release of {} was not proven", lease.id)
+        self.require(is_quarantined || proven && !gone, || {
+            format!("{key:?} is free, and the release of {} did not succeed", lease.id)
         });
     }
 
-    fn time(&mut self, lease: &Lease, at: Duration, was: Option<&Lease>) {
+    fn check_time(&mut self, lease: &Lease, at: Duration, was: Option<&Lease>) {
         let left = lease.time_left.lease;
         if lease.state == LeaseState::Active {
             let time = self
@@ -197,7 +204,7 @@ impl LeaseInvariants {
                 *time = Time { earliest: at + left, latest: (at + left).max(latest) };
             }
             self.require(at + left + ROUNDING >= earliest, || {
-                format!("the lease {} lost time: it will be over before its time", lease.id)
+                format!("the lease {} lost time: it expires too early", lease.id)
             });
         }
         let expired = lease.end.as_ref().is_some_and(|end| end.reason == EndReason::Expired);
@@ -206,7 +213,7 @@ impl LeaseInvariants {
                 return;
             };
             self.require(at + ROUNDING >= earliest, || {
-                format!("the lease {} expired before its time", lease.id)
+                format!("the lease {} expired too early", lease.id)
             });
             self.require(at <= latest + LATE, || {
                 format!("the lease {} expired at {at:?} instead of {latest:?}", lease.id)
@@ -214,8 +221,8 @@ impl LeaseInvariants {
         }
     }
 
-    /// No step is kept for so long, and then each takes effect so much later.
-    pub fn nothing_is_kept_for(&mut self, away: Duration) {
+    /// The storage failed for this long, so transitions may be late by as much.
+    pub fn storage_failed_for(&mut self, away: Duration) {
         for time in self.times.values_mut() {
             time.latest += away;
         }
@@ -225,38 +232,39 @@ impl LeaseInvariants {
         self.down_at = now;
     }
 
-    /// The daemon starts: what is left then is known by the wall clock alone, but for the grace.
+    /// The daemon starts. It computes the remaining times by the wall clock, and no lease expires
+    /// before the grace.
     pub fn started(&mut self, now: Duration) {
         let grace = Duration::from_mins(1);
         for time in self.times.values_mut() {
             time.earliest = now + grace;
-            // What was noted last may be as old as a checkpoint, and no time may have passed by the
-            // wall clock.
+            // The stored time may be as old as the last checkpoint, and the wall clock may have
+            // gone back.
             let left = time.latest.saturating_sub(self.down_at) + Duration::from_secs(30);
             time.latest = now + left.max(grace);
         }
     }
 
-    /// A call leaves otter for a machine.
+    /// otter sends a call that changes a machine. The job must belong to the lease that holds it.
     pub fn sent(&mut self, id: JobId, disk: &Committed) {
         let Some(job) = disk.job(id) else { return };
         let key = MachineKey::from_identity(job.target.machine().unwrap());
-        // Under another id the machine is gone for its holder, and the lease is over once that can
-        // be stored.
-        let of = |lease: &&Lease| {
+        // A machine under another id is absent for its lease, which ends once that can be stored.
+        let holds_machine = |lease: &&Lease| {
             lease.state.holds_machine()
                 && lease
                     .machine
                     .as_ref()
                     .is_some_and(|held| held.agrees_with(job.target.machine().unwrap()))
         };
-        let holder = disk.leases.values().find(of).map(|lease| lease.id);
+        let holder = disk.leases.values().find(holds_machine).map(|lease| lease.id);
         let gone = job.lease.and_then(|lease| disk.leases.get(&lease)?.end.as_ref());
         let gone = gone.is_some_and(|end| end.reason == EndReason::MachineGone);
-        // A release may outlive its lease if its machine vanished for a while: nobody gets the
-        // machine then.
-        let is_aside = disk.machines.get(&key.0).is_some_and(|kept| kept.quarantine.is_some());
-        let outlives = holder.is_none() && job.kind() == JobKind::LeaseRelease && is_aside;
+        // A release may continue after the end of its lease if the machine was absent for a while.
+        // The machine is quarantined then.
+        let is_quarantined =
+            disk.machines.get(&key.0).is_some_and(|ledger| ledger.quarantine.is_some());
+        let outlives = holder.is_none() && job.kind() == JobKind::LeaseRelease && is_quarantined;
         let may = job.lease == holder || job.authority == Authority::Override || gone || outlives;
         self.require(may, || {
             format!(
@@ -267,60 +275,61 @@ impl LeaseInvariants {
         });
     }
 
-    /// A job has read how this machine is.
+    /// A job has read the state of this machine.
     pub fn looked(&mut self, machine: &MachineId) {
-        self.untouched.insert(machine.backend_text().to_owned());
+        self.unchanged.insert(machine.backend_text().to_owned());
     }
 
-    /// A release is on disk as done: if nobody touched its machine since it looked, that is what
-    /// the release was to make.
+    /// A change of a job is committed. If it is a successful release whose machine is unchanged
+    /// since the release read it, the machine must have the state of the release.
     pub fn job_written(&mut self, before: &Job, job: &Job, world: &World, disk: &Committed) {
         if before.state == JobState::Queued
             && job.kind() == JobKind::LeaseRelease
             && job.state == JobState::Running
         {
-            let beside = disk.jobs.values().find(|other| {
+            let other = disk.jobs.values().find(|other| {
                 other.lease == job.lease && other.id != job.id && !other.state.is_end()
             });
-            let beside = beside.map(|job| job.id);
-            self.require(beside.is_none(), || {
-                format!("{beside:?} of the same lease goes on beside its release {}", job.id)
+            let other = other.map(|job| job.id);
+            self.require(other.is_none(), || {
+                format!("{other:?} of the same lease runs during its release {}", job.id)
             });
         }
         if let JobRequest::Release { keep_power, snapshot } = &job.request
             && job.state == JobState::Succeeded
             && world.machine(job.machine_id().unwrap().backend_text()).is_some()
-            && self.untouched.contains(job.machine_id().unwrap().backend_text())
+            && self.unchanged.contains(job.machine_id().unwrap().backend_text())
         {
             let snapshot = snapshot.as_ref().map(|(id, _)| id.backend_text().to_owned());
-            let made =
+            let released =
                 (MachineKey::from_identity(job.target.machine().unwrap()), !keep_power, snapshot);
-            self.made.insert(job.machine_id().unwrap().backend_text().to_owned(), made);
+            self.released.insert(job.machine_id().unwrap().backend_text().to_owned(), released);
         }
     }
 
-    /// These machines were changed by anybody.
+    /// Something changed these machines.
     pub fn touched(&mut self, machines: Vec<String>) {
         for machine in machines {
-            self.made.remove(&machine);
-            self.untouched.remove(&machine);
+            self.released.remove(&machine);
+            self.unchanged.remove(&machine);
         }
     }
 
-    /// That a machine which is to be handed out is what its last release was to make.
-    pub fn check_made(&mut self, world: &World) {
+    /// Checks that each granted machine has the state of its last release, if it is unchanged
+    /// since.
+    pub fn check_released(&mut self, world: &World) {
         let mut wrong = None;
-        for (id, (key, off, snapshot)) in &self.made {
+        for (id, (key, off, snapshot)) in &self.released {
             let Some(machine) = world.machine(id).filter(|_| self.holders.contains_key(key)) else {
                 continue;
             };
-            let as_made = (!off || machine.power == PowerState::Off)
+            let is_as_released = (!off || machine.power == PowerState::Off)
                 && snapshot
                     .as_ref()
-                    .is_none_or(|wanted| machine.current_snapshot.as_ref() == Some(wanted));
-            if !as_made {
+                    .is_none_or(|snapshot| machine.current_snapshot.as_ref() == Some(snapshot));
+            if !is_as_released {
                 wrong = Some(format!(
-                    "{key:?} was handed out, and is not what its release was to make"
+                    "{key:?} was granted and does not have the state of its last release"
                 ));
             }
         }

@@ -408,14 +408,17 @@ impl LeaseActor {
     /// - `cause`: who caused the change, for the audit.
     /// - `key`: the idempotency key of the request, and its lease.
     /// - `candidates`: the machines that `change` gets.
-    async fn commit(
+    async fn commit<F>(
         &self,
         table: &mut LeaseTable,
         cause: Cause<'_>,
         key: Option<(IdempotencyKey, LeaseId)>,
         mut candidates: Vec<CandidateMachine>,
-        change: impl Fn(&mut LeaseTable, Moment, &[CandidateMachine]) -> Result<TableChanges, Failure>,
-    ) -> Result<Vec<FollowUp>, Failure> {
+        change: F,
+    ) -> Result<Vec<FollowUp>, Failure>
+    where
+        F: Fn(&mut LeaseTable, Moment, &[CandidateMachine]) -> Result<TableChanges, Failure>,
+    {
         loop {
             let mut next = table.clone();
             let changes = change(&mut next, self.now(), &candidates)?;
@@ -512,7 +515,10 @@ impl LeaseActor {
 
     /// Every machine of the host, whether it is free, and which snapshots of these leases it lacks.
     /// No machine is free while the host is unreachable.
-    fn candidates<'l>(&self, leases: impl IntoIterator<Item = &'l Lease>) -> Vec<CandidateMachine> {
+    pub fn candidates<'l>(
+        &self,
+        leases: impl IntoIterator<Item = &'l Lease>,
+    ) -> Vec<CandidateMachine> {
         let snapshots: BTreeSet<&String> =
             leases.into_iter().flat_map(required_snapshots).collect();
         let connected = self.parts.inventory.session().state == SessionState::Connected;

@@ -46,7 +46,6 @@ use super::jobs::Jobs;
 use super::machines::Machines;
 use super::storage_watch::store_failure;
 use crate::clock::Clock;
-use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};

@@ -1,4 +1,4 @@
-//! The time of a lease, on a clock that is stepped.
+//! Expiry, renewals and queue time of leases, on a stepped clock.
 
 use std::time::Duration;
 
@@ -33,13 +33,13 @@ async fn renew(lab: &Lab, lease: &Value, body: Value) -> Value {
         .json
 }
 
-fn soon(lease: &Value) -> usize {
-    let soon = |line: &&Value| line["what"].as_str().unwrap().contains("ends soon");
-    lease["history"].as_array().into_iter().flatten().filter(soon).count()
+fn warnings(lease: &Value) -> usize {
+    let is_warning = |line: &&Value| line["what"].as_str().unwrap().contains("ends soon");
+    lease["history"].as_array().into_iter().flatten().filter(is_warning).count()
 }
 
 #[tokio::test]
-async fn an_event_warns_at_a_fifth_and_the_end_comes_when_it_was_said() {
+async fn an_event_warns_at_a_fifth_of_the_time_and_the_lease_expires_on_time() {
     let (lab, clock) = lab().await;
     let mut stream = EventStream::open(&lab, "?types=lease.changed").await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
@@ -49,23 +49,26 @@ async fn an_event_warns_at_a_fifth_and_the_end_comes_when_it_was_said() {
     );
     assert_eq!(lease["max_expires_at"], "2026-03-01T13:30:00Z");
     clock.advance(MINUTE * 23);
-    // A renewal is told by an event too: what came before it is no warning.
+    // The event of the renewal shows that no earlier event had a warning.
     let renewed = renew(&lab, &lease, json!({})).await;
-    assert_eq!((renewed["expires_at"].as_str(), soon(&renewed)), (Some("2026-03-01T12:53:00Z"), 0));
+    assert_eq!(
+        (renewed["expires_at"].as_str(), warnings(&renewed)),
+        (Some("2026-03-01T12:53:00Z"), 0)
+    );
     clock.advance(MINUTE * 24);
-    let told = stream.until(|told| soon(&told.json["object"]) == 1).await;
-    let warned = &told.last().unwrap().json["object"];
+    let events = stream.until(|event| warnings(&event.json["object"]) == 1).await;
+    let warned = &events.last().unwrap().json["object"];
     assert_eq!(
         (&warned["state"], &warned["expires_at"]),
         (&json!("active"), &renewed["expires_at"])
     );
-    // Renewed, it is warned of anew.
+    // After a renewal there is another warning.
     assert_eq!(
         renew(&lab, &lease, json!({"ttl": "10m"})).await["expires_at"],
         "2026-03-01T12:57:00Z"
     );
     clock.advance(MINUTE * 4 + Duration::from_secs(1));
-    stream.until(|told| soon(&told.json["object"]) == 2).await;
+    stream.until(|event| warnings(&event.json["object"]) == 2).await;
     clock.advance(MINUTE * 6);
     lab.wait_until(&lease_path(&lease, ""), |lease| lease["state"] == "expired").await;
     let ended = lab.get(&lease_path(&lease, "")).await.json;
@@ -78,11 +81,11 @@ async fn an_event_warns_at_a_fifth_and_the_end_comes_when_it_was_said() {
 }
 
 #[tokio::test]
-async fn renewals_never_shorten_and_end_with_the_total() {
+async fn renewals_never_shorten_a_lease_and_do_not_exceed_the_total_time() {
     let (lab, clock) = lab().await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "40m"})).await;
     let same = renew(&lab, &lease, json!({"ttl": "1m"})).await;
-    assert_eq!(same["expires_at"], lease["expires_at"], "a renewal never shortens");
+    assert_eq!(same["expires_at"], lease["expires_at"], "a renewal never shortens the lease");
     for body in [
         json!({"ttl": "61m"}),
         json!({"ttl": "0s"}),
@@ -146,41 +149,41 @@ async fn time_begins_when_the_lease_is_active() {
 }
 
 #[tokio::test]
-async fn who_waits_in_vain_fails_and_who_does_not_ask_is_dropped() {
+async fn a_queued_lease_fails_after_its_queue_time_or_without_polls() {
     let (lab, clock) = lab().await;
     granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "1h"})).await;
-    let wanted = |time: &str| json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": time});
-    let vain = request_lease(&lab, wanted("1m")).await.expect(202).json;
+    let body = |time: &str| json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": time});
+    let unmatched = request_lease(&lab, body("1m")).await.expect(202).json;
     clock.advance(Duration::from_secs(1));
-    let dropped = request_lease(&lab, wanted("30m")).await.expect(202).json;
-    assert_eq!((&vain["position"], &dropped["position"]), (&json!(0), &json!(1)));
+    let unpolled = request_lease(&lab, body("30m")).await.expect(202).json;
+    assert_eq!((&unmatched["position"], &unpolled["position"]), (&json!(0), &json!(1)));
     clock.advance(MINUTE + Duration::from_secs(1));
-    lab.wait_until(&lease_path(&vain, ""), |lease| lease["state"] == "failed").await;
-    let told = lab.get(&lease_path(&vain, "/wait")).await.problem(409, "no-free-machine");
-    assert!(told.str("detail").contains("queue-timeout"), "{}", told.text);
-    // Of two waiters the one that is asked about stays.
-    let asked = request_lease(&lab, wanted("30m")).await.expect(202).json;
+    lab.wait_until(&lease_path(&unmatched, ""), |lease| lease["state"] == "failed").await;
+    let problem = lab.get(&lease_path(&unmatched, "/wait")).await.problem(409, "no-free-machine");
+    assert!(problem.str("detail").contains("queue-timeout"), "{}", problem.text);
+    // Of two queued leases only the polled one stays queued.
+    let polled = request_lease(&lab, body("30m")).await.expect(202).json;
     clock.advance(Duration::from_secs(50));
-    assert_eq!(lab.get(&lease_path(&asked, "")).await.json["state"], "queued");
+    assert_eq!(lab.get(&lease_path(&polled, "")).await.json["state"], "queued");
     clock.advance(Duration::from_secs(75));
     lab.wait_until("/v1/leases?state=failed", |list| list["items"].as_array().unwrap().len() == 2)
         .await;
-    let told = lab.get(&lease_path(&dropped, "")).await.json;
-    assert_eq!((&told["state"], &told["end"]["reason"]), (&json!("failed"), &json!("abandoned")));
-    lab.get(&lease_path(&dropped, "/wait")).await.problem(409, "lease-failed");
-    assert_eq!(lab.get(&lease_path(&asked, "")).await.json["state"], "queued");
+    let lease = lab.get(&lease_path(&unpolled, "")).await.json;
+    assert_eq!((&lease["state"], &lease["end"]["reason"]), (&json!("failed"), &json!("abandoned")));
+    lab.get(&lease_path(&unpolled, "/wait")).await.problem(409, "lease-failed");
+    assert_eq!(lab.get(&lease_path(&polled, "")).await.json["state"], "queued");
 }
 
-/// Lets time pass until the store has noted that otter runs at this moment.
+/// Advances the clock and waits until the store has recorded that otter runs.
 async fn checkpoint(lab: &Lab, clock: &Clock) {
     clock.advance(Duration::from_secs(10));
     let now = clock.now();
-    let noted = async || lab.store.last_seen().await.unwrap() == Some(now);
-    eventually("the note that otter runs", noted).await;
+    let is_recorded = async || lab.store.last_seen().await.unwrap() == Some(now);
+    eventually("the record that otter runs", is_recorded).await;
 }
 
 #[tokio::test]
-async fn an_idle_otter_with_leases_emits_no_event_and_a_checkpoint_is_one_statement() {
+async fn an_idle_otter_with_leases_emits_no_event_and_a_checkpoint_is_one_commit() {
     let (lab, clock) = lab().await;
     let leases =
         [STAGING, "qubes-4.3-nightly"].map(|name| json!({"select": {"name": name}, "ttl": "1h"}));
@@ -192,46 +195,46 @@ async fn an_idle_otter_with_leases_emits_no_event_and_a_checkpoint_is_one_statem
     checkpoint(&lab, &clock).await;
     let version = async || lab.get("/v1/machines").await.expect(200).str("version").to_owned();
     let (before, commits) = (version().await, lab.store.transactions());
-    // Once a minute otter also deletes what is too old.
+    // Four checkpoints take less than a minute, after which otter also deletes old rows.
     for _ in 0..4 {
         checkpoint(&lab, &clock).await;
     }
-    assert_eq!(version().await, before, "nothing changed, so no event has come");
-    assert_eq!(lab.store.transactions() - commits, 4, "one commit a checkpoint, for all leases");
+    assert_eq!(version().await, before, "an event was emitted although nothing changed");
+    assert_eq!(lab.store.transactions() - commits, 4, "a checkpoint is one commit for all leases");
 }
 
 #[tokio::test]
-async fn a_jump_of_the_wall_clock_moves_the_end_that_is_shown() {
+async fn a_jump_of_the_wall_clock_moves_the_shown_expiry() {
     let (lab, clock) = lab().await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "1h"})).await;
     assert_eq!(lease["expires_at"], "2026-03-01T13:00:00Z");
     let mut stream = EventStream::open(&lab, "?types=lease.changed").await;
     clock.jump(jiff::SignedDuration::from_hours(5));
     clock.advance(Duration::from_secs(10));
-    let told = stream.event().await;
-    assert_eq!(told.json["object"]["expires_at"], "2026-03-01T18:00:00Z");
+    let event = stream.event().await;
+    assert_eq!(event.json["object"]["expires_at"], "2026-03-01T18:00:00Z");
     assert_eq!(lab.get(&lease_path(&lease, "")).await.json["state"], "active");
 }
 
 #[tokio::test]
-async fn what_is_kept_of_a_machine_that_is_absent_for_long_is_forgotten_but_no_fence_comes_again() {
+async fn the_ledger_of_an_absent_machine_is_deleted_and_its_fence_is_not_reused() {
     let (lab, clock) = lab().await;
     let take = || json!({"select": {"machine": format!("name:{STAGING}")}, "ttl": "5m"});
     let first = granted_lease(&lab, take()).await;
     end_lease(&lab, &first).await;
     let gone = lab.control().mutate(|world| world.remove_machine("16")).unwrap();
     lab.wait_until_gone("16").await;
-    // Every hour otter looks who is absent. The first time is at the first checkpoint.
-    let kept = async || lab.store.stored_machines().await.unwrap().len();
+    // otter looks for absent machines every hour, and at the first checkpoint.
+    let ledger_count = async || lab.store.stored_machines().await.unwrap().len();
     clock.advance(Duration::from_secs(10));
     let absent = async || {
-        let kept = lab.store.stored_machines().await.unwrap();
-        kept.values().all(|kept| kept.absent_since.is_some())
+        let ledgers = lab.store.stored_machines().await.unwrap();
+        ledgers.values().all(|ledger| ledger.absent_since.is_some())
     };
-    eventually("the machine to be known as absent", absent).await;
+    eventually("the record of the absence", absent).await;
     clock.advance(Duration::from_hours(30 * 24 - 1));
     clock.advance(Duration::from_hours(1));
-    eventually("the machine to be forgotten", async || kept().await == 0).await;
+    eventually("the deletion of the ledger", async || ledger_count().await == 0).await;
     lab.control().mutate(|world| world.add_machine(gone));
     lab.wait_for_field("16", "name", json!(STAGING)).await;
     let second = granted_lease(&lab, take()).await;

@@ -1,4 +1,4 @@
-//! What a lease and its kin look like, field by field, in every state; and where its secret is not.
+//! The fields of leases, pools and quarantines in every state, and the secrecy of the secret.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +10,10 @@ use super::{
 };
 use crate::harness::{Answer, EventStream, Lab, LabOptions, eventually, machine_path};
 
-/// The fields of a lease, as the contract names them.
-const FIELDS: &str = "id state machine machine_name select pool holder requested_by reference position ttl queue_for \
-                      created_at active_at expires_at max_expires_at fence prepare release job secret history end \
-                      warnings links";
+/// The fields of a lease.
+const FIELDS: &str = "id state machine machine_name select pool holder requested_by reference \
+                      position ttl queue_for created_at active_at expires_at max_expires_at fence \
+                      prepare release job secret history end warnings links";
 
 fn keys(value: &Value) -> BTreeSet<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
@@ -24,7 +24,7 @@ fn has(value: &Value, fields: &str) {
     assert_eq!(keys(value), fields.split_whitespace().collect(), "{value}");
 }
 
-/// Asserts that it has these fields and no others, and null where there is nothing.
+/// Asserts that a lease has exactly its fields, and that exactly these are null.
 #[track_caller]
 fn is_lease(lease: &Value, state: &str, null: &str) {
     has(lease, FIELDS);
@@ -71,9 +71,9 @@ async fn a_lease_has_every_field_in_every_state() {
         (&preparing["holder"], &preparing["requested_by"]),
         (&json!("anonymous"), &json!("anonymous"))
     );
-    let wanted =
+    let body =
         json!({"select": {"name": STAGING, "pool": "qubes"}, "ttl": "45", "queue_for": "10m"});
-    let queued = request_lease(&lab, wanted).await.expect(202);
+    let queued = request_lease(&lab, body).await.expect(202);
     assert_eq!(queued.header("location"), Some(&*lease_path(&queued.json, "")));
     is_lease(
         &queued.json,
@@ -112,7 +112,8 @@ async fn a_lease_has_every_field_in_every_state() {
     is_lease(
         &dropped,
         "revoked",
-        "machine machine_name reference position active_at expires_at max_expires_at fence prepare job secret",
+        "machine machine_name reference position active_at expires_at max_expires_at fence \
+         prepare job secret",
     );
     eventually("the lease to end", async || {
         lab.control().step_tasks();
@@ -126,15 +127,15 @@ async fn a_lease_has_every_field_in_every_state() {
         "reference position queue_for expires_at max_expires_at secret",
     );
     let id = preparing["id"].as_str().unwrap();
-    let told = stream
-        .until(|told| {
-            told.is_about("lease.changed", id) && told.json["object"]["state"] == "released"
+    let events = stream
+        .until(|event| {
+            event.is_about("lease.changed", id) && event.json["object"]["state"] == "released"
         })
         .await;
-    for told in &told {
-        has(&told.json["object"], FIELDS);
+    for event in &events {
+        has(&event.json["object"], FIELDS);
     }
-    assert_eq!(told.last().unwrap().json["object"], released);
+    assert_eq!(events.last().unwrap().json["object"], released);
     let pools = lab.get("/v1/pools").await.expect(200).json;
     has(&pools, "items next version");
     has(
@@ -144,16 +145,16 @@ async fn a_lease_has_every_field_in_every_state() {
     let put = lab
         .request(Method::PUT, &machine_path(STAGING, "/quarantine"))
         .json(&json!({"reason": "mine"}));
-    let aside = Answer::from_request(put).await.expect(200).json["quarantine"].take();
-    has(&aside, "reason by since automatic job");
+    let quarantine = Answer::from_request(put).await.expect(200).json["quarantine"].take();
+    has(&quarantine, "reason by since automatic job");
     assert_eq!(
-        (&aside["by"], &aside["automatic"], &aside["job"]),
+        (&quarantine["by"], &quarantine["automatic"], &quarantine["job"]),
         (&json!("anonymous"), &json!(false), &Value::Null)
     );
 }
 
 #[tokio::test]
-async fn a_secret_is_told_to_who_asked_alone_and_kept_nowhere() {
+async fn only_the_response_to_the_request_has_the_secret_and_no_file_has_it() {
     let state = tempfile::tempdir().unwrap();
     let lab = Lab::with_state_dir_and_options(state.path(), LabOptions::default()).await;
     lab.wait_until_ready().await;
@@ -177,11 +178,11 @@ async fn a_secret_is_told_to_who_asked_alone_and_kept_nowhere() {
         Some(json!({})),
     )
     .await;
-    let mut told = vec![refused.text, job.text, renewed.text];
+    let mut texts = vec![refused.text, job.text, renewed.text];
     for read in [&*lease_path(&lease, ""), "/v1/leases", "/v1/jobs", "/v1/machines", "/metrics"] {
         let answer = lab.request(Method::GET, read).send().await.unwrap();
-        told.push(format!("{:?}", answer.headers()));
-        told.push(answer.text().await.unwrap());
+        texts.push(format!("{:?}", answer.headers()));
+        texts.push(answer.text().await.unwrap());
     }
     let ended = with_lease(
         &lab,
@@ -192,16 +193,16 @@ async fn a_secret_is_told_to_who_asked_alone_and_kept_nowhere() {
     )
     .await
     .expect(200);
-    told.push(ended.text);
+    texts.push(ended.text);
     let id = lease["id"].as_str().unwrap();
     let events = stream
-        .until(|told| {
-            told.is_about("lease.changed", id) && told.json["object"]["state"] == "released"
+        .until(|event| {
+            event.is_about("lease.changed", id) && event.json["object"]["state"] == "released"
         })
         .await;
-    told.extend(events.iter().map(|told| told.json.to_string()));
-    assert!(told.iter().all(|told| !told.contains(&secret)));
-    // After its end as well the key has the answer again.
+    texts.extend(events.iter().map(|event| event.json.to_string()));
+    assert!(texts.iter().all(|text| !text.contains(&secret)));
+    // A repeat with the key returns the secret after the end of the lease, too.
     let again = lab.post_with("/v1/leases", body, &key).await.expect(201).json;
     assert_eq!((&again["secret"], &again["state"]), (&json!(secret), &json!("released")));
     lab.stop().await;
@@ -211,5 +212,5 @@ async fn a_secret_is_told_to_who_asked_alone_and_kept_nowhere() {
         assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
         files += 1;
     }
-    assert!(files >= 2, "the database and the key");
+    assert!(files >= 2, "the directory has the database and the key");
 }

@@ -1,4 +1,4 @@
-//! Bad input, place by place, and the lists of leases.
+//! Invalid requests for leases, and the lists of leases.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use super::{
 use crate::harness::{Answer, Lab};
 
 #[tokio::test]
-async fn filters_and_pages_of_leases() {
+async fn leases_are_filtered_and_paged() {
     let lab = lab().await;
     let mut ids = Vec::new();
     for (number, machine) in ["16", "18", "32"].into_iter().enumerate() {
@@ -27,11 +27,11 @@ async fn filters_and_pages_of_leases() {
     assert_eq!(list("?state=released").await.items("id"), ids[2..]);
     assert_eq!(list("?state=active,released").await.items("id"), ids);
     assert_eq!(list("?holder=ci%201").await.items("id"), ids[1..2]);
-    assert_eq!(list("?holder=CI%201").await.items("id").len(), 0, "to the letter");
+    assert_eq!(list("?holder=CI%201").await.items("id").len(), 0, "a holder matches exactly");
     assert_eq!(
         list("?pool=qubes&state=active").await.items("id"),
         ids[1..2],
-        "whatever they were asked by"
+        "the pool of a lease is known for every selection"
     );
     let machine = list("").await.json["items"][0]["machine"].as_str().unwrap().to_owned();
     let of_machine = list(&format!("?machine={machine}")).await;
@@ -67,8 +67,8 @@ async fn filters_and_pages_of_leases() {
     ] {
         let answer = lab.get(&format!("/v1/leases?{query}")).await;
         assert_eq!(answer.status, 400, "{query}: {}", answer.text);
-        let told = answer.str("code");
-        assert!(told == code || told == "invalid-request", "{query}: {}", answer.text);
+        let actual = answer.str("code");
+        assert!(actual == code || actual == "invalid-request", "{query}: {}", answer.text);
     }
     lab.get("/v1/leases?machine=name:nobody").await.problem(404, "not-found");
     lab.get("/v1/leases?machine=name:qubes-scratch").await.problem(409, "ambiguous-name");
@@ -76,7 +76,7 @@ async fn filters_and_pages_of_leases() {
 }
 
 #[tokio::test]
-async fn bodies_that_ask_for_what_cannot_be() {
+async fn an_invalid_body_is_rejected_with_the_field() {
     let lab = lab().await;
     let good = json!({"name": STAGING});
     let with = |field: &str, value: Value| {
@@ -84,7 +84,7 @@ async fn bodies_that_ask_for_what_cannot_be() {
         body[field] = value;
         body
     };
-    for (body, place, code) in [
+    for (body, pointer, code) in [
         (with("holder", json!("")), "/holder", "empty"),
         (with("holder", json!("x".repeat(256))), "/holder", "out-of-range"),
         (with("queue_for", json!("0s")), "/queue_for", "out-of-range"),
@@ -107,7 +107,7 @@ async fn bodies_that_ask_for_what_cannot_be() {
         (with("ttl", json!("25h")), "/ttl", "out-of-range"),
         (with("select", json!({"name": STAGING, "pool": null})), "/select/pool", "wrong-type"),
     ] {
-        request_lease(&lab, body).await.problem(400, "invalid-request").points_at(place, code);
+        request_lease(&lab, body).await.problem(400, "invalid-request").points_at(pointer, code);
     }
     for body in [
         with("select", Value::Null),
@@ -125,7 +125,7 @@ async fn bodies_that_ask_for_what_cannot_be() {
     lab.post_with("/v1/leases", with("ttl", json!("1m")), &[("otter-reference", &long)])
         .await
         .problem(400, "invalid-request");
-    // Nothing of all that was taken, and each way to name the machine finds it.
+    // None of these requests made a lease. Each of the following selections matches the machine.
     assert_eq!(lab.get("/v1/leases").await.expect(200).json["items"], json!([]));
     let seen = lab.machine(STAGING).await;
     let mac = seen["network_cards"][0]["mac_address"].as_str().unwrap();
@@ -142,13 +142,13 @@ async fn bodies_that_ask_for_what_cannot_be() {
         assert_eq!(lease["machine"], "16", "{select}");
         end_lease(&lab, &lease).await;
     }
-    for never in [
+    for select in [
         json!({"name": STAGING, "machine": "18"}),
         json!({"machine": format!("name:{}", STAGING.to_uppercase())}),
         json!({"machine": "uuid:nonsense"}),
         json!({"mac": "00:00:00:00:00:01"}),
     ] {
-        let body = json!({"select": never, "ttl": "1m", "queue_for": "5m"});
+        let body = json!({"select": select, "ttl": "1m", "queue_for": "5m"});
         request_lease(&lab, body).await.problem(409, "no-free-machine");
     }
     for (broken, code) in [("name:", "empty"), ("uuid:", "empty"), ("mac:zz", "invalid-mac")] {
@@ -165,7 +165,7 @@ async fn bodies_that_ask_for_what_cannot_be() {
 }
 
 #[tokio::test]
-async fn a_name_that_becomes_ambiguous_while_its_lease_is_queued_waits_until_it_is_not() {
+async fn a_queued_lease_waits_while_its_machine_name_is_ambiguous() {
     let lab = lab().await;
     let name_of = |id: &str| lab.control().look(|world| world.machine(id).unwrap().name.clone());
     let rename = |id: &str, name: &str| {
@@ -183,7 +183,7 @@ async fn a_name_that_becomes_ambiguous_while_its_lease_is_queued_waits_until_it_
     assert_eq!(
         lab.get(&lease_path(&waits, "")).await.json["state"],
         "queued",
-        "two machines go by the name"
+        "two machines have this name"
     );
     rename("18", &before);
     lab.wait_until(&lease_path(&waits, ""), |lease| lease["state"] == "active").await;
@@ -191,7 +191,7 @@ async fn a_name_that_becomes_ambiguous_while_its_lease_is_queued_waits_until_it_
 }
 
 #[tokio::test]
-async fn ends_and_waits_are_read_strictly() {
+async fn invalid_queries_of_ends_and_waits_are_rejected() {
     let lab = lab().await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "5m"})).await;
     let end = async |query: &str, header: &str| {
@@ -217,17 +217,17 @@ async fn ends_and_waits_are_read_strictly() {
     assert_eq!(
         lab.get(&lease_path(&lease, "")).await.json["state"],
         "active",
-        "nothing of that ended it"
+        "an invalid request ended the lease"
     );
     let waited = end("?wait=20s&reason=done", &lease_header(&lease)).await.expect(200);
     assert!(waited.header("otter-wait").is_some());
     assert_eq!((waited.str("state"), &waited.json["end"]["detail"]), ("released", &json!("done")));
     let again = end("?wait=20s", &lease_header(&lease)).await.expect(200);
-    assert_eq!(again.json, waited.json, "twice is the same");
+    assert_eq!(again.json, waited.json, "a repeat returns the same lease");
 }
 
 #[tokio::test]
-async fn a_wait_for_a_release_whose_time_is_up_says_so_and_the_release_goes_on() {
+async fn a_wait_for_a_release_times_out_and_the_release_continues() {
     let lab = Lab::stepped().await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "5m"})).await;
     lab.control().mutate(|world| {
@@ -242,8 +242,8 @@ async fn a_wait_for_a_release_whose_time_is_up_says_so_and_the_release_goes_on()
         None,
     )
     .await;
-    let told = waited.problem(504, "wait-timeout");
-    assert_eq!(told.json["lease"], lease["id"]);
+    let problem = waited.problem(504, "wait-timeout");
+    assert_eq!(problem.json["lease"], lease["id"]);
     let task = lab.wait_for_machine_task("16").await;
     assert_eq!(
         lab.machine(STAGING).await["not_free_because"],
@@ -256,7 +256,7 @@ async fn a_wait_for_a_release_whose_time_is_up_says_so_and_the_release_goes_on()
     assert_eq!(
         waiting.await.unwrap().expect(200).json["lease"],
         Value::Null,
-        "free once it is nobody's"
+        "the machine is free before its lease has ended"
     );
     lab.wait_until(&lease_path(&lease, ""), |lease| lease["state"] == "released").await;
     assert_eq!(lab.machine(STAGING).await["free"], true);

@@ -1,4 +1,4 @@
-//! Who does not hold a machine does not change it, and who held it does not any more.
+//! Only the holder of a leased machine can change it, and only during the lease.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::harness::{Answer, Lab, eventually, machine_path};
 
-/// Every call that changes the machine, in an order in which all of them can be done.
+/// Every call that changes the machine, in an order in which all of them succeed.
 fn changes() -> Vec<(Method, String, Option<Value>)> {
     let on = |rest: &str| machine_path(STAGING, rest);
     let of = |name: &str, rest: &str| on(&format!("/snapshots/{name}{rest}"));
@@ -28,8 +28,8 @@ fn changes() -> Vec<(Method, String, Option<Value>)> {
     ]
 }
 
-/// How often the host was asked to change anything.
-fn changed(lab: &Lab) -> BTreeMap<String, u64> {
+/// The number of calls that change something, by method of the host.
+fn host_changes(lab: &Lab) -> BTreeMap<String, u64> {
     let mut calls = lab.control().all_calls();
     calls.retain(|method, _| {
         method.ends_with("_Task")
@@ -72,7 +72,7 @@ fn question(lab: &Lab) {
 }
 
 #[tokio::test]
-async fn nothing_of_a_leased_machine_is_changed_without_its_lease() {
+async fn every_change_of_a_leased_machine_needs_its_lease() {
     let lab = lab().await;
     let body = json!({"select": {"name": STAGING}, "ttl": "30m", "holder": "nightly 7"});
     let lease = granted_lease(&lab, body).await;
@@ -88,7 +88,7 @@ async fn nothing_of_a_leased_machine_is_changed_without_its_lease() {
             lab.wait_for_field("16", "free", json!(false)).await;
             lab.wait_until("/v1/machines/16", |machine| !machine["question"].is_null()).await;
         }
-        let before = changed(&lab);
+        let before = host_changes(&lab);
         let refused = call(&lab, &change, &[]).await.problem(423, "machine-leased");
         assert_eq!(
             (&refused.json["lease"], refused.str("retry")),
@@ -96,22 +96,21 @@ async fn nothing_of_a_leased_machine_is_changed_without_its_lease() {
             "{}",
             refused.text
         );
-        let told = refused.str("detail");
-        assert!(told.contains("nightly 7") && told.contains(expires), "{told}");
+        let detail = refused.str("detail");
+        assert!(detail.contains("nightly 7") && detail.contains(expires), "{detail}");
         for header in [&foreign, &wrong] {
             call(&lab, &change, &[("otter-lease", header)]).await.problem(423, "machine-leased");
         }
-        assert_eq!(changed(&lab), before, "{change:?}");
+        assert_eq!(host_changes(&lab), before, "{change:?}");
         let done = call(&lab, &change, &[("otter-lease", &mine)]).await.expect(200);
         assert_eq!(done.header("otter-lease-expires"), Some(expires));
-        assert_ne!(changed(&lab), before, "{change:?}");
+        assert_ne!(host_changes(&lab), before, "{change:?}");
     }
     end_lease(&lab, &lease).await;
 }
 
 #[tokio::test]
-async fn a_late_call_is_told_that_its_lease_has_ended_and_does_nothing_whoever_holds_the_machine_now()
- {
+async fn a_call_with_an_ended_lease_is_rejected_also_if_another_lease_holds_the_machine() {
     let lab = lab().await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     end_lease(&lab, &lease).await;
@@ -119,23 +118,23 @@ async fn a_late_call_is_told_that_its_lease_has_ended_and_does_nothing_whoever_h
         if other_holds {
             granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
         }
-        let before = changed(&lab);
+        let before = host_changes(&lab);
         for change in changes().into_iter().filter(|change| !change.1.contains("new")) {
             let late = [("otter-lease", &*lease_header(&lease))];
             let late = call(&lab, &change, &late).await;
-            // Where nothing is asked there is nothing to answer.
+            // The machine has no question, so an answer fails first.
             if !(change.1.contains("/answer") && late.status == 409) {
                 let late = late.problem(423, "lease-ended");
                 assert_eq!(late.json["lease"], lease["id"]);
                 assert_eq!(late.header("otter-lease-expires"), None);
             }
         }
-        assert_eq!(changed(&lab), before);
+        assert_eq!(host_changes(&lab), before);
     }
 }
 
 #[tokio::test]
-async fn what_an_operator_does_over_a_lease_is_recorded_once_and_only_if_it_was_taken() {
+async fn an_override_is_recorded_once_and_only_if_its_job_was_accepted() {
     let lab = lab().await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     let on =
@@ -158,12 +157,12 @@ async fn what_an_operator_does_over_a_lease_is_recorded_once_and_only_if_it_was_
     assert_eq!(call(&lab, &on, &over).await.expect(200).json["id"], job["id"]);
     let warned = lab.get(&lease_path(&lease, "")).await.expect(200).json;
     assert_eq!(warned["warnings"].as_array().unwrap().len(), 1, "{warned}");
-    let told = warned["warnings"][0].as_str().unwrap();
-    assert!(told.contains("anonymous") && told.contains("the lab burns"), "{told}");
+    let warning = warned["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("anonymous") && warning.contains("the lab burns"), "{warning}");
     let last = warned["history"].as_array().unwrap().last().unwrap();
     assert!(last["what"].as_str().unwrap().contains("the lab burns"), "{warned}");
     assert_eq!(warned["state"], "active");
-    // Its own lease counts before a word about another's.
+    // If a call has both headers, the lease counts.
     let both = [("otter-override", "or not"), ("otter-lease", &*lease_header(&lease))];
     assert_eq!(call(&lab, &on, &both).await.expect(200).json["lease"], lease["id"]);
     assert_eq!(
@@ -173,7 +172,7 @@ async fn what_an_operator_does_over_a_lease_is_recorded_once_and_only_if_it_was_
 }
 
 #[tokio::test]
-async fn every_answer_to_a_call_that_shows_its_lease_says_when_that_ends() {
+async fn every_response_to_a_call_with_a_lease_has_its_expiry() {
     let lab = lab().await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     let header = lease_header(&lease);
@@ -203,7 +202,7 @@ async fn every_answer_to_a_call_that_shows_its_lease_says_when_that_ends() {
         let answer = with_lease(&lab, method, &path, &header, body).await.expect(status);
         assert_eq!(answer.header("otter-lease-expires"), lease["expires_at"].as_str(), "{path}");
     }
-    // It is no error to read with a lease that is none.
+    // A read with an invalid lease header succeeds.
     let read = with_lease(&lab, Method::GET, &machine_path(STAGING, ""), "nonsense", None)
         .await
         .expect(200);
@@ -211,8 +210,7 @@ async fn every_answer_to_a_call_that_shows_its_lease_says_when_that_ends() {
 }
 
 #[tokio::test]
-async fn a_machine_that_is_renamed_or_powered_by_hand_stays_its_holders_and_is_off_and_free_afterwards()
- {
+async fn a_rename_and_a_power_change_on_the_host_do_not_end_the_lease() {
     let lab = lab().await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     lab.control().mutate(|world| {
@@ -231,10 +229,9 @@ async fn a_machine_that_is_renamed_or_powered_by_hand_stays_its_holders_and_is_o
     assert_eq!((&free["power_state"], &free["free"]), (&json!("off"), &json!(true)));
 }
 
-/// What a holder leaves in whatever state: its release makes it free, or it is set aside and says
-/// why.
+/// The release cannot power off a suspended machine, so otter quarantines it.
 #[tokio::test]
-async fn a_machine_that_its_holder_suspended_is_never_free_as_it_is() {
+async fn a_machine_that_its_holder_suspended_is_quarantined() {
     let lab = lab().await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     for action in ["on", "suspend"] {
@@ -251,7 +248,7 @@ async fn a_machine_that_its_holder_suspended_is_never_free_as_it_is() {
 }
 
 #[tokio::test]
-async fn waiters_of_a_lease_that_is_taken_away_hear_of_it_at_once() {
+async fn a_revoke_ends_the_waits_for_the_lease_at_once() {
     let lab = Lab::stepped().await;
     let prepare = json!({"snapshot": "installed", "power": "on"});
     let preparing =
@@ -259,7 +256,7 @@ async fn waiters_of_a_lease_that_is_taken_away_hear_of_it_at_once() {
             .await;
     let queued = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
     let queued = request_lease(&lab, queued).await.expect(202).json;
-    // The one that waits first, or it would be granted what the other gives back.
+    // The queued lease is first, because it would be granted the machine of the other one.
     for lease in [&queued, &preparing] {
         let waiting = tokio::spawn(Answer::from_request(
             lab.request(Method::GET, &lease_path(lease, "/wait?wait=14s")),
@@ -271,7 +268,7 @@ async fn waiters_of_a_lease_that_is_taken_away_hear_of_it_at_once() {
             (&revoked["end"]["reason"], &revoked["end"]["detail"]),
             (&json!("revoked"), &json!("mine"))
         );
-        // The preparation's task has to end before the release begins.
+        // The release begins after the task of the preparation has ended.
         let stepping = async {
             eventually("the lease to end", async || {
                 lab.control().step_tasks();
@@ -280,10 +277,10 @@ async fn waiters_of_a_lease_that_is_taken_away_hear_of_it_at_once() {
             .await;
         };
         stepping.await;
-        let told = waiting.await.unwrap().problem(409, "lease-failed");
-        assert!(told.str("detail").contains("revoked"), "{}", told.text);
+        let problem = waiting.await.unwrap().problem(409, "lease-failed");
+        assert!(problem.str("detail").contains("revoked"), "{}", problem.text);
     }
     assert_eq!(lab.machine(STAGING).await["free"], true);
     let calls = lab.control().calls("PowerOnVM_Task");
-    assert_eq!(calls, 0, "a preparation that was cancelled goes no further");
+    assert_eq!(calls, 0, "a cancelled preparation makes no further call");
 }

@@ -1,4 +1,4 @@
-//! Leases over HTTP: granted, queued, prepared, enforced, renewed, given back, and never to two.
+//! Leases over HTTP: requests, the queue, preparations, releases, renewals and quarantines.
 
 mod expiry;
 mod fields;
@@ -57,7 +57,7 @@ async fn granted_lease(lab: &Lab, body: Value) -> Value {
     request_lease(lab, body).await.expect(201).json
 }
 
-/// The header that shows a lease.
+/// The value of the `Otter-Lease` header for a lease.
 fn lease_header(lease: &Value) -> String {
     format!("{}.{}", lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap())
 }
@@ -86,7 +86,7 @@ async fn end_lease(lab: &Lab, lease: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_machine_is_taken_changed_and_given_back_off_and_free() {
+async fn a_machine_is_leased_changed_and_released_off_and_free() {
     let lab = lab().await;
     let lease = granted_lease(
         &lab,
@@ -102,7 +102,7 @@ async fn a_machine_is_taken_changed_and_given_back_off_and_free() {
     assert_eq!(seen["lease"]["holder"], "nightly 7");
     assert_eq!(seen["lease"]["expires_at"], lease["expires_at"]);
     let read = lab.get(&lease_path(&lease, "")).await.expect(200).json;
-    assert_eq!(read["secret"], Value::Null, "shown to who asked alone");
+    assert_eq!(read["secret"], Value::Null, "only the response to the request has the secret");
 
     let on = machine_path(STAGING, "/power?wait=20s");
     let refused = lab.post(&on, json!({"action": "on"})).await.problem(423, "machine-leased");
@@ -135,8 +135,8 @@ async fn a_machine_is_taken_changed_and_given_back_off_and_free() {
         with_lease(&lab, Method::DELETE, &lease_path(&lease, ""), &lease_header(&lease), None)
             .await
             .expect(200);
-    assert_eq!(again.json["state"], "released", "the same answer");
-    // A late call has no effect.
+    assert_eq!(again.json["state"], "released", "a repeat returns the same lease");
+    // A call after the end of the lease has no effect.
     let late =
         with_lease(&lab, Method::POST, &on, &lease_header(&lease), Some(json!({"action": "on"})))
             .await;
@@ -185,7 +185,7 @@ async fn a_machine_is_prepared_before_its_lease_is_active() {
 }
 
 #[tokio::test]
-async fn a_lease_that_is_given_back_while_its_machine_is_prepared_leaves_it_off_and_free() {
+async fn a_lease_that_ends_during_its_preparation_leaves_the_machine_off_and_free() {
     let lab = lab().await;
     let lease = granted_lease(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await;
     assert_eq!(end_lease(&lab, &lease).await["state"], "released");
@@ -194,15 +194,15 @@ async fn a_lease_that_is_given_back_while_its_machine_is_prepared_leaves_it_off_
 }
 
 #[tokio::test]
-async fn who_comes_later_waits_in_order_and_gets_the_machine() {
+async fn queued_leases_get_the_machine_in_order_of_arrival() {
     let lab = lab().await;
     let first = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     request_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"}))
         .await
         .problem(409, "no-free-machine");
-    let wanted = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
-    let second = request_lease(&lab, wanted.clone()).await.expect(202).json;
-    let third = request_lease(&lab, wanted).await.expect(202).json;
+    let body = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
+    let second = request_lease(&lab, body.clone()).await.expect(202).json;
+    let third = request_lease(&lab, body).await.expect(202).json;
     assert_eq!(
         (&second["position"], &third["position"], &third["state"]),
         (&json!(0), &json!(1), &json!("queued"))
@@ -213,7 +213,7 @@ async fn who_comes_later_waits_in_order_and_gets_the_machine() {
     end_lease(&lab, &first).await;
     let active = waiting.await.unwrap().expect(200).json;
     assert_eq!((&active["machine_name"], &active["fence"]), (&json!(STAGING), &json!(2)));
-    // A deleted waiter is gone at once and blocks nobody.
+    // A queued lease ends at once.
     let deleted = lab
         .request(Method::DELETE, &lease_path(&third, ""))
         .header("otter-lease", lease_header(&third));
@@ -222,12 +222,12 @@ async fn who_comes_later_waits_in_order_and_gets_the_machine() {
 }
 
 #[tokio::test]
-async fn a_deleted_waiter_does_not_block_the_queue() {
+async fn an_ended_lease_does_not_block_the_queue() {
     let lab = lab().await;
     let first = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
-    let wanted = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
-    let deleted = request_lease(&lab, wanted.clone()).await.expect(202).json;
-    let next = request_lease(&lab, wanted).await.expect(202).json;
+    let body = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
+    let deleted = request_lease(&lab, body.clone()).await.expect(202).json;
+    let next = request_lease(&lab, body).await.expect(202).json;
     assert_eq!(end_lease(&lab, &deleted).await["state"], "released");
     assert_eq!(lab.get(&lease_path(&next, "")).await.json["position"], 0);
     end_lease(&lab, &first).await;
@@ -236,20 +236,20 @@ async fn a_deleted_waiter_does_not_block_the_queue() {
 }
 
 #[tokio::test]
-async fn a_head_that_fits_nothing_now_does_not_block_the_others() {
+async fn a_queued_lease_without_a_free_match_does_not_block_later_ones() {
     let lab = lab().await;
     let holding = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     let other = granted_lease(&lab, json!({"select": {"machine": "18"}, "ttl": "30m"})).await;
     let queued = async |machine: &str| {
-        let wanted = json!({"select": {"machine": machine}, "ttl": "30m", "queue_for": "10m"});
-        request_lease(&lab, wanted).await.expect(202).json
+        let body = json!({"select": {"machine": machine}, "ttl": "30m", "queue_for": "10m"});
+        request_lease(&lab, body).await.expect(202).json
     };
     let head = queued("16").await;
     let behind = queued("18").await;
     end_lease(&lab, &other).await;
     let active = lab.get(&lease_path(&behind, "/wait?wait=14s")).await.expect(200).json;
     assert_eq!(active["machine"], "18");
-    // Who comes now and fits what is free at once need not queue behind it either.
+    // A new request that a free machine matches is granted at once.
     assert_eq!(
         granted_lease(&lab, json!({"select": {"machine": "32"}, "ttl": "30m"})).await["machine"],
         "32"
@@ -264,7 +264,7 @@ async fn a_head_that_fits_nothing_now_does_not_block_the_others() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_got_again_by_its_key() {
+async fn a_repeat_with_the_key_returns_the_first_response() {
     let lab = lab().await;
     let body = json!({"select": {"name": STAGING}, "ttl": "30m"});
     let key = [("idempotency-key", "ci/7"), ("otter-reference", "https://ci/7")];
@@ -281,17 +281,17 @@ async fn a_lost_answer_is_got_again_by_its_key() {
     let found =
         lab.get("/v1/leases?reference=https%3A%2F%2Fci%2F7&state=active").await.expect(200).json;
     assert_eq!(found["items"][0]["id"], first.json["id"]);
-    for none in ["state=queued", "holder=nobody", "pool=ready", "machine=16&state=queued"] {
+    for query in ["state=queued", "holder=nobody", "pool=ready", "machine=16&state=queued"] {
         assert_eq!(
-            lab.get(&format!("/v1/leases?{none}")).await.expect(200).json["items"],
+            lab.get(&format!("/v1/leases?{query}")).await.expect(200).json["items"],
             json!([]),
-            "{none}"
+            "{query}"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_who_ask_at_once_no_two_get_one_machine() {
+async fn of_many_simultaneous_requests_no_two_get_one_machine() {
     let lab = lab().await;
     let asked = (0..40).map(|_| {
         let request = lab.request(Method::POST, "/v1/leases");
@@ -316,7 +316,7 @@ async fn of_many_who_ask_at_once_no_two_get_one_machine() {
 }
 
 #[tokio::test]
-async fn a_failed_preparation_sets_the_machine_aside_and_fails_the_lease() {
+async fn a_failed_preparation_quarantines_the_machine_and_fails_the_lease() {
     let lab = lab().await;
     lab.control().fail_next_task("RevertToSnapshot_Task", Fault::new("NoDiskSpace", "Full."));
     let lease = granted_lease(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await;
@@ -339,7 +339,7 @@ async fn a_failed_preparation_sets_the_machine_aside_and_fails_the_lease() {
 }
 
 #[tokio::test]
-async fn a_failed_release_sets_the_machine_aside() {
+async fn a_failed_release_quarantines_the_machine() {
     let lab = lab().await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     let on = machine_path(STAGING, "/power?wait=20s");
@@ -358,7 +358,7 @@ async fn a_failed_release_sets_the_machine_aside() {
 }
 
 #[tokio::test]
-async fn an_operator_sets_aside_acts_over_and_revokes() {
+async fn an_operator_quarantines_overrides_and_revokes() {
     let lab = lab().await;
     let put = lab
         .request(Method::PUT, &machine_path("qubes-4.3-nightly", "/quarantine"))
@@ -387,7 +387,7 @@ async fn an_operator_sets_aside_acts_over_and_revokes() {
 }
 
 #[tokio::test]
-async fn a_revoke_ends_the_old_holders_jobs_and_waits_before_the_release_begins() {
+async fn a_release_begins_after_the_jobs_of_the_lease_have_ended() {
     let lab = Lab::stepped().await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     let on = machine_path(STAGING, "/power");
@@ -425,7 +425,7 @@ async fn a_revoke_ends_the_old_holders_jobs_and_waits_before_the_release_begins(
 }
 
 #[tokio::test]
-async fn time_runs_out_and_renewals_hold_it_off() {
+async fn a_lease_expires_and_a_renewal_postpones_it() {
     let lab = lab().await;
     let mut stream = EventStream::open(&lab, "?types=lease.changed").await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "1s"})).await;
@@ -443,51 +443,54 @@ async fn time_runs_out_and_renewals_hold_it_off() {
     lab.wait_until(&lease_path(&lease, ""), |lease| lease["state"] == "expired").await;
     assert_eq!(lab.machine(STAGING).await["free"], true);
     let id = lease["id"].as_str().unwrap();
-    let told = stream.until(|told| told.json["object"]["state"] == "expired").await;
-    let states: BTreeSet<&str> = told
+    let events = stream.until(|event| event.json["object"]["state"] == "expired").await;
+    let states: BTreeSet<&str> = events
         .iter()
-        .filter(|told| told.is_about("lease.changed", id))
-        .map(|told| told.json["object"]["state"].as_str().unwrap())
+        .filter(|event| event.is_about("lease.changed", id))
+        .map(|event| event.json["object"]["state"].as_str().unwrap())
         .collect();
     assert!(states.contains("active") && states.contains("releasing"), "{states:?}");
-    assert!(told.iter().all(|told| told.json["object"]["secret"].is_null()));
+    assert!(events.iter().all(|event| event.json["object"]["secret"].is_null()));
 }
 
 #[tokio::test]
-async fn a_machine_that_vanishes_ends_its_lease_and_comes_back_set_aside() {
+async fn a_removed_machine_ends_its_lease_and_is_quarantined_when_it_returns() {
     let lab = lab().await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
-    let kept = lab.control().mutate(|world| {
-        let kept = world.machine("16").unwrap().clone();
+    let removed = lab.control().mutate(|world| {
+        let removed = world.machine("16").unwrap().clone();
         world.remove_machine("16");
-        kept
+        removed
     });
     lab.wait_until(&lease_path(&lease, ""), |lease| lease["state"] == "failed").await;
     assert_eq!(lab.get(&lease_path(&lease, "")).await.json["end"]["reason"], "machine-gone");
-    // Under another id it is still that machine.
+    // The machine returns under another id with the same identity.
     lab.control().mutate(|world| {
-        let mut back = kept;
-        back.id = "99".to_owned();
-        back.snapshots.clear();
-        back.current_snapshot = None;
-        world.add_machine(back);
+        let mut returned = removed;
+        returned.id = "99".to_owned();
+        returned.snapshots.clear();
+        returned.current_snapshot = None;
+        world.add_machine(returned);
     });
     lab.wait_until("/v1/machines/99", |machine| {
         machine["not_free_because"] == json!(["quarantined"])
     })
     .await;
     let seen = lab.get("/v1/machines/99").await.json;
-    assert!(seen["quarantine"]["reason"].as_str().unwrap().contains("vanished"), "{seen}");
+    assert!(
+        seen["quarantine"]["reason"].as_str().unwrap().contains("removed from the host"),
+        "{seen}"
+    );
     request_lease(&lab, json!({"select": {"machine": "99"}, "ttl": "1m"}))
         .await
         .problem(409, "no-free-machine");
 }
 
 #[tokio::test]
-async fn what_cannot_be_is_refused_at_once_and_by_place() {
+async fn an_invalid_request_is_rejected_with_the_field() {
     let lab = lab().await;
-    let refused = async |body: Value, place: &str, code: &str| {
-        request_lease(&lab, body).await.problem(400, "invalid-request").points_at(place, code);
+    let refused = async |body: Value, pointer: &str, code: &str| {
+        request_lease(&lab, body).await.problem(400, "invalid-request").points_at(pointer, code);
     };
     let good = json!({"name": STAGING});
     refused(json!({"select": {}, "ttl": "1m"}), "/select", "empty").await;
@@ -525,13 +528,13 @@ async fn what_cannot_be_is_refused_at_once_and_by_place() {
         .await
         .problem(400, "invalid-request");
     request_lease(&lab, json!({"ttl": "1m"})).await.problem(400, "invalid-request");
-    for never in [
+    for select in [
         json!({"name": "windows-95"}),
         json!({"pool": "none"}),
         json!({"machine": "999"}),
         json!({"name": "golden-debian-12"}),
     ] {
-        request_lease(&lab, json!({"select": never, "ttl": "1m", "queue_for": "10m"}))
+        request_lease(&lab, json!({"select": select, "ttl": "1m", "queue_for": "10m"}))
             .await
             .problem(409, "no-free-machine");
     }
@@ -570,7 +573,7 @@ async fn what_cannot_be_is_refused_at_once_and_by_place() {
     lab.get("/v1/leases?cursor=x").await.problem(400, "invalid-cursor");
     let keep = json!({"select": good, "ttl": "1m", "release": {"power": "keep"}});
     request_lease(&lab, keep).await.problem(409, "no-free-machine");
-    eventually("the lease to be there still", async || {
+    eventually("the lease to be active", async || {
         lab.get(&lease_path(&lease, "")).await.json["state"] == "active"
     })
     .await;

@@ -1,5 +1,4 @@
-//! Pools, protection and quarantine: what is granted in which order, what never, and what is told
-//! of it.
+//! Pools, protected machines and quarantines.
 
 use otter::app::Settings;
 use reqwest::Method;
@@ -19,12 +18,12 @@ async fn pool(lab: &Lab, name: &str) -> Value {
     items.iter().find(|pool| pool["name"] == name).cloned().unwrap_or_default()
 }
 
-async fn aside(lab: &Lab, name: &str, body: Value) -> Answer {
+async fn quarantine(lab: &Lab, name: &str, body: Value) -> Answer {
     Answer::from_request(lab.request(Method::PUT, &machine_path(name, "/quarantine")).json(&body))
         .await
 }
 
-async fn cleared(lab: &Lab, name: &str) -> Value {
+async fn clear_quarantine(lab: &Lab, name: &str) -> Value {
     Answer::from_request(lab.request(Method::DELETE, &machine_path(name, "/quarantine")))
         .await
         .expect(200)
@@ -32,13 +31,10 @@ async fn cleared(lab: &Lab, name: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_line_of_the_annotation_puts_a_machine_into_a_pool_and_pools_count() {
+async fn an_annotation_puts_a_machine_into_a_pool_and_pools_have_counts() {
     let lab = lab().await;
     for id in ["16", "18", "32"] {
-        lab.annotate(
-            id,
-            "What it is for.\n  otter.pool: nightly \notter.pool:other\nsee otter.pool: none",
-        );
+        lab.annotate(id, "A note.\n  otter.pool: nightly \notter.pool:other\nsee otter.pool: none");
         lab.wait_until(&format!("/v1/machines/{id}"), |machine| {
             machine["pools"].as_array().unwrap().len() > 1
         })
@@ -58,7 +54,7 @@ async fn a_line_of_the_annotation_puts_a_machine_into_a_pool_and_pools_count() {
     )
     .await;
     assert_eq!((&lease["pool"], &lease["machine"]), (&json!("nightly"), &json!("32")));
-    aside(&lab, STAGING, json!({"reason": "its disk"})).await.expect(200);
+    quarantine(&lab, STAGING, json!({"reason": "its disk"})).await.expect(200);
     granted_lease(&lab, json!({"select": {"pool": "nightly"}, "ttl": "5m"})).await;
     let waiting = json!({"select": {"pool": "nightly"}, "ttl": "5m", "queue_for": "5m"});
     request_lease(&lab, waiting).await.expect(202);
@@ -68,7 +64,7 @@ async fn a_line_of_the_annotation_puts_a_machine_into_a_pool_and_pools_count() {
     assert_eq!(
         lab.get(&lease_path(&lease, "")).await.json["state"],
         "active",
-        "it stays its holder's"
+        "a machine that leaves its pool stays leased"
     );
     assert_eq!(count(&pool(&lab, "nightly").await), [2, 0, 1, 1, 1]);
 }
@@ -76,10 +72,10 @@ async fn a_line_of_the_annotation_puts_a_machine_into_a_pool_and_pools_count() {
 #[tokio::test]
 async fn the_machine_whose_last_lease_ended_longest_ago_is_granted_first() {
     let lab = lab().await;
-    let wanted = json!({"select": {"name": "qubes-4", "pool": "qubes"}, "ttl": "5m"});
+    let body = json!({"select": {"name": "qubes-4", "pool": "qubes"}, "ttl": "5m"});
     let mut names = Vec::new();
     for _ in 0..4 {
-        let lease = granted_lease(&lab, wanted.clone()).await;
+        let lease = granted_lease(&lab, body.clone()).await;
         names.push(lease["machine_name"].as_str().unwrap().to_owned());
         end_lease(&lab, &lease).await;
     }
@@ -87,32 +83,39 @@ async fn the_machine_whose_last_lease_ended_longest_ago_is_granted_first() {
 }
 
 #[tokio::test]
-async fn what_is_set_aside_is_not_granted_until_it_is_taken_back() {
+async fn a_quarantined_machine_is_not_granted_until_the_quarantine_is_lifted() {
     let lab = lab().await;
-    for (body, place, code) in [
+    for (body, pointer, code) in [
         (json!({"reason": ""}), "/reason", "out-of-range"),
         (json!({"reason": " \t "}), "/reason", "out-of-range"),
         (json!({"reason": "x".repeat(513)}), "/reason", "out-of-range"),
         (json!({}), "/reason", "missing"),
         (json!({"reason": "x", "until": "1h"}), "/until", "unknown-field"),
     ] {
-        aside(&lab, STAGING, body).await.problem(400, "invalid-request").points_at(place, code);
+        quarantine(&lab, STAGING, body)
+            .await
+            .problem(400, "invalid-request")
+            .points_at(pointer, code);
     }
-    aside(&lab, "none", json!({"reason": "x"})).await.problem(404, "not-found");
-    let first = aside(&lab, STAGING, json!({"reason": "one"})).await.expect(200).json;
+    quarantine(&lab, "none", json!({"reason": "x"})).await.problem(404, "not-found");
+    let first = quarantine(&lab, STAGING, json!({"reason": "one"})).await.expect(200).json;
     assert_eq!(
         (&first["free"], &first["not_free_because"]),
         (&json!(false), &json!(["quarantined"]))
     );
-    let second = aside(&lab, STAGING, json!({"reason": "two"})).await.expect(200).json;
+    let second = quarantine(&lab, STAGING, json!({"reason": "two"})).await.expect(200).json;
     assert_eq!(second["quarantine"]["reason"], "two");
     let waiting = json!({"select": {"name": STAGING}, "ttl": "5m", "queue_for": "5m"});
     let waiting = request_lease(&lab, waiting).await.expect(202).json;
-    assert_eq!(cleared(&lab, STAGING).await["quarantine"], Value::Null);
-    assert_eq!(cleared(&lab, STAGING).await["quarantine"], Value::Null, "the same answer");
+    assert_eq!(clear_quarantine(&lab, STAGING).await["quarantine"], Value::Null);
+    assert_eq!(
+        clear_quarantine(&lab, STAGING).await["quarantine"],
+        Value::Null,
+        "a repeat returns the same machine"
+    );
     lab.wait_until(&lease_path(&waiting, ""), |lease| lease["state"] == "active").await;
-    // Set aside while it is held, it stays its holder's, and is not granted after.
-    aside(&lab, STAGING, json!({"reason": "three"})).await.expect(200);
+    // A quarantine does not end a lease. The machine is not granted after the lease.
+    quarantine(&lab, STAGING, json!({"reason": "three"})).await.expect(200);
     let on = machine_path(STAGING, "/power?wait=20s");
     with_lease(&lab, Method::POST, &on, &lease_header(&waiting), Some(json!({"action": "on"})))
         .await
@@ -130,10 +133,10 @@ async fn what_is_set_aside_is_not_granted_until_it_is_taken_back() {
 }
 
 #[tokio::test]
-async fn protected_machines_and_templates_are_never_granted_whatever_they_are_asked_by() {
+async fn protected_machines_and_templates_are_never_granted() {
     let lab = Lab::with_settings(|settings: &mut Settings| {
         with_pools(settings);
-        // To the letter, and by id.
+        // Patterns match the exact case, and ids match as well.
         settings.protection.protected =
             ["golden-*", "QUBES-4.3*", "16"].map(str::to_owned).to_vec();
     })
@@ -142,7 +145,7 @@ async fn protected_machines_and_templates_are_never_granted_whatever_they_are_as
     lab.annotate("43", "otter.pool: gold");
     lab.wait_until("/v1/pools", |pools| pools["items"].to_string().contains("gold")).await;
     lab.wait_until("/v1/machines/43", |machine| machine["pools"] == json!(["gold"])).await;
-    for never in [
+    for select in [
         json!({"machine": "42"}),
         json!({"machine": "name:golden-debian-12"}),
         json!({"name": "golden-d"}),
@@ -151,7 +154,7 @@ async fn protected_machines_and_templates_are_never_granted_whatever_they_are_as
         json!({"name": STAGING}),
         json!({"machine": "43"}),
     ] {
-        let body = json!({"select": never, "ttl": "1m", "queue_for": "10m"});
+        let body = json!({"select": select, "ttl": "1m", "queue_for": "10m"});
         request_lease(&lab, body).await.problem(409, "no-free-machine");
     }
     let gold = pool(&lab, "gold").await;
@@ -160,11 +163,13 @@ async fn protected_machines_and_templates_are_never_granted_whatever_they_are_as
 }
 
 #[tokio::test]
-async fn a_preparation_that_failed_is_made_good_on_another_machine() {
+async fn after_a_failed_preparation_another_machine_is_granted() {
     let lab = lab().await;
     let fault = otter::simulator::Fault::new("NoDiskSpace", "Full.");
     lab.control().fail_next_task("PowerOnVM_Task", fault);
-    let body = json!({"select": {"name": "qubes-4", "pool": "qubes"}, "ttl": "5m", "queue_for": "1m", "prepare": {"power": "on"}});
+    let select = json!({"name": "qubes-4", "pool": "qubes"});
+    let prepare = json!({"power": "on"});
+    let body = json!({"select": select, "ttl": "5m", "queue_for": "1m", "prepare": prepare});
     let lease = granted_lease(&lab, body).await;
     assert_eq!(lease["machine_name"], STAGING);
     let active = lab.get(&lease_path(&lease, "/wait?wait=20s")).await.expect(200).json;
@@ -186,11 +191,10 @@ async fn a_preparation_that_failed_is_made_good_on_another_machine() {
 }
 
 #[tokio::test]
-async fn only_a_machine_that_has_the_asked_snapshots_is_granted() {
+async fn only_a_machine_with_the_required_snapshots_is_granted() {
     let lab = lab().await;
-    // `updated` is on the first of the two, `clean/empty` on the second; nothing is wrong with the
-    // other.
-    let wanted = |how: &str, snapshot: &str| {
+    // The first of the two machines has `updated`, the second has `clean/empty`. Both are free.
+    let body = |how: &str, snapshot: &str| {
         let mut body =
             json!({"select": {"name": "qubes-4", "pool": "qubes"}, "ttl": "5m", "queue_for": "1m"});
         body[how] = json!({"snapshot": snapshot});
@@ -202,13 +206,13 @@ async fn only_a_machine_that_has_the_asked_snapshots_is_granted() {
         ("release", "clean/empty", "18"),
         ("release", "updated", "16"),
     ] {
-        let lease = granted_lease(&lab, wanted(how, snapshot)).await;
+        let lease = granted_lease(&lab, body(how, snapshot)).await;
         assert_eq!(lease["machine"], id, "{how} {snapshot}");
         lab.get(&lease_path(&lease, "/wait?wait=20s")).await.expect(200);
         end_lease(&lab, &lease).await;
     }
     for how in ["prepare", "release"] {
-        request_lease(&lab, wanted(how, "no such")).await.problem(404, "not-found");
+        request_lease(&lab, body(how, "no such")).await.problem(404, "not-found");
     }
     for machine in [STAGING, NIGHTLY] {
         assert_eq!(lab.machine(machine).await["free"], true);
@@ -216,7 +220,7 @@ async fn only_a_machine_that_has_the_asked_snapshots_is_granted() {
 }
 
 #[tokio::test]
-async fn the_limit_of_a_pool_is_that_of_who_asks_for_the_pool() {
+async fn the_limit_of_a_pool_applies_to_leases_that_select_the_pool() {
     let lab = lab().await;
     for (select, longest) in [(json!({"pool": "qubes"}), "2h"), (json!({"name": STAGING}), "3h")] {
         let lease = granted_lease(&lab, json!({"select": select, "ttl": longest})).await;
@@ -240,11 +244,11 @@ async fn the_limit_of_a_pool_is_that_of_who_asks_for_the_pool() {
 }
 
 #[tokio::test]
-async fn a_lease_that_no_machine_fits_says_which_part_and_what_to_write() {
+async fn a_request_that_no_machine_matches_gets_the_field_and_a_hint() {
     let lab = lab().await;
     lab.annotate("32", "otter.pool: nightly");
     lab.wait_until("/v1/machines/32", |machine| machine["pools"] == json!(["nightly"])).await;
-    for (select, place, hint) in [
+    for (select, pointer, hint) in [
         (json!({"machine": STAGING}), "/select/machine", "write \"name:qubes-4.2-sdw-staging\""),
         (json!({"machine": "mac:02:00:00:00:00:99"}), "/select/machine", "No machine goes by"),
         (
@@ -267,13 +271,13 @@ async fn a_lease_that_no_machine_fits_says_which_part_and_what_to_write() {
         let refused = request_lease(&lab, body)
             .await
             .problem(409, "no-free-machine")
-            .points_at(place, "matches-none");
+            .points_at(pointer, "matches-none");
         assert!(refused.str("detail").contains(hint), "{hint} in {}", refused.text);
     }
 }
 
 #[tokio::test]
-async fn an_unknown_pool_in_a_filter_is_refused_with_those_that_exist() {
+async fn an_unknown_pool_in_a_filter_is_rejected_with_the_known_ones() {
     let lab = lab().await;
     lab.annotate("32", "otter.pool: nightly");
     lab.wait_until("/v1/machines/32", |machine| machine["pools"] == json!(["nightly"])).await;
@@ -284,22 +288,21 @@ async fn an_unknown_pool_in_a_filter_is_refused_with_those_that_exist() {
         assert!(refused.str("detail").contains("did you mean nightly?"), "{}", refused.text);
         assert_ne!(lab.get(&format!("{path}?pool=nightly")).await.status, 400, "{path}");
     }
-    // A pool that no machine is in any more is still known by the leases of it, and a machine that
-    // is gone too.
+    // While the store has their leases, a pool without machines and a removed machine are known.
     let lease = granted_lease(&lab, json!({"select": {"pool": "nightly"}, "ttl": "5m"})).await;
     end_lease(&lab, &lease).await;
     lab.control().mutate(|world| world.remove_machine("32"));
     lab.wait_until_gone("32").await;
     for filter in ["pool=nightly", "machine=32"] {
-        let kept = lab.get(&format!("/v1/leases?{filter}")).await.expect(200);
-        assert_eq!(kept.items("id").len(), 1, "{filter}: {}", kept.text);
+        let listed = lab.get(&format!("/v1/leases?{filter}")).await.expect(200);
+        assert_eq!(listed.items("id").len(), 1, "{filter}: {}", listed.text);
     }
     assert!(!lab.get("/v1/jobs?machine=32").await.expect(200).items("id").is_empty());
     lab.get("/v1/machines?pool=nightly").await.problem(400, "invalid-request");
 }
 
 #[tokio::test]
-async fn a_duration_that_is_a_number_is_told_how_to_write_it() {
+async fn a_duration_that_is_a_number_gets_a_hint() {
     let lab = lab().await;
     let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "5m"})).await;
     let renew = with_lease(
@@ -313,7 +316,7 @@ async fn a_duration_that_is_a_number_is_told_how_to_write_it() {
     let power =
         lab.post("/v1/machines/18/power", json!({"action": "shutdown", "force_after": 1800}));
     let select = json!({"name": NIGHTLY});
-    for (place, answer) in [
+    for (pointer, answer) in [
         ("/ttl", request_lease(&lab, json!({"select": select, "ttl": 1800})).await),
         (
             "/queue_for",
@@ -330,7 +333,7 @@ async fn a_duration_that_is_a_number_is_told_how_to_write_it() {
         ("/ttl", renew),
         ("/force_after", power.await),
     ] {
-        let refused = answer.problem(400, "invalid-request").points_at(place, "wrong-type");
+        let refused = answer.problem(400, "invalid-request").points_at(pointer, "wrong-type");
         assert!(refused.str("detail").contains("write \"30m\" or \"1800\""), "{}", refused.text);
     }
     let wrong = request_lease(&lab, json!({"select": select, "ttl": "5min"}))

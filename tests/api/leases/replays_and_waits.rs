@@ -1,4 +1,4 @@
-//! What the answers about leases say beside the lease: replays, and waits for what can never be.
+//! Repeated requests with an idempotency key, and waits that cannot succeed.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ async fn keyed(lab: &Lab, key: &str, body: &Value) -> Answer {
 }
 
 #[tokio::test]
-async fn a_repeat_says_that_it_is_one_and_all_that_the_first_said() {
+async fn a_repeat_is_marked_and_has_the_headers_of_the_first_response() {
     let lab = Lab::start().await;
     let body = json!({"select": {"machine": MACHINE}, "ttl": "10m", "queue_for": "10m"});
     let first = keyed(&lab, "a", &body).await.expect(201);
@@ -35,9 +35,9 @@ async fn a_repeat_says_that_it_is_one_and_all_that_the_first_said() {
     assert_eq!(again.header("location"), waits.header("location"));
 }
 
-/// However many ask with one key at one moment, there is one lease, and all but one are told of it.
+/// Simultaneous requests with one key make one lease, and all but one are marked as repeats.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_calls_at_one_moment_with_one_key_all_but_one_are_repeats() {
+async fn of_simultaneous_requests_with_one_key_all_but_one_are_repeats() {
     let lab = Lab::start().await;
     let body = json!({"select": {"name": "qubes"}, "ttl": "10m"});
     let calls = (0..20).map(|_| keyed(&lab, "same", &body));
@@ -55,7 +55,7 @@ async fn of_calls_at_one_moment_with_one_key_all_but_one_are_repeats() {
 }
 
 #[tokio::test]
-async fn a_wait_for_a_lease_that_is_being_released_answers_at_once() {
+async fn a_wait_for_a_lease_in_release_fails_at_once() {
     let lab = Lab::stepped().await;
     let body = json!({"select": {"machine": MACHINE}, "ttl": "10m", "prepare": {"power": "on"}});
     let lease = keyed(&lab, "a", &body).await.expect(201);
@@ -66,7 +66,7 @@ async fn a_wait_for_a_lease_that_is_being_released_answers_at_once() {
         lab.wait_for_machine_task(MACHINE).await;
         Answer::from_request(lab.request(Method::DELETE, &path)).await.expect(200);
     };
-    // The task on the host runs for as long as nobody steps it: the release has to wait for that.
+    // The release waits for the task on the host, which runs until the test steps it.
     let (waited, ()) = futures_util::future::join(waiting, giving_back).await;
     let failed = waited.problem(409, "lease-failed");
     assert!(failed.str("detail").contains("releasing"), "{}", failed.text);

@@ -1,4 +1,4 @@
-//! Who may do what with leases: viewers look, runners hold, operators rule.
+//! The rights of viewers, runners and operators.
 
 use otter::app::Settings;
 use otter::domain::pool::Pools;
@@ -13,9 +13,9 @@ async fn guarded() -> Guarded {
     let settings = |settings: &mut Settings| {
         with_pools(settings);
         let Pools(pools) = &mut settings.pools;
-        let mut kept = pools["qubes"].clone();
-        kept.may_keep_power = true;
-        pools.insert("kept".to_owned(), kept);
+        let mut keep_power = pools["qubes"].clone();
+        keep_power.may_keep_power = true;
+        pools.insert("keep-power".to_owned(), keep_power);
     };
     Guarded::with(LabOptions { settings, ..LabOptions::default() }).await
 }
@@ -39,7 +39,7 @@ async fn call(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_runner_changes_what_it_holds_and_nothing_else() {
+async fn a_runner_changes_only_the_machines_of_its_leases() {
     let guarded = guarded().await;
     let ask = json!({"select": {"name": STAGING}, "ttl": "30m"});
     call(&guarded, "viewer", Method::POST, "/v1/leases", None, ask.clone())
@@ -58,7 +58,7 @@ async fn a_runner_changes_what_it_holds_and_nothing_else() {
         .expect(200)
         .json;
     assert_eq!((&job["requested_by"], &job["lease"]), (&json!("runner"), &lease["id"]));
-    // An operator needs the lease as well, or a word that is recorded.
+    // An operator needs the lease, too, or an override.
     call(&guarded, "operator", Method::POST, &on, None, body.clone())
         .await
         .problem(423, "machine-leased");
@@ -98,8 +98,7 @@ async fn a_runner_changes_what_it_holds_and_nothing_else() {
         .await
         .problem(403, "forbidden");
 
-    // Another runner, or the same without the secret, has no hand in it; the lease itself is a
-    // right.
+    // A runner needs the secret of the lease. A viewer may not end a lease even with it.
     let renew = lease_path(&lease, "/renew");
     call(&guarded, "runner", Method::POST, &renew, None, json!({})).await.problem(403, "forbidden");
     call(&guarded, "runner", Method::DELETE, &lease_path(&lease, ""), None, Value::Null)
@@ -127,7 +126,7 @@ async fn a_runner_changes_what_it_holds_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_is_left_on_only_by_leave_of_its_pool_or_for_an_operator() {
+async fn only_a_pool_or_an_operator_can_allow_to_keep_the_power_on() {
     let guarded = guarded().await;
     let ask = |pool: Option<&str>| {
         let mut body =
@@ -142,7 +141,7 @@ async fn a_machine_is_left_on_only_by_leave_of_its_pool_or_for_an_operator() {
             .await
             .problem(403, "forbidden");
     }
-    for (role, pool) in [("runner", Some("kept")), ("operator", None)] {
+    for (role, pool) in [("runner", Some("keep-power")), ("operator", None)] {
         let lease = call(&guarded, role, Method::POST, "/v1/leases", None, ask(pool))
             .await
             .expect(201)
@@ -158,7 +157,7 @@ async fn a_machine_is_left_on_only_by_leave_of_its_pool_or_for_an_operator() {
             .expect(200)
             .json;
         assert_eq!((&ended["state"], &ended["warnings"]), (&json!("released"), &json!([])));
-        // As it was left, so it is shown: on, and so not free, and nobody's.
+        // The machine is on and without a lease, so it is not free.
         let seen =
             call(&guarded, "viewer", Method::GET, &machine_path(STAGING, ""), None, Value::Null)
                 .await
@@ -174,7 +173,7 @@ async fn a_machine_is_left_on_only_by_leave_of_its_pool_or_for_an_operator() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_revokes_and_a_key_is_its_callers_own() {
+async fn an_operator_revokes_a_lease_and_each_caller_has_its_own_keys() {
     let guarded = guarded().await;
     let ask = |role: &'static str| {
         let request =
@@ -195,7 +194,7 @@ async fn an_operator_revokes_and_a_key_is_its_callers_own() {
         (&revoked["state"], &end["by"], &end["detail"]),
         (&json!("revoked"), &json!("operator"), &json!("maintenance"))
     );
-    // An ended lease stays as it ended, whoever ends it again.
+    // Ending an ended lease changes nothing.
     let again =
         call(&guarded, "runner", Method::DELETE, &lease_path(&mine, ""), Some(&mine), Value::Null)
             .await
@@ -213,7 +212,7 @@ async fn an_operator_revokes_and_a_key_is_its_callers_own() {
         (&taken["state"], &taken["end"]["detail"]),
         (&json!("revoked"), &json!("the lab moves"))
     );
-    // What otter does for a lease is not its holder's to cancel.
+    // A holder may not cancel the release.
     let job = format!("/v1/jobs/{}/cancel", revoked["job"].as_str().unwrap());
     call(&guarded, "runner", Method::POST, &job, Some(&mine), json!({}))
         .await

@@ -1,4 +1,4 @@
-//! Leases of tokens that are revoked, made again, rotated or expire.
+//! Leases of tokens that are revoked, created again, rotated, or expired.
 
 use otter::clock::Clock;
 use otter::domain::access::{Role, TokenLimits};
@@ -32,8 +32,8 @@ async fn end_lease(guarded: &Guarded, lease: &Value) {
     Answer::from_request(call.header("otter-lease", lease_header(lease))).await.expect(200);
 }
 
-/// A lease that ended because of its token, once it has.
-async fn ended(guarded: &Guarded, lease: &Value, detail: &str) {
+/// Waits until a queued lease has ended because of its token, and checks its end.
+async fn check_ended(guarded: &Guarded, lease: &Value, detail: &str) {
     eventually("the queued lease to end", async || read(guarded, lease).await["state"] != "queued")
         .await;
     let ended = read(guarded, lease).await;
@@ -51,10 +51,10 @@ async fn a_queued_lease_of_a_revoked_token_ends_and_a_held_machine_stays_leased(
         guarded.restricted("passing", Role::Runner, Scope::All, TokenLimits::default()).await;
     let active = request_lease(&guarded, &token, OTHER).await.expect(201).json;
     let queued = request_lease(&guarded, &token, HELD).await.expect(202).json;
-    // The new token does not see the machine that the old one waits for.
+    // The machine of the queued lease is outside the scope of the new token.
     let narrow = Scope::new(vec!["ci-runner-*".to_owned()], vec![]);
     let again = guarded.made_again("passing", Role::Runner, narrow).await;
-    ended(&guarded, &queued, "The token passing was revoked.").await;
+    check_ended(&guarded, &queued, "The token passing was revoked.").await;
     end_lease(&guarded, &held).await;
     let seen = Answer::from_request(guarded.request("viewer", Method::GET, "/v1/machines/16"))
         .await
@@ -62,7 +62,7 @@ async fn a_queued_lease_of_a_revoked_token_ends_and_a_held_machine_stays_leased(
         .json;
     assert_eq!((&seen["free"], &seen["lease"]), (&json!(true), &Value::Null), "{seen}");
     assert_eq!(read(&guarded, &active).await["state"], "active");
-    // The new token waits in its own right.
+    // A lease of the new token is granted.
     let own = request_lease(&guarded, &again, OTHER).await.expect(202).json;
     end_lease(&guarded, &active).await;
     let granted = Answer::from_request(guarded.request(
@@ -87,8 +87,8 @@ async fn a_queued_lease_outlives_a_rotation_of_its_token_and_ends_when_the_token
     eventually("the old secret to be refused", async || status(&old).await == 401).await;
     assert_eq!(status(&new).await, 200);
     assert_eq!(read(&guarded, &queued).await["state"], "queued");
-    // The tokens stay as they are when this one expires.
+    // No change of the tokens accompanies the expiry.
     let soon = Clock::system().now() + jiff::SignedDuration::from_secs(2);
     guarded.rotated("passing", Some(soon)).await;
-    ended(&guarded, &queued, "The token passing has expired.").await;
+    check_ended(&guarded, &queued, "The token passing has expired.").await;
 }

@@ -1,13 +1,14 @@
-//! One client of the crowd, in a process of its own: the test binary again, asked for this one
-//! test. It takes a lease, sees to it that nobody else has the machine, uses it and gives it back,
-//! some times over.
+//! One client of the crowd. It is a process of its own: the test binary with a filter for the test
+//! below. Some times over, it requests a lease, checks that no other client holds the machine, uses
+//! the machine, and ends the lease.
 //!
 //! ```text
-//! POST (keyed) ─► wait until active ─► lock file ─► power on (keyed) ─► look ─► renew ─► unlock ─► DELETE
+//! POST (keyed) ─► wait until active ─► lock file ─► power on (keyed) ─► read ─► renew
+//!   ─► remove the lock file ─► DELETE
 //! ```
-//! Whoever holds a machine has its lock file, made as one that nobody else has. One that is there
-//! already is a killed client's, and then of a lease that has ended and of an older fence; anything
-//! else is wrong, and is noted.
+//! A client that holds a machine creates the lock file of the machine. If the file exists, a killed
+//! client left it: then its lease has ended and its fence is lower. Everything else is an error,
+//! which the client writes to the file `errors`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,14 +17,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::call::{Answered, Ask, Line};
+use super::http::{HttpClient, Request, Response};
 use crate::daemon::crash::random::SeededRandom;
 
-/// What makes the test below a client: a directory, a name, a seed and the number of its laps.
+/// The environment variable that makes the test below a client. Its lines are a directory, a name,
+/// a seed and the number of rounds.
 const CLIENT: &str = "OTTER_TEST_CROWD_CLIENT";
 
 /// Starts a client.
-pub fn start(directory: &Path, name: &str, seed: u64, laps: u64) -> Child {
+pub fn start(directory: &Path, name: &str, seed: u64, rounds: u64) -> Child {
     let log = std::fs::File::options()
         .create(true)
         .append(true)
@@ -31,7 +33,7 @@ pub fn start(directory: &Path, name: &str, seed: u64, laps: u64) -> Child {
         .unwrap();
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "daemon::lease_crowd::client::one_of_the_crowd", "--nocapture"])
-        .env(CLIENT, format!("{}\n{name}\n{seed}\n{laps}", directory.display()))
+        .env(CLIENT, format!("{}\n{name}\n{seed}\n{rounds}", directory.display()))
         .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -40,103 +42,114 @@ pub fn start(directory: &Path, name: &str, seed: u64, laps: u64) -> Child {
         .unwrap()
 }
 
-/// No test by itself: what a process of the crowd does, which is told so.
+/// The main function of a client process. Without the variable it does nothing.
 #[test]
 fn one_of_the_crowd() {
-    let Ok(told) = std::env::var(CLIENT) else { return };
-    // Whatever else is tested beside goes before two hundred of these.
+    let Ok(arguments) = std::env::var(CLIENT) else { return };
+    // Two hundred clients must not slow down the other tests.
     rustix::process::nice(10).unwrap();
-    let told: Vec<&str> = told.split('\n').collect();
-    let [directory, name, seed, laps] = told[..] else { panic!("{told:?}") };
+    let arguments: Vec<&str> = arguments.split('\n').collect();
+    let [directory, name, seed, rounds] = arguments[..] else { panic!("{arguments:?}") };
     let directory = PathBuf::from(directory);
     let client = Client {
-        line: Line { address: directory.join("address") },
+        http: HttpClient { address: directory.join("address") },
         name: name.to_owned(),
         random: SeededRandom::from_seed(seed.parse().unwrap(), &[]),
-        asked: Vec::new(),
+        requested: Vec::new(),
         directory,
     };
-    client.run(laps.parse().unwrap());
+    client.run(rounds.parse().unwrap());
 }
 
 struct Client {
-    line: Line,
+    http: HttpClient,
     directory: PathBuf,
     name: String,
     random: SeededRandom,
-    /// Every lease that it asked for: its key, what was asked, its id and its secret.
-    asked: Vec<(String, Value, String, String)>,
+    /// Every lease that it requested: the key, the body, the id and the secret.
+    requested: Vec<(String, Value, String, String)>,
 }
 
-/// A lease that is active.
-struct Active {
+/// An active lease.
+struct ActiveLease {
     id: String,
-    shown: String,
+    header: String,
     machine: String,
     fence: u64,
 }
 
-/// The lease ended before its holder gave it back.
+/// The lease ended before its holder ended it.
 struct Lost;
 
 impl Client {
-    fn run(mut self, laps: u64) {
+    fn run(mut self, rounds: u64) {
         let mut done = 0;
-        while done < laps {
-            match self.lap() {
+        while done < rounds {
+            match self.round() {
                 Ok(()) => done += 1,
-                Err(Lost) => self.note("lost", &self.name),
+                Err(Lost) => self.append("lost", &self.name),
             }
-            // Any of its keys is still that of its first lease, whatever became of both.
-            let (key, body, id, secret) = self.asked[self.random.index(self.asked.len())].clone();
-            let again = self.ask(&key, &body);
+            // A repeat of any earlier request returns the first lease.
+            let (key, body, id, secret) =
+                self.requested[self.random.index(self.requested.len())].clone();
+            let again = self.request_lease(&key, &body);
             if (&again.json["id"], &again.json["secret"]) != (&json!(id), &json!(secret)) {
-                // What it has on its hands now is nobody's.
-                return self.note(
-                    "wrong",
-                    &format!("the key {key} gave the lease {id}, then {}", again.json),
+                return self.append(
+                    "errors",
+                    &format!("the key {key} returned the lease {id}, then {}", again.json),
                 );
             }
             if !again.head.contains("idempotent-replayed: true") {
-                self.note("wrong", &format!("the key {key} is answered as new: {}", again.json));
+                self.append(
+                    "errors",
+                    &format!(
+                        "the response to a repeat with the key {key} is not marked: {}",
+                        again.json
+                    ),
+                );
             }
         }
-        self.note("done", &self.name);
+        self.append("done", &self.name);
     }
 
-    fn lap(&mut self) -> Result<(), Lost> {
-        let key = format!("{}/{}", self.name, self.asked.len());
-        let mut body = json!({"select": {"pool": "lab"}, "ttl": super::TTL, "queue_for": "10m", "holder": self.name});
+    fn round(&mut self) -> Result<(), Lost> {
+        let key = format!("{}/{}", self.name, self.requested.len());
+        let mut body = json!({
+            "select": {"pool": "lab"},
+            "ttl": super::TTL,
+            "queue_for": "10m",
+            "holder": self.name,
+        });
         if self.random.chance(30) {
             body["prepare"] = json!({"snapshot": "base/kickstart", "power": "on"});
         }
-        let answered = self.ask(&key, &body);
-        let word = |field: &str| {
-            answered.json[field]
+        let response = self.request_lease(&key, &body);
+        let text = |field: &str| {
+            response.json[field]
                 .as_str()
-                .unwrap_or_else(|| panic!("no {field}: {}", answered.json))
+                .unwrap_or_else(|| panic!("no {field}: {}", response.json))
                 .to_owned()
         };
-        let (id, secret) = (word("id"), word("secret"));
-        self.asked.push((key, body, id.clone(), secret.clone()));
+        let (id, secret) = (text("id"), text("secret"));
+        self.requested.push((key, body, id.clone(), secret.clone()));
         let waited = self.get(format!("/v1/leases/{id}/wait?wait=5s"));
         if waited.status == 409 {
             return Err(Lost);
         }
         let lease = self.expect(200, waited);
-        let active = Active {
-            shown: format!("{id}.{secret}"),
+        let active = ActiveLease {
+            header: format!("{id}.{secret}"),
             machine: lease["machine"].as_str().unwrap().to_owned(),
             fence: lease["fence"].as_u64().unwrap(),
             id,
         };
         self.lock(&active);
-        let used = self.used(&active);
+        let result = self.use_machine(&active);
         self.unlock(&active);
-        used?;
+        result?;
         let wait = if self.random.chance(50) { "?wait=5s" } else { "" };
         let path = format!("/v1/leases/{}{wait}", active.id);
-        let ended = self.line.call(&with_lease("DELETE", path, &active, None));
+        let ended = self.http.call(&with_lease("DELETE", path, &active, None));
         let ended = self.expect(200, ended);
         if ended["end"]["reason"] != "released" {
             return Err(Lost);
@@ -144,52 +157,51 @@ impl Client {
         Ok(())
     }
 
-    /// Uses the machine.
-    fn used(&mut self, active: &Active) -> Result<(), Lost> {
+    /// Powers the machine on, reads it, and sometimes renews the lease.
+    fn use_machine(&mut self, active: &ActiveLease) -> Result<(), Lost> {
         let path = format!("/v1/machines/{}/power?wait=5s", active.machine);
         let mut power = with_lease("POST", path, active, Some(json!({"action": "on"})));
         power.headers.push(("idempotency-key", format!("{}/on", active.id)));
-        let answered = self.line.call(&power);
-        self.done(active, &answered)?;
+        let response = self.http.call(&power);
+        self.check_call(active, &response)?;
         let machine = self.get(format!("/v1/machines/{}", active.machine));
         let machine = self.expect(200, machine);
         if (&machine["lease"]["id"], &machine["power_state"]) != (&json!(active.id), &json!("on")) {
-            self.must_have_ended(active, &format!("the machine is shown as {machine}"))?;
+            self.must_have_ended(active, &format!("the machine is {machine}"))?;
         }
         if self.random.chance(50) {
             let path = format!("/v1/leases/{}/renew", active.id);
-            let answered = self.line.call(&with_lease("POST", path, active, Some(json!({}))));
-            self.done(active, &answered)?;
+            let response = self.http.call(&with_lease("POST", path, active, Some(json!({}))));
+            self.check_call(active, &response)?;
         }
         std::thread::sleep(Duration::from_millis(self.random.below(300)));
         Ok(())
     }
 
-    /// A call with the lease succeeded, or the lease has ended.
-    fn done(&self, active: &Active, answered: &Answered) -> Result<(), Lost> {
-        match answered.status {
+    /// Checks that a call with the lease succeeded. Fails if the lease has ended.
+    fn check_call(&self, active: &ActiveLease, response: &Response) -> Result<(), Lost> {
+        match response.status {
             200 => Ok(()),
-            status => self.must_have_ended(active, &format!("{status}: {}", answered.json)),
+            status => self.must_have_ended(active, &format!("{status}: {}", response.json)),
         }
     }
 
-    fn must_have_ended(&self, active: &Active, what: &str) -> Result<(), Lost> {
+    fn must_have_ended(&self, active: &ActiveLease, what: &str) -> Result<(), Lost> {
         let state = self.state(&active.id);
         if state == "active" || state == "preparing" {
-            self.note("wrong", &format!("with the lease {} that is {state}: {what}", active.id));
+            self.append("errors", &format!("the lease {} is {state}, but {what}", active.id));
             return Ok(());
         }
         Err(Lost)
     }
 
-    /// Makes the lock file of the machine.
-    fn lock(&self, active: &Active) {
+    /// Creates the lock file of the machine.
+    fn lock(&self, active: &ActiveLease) {
         let (lock, own) =
             (self.lock_of(active), self.directory.join(format!("mine-{}", self.name)));
-        std::fs::write(&own, inscription(active)).unwrap();
+        std::fs::write(&own, lock_text(active)).unwrap();
         while std::fs::hard_link(&own, &lock).is_err() {
-            // Gone meanwhile: its holder was only about to leave, and its lease is not active any
-            // more.
+            // The other client has removed the file in between.
             let Ok(other) = std::fs::read_to_string(&lock) else { continue };
             let words: Vec<&str> = other.split(' ').collect();
             let [id, fence, _] = words[..] else { panic!("{other:?}") };
@@ -197,43 +209,44 @@ impl Client {
             let ended = matches!(&*state, "released" | "expired" | "revoked" | "failed");
             if !ended || fence.parse::<u64>().unwrap() >= active.fence {
                 let (mine, machine, new) = (&active.id, &active.machine, active.fence);
-                let wrong = format!(
-                    "two hold machine {machine}: {mine} by fence {new}, and {id} by fence {fence}, which is {state}"
+                let error = format!(
+                    "two leases hold machine {machine}: {mine} with fence {new}, and {id} with \
+                     fence {fence}, which is {state}"
                 );
-                self.note("wrong", &wrong);
+                self.append("errors", &error);
             }
-            // Gone meanwhile, it is as well.
+            // The other client may have removed the file in between.
             drop(std::fs::remove_file(&lock));
         }
     }
 
-    /// Takes the lock file away, which must still be its own.
-    fn unlock(&self, active: &Active) {
+    /// Removes the lock file, which must be its own.
+    fn unlock(&self, active: &ActiveLease) {
         let lock = self.lock_of(active);
         let found = std::fs::read_to_string(&lock).unwrap_or_default();
-        if found == inscription(active) {
+        if found == lock_text(active) {
             std::fs::remove_file(&lock).unwrap();
-        } else if self.must_have_ended(active, &format!("its lock is {found:?}")).is_ok() {
-            self.note("wrong", &format!("somebody else came to hold machine {}", active.machine));
+        } else if self.must_have_ended(active, &format!("the lock file has {found:?}")).is_ok() {
+            self.append("errors", &format!("another client holds machine {}", active.machine));
         }
     }
 
-    fn lock_of(&self, active: &Active) -> PathBuf {
+    fn lock_of(&self, active: &ActiveLease) -> PathBuf {
         self.directory.join("locks").join(&active.machine)
     }
 
-    fn ask(&self, key: &str, body: &Value) -> Answered {
-        let ask = Ask {
+    fn request_lease(&self, key: &str, body: &Value) -> Response {
+        let request = Request {
             method: "POST",
             path: "/v1/leases".to_owned(),
             headers: vec![("idempotency-key", key.to_owned())],
             body: Some(body.clone()),
         };
-        self.line.call(&ask)
+        self.http.call(&request)
     }
 
-    fn get(&self, path: String) -> Answered {
-        self.line.call(&Ask { method: "GET", path, headers: Vec::new(), body: None })
+    fn get(&self, path: String) -> Response {
+        self.http.call(&Request { method: "GET", path, headers: Vec::new(), body: None })
     }
 
     fn state(&self, lease: &str) -> String {
@@ -243,15 +256,18 @@ impl Client {
             .to_owned()
     }
 
-    fn expect(&self, status: u16, answered: Answered) -> Value {
-        if answered.status != status {
-            self.note("wrong", &format!("{} and not {status}: {}", answered.status, answered.json));
+    fn expect(&self, status: u16, response: Response) -> Value {
+        if response.status != status {
+            self.append(
+                "errors",
+                &format!("{} and not {status}: {}", response.status, response.json),
+            );
         }
-        answered.json
+        response.json
     }
 
-    /// Adds a line to a file that all share.
-    fn note(&self, file: &str, line: &str) {
+    /// Adds a line to a file that all clients share.
+    fn append(&self, file: &str, line: &str) {
         let mut file = std::fs::File::options()
             .create(true)
             .append(true)
@@ -261,10 +277,15 @@ impl Client {
     }
 }
 
-fn inscription(active: &Active) -> String {
+fn lock_text(active: &ActiveLease) -> String {
     format!("{} {} {}", active.id, active.fence, std::process::id())
 }
 
-fn with_lease<'a>(method: &'a str, path: String, active: &Active, body: Option<Value>) -> Ask<'a> {
-    Ask { method, path, headers: vec![("otter-lease", active.shown.clone())], body }
+fn with_lease<'a>(
+    method: &'a str,
+    path: String,
+    active: &ActiveLease,
+    body: Option<Value>,
+) -> Request<'a> {
+    Request { method, path, headers: vec![("otter-lease", active.header.clone())], body }
 }

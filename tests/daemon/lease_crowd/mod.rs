@@ -1,17 +1,17 @@
-//! Two hundred clients on twenty machines, each a process of its own, while clients and the daemon
-//! are killed at random: never two hold one machine, fences grow, every lease ends, and no machine
-//! is leaked.
+//! Two hundred client processes use twenty machines while clients and the daemon are killed at
+//! random. No two leases hold one machine, fences increase, every lease ends, and every machine is
+//! free or quarantined in the end.
 //!
 //! ```text
-//! 200 × client ─► daemon (killed and started anew) ─► host, a process that outlives them
-//!      └─ killed, and another in its place
+//! 200 × client ─► daemon (killed and restarted) ─► host, a process that is never killed
+//!      └─ killed and replaced
 //! ```
-//! `OTTER_CROWD_LAPS` makes it longer, `OTTER_CROWD_SEED` another; `tests/soak` has it for as long
-//! as one likes.
+//! `OTTER_CROWD_LAPS` is the number of rounds of each client, `OTTER_CROWD_SEED` the seed.
+//! `tests/soak` runs it for any time.
 
-mod audit;
-mod call;
 mod client;
+mod final_check;
+mod http;
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -22,15 +22,15 @@ use otter::clock::Clock;
 use otter::store::Store;
 use serde_json::json;
 
-use self::audit::Audit;
+use self::final_check::FinalCheck;
 use super::crash::env_number;
 use super::crash::random::SeededRandom;
 use crate::harness::{Daemon, HostProcess, TIMEOUT, pause};
 
-/// How long a lease lasts that its holder does not renew.
+/// The `ttl` of the leases.
 const TTL: &str = "8s";
 
-/// What an `otter.toml` says for it.
+/// The `otter.toml` of the daemon.
 const CONFIG: &str = r#"
 [esx]
 settle = "1s"
@@ -42,36 +42,44 @@ grace = "3s"
 machines = ["*"]
 "#;
 
-/// Of `otter simulate --machines`, every tenth is on from the start, and so never free.
+/// Of `otter simulate --machines`, every tenth machine is on from the start, so it is never free.
 const ON_FROM_THE_START: [&str; 2] = ["10", "20"];
 
-/// A crowd.
+/// The parameters of a run.
 #[derive(Clone, Copy)]
 struct Plan {
     seed: u64,
     machines: u32,
     clients: usize,
-    laps: u64,
-    /// How many clients are killed, and how often the daemon is.
-    kills: u64,
-    deaths: u64,
+    rounds: u64,
+    /// How many clients are killed.
+    client_kills: u64,
+    /// How often the daemon is killed.
+    daemon_kills: u64,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug)]
 struct Report {
-    wrongs: Vec<String>,
-    told: String,
+    errors: Vec<String>,
+    summary: String,
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_clients_on_twenty_machines() {
-    let laps = env_number("OTTER_CROWD_LAPS", 2);
+    let rounds = env_number("OTTER_CROWD_LAPS", 2);
     let seed = env_number("OTTER_CROWD_SEED", 1);
-    let plan = Plan { seed, machines: 22, clients: 200, laps, kills: 20 * laps, deaths: 5 * laps };
+    let plan = Plan {
+        seed,
+        machines: 22,
+        clients: 200,
+        rounds,
+        client_kills: 20 * rounds,
+        daemon_kills: 5 * rounds,
+    };
     let report = crowd(plan).await;
-    println!("seed {seed}, {laps} laps: {}", report.told);
-    assert!(report.wrongs.is_empty(), "seed {seed}:\n{}", report.wrongs.join("\n"));
+    println!("seed {seed}, {rounds} rounds: {}", report.summary);
+    assert!(report.errors.is_empty(), "seed {seed}:\n{}", report.errors.join("\n"));
 }
 
 struct Crowd {
@@ -81,10 +89,10 @@ struct Crowd {
     clients: Vec<Client>,
     random: SeededRandom,
     killed: u64,
-    wrongs: Vec<String>,
+    errors: Vec<String>,
 }
 
-/// A process of the crowd; dropped, it is killed.
+/// A client process. A drop kills it.
 struct Client {
     child: Child,
     ended: Option<ExitStatus>,
@@ -92,7 +100,7 @@ struct Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // Most have ended by themselves.
+        // Most clients have ended by themselves.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -101,31 +109,31 @@ impl Drop for Client {
 async fn crowd(plan: Plan) -> Report {
     let started = Clock::system().elapsed();
     let clock = Clock::system();
-    let mut crowd = Crowd::gathered(plan).await;
-    let mut deaths = 0;
+    let mut crowd = Crowd::start(plan).await;
+    let mut daemon_kills = 0;
     let daemon = loop {
         let daemon = crowd.daemon().await;
-        let alone = deaths == plan.deaths;
-        // Some die before they have read the host.
+        let is_last = daemon_kills == plan.daemon_kills;
+        // Some daemons are killed before they have read the host.
         let life = if crowd.random.chance(25) {
             crowd.random.below(400)
         } else {
             500 + crowd.random.below(3_000)
         };
         let until = clock.elapsed() + Duration::from_millis(life);
-        while !crowd.has_gone() && (alone || clock.elapsed() < until) {
-            crowd.kill_somebody();
-            pause_a_little().await;
+        while !crowd.have_clients_ended() && (is_last || clock.elapsed() < until) {
+            crowd.maybe_kill_client();
+            pause_between_kills().await;
         }
-        if crowd.has_gone() {
+        if crowd.have_clients_ended() {
             break daemon;
         }
-        deaths += 1;
+        daemon_kills += 1;
         std::fs::remove_file(crowd.path("address")).unwrap();
         daemon.kill();
     };
-    let gone = clock.elapsed();
-    // Those that do not end in time are told by the audit.
+    let ended_at = clock.elapsed();
+    // The final check reports the leases that have not ended in time.
     let ended = tokio::time::timeout(TIMEOUT, async {
         let open = "/v1/leases?state=queued,preparing,active,releasing";
         while daemon.get(open).await.expect(200).json["items"] != json!([]) {
@@ -137,45 +145,50 @@ async fn crowd(plan: Plan) -> Report {
     let pools = daemon.get("/v1/pools").await.expect(200).json;
     let world = crowd.host.world().await;
     assert!(daemon.terminate().await.success());
-    let mut audit = Audit::of(&Store::open(&crowd.path("state")).await.unwrap()).await;
-    audit.machines(&machines, &ON_FROM_THE_START);
+    let mut check = FinalCheck::for_leases(&Store::open(&crowd.path("state")).await.unwrap()).await;
+    check.check_machines(&machines, &ON_FROM_THE_START);
     let pool = &pools["items"][0];
     if (&pool["waiting_count"], &pool["held_count"]) != (&json!(0), &json!(0)) {
-        audit.wrong(format!("somebody waits still: {pools}"));
+        check.add_error(format!("a lease is open: {pools}"));
     }
     for (id, machine) in world["machines"].as_object().unwrap() {
         let shown =
             machines["items"].as_array().unwrap().iter().find(|shown| shown["id"] == **id).unwrap();
-        let aside = !shown["quarantine"].is_null();
-        if machine["power"] != "poweredOff" && !aside && !ON_FROM_THE_START.contains(&id.as_str()) {
-            audit.wrong(format!("machine {id} is {} on the host", machine["power"]));
+        let is_quarantined = !shown["quarantine"].is_null();
+        if machine["power"] != "poweredOff"
+            && !is_quarantined
+            && !ON_FROM_THE_START.contains(&id.as_str())
+        {
+            check.add_error(format!("machine {id} is {} on the host", machine["power"]));
         }
     }
     let lines = |file: &str| std::fs::read_to_string(crowd.path(file)).unwrap_or_default();
-    audit.wrongs.extend(crowd.wrongs.iter().cloned());
-    audit.wrongs.extend(lines("wrong").lines().map(str::to_owned));
+    check.errors.extend(crowd.errors.iter().cloned());
+    check.errors.extend(lines("errors").lines().map(str::to_owned));
     let done = lines("done").lines().count();
     if done != plan.clients {
-        audit.wrong(format!("{done} of {} clients are done", plan.clients));
+        check.add_error(format!("{done} of {} clients are done", plan.clients));
     }
     let log = lines("log");
-    let bad = log.lines().filter(|line| line.contains("panicked") || line.contains("\"ERROR\""));
-    audit.wrongs.extend(bad.map(|line| format!("the log says {line}")));
-    let told = format!(
-        "{done} clients done, {} killed, {} leases lost; the daemon killed {deaths} times; leases ended {:?}; {} machines \
-         set aside; {:.1?}, of them {:.1?} until the last client had gone",
+    let error_lines =
+        log.lines().filter(|line| line.contains("panicked") || line.contains("\"ERROR\""));
+    check.errors.extend(error_lines.map(|line| format!("the log says {line}")));
+    let summary = format!(
+        "{done} clients done, {} killed, {} leases lost; the daemon killed {daemon_kills} times; \
+         leases ended {:?}; {} machines quarantined; {:.1?}, of them {:.1?} until the last client \
+         had ended",
         crowd.killed,
         lines("lost").lines().count(),
-        audit.ends,
-        audit.quarantined,
+        check.ends,
+        check.quarantined,
         clock.elapsed().saturating_sub(started),
-        gone.saturating_sub(started),
+        ended_at.saturating_sub(started),
     );
-    Report { wrongs: audit.wrongs, told }
+    Report { errors: check.errors, summary }
 }
 
 impl Crowd {
-    async fn gathered(plan: Plan) -> Self {
+    async fn start(plan: Plan) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let host =
             HostProcess::start(&["--machines", &plan.machines.to_string(), "--pace", "0.05"]).await;
@@ -188,10 +201,10 @@ impl Crowd {
             clients: Vec::new(),
             random: SeededRandom::from_seed(plan.seed, &[]),
             killed: 0,
-            wrongs: Vec::new(),
+            errors: Vec::new(),
         };
-        for place in 0..plan.clients {
-            let client = crowd.client(place);
+        for index in 0..plan.clients {
+            let client = crowd.client(index);
             crowd.clients.push(client);
             pause().await;
         }
@@ -202,14 +215,14 @@ impl Crowd {
         self.directory.path().join(name)
     }
 
-    fn client(&self, place: usize) -> Client {
-        let name = format!("client-{place}-{}", self.killed);
-        let seed = self.plan.seed.wrapping_mul(1_000_003) + place as u64 + (self.killed << 32);
-        let child = client::start(self.directory.path(), &name, seed, self.plan.laps);
+    fn client(&self, index: usize) -> Client {
+        let name = format!("client-{index}-{}", self.killed);
+        let seed = self.plan.seed.wrapping_mul(1_000_003) + index as u64 + (self.killed << 32);
+        let child = client::start(self.directory.path(), &name, seed, self.plan.rounds);
         Client { child, ended: None }
     }
 
-    /// The next daemon, told to all once it listens.
+    /// Starts a daemon and publishes its address once it listens.
     async fn daemon(&self) -> Daemon {
         let mut command = self.host.serve(&self.path("otter.toml"), &self.path("state"));
         let log =
@@ -221,41 +234,41 @@ impl Crowd {
         daemon
     }
 
-    /// Whether every client has ended. One that failed is noted.
-    fn has_gone(&mut self) -> bool {
+    /// Whether every client has ended. Records the failed ones.
+    fn have_clients_ended(&mut self) -> bool {
         for client in &mut self.clients {
             if client.ended.is_none() {
                 client.ended = client.child.try_wait().unwrap();
                 if client.ended.is_some_and(|status| !status.success()) {
                     let log = std::fs::read_to_string(self.directory.path().join("clients.log"));
-                    self.wrongs.push(format!("a client failed:\n{}", log.unwrap_or_default()));
+                    self.errors.push(format!("a client failed:\n{}", log.unwrap_or_default()));
                 }
             }
         }
         self.clients.iter().all(|client| client.ended.is_some())
     }
 
-    /// Kills a client, half the time one that holds a machine, and has another come in its place.
-    fn kill_somebody(&mut self) {
-        if self.killed == self.plan.kills || !self.random.chance(15) {
+    /// Sometimes kills a client, half the time one that holds a machine, and starts another one.
+    fn maybe_kill_client(&mut self) {
+        if self.killed == self.plan.client_kills || !self.random.chance(15) {
             return;
         }
-        let holder = self.random.chance(50).then(|| self.some_holder()).flatten();
-        let place = holder.unwrap_or_else(|| self.random.index(self.clients.len()));
-        let victim = &mut self.clients[place];
-        if victim.ended.is_some() {
+        let holder = self.random.chance(50).then(|| self.random_holder()).flatten();
+        let index = holder.unwrap_or_else(|| self.random.index(self.clients.len()));
+        let client = &mut self.clients[index];
+        if client.ended.is_some() {
             return;
         }
-        victim.child.kill().unwrap();
-        // It may have ended by itself at this very moment.
-        if victim.child.wait().unwrap().signal().is_some() {
+        client.child.kill().unwrap();
+        // It may have ended by itself in between.
+        if client.child.wait().unwrap().signal().is_some() {
             self.killed += 1;
-            self.clients[place] = self.client(place);
+            self.clients[index] = self.client(index);
         }
     }
 
-    /// The place of a client that has a lock file.
-    fn some_holder(&mut self) -> Option<usize> {
+    /// The index of a client that has a lock file.
+    fn random_holder(&mut self) -> Option<usize> {
         let mut locks: Vec<PathBuf> = std::fs::read_dir(self.path("locks"))
             .unwrap()
             .map(|lock| lock.unwrap().path())
@@ -269,8 +282,8 @@ impl Crowd {
     }
 }
 
-/// The rhythm of the kills.
-async fn pause_a_little() {
+/// The pause between two attempts to kill a client.
+async fn pause_between_kills() {
     for _ in 0..5 {
         pause().await;
     }

@@ -101,7 +101,7 @@ impl MachineKey {
     }
 }
 
-/// What otter stores about a machine in addition to its leases.
+/// The data that otter stores about a machine in addition to its leases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MachineLedger {
     /// The fence of its last grant.

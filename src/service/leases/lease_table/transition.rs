@@ -83,7 +83,7 @@ impl<'t> Transition<'t> {
         if state == Some(LeaseState::Queued) && !may_wait {
             self.table.leases.remove(&id);
             self.changes.leases.remove(&id);
-            let detail = "No matching machine is free now. Set queue_for to wait for one, or list the \
+            let detail = "No matching machine is free now. Set queue_for to wait, or list the \
                           machines: GET /v1/machines";
             return Err(Failure::new(FailureKind::NoFreeMachine, detail));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{MINUTE, all, ask, at, empty, end, failed, id, key, lease, machine, rules, state};
+use super::{MINUTE, all, ask, at, empty, end, id, key, lease, machine, rules, state};
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::MachineId;
 use crate::domain::lease::{EndReason, LeaseState};

@@ -1,6 +1,6 @@
 //! Authorization of jobs by leases.
 
-use super::{ask, at, empty, end, id, identity, lease, machine, rules, state};
+use super::{ask, at, empty, end, id, rules};
 use crate::domain::access::Role;
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::LeaseId;

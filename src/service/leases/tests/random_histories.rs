@@ -1,4 +1,4 @@
-//! Whatever happens in whatever order: what must always hold of the table.
+//! Random histories of the lease table, and the invariants that hold in each of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,64 +16,62 @@ use crate::service::leases::lease_table::{
 };
 use crate::service::leases::matching::{CandidateMachine, Selection};
 
-/// One thing that happens in a random history.
+/// One event of a random history.
 #[derive(Clone, Debug)]
-enum Happening {
-    Ask { prepare: bool, queue: bool, odd: bool },
+enum RandomEvent {
+    Request { prepare: bool, queue: bool, odd: bool },
     Busy(u32),
     Idle(u32),
-    Look,
+    GrantQueued,
     End { which: usize, revoke: bool },
-    Prepared { which: usize, well: bool },
-    Freed { which: usize, well: bool },
-    Vanish(u32),
-    Appear(u32),
-    Forget,
-    SetAside(u32),
-    Clear(u32),
+    PrepareFinished { which: usize, success: bool },
+    ReleaseFinished { which: usize, success: bool },
+    MachineRemoved(u32),
+    MachineReturns(u32),
+    ForgetAbsentMachines,
+    QuarantineMachine(u32),
+    ClearQuarantine(u32),
     Renew(usize),
-    Asked(usize),
-    Pass(u16),
+    Poll(usize),
+    TimePasses(u16),
     Restart(u16),
 }
 
-fn happening() -> impl Strategy<Value = Happening> {
+fn random_event() -> impl Strategy<Value = RandomEvent> {
     let machine = 1..=4_u32;
     prop_oneof![
         4 => (any::<bool>(), any::<bool>(), any::<bool>())
-            .prop_map(|(prepare, queue, odd)| Happening::Ask { prepare, queue, odd }),
-        1 => machine.clone().prop_map(Happening::Busy),
-        1 => machine.clone().prop_map(Happening::Idle),
-        2 => Just(Happening::Look),
+            .prop_map(|(prepare, queue, odd)| RandomEvent::Request { prepare, queue, odd }),
+        1 => machine.clone().prop_map(RandomEvent::Busy),
+        1 => machine.clone().prop_map(RandomEvent::Idle),
+        2 => Just(RandomEvent::GrantQueued),
         2 => (0..8_usize, any::<bool>())
-            .prop_map(|(which, revoke)| Happening::End { which, revoke }),
+            .prop_map(|(which, revoke)| RandomEvent::End { which, revoke }),
         3 => (0..8_usize, any::<bool>())
-            .prop_map(|(which, well)| Happening::Prepared { which, well }),
+            .prop_map(|(which, success)| RandomEvent::PrepareFinished { which, success }),
         3 => (0..8_usize, any::<bool>())
-            .prop_map(|(which, well)| Happening::Freed { which, well }),
-        1 => machine.clone().prop_map(Happening::Vanish),
-        1 => machine.clone().prop_map(Happening::Appear),
-        1 => Just(Happening::Forget),
-        1 => machine.clone().prop_map(Happening::SetAside),
-        1 => machine.prop_map(Happening::Clear),
-        1 => (0..8_usize).prop_map(Happening::Renew),
-        1 => (0..8_usize).prop_map(Happening::Asked),
-        2 => (0..2_000_u16).prop_map(Happening::Pass),
-        1 => (0..2_000_u16).prop_map(Happening::Restart),
+            .prop_map(|(which, success)| RandomEvent::ReleaseFinished { which, success }),
+        1 => machine.clone().prop_map(RandomEvent::MachineRemoved),
+        1 => machine.clone().prop_map(RandomEvent::MachineReturns),
+        1 => Just(RandomEvent::ForgetAbsentMachines),
+        1 => machine.clone().prop_map(RandomEvent::QuarantineMachine),
+        1 => machine.prop_map(RandomEvent::ClearQuarantine),
+        1 => (0..8_usize).prop_map(RandomEvent::Renew),
+        1 => (0..8_usize).prop_map(RandomEvent::Poll),
+        2 => (0..2_000_u16).prop_map(RandomEvent::TimePasses),
+        1 => (0..2_000_u16).prop_map(RandomEvent::Restart),
     ]
 }
 
-/// A small world around the table, and what must hold of it.
+/// The table, the machines of a host, and what the invariants need of the past.
 struct Model {
     table: LeaseTable,
     now: Moment,
     next: u128,
     busy: BTreeSet<u32>,
-    there: BTreeSet<u32>,
+    present: BTreeSet<u32>,
     fences: BTreeMap<MachineKey, u64>,
     ended: BTreeMap<LeaseId, LeaseState>,
-    /// In order of arrival: who waits, and for which machines.
-    asked: Vec<LeaseId>,
 }
 
 impl Model {
@@ -83,15 +81,14 @@ impl Model {
             now: at(0),
             next: 0,
             busy: BTreeSet::new(),
-            there: (1..=4).collect(),
+            present: (1..=4).collect(),
             fences: BTreeMap::new(),
             ended: BTreeMap::new(),
-            asked: Vec::new(),
         }
     }
 
     fn candidates(&self) -> Vec<CandidateMachine> {
-        self.there.iter().map(|number| machine(*number, !self.busy.contains(number))).collect()
+        self.present.iter().map(|number| machine(*number, !self.busy.contains(number))).collect()
     }
 
     fn pick(&self, which: usize) -> Option<LeaseId> {
@@ -100,74 +97,70 @@ impl Model {
     }
 
     #[expect(clippy::too_many_lines, reason = "one arm for each kind of event")]
-    fn happen(&mut self, happening: &Happening) -> Result<(), String> {
+    fn apply(&mut self, event: &RandomEvent) -> Result<(), String> {
         let candidates = self.candidates();
         let now = self.now;
-        let step = |table: &mut LeaseTable, input: LeaseInput<'_>| table.apply(input, now);
-        let outcome = match happening.clone() {
-            Happening::Ask { prepare, queue, odd } => {
+        let apply = |table: &mut LeaseTable, input: LeaseInput<'_>| table.apply(input, now);
+        let outcome = match event.clone() {
+            RandomEvent::Request { prepare, queue, odd } => {
                 self.next += 1;
-                let mut wanted = lease(self.next, prepare, queue.then_some(MINUTE * 10), now);
+                let mut new = lease(self.next, prepare, queue.then_some(MINUTE * 10), now);
                 if odd {
-                    wanted.select.pool = Some("odd".to_owned());
+                    new.select.pool = Some("odd".to_owned());
                 }
-                let asked = wanted.id;
-                let outcome =
-                    step(&mut self.table, LeaseInput::Request(Box::new(wanted), &candidates));
-                if outcome.is_ok() {
-                    self.asked.push(asked);
-                }
-                outcome
+                apply(&mut self.table, LeaseInput::Request(Box::new(new), &candidates))
             }
-            Happening::Busy(number) => {
+            RandomEvent::Busy(number) => {
                 self.busy.insert(number);
                 Ok(TableChanges::default())
             }
-            Happening::Idle(number) => {
+            RandomEvent::Idle(number) => {
                 self.busy.remove(&number);
                 Ok(TableChanges::default())
             }
-            Happening::Look => step(&mut self.table, LeaseInput::GrantQueued(&candidates)),
-            Happening::End { which, revoke } => match self.pick(which) {
+            RandomEvent::GrantQueued => {
+                apply(&mut self.table, LeaseInput::GrantQueued(&candidates))
+            }
+            RandomEvent::End { which, revoke } => match self.pick(which) {
                 Some(id) => {
                     let reason = if revoke { EndReason::Revoked } else { EndReason::Released };
-                    step(
+                    apply(
                         &mut self.table,
                         LeaseInput::End { id, reason, by: "ci".to_owned(), detail: None },
                     )
                 }
                 None => Ok(TableChanges::default()),
             },
-            Happening::Prepared { which, well } => match self.pick(which) {
-                Some(id) => step(
+            RandomEvent::PrepareFinished { which, success } => match self.pick(which) {
+                Some(id) => apply(
                     &mut self.table,
-                    LeaseInput::PrepareFinished(id, if well { Ok(()) } else { Err(failed()) }),
+                    LeaseInput::PrepareFinished(id, if success { Ok(()) } else { Err(failed()) }),
                 ),
                 None => Ok(TableChanges::default()),
             },
-            Happening::Freed { which, well } => match self.pick(which) {
-                Some(id) => step(
+            RandomEvent::ReleaseFinished { which, success } => match self.pick(which) {
+                Some(id) => apply(
                     &mut self.table,
-                    LeaseInput::ReleaseFinished(id, if well { Ok(()) } else { Err(failed()) }),
+                    LeaseInput::ReleaseFinished(id, if success { Ok(()) } else { Err(failed()) }),
                 ),
                 None => Ok(TableChanges::default()),
             },
-            Happening::Vanish(number) => {
-                self.there.remove(&number);
-                let there: Vec<MachineIdentity> =
-                    self.there.iter().map(|number| identity(*number)).collect();
-                step(&mut self.table, LeaseInput::MachinesPresent(&there))
+            RandomEvent::MachineRemoved(number) => {
+                self.present.remove(&number);
+                let present: Vec<MachineIdentity> =
+                    self.present.iter().map(|number| identity(*number)).collect();
+                apply(&mut self.table, LeaseInput::MachinesPresent(&present))
             }
-            Happening::Appear(number) => {
-                self.there.insert(number);
+            RandomEvent::MachineReturns(number) => {
+                self.present.insert(number);
                 Ok(TableChanges::default())
             }
-            Happening::Forget => {
-                let there: Vec<MachineIdentity> =
-                    self.there.iter().map(|number| identity(*number)).collect();
-                step(&mut self.table, LeaseInput::ForgetAbsentMachines(&there))
+            RandomEvent::ForgetAbsentMachines => {
+                let present: Vec<MachineIdentity> =
+                    self.present.iter().map(|number| identity(*number)).collect();
+                apply(&mut self.table, LeaseInput::ForgetAbsentMachines(&present))
             }
-            Happening::SetAside(number) => {
+            RandomEvent::QuarantineMachine(number) => {
                 let quarantine = Quarantine {
                     reason: "r".to_owned(),
                     by: "b".to_owned(),
@@ -175,27 +168,27 @@ impl Model {
                     automatic: false,
                     job: None,
                 };
-                step(&mut self.table, LeaseInput::QuarantineMachine(key(number), quarantine))
+                apply(&mut self.table, LeaseInput::QuarantineMachine(key(number), quarantine))
             }
-            Happening::Clear(number) => {
-                step(&mut self.table, LeaseInput::ClearQuarantine(key(number)))
+            RandomEvent::ClearQuarantine(number) => {
+                apply(&mut self.table, LeaseInput::ClearQuarantine(key(number)))
             }
-            Happening::Renew(which) => match self.pick(which) {
-                Some(id) => step(&mut self.table, LeaseInput::Renew(id, None)),
+            RandomEvent::Renew(which) => match self.pick(which) {
+                Some(id) => apply(&mut self.table, LeaseInput::Renew(id, None)),
                 None => Ok(TableChanges::default()),
             },
-            Happening::Asked(which) => {
+            RandomEvent::Poll(which) => {
                 if let Some(id) = self.pick(which) {
                     self.table.record_poll(id, self.now);
                 }
                 Ok(TableChanges::default())
             }
-            Happening::Pass(seconds) => {
+            RandomEvent::TimePasses(seconds) => {
                 self.now.elapsed += Duration::from_secs(seconds.into());
                 self.now.wall += SignedDuration::from_secs(seconds.into());
                 self.table.apply(LeaseInput::TimePassed, self.now)
             }
-            Happening::Restart(seconds) => {
+            RandomEvent::Restart(seconds) => {
                 let leases: Vec<Lease> =
                     self.table.open_leases().map(|open| Lease::clone(&open.lease)).collect();
                 let machines: BTreeMap<MachineKey, MachineLedger> = self.table.ledgers().clone();
@@ -217,37 +210,45 @@ impl Model {
         for open in self.table.open_leases() {
             let lease = &open.lease;
             if lease.state.is_end() {
-                return Err(format!("{} has ended and is still open", lease.id));
+                return Err(format!("{} has ended and is in the table", lease.id));
             }
             if let Some(machine) = lease.machine.as_ref().filter(|_| lease.state.holds_machine()) {
                 if let Some(other) = holders.insert(MachineKey::from_identity(machine), lease.id) {
                     return Err(format!("{machine:?} is held by {} and {other}", lease.id));
                 }
             } else if lease.state.holds_machine() {
-                return Err(format!("{} published nothing", lease.id));
+                return Err(format!("{} is {:?} without a machine", lease.id, lease.state));
             }
             if lease.state.holds_machine() != lease.fence.is_some() {
-                return Err(format!("{} has no fence, or a fence and no machine", lease.id));
+                return Err(format!(
+                    "{}: it must have a fence if it holds a machine, and only then",
+                    lease.id
+                ));
             }
         }
         for (id, lease) in &changes.leases {
             if let Some(end) = self.ended.get(id) {
-                return Err(format!("{id} ended {end:?} and changed after it"));
+                return Err(format!("{id} ended {end:?} and changed afterwards"));
             }
             if lease.state.is_end() {
                 self.ended.insert(*id, lease.state);
                 if lease.end.as_ref().map(|end| end.reason.state()) != Some(lease.state) {
-                    return Err(format!("{id} ended {:?} for another reason", lease.state));
+                    return Err(format!(
+                        "{id} ended {:?}, which is not the state of its reason",
+                        lease.state
+                    ));
                 }
             }
         }
-        // A machine that was forgotten and is quarantined again has no fence until its next grant.
-        for (machine, kept) in self.table.ledgers().iter().filter(|(_, kept)| kept.fence > 0) {
-            let before = self.fences.insert(machine.clone(), kept.fence).unwrap_or(0);
-            if kept.fence < before {
+        // A machine whose ledger was deleted and that is quarantined has no fence until its next
+        // grant.
+        for (machine, ledger) in self.table.ledgers().iter().filter(|(_, ledger)| ledger.fence > 0)
+        {
+            let before = self.fences.insert(machine.clone(), ledger.fence).unwrap_or(0);
+            if ledger.fence < before {
                 return Err(format!(
                     "the fence of {machine:?} went from {before} to {}",
-                    kept.fence
+                    ledger.fence
                 ));
             }
         }
@@ -260,18 +261,17 @@ impl Model {
                     .machine
                     .as_ref()
                     .and_then(|machine| self.table.ledger(&MachineKey::from_identity(machine)))
-                    .map(|kept| kept.fence)
+                    .map(|ledger| ledger.fence)
                     != Some(fence)
             {
-                return Err(format!("{id} has not its machine's newest fence"));
+                return Err(format!("{id} does not have the newest fence of its machine"));
             }
         }
         Ok(())
     }
 
-    /// Nothing that waits was passed over while a machine that it could have had went to one who
-    /// came later.
-    fn fair(&mut self) -> Result<(), String> {
+    /// Grants machines, and checks that no machine went to a later lease than one that it matches.
+    fn check_fairness(&mut self) -> Result<(), String> {
         let candidates = self.candidates();
         let queued: Vec<LeaseId> = self
             .table
@@ -282,9 +282,9 @@ impl Model {
         let changes =
             self.table.apply(LeaseInput::GrantQueued(&candidates), self.now).unwrap_or_default();
         for (place, id) in queued.iter().enumerate() {
-            let passed_over =
+            let still_queued =
                 self.table.get(*id).filter(|open| open.lease.state == LeaseState::Queued);
-            let Some(open) = passed_over else { continue };
+            let Some(open) = still_queued else { continue };
             for later in &queued[place + 1..] {
                 let Some(granted) =
                     changes.leases.get(later).and_then(|lease| lease.machine.clone())
@@ -295,15 +295,17 @@ impl Model {
                 if taken.is_some_and(|candidate| {
                     Selection::new(&open.lease, std::slice::from_ref(candidate)).includes(candidate)
                 }) {
-                    return Err(format!("{later} was given what {id} waited for"));
+                    return Err(format!(
+                        "{later} was granted a machine that matches the earlier {id}"
+                    ));
                 }
             }
         }
         self.check(&changes)
     }
 
-    /// With time and luck every lease ends, and no machine is left neither free nor set aside.
-    fn comes_to_an_end(&mut self) -> Result<(), String> {
+    /// Every lease ends if each preparation and release succeeds and time passes.
+    fn check_end(&mut self) -> Result<(), String> {
         for _ in 0..50 {
             let open: Vec<(LeaseId, LeaseState)> =
                 self.table.open_leases().map(|open| (open.lease.id, open.lease.state)).collect();
@@ -320,19 +322,19 @@ impl Model {
                     self.table.apply(input, self.now).map_err(|failure| failure.detail)?;
                 self.check(&changes)?;
             }
-            self.happen(&Happening::Pass(1_800))?;
+            self.apply(&RandomEvent::TimePasses(1_800))?;
         }
-        Err("some lease never ends".to_owned())
+        Err("a lease does not end".to_owned())
     }
 }
 
-fn run(rules: LeaseRules, history: &[Happening]) -> Result<(), String> {
+fn check_history(rules: LeaseRules, history: &[RandomEvent]) -> Result<(), String> {
     let mut model = Model::new(rules);
-    for happening in history {
-        model.happen(happening)?;
-        model.fair()?;
+    for event in history {
+        model.apply(event)?;
+        model.check_fairness()?;
     }
-    model.comes_to_an_end()
+    model.check_end()
 }
 
 proptest! {
@@ -343,9 +345,9 @@ proptest! {
     })]
 
     #[test]
-    fn whatever_happens_no_machine_has_two_holders_and_every_lease_ends(
-        history in proptest::collection::vec(happening(), 1..60)
+    fn in_every_history_a_machine_has_one_holder_and_every_lease_ends(
+        history in proptest::collection::vec(random_event(), 1..60)
     ) {
-        prop_assert_eq!(run(rules(), &history), Ok(()));
+        prop_assert_eq!(check_history(rules(), &history), Ok(()));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::{MINUTE, all, ask, at, empty, end, failed, id, lease, machine, rules, state};
+use super::{MINUTE, all, ask, at, empty, end, failed, id, machine, rules, state};
 use crate::domain::failure::FailureKind;
 use crate::domain::lease::{EndReason, Lease, LeaseState};
 use crate::service::jobs::clocks::Moment;
