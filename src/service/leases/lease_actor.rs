@@ -319,7 +319,7 @@ impl LeaseActor {
             return Ok(());
         }
         let end = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
-            table.apply(LeaseInput::TokenStandings(&standings), now)
+            table.apply(LeaseInput::TokenStatuses(&standings), now)
         };
         self.commit(table, caused_by_otter(), None, Vec::new(), end).await.map(drop)
     }

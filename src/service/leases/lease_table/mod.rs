@@ -155,7 +155,7 @@ pub enum LeaseInput<'a> {
     /// A lease ends for this reason.
     End { id: LeaseId, reason: EndReason, by: String, detail: Option<String> },
     /// Whether the tokens of queued leases are in force.
-    TokenStandings(&'a BTreeMap<TokenId, TokenStatus>),
+    TokenStatuses(&'a BTreeMap<TokenId, TokenStatus>),
     /// The job of a preparation or a release was started. The state says which.
     JobStarted(LeaseId, LeaseState, JobId),
     /// The preparation has ended.

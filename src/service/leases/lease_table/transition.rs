@@ -38,7 +38,7 @@ impl<'t> Transition<'t> {
             LeaseInput::ForgetAbsentMachines(machines) => self.forget_absent_machines(machines),
             LeaseInput::Renew(id, ttl) => self.renew(id, ttl)?,
             LeaseInput::End { id, reason, by, detail } => self.end(id, reason, by, detail),
-            LeaseInput::TokenStandings(standings) => self.end_leases_of_invalid_tokens(standings),
+            LeaseInput::TokenStatuses(standings) => self.end_leases_of_invalid_tokens(standings),
             LeaseInput::JobStarted(id, state, job) => self.job_started(id, state, job),
             LeaseInput::PrepareFinished(id, outcome) => self.prepare_finished(id, outcome),
             LeaseInput::ReleaseFinished(id, outcome) => self.release_finished(id, outcome),
