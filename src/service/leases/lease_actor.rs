@@ -26,7 +26,7 @@ use crate::domain::machine::MachineIdentity;
 use crate::domain::origin::Actor;
 use crate::domain::scope::Scope;
 use crate::hypervisor::SessionState;
-use crate::service::idempotency::{KeyClaim, IdempotencyKeys};
+use crate::service::idempotency::{IdempotencyKeys, KeyClaim};
 use crate::service::jobs::clocks::{Jumps, Moment};
 use crate::service::machines::{MachineFilter, NotFreeReason};
 use crate::service::storage_watch::write_failure;
