@@ -1,6 +1,6 @@
-//! The part of the audit that is not a change of a job or lease: refused calls and reloaded
+//! Audit records that are not part of a change of a job or lease: refused calls and reloaded
 //! settings. Refused calls are counted for a minute, because a flood of them would fill the log and
-//! the disk. This also lists the audit.
+//! the disk. The audit is also listed here.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,31 +20,32 @@ use crate::telemetry;
 /// Refusals are counted for this long before they are written.
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// The number of sources of refusals that are counted separately, of callers with a token and of
-/// callers without one. Each has its own number, so that a flood without tokens does not hide what
-/// tokens do. The further addresses of a caller are counted together.
+/// The number of sources of refusals that are counted separately. The limit applies to callers with
+/// a token and to callers without one separately, so that a flood of calls without a token does not
+/// hide refusals of tokens. Above the limit, all addresses of a caller are counted together.
 const MAX_SOURCES: usize = 256;
 
-/// The number of facts that wait for a store that refuses them. Further facts are only logged.
+/// The number of records that wait while the storage refuses writes. Further records are only
+/// logged.
 const MAX_PENDING: usize = 1_024;
 
-/// The address of refusals that are counted together.
+/// The address in the record of refusals whose addresses are counted together.
 const OTHERS: &str = "other";
 
 /// A call that was refused.
 #[derive(Clone, Debug)]
 pub struct Refusal<'a> {
-    /// `None` if the caller showed no valid token.
+    /// The name of the token; `None` if the caller sent no valid token.
     pub actor: Option<&'a str>,
     pub origin: RequestOrigin,
     /// The method and the pattern of the path.
     pub operation: &'a str,
-    /// What the caller sent as `Otter-Reference`.
+    /// The value of the header `Otter-Reference`.
     pub reference: Option<&'a str>,
     pub failure: &'a Failure,
 }
 
-/// Collects the audited facts that no job or lease commits.
+/// Collects the audit records that are not committed with a job or lease, and lists the audit.
 pub struct Audit {
     store: Arc<dyn Storage>,
     clock: Clock,
@@ -55,11 +56,11 @@ pub struct Audit {
 #[derive(Default)]
 struct Pending {
     refused: BTreeMap<Source, AuditRecord>,
-    /// Whole facts, and those that the store refused before.
+    /// Records that are complete, including those that the storage has refused.
     records: Vec<AuditRecord>,
 }
 
-/// The source of refusals that are counted together.
+/// Refusals with the same source are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Source {
     address: SourceAddress,
@@ -69,7 +70,7 @@ struct Source {
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum SourceAddress {
-    /// `None` is a Unix socket.
+    /// `None` for a Unix socket.
     Address(Option<IpAddr>),
     Others,
 }
@@ -80,7 +81,7 @@ impl Audit {
         Self { store, clock, pending: Mutex::default(), wake_writer: Notify::new() }
     }
 
-    /// Counts a call that was refused. The first of its source in a minute is logged in full.
+    /// Counts a refused call. The first refusal of a source in a minute is logged in full.
     pub fn refused(&self, refusal: &Refusal<'_>) {
         let Refusal { actor, origin, operation, reference, failure } = refusal;
         let mut source = Source {
@@ -120,14 +121,14 @@ impl Audit {
         telemetry::audit::log(&first);
     }
 
-    /// Takes a single fact: logs it now, and writes it soon.
+    /// Logs a record now, and writes it to the storage soon.
     pub fn record(&self, record: AuditRecord) {
         telemetry::audit::log(&record);
         self.pending().keep(vec![record]);
         self.wake_writer.notify_one();
     }
 
-    /// Audits that a setting was read again by the running daemon, or could not be.
+    /// Records that the running daemon reloaded a setting, or failed to.
     pub fn reloaded(&self, action: AuditAction, done: bool) {
         let outcome = if done { AuditOutcome::Done } else { AuditOutcome::Failed };
         self.record(
@@ -135,10 +136,10 @@ impl Audit {
         );
     }
 
-    /// A page of the audit, the newest first.
+    /// A page of the audit, newest records first.
     ///
     /// # Errors
-    /// The store's.
+    /// Fails if the storage cannot be read.
     pub async fn list(
         &self,
         filter: &AuditFilter,
@@ -149,7 +150,7 @@ impl Audit {
         page.map_err(|error| super::storage_watch::store_failure(&error))
     }
 
-    /// Writes pending facts each minute, after each single fact, and when it stops.
+    /// Writes pending records every minute, after each call of [`Audit::record`], and at `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut minute_end = self.clock.elapsed() + MINUTE;
         loop {
@@ -167,7 +168,7 @@ impl Audit {
         self.write(true).await;
     }
 
-    /// Writes the whole facts, and the counts of refused calls if their minute is over.
+    /// Writes the complete records. If the minute is over, the counted refusals are complete too.
     async fn write(&self, is_minute_over: bool) {
         let records = {
             let mut pending = self.pending();
@@ -187,7 +188,8 @@ impl Audit {
         }
     }
 
-    /// The row of a minute: as of its end, with the time of the first call among its words.
+    /// The record of refusals that were counted for a minute. Its time is the end of the minute,
+    /// and its detail names the time of the first refusal.
     fn counted(&self, record: AuditRecord) -> AuditRecord {
         let first_at = record.at;
         let detail = record.detail.clone().unwrap_or_default();
@@ -223,7 +225,7 @@ impl Pending {
         self.refused.keys().filter(|other| other.actor.is_some() == has_token).count()
     }
 
-    /// Keeps facts for a later write while there is room. Returns the number of facts without room.
+    /// Keeps records for a later write, up to the limit. Returns the number of dropped records.
     fn keep(&mut self, records: Vec<AuditRecord>) -> usize {
         let room = MAX_PENDING.saturating_sub(self.records.len());
         let dropped = records.len().saturating_sub(room);
@@ -282,7 +284,7 @@ mod tests {
             ]
         );
         audit.write(true).await;
-        assert_eq!(rows(&store).await.len(), 3, "once");
+        assert_eq!(rows(&store).await.len(), 3, "the counts start again after a write");
     }
 
     #[tokio::test]
@@ -314,7 +316,7 @@ mod tests {
         assert_eq!(rows.len(), 2 * MAX_SOURCES + 3);
         let row =
             |address: &str, actor: &str, count| (address.to_owned(), Some(actor.to_owned()), count);
-        assert!(rows.contains(&row("0.0.3.232", "ci", 2)), "before the flood of the token");
+        assert!(rows.contains(&row("0.0.3.232", "ci", 2)), "counted before the flood");
         assert!(
             rows.contains(&row(OTHERS, "boss", 1)) && rows.contains(&row(OTHERS, "stolen", 101))
         );

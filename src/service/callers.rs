@@ -1,8 +1,8 @@
-//! Identifies callers: compares the token of a request with the known tokens.
+//! Identifies callers: compares the token of a request with the tokens of the storage.
 //!
-//! If the store has never had a token, every caller is an admin, and otter listens only on
-//! addresses that no other machine reaches. Other processes make, rotate and revoke tokens; the
-//! daemon reads them again twice a second.
+//! As long as no token was ever created, every caller is an admin, and otter listens only on
+//! addresses that other machines cannot reach. Other processes create, rotate and revoke tokens, so
+//! the daemon reloads them twice a second.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,32 +26,32 @@ use crate::domain::scope::Scope;
 use crate::storage::{Storage, StorageError, StoredToken, TokenUse};
 use crate::telemetry;
 
-/// What is changed takes effect within a second.
+/// The time between two reads of the tokens. A change takes effect within a second.
 const RELOAD_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The last use of a token is written at most once in this time.
+/// The last use of a token is written at most once per interval.
 const USE_WRITE_INTERVAL: Duration = Duration::from_mins(1);
 
-/// The name of every caller if no token was ever made.
+/// The name of every caller while otter has no tokens.
 const ANONYMOUS: &str = "anonymous";
 
-/// Who made a request.
+/// The client that made a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The token's name.
+    /// The name of the token.
     pub name: Arc<str>,
     /// `None` if the caller needs no token, and for otter itself.
     pub token: Option<TokenId>,
     pub role: Role,
-    /// Where the request came from; the default if there is none.
+    /// The address and id of the request; the default for otter itself.
     pub origin: RequestOrigin,
-    /// The machines that exist for this caller.
+    /// The machines that this caller sees.
     pub scope: Arc<Scope>,
     pub limits: TokenLimits,
 }
 
 impl Caller {
-    /// A caller without restrictions.
+    /// A caller without a restricted scope and without limits.
     #[must_use]
     pub fn new(name: &str, role: Role) -> Self {
         Self {
@@ -64,16 +64,16 @@ impl Caller {
         }
     }
 
-    /// The caller, as the audit names it.
+    /// The caller as the actor of an audit record.
     #[must_use]
     pub fn actor(&self) -> Actor {
         Actor { name: self.name.to_string(), origin: self.origin }
     }
 
-    /// Whether it may change this machine: a runner only one that it holds.
+    /// Checks that the caller may change this machine without a lease on it.
     ///
     /// # Errors
-    /// `forbidden`
+    /// `forbidden` if the caller is not an operator.
     pub fn may_change(&self, machine: &Machine) -> Result<(), Failure> {
         if self.role >= Role::Operator {
             return Ok(());
@@ -83,10 +83,10 @@ impl Caller {
         Err(Failure::new(FailureKind::Forbidden, detail).with_machine(&machine.id, &machine.name))
     }
 
-    /// Whether it may cancel a job that this one asked for.
+    /// Checks that the caller may cancel a job of `requested_by`.
     ///
     /// # Errors
-    /// `forbidden`
+    /// `forbidden` if the caller is not an operator and the job is not its own.
     pub fn may_cancel(&self, requested_by: &str) -> Result<(), Failure> {
         if self.role >= Role::Operator || *self.name == *requested_by {
             return Ok(());
@@ -100,18 +100,18 @@ impl Caller {
     }
 }
 
-/// The tokens that are known.
+/// The known tokens, and the records of their use.
 pub struct Callers {
     store: Arc<dyn Storage>,
     clock: Clock,
     known: ArcSwap<KnownTokens>,
-    /// Notifies if the known tokens change or one expires.
+    /// Notifies when the known tokens change or one of them expires.
     changes: watch::Sender<()>,
     uses: Mutex<HashMap<TokenId, RecordedUse>>,
     limiter: Limiter,
 }
 
-/// A caller, and the token in force by which it is known.
+/// A caller, and the token that identified it.
 struct IdentifiedCaller {
     caller: Caller,
     /// `None` if callers need no token.
@@ -126,9 +126,9 @@ struct TokenInForce {
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct KnownTokens {
-    /// Whether any token exists, revoked ones included.
+    /// Whether any token exists, including revoked ones.
     exists_any: bool,
-    /// The tokens that were not revoked. Some may have expired.
+    /// The tokens that are not revoked. Some may have expired.
     valid: Vec<KnownToken>,
 }
 
@@ -140,27 +140,28 @@ struct KnownToken {
     caller: Caller,
 }
 
-/// The last use of a token, and when that was written.
+/// The last use of a token, and whether it was written to the storage.
 #[derive(Clone, Copy, Debug)]
 struct RecordedUse {
     last: TokenUse,
     is_written: bool,
-    /// By the clock that does not jump.
+    /// When a use was last written, as the elapsed time of the clock.
     written_at: Option<Duration>,
 }
 
 impl Callers {
-    /// Reads the tokens from the store.
+    /// Reads the tokens from the storage.
     ///
     /// # Errors
-    /// The store's.
+    /// Fails if the storage cannot be read.
     pub async fn load(store: Arc<dyn Storage>, clock: Clock) -> Result<Self, StorageError> {
         let known = read(&*store).await?;
         for KnownToken { caller, .. } in &known.valid {
             if is_reserved_name(&caller.name) {
                 tracing::warn!(
                     token = &*caller.name,
-                    "otter uses the name of this token for itself: make one of another name and revoke it"
+                    "otter uses the name of this token for itself: \
+                     make one of another name and revoke it"
                 );
             }
         }
@@ -187,7 +188,7 @@ impl Callers {
         self.known.load().valid.iter().any(|token| token.is_in_force(now))
     }
 
-    /// Whether a token admits its callers now.
+    /// Whether a token is in force, expired or revoked.
     #[must_use]
     pub fn standing(&self, token: TokenId) -> TokenStatus {
         let known = self.known.load();
@@ -198,17 +199,17 @@ impl Callers {
         }
     }
 
-    /// Notifies of each change of the tokens that are in force.
+    /// Notifies of every change of the tokens that are in force.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
-    /// Who calls with this text as the token.
+    /// The caller that sent this text as its token.
     ///
     /// # Errors
-    /// `unauthenticated` if a token is needed and this is none, or none that is in force. It never
-    /// says which.
+    /// `unauthenticated` if a token is needed, and the text is missing or is not a token in force.
+    /// The failure does not reveal whether a token is unknown, revoked or expired.
     pub fn identify(&self, token: Option<&str>) -> Result<Caller, Failure> {
         let IdentifiedCaller { caller, token } = self.find(token)?;
         if let Some(TokenInForce { id, digest, .. }) = token {
@@ -217,8 +218,8 @@ impl Callers {
         Ok(caller)
     }
 
-    /// Waits until the caller that was admitted with this token would no longer be: the token was
-    /// revoked or rotated or has expired, or the first token was made.
+    /// Waits until a caller with this token would be refused: the token was revoked or rotated or
+    /// has expired, or the caller has no token and the first token was created.
     pub async fn until_refused(&self, token: Option<&str>) {
         let mut changes = self.changes.subscribe();
         let is_anonymous = !self.need_tokens();
@@ -236,7 +237,7 @@ impl Callers {
             };
             tokio::select! {
                 biased;
-                // The sender lives as long as this.
+                // Never an error: `self` owns the sender.
                 _ = changes.changed() => {}
                 () = expired => {}
             }
@@ -251,13 +252,13 @@ impl Callers {
         self.limiter.count_request(&caller.name, &caller.limits, self.clock.elapsed())
     }
 
-    /// What tokens with limits use.
+    /// The counts of requests and streams of tokens with limits.
     #[must_use]
     pub const fn limiter(&self) -> &Limiter {
         &self.limiter
     }
 
-    /// Reads the tokens repeatedly and writes their last uses, until it is stopped. If the tokens
+    /// Reloads the tokens and writes their last uses, repeatedly until `stop`. While the tokens
     /// cannot be read, the known ones stay in force.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let mut is_failing = false;
@@ -288,7 +289,7 @@ impl Callers {
                     is_failing = true;
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
-                        "the tokens cannot be read: those that are known stay in force"
+                        "the tokens cannot be read: the known tokens stay in force"
                     );
                 }
                 Err(_) => {}
@@ -359,7 +360,7 @@ impl Callers {
             return;
         }
         if let Err(error) = self.store.mark_tokens_used(due.clone()).await {
-            tracing::debug!(%error, "when tokens were last used cannot be written");
+            tracing::debug!(%error, "the last uses of tokens cannot be written");
             return;
         }
         let mut uses = self.uses();
@@ -377,7 +378,7 @@ impl Callers {
 }
 
 impl KnownTokens {
-    /// Looks at every token however early it is found, and compares in constant time.
+    /// The token with this digest. Compares every token in constant time, also after a match.
     fn find(&self, digest: &TokenDigest) -> Option<&KnownToken> {
         let mut found = u64::MAX;
         for (position, known) in (0..).zip(&self.valid) {
@@ -433,7 +434,7 @@ mod tests {
                 .insert_token(&StoredToken { id: TokenId::new(clock.uuid()), ..stored })
                 .await
                 .unwrap(),
-            "in force"
+            "the name of a token in force is taken"
         );
         token
     }
@@ -471,10 +472,10 @@ mod tests {
         assert!(callers.identify(Some(ci.text())).is_err());
         assert!(
             callers.identify(None).is_err(),
-            "without a token in force nobody may call, and not everybody"
+            "while every token is revoked, callers without a token are refused"
         );
         assert!(callers.need_tokens() && !callers.has_tokens_in_force());
-        // The name is free for another.
+        // The name of a revoked token can be used again.
         make(&store, &clock, "ci", Role::Viewer).await;
     }
 
@@ -503,7 +504,7 @@ mod tests {
         assert_eq!(
             refused,
             callers.identify(Some(unknown.text())).unwrap_err(),
-            "as a revoked one"
+            "the same failure as for an unknown token"
         );
         assert!(callers.need_tokens() && !callers.has_tokens_in_force());
     }

@@ -1,17 +1,17 @@
-//! The host's errors as callers are told of them.
+//! An error of the host as a plain value, and the failure that callers see for it.
 
 use crate::domain::failure::{Failure, FailureKind, Fault};
 use crate::domain::ids::TaskId;
 use crate::hypervisor::{HostError, HostErrorKind};
 
-/// A host's error as a plain value: what a decision and a report need of it, without its cause.
+/// An error of the host without its cause, for decisions and for the report to the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFailure {
     pub kind: HostErrorKind,
     pub message: String,
     pub fault: Option<Fault>,
     pub blocking_task: Option<TaskId>,
-    /// Whether the host may have done what it was asked; see [`HostError::outcome_uncertain`].
+    /// Whether the host may have carried out the call; see [`HostError::outcome_uncertain`].
     pub outcome_uncertain: bool,
 }
 
@@ -28,7 +28,7 @@ impl From<&HostError> for HostFailure {
 }
 
 impl HostFailure {
-    /// Whether it says that the host cannot be talked to just now.
+    /// Whether the host cannot be reached, or does not accept the login, at the moment.
     #[must_use]
     pub const fn is_outage(&self) -> bool {
         matches!(
@@ -40,14 +40,14 @@ impl HostFailure {
         )
     }
 
-    /// The failure to report, told by the host's own words.
+    /// The failure that the caller sees, with the host's own message.
     #[must_use]
     pub fn to_failure(&self) -> Failure {
         Failure::new(failure_kind(self.kind), self.message.clone()).with_fault(self.fault.clone())
     }
 }
 
-/// The kind of failure that callers see for a host's error.
+/// The kind of failure that callers see for an error of the host.
 const fn failure_kind(kind: HostErrorKind) -> FailureKind {
     match kind {
         HostErrorKind::Unreachable | HostErrorKind::NotAuthenticated => {

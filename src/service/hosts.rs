@@ -1,4 +1,4 @@
-//! The hosts that otter works with, and on which of them a machine is. There is one host.
+//! The hosts that otter manages, and the host of each machine. There is one host at present.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use crate::domain::ids::MachineId;
 use crate::domain::machine::Machine;
 use crate::hypervisor::{Capability, Hypervisor};
 
-/// Every host. Clones share them.
+/// All hosts. Clones share them.
 #[derive(Clone)]
 pub struct Hosts(Arc<dyn Hypervisor>);
 
 impl Hosts {
-    /// One host, with all machines on it.
+    /// A single host that has all machines.
     #[must_use]
     pub fn from_host(host: Arc<dyn Hypervisor>) -> Self {
         Self(host)
@@ -30,7 +30,7 @@ impl Hosts {
         &self.0
     }
 
-    /// The host that a machine is on, if it can do this.
+    /// The host that a machine is on, if the host has the capability.
     ///
     /// # Errors
     /// `not-supported`

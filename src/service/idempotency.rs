@@ -1,5 +1,5 @@
-//! Idempotency keys: of the calls with one key only the first starts something. The others wait for
-//! it, and get what it started.
+//! Idempotency keys. Of all calls with one key, only the first starts a job or lease. The other
+//! calls wait for it and get the job or lease that it started.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -12,23 +12,23 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::fail_points::fail_point;
 use crate::storage::{IdempotencyKey, KeyOwner, Storage};
 
-/// The keys of the calls that one service takes.
+/// The keys of the calls to one service.
 pub struct IdempotencyKeys {
     store: Arc<dyn Storage>,
     claims: Arc<Claims>,
 }
 
-/// What became of the wish to use a key.
+/// The result of a claim.
 #[derive(Debug)]
 pub enum Claimed<T> {
-    /// The key is new: the call may start something.
+    /// The key is new: the call starts a job or lease.
     New(KeyClaim),
-    /// What an earlier call started with this key and the same request.
+    /// The job or lease that an earlier call with this key and the same request started.
     Used(T),
 }
 
-/// A new key that nobody else can use until the last clone of this is dropped. It is kept until
-/// what the call starts is committed with the key, or refused.
+/// A claimed key. No other call can claim the key until the last clone is dropped. The call keeps
+/// the claim until its job or lease is committed with the key, or is refused.
 #[derive(Clone)]
 pub struct KeyClaim(Arc<Claim>);
 
@@ -37,31 +37,32 @@ struct Claim {
     claims: Arc<Claims>,
 }
 
-/// The keys that are claimed now.
+/// The keys that are claimed at present.
 #[derive(Default)]
 struct Claims {
     claimed: Mutex<HashSet<ScopedKey>>,
     released: Notify,
 }
 
-/// A key within its scope: caller, method, path, key.
+/// A key with its scope: caller, method, path, key.
 type ScopedKey = (String, String, String, String);
 
 impl IdempotencyKeys {
-    /// Looks keys up in this storage.
+    /// Finds keys in this storage.
     #[must_use]
     pub fn new(store: Arc<dyn Storage>) -> Self {
         Self { store, claims: Arc::default() }
     }
 
-    /// Claims a key once nobody else has it, and looks it up.
+    /// Waits until no other call claims the key, claims it, and finds it in the storage.
     ///
     /// # Parameters
-    /// - `started`: what the key's first call started, if that is of the kind that this call
-    ///   starts.
+    /// - `started`: returns the job or lease of the key's first call, if it is of the kind that
+    ///   this call starts.
     ///
     /// # Errors
-    /// `idempotency-mismatch` if the key was used for another request; the storage's.
+    /// - `idempotency-mismatch` if the key was used for another request
+    /// - if the storage cannot be read
     pub async fn claim<T>(
         &self,
         key: IdempotencyKey,
@@ -82,7 +83,7 @@ impl IdempotencyKeys {
 }
 
 impl KeyClaim {
-    /// The key that is claimed.
+    /// The claimed key.
     #[must_use]
     pub fn key(&self) -> &IdempotencyKey {
         &self.0.key

@@ -1,7 +1,6 @@
-//! Counts what each token uses of its limits: requests in a second and open streams.
+//! The limits of tokens: requests per second and open streams.
 //!
-//! Requests are counted by a token bucket that holds those of one second, by the clock that does
-//! not jump.
+//! A token bucket limits the requests. Its capacity is the number of requests of one second.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +9,7 @@ use std::time::Duration;
 use crate::domain::access::TokenLimits;
 use crate::domain::failure::{Failure, FailureKind};
 
-/// What is in use, by the names of tokens. Only tokens with a limit are counted.
+/// The counts by the names of tokens. Only tokens with a limit are counted.
 #[derive(Debug, Default)]
 pub struct Limiter {
     buckets: Mutex<HashMap<Arc<str>, Bucket>>,
@@ -19,14 +18,14 @@ pub struct Limiter {
 
 type Streams = HashMap<Arc<str>, u32>;
 
-/// The requests that may still be made, as of a moment.
+/// The number of requests that were available at a time, as the elapsed time of the clock.
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
     available: f64,
     at: Duration,
 }
 
-/// An open stream of a token with a limit; it is counted until this is dropped.
+/// An open stream of a token with a limit. It counts until this value is dropped.
 #[derive(Debug)]
 pub struct CountedStream {
     streams: Arc<Mutex<Streams>>,
@@ -34,10 +33,10 @@ pub struct CountedStream {
 }
 
 impl Limiter {
-    /// Counts a request of a token at this moment of the clock that does not jump.
+    /// Counts a request of a token. `now` is the elapsed time of the clock.
     ///
     /// # Errors
-    /// `too-many-requests`
+    /// `too-many-requests` if the token has used its requests of the last second.
     pub fn count_request(
         &self,
         token: &Arc<str>,
@@ -61,11 +60,11 @@ impl Limiter {
         Ok(())
     }
 
-    /// Counts a stream of a token for as long as the answer is kept. `None` if the caller has no
+    /// Counts a stream of a token until the result is dropped. Returns `None` if the token has no
     /// limit.
     ///
     /// # Errors
-    /// `too-many-requests`
+    /// `too-many-requests` if the token has as many open streams as it may.
     pub fn count_stream(
         &self,
         token: &Arc<str>,

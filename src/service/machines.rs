@@ -1,5 +1,6 @@
 //! Machines as callers see them: lists, waits, and the view of a machine. The view adds otter's own
-//! data to the reported machine: lease, quarantine, job, whether it is protected, whether it is free.
+//! data to the machine that the host reports: lease, quarantine, job, protection, and whether the
+//! machine is free.
 
 mod lookup;
 mod not_free;
@@ -42,46 +43,46 @@ pub struct Machines {
 /// Which machines otter refuses to change: protected ones, and the one that otter runs in.
 #[derive(Clone, Debug, Default)]
 pub struct Protection {
-    /// Patterns of names, and ids.
+    /// The configured patterns of names, and ids.
     pub protected: Vec<String>,
-    /// Patterns that otter itself adds. No user configured them, so they may match no machine.
+    /// Patterns that otter adds. No warning is logged if one of them matches no machine.
     pub built_in: Vec<String>,
-    /// `esx.machine_name`. If it is set, `own_addresses` are not compared.
+    /// `esx.machine_name`. If it is set, `own_addresses` is not used.
     pub own_name: Option<String>,
-    /// The hardware addresses of the machine that otter runs on.
+    /// The hardware addresses of the machine that otter runs in.
     pub own_addresses: Vec<MacAddress>,
 }
 
-/// A machine with all that callers see of it.
+/// A machine with everything that callers see of it.
 #[derive(Clone, Debug)]
 pub struct MachineView {
-    /// As the host reports it.
+    /// The machine as the host reports it.
     pub machine: Arc<Machine>,
-    /// Whether the addresses of its guest count; if not, readers see none.
+    /// Whether the addresses of its guest are trusted. If not, callers see no address.
     pub addresses_trusted: bool,
     pub protected: bool,
     pub active_job: Option<JobId>,
-    /// In order of their names.
+    /// In the order of their names.
     pub pools: Vec<String>,
     pub lease: Option<HoldingLease>,
     pub quarantine: Option<Quarantine>,
-    /// The machine is free if there is no reason.
+    /// The machine is free if the list is empty.
     pub not_free_because: Vec<NotFreeReason>,
 }
 
-/// The lease that a machine is held by, and its holder.
+/// The lease that holds a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HoldingLease {
     pub lease: LeaseId,
     pub holder: String,
-    /// `None` before the lease is active, and during its release.
+    /// `None` before the lease is active and during its release.
     pub expires_at: Option<Timestamp>,
 }
 
 /// Selects machines. A machine matches if every field that is set matches.
 #[derive(Clone, Debug, Default)]
 pub struct MachineFilter {
-    /// A part of the name, in any case.
+    /// A part of the name; case is ignored.
     pub name: Option<String>,
     pub mac: Option<MacAddress>,
     pub power_state: Option<PowerState>,
@@ -90,11 +91,11 @@ pub struct MachineFilter {
     pub pool: Option<String>,
 }
 
-/// The condition that a wait for a machine ends with.
+/// The condition that ends a wait for a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WaitCondition {
     PowerState(PowerState),
-    /// A trusted address, in the network if there is one.
+    /// A trusted address, inside the network if one is named.
     Address(Option<Network>),
     Tools,
     Question,
@@ -116,16 +117,16 @@ impl Machines {
         Self { inventory, jobs, protection, leases, pools, visibility }
     }
 
-    /// Decides what exists for a caller.
+    /// The comparison of scopes with machines, jobs and leases.
     #[must_use]
     pub const fn visibility(&self) -> &Visibility {
         &self.visibility
     }
 
-    /// The contents of the inventory, once they are loaded.
+    /// The contents of the inventory.
     ///
     /// # Errors
-    /// `inventory-loading` before the host was first read.
+    /// `inventory-loading` until the host has been read completely once.
     pub fn contents(&self) -> Result<Arc<InventoryContents>, Failure> {
         let contents = self.inventory.contents();
         if contents.loaded {
@@ -133,20 +134,24 @@ impl Machines {
         }
         let detail = match self.inventory.session().state {
             SessionState::Away { reason } | SessionState::LoginRefused { reason } => {
-                format!("There is nothing to show: the host has not been read since otter started. {reason}")
+                format!(
+                    "There is nothing to show: \
+                     the host has not been read since otter started. {reason}"
+                )
             }
             SessionState::Connecting | SessionState::Connected => {
-                "The host has not been read yet, so there is nothing to show; try again in a moment."
+                "The host has not been read yet, so there is nothing to show; \
+                 try again in a moment."
                     .to_owned()
             }
         };
         Err(Failure::new(FailureKind::InventoryLoading, detail))
     }
 
-    /// Every machine of a scope that matches the filter, in the order of lists.
+    /// The machines of a scope that match the filter, in the order of their names.
     ///
     /// # Errors
-    /// As [`Machines::contents`].
+    /// As for [`Machines::contents`].
     pub fn list(&self, scope: &Scope, filter: &MachineFilter) -> Result<Vec<MachineView>, Failure> {
         let contents = self.contents()?;
         let active = self.jobs.all_active();
@@ -162,17 +167,17 @@ impl Machines {
         Ok(views.filter(|view| filter.matches(view)).collect())
     }
 
-    /// The current machine of this id, in every scope.
+    /// The machine with this id, regardless of scopes.
     #[must_use]
     pub fn get(&self, id: &MachineId) -> Option<MachineView> {
         let contents = self.inventory.contents();
         contents.machine(id).map(|machine| self.view(&contents, machine, self.jobs.active(id)))
     }
 
-    /// Refuses a change of a protected machine.
+    /// Checks that a machine is not protected.
     ///
     /// # Errors
-    /// `self-protection`.
+    /// `self-protection` if the machine is protected.
     pub fn may_change(&self, view: &MachineView) -> Result<(), Failure> {
         if !view.protected {
             return Ok(());
@@ -188,7 +193,7 @@ impl Machines {
             .with_machine(&machine.id, &machine.name))
     }
 
-    /// The current machine of this id, if it is in the scope.
+    /// The machine with this id, if it is in the scope.
     #[must_use]
     pub fn get_in(&self, scope: &Scope, id: &MachineId) -> Option<MachineView> {
         self.get(id).filter(|view| self.visibility.has_machine(scope, &view.machine))
@@ -202,11 +207,12 @@ impl Machines {
         own.map(|machine| machine.id.clone())
     }
 
-    /// Waits until the machine fulfils the condition.
+    /// Waits until the machine fulfils the condition. Returns the machine.
     ///
     /// # Errors
-    /// `machine-gone` if the machine vanishes from the host or leaves the scope,
-    /// `invalid-power-state` if the machine cannot reach the state.
+    /// - `machine-gone` if the machine is removed from the host or leaves the scope.
+    /// - `invalid-power-state` if an address is awaited, the machine is off, and no job works on
+    ///   it.
     pub async fn wait_until(
         &self,
         scope: &Scope,
@@ -280,13 +286,13 @@ impl Machines {
 }
 
 impl MachineView {
-    /// The guest's preferred address, if its addresses count.
+    /// The guest's preferred address, if its addresses are trusted.
     #[must_use]
     pub fn ip_address(&self) -> Option<&str> {
         self.machine.guest.ip_address.as_deref().filter(|_| self.addresses_trusted)
     }
 
-    /// Every address of the guest, if they count.
+    /// The addresses of the guest, if they are trusted.
     #[must_use]
     pub fn ip_addresses(&self) -> &[String] {
         if self.addresses_trusted { &self.machine.guest.ip_addresses } else { &[] }
@@ -350,7 +356,7 @@ impl WaitCondition {
     }
 }
 
-/// A caller's text in quotes for an error, cut after 80 characters.
+/// A caller's text in quotes for an error message, cut after 80 characters.
 #[must_use]
 pub fn shorten(text: &str) -> String {
     const MAX_CHARACTERS: usize = 80;
@@ -365,7 +371,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_names_are_cut_in_errors() {
+    fn long_texts_are_cut_in_errors() {
         assert_eq!(shorten("short"), "\"short\"");
         assert!(shorten(&"🦦".repeat(100_000)).chars().count() < 100);
     }

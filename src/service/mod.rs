@@ -1,4 +1,4 @@
-//! The use-cases and every rule. Handlers call in here; nothing in here knows of HTTP.
+//! The use cases and their rules. The API calls these modules; they know nothing of HTTP.
 
 pub mod audit;
 pub mod callers;
@@ -42,6 +42,6 @@ pub struct Services {
     pub leases: Leases,
     pub storage: StorageWatch,
     pub audit: Arc<Audit>,
-    /// For reads that go past the contents.
+    /// For reads that go to the host and not to the inventory.
     pub hosts: Hosts,
 }

@@ -1,5 +1,5 @@
-//! Patterns and ids of the configuration that match no machine. Without a warning, a misspelt
-//! pattern would leave machines unprotected, or a pool empty.
+//! Warnings about patterns and ids of the configuration that match no machine. A misspelt pattern
+//! would otherwise silently leave machines unprotected or a pool empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,11 +21,11 @@ pub struct UnmatchedPattern {
     pub pattern: String,
 }
 
-/// The patterns and ids of machines that the configuration holds, by setting.
+/// The patterns and ids of machines in the configuration, by setting.
 #[derive(Clone, Debug, Default)]
 pub struct MachinePatterns(BTreeMap<Arc<str>, Vec<String>>);
 
-/// Logs the patterns that match no machine, at the start and after each change.
+/// Logs the patterns that match no machine: at the start, and when they change.
 pub struct PatternWatch {
     patterns: MachinePatterns,
     inventory: Arc<Inventory>,
@@ -43,7 +43,7 @@ impl MachinePatterns {
         Self(settings)
     }
 
-    /// How many patterns of each setting match no machine.
+    /// The number of patterns of each setting that match no machine.
     #[must_use]
     pub fn counts(&self, unmatched: &BTreeSet<UnmatchedPattern>) -> BTreeMap<Arc<str>, usize> {
         let count =
@@ -69,7 +69,7 @@ impl MachinePatterns {
 }
 
 impl UnmatchedPattern {
-    /// The warning for people.
+    /// The warning for the operator.
     #[must_use]
     pub fn warning(&self) -> String {
         let Self { setting, pattern } = self;
@@ -87,20 +87,20 @@ impl PatternWatch {
         Self { patterns, inventory, event_stream }
     }
 
-    /// The patterns that match no machine now; none before the inventory is loaded.
+    /// The patterns that match no machine now. Empty before the inventory is loaded.
     #[must_use]
     pub fn unmatched(&self) -> BTreeSet<UnmatchedPattern> {
         self.machines().map_or_else(BTreeSet::new, |machines| self.patterns.unmatched(&machines))
     }
 
-    /// How many patterns of each setting match no machine now.
+    /// The number of patterns of each setting that match no machine now.
     #[must_use]
     pub fn counts(&self) -> BTreeMap<Arc<str>, usize> {
         self.patterns.counts(&self.unmatched())
     }
 
-    /// Logs each change, until it is stopped. Waits for changes of the inventory, and compares the
-    /// patterns only if ids or names of machines changed.
+    /// Logs each change of the unmatched patterns, until `stop`. It waits for events of the
+    /// inventory and compares the patterns only if the ids or names of machines changed.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let types = vec![
             EventType::MachineChanged,
@@ -112,8 +112,8 @@ impl PatternWatch {
             self.event_stream.subscribe(EventFilter { types, ..EventFilter::default() });
         let (mut last_machines, mut logged) = (None, BTreeSet::new());
         loop {
-            // Marks the change as read before it reads the inventory: a change in between wakes the
-            // loop again.
+            // First skip the events, then read the inventory: a change in between wakes the loop
+            // again.
             changes.skip_unread();
             let machines = self.machines();
             if machines.is_some() && machines != last_machines {
@@ -143,7 +143,11 @@ fn log_changes(before: &BTreeSet<UnmatchedPattern>, now: &BTreeSet<UnmatchedPatt
         tracing::warn!(%setting, %pattern, "a pattern of the configuration matches no machine");
     }
     for UnmatchedPattern { setting, pattern } in before.difference(now) {
-        tracing::info!(%setting, %pattern, "a pattern of the configuration matches a machine again");
+        tracing::info!(
+            %setting,
+            %pattern,
+            "a pattern of the configuration matches a machine again"
+        );
     }
 }
 

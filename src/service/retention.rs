@@ -1,5 +1,5 @@
-//! Deletes what is kept no longer: old jobs, leases and idempotency keys once an hour, and audit
-//! facts over the limits once a minute.
+//! Deletes old data: ended jobs, ended leases and idempotency keys once an hour, and audit records
+//! over the limits once a minute.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::fail_points::fail_point;
 use crate::storage::{PurgedAudit, Retention, Storage};
 
-/// Deletes until it is stopped.
+/// Deletes old data until `stop`.
 pub async fn run(
     store: Arc<dyn Storage>,
     clock: Clock,
@@ -51,12 +51,12 @@ async fn purge_audit(store: &dyn Storage, clock: &Clock, retention: &Retention) 
             tracing::warn!(
                 rows = by_bytes,
                 max_bytes,
-                "the oldest of the audit gave way to audit.max_bytes"
+                "the oldest audit records were deleted to keep audit.max_bytes"
             );
         }
         Err(error) => {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "the old part of the audit cannot be deleted");
+            tracing::warn!(error, "old audit records cannot be deleted");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The rules for the snapshots of one machine: what the configuration protects, and which snapshots
-//! belong to the lease of a job.
+//! The protection of snapshots: which snapshots of a machine a job may change. The rules come from
+//! the configuration and from the lease of the job.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::domain::pool::Pools;
 use crate::domain::snapshot_rules::{SnapshotChange, SnapshotRules, SnapshotTree};
 use crate::storage::{Storage, StorageError};
 
-/// What the configuration says of snapshots.
+/// The configuration of the protection.
 #[derive(Clone, Debug, Default)]
 pub struct SnapshotSettings {
     /// `snapshots.protected`: patterns of names and of paths.
@@ -21,7 +21,7 @@ pub struct SnapshotSettings {
     pub runners_may_remove: bool,
 }
 
-/// The use-cases around the protection of snapshots.
+/// Finds the rules of each job.
 pub struct SnapshotProtection {
     settings: SnapshotSettings,
     pools: Arc<Pools>,
@@ -38,11 +38,14 @@ impl SnapshotProtection {
         Self { settings, pools, storage }
     }
 
-    /// The rules that hold for a job. `machine` is the machine as the inventory shows it; if it is
-    /// not there, the patterns of every pool count. The store is read only for the job of a runner.
+    /// The rules for a job. The storage is read only for the job of a runner.
+    ///
+    /// # Parameters
+    /// - `machine`: the job's machine in the inventory. If it is `None`, the patterns of every pool
+    ///   apply.
     ///
     /// # Errors
-    /// The store's.
+    /// Fails if the storage cannot be read.
     pub async fn rules(
         &self,
         job: &Job,
@@ -78,10 +81,10 @@ impl SnapshotProtection {
     }
 }
 
-/// Whether a job may change a tree of snapshots as it asks for.
+/// Checks that a job may change the snapshots of its machine.
 ///
 /// # Errors
-/// `forbidden`, which names the first snapshot that stands in its way.
+/// `forbidden`, which names the first snapshot that the job must not change.
 pub fn check(job: &Job, rules: &SnapshotRules, tree: &SnapshotTree) -> Result<(), Failure> {
     let Some(change) = SnapshotChange::from_request(&job.request) else { return Ok(()) };
     rules.check(job.authority, change, tree).map_err(|refusal| {
@@ -90,7 +93,7 @@ pub fn check(job: &Job, rules: &SnapshotRules, tree: &SnapshotTree) -> Result<()
     })
 }
 
-/// The recorded text of a job's override, if the job would be refused without it.
+/// The warning about the override of a job; `None` if the job needs no override.
 #[must_use]
 pub fn override_warning(
     job: &Job,

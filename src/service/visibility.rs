@@ -1,5 +1,5 @@
-//! What exists for a caller: its scope compared with machines, and with the jobs and leases of
-//! machines.
+//! Which machines, jobs, leases and pools a caller sees: compares the scope of its token with the
+//! machines of the host.
 
 use std::sync::Arc;
 
@@ -21,26 +21,26 @@ pub struct Visibility {
 }
 
 impl Visibility {
-    /// By this inventory and these pools.
+    /// Compares scopes with the machines of this inventory, in these pools.
     #[must_use]
     pub const fn new(inventory: Arc<Inventory>, pools: Arc<Pools>) -> Self {
         Self { inventory, pools }
     }
 
-    /// Whether a machine is in a scope, as it is now.
+    /// Whether a machine is in a scope now.
     #[must_use]
     pub fn has_machine(&self, scope: &Scope, machine: &Machine) -> bool {
         !scope.is_restricted() || scope.contains(&machine.name, &self.pools.for_machine(machine))
     }
 
-    /// Whether a machine was in a scope while it was placed like this.
+    /// Whether a machine was in a scope while it had this placement.
     #[must_use]
     pub fn had_machine(&self, scope: &Scope, id: &MachineId, placement: &Placement) -> bool {
         let Placement { name, annotated_pools, datastores: _ } = placement;
         scope.contains(name, &self.pools.for_named_machine(id, name, annotated_pools.clone()))
     }
 
-    /// Every machine of a scope, in the order of lists.
+    /// The machines of a scope, in the order of their names.
     #[must_use]
     pub fn machines(&self, scope: &Scope) -> Vec<Arc<Machine>> {
         let contents = self.inventory.contents();
@@ -48,8 +48,8 @@ impl Visibility {
         all.filter(|machine| self.has_machine(scope, machine)).cloned().collect()
     }
 
-    /// Whether a caller sees a job: if it sees the job's machine. A job on anything else is seen by
-    /// callers that see everything.
+    /// Whether a caller sees a job. A caller sees a job if it sees the job's machine. Only a caller
+    /// without a restricted scope sees a job that has no machine.
     #[must_use]
     pub fn shows_job(&self, caller: &Caller, job: &Job) -> bool {
         match job.target.machine() {
@@ -58,8 +58,8 @@ impl Visibility {
         }
     }
 
-    /// Whether a caller sees a lease: if it sees the lease's machine; before a grant, if it asked
-    /// for it.
+    /// Whether a caller sees a lease. A caller sees a lease if it sees the lease's machine, or,
+    /// before the grant, if it requested the lease.
     #[must_use]
     pub fn shows_lease(&self, caller: &Caller, lease: &Lease) -> bool {
         if !caller.scope.is_restricted() {
@@ -82,7 +82,7 @@ impl Visibility {
         !scope.is_restricted() || self.machines(scope).iter().any(is_of_pool)
     }
 
-    /// How many machines of a scope have files on a datastore.
+    /// The number of machines of a scope that have files on a datastore.
     #[must_use]
     pub fn machine_count(&self, scope: &Scope, datastore: &Datastore) -> u32 {
         if !scope.is_restricted() {
@@ -93,8 +93,8 @@ impl Visibility {
         u32::try_from(machines.iter().filter(has_files).count()).unwrap_or(u32::MAX)
     }
 
-    /// A machine that is gone, or whose id now belongs to another machine, is judged by its last
-    /// known properties.
+    /// Whether a scope has a machine. If the machine is gone, or its id now belongs to another
+    /// machine, its last known name and pool decide.
     fn has_known_machine(
         &self,
         scope: &Scope,

@@ -1,8 +1,10 @@
-//! No files of `src` import each other in a circle. A file depends on the file that *defines* what
-//! it names: a path is followed through every `use` and `pub use` to there. A `mod` line, a
-//! re-export and the name of a module are no dependency. Nor is what a file uses of the modules
-//! below it, since it is there to put them together, nor what a `mod tests` within it uses, since
-//! nothing depends on that.
+//! No files of `src` import each other in a circle. A file depends on the file that *defines* the
+//! item that it names: the check follows a path through every `use` and `pub use` to the
+//! definition.
+//!
+//! These are no dependencies: a `mod` line, a re-export, the name of a module, the items that a
+//! file uses of modules below it, because its job is to combine them, and the items that a `mod
+//! tests` uses, because no other file depends on tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -11,13 +13,13 @@ use std::path::{Path, PathBuf};
 use super::module;
 use super::paths::{Mention, mentions};
 
-/// Which files each file depends on, and through which items, each with the first line that has it.
+/// The files that each file depends on, and the items that cause it, each with its first line.
 type Dependencies = BTreeMap<String, BTreeMap<String, BTreeMap<String, usize>>>;
 
 struct Sources {
     /// The file of each module.
     files: BTreeMap<Vec<String>, String>,
-    /// What each module imports, by the name that it has there.
+    /// The imports of each module, by the name that the module uses.
     imports: BTreeMap<Vec<String>, BTreeMap<String, Mention>>,
     mentions: Vec<(String, Mention)>,
 }
@@ -66,15 +68,15 @@ impl Sources {
         all
     }
 
-    /// The file that defines the item at the path of `mention` and `rest`, and the item's name.
-    /// There is none for a module, for a local name and for what another crate defines.
+    /// The file that defines the item at the path of `mention` and `rest`, and the name of the
+    /// item. `None` for a module, for a local name, and for an item of another crate.
     fn definition(
         &self,
         mention: &Mention,
         rest: &[String],
         depth: usize,
     ) -> Option<(&str, String)> {
-        // A `use` that leads back to itself imports from a crate of that name.
+        // A `use` that leads back to itself imports from an external crate with that name.
         if depth > 8 {
             return None;
         }
@@ -97,12 +99,12 @@ impl Sources {
     }
 }
 
-/// Whether `file` is `above` or belongs to a module below it.
+/// Whether `file` is the file `above`, or a module below it.
 fn is_same_or_below(file: &str, above: &str) -> bool {
     module(Path::new(file)).starts_with(&module(Path::new(above)))
 }
 
-/// The files of each circle: those that depend on each other, directly or through others.
+/// The files of each circle: they depend on each other, directly or through other files.
 fn circles(dependencies: &Dependencies) -> BTreeSet<Vec<&str>> {
     let reached: BTreeMap<&str, BTreeSet<&str>> =
         dependencies.keys().map(|file| (file.as_str(), reach(dependencies, file))).collect();
@@ -118,7 +120,7 @@ fn circles(dependencies: &Dependencies) -> BTreeSet<Vec<&str>> {
         .collect()
 }
 
-/// All that `file` depends on, directly or through others.
+/// The files that `file` depends on, directly or through other files.
 fn reach<'a>(dependencies: &'a Dependencies, file: &str) -> BTreeSet<&'a str> {
     let mut reached = BTreeSet::new();
     let mut next = vec![file];
@@ -132,7 +134,7 @@ fn reach<'a>(dependencies: &'a Dependencies, file: &str) -> BTreeSet<&'a str> {
     reached
 }
 
-/// What ties the files of a circle together, a line for each pair.
+/// The items that cause a circle: one line for each pair of files.
 fn causes(dependencies: &Dependencies, circle: &[&str]) -> String {
     let mut text = format!("{circle:?}:\n");
     for file in circle {
@@ -140,7 +142,7 @@ fn causes(dependencies: &Dependencies, circle: &[&str]) -> String {
             if circle.contains(&other.as_str()) {
                 let items: Vec<String> =
                     items.iter().map(|(item, line)| format!("{item} (line {line})")).collect();
-                writeln!(text, "    {file} needs of {other}: {}", items.join(", ")).unwrap();
+                writeln!(text, "    {file} imports from {other}: {}", items.join(", ")).unwrap();
             }
         }
     }
@@ -175,9 +177,9 @@ fn a_circle_is_reported_with_its_causes() {
         ("d.rs", "use crate::a::A;"),
     ]);
     let expected = r#"["a.rs", "b.rs", "c.rs"]:
-    a.rs needs of b.rs: B (line 1)
-    b.rs needs of c.rs: g (line 2)
-    c.rs needs of a.rs: A (line 1)
+    a.rs imports from b.rs: B (line 1)
+    b.rs imports from c.rs: g (line 2)
+    c.rs imports from a.rs: A (line 1)
 "#;
     assert_eq!(found, [expected]);
 }
@@ -211,7 +213,7 @@ fn a_path_that_is_no_dependency_makes_no_circle() {
     ] {
         assert_eq!(found(&[("a.rs", a), ("b.rs", b)]), Vec::<String>::new(), "{a} {b}");
     }
-    // A module uses what is below it, and that uses what the module defines.
+    // A module uses the modules below it, and these use the items of the module.
     let below = [("a/mod.rs", "mod b; use b::B; struct A;"), ("a/b.rs", "use super::A;")];
     assert_eq!(found(&below), Vec::<String>::new());
 }

@@ -1,4 +1,4 @@
-//! Every file says at its top what its one job is.
+//! Every file begins with a header that states its job.
 
 #[test]
 fn every_file_begins_with_a_header() {

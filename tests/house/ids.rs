@@ -1,16 +1,16 @@
-//! The ids that a backend gives (of machines, snapshots, tasks, datastores and questions) are
-//! opaque outside of it: only a backend makes one from a text and looks into its text. The store
-//! brings back what it was given. What a caller wrote becomes an id by `FromStr` alone.
+//! The ids of machines, snapshots, tasks, datastores and questions are opaque outside of the
+//! backend: only a backend makes an id from a text and reads the text of an id. The store also does
+//! so, to save and load ids. The text of a caller becomes an id only by `FromStr`.
 
 use std::path::Path;
 
-/// The names by which an id is made from a text and its text is read.
+/// The functions that make an id from a text and that read its text.
 const OPAQUE: [&str; 2] = ["from_backend", "backend_text"];
 
-/// Who may use them, by the beginning of the path.
+/// The paths of the files that may use these functions.
 const ALLOWED: [&str; 3] = ["esx/", "store/", "domain/ids.rs"];
 
-/// The lines of a file of `src` that look into an id, or make one, and may not.
+/// The lines of a file of `src` that use these functions although the file may not.
 fn violations(file: &Path, text: &str) -> Vec<String> {
     let path = file.to_str().unwrap();
     if ALLOWED.iter().any(|allowed| path.starts_with(allowed)) || is_test(path) {
@@ -24,7 +24,7 @@ fn violations(file: &Path, text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether a file of `src` is compiled for tests alone.
+/// Whether a file of `src` is compiled only for tests.
 fn is_test(path: &str) -> bool {
     path.contains("tests/") || path.ends_with("tests.rs") || path.ends_with("samples.rs")
 }

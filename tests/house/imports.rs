@@ -1,20 +1,21 @@
-//! Who may import whom. Commands go down: api → service → {hypervisor, storage} → domain; facts
-//! come up through the seam. What a component may name is here in full; a component without a rule is
-//! refused.
+//! Which components may import which. A component is a top-level module. Commands go down: api →
+//! service → {hypervisor, storage} → domain. Facts of the host come up through the traits of
+//! `hypervisor`. `RULES` lists everything that a component may name; a component without a rule is
+//! a violation.
 
 use std::path::Path;
 
 use super::module;
 use super::paths::{RootedPath, rooted_paths};
 
-/// A component, and what it may name beside itself: whole components, or paths within one.
+/// A component, and the paths outside of it that it may name: other components, or items of them.
 struct Rule {
     component: &'static str,
     may: &'static [&'static str],
 }
 
 const RULES: &[Rule] = &[
-    // The values of the components below the service, but neither the storage nor the host themselves.
+    // Value types of the layers below the service, but not the storage or the host themselves.
     Rule {
         component: "api",
         may: &[
@@ -54,12 +55,12 @@ const RULES: &[Rule] = &[
         ],
     },
     Rule { component: "hypervisor", may: &["domain"] },
-    // What is audited is logged once it is committed.
+    // An audit record is logged once it is committed.
     Rule { component: "storage", may: &["domain", "telemetry::audit"] },
     Rule { component: "store", may: &["storage", "domain"] },
     Rule { component: "domain", may: &[] },
     Rule { component: "esx", may: &["hypervisor", "domain", "supervisor", "clock", "telemetry"] },
-    // Never the backend's envelopes: one misunderstanding in both would pass every test.
+    // Not the SOAP messages of the backend: an error in both would pass every test.
     Rule {
         component: "simulator",
         may: &["domain", "clock", "connection_stream", "esx::soap::xml"],
@@ -74,14 +75,15 @@ const RULES: &[Rule] = &[
     Rule { component: "main", may: &["cli", "fail_points"] },
 ];
 
-/// The components that see all others: they put them together.
+/// The components that may import all others, because they combine them.
 const WIRING: &[&str] = &["app", "cli", "lib"];
 
-/// The components whose unit tests run over a database in memory, and what these may name for it.
+/// The components whose unit tests run over a database in memory, and the items that these tests
+/// may import for it.
 const OVER_STORAGE: &[&str] = &["api", "service"];
 const IN_TESTS: &[&str] = &["store::Store", "storage::Storage"];
 
-/// What a file names that it may not.
+/// The imports of a file that its rule does not allow.
 fn violations(file: &Path, text: &str) -> Vec<String> {
     let module = module(file);
     let component = module[0].as_str();

@@ -1,4 +1,4 @@
-//! The rules of the house that no compiler knows.
+//! Rules for the source code that the compiler does not check.
 
 mod circles;
 mod headers;
@@ -8,7 +8,7 @@ mod paths;
 
 use std::path::{Path, PathBuf};
 
-/// Every Rust file below `src`: its path from there, and its text.
+/// Every Rust file below `src`: its path relative to `src`, and its text.
 pub fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
@@ -28,7 +28,7 @@ pub fn sources() -> Vec<(PathBuf, String)> {
     files
 }
 
-/// The module that a file of `src` is.
+/// The module path of a file of `src`.
 fn module(file: &Path) -> Vec<String> {
     let mut module: Vec<String> =
         file.with_extension("").iter().map(|part| part.to_str().unwrap().to_owned()).collect();

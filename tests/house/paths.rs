@@ -1,8 +1,8 @@
-//! The paths of the crate that a source file names: `crate::…`, `super::…` and, in the binary,
-//! `otter::…`, with the groups of `use` taken apart. Comments, texts and macros' names are passed
-//! over.
+//! Parses the paths that a source file names: `crate::…`, `super::…` and, in the binary,
+//! `otter::…`. A group in a `use` gives one path for each member. Comments and string literals are
+//! skipped.
 
-/// One path from the root of the crate on, and the line that it is in.
+/// A path from the root of the crate, and its line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RootedPath {
     pub path: Vec<String>,
@@ -11,7 +11,7 @@ pub struct RootedPath {
     pub scope: Vec<String>,
 }
 
-/// What the file at the module path `module` names.
+/// The paths from the root of the crate in the file with the module path `module`.
 pub fn rooted_paths(module: &[&str], text: &str) -> Vec<RootedPath> {
     mentions(module, text)
         .into_iter()
@@ -20,31 +20,31 @@ pub fn rooted_paths(module: &[&str], text: &str) -> Vec<RootedPath> {
         .collect()
 }
 
-/// A path or a single word of a source file, also one that begins at a name of its own module.
+/// A path or a single name in a source file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mention {
     /// The module that it stands in: the file's or an inline one below it.
     pub scope: Vec<String>,
-    /// From the root of the crate if `is_rooted`, otherwise from a name that `scope` knows.
+    /// From the root of the crate if `is_rooted`, otherwise from a name in `scope`.
     pub path: Vec<String>,
     pub is_rooted: bool,
     pub line: usize,
     pub import: Option<Import>,
 }
 
-/// What a `use` makes of a path.
+/// The import of a path by a `use`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Import {
-    /// What the module calls it.
+    /// The name in the importing module.
     pub name: String,
-    /// Others may import it from here: `pub use`, `pub(super) use`.
+    /// Whether other modules may import it from here: `pub use`, `pub(super) use`.
     pub is_reexport: bool,
 }
 
-/// All that the file at the module path `module` mentions.
+/// All paths and names in the file with the module path `module`.
 pub fn mentions(module: &[&str], text: &str) -> Vec<Mention> {
     let module: Vec<String> = module.iter().map(|part| (*part).to_owned()).collect();
-    // The module that each open brace is in: inline modules make `super` mean something else.
+    // `scopes` has the module of each open brace, because `super` depends on inline modules.
     let mut reader = TokenReader {
         tokens: tokens(text),
         at: 0,
@@ -63,7 +63,7 @@ pub fn mentions(module: &[&str], text: &str) -> Vec<Mention> {
                     reader.scopes.push([scope, vec![name]].concat());
                 }
             }
-            // `use<…>` says which lifetimes a type captures.
+            // `use<…>` lists the lifetimes that a type captures; it imports nothing.
             "use" if reader.peek() != Some("<") => {
                 reader.import = Some(matches!(reader.before(), Some("pub" | ")")));
             }
@@ -101,7 +101,7 @@ struct TokenReader {
     tokens: Vec<(String, usize)>,
     at: usize,
     scopes: Vec<Vec<String>>,
-    /// Within a `use`: whether it exports again what it imports.
+    /// Within a `use`: whether it is a re-export.
     import: Option<bool>,
     found: Vec<Mention>,
 }
@@ -111,7 +111,7 @@ impl TokenReader {
         self.tokens.get(self.at).map(|(token, _)| token.as_str())
     }
 
-    /// The token in front of the one that was read last.
+    /// The token before the one that was read last.
     fn before(&self) -> Option<&str> {
         self.tokens.get(self.at.checked_sub(2)?).map(|(token, _)| token.as_str())
     }
@@ -128,7 +128,7 @@ impl TokenReader {
         there
     }
 
-    /// Reads on from behind a `::`; a group gives one path for each of its members.
+    /// Reads the rest of a path after a `::`. A group gives one path for each of its members.
     fn path(&mut self, is_rooted: bool, mut path: Vec<String>) {
         loop {
             if self.import.is_some() && self.takes("{") {
@@ -157,7 +157,8 @@ impl TokenReader {
     }
 }
 
-/// Words, `::` and single other characters, each with its line; no comments, no texts.
+/// The tokens of a source text, each with its line: words, `::` and other single characters.
+/// Comments and literals are skipped.
 fn tokens(text: &str) -> Vec<(String, usize)> {
     let characters: Vec<char> = text.chars().collect();
     let starts = |at: usize, text: &str| {
@@ -203,7 +204,7 @@ fn tokens(text: &str) -> Vec<(String, usize)> {
             }
             at += 1;
         } else if character == '\'' {
-            // A lifetime is a quote and a word; a character ends in another quote.
+            // A character literal ends with a second quote; a lifetime does not.
             at += 1;
             if characters.get(at) == Some(&'\\') {
                 at += 2;
@@ -238,7 +239,7 @@ fn is_word(character: char) -> bool {
     character.is_alphanumeric() || character == '_'
 }
 
-/// How many `#` a raw text that begins here has.
+/// The number of `#` of the raw string literal that begins here; `None` if none begins here.
 fn raw_string_hashes(characters: &[char]) -> Option<usize> {
     let behind = characters.strip_prefix(&['r'])?;
     let hashes = behind.iter().take_while(|character| **character == '#').count();
@@ -254,22 +255,23 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_found_wherever_they_are() {
+    fn paths_are_found_in_imports_types_and_expressions() {
         let text =
             "use crate::a::b; fn f(x: &crate::c::D<'_>) -> Result<crate::e::F, ()> { crate::g!() }";
         assert_eq!(paths(&["x"], text), ["a::b", "c::D", "e::F", "g"]);
     }
 
     #[test]
-    fn groups_are_taken_apart() {
+    fn a_group_gives_one_path_for_each_member() {
         let text = "use crate::{a::{self, b as c, d::*}, e, f::{g}}; use crate::h;";
         assert_eq!(paths(&["x"], text), ["a", "a::b", "a::d::*", "e", "f::g", "h"]);
     }
 
     #[test]
-    fn super_climbs_from_where_it_stands() {
-        let text = "use super::a; mod tests { use super::*; use super::super::b; fn f() { super::super::super::c() } }
-                    use super::super::d;";
+    fn super_is_relative_to_the_enclosing_module() {
+        let text = "use super::a;
+            mod tests { use super::*; use super::super::b; fn f() { super::super::super::c() } }
+            use super::super::d;";
         assert_eq!(paths(&["x", "y"], text), ["x::a", "x::y::*", "x::b", "c", "d"]);
     }
 

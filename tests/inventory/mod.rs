@@ -1,4 +1,4 @@
-//! The inventory over the backend in this process: what it asks of the host by itself.
+//! The inventory over the in-process backend: the reads of guests that it starts by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ use crate::in_process::{Hooks, InProcess, Interruption, Request, SimulatedHost};
 
 const SETTLE: Duration = Duration::from_secs(30);
 
-/// Counts reads of guests, and refuses those of the first machine.
+/// Counts the direct reads of guests, and refuses those of the first machine.
 #[derive(Default)]
 struct GuestReads(AtomicUsize);
 
@@ -79,7 +79,11 @@ async fn a_guest_that_cannot_be_read_delays_no_other_guest_and_is_not_read_in_a_
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(reads.0.load(Ordering::Relaxed), 3, "each was read once while time stood still");
+    assert_eq!(
+        reads.0.load(Ordering::Relaxed),
+        3,
+        "each guest was read once while the time stood still"
+    );
     stop.cancel();
     task.await.unwrap();
 }

@@ -1,13 +1,13 @@
-//! The stream of everything that callers can see change: numbered, kept for a while, followed by
-//! any number of readers.
+//! The stream of events: one event for each change that callers can see. Events are numbered, a
+//! ring buffer keeps the newest ones, and any number of readers read them.
 //!
 //! ```text
-//! collector, jobs ── publish ──► ring of the last events ──► reader (cursor, filter) ──► one stream
-//!                                   └─ the newest number wakes those who wait; nothing polls
+//! inventory, jobs, leases ── publish ──► ring buffer ──► reader (cursor, filter) ──► one response
+//!                                             └─ the number of the newest event wakes the readers
 //! ```
-//! A reader holds nothing but its cursor, so a slow one costs nothing, and one that falls behind
-//! is told so. Whoever changes something publishes it once the change can be read. The epoch is new
-//! with every start.
+//! A reader has a cursor and no queue, so a slow reader needs no memory. A reader that falls too
+//! far behind gets [`NextEvent::TooSlow`]. A change is published only once it can be read. Each
+//! start of the daemon begins a new epoch.
 
 mod ring_buffer;
 
@@ -20,15 +20,15 @@ use self::ring_buffer::RingBuffer;
 use crate::clock::Clock;
 use crate::domain::event::{Event, EventFilter, Subject};
 
-/// How much is kept, and how far a reader may fall behind.
+/// The capacity of the ring buffer, and how far a reader may fall behind.
 #[derive(Clone, Debug)]
 pub struct EventStreamSettings {
-    /// How many events are kept.
+    /// The number of events that the ring buffer keeps.
     pub events: usize,
-    /// How many bytes of memory they may take, about; reached only where ids and faults are very
-    /// long.
+    /// The approximate memory of these events, in bytes. The limit is reached only if ids or faults
+    /// are very long.
     pub bytes: usize,
-    /// How many events may wait for a reader that follows.
+    /// The number of matching events, published since it began, that a reader may have unread.
     pub max_unread: usize,
 }
 
@@ -51,55 +51,56 @@ struct StreamState {
     newest: watch::Sender<u64>,
 }
 
-/// A point in the stream of events, opaque to callers: `<epoch>-<seq>`.
+/// A position in the event stream, opaque to callers: `<epoch>-<number of the last event>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
     epoch: String,
     sequence: u64,
 }
 
-/// A text that no otter gave as a version.
+/// The text is not a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it is no version; take one from a list's `version`, an event, or Otter-Version")]
 pub struct InvalidVersion;
 
-/// A reader's place in the stream.
+/// A reader of the event stream.
 #[derive(Debug)]
 pub struct EventReader {
     event_stream: EventStream,
     filter: EventFilter,
-    /// The last event that was read or passed over.
+    /// The number of the last event that was read or passed over.
     cursor: u64,
-    /// What was there when it began is history: it may take its time over that.
+    /// The number of the newest event when the reader began. Older events are history and do not
+    /// count as unread.
     begun_at: u64,
-    /// The last event that it is to read.
+    /// The last event that it reads, if it finishes.
     end: Option<u64>,
     newest: watch::Receiver<u64>,
 }
 
-/// What comes next for a reader.
+/// The result of a read.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NextEvent {
     Event(Event),
-    /// All was read; wait by [`EventReader::wait_for_more`].
+    /// Every event was read. [`EventReader::wait_for_more`] waits for the next.
     Nothing,
-    /// Too many events wait, or some of them are gone.
+    /// Too many events are unread, or the ring buffer has dropped some of them.
     TooSlow,
 }
 
 impl EventStream {
-    /// An event stream of a new epoch, at its start, of the usual size.
+    /// An empty stream with a new epoch and the default settings.
     #[must_use]
     pub fn new(clock: &Clock) -> Self {
         Self::with_settings(clock, &EventStreamSettings::default())
     }
 
-    /// An event stream of a new epoch, at its start.
+    /// An empty stream with a new epoch.
     #[must_use]
     pub fn with_settings(clock: &Clock, settings: &EventStreamSettings) -> Self {
         let &EventStreamSettings { events, bytes, max_unread } = settings;
         Self(Arc::new(StreamState {
-            // The random end of the UUID: starts within one millisecond differ too.
+            // The random end of the UUID, so that two starts within one millisecond differ.
             epoch: clock.uuid().simple().to_string()[20..].to_owned(),
             clock: clock.clone(),
             max_unread,
@@ -108,28 +109,27 @@ impl EventStream {
         }))
     }
 
-    /// Tells that these changed, in this order. Call it once the changes can be read.
+    /// Publishes an event for each subject, in this order. Call it once the changes can be read.
     pub fn publish(&self, subjects: impl IntoIterator<Item = Subject>) {
         let at = self.0.clock.now();
         let mut buffer = self.buffer();
         for subject in subjects {
             buffer.push(Event { at, subject });
         }
-        // While the ring is held, so that the number never goes back.
+        // Under the lock of the buffer, so that the number never decreases.
         self.0.newest.send_if_modified(|newest| {
             std::mem::replace(newest, buffer.newest()) != buffer.newest()
         });
     }
 
-    /// Where the stream is. Read it before what it is to describe: a list may then show a change
-    /// that its version does not count yet, which streaming from there repeats, but it never misses
-    /// one.
+    /// The version of the newest event. Take the version of a list before the list is read: a
+    /// stream from there may then repeat a change that the list shows, but misses none.
     #[must_use]
     pub fn version(&self) -> Version {
         self.at(*self.0.newest.borrow())
     }
 
-    /// A reader from now on.
+    /// A reader of the events that are published from now on.
     #[must_use]
     pub fn subscribe(&self, filter: EventFilter) -> EventReader {
         let newest = self.0.newest.subscribe();
@@ -144,7 +144,7 @@ impl EventStream {
         }
     }
 
-    /// How many events were published in this epoch.
+    /// The number of events that were published in this epoch.
     #[must_use]
     pub fn published(&self) -> u64 {
         *self.0.newest.borrow()
@@ -160,28 +160,29 @@ impl EventStream {
 }
 
 impl EventReader {
-    /// Goes back to where a reader was. False, and still at now, where events after it are gone or
-    /// it is of another epoch.
+    /// Moves back to a version, so that the next read gives the event after it. Returns `false`,
+    /// and does not move, if the version has another epoch or the ring buffer has dropped events
+    /// after it.
     #[must_use]
     pub fn resume(&mut self, since: &Version) -> bool {
-        let there = since.epoch == self.event_stream.0.epoch
+        let can_resume = since.epoch == self.event_stream.0.epoch
             && self.event_stream.buffer().events_after(since.sequence).is_some();
-        if there {
+        if can_resume {
             self.cursor = since.sequence;
         }
-        there
+        can_resume
     }
 
-    /// The next event that fits.
+    /// Reads the next event that matches the filter.
     pub fn read(&mut self) -> NextEvent {
         let buffer = self.event_stream.buffer();
         let Some(events) = buffer.events_after(self.cursor) else { return NextEvent::TooSlow };
         let fresh = self.cursor.max(self.begun_at);
         let max_unread = self.event_stream.0.max_unread;
         if buffer.newest() - fresh > max_unread as u64 {
-            let fitting = buffer.events_after(fresh).into_iter().flatten();
-            let fitting = fitting.filter(|(_, event)| self.filter.matches(&event.subject));
-            if fitting.take(max_unread + 1).count() > max_unread {
+            let unread = buffer.events_after(fresh).into_iter().flatten();
+            let unread = unread.filter(|(_, event)| self.filter.matches(&event.subject));
+            if unread.take(max_unread + 1).count() > max_unread {
                 return NextEvent::TooSlow;
             }
         }
@@ -195,31 +196,31 @@ impl EventReader {
         NextEvent::Nothing
     }
 
-    /// Reads to where the stream is now and no further, however fast it goes on.
+    /// Makes the event that is the newest now the last one that it reads.
     pub fn finish(&mut self) {
         self.end.get_or_insert(*self.newest.borrow());
     }
 
-    /// Waits until there is more than was read. Cheap: nothing is polled.
+    /// Waits until there is an event after the cursor.
     pub async fn wait_for_more(&mut self) {
         let read = self.cursor;
         // The sender lives as long as `self`, so this cannot fail.
         let _ = self.newest.wait_for(|newest| *newest > read).await;
     }
 
-    /// Where it is: streaming from here misses and repeats nothing.
+    /// The version at the cursor. A reader that resumes there misses and repeats no event.
     #[must_use]
     pub fn version(&self) -> Version {
         self.event_stream.at(self.cursor)
     }
 
-    /// Gives up what it has not read. Where it is then.
+    /// Skips all unread events. Returns the new version.
     pub fn skip_unread(&mut self) -> Version {
         self.cursor = *self.newest.borrow();
         self.version()
     }
 
-    /// Which events it wants.
+    /// The filter of the events that it reads.
     #[must_use]
     pub const fn filter(&self) -> &EventFilter {
         &self.filter
@@ -242,7 +243,7 @@ impl std::str::FromStr for Version {
             && epoch.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let sequence = digits.parse().map_err(|_| InvalidVersion)?;
         let version = Self { epoch: epoch.to_owned(), sequence };
-        // As it was given: no sign, no leading zero.
+        // A version is written without a sign and without leading zeros.
         if is_epoch && version.to_string() == text { Ok(version) } else { Err(InvalidVersion) }
     }
 }
@@ -316,7 +317,7 @@ mod tests {
         assert!(!reader.resume(&start));
         assert!(!reader.resume(&event_stream(2, 2).version()), "another epoch");
         let ahead = Version { sequence: 9, ..old.version() };
-        assert!(!reader.resume(&ahead), "never given");
+        assert!(!reader.resume(&ahead), "a version after the newest event");
         assert_eq!(reader.version(), old.version());
     }
 
@@ -331,7 +332,7 @@ mod tests {
         assert!(matches!(reader.read(), NextEvent::Event(_)));
         event_stream.publish([machine("2")]);
         assert_eq!(reader.read(), NextEvent::TooSlow);
-        assert_eq!(reader.read(), NextEvent::TooSlow, "it stays so");
+        assert_eq!(reader.read(), NextEvent::TooSlow, "the reader stays too slow");
         assert_eq!(reader.skip_unread(), event_stream.version());
     }
 

@@ -1,10 +1,10 @@
-//! The last events, numbered from 1 on, and no more of them than fit. Pure.
+//! A bounded buffer of the newest events, numbered from 1.
 
 use std::collections::VecDeque;
 
 use crate::domain::event::Event;
 
-/// The newest events; the oldest go when there are too many, or when they weigh too much.
+/// The newest events. It drops the oldest if there are too many or if they take too much memory.
 #[derive(Debug)]
 pub struct RingBuffer {
     events: VecDeque<Event>,
@@ -16,7 +16,10 @@ pub struct RingBuffer {
 }
 
 impl RingBuffer {
-    /// An empty ring for this many events, of about this many bytes in all.
+    /// An empty buffer.
+    ///
+    /// # Parameters
+    /// - `max_bytes`: the approximate memory of all events.
     #[must_use]
     pub const fn new(max_events: usize, max_bytes: usize) -> Self {
         Self { events: VecDeque::new(), newest: 0, bytes: 0, max_events, max_bytes }
@@ -39,8 +42,8 @@ impl RingBuffer {
         self.newest
     }
 
-    /// The events after this one, each with its number; none where some of them are gone, or it has
-    /// not been yet.
+    /// The events after the event of this number, each with its number. `None` if some of them were
+    /// dropped, or if there was no event of this number yet.
     pub fn events_after(&self, number: u64) -> Option<impl Iterator<Item = (u64, &Event)>> {
         let waiting = usize::try_from(self.newest.checked_sub(number)?).ok()?;
         let skipped = self.events.len().checked_sub(waiting)?;
@@ -62,31 +65,35 @@ mod tests {
     }
 
     proptest! {
-        /// Against a list of everything ever pushed: what is kept is its end, in order, within both
-        /// bounds, and a reader at any number gets all that it misses or is told that it cannot.
+        /// Compared with a list of all pushed events: the buffer keeps the end of the list, in
+        /// order and within both limits. A reader at any number gets every event after it, or
+        /// `None`.
         #[test]
         fn the_ring_buffer_keeps_the_newest_events(
             ids in prop::collection::vec("[a-z]{0,40}", 0..60),
             max_events in 0..20_usize,
             bytes in 0..2_000_usize,
-            asked in 0..80_u64,
+            after in 0..80_u64,
         ) {
-            let mut ring = RingBuffer::new(max_events, bytes);
+            let mut buffer = RingBuffer::new(max_events, bytes);
             for id in &ids {
-                ring.push(event(id));
+                buffer.push(event(id));
             }
             let all: Vec<(u64, Event)> = (1..).zip(ids.iter().map(|id| event(id))).collect();
-            prop_assert_eq!(ring.newest(), ids.len() as u64);
+            prop_assert_eq!(buffer.newest(), ids.len() as u64);
             let fits = |kept: &[(u64, Event)]| {
-                kept.len() <= max_events && kept.iter().map(|(_, event)| event.subject.memory_size()).sum::<usize>() <= bytes
+                let sizes = kept.iter().map(|(_, event)| event.subject.memory_size());
+                kept.len() <= max_events && sizes.sum::<usize>() <= bytes
             };
             let first = (0..=all.len()).find(|first| fits(&all[*first..])).unwrap();
-            let expected = usize::try_from(asked).ok().and_then(|asked| all.get(asked..)).filter(|rest| {
-                rest.len() <= all.len() - first
-            });
-            let given: Option<Vec<(u64, Event)>> =
-                ring.events_after(asked).map(|events| events.map(|(number, event)| (number, event.clone())).collect());
-            prop_assert_eq!(given, expected.map(<[_]>::to_vec));
+            let expected = usize::try_from(after)
+                .ok()
+                .and_then(|after| all.get(after..))
+                .filter(|rest| rest.len() <= all.len() - first);
+            let actual: Option<Vec<(u64, Event)>> = buffer
+                .events_after(after)
+                .map(|events| events.map(|(number, event)| (number, event.clone())).collect());
+            prop_assert_eq!(actual, expected.map(<[_]>::to_vec));
         }
     }
 }

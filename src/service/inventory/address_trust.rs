@@ -1,5 +1,5 @@
-//! Whether the addresses of a guest count. A host goes on reporting an address after the guest that
-//! had it is gone.
+//! Whether otter trusts the addresses that the host reports of a guest. The host continues to
+//! report an address after the guest has lost it, for example after a revert.
 //!
 //! ```text
 //!             restart (start, revert, reset)
@@ -7,8 +7,9 @@
 //!      ▲                                           │                                            │
 //!      └── an address arrives, or the tools start ─┘◄── tools run and show the same address ────┘
 //! ```
-//! A machine that is not on has no trusted address. If the tools stop, trust ends until they run
-//! again, and an address that arrives while no tools run does not restore it.
+//! The addresses of a machine that is not on are untrusted. If the guest tools stop, the addresses
+//! are untrusted until the tools run again. An address that arrives while no tools run stays
+//! untrusted.
 
 use std::time::Duration;
 
@@ -20,15 +21,15 @@ use crate::domain::snapshot::Snapshots;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressTrust {
     Trusted,
-    /// From `confirm_at` (the clock's elapsed time) on, a direct read may restore trust. `None`:
-    /// only a new address or a start of the tools can.
+    /// From `confirm_at` on (the elapsed time of the clock), a direct read may restore trust. If it
+    /// is `None`, only a new address or a start of the tools restores trust.
     Untrusted {
         confirm_at: Option<Duration>,
     },
 }
 
 impl AddressTrust {
-    /// When otter first sees the machine.
+    /// The trust when otter first sees the machine.
     #[must_use]
     pub fn at_first(machine: &Machine, now: Duration, settle: Duration) -> Self {
         match machine.power_state {
@@ -38,7 +39,7 @@ impl AddressTrust {
         }
     }
 
-    /// After an update that turned `before` into `after`.
+    /// The trust after an update changed the machine from `before` to `after`.
     #[must_use]
     pub fn after_update(
         self,
@@ -56,7 +57,7 @@ impl AddressTrust {
         }
         let tools_started = !before.guest.tools_running && after.guest.tools_running;
         let tools_stopped = before.guest.tools_running && !after.guest.tools_running;
-        // While no tools run, an address is that of a guest that is gone.
+        // While no tools run, a reported address is an old one.
         let no_tools =
             matches!(after.guest.tools_status.as_deref(), Some("not_running" | "not_installed"));
         let arrived = !no_tools
@@ -70,8 +71,9 @@ impl AddressTrust {
         }
     }
 
-    /// After a gap without updates that ended with a complete read. `before` is the machine before
-    /// the gap, `after` is the machine that was read. A gap never makes an address trusted that was not.
+    /// The trust after a gap without updates that ended with a complete read. `before` is the
+    /// machine before the gap, `after` is the machine in the complete read. A gap alone does not
+    /// restore trust.
     #[must_use]
     pub fn after_gap(
         self,
@@ -86,7 +88,7 @@ impl AddressTrust {
             return Self::at_first(after, now, settle);
         }
         match self.after_update(before, after, now, settle) {
-            // The event that restores trust may have been in the gap.
+            // An update that restores trust may have been lost in the gap.
             Self::Untrusted { confirm_at: None } if after.power_state == Some(PowerState::On) => {
                 Self::untrusted_from(now, settle)
             }
@@ -94,7 +96,7 @@ impl AddressTrust {
         }
     }
 
-    /// After a task that restarts the guest, even if no property changed.
+    /// The trust after a task that restarts the guest, even if no property changed.
     #[must_use]
     pub fn after_restart(machine: &Machine, now: Duration, settle: Duration) -> Self {
         match machine.power_state {
@@ -103,7 +105,7 @@ impl AddressTrust {
         }
     }
 
-    /// After a direct read of the guest at `now`.
+    /// The trust after a direct read of the guest at `now`.
     #[must_use]
     pub fn after_confirmation(
         self,
@@ -126,7 +128,7 @@ impl AddressTrust {
         }
     }
 
-    /// When a direct read may restore trust, as the clock's elapsed time; `None` if it cannot.
+    /// When a direct read may restore trust, as the elapsed time of the clock; `None` if it cannot.
     #[must_use]
     pub const fn confirm_at(self) -> Option<Duration> {
         match self {
@@ -140,8 +142,8 @@ impl AddressTrust {
     }
 }
 
-/// Whether the current snapshot moved by a revert. Taking one makes a new snapshot current, and
-/// removing one makes its parent current: neither touches the guest.
+/// Whether a revert changed the current snapshot. A new snapshot also becomes the current one, and
+/// so does the parent of a removed one, but neither changes the guest.
 fn reverted(before: &Snapshots, after: &Snapshots) -> bool {
     if before.current == after.current {
         return false;
@@ -201,13 +203,13 @@ mod tests {
     }
 
     #[test]
-    fn a_start_ends_trust_and_an_arrival_or_the_tools_restore_it() {
+    fn a_start_ends_trust_and_a_new_address_or_the_tools_restore_it() {
         let stale = Some("10.0.0.5");
         let started =
             AddressTrust::Trusted.after_update(&off(stale), &running(true, stale), NOW, SETTLE);
         assert_eq!(started, UNTRUSTED);
         let same = started.after_update(&running(true, stale), &running(true, stale), NOW, SETTLE);
-        assert_eq!(same, UNTRUSTED, "an unchanged address is no arrival");
+        assert_eq!(same, UNTRUSTED, "an unchanged address does not restore trust");
         let arrived = started.after_update(
             &running(true, stale),
             &running(true, Some("10.0.0.6")),
@@ -220,11 +222,11 @@ mod tests {
         assert_eq!(tools, AddressTrust::Trusted);
         let cleared =
             started.after_update(&running(true, stale), &running(true, None), NOW, SETTLE);
-        assert_eq!(cleared, UNTRUSTED, "a vanished address is no arrival");
+        assert_eq!(cleared, UNTRUSTED, "a removed address does not restore trust");
         let mut second = running(true, stale);
         second.guest.ip_addresses.push("fe80::1".to_owned());
         let second = started.after_update(&running(true, stale), &second, NOW, SETTLE);
-        assert_eq!(second, AddressTrust::Trusted, "of another card");
+        assert_eq!(second, AddressTrust::Trusted, "a new address of another card restores trust");
     }
 
     #[test]
@@ -301,11 +303,11 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_makes_nothing_trusted_that_was_not() {
+    fn a_gap_does_not_restore_trust() {
         let stale = running(true, Some("10.0.0.5"));
         assert_eq!(UNTRUSTED.after_gap(&stale, &stale, NOW, SETTLE), UNTRUSTED);
-        let given_up = AddressTrust::Untrusted { confirm_at: None };
-        assert_eq!(given_up.after_gap(&stale, &stale, NOW, SETTLE), UNTRUSTED);
+        let unconfirmable = AddressTrust::Untrusted { confirm_at: None };
+        assert_eq!(unconfirmable.after_gap(&stale, &stale, NOW, SETTLE), UNTRUSTED);
         let other = running(true, Some("10.0.0.6"));
         assert_eq!(UNTRUSTED.after_gap(&stale, &other, NOW, SETTLE), AddressTrust::Trusted);
 
@@ -315,8 +317,8 @@ mod tests {
         );
         let mut off = stale.clone();
         off.power_state = Some(PowerState::Off);
-        assert_eq!(AddressTrust::Trusted.after_gap(&stale, &off, NOW, SETTLE), given_up);
-        assert_eq!(given_up.after_gap(&off, &stale, NOW, SETTLE), UNTRUSTED);
+        assert_eq!(AddressTrust::Trusted.after_gap(&stale, &off, NOW, SETTLE), unconfirmable);
+        assert_eq!(unconfirmable.after_gap(&off, &stale, NOW, SETTLE), UNTRUSTED);
     }
 
     #[test]
@@ -329,7 +331,10 @@ mod tests {
             AddressTrust::Trusted
         );
         assert_eq!(AddressTrust::Trusted.after_gap(&before, &reverted, NOW, SETTLE), UNTRUSTED);
-        let toolless = running(false, Some("10.0.0.5"));
-        assert_eq!(AddressTrust::Trusted.after_gap(&toolless, &toolless, NOW, SETTLE), UNTRUSTED);
+        let without_tools = running(false, Some("10.0.0.5"));
+        assert_eq!(
+            AddressTrust::Trusted.after_gap(&without_tools, &without_tools, NOW, SETTLE),
+            UNTRUSTED
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The inventory's contents as an immutable value, and how facts turn one value into the next.
+//! The contents of the inventory as an immutable value. Facts from the host produce the next value
+//! and the changes between both.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,21 +19,21 @@ use crate::hypervisor::{Fact, Facts};
 /// All machines and datastores of the host at one moment. A clone shares the objects.
 #[derive(Clone, Debug, Default)]
 pub struct InventoryContents {
-    /// Whether the host was ever read completely. Before that, readers get no objects.
+    /// Whether the host was read completely once. Until then callers see no objects.
     pub loaded: bool,
-    /// The time of the last facts, in wall-clock time; `None` before the first.
+    /// The wall-clock time of the last facts; `None` before the first.
     pub updated_at: Option<Timestamp>,
-    /// In the order of lists, each as the host reports it.
+    /// The machines as the host reports them, in the order of their names.
     pub machines: Vec<Arc<Machine>>,
-    /// In the order of lists.
+    /// The datastores in the order of their names.
     pub datastores: Vec<Arc<Datastore>>,
-    /// The history of each machine's guest, in the order of `machines`.
+    /// The history of the guest of each machine, in the order of `machines`.
     guests: Vec<GuestHistory>,
-    /// Where in `machines` a machine is.
+    /// The index of each machine in `machines`.
     positions: Arc<HashMap<MachineId, usize>>,
 }
 
-/// Facts about a guest that single reports of the host do not have.
+/// Data about a guest that follow from several reports of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct GuestHistory {
     address_trust: AddressTrust,
@@ -43,7 +44,7 @@ struct GuestHistory {
 /// A machine while facts are applied.
 type Entry = (Arc<Machine>, GuestHistory);
 
-/// A difference between two values of the contents.
+/// A difference between two contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     Machine(MachineId),
@@ -51,7 +52,7 @@ pub enum Change {
     Snapshot(MachineId, SnapshotId),
     SnapshotRemoved(MachineId, SnapshotId),
     Datastore(DatastoreId),
-    /// Only the number of machines on it differs.
+    /// Only the number of machines on the datastore differs.
     DatastoreCount(DatastoreId),
     DatastoreRemoved(DatastoreId),
 }
@@ -71,20 +72,20 @@ impl From<Change> for Subject {
 }
 
 impl InventoryContents {
-    /// The machine of this id.
+    /// The machine with this id.
     #[must_use]
     pub fn machine(&self, id: &MachineId) -> Option<&Arc<Machine>> {
         self.positions.get(id).map(|position| &self.machines[*position])
     }
 
-    /// The datastore of this id.
+    /// The datastore with this id.
     #[must_use]
     pub fn datastore(&self, id: &DatastoreId) -> Option<&Arc<Datastore>> {
         self.datastores.iter().find(|datastore| datastore.id == *id)
     }
 
-    /// Whether the addresses of a machine's guest count: the machine is on, and they are not from
-    /// before its last start or revert.
+    /// Whether the addresses of the guest are trusted: the machine is on, and the addresses are not
+    /// older than its last start or revert.
     #[must_use]
     pub fn has_trusted_addresses(&self, id: &MachineId) -> bool {
         self.entry(id).is_some_and(|(machine, guest)| {
@@ -93,30 +94,33 @@ impl InventoryContents {
         })
     }
 
-    /// The preferred address of a machine's guest, if its addresses count.
+    /// The preferred address of the guest, if its addresses are trusted.
     #[must_use]
     pub fn ip_address(&self, id: &MachineId) -> Option<&str> {
         let machine = self.machine(id).filter(|_| self.has_trusted_addresses(id))?;
         machine.guest.ip_address.as_deref()
     }
 
-    /// How often the tools of the machine's guest stopped since otter first saw the machine; 0 if
-    /// there is no such machine. A larger number later means that they stopped meanwhile.
+    /// How often the guest tools stopped since otter first saw the machine; 0 if the machine does
+    /// not exist. If the number increases between two reads, the tools stopped in between.
     #[must_use]
     pub fn tools_stops(&self, id: &MachineId) -> u64 {
         self.entry(id).map_or(0, |(_, guest)| guest.tools_stops)
     }
 
-    /// The machines whose addresses a direct read may confirm, and when, as the clock's elapsed
-    /// time.
+    /// The machines whose addresses a direct read can confirm, each with the earliest time of that
+    /// read, as the elapsed time of the clock.
     pub fn confirmations(&self) -> impl Iterator<Item = (&MachineId, Duration)> {
         let entries = self.machines.iter().zip(&self.guests);
         entries
             .filter_map(|(machine, guest)| Some((&machine.id, guest.address_trust.confirm_at()?)))
     }
 
-    /// The next contents, and the differences. `now` is the clock's elapsed time, `settle` is
-    /// `esx.guest_settle`.
+    /// The contents after these facts, and the changes.
+    ///
+    /// # Parameters
+    /// - `now`: the elapsed time of the clock
+    /// - `settle`: `esx.guest_settle`
     #[must_use]
     pub fn apply(&self, facts: Facts, now: Duration, settle: Duration) -> (Self, Vec<Change>) {
         let mut next = Editor::new(self, now, settle);
@@ -135,13 +139,13 @@ impl InventoryContents {
     }
 }
 
-/// Contents while facts are applied.
+/// The contents while facts are applied.
 struct Editor<'a> {
     before: &'a InventoryContents,
     now: Duration,
     settle: Duration,
     machines: HashMap<MachineId, Entry>,
-    /// Which machines may differ from `before`.
+    /// The machines that may differ from `before`.
     touched: Vec<MachineId>,
     datastores: Vec<Arc<Datastore>>,
 }
@@ -156,6 +160,7 @@ impl<'a> Editor<'a> {
         Self { before, now, settle, machines, touched: Vec::new(), datastores }
     }
 
+    /// Removes every object that a complete read does not contain.
     fn remove_unlisted(&mut self, changes: &[Fact]) {
         let mut machines = HashSet::new();
         let mut datastores = HashSet::new();
@@ -170,7 +175,7 @@ impl<'a> Editor<'a> {
                 _ => {}
             }
         }
-        // In the order of lists, so that changes are published in an order that repeats.
+        // In the order of `machines`, so that the order of the published changes is deterministic.
         for machine in &self.before.machines {
             if !machines.contains(&machine.id) {
                 self.machines.remove(&machine.id);
@@ -266,7 +271,8 @@ impl<'a> Editor<'a> {
 }
 
 impl GuestHistory {
-    /// After the machine was `before` and is now `machine`, by a complete read or an update.
+    /// The history after a complete read or an update changed the machine from `before` to
+    /// `machine`.
     fn after(
         self,
         before: &Machine,
@@ -305,7 +311,7 @@ fn compare_machine(
     let old = before.map_or(&none, |(machine, _)| &machine.snapshots);
     let new = after.map_or(&none, |(machine, _)| &machine.snapshots);
     if old != new {
-        // The path of a snapshot changes with any name above it.
+        // The path of a snapshot contains the names of its ancestors, so it changes with them.
         let (old_paths, new_paths) = (old.paths(), new.paths());
         let old_by_id: HashMap<_, _> = old
             .items

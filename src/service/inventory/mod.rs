@@ -1,5 +1,5 @@
-//! The inventory: the machines and datastores that the host reported last, in memory. Only the
-//! backend's collector changes it.
+//! The inventory: the machines and datastores as the host last reported them, in memory. The
+//! backend changes it by reporting facts.
 
 mod address_trust;
 mod contents;
@@ -26,20 +26,22 @@ use crate::domain::machine::Machine;
 use crate::domain::pool::annotated_pools;
 use crate::hypervisor::{Facts, Observer, SessionState, SessionStatus};
 
-/// The contents and the session's state. Reading takes no lock.
+/// The contents of the inventory and the state of the session. Readers of the contents take no
+/// lock.
 pub struct Inventory {
     clock: Clock,
     event_stream: EventStream,
     guest_settle: Duration,
     contents: ArcSwap<InventoryContents>,
-    /// Serialises the writers; the collector is one task, so this is never waited for.
+    /// Serialises the writers. The backend reports from one task, so the lock is never contended.
     writer: Mutex<()>,
     session: watch::Sender<ObservedSession>,
     watchers: Mutex<HashMap<MachineId, watch::Sender<()>>>,
     confirmations: Notify,
 }
 
-/// The session as the backend last reported it, and since when, by the clock that does not jump.
+/// The session as the backend last reported it. `at` is when it connected or disconnected, as the
+/// elapsed time of the clock.
 #[derive(Clone, Debug)]
 struct ObservedSession {
     status: SessionStatus,
@@ -47,7 +49,7 @@ struct ObservedSession {
 }
 
 impl Inventory {
-    /// The empty inventory of a host that was never reached. `guest_settle` is `esx.guest_settle`.
+    /// The empty inventory of a host that was not read yet. `guest_settle` is `esx.guest_settle`.
     #[must_use]
     pub fn new(clock: Clock, event_stream: EventStream, guest_settle: Duration) -> Self {
         let status = SessionStatus {
@@ -69,7 +71,7 @@ impl Inventory {
         }
     }
 
-    /// The contents now. They do not change while they are read.
+    /// The current contents. The value is immutable.
     #[must_use]
     pub fn contents(&self) -> Arc<InventoryContents> {
         self.contents.load_full()
@@ -81,7 +83,7 @@ impl Inventory {
         self.session.borrow().status.clone()
     }
 
-    /// For how long the host has been away; none while it is connected.
+    /// How long the session has not been connected; `None` while it is connected.
     #[must_use]
     pub fn away_for(&self) -> Option<Duration> {
         let observed = self.session.borrow();
@@ -98,19 +100,20 @@ impl Inventory {
         let _ = session.wait_for(|observed| observed.status.state == SessionState::Connected).await;
     }
 
-    /// Wakes at each change of this machine, its removal included. Subscribe first, then look.
+    /// Notifies of each change of this machine, including its removal. Subscribe before reading the
+    /// machine, so that no change is missed.
     pub fn watch(&self, machine: &MachineId) -> watch::Receiver<()> {
         let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(watcher) = watchers.get(machine) {
             return watcher.subscribe();
         }
-        // Machines that never change again would leave theirs behind.
+        // Otherwise the watchers of machines that never change again would accumulate.
         watchers.retain(|_, watcher| watcher.receiver_count() > 0);
         watchers.entry(machine.clone()).or_insert_with(|| watch::Sender::new(())).subscribe()
     }
 
-    /// Publishes that the view of a machine changed by otter's own data (its lease, quarantine or
-    /// jobs), and wakes the machine's watchers.
+    /// Publishes that otter's own data about a machine changed (its lease, quarantine or jobs), and
+    /// wakes the watchers of the machine.
     pub fn wake_watchers(&self, machine: &MachineId) {
         if self.contents.load().machine(machine).is_some() {
             self.event_stream.publish([Subject::Machine(machine.clone())]);
@@ -118,13 +121,13 @@ impl Inventory {
         self.wake(&[Change::Machine(machine.clone())]);
     }
 
-    /// Reads guests directly whose addresses are not trusted, once their time has come. Runs until
-    /// `stop`.
+    /// Reads guests whose addresses are not trusted directly from the host, once their confirmation
+    /// is due. Runs until `stop`.
     pub async fn confirm_guests(&self, hosts: Hosts, stop: CancellationToken) {
         let confirm = async {
             loop {
                 self.connected().await;
-                // Each once: a guest that cannot be read must not delay the others.
+                // Each guest once, so that a guest that cannot be read does not delay the others.
                 let due = self.due_for_confirmation();
                 for machine in &due {
                     if let Err(error) = hosts.for_machine(machine).confirm_guest(machine).await {
@@ -133,7 +136,7 @@ impl Inventory {
                 }
                 let still_due = self.due_for_confirmation();
                 if due.iter().any(|machine| still_due.contains(machine)) {
-                    // The host went away, or the machine is about to be removed.
+                    // The host is away, or the machine is being removed.
                     self.clock.sleep(Duration::from_secs(5)).await;
                     continue;
                 }
@@ -193,7 +196,7 @@ impl Inventory {
     }
 }
 
-/// The placement change of a machine, if there is one.
+/// The change of the placement of a machine (its name, pools and datastores), if there is one.
 fn placement_change(
     before: &InventoryContents,
     after: &InventoryContents,
@@ -201,7 +204,7 @@ fn placement_change(
 ) -> Option<Subject> {
     let (Change::Machine(id) | Change::MachineRemoved(id)) = change else { return None };
     if !before.loaded {
-        // Each datastore has an event of its own then.
+        // At the first load, each datastore has its own event.
         return None;
     }
     let known = before.machine(id);
@@ -232,7 +235,7 @@ impl Observer for Inventory {
     fn session(&self, status: SessionStatus) {
         let at = self.clock.elapsed();
         self.session.send_modify(|observed| {
-            // An outage is as old as its beginning, whatever reasons it goes through.
+            // An outage lasts until the session is connected, also if its reason changes.
             let was_away = observed.status.state != SessionState::Connected;
             let is_away = status.state != SessionState::Connected;
             if !(was_away && is_away) {

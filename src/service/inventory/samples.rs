@@ -1,4 +1,4 @@
-//! Plain machines, snapshots and network cards for tests.
+//! Sample machines, snapshots and network cards for tests.
 
 use crate::domain::ids::{MachineId, SnapshotId};
 use crate::domain::machine::{Machine, NetworkCard};

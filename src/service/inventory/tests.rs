@@ -1,5 +1,5 @@
-//! The contents compared with a model: random streams of facts, applied to the contents and to a map.
-//! Also the inventory's watchers and the age of an outage.
+//! Tests of the inventory. A property test applies random facts to the contents and to a map, and
+//! compares both. The other tests cover watchers and the duration of an outage.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::service::event_stream::EventStream;
 
 const SETTLE: Duration = Duration::from_secs(30);
 
-/// Four machines that come, go, change their power and their names: few enough to collide often.
+/// A fact about one of four machines. Few ids and names, so that they collide often.
 fn any_fact() -> impl Strategy<Value = Fact> {
     let id = prop::sample::select(vec!["1", "2", "3", "4"]);
     let name = prop::sample::select(vec!["Alpha", "alpha", "beta", "Gamma"]);
@@ -27,8 +27,9 @@ fn any_fact() -> impl Strategy<Value = Fact> {
         4 => (id.clone(), name, power, 0..3usize).prop_map(|(id, name, power, snapshots)| {
             let mut machine = samples::machine(id, name);
             machine.power_state = Some(power);
-            machine.snapshots.items =
-                (0..snapshots).map(|n| samples::snapshot(&format!("{id}-{n}"), "kickstart", None)).collect();
+            machine.snapshots.items = (0..snapshots)
+                .map(|n| samples::snapshot(&format!("{id}-{n}"), "kickstart", None))
+                .collect();
             Fact::Machine(Arc::new(machine))
         }),
         1 => id.clone().prop_map(|id| Fact::MachineRemoved(MachineId::from_backend(id))),
@@ -43,7 +44,7 @@ fn any_facts() -> impl Strategy<Value = Facts> {
     })
 }
 
-/// A whole read names each machine once.
+/// The last fact about each machine: a complete read contains each machine once.
 fn last_of_each(changes: Vec<Fact>) -> Vec<Fact> {
     let mut machines = BTreeMap::new();
     for fact in changes {
@@ -73,7 +74,9 @@ fn apply_to_model(model: &mut BTreeMap<MachineId, Machine>, facts: &Facts) {
 
 proptest! {
     #[test]
-    fn the_contents_equal_a_map_that_takes_the_same_facts(stream in prop::collection::vec(any_facts(), 1..12)) {
+    fn the_contents_equal_a_map_with_the_same_facts(
+        stream in prop::collection::vec(any_facts(), 1..12),
+    ) {
         let mut contents = InventoryContents::default();
         let mut model: BTreeMap<MachineId, Machine> = BTreeMap::new();
         for facts in stream {
@@ -84,13 +87,13 @@ proptest! {
 
             let mut expected: Vec<&Machine> = model.values().collect();
             expected.sort_by_key(|machine| (machine.name.to_lowercase(), machine.id.clone()));
-            let shown: Vec<&Machine> = contents.machines.iter().map(Arc::as_ref).collect();
-            prop_assert_eq!(shown, expected);
+            let actual: Vec<&Machine> = contents.machines.iter().map(Arc::as_ref).collect();
+            prop_assert_eq!(actual, expected);
             for id in model.keys() {
                 prop_assert_eq!(&contents.machine(id).unwrap().id, id);
             }
 
-            // The changes name every difference, and no removal that was none.
+            // The changes name every difference, and only real removals.
             for (id, machine) in &model {
                 if before.get(id) != Some(machine) {
                     prop_assert!(changes.contains(&Change::Machine(id.clone())));
@@ -102,8 +105,11 @@ proptest! {
             }
             for (id, machine) in &before {
                 for snapshot in &machine.snapshots.items {
-                    let stays = model.get(id).is_some_and(|machine| machine.snapshots.get(&snapshot.id).is_some());
-                    let gone = changes.contains(&Change::SnapshotRemoved(id.clone(), snapshot.id.clone()));
+                    let stays = model
+                        .get(id)
+                        .is_some_and(|machine| machine.snapshots.get(&snapshot.id).is_some());
+                    let removed = Change::SnapshotRemoved(id.clone(), snapshot.id.clone());
+                    let gone = changes.contains(&removed);
                     prop_assert_eq!(gone, !stays);
                 }
             }
@@ -135,7 +141,7 @@ fn running(id: &str) -> Fact {
 }
 
 #[tokio::test]
-async fn a_watcher_sees_each_change_after_it_began_and_leaves_nothing_behind() {
+async fn a_watcher_is_notified_of_each_change_and_is_removed_after_its_use() {
     let (_, inventory) = inventory();
     let id = MachineId::from_backend("1");
     let mut changes = inventory.watch(&id);
@@ -143,7 +149,7 @@ async fn a_watcher_sees_each_change_after_it_began_and_leaves_nothing_behind() {
     inventory.observe(Facts { complete: true, changes: vec![running("1")] });
     changes.changed().await.unwrap();
     inventory.observe(Facts { complete: false, changes: vec![running("1")] });
-    assert!(!changes.has_changed().unwrap(), "nothing differs");
+    assert!(!changes.has_changed().unwrap(), "the fact changes nothing");
     inventory.observe(Facts { complete: true, changes: Vec::new() });
     changes.changed().await.unwrap();
     drop(changes);
@@ -154,7 +160,7 @@ async fn a_watcher_sees_each_change_after_it_began_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_outage_is_as_old_as_its_beginning() {
+fn an_outage_lasts_from_the_disconnection_even_if_its_reason_changes() {
     let (clock, inventory) = inventory();
     let report = |state| {
         let status = SessionStatus { state, since: clock.now(), logins: 0, product: None };

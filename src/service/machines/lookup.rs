@@ -15,11 +15,12 @@ use crate::service::inventory::InventoryContents;
 
 impl Machines {
     /// The machine of a scope that a path or a body names: an id, `name:<exact>`, `uuid:<instance,
-    /// then BIOS>` or `mac:<…>`. A machine outside of the scope counts as one that does not exist.
+    /// then BIOS>` or `mac:<…>`. A machine outside of the scope does not exist for the caller.
     ///
     /// # Errors
-    /// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty or broken
-    /// reference.
+    /// - `not-found`
+    /// - `ambiguous-name`, with the candidates
+    /// - `invalid-request` if the reference is empty or malformed
     pub fn resolve(&self, scope: &Scope, reference: &str) -> Result<MachineView, Failure> {
         self.resolve_parsed(scope, &parse_reference(reference)?, reference)
     }
@@ -27,7 +28,8 @@ impl Machines {
     /// The machine of a scope that a reference names.
     ///
     /// # Errors
-    /// `not-found`; `ambiguous-name` with the candidates.
+    /// - `not-found`
+    /// - `ambiguous-name`, with the candidates
     pub fn resolve_reference(
         &self,
         scope: &Scope,
@@ -36,18 +38,18 @@ impl Machines {
         self.resolve_parsed(scope, reference, &reference.to_string())
     }
 
-    /// The machine of a scope of exactly this name.
+    /// The machine of a scope with exactly this name.
     ///
     /// # Errors
-    /// As [`Machines::resolve`].
+    /// As for [`Machines::resolve`].
     pub fn resolve_name(&self, scope: &Scope, name: &str) -> Result<MachineView, Failure> {
         self.resolve_parsed(scope, &parse_reference(&format!("name:{name}"))?, name)
     }
 
-    /// The snapshot that a path or a body names, by id, else exact name, else path.
+    /// The snapshot that a path or a body names, by id, else by exact name, else by path.
     ///
     /// # Errors
-    /// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty name.
+    /// As for the function [`snapshot`].
     pub fn snapshot<'m>(
         &self,
         view: &'m MachineView,
@@ -56,7 +58,7 @@ impl Machines {
         snapshot(&view.machine, reference)
     }
 
-    /// The one machine of a reference. A failure shows the reference `as_written`.
+    /// The machine that a parsed reference names. A failure quotes the reference `as_written`.
     fn resolve_parsed(
         &self,
         scope: &Scope,
@@ -77,10 +79,12 @@ impl Machines {
     }
 }
 
-/// The snapshot of a machine by its id, else exact name, else path.
+/// The snapshot of a machine by its id, else by its exact name, else by its path.
 ///
 /// # Errors
-/// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty name.
+/// - `not-found`
+/// - `ambiguous-name`, with the candidates
+/// - `invalid-request` if the reference is empty
 pub fn snapshot<'m>(machine: &'m Machine, reference: &str) -> Result<&'m Snapshot, Failure> {
     if reference.is_empty() {
         return Err(empty_name("snapshot"));
@@ -117,7 +121,7 @@ pub fn snapshot<'m>(machine: &'m Machine, reference: &str) -> Result<&'m Snapsho
     })
 }
 
-/// Reads a caller's reference to a machine.
+/// Parses a caller's reference to a machine.
 fn parse_reference(reference: &str) -> Result<MachineReference, Failure> {
     reference.parse().map_err(|error| match error {
         InvalidMachineReference::Empty => empty_name("machine"),
@@ -142,8 +146,8 @@ fn matching(
     found.into_iter().filter_map(|machine| contents.machine(&machine.id)).cloned().collect()
 }
 
-/// The text of the failure if a reference names no machine. A plain name is read as an id, so the
-/// text explains `name:` if a machine has the reference as its name.
+/// The text of the failure if a reference names no machine. A reference without a prefix is an id.
+/// If it is the name of a machine, the text recommends `name:`.
 fn no_match(
     contents: &InventoryContents,
     visible: Visible<'_>,

@@ -1,4 +1,4 @@
-//! The reasons why a machine is not free. The wire has their words in `not_free_because`.
+//! The reasons why a machine is not free. The API shows them in `not_free_because`.
 
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
@@ -15,7 +15,7 @@ pub enum NotFreeReason {
     Question,
     Leased,
     Quarantined,
-    /// A job of otter works on the machine, or waits for it.
+    /// A job of otter works on the machine or waits for it.
     Job,
     /// Another client of the host works on the machine.
     HostTask,
@@ -44,7 +44,7 @@ impl NotFreeReason {
         }
     }
 
-    /// The reasons that the machine's own state can give, each with whether it does.
+    /// The reasons that follow from the state of the machine, each with whether it applies.
     pub(super) fn from_state(machine: &Machine) -> [(Self, bool); 6] {
         [
             (Self::PoweredOn, machine.power_state == Some(PowerState::On)),

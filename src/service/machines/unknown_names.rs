@@ -1,5 +1,5 @@
-//! The names that callers may use, and the answers to unknown names: pools, and machines for a
-//! lease.
+//! The names of pools, and the failures for names that match nothing: an unknown pool, and a lease
+//! request that no machine can ever match.
 
 use std::collections::BTreeSet;
 
@@ -9,15 +9,15 @@ use crate::domain::lease::Select;
 use crate::domain::names::contains_loosely;
 use crate::domain::scope::Scope;
 
-/// The code for a part of a request that no machine can ever match.
+/// The error code for the part of a lease request that no machine can ever match.
 pub const MATCHES_NONE: &str = "matches-none";
 
 impl Machines {
-    /// The names of all pools: those of the configuration, and those in annotations of machines. In
-    /// a restricted scope those that a machine of it is in.
+    /// The names of all pools in the configuration and in annotations of machines. For a restricted
+    /// scope, only the pools that have a machine in the scope.
     ///
     /// # Errors
-    /// As [`Machines::contents`].
+    /// As for [`Machines::contents`].
     pub fn pool_names(&self, scope: &Scope) -> Result<BTreeSet<String>, Failure> {
         self.contents()?;
         let machines = self.visibility.machines(scope);
@@ -26,10 +26,11 @@ impl Machines {
         Ok(named.chain(configured.cloned()).collect())
     }
 
-    /// Refuses a pool that does not exist.
+    /// Checks that a pool exists.
     ///
     /// # Errors
-    /// `invalid-request`, with the pools that exist; as [`Machines::contents`].
+    /// - `invalid-request`, with the names of the existing pools
+    /// - as for [`Machines::contents`]
     pub fn require_pool(&self, scope: &Scope, pool: &str) -> Result<(), Failure> {
         if !scope.is_restricted() && self.pools.get(pool).is_some() {
             return Ok(());
@@ -47,13 +48,14 @@ impl Machines {
         }))
     }
 
-    /// Why no machine can ever be granted for what a lease asks.
+    /// The failure of a lease request that no machine can ever match. It names the part of the
+    /// request that matches no machine.
     ///
     /// # Errors
-    /// As [`Machines::contents`].
+    /// As for [`Machines::contents`].
     pub fn why_none_fits(&self, scope: &Scope, select: &Select) -> Result<Failure, Failure> {
         let (pointer, why) = self.part_without_match(scope, select)?;
-        let detail = format!("No machine fits what was asked, whatever becomes free: {why}");
+        let detail = format!("No machine matches the request, whatever becomes free: {why}");
         Ok(Failure::new(FailureKind::NoFreeMachine, detail.clone()).with_error(InputError {
             pointer: Some(pointer.to_owned()),
             parameter: None,
@@ -62,7 +64,7 @@ impl Machines {
         }))
     }
 
-    /// The part of a request that no machine matches, and why.
+    /// The JSON pointer to the part of a request that no machine matches, and the reason.
     fn part_without_match(
         &self,
         scope: &Scope,
@@ -128,12 +130,14 @@ impl Machines {
         let mut all = views.iter().filter(|view| has_name(view) && has_mac(view) && in_pool(view));
         let never = all.find_map(|view| self.never_granted(view));
         let why = never.unwrap_or_else(|| {
-            "each part of select matches a machine, and none matches all. Look: GET /v1/machines".to_owned()
+            "each part of select matches a machine, and none matches all. \
+             Look: GET /v1/machines"
+                .to_owned()
         });
         Ok(("/select", why))
     }
 
-    /// Why a machine is never granted to anybody; `None` if it may be.
+    /// Why a machine is never granted; `None` if it can be granted.
     fn never_granted(&self, view: &MachineView) -> Option<String> {
         let name = &view.machine.name;
         match self.may_change(view) {
@@ -146,7 +150,7 @@ impl Machines {
     }
 }
 
-/// That there is no such pool, and which there are.
+/// The text for an unknown pool, with the existing pools and the most similar name.
 fn no_such_pool(pool: &str, known: &BTreeSet<String>) -> String {
     if known.is_empty() {
         return format!("there is no pool {}, and no other either", shorten(pool));
