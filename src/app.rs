@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::serve::{Listener, serve};
 use crate::api::tls::{Tls, TlsFiles};
-use crate::api::{Api, HttpSettings, connections};
+use crate::api::{ApiState, HttpSettings, connections};
 use crate::clock::Clock;
 use crate::config::{self, Config, Host, Listen};
 use crate::domain::audit::AuditAction;
@@ -173,9 +173,9 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
             allowed_origins: http.allowed_origins,
             trusted_proxies: http.trusted_proxies,
             access_log: log.access,
-            bookmark: Duration::from_secs(15),
+            bookmark_interval: Duration::from_secs(15),
             tls_verified: options.verify != Verify::Off,
-            in_the_clear: false,
+            is_unencrypted: false,
         },
         event_stream: EventStreamSettings::default(),
         esx: options,
@@ -187,7 +187,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
 /// The configured number of connections, or fewer if the limit of open files allows fewer.
 fn connection_limit(configured: usize) -> usize {
     let Some(files) = getrlimit(Resource::Nofile).current else { return configured };
-    let allowed = connections::within_open_files(files);
+    let allowed = connections::limit_for_open_files(files);
     if allowed < configured {
         tracing::info!(
             open_files = files,
@@ -239,7 +239,7 @@ impl App {
     ) -> anyhow::Result<Self> {
         let checked = check(&settings).await?;
         checked.log(settings.state_dir.as_deref());
-        let CheckedSettings { tls, in_the_clear, warnings: _, state: _ } = checked;
+        let CheckedSettings { tls, is_unencrypted, warnings: _, state: _ } = checked;
         let metrics = Metrics::default();
         let hosts = Hosts::from_host(backend(&settings, &clock, &metrics)?);
         let Settings {
@@ -259,7 +259,7 @@ impl App {
             grace,
             warnings: _,
         } = settings;
-        http.in_the_clear = in_the_clear;
+        http.is_unencrypted = is_unencrypted;
         fail_point!("open");
         let store = match &state_dir {
             Some(directory) => Store::open(directory).await?,
@@ -383,7 +383,7 @@ impl App {
     pub fn router(&self) -> axum::Router {
         let Self { clock, supervisor, services, http, metrics, .. } = self;
         let stop = supervisor.shutdown_token();
-        Api::new(services.clone(), clock.clone(), stop, http.clone(), metrics.clone()).router()
+        ApiState::new(services.clone(), clock.clone(), stop, http.clone(), metrics.clone()).router()
     }
 
     /// Resumes the unfinished jobs, serves the HTTP API, and returns after the shutdown.

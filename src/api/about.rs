@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
-use super::documented::Problems;
 use super::extract::{NoParameters, Parsed, Query};
+use super::openapi_parts::Problems;
 use super::problem::ApiError;
 use super::roles::Routes;
-use super::{Api, respond};
+use super::{ApiState, respond};
 use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::hypervisor::{HostProduct, SessionState, SessionStatus};
@@ -155,7 +155,7 @@ pub struct ReadyQuery {
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter"]))))]
 pub async fn about(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
@@ -169,7 +169,7 @@ pub async fn about(
     if !api.settings().tls_verified {
         warnings.push("The host's certificate is not checked: anybody on the way can read the password. Set esx.verify.".to_owned());
     }
-    if api.settings().in_the_clear {
+    if api.settings().is_unencrypted {
         warnings.push(
             "Tokens and answers travel in the clear: set http.tls_certificate and http.tls_key."
                 .to_owned(),
@@ -183,8 +183,8 @@ pub async fn about(
     let about = About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
-        host: session.product.as_ref().map(AboutHost::of),
-        session: AboutSession::of(&session),
+        host: session.product.as_ref().map(AboutHost::from_product),
+        session: AboutSession::from_status(&session),
         inventory: AboutInventory {
             loaded: contents.loaded,
             version: version.to_string(),
@@ -213,7 +213,10 @@ pub async fn about(
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter"]))))]
-pub async fn healthz(State(api): State<Api>, _: Query<NoParameters>) -> Result<Response, ApiError> {
+pub async fn healthz(
+    State(api): State<ApiState>,
+    _: Query<NoParameters>,
+) -> Result<Response, ApiError> {
     Ok(ok(&api))
 }
 
@@ -229,7 +232,7 @@ pub async fn healthz(State(api): State<Api>, _: Query<NoParameters>) -> Result<R
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "inventory-loading", "storage-unavailable", "host-unreachable", "host-login-refused"]))))]
 pub async fn readyz(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Query(query, _): Query<ReadyQuery>,
 ) -> Result<Response, ApiError> {
     let host = query.host.is_some_and(Parsed::value);
@@ -266,7 +269,7 @@ pub async fn readyz(
     Ok(ok(&api))
 }
 
-fn ok(api: &Api) -> Response {
+fn ok(api: &ApiState) -> Response {
     respond::object(
         api,
         &api.services().event_stream.version(),
@@ -277,7 +280,7 @@ fn ok(api: &Api) -> Response {
 impl AboutSession {
     /// The session as callers see it.
     #[must_use]
-    pub fn of(status: &SessionStatus) -> Self {
+    pub fn from_status(status: &SessionStatus) -> Self {
         // What the host is stands beside it.
         let SessionStatus { state, since, logins, product: _ } = status;
         Self {
@@ -290,7 +293,7 @@ impl AboutSession {
 }
 
 impl AboutHost {
-    fn of(product: &HostProduct) -> Self {
+    fn from_product(product: &HostProduct) -> Self {
         let HostProduct { full_name, version, build, api_type, api_version } = product;
         Self {
             product: full_name.clone(),

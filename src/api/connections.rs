@@ -27,13 +27,13 @@ const RESERVED_FILES: u64 = 96;
 /// The connections that are open.
 pub struct Connections {
     limit: usize,
-    state: Mutex<State>,
+    state: Mutex<OpenConnections>,
     /// A connection has ended or become idle.
     changed: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct OpenConnections {
     open: usize,
     /// The number of connections that were asked to close.
     closing: usize,
@@ -44,23 +44,23 @@ struct State {
 }
 
 /// One open connection. It counts until this is dropped.
-pub struct Place {
+pub struct ConnectionSlot {
     connections: Arc<Connections>,
     idle_since: AtomicU64,
     close: CancellationToken,
-    has_served: AtomicBool,
+    has_answered: AtomicBool,
     is_upgraded: Arc<AtomicBool>,
 }
 
 /// How a new connection got its place.
-pub struct Entered {
-    pub place: Arc<Place>,
-    pub how: Way,
+pub struct Admitted {
+    pub slot: Arc<ConnectionSlot>,
+    pub admission: Admission,
 }
 
 /// What had to happen before a new connection had a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Admission {
     /// There was room.
     Free,
     /// An idle connection was closed.
@@ -72,7 +72,7 @@ pub enum Way {
 /// How many connections may be open in a process that may have this many open files. Half of a very
 /// small number are kept for other files.
 #[must_use]
-pub fn within_open_files(limit: u64) -> usize {
+pub fn limit_for_open_files(limit: u64) -> usize {
     usize::try_from(limit - RESERVED_FILES.min(limit / 2)).unwrap_or(usize::MAX)
 }
 
@@ -84,32 +84,33 @@ impl Connections {
 
     /// Takes a place for a new connection. If there is none, asks an idle connection to close. Only
     /// the accept loop calls this, one call at a time.
-    pub async fn enter(self: &Arc<Self>) -> Entered {
-        let mut how = Way::Free;
+    pub async fn admit(self: &Arc<Self>) -> Admitted {
+        let mut admission = Admission::Free;
         loop {
-            if let Some(place) = self.place() {
-                return Entered { place, how };
+            if let Some(slot) = self.try_admit() {
+                return Admitted { slot, admission };
             }
-            how = if self.close_oldest_idle() { Way::IdleClosed } else { Way::Waited };
+            admission =
+                if self.close_oldest_idle() { Admission::IdleClosed } else { Admission::Waited };
             self.changed.notified().await;
         }
     }
 
-    fn place(self: &Arc<Self>) -> Option<Arc<Place>> {
+    fn try_admit(self: &Arc<Self>) -> Option<Arc<ConnectionSlot>> {
         let mut state = self.state();
         if state.open >= self.limit {
             return None;
         }
         state.open += 1;
         let close = CancellationToken::new();
-        let idle_since = AtomicU64::new(state.idle(&close));
+        let idle_since = AtomicU64::new(state.mark_idle(&close));
         drop(state);
         let connections = Arc::clone(self);
-        Some(Arc::new(Place {
+        Some(Arc::new(ConnectionSlot {
             connections,
             idle_since,
             close,
-            has_served: AtomicBool::new(false),
+            has_answered: AtomicBool::new(false),
             is_upgraded: Arc::default(),
         }))
     }
@@ -126,14 +127,14 @@ impl Connections {
         state.closing > 0
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, OpenConnections> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl OpenConnections {
     /// Lists a connection as idle from now on, and gives the name of this time.
-    fn idle(&mut self, close: &CancellationToken) -> u64 {
+    fn mark_idle(&mut self, close: &CancellationToken) -> u64 {
         let since = self.next;
         self.next += 1;
         self.idle.insert(since, close.clone());
@@ -141,16 +142,16 @@ impl State {
     }
 }
 
-impl Place {
+impl ConnectionSlot {
     /// Ends when the connection must close.
-    pub async fn told_to_close(&self) {
+    pub async fn close_requested(&self) {
         self.close.cancelled().await;
     }
 
     /// Whether the connection answered a request. The end of the answer may still be in transit.
     #[must_use]
-    pub fn has_served(&self) -> bool {
-        self.has_served.load(Ordering::Relaxed)
+    pub fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Relaxed)
     }
 
     /// Whether the connection no longer speaks HTTP.
@@ -162,15 +163,15 @@ impl Place {
     /// Marks the connection as busy until the result is dropped. `None` if it was asked to close
     /// before.
     #[must_use]
-    pub fn begin(self: &Arc<Self>) -> Option<InFlight> {
+    pub fn begin_request(self: &Arc<Self>) -> Option<InFlight> {
         let since = self.idle_since.load(Ordering::Relaxed);
         self.connections.state().idle.remove(&since)?;
-        self.has_served.store(true, Ordering::Relaxed);
+        self.has_answered.store(true, Ordering::Relaxed);
         Some(InFlight(Arc::clone(self)))
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut state = self.connections.state();
         state.open -= 1;
@@ -184,25 +185,25 @@ impl Drop for Place {
 }
 
 /// A request that is being answered.
-pub struct InFlight(Arc<Place>);
+pub struct InFlight(Arc<ConnectionSlot>);
 
 impl InFlight {
     /// Marks the connection as busy for as long as it is open: the answer says that it goes on as
     /// something else.
-    pub fn upgrade(&self) {
+    pub fn mark_upgraded(&self) {
         self.0.is_upgraded.store(true, Ordering::Relaxed);
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let place = &self.0;
-        if place.is_upgraded.load(Ordering::Relaxed) {
+        let slot = &self.0;
+        if slot.is_upgraded.load(Ordering::Relaxed) {
             return;
         }
-        let since = place.connections.state().idle(&place.close);
-        place.idle_since.store(since, Ordering::Relaxed);
-        place.connections.changed.notify_one();
+        let since = slot.connections.state().mark_idle(&slot.close);
+        slot.idle_since.store(since, Ordering::Relaxed);
+        slot.connections.changed.notify_one();
     }
 }
 
@@ -245,68 +246,68 @@ mod tests {
 
     use super::*;
 
-    fn enter(connections: &Arc<Connections>) -> Option<Entered> {
-        connections.enter().now_or_never()
+    fn admit(connections: &Arc<Connections>) -> Option<Admitted> {
+        connections.admit().now_or_never()
     }
 
-    fn is_told_to_close(place: &Place) -> bool {
-        place.told_to_close().now_or_never().is_some()
+    fn is_asked_to_close(slot: &ConnectionSlot) -> bool {
+        slot.close_requested().now_or_never().is_some()
     }
 
     #[tokio::test]
     async fn at_the_limit_the_oldest_idle_connection_goes() {
         let connections = Connections::new(3);
-        let [first, second, third] = [(); 3].map(|()| enter(&connections).unwrap().place);
+        let [first, second, third] = [(); 3].map(|()| admit(&connections).unwrap().slot);
         // The first was used last.
-        drop(first.begin().unwrap());
-        assert!(!is_told_to_close(&second));
-        let mut new = Box::pin(connections.enter());
+        drop(first.begin_request().unwrap());
+        assert!(!is_asked_to_close(&second));
+        let mut new = Box::pin(connections.admit());
         assert!(new.as_mut().now_or_never().is_none(), "the place is not free yet");
         assert_eq!(
-            [&first, &second, &third].map(|place| is_told_to_close(place)),
+            [&first, &second, &third].map(|slot| is_asked_to_close(slot)),
             [false, true, false]
         );
-        assert!(second.begin().is_none(), "nothing begins on a connection that closes");
+        assert!(second.begin_request().is_none(), "nothing begins on a connection that closes");
         drop(second);
-        assert_eq!(new.await.how, Way::IdleClosed);
+        assert_eq!(new.await.admission, Admission::IdleClosed);
     }
 
     #[tokio::test]
     async fn a_busy_connection_is_never_closed_for_another() {
         let connections = Connections::new(2);
-        let [first, second] = [(); 2].map(|()| enter(&connections).unwrap().place);
-        let [one, other] = [first.begin().unwrap(), second.begin().unwrap()];
-        let mut new = Box::pin(connections.enter());
+        let [first, second] = [(); 2].map(|()| admit(&connections).unwrap().slot);
+        let [one, other] = [first.begin_request().unwrap(), second.begin_request().unwrap()];
+        let mut new = Box::pin(connections.admit());
         assert!(new.as_mut().now_or_never().is_none());
-        assert!(!is_told_to_close(&first) && !is_told_to_close(&second));
+        assert!(!is_asked_to_close(&first) && !is_asked_to_close(&second));
         drop(other);
         assert!(new.as_mut().now_or_never().is_none());
-        assert!(is_told_to_close(&second) && !is_told_to_close(&first));
+        assert!(is_asked_to_close(&second) && !is_asked_to_close(&first));
         drop(second);
-        let entered = new.await;
-        assert_eq!(entered.how, Way::IdleClosed);
-        drop((entered, one, first));
-        assert_eq!(enter(&connections).unwrap().how, Way::Free);
+        let admitted = new.await;
+        assert_eq!(admitted.admission, Admission::IdleClosed);
+        drop((admitted, one, first));
+        assert_eq!(admit(&connections).unwrap().admission, Admission::Free);
     }
 
     #[tokio::test]
     async fn an_upgraded_connection_is_never_idle() {
         let connections = Connections::new(1);
-        let upgraded = enter(&connections).unwrap().place;
-        let request = upgraded.begin().unwrap();
-        request.upgrade();
+        let upgraded = admit(&connections).unwrap().slot;
+        let request = upgraded.begin_request().unwrap();
+        request.mark_upgraded();
         drop(request);
-        let mut new = Box::pin(connections.enter());
+        let mut new = Box::pin(connections.admit());
         assert!(new.as_mut().now_or_never().is_none());
-        assert!(!is_told_to_close(&upgraded));
+        assert!(!is_asked_to_close(&upgraded));
         drop(upgraded);
-        assert_eq!(new.await.how, Way::Waited);
+        assert_eq!(new.await.admission, Admission::Waited);
     }
 
     #[test]
     fn files_are_kept_for_the_host_and_the_store() {
-        assert_eq!(within_open_files(256), 160);
-        assert_eq!(within_open_files(1_024), 928);
-        assert_eq!(within_open_files(64), 32);
+        assert_eq!(limit_for_open_files(256), 160);
+        assert_eq!(limit_for_open_files(1_024), 928);
+        assert_eq!(limit_for_open_files(64), 32);
     }
 }

@@ -54,16 +54,16 @@ impl Cors {
 
     /// The origin of a request, if it is listed.
     #[must_use]
-    pub fn origin(&self, headers: &HeaderMap) -> Option<ListedOrigin> {
-        let mut given = headers.get_all(ORIGIN).iter();
-        let (Some(value), None) = (given.next(), given.next()) else { return None };
+    pub fn listed_origin(&self, headers: &HeaderMap) -> Option<ListedOrigin> {
+        let mut values = headers.get_all(ORIGIN).iter();
+        let (Some(value), None) = (values.next(), values.next()) else { return None };
         let origin: WebOrigin = value.to_str().ok()?.parse().ok()?;
         self.lists(&origin).then(|| ListedOrigin(value.clone()))
     }
 
     /// Tells the browser that the page of this origin may read an answer. `None` if the origin is
     /// not listed or there is none; then the answer only tells caches that it could differ.
-    pub fn mark(&self, origin: Option<ListedOrigin>, response: &mut Response) {
+    pub fn set_headers(&self, origin: Option<ListedOrigin>, response: &mut Response) {
         if self.allowed_origins.is_empty() {
             return;
         }

@@ -7,10 +7,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::Api;
-use super::documented::Problems;
+use super::ApiState;
 use super::extract::{NoParameters, Query, Segment};
-use super::paging::{self, Key, PageQuery, Paged};
+use super::openapi_parts::Problems;
+use super::paging::{self, PageQuery, PagedQuery, SortKey};
 use super::problem::ApiError;
 use super::respond;
 use super::roles::Routes;
@@ -75,20 +75,23 @@ pub struct DatastoreList {
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "inventory-loading"]))))]
 pub async fn list_datastores(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
-    Paged { limit, cursors, .. }: Paged<NoParameters>,
+    PagedQuery { limit, cursors, .. }: PagedQuery<NoParameters>,
 ) -> Result<Response, ApiError> {
     let version = api.services().event_stream.version();
     let contents = api.services().machines.contents()?;
     let page = paging::page(
         &cursors,
         contents.datastores.clone(),
-        |datastore| Key(datastore.name.to_lowercase(), datastore.id.to_string()),
+        |datastore| SortKey(datastore.name.to_lowercase(), datastore.id.to_string()),
         limit,
     )?;
-    let items: Vec<Datastore> =
-        page.items.iter().map(|datastore| Datastore::of(&api, &caller.scope, datastore)).collect();
+    let items: Vec<Datastore> = page
+        .items
+        .iter()
+        .map(|datastore| Datastore::from_domain(&api, &caller.scope, datastore))
+        .collect();
     Ok(respond::list(&api, &version, &items, page.next))
 }
 
@@ -103,7 +106,7 @@ pub async fn list_datastores(
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "inventory-loading"]))))]
 pub async fn get_datastore(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segment(id): Segment,
     _: Query<NoParameters>,
@@ -118,14 +121,14 @@ pub async fn get_datastore(
         );
         Failure::new(FailureKind::NotFound, detail)
     })?;
-    Ok(respond::object(&api, &version, &Datastore::of(&api, &caller.scope, datastore)))
+    Ok(respond::object(&api, &version, &Datastore::from_domain(&api, &caller.scope, datastore)))
 }
 
 impl Datastore {
     /// A datastore as callers of a scope see it.
     #[must_use]
-    pub fn of(api: &Api, scope: &Scope, datastore: &datastore::Datastore) -> Self {
-        let visible = api.services().machines.visibility().machine_count(scope, datastore);
+    pub fn from_domain(api: &ApiState, scope: &Scope, datastore: &datastore::Datastore) -> Self {
+        let visible_machines = api.services().machines.visibility().machine_count(scope, datastore);
         let datastore::Datastore {
             id,
             name,
@@ -146,7 +149,7 @@ impl Datastore {
             uncommitted_bytes: *uncommitted_bytes,
             accessible: *accessible,
             url: url.clone(),
-            machine_count: visible,
+            machine_count: visible_machines,
         }
     }
 }

@@ -19,9 +19,9 @@ use utoipa::{PartialSchema, ToSchema};
 
 pub use self::json::{duration_text, some_duration_text};
 use self::json::{parse_json, required_fields};
-pub use self::parameter::{Invalid, Limit, Parameter, Parsed, values};
-pub use self::query::{NoParameters, Parameters, Query, Values};
-use super::Api;
+pub use self::parameter::{InvalidValue, Limit, Parameter, Parsed, values};
+pub use self::query::{NoParameters, Parameters, Query, QueryValues};
+use super::ApiState;
 use super::problem::ApiError;
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::terminal::first_unprintable;
@@ -34,10 +34,10 @@ pub struct NoFields {}
 /// A segment of the path, decoded.
 pub struct Segment(pub String);
 
-impl FromRequestParts<Api> for Segment {
+impl FromRequestParts<ApiState> for Segment {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Self, ApiError> {
         let Path(segment) =
             Path::<String>::from_request_parts(parts, api).await.map_err(|_| undecodable_path())?;
         Ok(Self(segment))
@@ -47,10 +47,10 @@ impl FromRequestParts<Api> for Segment {
 /// Two segments of the path, decoded.
 pub struct Segments(pub String, pub String);
 
-impl FromRequestParts<Api> for Segments {
+impl FromRequestParts<ApiState> for Segments {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Self, ApiError> {
         let Path((first, second)) = Path::<(String, String)>::from_request_parts(parts, api)
             .await
             .map_err(|_| undecodable_path())?;
@@ -59,15 +59,15 @@ impl FromRequestParts<Api> for Segments {
 }
 
 /// A JSON body, and its bytes as they came.
-pub struct Body<T> {
+pub struct JsonBody<T> {
     pub value: T,
     pub bytes: Bytes,
 }
 
-impl<T: DeserializeOwned + PartialSchema + Default> FromRequest<Api> for Body<T> {
+impl<T: DeserializeOwned + PartialSchema + Default> FromRequest<ApiState> for JsonBody<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, api: &ApiState) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         let settings = api.settings();
         let read = read_limited(body, settings.body_limit);

@@ -23,7 +23,7 @@ use super::access_log;
 use super::audit::refusals;
 use super::client_address::{Peer, client_address};
 use super::cors;
-use super::problem::{Failed, respond};
+use super::problem::{FailedResponse, respond};
 use super::request_checks::RequestChecks;
 use super::respond::set;
 use super::roles::{self, Guard};
@@ -41,7 +41,7 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What the layers work with.
 #[derive(Clone)]
-pub struct Edge {
+pub struct LayerContext {
     pub clock: Clock,
     pub guard: Guard,
     pub metrics: Metrics,
@@ -54,49 +54,56 @@ pub struct Edge {
 }
 
 /// Puts every layer around the routes. The first named is the innermost.
-pub fn around(router: Router, edge: Edge) -> Router {
+pub fn apply(router: Router, context: LayerContext) -> Router {
     // A compressor would hold events back; a stream of SSE is among the defaults.
     let compressible =
         DefaultPredicate::new().and(NotForContentType::const_new(super::events::NDJSON));
     router
         .layer(CompressionLayer::new().gzip(true).zstd(true).compress_when(compressible))
-        .layer(from_fn(conditional))
-        .layer(from_fn_with_state(edge.guard.clone(), roles::guard))
-        .layer(from_fn_with_state(edge, outermost))
+        .layer(from_fn(answer_conditional))
+        .layer(from_fn_with_state(context.guard.clone(), roles::guard))
+        .layer(from_fn_with_state(context, handle_request))
 }
 
 /// Gives the request its id, checks it, contains panics, makes problems of failures, and logs.
-async fn outermost(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
-    let request_id = RequestId::new(edge.clock.uuid());
+async fn handle_request(
+    State(context): State<LayerContext>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let request_id = RequestId::new(context.clock.uuid());
     let id = request_id.to_string();
     let peer = request.extensions().get::<Peer>().copied();
-    let address = client_address(peer, request.headers(), &edge.trusted_proxies);
+    let address = client_address(peer, request.headers(), &context.trusted_proxies);
     let origin = RequestOrigin { address, request_id: Some(request_id) };
     request.extensions_mut().insert(origin);
-    let audited = refusals::Request::new(origin, request.headers());
-    let started = edge.clock.elapsed();
+    let audited = refusals::AuditedRequest::new(origin, request.headers());
+    let started = context.clock.elapsed();
     let method = request.method().clone();
     let operation = operation(&method, request.extensions().get::<MatchedPath>());
     let path: String = request.uri().path().chars().take(200).collect();
-    let page = edge.checks.cors.origin(request.headers());
+    let page = context.checks.cors.listed_origin(request.headers());
     let preflight = page.as_ref().and_then(|_| cors::preflight(&method, request.headers()));
-    let answered = match (edge.checks.check(&request, edge.guard.asks()), preflight) {
-        (Err(failure), _) => Err(failure),
-        (Ok(()), Some(preflight)) => Ok(preflight),
-        (Ok(()), None) => AssertUnwindSafe(run(request, next)).catch_unwind().await.map_err(|_| {
-            // What it said, and where, was told by the panic hook.
-            tracing::error!(request_id = id, %method, path, "the request panicked");
-            Failure::new(FailureKind::Internal, "a handler panicked")
-        }),
-    };
+    let answered =
+        match (context.checks.check(&request, context.guard.requires_tokens()), preflight) {
+            (Err(failure), _) => Err(failure),
+            (Ok(()), Some(preflight)) => Ok(preflight),
+            (Ok(()), None) => {
+                AssertUnwindSafe(run(request, next)).catch_unwind().await.map_err(|_| {
+                    // What it said, and where, was told by the panic hook.
+                    tracing::error!(request_id = id, %method, path, "the request panicked");
+                    Failure::new(FailureKind::Internal, "a handler panicked")
+                })
+            }
+        };
     let mut response = match answered {
         Err(failure) => {
-            audited.audit(&edge.audit, &operation, None, &failure);
+            audited.audit(&context.audit, &operation, None, &failure);
             respond(&failure, &id)
         }
-        Ok(response) => match response.extensions().get::<Failed>().cloned() {
-            Some(Failed(failure)) => {
-                audited.audit(&edge.audit, &operation, response.extensions().get(), &failure);
+        Ok(response) => match response.extensions().get::<FailedResponse>().cloned() {
+            Some(FailedResponse(failure)) => {
+                audited.audit(&context.audit, &operation, response.extensions().get(), &failure);
                 problem(&failure, &id, &response)
             }
             None => response,
@@ -104,11 +111,11 @@ async fn outermost(State(edge): State<Edge>, mut request: Request, next: Next) -
     };
     set(&mut response, X_REQUEST_ID, &id);
     set(&mut response, X_CONTENT_TYPE_OPTIONS, "nosniff");
-    edge.checks.cors.mark(page, &mut response);
-    let took = edge.clock.elapsed().saturating_sub(started);
-    edge.metrics.record_request(operation, response.status().as_u16(), took);
+    context.checks.cors.set_headers(page, &mut response);
+    let took = context.clock.elapsed().saturating_sub(started);
+    context.metrics.record_request(operation, response.status().as_u16(), took);
     log(&method, &path, &response, took, &id);
-    if edge.access_log {
+    if context.access_log {
         let caller = response.extensions().get::<Caller>();
         access_log::write(&origin, caller, &method, &path, response.status(), took);
     }
@@ -168,9 +175,9 @@ fn log(method: &Method, path: &str, response: &Response, took: Duration, id: &st
 }
 
 /// RFC 9110: a tag that the client has is a 304; a compressed answer's tag is weak.
-async fn conditional(request: Request, next: Next) -> Response {
-    let readable = matches!(*request.method(), Method::GET | Method::HEAD);
-    let known = request.headers().get(IF_NONE_MATCH).cloned();
+async fn answer_conditional(request: Request, next: Next) -> Response {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    let client_tags = request.headers().get(IF_NONE_MATCH).cloned();
     let mut response = next.run(request).await;
     let Some(tag) =
         response.headers().get(ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned)
@@ -180,10 +187,12 @@ async fn conditional(request: Request, next: Next) -> Response {
     if response.headers().contains_key(CONTENT_ENCODING) && !tag.starts_with("W/") {
         set(&mut response, ETAG, &format!("W/{tag}"));
     }
-    let matches = known
-        .and_then(|known| known.to_str().map(|known| has_tag(known, &tag)).ok())
+    let matches = client_tags
+        .and_then(|client_tags| {
+            client_tags.to_str().map(|client_tags| has_tag(client_tags, &tag)).ok()
+        })
         .unwrap_or(false);
-    if readable && matches && response.status() == StatusCode::OK {
+    if is_read && matches && response.status() == StatusCode::OK {
         let headers: HeaderMap = response
             .headers()
             .iter()
@@ -200,9 +209,9 @@ fn describes_body(name: &HeaderName) -> bool {
 }
 
 /// Weak comparison, as RFC 9110 asks of `If-None-Match`.
-fn has_tag(known: &str, tag: &str) -> bool {
+fn has_tag(client_tags: &str, tag: &str) -> bool {
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-    known.trim() == "*" || known.split(',').any(|one| opaque(one) == opaque(tag))
+    client_tags.trim() == "*" || client_tags.split(',').any(|one| opaque(one) == opaque(tag))
 }
 
 #[cfg(test)]
@@ -253,7 +262,7 @@ mod tests {
         let callers = Callers::load(Arc::clone(&storage), clock.clone()).await.unwrap();
         let guard = Guard::new(Arc::new(callers), AccessTable::default());
         let audit = Arc::new(Audit::new(storage, clock.clone()));
-        let edge = Edge {
+        let context = LayerContext {
             clock,
             guard,
             metrics: metrics.clone(),
@@ -262,14 +271,14 @@ mod tests {
             checks: RequestChecks { scheme: Scheme::Http, cors: Cors::default() },
             access_log: false,
         };
-        let routes = around(routes, edge);
-        let ask = async |path: &str| {
+        let routes = apply(routes, context);
+        let get_path = async |path: &str| {
             let request =
                 Request::get(path).header("host", "localhost").body(Body::empty()).unwrap();
             let (head, body) = routes.clone().oneshot(request).await.unwrap().into_parts();
             (head, body.collect().await.unwrap().to_bytes())
         };
-        let (head, body) = ask("/panic").await;
+        let (head, body) = get_path("/panic").await;
         let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(
             (head.status.as_u16(), &problem["code"]),
@@ -279,12 +288,12 @@ mod tests {
         assert_eq!(head.headers["content-type"], "application/problem+json");
         let id = head.headers["x-request-id"].to_str().unwrap();
         assert_eq!(problem["request_id"], id);
-        let told = String::from_utf8(body.to_vec()).unwrap();
-        assert!(!told.contains("hunter2") && !told.contains("panic"), "{told}");
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        assert!(!text.contains("hunter2") && !text.contains("panic"), "{text}");
         let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         assert!(log.lines().any(|line| line.contains("ERROR") && line.contains(id)), "{log}");
         assert!(metrics.text().unwrap().contains("operation=\"GET /panic\",status=\"5xx\""));
-        assert_eq!(ask("/fine").await.1, "fine", "and goes on");
+        assert_eq!(get_path("/fine").await.1, "fine", "and goes on");
     }
 
     #[test]

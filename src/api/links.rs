@@ -26,9 +26,9 @@ pub fn lease(id: LeaseId) -> String {
 
 /// The links that a lease carries.
 #[must_use]
-pub fn of_lease(
+pub fn for_lease(
     id: LeaseId,
-    on: Option<&MachineId>,
+    machine_id: Option<&MachineId>,
     work: Option<JobId>,
 ) -> BTreeMap<String, String> {
     let lease = lease(id);
@@ -37,18 +37,18 @@ pub fn of_lease(
         ("renew".to_owned(), format!("{lease}/renew")),
         ("self".to_owned(), lease),
     ]);
-    links.extend(on.map(|on| ("machine".to_owned(), machine(on))));
+    links.extend(machine_id.map(|machine_id| ("machine".to_owned(), machine(machine_id))));
     links.extend(work.map(|work| ("job".to_owned(), job(work))));
     links
 }
 
 /// The links that a job carries.
 #[must_use]
-pub fn of_job(id: JobId, on: Option<&MachineId>) -> BTreeMap<String, String> {
+pub fn for_job(id: JobId, machine_id: Option<&MachineId>) -> BTreeMap<String, String> {
     let job = job(id);
     let mut links =
         BTreeMap::from([("wait".to_owned(), format!("{job}/wait")), ("self".to_owned(), job)]);
-    links.extend(on.map(|on| ("machine".to_owned(), machine(on))));
+    links.extend(machine_id.map(|machine_id| ("machine".to_owned(), machine(machine_id))));
     links
 }
 

@@ -8,7 +8,7 @@ use axum::routing::get;
 use super::extract::{NoParameters, Query};
 use super::problem::ApiError;
 use super::roles::Routes;
-use super::{Api, respond};
+use super::{ApiState, respond};
 use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::service::callers::Caller;
@@ -16,11 +16,11 @@ use crate::telemetry::metrics::CONTENT_TYPE;
 
 /// The route of this file.
 pub fn routes() -> Routes {
-    Routes::default().page(Some(Role::Viewer), "/metrics", get(metrics))
+    Routes::default().undocumented(Some(Role::Viewer), "/metrics", get(metrics))
 }
 
 async fn metrics(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {

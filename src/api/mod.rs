@@ -9,28 +9,28 @@ pub mod connections;
 mod cors;
 mod datastores;
 pub mod document;
-mod documented;
 mod events;
 mod extract;
+mod hyper_errors;
 mod jobs;
 mod layers;
+mod lease_authorization;
 mod leases;
 mod links;
+mod long_poll;
 mod machines;
 mod media_type;
 mod metrics;
+mod openapi_parts;
 mod pages;
 pub mod paging;
 pub mod problem;
-mod refusal;
 mod request_checks;
 mod respond;
-mod right;
 mod roles;
 pub mod serve;
-mod starting;
+mod start_job;
 pub mod tls;
-mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,9 +54,9 @@ use crate::telemetry::metrics::Metrics;
 
 /// What handlers work with. Clones share it.
 #[derive(Clone)]
-pub struct Api(Arc<Parts>);
+pub struct ApiState(Arc<ApiStateInner>);
 
-struct Parts {
+struct ApiStateInner {
     services: Services,
     clock: Clock,
     stop: CancellationToken,
@@ -90,11 +90,11 @@ pub struct HttpSettings {
     /// Whether each request is written to the log.
     pub access_log: bool,
     /// How long a stream of events may go without a word on where it is.
-    pub bookmark: Duration,
+    pub bookmark_interval: Duration,
     /// Whether the host's certificate is checked, for `/v1/about`.
     pub tls_verified: bool,
     /// Whether tokens come in the clear over the network, for `/v1/about`.
-    pub in_the_clear: bool,
+    pub is_unencrypted: bool,
 }
 
 /// The document's frame; the operations come with their routes.
@@ -119,9 +119,9 @@ pub struct HttpSettings {
     // No body is one of these: a stream of them is text.
     components(schemas(events::Event))
 )]
-struct Frame;
+struct ApiDoc;
 
-impl Api {
+impl ApiState {
     #[must_use]
     pub fn new(
         services: Services,
@@ -131,7 +131,7 @@ impl Api {
         metrics: Metrics,
     ) -> Self {
         let waits = Arc::new(Semaphore::new(settings.max_waits));
-        Self(Arc::new(Parts {
+        Self(Arc::new(ApiStateInner {
             services,
             clock,
             stop,
@@ -147,10 +147,10 @@ impl Api {
         let (router, access, _) = routes().into_parts();
         let router = router
             .fallback(unknown_path)
-            .method_not_allowed_fallback(wrong_method)
+            .method_not_allowed_fallback(method_not_allowed)
             .with_state(self.clone());
         let guard = Guard::new(Arc::clone(&self.services().callers), access);
-        let edge = layers::Edge {
+        let context = layers::LayerContext {
             clock: self.clock().clone(),
             guard,
             metrics: self.metrics().clone(),
@@ -163,8 +163,10 @@ impl Api {
             access_log: self.settings().access_log,
         };
         // Around all of them: who is refused at the door may hold a lease all the same.
-        layers::around(router, edge)
-            .layer(axum::middleware::from_fn_with_state(self, right::tell_expiry))
+        layers::apply(router, context).layer(axum::middleware::from_fn_with_state(
+            self,
+            lease_authorization::add_lease_expiry,
+        ))
     }
 
     pub(crate) fn services(&self) -> &Services {
@@ -205,7 +207,7 @@ pub fn openapi() -> serde_json::Value {
 }
 
 fn routes() -> Routes {
-    Routes::of(Frame::openapi())
+    Routes::with_document(ApiDoc::openapi())
         .merge(machines::routes())
         .merge(datastores::routes())
         .merge(jobs::routes())
@@ -222,7 +224,7 @@ async fn unknown_path() -> ApiError {
     Failure::new(FailureKind::NotFound, detail).into()
 }
 
-async fn wrong_method() -> ApiError {
+async fn method_not_allowed() -> ApiError {
     Failure::new(
         FailureKind::MethodNotAllowed,
         "The path exists, but not with this method; see Allow.",

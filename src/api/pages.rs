@@ -7,7 +7,7 @@ use axum::response::Response;
 use axum::routing::get;
 use http::header::CONTENT_SECURITY_POLICY;
 
-use super::document::page::Page;
+use super::document::page::HtmlPage;
 use super::document::{docs, problems, v3_0};
 use super::extract::{NoParameters, Query, Segment};
 use super::problem::{self, ApiError};
@@ -24,23 +24,29 @@ static V3_0: LazyLock<String> = LazyLock::new(|| v3_0::convert(&super::openapi()
 /// The routes of this file.
 pub fn routes() -> Routes {
     Routes::default()
-        .page(
+        .undocumented(
             None,
             "/openapi.json",
             get(|_: Query<NoParameters>| async { respond::text(JSON, V3_1.as_str()) }),
         )
-        .page(
+        .undocumented(
             None,
             "/openapi-3.0.json",
             get(|_: Query<NoParameters>| async { respond::text(JSON, V3_0.as_str()) }),
         )
-        .page(None, "/docs", get(|_: Query<NoParameters>| async { page(docs::page().clone()) }))
-        .page(
+        .undocumented(
+            None,
+            "/docs",
+            get(|_: Query<NoParameters>| async { page_response(docs::page().clone()) }),
+        )
+        .undocumented(
             None,
             "/problems",
-            get(|_: Query<NoParameters>| async { page(problems::catalogue(&problem::pages())) }),
+            get(|_: Query<NoParameters>| async {
+                page_response(problems::catalogue(&problem::pages()))
+            }),
         )
-        .page(None, "/problems/{code}", get(problem_page))
+        .undocumented(None, "/problems/{code}", get(problem_page))
 }
 
 async fn problem_page(
@@ -54,11 +60,11 @@ async fn problem_page(
             format!("There is no problem {}. List them: GET /problems", shorten(&code)),
         )
     })?;
-    Ok(page(problems::one(found)))
+    Ok(page_response(problems::problem_page(found)))
 }
 
-fn page(page: Page) -> Response {
-    let Page { html, content_security_policy } = page;
+fn page_response(page: HtmlPage) -> Response {
+    let HtmlPage { html, content_security_policy } = page;
     let mut response = respond::text("text/html; charset=utf-8", html);
     respond::set(&mut response, CONTENT_SECURITY_POLICY, &content_security_policy);
     response

@@ -13,8 +13,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use utoipa::IntoParams;
 
-use super::Api;
-use super::extract::{Limit, Parameters, Parsed, Query, Values, failure_at};
+use super::ApiState;
+use super::extract::{Limit, Parameters, Parsed, Query, QueryValues, failure_at};
 use super::problem::ApiError;
 use crate::domain::failure::{Failure, FailureKind};
 
@@ -30,7 +30,7 @@ pub struct PageQuery {
 }
 
 /// The filters of a list, and which page of it is wanted.
-pub struct Paged<Q> {
+pub struct PagedQuery<Q> {
     pub filter: Q,
     pub limit: Option<u32>,
     pub cursors: Cursors,
@@ -47,7 +47,7 @@ pub struct Cursors {
 }
 
 /// A page of a list.
-pub struct Page<T> {
+pub struct ListPage<T> {
     pub items: Vec<T>,
     /// The cursor of the next page.
     pub next: Option<String>,
@@ -55,35 +55,35 @@ pub struct Page<T> {
 
 /// The key of an item of a list: the lower-cased name, then the id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key(pub String, pub String);
+pub struct SortKey(pub String, pub String);
 
 /// The text is not a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidKey;
 
-impl<Q: Parameters> Paged<Q> {
+impl<Q: Parameters> PagedQuery<Q> {
     /// Reads the query of the address of a list.
     ///
     /// # Errors
-    /// As [`Values::read`].
+    /// As [`QueryValues::read`].
     pub fn read(uri: &Uri) -> Result<Self, Failure> {
-        let values = Values::of(uri)?;
+        let values = QueryValues::from_uri(uri)?;
         let Query(filter, PageQuery { limit, cursor }) = values.read()?;
         let limit = limit.map(|Parsed(Limit(limit))| limit);
         Ok(Self { filter, limit, cursors: Cursors::new(uri.path(), &values, cursor) })
     }
 }
 
-impl<Q: Parameters> FromRequestParts<Api> for Paged<Q> {
+impl<Q: Parameters> FromRequestParts<ApiState> for PagedQuery<Q> {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, ApiError> {
         Ok(Self::read(&parts.uri)?)
     }
 }
 
 impl Cursors {
-    fn new(list: &str, values: &Values, given: Option<String>) -> Self {
+    fn new(list: &str, values: &QueryValues, given: Option<String>) -> Self {
         let filters: Vec<_> =
             values.iter().filter(|(name, _)| !["limit", "cursor"].contains(name)).collect();
         let filters = match filters.as_slice() {
@@ -97,33 +97,33 @@ impl Cursors {
     ///
     /// # Errors
     /// `invalid-cursor` if the call's cursor is not one of this list under these filters.
-    pub fn point<P: FromStr>(&self) -> Result<Option<P>, Failure> {
+    pub fn position<P: FromStr>(&self) -> Result<Option<P>, Failure> {
         let Some(given) = &self.given else { return Ok(None) };
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(given).map_err(|_| invalid_cursor())?;
-        let (list, filters, point): (String, String, String) =
+        let (list, filters, position): (String, String, String) =
             serde_json::from_slice(&bytes).map_err(|_| invalid_cursor())?;
         if (&list, &filters) != (&self.list, &self.filters) {
             return Err(invalid_cursor());
         }
-        point.parse().map(Some).map_err(|_| invalid_cursor())
+        position.parse().map(Some).map_err(|_| invalid_cursor())
     }
 
     /// The cursor of the page behind this point.
     #[must_use]
-    pub fn behind(&self, point: &impl Display) -> String {
-        let cursor = serde_json::json!([self.list, self.filters, point.to_string()]);
+    pub fn after(&self, position: &impl Display) -> String {
+        let cursor = serde_json::json!([self.list, self.filters, position.to_string()]);
         BASE64_URL_SAFE_NO_PAD.encode(cursor.to_string())
     }
 }
 
-impl Display for Key {
+impl Display for SortKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(name, id) = self;
         serde_json::json!([name, id]).fmt(formatter)
     }
 }
 
-impl FromStr for Key {
+impl FromStr for SortKey {
     type Err = InvalidKey;
 
     fn from_str(text: &str) -> Result<Self, InvalidKey> {
@@ -137,23 +137,23 @@ impl FromStr for Key {
 /// hide others.
 ///
 /// # Errors
-/// As [`Cursors::point`].
+/// As [`Cursors::position`].
 pub fn page<T>(
     cursors: &Cursors,
     items: Vec<T>,
-    key: impl Fn(&T) -> Key,
+    key: impl Fn(&T) -> SortKey,
     limit: Option<u32>,
-) -> Result<Page<T>, Failure> {
-    let after: Option<Key> = cursors.point()?;
+) -> Result<ListPage<T>, Failure> {
+    let after: Option<SortKey> = cursors.position()?;
     let mut rest =
         items.into_iter().filter(|item| after.as_ref().is_none_or(|after| key(item) > *after));
     let Some(limit) = limit else {
-        return Ok(Page { items: rest.collect(), next: None });
+        return Ok(ListPage { items: rest.collect(), next: None });
     };
-    let shown: Vec<T> = rest.by_ref().take(limit as usize).collect();
+    let items: Vec<T> = rest.by_ref().take(limit as usize).collect();
     let more = rest.next().is_some();
-    let next = shown.last().filter(|_| more).map(|last| cursors.behind(&key(last)));
-    Ok(Page { items: shown, next })
+    let next = items.last().filter(|_| more).map(|last| cursors.after(&key(last)));
+    Ok(ListPage { items: items, next })
 }
 
 fn invalid_cursor() -> Failure {

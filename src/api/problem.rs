@@ -15,7 +15,7 @@ use crate::domain::failure::{Failure, FailureKind, Fault, InputError};
 use crate::domain::terminal::printable;
 
 /// What a kind of failure is over HTTP.
-struct Row {
+struct ProblemRow {
     kind: FailureKind,
     status: StatusCode,
     title: &'static str,
@@ -50,8 +50,8 @@ const fn row(
     title: &'static str,
     meaning: &'static str,
     what_to_do: &'static str,
-) -> Row {
-    Row { kind, status, title, retry, meaning, what_to_do }
+) -> ProblemRow {
+    ProblemRow { kind, status, title, retry, meaning, what_to_do }
 }
 
 use FailureKind as Kind;
@@ -61,7 +61,7 @@ use StatusCode as Status;
 /// One code, one status. 502, 503 and 504 are only for what may go away by itself: curl and proxies
 /// repeat those.
 #[rustfmt::skip]
-const TABLE: &[Row] = &[
+const TABLE: &[ProblemRow] = &[
     row(Kind::InvalidRequest, Status::BAD_REQUEST, Retry::No, "The request is not valid",
         "Something in the request cannot be read or is out of its range; `errors` says which part.",
         "Mend what `errors` names and send it again."),
@@ -286,7 +286,7 @@ pub struct Problem {
 impl Problem {
     /// A failure as a problem. Of an internal one nothing of its own is shown but the request id.
     #[must_use]
-    pub fn of(failure: &Failure, request_id: Option<&str>) -> Self {
+    pub fn from_failure(failure: &Failure, request_id: Option<&str>) -> Self {
         let row = find(failure.kind);
         let Failure {
             kind,
@@ -321,7 +321,11 @@ impl Problem {
             code: kind.code().to_owned(),
             request_id: request_id.map(str::to_owned),
             retry: row.retry.as_str().to_owned(),
-            errors: errors.iter().filter(|_| shown(true)).map(ProblemError::of).collect(),
+            errors: errors
+                .iter()
+                .filter(|_| shown(true))
+                .map(ProblemError::from_input_error)
+                .collect(),
             candidates: candidates
                 .iter()
                 .map(|(id, name)| Candidate { id: id.clone(), name: name.clone() })
@@ -331,13 +335,13 @@ impl Problem {
             job: job.filter(|_| shown(true)).map(|job| job.to_string()),
             lease: lease.filter(|_| shown(true)).map(|lease| lease.to_string()),
             links,
-            fault: fault.as_ref().filter(|_| shown(true)).map(HostFault::of),
+            fault: fault.as_ref().filter(|_| shown(true)).map(HostFault::from_fault),
         }
     }
 }
 
 impl ProblemError {
-    fn of(error: &InputError) -> Self {
+    fn from_input_error(error: &InputError) -> Self {
         let InputError { pointer, parameter, code, detail } = error;
         Self {
             pointer: pointer.clone(),
@@ -349,7 +353,7 @@ impl ProblemError {
 }
 
 impl HostFault {
-    fn of(fault: &Fault) -> Self {
+    fn from_fault(fault: &Fault) -> Self {
         let Fault { name, message, details } = fault;
         Self { fault_type: name.clone(), message: message.clone(), details: details.clone() }
     }
@@ -369,14 +373,14 @@ impl From<Failure> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = find(self.0.kind).status.into_response();
-        response.extensions_mut().insert(Failed(std::sync::Arc::new(self.0)));
+        response.extensions_mut().insert(FailedResponse(std::sync::Arc::new(self.0)));
         response
     }
 }
 
 /// Marks a response whose body is still to be made of this failure.
 #[derive(Clone, Debug)]
-pub struct Failed(pub std::sync::Arc<Failure>);
+pub struct FailedResponse(pub std::sync::Arc<Failure>);
 
 /// The `Retry-After` of failures that pass at an unknown time.
 const RETRY: Duration = Duration::from_secs(5);
@@ -386,7 +390,7 @@ const RETRY: Duration = Duration::from_secs(5);
 #[must_use]
 pub fn respond(failure: &Failure, request_id: &str) -> Response {
     let row = find(failure.kind);
-    let problem = Problem::of(failure, Some(request_id));
+    let problem = Problem::from_failure(failure, Some(request_id));
     // A problem is plain strings and maps, which always serialise.
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     let mut response = (row.status, body).into_response();
@@ -417,7 +421,7 @@ pub fn status(kind: FailureKind) -> StatusCode {
 /// The pages under `/problems/`.
 #[must_use]
 pub fn pages() -> Vec<ProblemPage<'static>> {
-    let page = |row: &Row| ProblemPage {
+    let page = |row: &ProblemRow| ProblemPage {
         code: row.kind.code(),
         status: row.status.as_u16(),
         title: row.title,
@@ -433,7 +437,7 @@ fn codes() -> Vec<&'static str> {
     TABLE.iter().map(|row| row.kind.code()).collect()
 }
 
-fn find(kind: FailureKind) -> &'static Row {
+fn find(kind: FailureKind) -> &'static ProblemRow {
     // A test holds the table to one row for each kind; the last resort is the row of internal
     // faults.
     let internal = || TABLE.iter().find(|row| row.kind == FailureKind::Internal);
@@ -462,7 +466,7 @@ mod tests {
     #[test]
     fn an_internal_failure_shows_nothing_of_itself() {
         let failure = Failure::new(FailureKind::Internal, "the password is hunter2");
-        let shown = serde_json::to_string(&Problem::of(&failure, Some("r-1"))).unwrap();
+        let shown = serde_json::to_string(&Problem::from_failure(&failure, Some("r-1"))).unwrap();
         assert!(!shown.contains("hunter2") && shown.contains("r-1"));
     }
 }

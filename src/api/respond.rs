@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::Api;
+use super::ApiState;
 use crate::service::event_stream::Version;
 
 /// The point in the stream of changes that an answer is true at.
@@ -15,15 +15,15 @@ pub const OTTER_VERSION: HeaderName = HeaderName::from_static("otter-version");
 pub const OTTER_STALE: HeaderName = HeaderName::from_static("otter-stale");
 
 /// One object, with a strong entity tag.
-pub fn object<T: Serialize>(api: &Api, version: &Version, object: &T) -> Response {
+pub fn object<T: Serialize>(api: &ApiState, version: &Version, object: &T) -> Response {
     let body = to_json(object);
     let tag = format!("\"{}\"", digest(&body));
-    answer(api, version, body, &tag)
+    json_response(api, version, body, &tag)
 }
 
 /// A list, with a weak entity tag that does not count the version.
 pub fn list<T: Serialize>(
-    api: &Api,
+    api: &ApiState,
     version: &Version,
     items: &[T],
     next: Option<String>,
@@ -40,7 +40,7 @@ pub fn list<T: Serialize>(
         Ok(items) => to_json(&List { items: &items, next, version: version.to_string() }),
         Err(_) => String::new(),
     };
-    answer(api, version, body, &tag)
+    json_response(api, version, body, &tag)
 }
 
 /// A page or file that is no JSON.
@@ -58,18 +58,18 @@ pub fn set(response: &mut Response, name: HeaderName, value: &str) {
 }
 
 /// Adds what every answer has that shows inventory or a job.
-pub fn mark(api: &Api, version: &Version, response: &mut Response) {
+pub fn set_state_headers(api: &ApiState, version: &Version, response: &mut Response) {
     set(response, OTTER_VERSION, &version.to_string());
     if let Some(away) = api.services().inventory.away_for() {
         set(response, OTTER_STALE, &away.as_secs().to_string());
     }
 }
 
-fn answer(api: &Api, version: &Version, body: String, tag: &str) -> Response {
+fn json_response(api: &ApiState, version: &Version, body: String, tag: &str) -> Response {
     let mut response = (StatusCode::OK, body).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     set(&mut response, ETAG, tag);
-    mark(api, version, &mut response);
+    set_state_headers(api, version, &mut response);
     response
 }
 

@@ -19,8 +19,8 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{Components, OpenApi};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
-use super::Api;
-use super::documented::{AUTHENTICATED, EVERYWHERE};
+use super::ApiState;
+use super::openapi_parts::{ALL_OPERATIONS, AUTHENTICATED};
 use super::problem::ApiError;
 use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
@@ -32,11 +32,11 @@ pub enum Access {
     /// Nothing: health, and the document.
     Open,
     /// A token of this role, or of one that may do more.
-    From(Role),
+    AtLeast(Role),
 }
 
 /// The name of the way in which callers show who they are, in the document.
-const SCHEME: &str = "token";
+const SECURITY_SCHEME: &str = "token";
 
 /// What each method of each path asks.
 pub type AccessTable = HashMap<String, Vec<(Method, Access)>>;
@@ -44,13 +44,13 @@ pub type AccessTable = HashMap<String, Vec<(Method, Access)>>;
 /// Routes, each with what it asks of its caller.
 #[derive(Default)]
 pub struct Routes {
-    router: OpenApiRouter<Api>,
+    router: OpenApiRouter<ApiState>,
     access: AccessTable,
 }
 
 impl Routes {
     /// No routes yet, and the document that the operations are added to.
-    pub fn of(mut document: OpenApi) -> Self {
+    pub fn with_document(mut document: OpenApi) -> Self {
         let description = "A token made by `otter token create`: `Authorization: Bearer otter_…`. None is asked \
                            for where otter has none.";
         let scheme = HttpBuilder::new()
@@ -58,28 +58,33 @@ impl Routes {
             .description(Some(description))
             .build();
         let components = document.components.get_or_insert_with(Components::new);
-        components.add_security_scheme(SCHEME, SecurityScheme::Http(scheme));
+        components.add_security_scheme(SECURITY_SCHEME, SecurityScheme::Http(scheme));
         Self { router: OpenApiRouter::with_openapi(document), access: AccessTable::new() }
     }
 
     /// Adds operations for callers of this role, and of those that may do more. A runner may change
     /// only machines that it holds, which the lease decides.
-    pub fn role(self, least: Role, operations: UtoipaMethodRouter<Api>) -> Self {
-        self.operations(Access::From(least), operations)
+    pub fn role(self, least: Role, operations: UtoipaMethodRouter<ApiState>) -> Self {
+        self.operations(Access::AtLeast(least), operations)
     }
 
     /// Adds operations for everybody.
-    pub fn open(self, operations: UtoipaMethodRouter<Api>) -> Self {
+    pub fn open(self, operations: UtoipaMethodRouter<ApiState>) -> Self {
         self.operations(Access::Open, operations)
     }
 
     /// Adds a path to read that the document does not have, for callers of this role; for everybody
     /// if `None`.
-    pub fn page(mut self, least: Option<Role>, path: &str, get: MethodRouter<Api>) -> Self {
+    pub fn undocumented(
+        mut self,
+        least: Option<Role>,
+        path: &str,
+        get: MethodRouter<ApiState>,
+    ) -> Self {
         self.access
             .entry(path.to_owned())
             .or_default()
-            .push((Method::GET, least.map_or(Access::Open, Access::From)));
+            .push((Method::GET, least.map_or(Access::Open, Access::AtLeast)));
         self.router = self.router.route(path, get);
         self
     }
@@ -92,7 +97,7 @@ impl Routes {
     }
 
     /// The router, what its routes ask, and the document of its operations.
-    pub fn into_parts(self) -> (axum::Router<Api>, AccessTable, OpenApi) {
+    pub fn into_parts(self) -> (axum::Router<ApiState>, AccessTable, OpenApi) {
         let (router, document) = self.router.split_for_parts();
         (router, self.access, document)
     }
@@ -100,12 +105,12 @@ impl Routes {
     fn operations(
         mut self,
         access: Access,
-        (schemas, mut paths, methods): UtoipaMethodRouter<Api>,
+        (schemas, mut paths, methods): UtoipaMethodRouter<ApiState>,
     ) -> Self {
         for (path, item) in &mut paths.paths {
             let table = self.access.entry(path.clone()).or_default();
             for (method, operation) in operations_of(item) {
-                document(operation, access);
+                document_access(operation, access);
                 table.push((method, access));
             }
         }
@@ -127,16 +132,16 @@ fn operations_of(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Oper
 }
 
 /// Writes into an operation what it asks of its caller, and the problems that come with that.
-fn document(operation: &mut Operation, access: Access) {
+fn document_access(operation: &mut Operation, access: Access) {
     let extensions = operation.extensions.get_or_insert_default();
-    let mut added = EVERYWHERE.to_vec();
+    let mut added = ALL_OPERATIONS.to_vec();
     operation.security = Some(match access {
         Access::Open => Vec::new(),
-        Access::From(role) => {
+        Access::AtLeast(role) => {
             extensions.insert("x-otter-role".to_owned(), json!(role.as_str()));
             added.extend(AUTHENTICATED);
             // Optional: where otter has no token it asks for none.
-            let token = SecurityRequirement::new(SCHEME, [""; 0]);
+            let token = SecurityRequirement::new(SECURITY_SCHEME, [""; 0]);
             vec![token, SecurityRequirement::default()]
         }
     });
@@ -163,29 +168,29 @@ impl Guard {
 
     /// Whether callers are told apart by tokens.
     #[must_use]
-    pub fn asks(&self) -> bool {
+    pub fn requires_tokens(&self) -> bool {
         self.callers.need_tokens()
     }
 
     fn access(&self, method: &Method, route: Option<&MatchedPath>) -> Access {
-        let asked =
+        let methods =
             route.and_then(|route| self.access.get(route.as_str())).map_or(&[][..], Vec::as_slice);
-        let of = |method: &Method| {
-            asked.iter().find(|(known, _)| known == method).map(|(_, access)| *access)
+        let access_for = |method: &Method| {
+            methods.iter().find(|(known, _)| known == method).map(|(_, access)| *access)
         };
         let method = if *method == Method::HEAD { &Method::GET } else { method };
         // What is answered with 404 or 405 tells nobody what there is without a token.
-        of(method).unwrap_or_else(|| match of(&Method::GET) {
+        access_for(method).unwrap_or_else(|| match access_for(&Method::GET) {
             Some(Access::Open) => Access::Open,
-            _ => Access::From(Role::Viewer),
+            _ => Access::AtLeast(Role::Viewer),
         })
     }
 
     /// The caller, and what the call needs. `None` if anyone may make the call.
     fn identify(&self, request: &Request) -> Result<Option<Identified>, Failure> {
         let access = self.access(request.method(), request.extensions().get());
-        let Access::From(least) = access else { return Ok(None) };
-        let token = token(request.headers())?;
+        let Access::AtLeast(least) = access else { return Ok(None) };
+        let token = bearer_token(request.headers())?;
         let caller = self.callers.identify(token)?;
         let origin = request.extensions().get().copied().unwrap_or_default();
         let token = token.map(SecretString::from);
@@ -239,7 +244,7 @@ pub async fn guard(State(guard): State<Guard>, mut request: Request, next: Next)
         let until_refused = || Guard::until_refused(Arc::clone(&guard.callers), token.clone());
         tokio::select! {
             biased;
-            response = next.run(request) => ended_with(response, until_refused()),
+            response = next.run(request) => end_body_with(response, until_refused()),
             () = until_refused() => {
                 let detail = "The token was revoked, rotated or has expired while the call waited. What it \
                               started goes on.";
@@ -259,7 +264,7 @@ fn refused(failure: Failure) -> Response {
 }
 
 /// Ends a body of unknown length, such as a stream of events, at the latest with `end`.
-fn ended_with(response: Response, end: impl Future<Output = ()> + Send + 'static) -> Response {
+fn end_body_with(response: Response, end: impl Future<Output = ()> + Send + 'static) -> Response {
     if response.body().size_hint().exact().is_some() {
         return response;
     }
@@ -270,30 +275,30 @@ fn ended_with(response: Response, end: impl Future<Output = ()> + Send + 'static
 ///
 /// # Errors
 /// `internal` where the request passed no guard.
-pub fn caller_of(extensions: &http::Extensions) -> Result<Caller, Failure> {
+pub fn read_caller(extensions: &http::Extensions) -> Result<Caller, Failure> {
     extensions.get::<Caller>().cloned().ok_or_else(|| {
         Failure::new(FailureKind::Internal, "a call that needs a caller passed no guard")
     })
 }
 
 /// RFC 6750, section 2.1.
-fn token(headers: &HeaderMap) -> Result<Option<&str>, Failure> {
+fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, Failure> {
     let mut given = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = given.next() else { return Ok(None) };
     let malformed = |detail: &str| Failure::new(FailureKind::Unauthenticated, detail);
     if given.next().is_some() {
         return Err(malformed("There are two Authorization headers; send one."));
     }
-    let wanted =
+    let detail =
         "The Authorization header is not Bearer and a token: Authorization: Bearer otter_…";
     let (scheme, token) = value
         .to_str()
         .ok()
         .and_then(|value| value.split_once(' '))
-        .ok_or_else(|| malformed(wanted))?;
+        .ok_or_else(|| malformed(detail))?;
     if scheme.eq_ignore_ascii_case("bearer") {
         Ok(Some(token.trim()))
     } else {
-        Err(malformed(wanted))
+        Err(malformed(detail))
     }
 }

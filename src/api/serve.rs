@@ -25,8 +25,8 @@ use tower::ServiceExt;
 
 use super::HttpSettings;
 use super::client_address::Peer;
-use super::connections::{AnswerBody, Connections, Entered, Place, Way};
-use super::refusal::Refusals;
+use super::connections::{Admission, Admitted, AnswerBody, ConnectionSlot, Connections};
+use super::hyper_errors::HyperErrorReplacer;
 use super::tls::Tls;
 use crate::clock::Clock;
 use crate::connection_stream::ConnectionStream;
@@ -38,14 +38,14 @@ const LINGER: Duration = Duration::from_secs(3);
 
 /// How long a reader may take nothing at all of its answer: it would keep the answer in memory, and
 /// a stream its place, for ever. What the system's buffers hold it need not take.
-const PATIENCE: Duration = Duration::from_mins(2);
+const WRITE_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The least time between two warnings of one kind.
 const BETWEEN_WARNINGS: Duration = Duration::from_mins(1);
 
 /// How long a client may take to read the end of its answer after its idle connection was chosen to
 /// close.
-const LINGER_FOR_OTHERS: Duration = Duration::from_millis(500);
+const IDLE_CLOSE_LINGER: Duration = Duration::from_millis(500);
 
 /// Where callers come in.
 pub enum Listener {
@@ -80,7 +80,7 @@ impl Listener {
     /// The system's; `AddrInUse` where somebody listens there, `AlreadyExists` where it is no
     /// socket.
     pub async fn unix(path: &Path) -> io::Result<Self> {
-        Self::may_stand_at(path)?;
+        Self::check_socket_path(path)?;
         if tokio::fs::symlink_metadata(path).await.is_ok() {
             if tokio::net::UnixStream::connect(path).await.is_ok() {
                 return Err(io::ErrorKind::AddrInUse.into());
@@ -95,7 +95,7 @@ impl Listener {
     ///
     /// # Errors
     /// What is in the way.
-    pub fn may_stand_at(path: &Path) -> io::Result<()> {
+    pub fn check_socket_path(path: &Path) -> io::Result<()> {
         if SocketAddress::from_pathname(path).is_err() {
             let error = format!(
                 "its path has {} bytes, which is too long for a socket",
@@ -160,7 +160,7 @@ pub async fn serve(
     supervisor: Supervisor,
     stop: CancellationToken,
 ) {
-    let places = Connections::new(settings.max_connections);
+    let slots = Connections::new(settings.max_connections);
     let mut warnings = Warnings::new(clock.clone());
     let connections = tokio_util::task::TaskTracker::new();
     loop {
@@ -173,33 +173,34 @@ pub async fn serve(
             Err(error) => {
                 // Out of file descriptors, or the peer left before it was accepted: the next may
                 // work.
-                warnings.not_accepted(&error);
+                warnings.count_accept_error(&error);
                 clock.sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
-        let Entered { place, how } = tokio::select! {
+        let Admitted { slot, admission } = tokio::select! {
             () = stop.cancelled() => break,
-            entered = places.enter() => entered,
+            admitted = slots.admit() => admitted,
         };
-        warnings.entered(how, settings.max_connections);
+        warnings.count_admission(admission, settings.max_connections);
         let (router, timeout) = (router.clone(), settings.header_timeout);
         let (clock, stop) = (clock.clone(), stop.clone());
-        let held = (Arc::clone(&place), connections.token());
+        let held = (Arc::clone(&slot), connections.token());
         let tracked = connections.track_future(async move {
             let secured = tokio::select! {
-                secured = secure(connection) => secured,
-                () = place.told_to_close() => Err(io::ErrorKind::ConnectionAborted.into()),
+                secured = handshake(connection) => secured,
+                () = slot.close_requested() => Err(io::ErrorKind::ConnectionAborted.into()),
                 () = clock.sleep(timeout) => Err(io::ErrorKind::TimedOut.into()),
                 () = stop.cancelled() => Err(io::ErrorKind::Interrupted.into()),
             };
             match secured {
                 Ok(connection) => {
-                    let connection = impatient(connection, PATIENCE);
-                    let connection = Refusals::new(connection, clock.clone(), place.is_upgraded());
-                    let end = ended(stop.clone(), clock.clone());
+                    let connection = with_write_timeout(connection, WRITE_TIMEOUT);
+                    let connection =
+                        HyperErrorReplacer::new(connection, clock.clone(), slot.is_upgraded());
+                    let end = drain_deadline(stop.clone(), clock.clone());
                     let connection = ConnectionStream::new(connection, held, end);
-                    one(connection, &place, peer, router, timeout, clock, stop).await;
+                    serve_one(connection, &slot, peer, router, timeout, clock, stop).await;
                 }
                 Err(error) => {
                     tracing::debug!(
@@ -208,7 +209,7 @@ pub async fn serve(
                     );
                 }
             }
-            drop(place);
+            drop(slot);
         });
         drop(supervisor.spawn_isolated("connection", tracked));
     }
@@ -226,15 +227,15 @@ pub async fn serve(
 }
 
 /// When a connection must end that did not do so by itself.
-async fn ended(stop: CancellationToken, clock: Clock) {
+async fn drain_deadline(stop: CancellationToken, clock: Clock) {
     stop.cancelled().await;
     clock.sleep(LINGER).await;
 }
 
 /// A stream that fails once its reader has taken nothing for this long.
-fn impatient<S: Stream>(stream: S, patience: Duration) -> Pin<Box<TimeoutWriter<S>>> {
+fn with_write_timeout<S: Stream>(stream: S, timeout: Duration) -> Pin<Box<TimeoutWriter<S>>> {
     let mut stream = TimeoutWriter::new(stream);
-    stream.set_timeout(Some(patience));
+    stream.set_timeout(Some(timeout));
     Box::pin(stream)
 }
 
@@ -259,7 +260,7 @@ impl Warnings {
         Self { clock, not_accepted, idle_closed, waited }
     }
 
-    fn not_accepted(&mut self, error: &io::Error) {
+    fn count_accept_error(&mut self, error: &io::Error) {
         if let Some(times) = self.not_accepted.count(self.clock.elapsed()) {
             tracing::warn!(
                 error = error as &dyn std::error::Error,
@@ -269,11 +270,11 @@ impl Warnings {
         }
     }
 
-    fn entered(&mut self, how: Way, limit: usize) {
+    fn count_admission(&mut self, admission: Admission, limit: usize) {
         let now = self.clock.elapsed();
-        match how {
-            Way::Free => {}
-            Way::IdleClosed => {
+        match admission {
+            Admission::Free => {}
+            Admission::IdleClosed => {
                 if let Some(times) = self.idle_closed.count(now) {
                     tracing::warn!(
                         limit,
@@ -282,7 +283,7 @@ impl Warnings {
                     );
                 }
             }
-            Way::Waited => {
+            Admission::Waited => {
                 if let Some(times) = self.waited.count(now) {
                     tracing::warn!(
                         limit,
@@ -336,14 +337,14 @@ async fn accept(listener: &Listener) -> io::Result<(Accepted, Peer)> {
     }
 }
 
-async fn secure(accepted: Accepted) -> io::Result<Box<dyn Stream>> {
+async fn handshake(accepted: Accepted) -> io::Result<Box<dyn Stream>> {
     match accepted {
         Accepted::Plain(stream) => Ok(stream),
         Accepted::Tls(stream, tls) if speaks_tls(&stream).await? => {
             Ok(Box::new(tls.accept(stream).await?))
         }
         Accepted::Tls(stream, _) => {
-            say_that_this_is_https(stream).await?;
+            answer_https_only(stream).await?;
             Err(io::Error::new(io::ErrorKind::InvalidData, "the client speaks HTTP without TLS"))
         }
     }
@@ -358,7 +359,7 @@ async fn speaks_tls(stream: &TcpStream) -> io::Result<bool> {
 }
 
 /// Answers a request that came without TLS. The caller bounds how long it may take.
-async fn say_that_this_is_https(mut stream: TcpStream) -> io::Result<()> {
+async fn answer_https_only(mut stream: TcpStream) -> io::Result<()> {
     const ANSWER: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n\
         x-content-type-options: nosniff\r\nconnection: close\r\ncontent-length: 60\r\n\r\n\
         This port serves HTTPS: write https:// in place of http://.\n";
@@ -369,18 +370,18 @@ async fn say_that_this_is_https(mut stream: TcpStream) -> io::Result<()> {
     tokio::io::copy(&mut stream.take(UNREAD), &mut tokio::io::sink()).await.map(drop)
 }
 
-async fn one(
+async fn serve_one(
     connection: impl Stream + 'static,
-    place: &Arc<Place>,
+    slot: &Arc<ConnectionSlot>,
     peer: Peer,
     router: Router,
     header_timeout: Duration,
     clock: Clock,
     stop: CancellationToken,
 ) {
-    let at = Arc::clone(place);
+    let at = Arc::clone(slot);
     let service = service_fn(move |mut request: http::Request<Incoming>| {
-        let in_flight = at.begin();
+        let in_flight = at.begin_request();
         request.extensions_mut().insert(peer);
         let answer = router.clone().oneshot(request);
         async move {
@@ -389,7 +390,7 @@ async fn one(
             let in_flight = in_flight.ok_or(io::ErrorKind::ConnectionAborted)?;
             let Ok(answer) = answer.await;
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-                in_flight.upgrade();
+                in_flight.mark_upgraded();
             }
             Ok::<_, io::Error>(answer.map(|body| AnswerBody::new(body, in_flight)))
         }
@@ -409,7 +410,7 @@ async fn one(
         ended = connection.as_mut() => return log_end(ended),
         () = stop.cancelled() => LINGER,
         // Without a request there is no answer that could be cut off.
-        () = place.told_to_close() => if place.has_served() { LINGER_FOR_OTHERS } else { return },
+        () = slot.close_requested() => if slot.has_answered() { IDLE_CLOSE_LINGER } else { return },
     };
     connection.as_mut().graceful_shutdown();
     tokio::select! {
@@ -438,7 +439,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_stops_ends_the_connection() {
         let (server, _client) = tokio::io::duplex(4);
-        let mut server = impatient(server, Duration::from_millis(50));
+        let mut server = with_write_timeout(server, Duration::from_millis(50));
         let failed = server.write_all(b"0123456789").await.unwrap_err();
         assert_eq!(failed.kind(), io::ErrorKind::TimedOut);
     }
@@ -446,18 +447,18 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_takes_a_little_now_and_then_is_served() {
         let (server, mut client) = tokio::io::duplex(1);
-        let patience = Duration::from_secs(1);
-        let mut server = impatient(server, patience);
+        let timeout = Duration::from_secs(1);
+        let mut server = with_write_timeout(server, timeout);
         let clock = Clock::system();
         let reading = async {
             for _ in 0..4 {
-                clock.sleep(patience / 2).await;
+                clock.sleep(timeout / 2).await;
                 client.read_u8().await.unwrap();
             }
         };
         let (written, ()) = tokio::join!(server.write_all(b"0123"), reading);
         written.unwrap();
-        assert!(clock.elapsed() >= 2 * patience);
+        assert!(clock.elapsed() >= 2 * timeout);
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ pub struct CheckedSettings {
     /// The loaded certificate and key. `None` if TLS is not configured.
     pub tls: Option<Tls>,
     /// Whether tokens cross a network without TLS.
-    pub in_the_clear: bool,
+    pub is_unencrypted: bool,
     /// Warnings, one sentence each. `serve` logs them, `check-config` prints them.
     pub warnings: Vec<String>,
     /// The contents of the state directory. `None` if the state is kept in memory.
@@ -90,7 +90,7 @@ pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
         },
         None => None,
     };
-    let mut in_the_clear = false;
+    let mut is_unencrypted = false;
     match listen {
         Listen::Tcp(address) => {
             require(require_bindable(*address));
@@ -101,21 +101,21 @@ pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
                 } else {
                     Err(missing_token_error(*address, state_dir.as_deref()))
                 });
-                in_the_clear = tls.is_none();
+                is_unencrypted = tls.is_none();
             }
-            if in_the_clear {
+            if is_unencrypted {
                 warnings.push(format!(
                     "tokens reach {address} in the clear: set http.tls_certificate and http.tls_key"
                 ));
             }
         }
         Listen::Unix(path) => require(
-            Listener::may_stand_at(path)
+            Listener::check_socket_path(path)
                 .with_context(|| format!("cannot listen on unix:{}", path.display())),
         ),
     }
     match problems.len() {
-        0 => Ok(CheckedSettings { tls: loaded, in_the_clear, warnings, state }),
+        0 => Ok(CheckedSettings { tls: loaded, is_unencrypted, warnings, state }),
         1 => Err(problems.remove(0)),
         count => {
             let lines: Vec<String> =

@@ -55,7 +55,8 @@ async fn garbage_is_refused() {
 #[tokio::test]
 async fn bookmarks_keep_a_quiet_stream_and_move_it_on() {
     let lab =
-        Lab::with_settings(|settings| settings.http.bookmark = Duration::from_millis(20)).await;
+        Lab::with_settings(|settings| settings.http.bookmark_interval = Duration::from_millis(20))
+            .await;
     for accept in [ACCEPT_NDJSON, ("accept", "*/*")] {
         let mut events = EventStream::open_with(&lab, "?types=job.changed", &[accept]).await;
         let first = events.next().await.unwrap();

@@ -247,7 +247,7 @@ async fn a_question_and_its_end_are_told_of_the_job_that_they_block() {
 async fn a_quiet_filtered_stream_resumes_after_the_history_has_rolled_over() {
     let lab = Lab::with_settings(|settings| {
         settings.event_stream.events = 16;
-        settings.http.bookmark = Duration::from_millis(20);
+        settings.http.bookmark_interval = Duration::from_millis(20);
     })
     .await;
     let begun = lab.get("/v1/machines").await.str("version").to_owned();

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use otter::api::NoParameters;
-use otter::api::paging::{Key, Paged, page};
+use otter::api::paging::{PagedQuery, SortKey, page};
 use otter::config;
 use otter::domain::duration;
 use otter::domain::mac::MacAddress;
@@ -100,11 +100,11 @@ pub fn cursors(bytes: &[u8]) {
     let cursors = |text: &str| {
         let escaped: Vec<String> = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let uri = format!("/?cursor={}", escaped.concat()).parse().ok()?;
-        Paged::<NoParameters>::read(&uri).ok().map(|paged| paged.cursors)
+        PagedQuery::<NoParameters>::read(&uri).ok().map(|paged| paged.cursors)
     };
     let Some(cursor) = cursors(text) else { return };
     let items = vec![("alpha", "1"), ("beta", "2"), ("gamma", "3")];
-    let key = |item: &(&str, &str)| Key(item.0.to_owned(), item.1.to_owned());
+    let key = |item: &(&str, &str)| SortKey(item.0.to_owned(), item.1.to_owned());
     if let Ok(first) = page(&cursor, items.clone(), key, Some(1)) {
         assert!(first.items.len() <= 1);
         let next = first.next.as_deref();

@@ -8,13 +8,13 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::wire::{AuditEntry, AuditList};
-use crate::api::documented::Problems;
 use crate::api::extract::{Parsed, values};
 use crate::api::jobs::named_job;
 use crate::api::leases::named_lease;
-use crate::api::paging::{PageQuery, Paged};
+use crate::api::openapi_parts::Problems;
+use crate::api::paging::{PageQuery, PagedQuery};
 use crate::api::problem::ApiError;
-use crate::api::{Api, respond};
+use crate::api::{ApiState, respond};
 use crate::domain::audit::{AuditAction, AuditOutcome};
 use crate::domain::failure::Failure;
 use crate::domain::ids::{JobId, LeaseId, MachineId};
@@ -71,20 +71,23 @@ pub struct AuditQuery {
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name", "inventory-loading"]))))]
 pub async fn list_audit(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
-    Paged { filter: wanted, limit, cursors }: Paged<AuditQuery>,
+    PagedQuery { filter: query, limit, cursors }: PagedQuery<AuditQuery>,
 ) -> Result<Response, ApiError> {
-    let (filter, limit) = (filter(&api, &caller, wanted).await?, limit.unwrap_or(PAGE));
+    let (filter, limit) = (read_filter(&api, &caller, query).await?, limit.unwrap_or(PAGE));
     let version = api.services().event_stream.version();
-    let page = api.services().audit.list(&filter, cursors.point()?, limit).await?;
-    let items: Vec<AuditEntry> = page.items.iter().map(AuditEntry::of).collect();
-    Ok(respond::list(&api, &version, &items, page.next.map(|next| cursors.behind(&next))))
+    let page = api.services().audit.list(&filter, cursors.position()?, limit).await?;
+    let items: Vec<AuditEntry> = page.items.iter().map(AuditEntry::from_stored).collect();
+    Ok(respond::list(&api, &version, &items, page.next.map(|next| cursors.after(&next))))
 }
 
-async fn filter(api: &Api, caller: &Caller, wanted: AuditQuery) -> Result<AuditFilter, Failure> {
-    let AuditQuery { action, actor, machine, lease, job, reference, since, until, outcome } =
-        wanted;
+async fn read_filter(
+    api: &ApiState,
+    caller: &Caller,
+    query: AuditQuery,
+) -> Result<AuditFilter, Failure> {
+    let AuditQuery { action, actor, machine, lease, job, reference, since, until, outcome } = query;
     let machine = match machine {
         Some(Parsed(reference)) => Some(named_machine(api, &reference).await?),
         None => None,
@@ -111,19 +114,23 @@ async fn filter(api: &Api, caller: &Caller, wanted: AuditQuery) -> Result<AuditF
 
 /// The machine that a filter names: one of the host, or the id of one that is gone and whose facts
 /// are kept.
-async fn named_machine(api: &Api, reference: &str) -> Result<MachineId, Failure> {
+async fn named_machine(api: &ApiState, reference: &str) -> Result<MachineId, Failure> {
     // Only admins read the audit, and an admin is never restricted.
     let failure = match api.services().machines.resolve(&Scope::All, reference) {
         Ok(view) => return Ok(view.machine.id.clone()),
         Err(failure) => failure,
     };
     let Ok(MachineReference::Id(id)) = reference.parse() else { return Err(failure) };
-    let of_machine = AuditFilter { machine: Some(id.clone()), ..AuditFilter::default() };
-    require_facts(api, of_machine, failure).await.map(|()| id)
+    let facts_of_machine = AuditFilter { machine: Some(id.clone()), ..AuditFilter::default() };
+    require_facts(api, facts_of_machine, failure).await.map(|()| id)
 }
 
 /// Refuses what does not exist, unless facts of it are kept.
-async fn require_facts(api: &Api, of_it: AuditFilter, missing: Failure) -> Result<(), Failure> {
-    let facts = api.services().audit.list(&of_it, None, 1).await?;
+async fn require_facts(
+    api: &ApiState,
+    filter: AuditFilter,
+    missing: Failure,
+) -> Result<(), Failure> {
+    let facts = api.services().audit.list(&filter, None, 1).await?;
     if facts.items.is_empty() { Err(missing) } else { Ok(()) }
 }

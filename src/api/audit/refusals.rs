@@ -3,23 +3,23 @@
 use http::{HeaderMap, StatusCode};
 
 use crate::api::problem::status;
-use crate::api::starting::reference_of;
+use crate::api::start_job::read_reference;
 use crate::domain::failure::Failure;
 use crate::domain::origin::RequestOrigin;
 use crate::service::audit::{Audit, Refusal};
 use crate::service::callers::Caller;
 
 /// The parts of a request that a refusal is audited with, kept while the request is answered.
-pub struct Request {
+pub struct AuditedRequest {
     origin: RequestOrigin,
     reference: Option<String>,
 }
 
-impl Request {
+impl AuditedRequest {
     /// Reads them. A malformed `Otter-Reference` counts as none.
     #[must_use]
     pub fn new(origin: RequestOrigin, headers: &HeaderMap) -> Self {
-        Self { origin, reference: reference_of(headers).ok().flatten() }
+        Self { origin, reference: read_reference(headers).ok().flatten() }
     }
 
     /// Audits the answer if it refuses the call because a token, a right, a lease or a place is

@@ -5,7 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::audit::AuditRecord;
-use crate::storage::AuditEntry as Kept;
+use crate::storage::AuditEntry as StoredEntry;
 
 /// One fact: who did what, to which object, and how it came out.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -83,8 +83,8 @@ pub struct AuditList {
 impl AuditEntry {
     /// A fact as callers see it.
     #[must_use]
-    pub fn of(entry: &Kept) -> Self {
-        let Kept { id, record } = entry;
+    pub fn from_stored(entry: &StoredEntry) -> Self {
+        let StoredEntry { id, record } = entry;
         let AuditRecord {
             at,
             action,

@@ -3,14 +3,14 @@
 
 use std::sync::LazyLock;
 
-use super::page::{self, Page};
+use super::page::{self, HtmlPage};
 
-static PAGE: LazyLock<Page> =
+static PAGE: LazyLock<HtmlPage> =
     LazyLock::new(|| page::render("otter API", include_str!("docs.html"), include_str!("docs.js")));
 
 /// The page and its policy.
 #[must_use]
-pub fn page() -> &'static Page {
+pub fn page() -> &'static HtmlPage {
     &PAGE
 }
 

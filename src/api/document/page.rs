@@ -11,7 +11,7 @@ const STYLE: &str = include_str!("page.css");
 
 /// A page that is ready to be served as `text/html; charset=utf-8`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page {
+pub struct HtmlPage {
     pub html: String,
     /// The value of `Content-Security-Policy` that goes with it.
     pub content_security_policy: String,
@@ -19,7 +19,7 @@ pub struct Page {
 
 /// Puts a page together. The title is text; the body is HTML; an empty script is none.
 #[must_use]
-pub fn render(title: &str, body: &str, script: &str) -> Page {
+pub fn render(title: &str, body: &str, script: &str) -> HtmlPage {
     let script_source = match script {
         "" => "'none'".to_owned(),
         script => source_hash(script),
@@ -40,7 +40,7 @@ pub fn render(title: &str, body: &str, script: &str) -> Page {
         "default-src 'none'; script-src {script_source}; style-src {style_source}; connect-src 'self'; \
          img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
-    Page { html, content_security_policy }
+    HtmlPage { html, content_security_policy }
 }
 
 /// Text as HTML shows it, in elements and in quoted attributes.

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::page::{self, Page, escape};
+use super::page::{self, HtmlPage, escape};
 
 /// What a page says of one code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct ProblemPage<'a> {
 
 /// `/problems/`: every code, in the order given.
 #[must_use]
-pub fn catalogue(problems: &[ProblemPage]) -> Page {
+pub fn catalogue(problems: &[ProblemPage]) -> HtmlPage {
     let mut rows = String::new();
     for &ProblemPage { code, status, title, retry, meaning: _, what_to_do: _ } in problems {
         let (code, title, retry) = (escape(code), escape(title), escape(retry));
@@ -42,9 +42,9 @@ pub fn catalogue(problems: &[ProblemPage]) -> Page {
 
 /// `/problems/{code}`.
 #[must_use]
-pub fn one(problem: &ProblemPage) -> Page {
+pub fn problem_page(problem: &ProblemPage) -> HtmlPage {
     let &ProblemPage { code, status, title, retry, meaning, what_to_do } = problem;
-    let again = match retry {
+    let retry_advice = match retry {
         "no" => {
             "The same request would fail again, or do the thing twice: do not repeat it blindly."
         }
@@ -62,7 +62,7 @@ pub fn one(problem: &ProblemPage) -> Page {
         "<main class=\"text\">\n<p><a href=\"/docs\">otter</a> · <a href=\"/problems\">problems</a></p>\n\
          <h1>{title}</h1>\n<p><code>{code}</code> · status {status}</p>\n\
          <h2>What it means</h2>\n{meaning}<h2>What to do</h2>\n{what_to_do}\
-         <h2>Trying again</h2>\n<p><code>retry: \"{retry}\"</code></p>\n<p>{again}</p>\n</main>\n"
+         <h2>Trying again</h2>\n<p><code>retry: \"{retry}\"</code></p>\n<p>{retry_advice}</p>\n</main>\n"
     );
     page::render(&format!("{} · otter", problem.title), &body, "")
 }
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_page_says_all_that_there_is_to_say() {
-        let html = one(&BUSY).html;
+        let html = problem_page(&BUSY).html;
         for text in [
             "<h1>Something else works on the machine</h1>",
             "<code>machine-busy</code> · status 409",

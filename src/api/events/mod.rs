@@ -15,19 +15,19 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::routes;
 
-use self::stream::Stream;
-use self::wire::Form;
+use self::stream::EventStream;
+use self::wire::StreamFormat;
 pub use self::wire::{Event, NDJSON, SSE};
-use super::Api;
-use super::documented::Problems;
+use super::ApiState;
 use super::extract::{Parsed, Query, failure_at, header, values};
 use super::jobs::named_job;
 use super::leases::named_lease;
+use super::long_poll::{WaitMode, WaitPermit};
 use super::machines::named_machine;
+use super::openapi_parts::Problems;
 use super::problem::ApiError;
 use super::respond;
 use super::roles::Routes;
-use super::waiting::{Place, Wait};
 use crate::domain::access::Role;
 use crate::domain::event::{EventFilter, EventType};
 use crate::domain::failure::{Failure, FailureKind};
@@ -107,14 +107,14 @@ pub struct EventsHeaders {
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading",
         "too-many-waits"]))))]
 pub async fn stream_events(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     Query(query, _): Query<EventsQuery>,
 ) -> Result<Response, ApiError> {
     let EventsQuery { since, initial, wait, types, machine, job, lease, reference } = query;
-    let form = if wants_ndjson(&headers) { Form::Ndjson } else { Form::Sse };
-    let since = last_event(&headers)?.or(since.map(Parsed::value));
+    let format = if wants_ndjson(&headers) { StreamFormat::Ndjson } else { StreamFormat::Sse };
+    let since = last_event_version(&headers)?.or(since.map(Parsed::value));
     let initial = initial.is_some_and(Parsed::value);
     let wait = wait.map(|Parsed(wait)| wait.min(api.settings().max_wait));
     let filter = EventFilter {
@@ -125,27 +125,27 @@ pub async fn stream_events(
         reference: reference.map(Parsed::value),
         placements: caller.scope.is_restricted(),
     };
-    let place = Place::take(&api)?;
+    let permit = WaitPermit::acquire(&api)?;
     let mut reader = api.services().event_stream.subscribe(filter);
     let resumed = since.as_ref().is_some_and(|since| reader.resume(since));
     let version = reader.version();
-    let mut stream = Stream::new(&api, &caller, form, reader, wait, place)?;
+    let mut stream = EventStream::new(&api, &caller, format, reader, wait, permit)?;
     if since.is_some() && !resumed {
-        stream.reset_first();
+        stream.start_with_reset();
     }
     if initial && !resumed {
-        stream.objects_first()?;
+        stream.start_with_objects()?;
     }
-    let content_type = match form {
-        Form::Sse => SSE,
-        Form::Ndjson => NDJSON,
+    let content_type = match format {
+        StreamFormat::Sse => SSE,
+        StreamFormat::Ndjson => NDJSON,
     };
     let mut response = respond::text(content_type, stream.into_body());
-    respond::mark(&api, &version, &mut response);
+    respond::set_state_headers(&api, &version, &mut response);
     respond::set(&mut response, X_ACCEL_BUFFERING, "no");
     respond::set(&mut response, CACHE_CONTROL, "no-cache");
     if let Some(wait) = wait {
-        Wait::Outcome(wait).mark(&mut response);
+        WaitMode::Outcome(wait).set_headers(&mut response);
     }
     Ok(response)
 }
@@ -163,7 +163,7 @@ fn wants_ndjson(headers: &HeaderMap) -> bool {
 }
 
 /// The version of the last event that a client of server-sent events has seen.
-fn last_event(headers: &HeaderMap) -> Result<Option<Version>, Failure> {
+fn last_event_version(headers: &HeaderMap) -> Result<Option<Version>, Failure> {
     let name = "last-event-id";
     let Some(given) = header(headers, name)? else { return Ok(None) };
     given.parse().map(Some).map_err(|error| {

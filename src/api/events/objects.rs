@@ -8,7 +8,7 @@ use std::vec;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::api::Api;
+use crate::api::ApiState;
 use crate::api::about::AboutSession;
 use crate::api::datastores::Datastore as DatastoreView;
 use crate::api::jobs::wire::Job as WireJob;
@@ -29,7 +29,7 @@ use crate::storage::{JobCursor, JobFilter};
 const PAGE: u32 = 100;
 
 /// An object and its id; the one or the other may be nothing.
-pub struct Shown {
+pub struct EventPayload {
     pub id: Option<String>,
     pub object: Option<Box<RawValue>>,
 }
@@ -39,56 +39,56 @@ pub struct Shown {
 ///
 /// # Errors
 /// The store's.
-pub async fn of_event(
-    api: &Api,
+pub async fn payloads_for_event(
+    api: &ApiState,
     caller: &Caller,
     filter: &EventFilter,
     subject: &Subject,
-) -> Result<Vec<(EventType, Shown)>, Failure> {
+) -> Result<Vec<(EventType, EventPayload)>, Failure> {
     if let Subject::Placement(change) = subject {
-        return Ok(of_placement(api, caller, filter, change));
+        return Ok(placement_payloads(api, caller, filter, change));
     }
-    let object = object_of(api, caller, subject).await?;
+    let object = payload_for(api, caller, subject).await?;
     Ok(object.map(|object| (subject.event_type(), object)).into_iter().collect())
 }
 
-async fn object_of(
-    api: &Api,
+async fn payload_for(
+    api: &ApiState,
     caller: &Caller,
     subject: &Subject,
-) -> Result<Option<Shown>, Failure> {
+) -> Result<Option<EventPayload>, Failure> {
     let services = api.services();
     let (scope, machines) = (&caller.scope, &services.machines);
-    let sees = |view: &JobView| machines.visibility().shows_job(caller, &view.job);
+    let can_see = |view: &JobView| machines.visibility().shows_job(caller, &view.job);
     Ok(match subject {
-        Subject::Machine(id) => {
-            machines.get_in(scope, id).map(|view| shown(id.to_string(), &Machine::of(&view)))
-        }
+        Subject::Machine(id) => machines
+            .get_in(scope, id)
+            .map(|view| payload(id.to_string(), &Machine::from_view(&view))),
         Subject::Snapshot(machine, id) => machines.get_in(scope, machine).and_then(|view| {
             let snapshot = view.machine.snapshots.get(id)?;
-            Some(shown(id.to_string(), &Snapshot::one(&view, snapshot)))
+            Some(payload(id.to_string(), &Snapshot::from_view(&view, snapshot)))
         }),
-        Subject::Datastore(id) | Subject::DatastoreCount(id) => of_datastore(api, caller, id),
+        Subject::Datastore(id) | Subject::DatastoreCount(id) => datastore_payload(api, caller, id),
         Subject::Lease { id, .. } => services
             .leases
             .get_for(caller, *id)
             .await?
-            .map(|view| shown(id.to_string(), &WireLease::from_view(&view, None))),
+            .map(|view| payload(id.to_string(), &WireLease::from_view(&view, None))),
         // A restricted caller learns this from the placement event of the machine.
-        Subject::MachineRemoved(id) => (!scope.is_restricted()).then(|| gone(id.to_string())),
+        Subject::MachineRemoved(id) => (!scope.is_restricted()).then(|| removed(id.to_string())),
         Subject::SnapshotRemoved(machine, id) => {
-            let is_told = !scope.is_restricted() || machines.get_in(scope, machine).is_some();
-            is_told.then(|| gone(id.to_string()))
+            let is_visible = !scope.is_restricted() || machines.get_in(scope, machine).is_some();
+            is_visible.then(|| removed(id.to_string()))
         }
-        Subject::DatastoreRemoved(id) => Some(gone(id.to_string())),
+        Subject::DatastoreRemoved(id) => Some(removed(id.to_string())),
         Subject::Job { ended: Some(job), .. } => {
             let view = JobView::ended(job.as_ref().clone());
-            sees(&view).then(|| of_job(&view))
+            can_see(&view).then(|| job_payload(&view))
         }
         Subject::Job { id, ended: None, .. } => {
-            services.jobs.get(*id).await?.filter(sees).as_ref().map(of_job)
+            services.jobs.get(*id).await?.filter(can_see).as_ref().map(job_payload)
         }
-        Subject::Session => Some(of_session(api)),
+        Subject::Session => Some(session_payload(api)),
         Subject::Placement(_) => None,
     })
 }
@@ -96,34 +96,34 @@ async fn object_of(
 /// Reports the machine and its snapshots as removed if the machine left the caller's scope. If the
 /// machine came into the scope, its own event reports it, and this reports its snapshots. Reports
 /// the datastores on which the caller now counts more or fewer machines.
-fn of_placement(
-    api: &Api,
+fn placement_payloads(
+    api: &ApiState,
     caller: &Caller,
     filter: &EventFilter,
     change: &PlacementChange,
-) -> Vec<(EventType, Shown)> {
+) -> Vec<(EventType, EventPayload)> {
     let PlacementChange { machine, before, after, snapshots } = change;
     let machines = &api.services().machines;
     let visibility = machines.visibility();
-    let seen = |placement: &Option<Placement>| {
+    let visible_placement = |placement: &Option<Placement>| {
         placement
             .clone()
             .filter(|placement| visibility.had_machine(&caller.scope, machine, placement))
     };
-    let (was, is) = (seen(before), seen(after));
-    let mut told: Vec<(EventType, Shown)> = match (&was, &is) {
+    let (was, is) = (visible_placement(before), visible_placement(after));
+    let mut payloads: Vec<(EventType, EventPayload)> = match (&was, &is) {
         (Some(_), None) => {
             let snapshots =
-                snapshots.iter().map(|id| (EventType::SnapshotRemoved, gone(id.to_string())));
-            snapshots.chain([(EventType::MachineRemoved, gone(machine.to_string()))]).collect()
+                snapshots.iter().map(|id| (EventType::SnapshotRemoved, removed(id.to_string())));
+            snapshots.chain([(EventType::MachineRemoved, removed(machine.to_string()))]).collect()
         }
         (None, Some(_)) if before.is_some() => {
             let view = machines.get_in(&caller.scope, machine);
             let snapshots = view.iter().flat_map(Snapshot::all);
-            let shown = snapshots.map(|snapshot| {
-                (EventType::SnapshotChanged, shown(snapshot.id.clone(), &snapshot))
+            let payloads = snapshots.map(|snapshot| {
+                (EventType::SnapshotChanged, payload(snapshot.id.clone(), &snapshot))
             });
-            shown.collect()
+            payloads.collect()
         }
         _ => Vec::new(),
     };
@@ -133,36 +133,36 @@ fn of_placement(
             placement.into_iter().flat_map(|placement| placement.datastores).collect()
         };
         let counted = on(was).symmetric_difference(&on(is)).cloned().collect::<Vec<_>>();
-        let counted = counted.iter().filter_map(|id| of_datastore(api, caller, id));
-        told.extend(counted.map(|datastore| (EventType::DatastoreChanged, datastore)));
+        let counted = counted.iter().filter_map(|id| datastore_payload(api, caller, id));
+        payloads.extend(counted.map(|datastore| (EventType::DatastoreChanged, datastore)));
     }
-    told.into_iter().filter(|(event_type, _)| filter.includes_type(*event_type)).collect()
+    payloads.into_iter().filter(|(event_type, _)| filter.includes_type(*event_type)).collect()
 }
 
-fn of_datastore(api: &Api, caller: &Caller, id: &DatastoreId) -> Option<Shown> {
+fn datastore_payload(api: &ApiState, caller: &Caller, id: &DatastoreId) -> Option<EventPayload> {
     let contents = api.services().inventory.contents();
     let datastore = contents.datastore(id)?;
-    Some(shown(id.to_string(), &DatastoreView::of(api, &caller.scope, datastore)))
+    Some(payload(id.to_string(), &DatastoreView::from_domain(api, &caller.scope, datastore)))
 }
 
-fn of_job(view: &JobView) -> Shown {
-    shown(view.job.id.to_string(), &WireJob::of(view))
+fn job_payload(view: &JobView) -> EventPayload {
+    payload(view.job.id.to_string(), &WireJob::from_view(view))
 }
 
-fn of_session(api: &Api) -> Shown {
-    let session = AboutSession::of(&api.services().inventory.session());
-    Shown { id: None, object: raw(&session) }
+fn session_payload(api: &ApiState) -> EventPayload {
+    let session = AboutSession::from_status(&api.services().inventory.session());
+    EventPayload { id: None, object: raw_json(&session) }
 }
 
-fn shown<T: Serialize>(id: String, object: &T) -> Shown {
-    Shown { id: Some(id), object: raw(object) }
+fn payload<T: Serialize>(id: String, object: &T) -> EventPayload {
+    EventPayload { id: Some(id), object: raw_json(object) }
 }
 
-fn gone(id: String) -> Shown {
-    Shown { id: Some(id), object: None }
+fn removed(id: String) -> EventPayload {
+    EventPayload { id: Some(id), object: None }
 }
 
-fn raw<T: Serialize>(object: &T) -> Option<Box<RawValue>> {
+fn raw_json<T: Serialize>(object: &T) -> Option<Box<RawValue>> {
     // Wire types are plain structs with text keys, which always serialise.
     serde_json::value::to_raw_value(object).ok()
 }
@@ -170,31 +170,31 @@ fn raw<T: Serialize>(object: &T) -> Option<Box<RawValue>> {
 /// Every object that a filter wants: the session, datastores, machines with their snapshots, leases
 /// and jobs that have not ended; where a job or a reference is named, its jobs whatever their
 /// state.
-pub struct Objects {
+pub struct InitialObjects {
     caller: Caller,
     filter: EventFilter,
     session: bool,
     datastores: vec::IntoIter<Arc<Datastore>>,
     machines: vec::IntoIter<MachineView>,
-    snapshots: vec::IntoIter<Shown>,
+    snapshots: vec::IntoIter<EventPayload>,
     leases: vec::IntoIter<LeaseView>,
     jobs: vec::IntoIter<JobView>,
-    page: Page,
+    page: JobPages,
 }
 
 /// Where the reading of jobs is.
-enum Page {
+enum JobPages {
     First,
     After(JobCursor),
     Last,
 }
 
-impl Objects {
+impl InitialObjects {
     /// All that there is now.
     ///
     /// # Errors
     /// `inventory-loading` before the host was first read.
-    pub fn new(api: &Api, caller: &Caller, filter: &EventFilter) -> Result<Self, Failure> {
+    pub fn new(api: &ApiState, caller: &Caller, filter: &EventFilter) -> Result<Self, Failure> {
         let services = api.services();
         let machines = services.machines.list(&caller.scope, &MachineFilter::default())?;
         let datastores = services.machines.contents()?.datastores.clone();
@@ -210,7 +210,7 @@ impl Objects {
             snapshots: Vec::new().into_iter(),
             leases: leases.into_iter(),
             jobs: Vec::new().into_iter(),
-            page: if no_jobs { Page::Last } else { Page::First },
+            page: if no_jobs { JobPages::Last } else { JobPages::First },
         })
     }
 
@@ -218,15 +218,18 @@ impl Objects {
     ///
     /// # Errors
     /// The store's.
-    pub async fn next(&mut self, api: &Api) -> Result<Option<(EventType, Shown)>, Failure> {
+    pub async fn next(
+        &mut self,
+        api: &ApiState,
+    ) -> Result<Option<(EventType, EventPayload)>, Failure> {
         if std::mem::take(&mut self.session) && self.filter.matches(&Subject::Session) {
-            return Ok(Some((EventType::SessionChanged, of_session(api))));
+            return Ok(Some((EventType::SessionChanged, session_payload(api))));
         }
         for datastore in self.datastores.by_ref() {
             if self.filter.matches(&Subject::Datastore(datastore.id.clone())) {
-                let object = shown(
+                let object = payload(
                     datastore.id.to_string(),
-                    &DatastoreView::of(api, &self.caller.scope, &datastore),
+                    &DatastoreView::from_domain(api, &self.caller.scope, &datastore),
                 );
                 return Ok(Some((EventType::DatastoreChanged, object)));
             }
@@ -236,54 +239,54 @@ impl Objects {
                 return Ok(Some((EventType::SnapshotChanged, snapshot)));
             }
             let Some(view) = self.machines.next() else { break };
-            self.snapshots = self.snapshots_of(&view).into_iter();
+            self.snapshots = self.snapshot_payloads(&view).into_iter();
             let id = &view.machine.id;
             if self.filter.matches(&Subject::Machine(id.clone())) {
                 return Ok(Some((
                     EventType::MachineChanged,
-                    shown(id.to_string(), &Machine::of(&view)),
+                    payload(id.to_string(), &Machine::from_view(&view)),
                 )));
             }
         }
         for view in self.leases.by_ref() {
             if self.filter.matches(&Subject::from_lease(&view.lease)) {
-                let object = shown(view.lease.id.to_string(), &WireLease::from_view(&view, None));
+                let object = payload(view.lease.id.to_string(), &WireLease::from_view(&view, None));
                 return Ok(Some((EventType::LeaseChanged, object)));
             }
         }
         loop {
             for view in self.jobs.by_ref() {
                 if self.filter.matches(&Subject::from_job(&Arc::new(view.job.clone()))) {
-                    return Ok(Some((EventType::JobChanged, of_job(&view))));
+                    return Ok(Some((EventType::JobChanged, job_payload(&view))));
                 }
             }
             let after = match self.page {
-                Page::First => None,
-                Page::After(cursor) => Some(cursor),
-                Page::Last => return Ok(None),
+                JobPages::First => None,
+                JobPages::After(cursor) => Some(cursor),
+                JobPages::Last => return Ok(None),
             };
             self.read_jobs(api, after).await?;
         }
     }
 
-    fn snapshots_of(&self, view: &MachineView) -> Vec<Shown> {
+    fn snapshot_payloads(&self, view: &MachineView) -> Vec<EventPayload> {
         let machine = &view.machine;
         let all = machine.snapshots.items.iter().zip(Snapshot::all(view));
         all.filter(|(snapshot, _)| {
             self.filter.matches(&Subject::Snapshot(machine.id.clone(), snapshot.id.clone()))
         })
-        .map(|(snapshot, wire)| shown(snapshot.id.to_string(), &wire))
+        .map(|(snapshot, wire)| payload(snapshot.id.to_string(), &wire))
         .collect()
     }
 
-    async fn read_jobs(&mut self, api: &Api, after: Option<JobCursor>) -> Result<(), Failure> {
+    async fn read_jobs(&mut self, api: &ApiState, after: Option<JobCursor>) -> Result<(), Failure> {
         let visibility = api.services().machines.visibility();
         let is_visible = |job: &Job| visibility.shows_job(&self.caller, job);
         if let Some(id) = self.filter.job {
             let job = api.services().jobs.get(id).await?;
             let visible = job.filter(|view| is_visible(&view.job));
             self.jobs = visible.into_iter().collect::<Vec<_>>().into_iter();
-            self.page = Page::Last;
+            self.page = JobPages::Last;
             return Ok(());
         }
         let states = match self.filter.reference {
@@ -295,7 +298,7 @@ impl Objects {
         let visible = self.caller.scope.is_restricted().then_some(&is_visible as _);
         let page = api.services().jobs.list(&filter, after, PAGE, visible).await?;
         self.jobs = page.items.into_iter();
-        self.page = page.next.map_or(Page::Last, Page::After);
+        self.page = page.next.map_or(JobPages::Last, JobPages::After);
         Ok(())
     }
 }

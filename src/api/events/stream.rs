@@ -17,10 +17,10 @@ use bytes::Bytes;
 use futures_util::stream;
 use jiff::Timestamp;
 
-use super::objects::{self, Objects, Shown};
-use super::wire::{Event, Form};
-use crate::api::Api;
-use crate::api::waiting::Place;
+use super::objects::{self, EventPayload, InitialObjects};
+use super::wire::{Event, StreamFormat};
+use crate::api::ApiState;
+use crate::api::long_poll::WaitPermit;
 use crate::domain::event::EventType;
 use crate::domain::failure::Failure;
 use crate::service::callers::Caller;
@@ -29,38 +29,38 @@ use crate::service::limits::CountedStream;
 use crate::telemetry::metrics::OpenStream;
 
 /// A piece is sent once it has this many bytes.
-const PIECE: usize = 32 * 1024;
+const CHUNK: usize = 32 * 1024;
 
 /// A stream and its reader's place in it.
-pub struct Stream {
-    api: Api,
+pub struct EventStream {
+    api: ApiState,
     caller: Caller,
-    form: Form,
+    format: StreamFormat,
     reader: EventReader,
     /// When `wait` is over, by the clock that does not jump.
-    until: Option<Duration>,
+    ends_at: Option<Duration>,
     bookmark_at: Duration,
     reset_first: bool,
-    objects: Option<Objects>,
-    began: Timestamp,
+    objects: Option<InitialObjects>,
+    started_at: Timestamp,
     ended: bool,
-    _place: Place,
+    _permit: WaitPermit,
     _counted: Option<CountedStream>,
     _open: OpenStream,
 }
 
-impl Stream {
+impl EventStream {
     /// A stream of what comes.
     ///
     /// # Errors
     /// `too-many-requests` if the caller's token may open no more.
     pub fn new(
-        api: &Api,
+        api: &ApiState,
         caller: &Caller,
-        form: Form,
+        format: StreamFormat,
         reader: EventReader,
         wait: Option<Duration>,
-        place: Place,
+        permit: WaitPermit,
     ) -> Result<Self, Failure> {
         let counted =
             api.services().callers.limiter().count_stream(&caller.name, &caller.limits)?;
@@ -68,22 +68,22 @@ impl Stream {
         Ok(Self {
             api: api.clone(),
             caller: caller.clone(),
-            form,
+            format,
             reader,
-            until: wait.map(|wait| now + wait),
-            bookmark_at: now + api.settings().bookmark,
+            ends_at: wait.map(|wait| now + wait),
+            bookmark_at: now + api.settings().bookmark_interval,
             reset_first: false,
             objects: None,
-            began: api.clock().now(),
+            started_at: api.clock().now(),
             ended: false,
-            _place: place,
+            _permit: permit,
             _counted: counted,
             _open: api.metrics().stream_opened(),
         })
     }
 
     /// Begins it with `reset`.
-    pub const fn reset_first(&mut self) {
+    pub const fn start_with_reset(&mut self) {
         self.reset_first = true;
     }
 
@@ -91,113 +91,118 @@ impl Stream {
     ///
     /// # Errors
     /// `inventory-loading` before the host was first read.
-    pub fn objects_first(&mut self) -> Result<(), Failure> {
-        self.objects = Some(Objects::new(&self.api, &self.caller, self.reader.filter())?);
+    pub fn start_with_objects(&mut self) -> Result<(), Failure> {
+        self.objects = Some(InitialObjects::new(&self.api, &self.caller, self.reader.filter())?);
         Ok(())
     }
 
     /// The body of the answer.
     pub fn into_body(self) -> Body {
         Body::from_stream(stream::unfold(self, |mut stream| async {
-            let piece = stream.piece().await?;
-            Some((Ok::<_, Infallible>(piece), stream))
+            let chunk = stream.next_chunk().await?;
+            Some((Ok::<_, Infallible>(chunk), stream))
         }))
     }
 
     /// The next bytes; none after the end.
-    async fn piece(&mut self) -> Option<Bytes> {
-        let mut out = String::new();
-        while out.is_empty() && !self.ended {
-            if let Err(failure) = self.fill(&mut out).await {
+    async fn next_chunk(&mut self) -> Option<Bytes> {
+        let mut chunk = String::new();
+        while chunk.is_empty() && !self.ended {
+            if let Err(failure) = self.fill_chunk(&mut chunk).await {
                 // The reader is told that something is missing, and comes back.
                 tracing::warn!(detail = failure.detail, "an event's object cannot be read");
-                self.end(&mut out, EventType::Reset);
+                self.end(&mut chunk, EventType::Reset);
             }
         }
-        (!out.is_empty()).then(|| Bytes::from(out))
+        (!chunk.is_empty()).then(|| Bytes::from(chunk))
     }
 
-    async fn fill(&mut self, out: &mut String) -> Result<(), Failure> {
+    async fn fill_chunk(&mut self, chunk: &mut String) -> Result<(), Failure> {
         if std::mem::take(&mut self.reset_first) {
             self.api.metrics().stream_reset("gone");
-            self.tell(out, EventType::Reset);
+            self.write_without_object(chunk, EventType::Reset);
         }
-        self.write_objects(out).await?;
+        self.write_objects(chunk).await?;
         // What is there when the time is up is still sent.
-        let time_up = self.until.is_some_and(|until| self.api.clock().elapsed() >= until);
+        let time_up = self.ends_at.is_some_and(|ends_at| self.api.clock().elapsed() >= ends_at);
         if time_up {
             self.reader.finish();
         }
         let mut events = 0;
-        while out.len() < PIECE {
+        while chunk.len() < CHUNK {
             if self.api.stop().is_cancelled() {
-                self.end(out, EventType::Bye);
+                self.end(chunk, EventType::Bye);
                 return Ok(());
             }
             let before = self.reader.version();
             match self.reader.read() {
                 NextEvent::Event(event) => {
                     let filter = self.reader.filter();
-                    let mut told =
-                        objects::of_event(&self.api, &self.caller, filter, &event.subject).await?;
-                    let last = told.pop();
+                    let mut payloads = objects::payloads_for_event(
+                        &self.api,
+                        &self.caller,
+                        filter,
+                        &event.subject,
+                    )
+                    .await?;
+                    let last = payloads.pop();
                     // A reader that resumes before the last of several events gets all of them
                     // again.
-                    for (event_type, shown) in told {
-                        self.write_at(out, &before, event.at, event_type, shown);
+                    for (event_type, payload) in payloads {
+                        self.write_at(chunk, &before, event.at, event_type, payload);
                     }
-                    if let Some((event_type, shown)) = last {
-                        self.write(out, event.at, event_type, shown);
+                    if let Some((event_type, payload)) = last {
+                        self.write(chunk, event.at, event_type, payload);
                     }
                     events += 1;
                 }
                 NextEvent::TooSlow => {
                     self.api.metrics().stream_reset("too_slow");
                     self.reader.skip_unread();
-                    self.end(out, EventType::Reset);
+                    self.end(chunk, EventType::Reset);
                     return Ok(());
                 }
                 NextEvent::Nothing if time_up => {
-                    self.end(out, EventType::Bye);
+                    self.end(chunk, EventType::Bye);
                     return Ok(());
                 }
                 NextEvent::Nothing => break,
             }
         }
-        self.write_bookmark(out);
-        if out.is_empty() && events == 0 {
-            self.rest().await;
+        self.write_bookmark(chunk);
+        if chunk.is_empty() && events == 0 {
+            self.wait_for_more().await;
         }
         Ok(())
     }
 
     /// Writes a piece of the objects that come first, and `synced` after the last.
-    async fn write_objects(&mut self, out: &mut String) -> Result<(), Failure> {
+    async fn write_objects(&mut self, chunk: &mut String) -> Result<(), Failure> {
         while let Some(objects) = self.objects.as_mut()
-            && out.len() < PIECE
+            && chunk.len() < CHUNK
             && !self.api.stop().is_cancelled()
         {
-            if let Some((event_type, shown)) = objects.next(&self.api).await? {
-                self.write(out, self.began, event_type, shown);
+            if let Some((event_type, payload)) = objects.next(&self.api).await? {
+                self.write(chunk, self.started_at, event_type, payload);
             } else {
                 self.objects = None;
-                self.tell(out, EventType::Synced);
+                self.write_without_object(chunk, EventType::Synced);
             }
         }
         Ok(())
     }
 
-    fn write_bookmark(&mut self, out: &mut String) {
+    fn write_bookmark(&mut self, chunk: &mut String) {
         let now = self.api.clock().elapsed();
         if now >= self.bookmark_at && self.objects.is_none() {
-            self.form.bookmark(out, &self.reader.version());
-            self.bookmark_at = now + self.api.settings().bookmark;
+            self.format.bookmark(chunk, &self.reader.version());
+            self.bookmark_at = now + self.api.settings().bookmark_interval;
         }
     }
 
     /// Waits for whatever comes first.
-    async fn rest(&mut self) {
-        let due = self.until.map_or(self.bookmark_at, |until| until.min(self.bookmark_at));
+    async fn wait_for_more(&mut self) {
+        let due = self.ends_at.map_or(self.bookmark_at, |ends_at| ends_at.min(self.bookmark_at));
         let left = due.saturating_sub(self.api.clock().elapsed());
         tokio::select! {
             () = self.reader.wait_for_more() => {}
@@ -206,29 +211,40 @@ impl Stream {
         }
     }
 
-    fn end(&mut self, out: &mut String, event_type: EventType) {
-        self.tell(out, event_type);
+    fn end(&mut self, chunk: &mut String, event_type: EventType) {
+        self.write_without_object(chunk, event_type);
         self.ended = true;
     }
 
-    fn tell(&self, out: &mut String, event_type: EventType) {
-        self.write(out, self.api.clock().now(), event_type, Shown { id: None, object: None });
+    fn write_without_object(&self, chunk: &mut String, event_type: EventType) {
+        self.write(
+            chunk,
+            self.api.clock().now(),
+            event_type,
+            EventPayload { id: None, object: None },
+        );
     }
 
-    fn write(&self, out: &mut String, at: Timestamp, event_type: EventType, shown: Shown) {
-        self.write_at(out, &self.reader.version(), at, event_type, shown);
+    fn write(
+        &self,
+        chunk: &mut String,
+        at: Timestamp,
+        event_type: EventType,
+        payload: EventPayload,
+    ) {
+        self.write_at(chunk, &self.reader.version(), at, event_type, payload);
     }
 
     fn write_at(
         &self,
-        out: &mut String,
+        chunk: &mut String,
         version: &Version,
         at: Timestamp,
         event_type: EventType,
-        shown: Shown,
+        payload: EventPayload,
     ) {
-        let Shown { id, object } = shown;
-        let event = Event { id, object, ..Event::bare(version, at, event_type) };
-        self.form.event(out, &event, self.objects.is_none());
+        let EventPayload { id, object } = payload;
+        let event = Event { id, object, ..Event::without_object(version, at, event_type) };
+        self.format.event(chunk, &event, self.objects.is_none());
     }
 }

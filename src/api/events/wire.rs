@@ -46,7 +46,7 @@ pub struct EventObject(BTreeMap<String, Value>);
 
 /// How a stream is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum StreamFormat {
     Sse,
     Ndjson,
 }
@@ -54,7 +54,7 @@ pub enum Form {
 impl Event {
     /// An event without an object: it is gone, or there is none.
     #[must_use]
-    pub fn bare(version: &Version, at: Timestamp, event_type: EventType) -> Self {
+    pub fn without_object(version: &Version, at: Timestamp, event_type: EventType) -> Self {
         Self {
             version: version.to_string(),
             at,
@@ -65,7 +65,7 @@ impl Event {
     }
 }
 
-impl Form {
+impl StreamFormat {
     /// Writes an event. `resumable` says that a reader who saw this may go on from its version
     /// alone.
     pub fn event(self, out: &mut String, event: &Event, resumable: bool) {

@@ -23,14 +23,14 @@ use crate::service::machines::shorten;
 /// A type that a parameter is read into.
 pub trait Parameter: Sized {
     /// Reads the text of a parameter.
-    fn from_text(text: &str) -> Result<Self, Invalid>;
+    fn from_text(text: &str) -> Result<Self, InvalidValue>;
 }
 
 /// Why a text is not the parameter that is wanted: the code of the problem, and the sentence for
 /// people without its subject, which is the parameter's name.
 #[derive(Debug, thiserror::Error)]
 #[error("{code} {rest}")]
-pub struct Invalid {
+pub struct InvalidValue {
     code: &'static str,
     rest: String,
 }
@@ -48,14 +48,14 @@ pub fn values<T>(list: Option<Parsed<Vec<T>>>) -> Vec<T> {
     list.map(Parsed::value).unwrap_or_default()
 }
 
-impl Invalid {
+impl InvalidValue {
     /// A text that something else is wanted in place of.
-    pub fn new(code: &'static str, text: &str, wanted: impl Display) -> Self {
-        Self { code, rest: format!("is {}; {wanted}.", shorten(text)) }
+    pub fn new(code: &'static str, text: &str, expected: impl Display) -> Self {
+        Self { code, rest: format!("is {}; {expected}.", shorten(text)) }
     }
 
     /// A word that is none of those known.
-    pub fn word(text: &str, words: &[&str]) -> Self {
+    pub fn not_one_of(text: &str, words: &[&str]) -> Self {
         let known: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         let near =
             nearest(text, &known).map(|word| format!(" Did you mean {word}?")).unwrap_or_default();
@@ -84,25 +84,29 @@ impl<'de, T: Parameter> Deserialize<'de> for Parsed<T> {
 
 /// Values that are separated by commas.
 impl<T: Parameter> Parameter for Vec<T> {
-    fn from_text(text: &str) -> Result<Self, Invalid> {
+    fn from_text(text: &str) -> Result<Self, InvalidValue> {
         text.split(',').map(T::from_text).collect()
     }
 }
 
 /// A text that must not be empty.
 impl Parameter for String {
-    fn from_text(text: &str) -> Result<Self, Invalid> {
-        if text.is_empty() { Err(Invalid::empty()) } else { Ok(text.to_owned()) }
+    fn from_text(text: &str) -> Result<Self, InvalidValue> {
+        if text.is_empty() { Err(InvalidValue::empty()) } else { Ok(text.to_owned()) }
     }
 }
 
 impl Parameter for Limit {
-    fn from_text(text: &str) -> Result<Self, Invalid> {
+    fn from_text(text: &str) -> Result<Self, InvalidValue> {
         // The standard parser would take a `+` too.
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
         match text.parse().ok().filter(|_| digits) {
             Some(limit @ 1..=1000) => Ok(Self(limit)),
-            _ => Err(Invalid::new("out-of-range", text, "a whole number from 1 to 1000 is wanted")),
+            _ => Err(InvalidValue::new(
+                "out-of-range",
+                text,
+                "a whole number from 1 to 1000 is wanted",
+            )),
         }
     }
 }
@@ -112,11 +116,11 @@ impl Parameter for Limit {
 macro_rules! parameters {
     ($($name:ty, $code:literal, $empty:literal, $read:expr;)*) => { $(
         impl Parameter for $name {
-            fn from_text(text: &str) -> Result<Self, Invalid> {
+            fn from_text(text: &str) -> Result<Self, InvalidValue> {
                 if $empty && text.is_empty() {
-                    return Err(Invalid::empty());
+                    return Err(InvalidValue::empty());
                 }
-                $read(text).map_err(|error| Invalid::new($code, text, error))
+                $read(text).map_err(|error| InvalidValue::new($code, text, error))
             }
         }
     )* };
@@ -137,9 +141,9 @@ parameters! {
 macro_rules! words {
     ($($name:ty),*) => { $(
         impl Parameter for $name {
-            fn from_text(text: &str) -> Result<Self, Invalid> {
+            fn from_text(text: &str) -> Result<Self, InvalidValue> {
                 let words: Vec<&str> = Self::ALL.iter().map(|known| known.as_str()).collect();
-                Self::parse(text).ok_or_else(|| Invalid::word(text, &words))
+                Self::parse(text).ok_or_else(|| InvalidValue::not_one_of(text, &words))
             }
         }
     )* };

@@ -16,7 +16,7 @@ use utoipa::IntoParams;
 use utoipa::openapi::{RefOr, Schema};
 
 use super::{failure_at, suggestion};
-use crate::api::Api;
+use crate::api::ApiState;
 use crate::api::problem::ApiError;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::service::machines::shorten;
@@ -32,24 +32,24 @@ pub struct NoParameters {}
 pub trait Parameters: DeserializeOwned + IntoParams + Send {}
 impl<Q: DeserializeOwned + IntoParams + Send> Parameters for Q {}
 
-impl<A: Parameters, B: Parameters> FromRequestParts<Api> for Query<A, B> {
+impl<A: Parameters, B: Parameters> FromRequestParts<ApiState> for Query<A, B> {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, ApiError> {
-        Ok(Values::of(&parts.uri)?.read()?)
+    async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, ApiError> {
+        Ok(QueryValues::from_uri(&parts.uri)?.read()?)
     }
 }
 
 /// The decoded values of each parameter of a query.
 #[derive(Debug)]
-pub struct Values(BTreeMap<String, Vec<String>>);
+pub struct QueryValues(BTreeMap<String, Vec<String>>);
 
-impl Values {
+impl QueryValues {
     /// Decodes the query of an address.
     ///
     /// # Errors
     /// `invalid-request` if it is not UTF-8, or an escape is broken.
-    pub fn of(uri: &Uri) -> Result<Self, Failure> {
+    pub fn from_uri(uri: &Uri) -> Result<Self, Failure> {
         let mut values: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -80,7 +80,7 @@ impl Values {
                 let detail = format!("The parameter {} is not known here.{near}", shorten(name));
                 return Err(failure_at(
                     FailureKind::UnknownParameter,
-                    &shown(name),
+                    &parameter_name(name),
                     "unknown",
                     detail,
                 ));
@@ -101,12 +101,12 @@ impl Values {
             given.insert(name.clone(), value);
         }
         let given = given.into();
-        Ok(Query(set(&given)?, set(&given)?))
+        Ok(Query(deserialize_set(&given)?, deserialize_set(&given)?))
     }
 }
 
 /// Reads one set out of all that is given.
-fn set<Q: Parameters>(given: &Value) -> Result<Q, Failure> {
+fn deserialize_set<Q: Parameters>(given: &Value) -> Result<Q, Failure> {
     serde_path_to_error::deserialize(given).map_err(|error| {
         let name = match error.path().iter().next() {
             Some(Segment::Map { key }) => key.clone(),
@@ -126,11 +126,16 @@ fn decode(name: &str, text: &str) -> Result<String, Failure> {
     decoded.ok().filter(|_| text.split('%').skip(1).all(is_escape)).ok_or_else(|| {
         let detail =
             "The query is not UTF-8 once its percent-escapes are decoded, or an escape is broken.";
-        failure_at(FailureKind::InvalidRequest, &shown(name), "not-decodable", detail.to_owned())
+        failure_at(
+            FailureKind::InvalidRequest,
+            &parameter_name(name),
+            "not-decodable",
+            detail.to_owned(),
+        )
     })
 }
 
 /// A name that a caller made up, in the place of a parameter's name.
-fn shown(name: &str) -> String {
+fn parameter_name(name: &str) -> String {
     shorten(name).replace('"', "")
 }

@@ -6,11 +6,11 @@ use axum::response::Response;
 use http::StatusCode;
 
 use super::wire::Job;
-use super::{job_id, visible};
-use crate::api::documented::{JobPath, Problems};
-use crate::api::extract::{Body, NoFields, NoParameters, Query, Segment};
+use super::{job_id, require_visible};
+use crate::api::extract::{JsonBody, NoFields, NoParameters, Query, Segment};
+use crate::api::openapi_parts::{JobPath, Problems};
 use crate::api::problem::ApiError;
-use crate::api::{Api, respond};
+use crate::api::{ApiState, respond};
 use crate::service::callers::Caller;
 
 /// Ask to cancel a job
@@ -28,22 +28,22 @@ use crate::service::callers::Caller;
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "request-timeout",
         "payload-too-large", "unsupported-media-type"]))))]
 pub async fn cancel_job(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segment(text): Segment,
     _: Query<NoParameters>,
-    _: Body<NoFields>,
+    _: JsonBody<NoFields>,
 ) -> Result<Response, ApiError> {
     let id = job_id(&text)?;
     let version = api.services().event_stream.version();
     let jobs = &api.services().jobs;
-    let before = visible(&api, &caller, jobs.get(id).await?, &text)?;
+    let before = require_visible(&api, &caller, jobs.get(id).await?, &text)?;
     caller.may_cancel(&before.job.requested_by)?;
     if before.job.state.is_end() {
-        return Ok(respond::object(&api, &version, &Job::of(&before)));
+        return Ok(respond::object(&api, &version, &Job::from_view(&before)));
     }
-    let view = visible(&api, &caller, jobs.cancel(id, caller.actor()).await?, &text)?;
-    let mut response = respond::object(&api, &version, &Job::of(&view));
+    let view = require_visible(&api, &caller, jobs.cancel(id, caller.actor()).await?, &text)?;
+    let mut response = respond::object(&api, &version, &Job::from_view(&view));
     *response.status_mut() = StatusCode::ACCEPTED;
     Ok(response)
 }

@@ -9,12 +9,12 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::wire::Job;
-use super::{job_id, visible};
-use crate::api::documented::{JobPath, Problems};
+use super::{job_id, require_visible};
 use crate::api::extract::{Parsed, Query, Segment};
+use crate::api::long_poll::{OTTER_WAIT, WaitEnd, wait};
+use crate::api::openapi_parts::{JobPath, Problems};
 use crate::api::problem::ApiError;
-use crate::api::waiting::{OTTER_WAIT, Waited, wait};
-use crate::api::{Api, respond};
+use crate::api::{ApiState, respond};
 use crate::service::callers::Caller;
 
 /// How long to wait.
@@ -38,7 +38,7 @@ pub struct JobQuery {
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "too-many-waits"]))))]
 pub async fn get_job(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segment(text): Segment,
     Query(query, _): Query<JobQuery>,
@@ -48,21 +48,21 @@ pub async fn get_job(
     let jobs = &api.services().jobs;
     if caller.scope.is_restricted() {
         // The response time must not reveal whether the job exists.
-        visible(&api, &caller, jobs.get(id).await?, &text)?;
+        require_visible(&api, &caller, jobs.get(id).await?, &text)?;
     }
     let waited = match time {
         Some(time) => wait(&api, time, jobs.ended(id)).await?,
-        None => Waited::TimeUp,
+        None => WaitEnd::TimeUp,
     };
     let version = api.services().event_stream.version();
     let view = match waited {
         // What was waited for is at hand: thousands that wait must not ask the store for it at
         // once.
-        Waited::Done(ended) => ended?,
-        Waited::TimeUp | Waited::ShuttingDown => jobs.get(id).await?,
+        WaitEnd::Done(ended) => ended?,
+        WaitEnd::TimeUp | WaitEnd::ShuttingDown => jobs.get(id).await?,
     };
-    let view = visible(&api, &caller, view, &text)?;
-    let mut response = respond::object(&api, &version, &Job::of(&view));
+    let view = require_visible(&api, &caller, view, &text)?;
+    let mut response = respond::object(&api, &version, &Job::from_view(&view));
     if let Some(time) = time {
         respond::set(&mut response, OTTER_WAIT, &format!("{}s", time.as_secs()));
     }

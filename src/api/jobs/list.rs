@@ -7,13 +7,13 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::wire::{Job, JobList};
-use crate::api::documented::Problems;
 use crate::api::extract::{Parsed, values};
 use crate::api::leases::named_lease;
 use crate::api::machines::named_machine;
-use crate::api::paging::{PageQuery, Paged};
+use crate::api::openapi_parts::Problems;
+use crate::api::paging::{PageQuery, PagedQuery};
 use crate::api::problem::ApiError;
-use crate::api::{Api, respond};
+use crate::api::{ApiState, respond};
 use crate::domain;
 use crate::domain::ids::LeaseId;
 use crate::domain::job::{JobKind, JobState};
@@ -56,9 +56,9 @@ pub struct JobsQuery {
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name", "inventory-loading"]))))]
 pub async fn list_jobs(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
-    Paged { filter, limit, cursors }: Paged<JobsQuery>,
+    PagedQuery { filter, limit, cursors }: PagedQuery<JobsQuery>,
 ) -> Result<Response, ApiError> {
     let JobsQuery { state, machine, kind, requested_by, reference, lease } = filter;
     let machine = named_machine(&api, &caller, machine).await?;
@@ -76,7 +76,7 @@ pub async fn list_jobs(
     let visibility = api.services().machines.visibility();
     let is_visible = |job: &domain::job::Job| visibility.shows_job(&caller, job);
     let visible = caller.scope.is_restricted().then_some(&is_visible as _);
-    let page = api.services().jobs.list(&filter, cursors.point()?, limit, visible).await?;
-    let items: Vec<Job> = page.items.iter().map(Job::of).collect();
-    Ok(respond::list(&api, &version, &items, page.next.map(|next| cursors.behind(&next))))
+    let page = api.services().jobs.list(&filter, cursors.position()?, limit, visible).await?;
+    let items: Vec<Job> = page.items.iter().map(Job::from_view).collect();
+    Ok(respond::list(&api, &version, &items, page.next.map(|next| cursors.after(&next))))
 }

@@ -8,7 +8,7 @@ pub mod wire;
 
 use utoipa_axum::routes;
 
-use super::Api;
+use super::ApiState;
 use super::roles::Routes;
 use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
@@ -40,8 +40,8 @@ fn job_id(text: &str) -> Result<JobId, Failure> {
 ///
 /// # Errors
 /// `not-found` if there is no such job, or its machine is not in the caller's scope.
-pub fn visible(
-    api: &Api,
+pub fn require_visible(
+    api: &ApiState,
     caller: &Caller,
     view: Option<JobView>,
     text: &str,
@@ -55,12 +55,12 @@ pub fn visible(
 /// # Errors
 /// `not-found` if no such job exists for the caller; the store's.
 pub async fn named_job(
-    api: &Api,
+    api: &ApiState,
     caller: &Caller,
     id: Option<JobId>,
 ) -> Result<Option<JobId>, Failure> {
     let Some(id) = id else { return Ok(None) };
-    visible(api, caller, api.services().jobs.get(id).await?, &id.to_string())?;
+    require_visible(api, caller, api.services().jobs.get(id).await?, &id.to_string())?;
     Ok(Some(id))
 }
 
@@ -68,7 +68,11 @@ pub async fn named_job(
 ///
 /// # Errors
 /// The store's.
-pub async fn is_any_kept(api: &Api, caller: &Caller, filter: &JobFilter) -> Result<bool, Failure> {
+pub async fn is_any_kept(
+    api: &ApiState,
+    caller: &Caller,
+    filter: &JobFilter,
+) -> Result<bool, Failure> {
     let visibility = api.services().machines.visibility();
     let is_visible = |job: &Job| visibility.shows_job(caller, job);
     let visible = caller.scope.is_restricted().then_some(&is_visible as _);

@@ -7,13 +7,13 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 
 use super::wire::Job;
-use super::{job_id, visible};
-use crate::api::Api;
-use crate::api::documented::{JobPath, Problems};
+use super::{job_id, require_visible};
+use crate::api::ApiState;
 use crate::api::extract::{Query, Segment};
+use crate::api::long_poll::{WaitEnd, WaitMode, WaitQuery, wait};
+use crate::api::openapi_parts::{JobPath, Problems};
 use crate::api::problem::ApiError;
-use crate::api::starting::{not_ended, outcome};
-use crate::api::waiting::{Wait, WaitQuery, Waited, wait};
+use crate::api::start_job::{outcome, unfinished_job};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
 use crate::service::callers::Caller;
@@ -33,7 +33,7 @@ use crate::service::callers::Caller;
         "host-rejected", "forbidden-by-host", "license-restricted", "not-supported", "host-unreachable",
         "deadline-exceeded", "insufficient-resources"]))))]
 pub async fn wait_for_job(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segment(text): Segment,
     Query(query, _): Query<WaitQuery>,
@@ -44,12 +44,12 @@ pub async fn wait_for_job(
     let mut response = outcome_within(&api, &caller, id, time)
         .await
         .unwrap_or_else(|failure| ApiError(failure).into_response());
-    Wait::Outcome(time).mark(&mut response);
+    WaitMode::Outcome(time).set_headers(&mut response);
     Ok(response)
 }
 
 async fn outcome_within(
-    api: &Api,
+    api: &ApiState,
     caller: &Caller,
     id: JobId,
     time: Duration,
@@ -58,19 +58,19 @@ async fn outcome_within(
     let (jobs, text) = (&api.services().jobs, id.to_string());
     if caller.scope.is_restricted() {
         // The response time must not reveal whether the job exists.
-        visible(api, caller, jobs.get(id).await?, &text)?;
+        require_visible(api, caller, jobs.get(id).await?, &text)?;
     }
     let kind = match wait(api, time, jobs.ended(id)).await? {
-        Waited::Done(ended) => {
-            let view = visible(api, caller, ended?, &text)?;
+        WaitEnd::Done(ended) => {
+            let view = require_visible(api, caller, ended?, &text)?;
             if view.job.state.is_end() {
                 return outcome(api, &version, &view);
             }
             FailureKind::ShuttingDown
         }
-        Waited::TimeUp => FailureKind::WaitTimeout,
-        Waited::ShuttingDown => FailureKind::ShuttingDown,
+        WaitEnd::TimeUp => FailureKind::WaitTimeout,
+        WaitEnd::ShuttingDown => FailureKind::ShuttingDown,
     };
-    let view = visible(api, caller, jobs.get(id).await?, &text)?;
-    Err(not_ended(kind, id, &view))
+    let view = require_visible(api, caller, jobs.get(id).await?, &text)?;
+    Err(unfinished_job(kind, id, &view))
 }

@@ -196,7 +196,7 @@ pub struct JobList {
 impl Job {
     /// A job as callers see it.
     #[must_use]
-    pub fn of(view: &JobView) -> Self {
+    pub fn from_view(view: &JobView) -> Self {
         let JobView { job, progress, position, blocked_by, cancelable } = view;
         let job::Job {
             id,
@@ -231,15 +231,15 @@ impl Job {
         Self {
             id: id.to_string(),
             kind: job.kind().as_str().to_owned(),
-            state: JobStateName::of(*state),
+            state: JobStateName::from_domain(*state),
             machine: machine.map(|machine| machine.id.to_string()),
             machine_name: machine.map(|_| target_name.clone()),
-            request: JobRequestView::of(request),
+            request: JobRequestView::from_domain(request),
             progress: *progress,
             phase: phase.clone(),
-            steps: steps.iter().map(JobStep::of).collect(),
+            steps: steps.iter().map(JobStep::from_domain).collect(),
             position: position.map(|position| u32::try_from(position).unwrap_or(u32::MAX)),
-            blocked_by: blocked_by.as_ref().map(JobBlocker::of),
+            blocked_by: blocked_by.as_ref().map(JobBlocker::from_domain),
             cancelable: *cancelable,
             cancel_requested_at: *cancel_requested_at,
             created_at: *created_at,
@@ -250,17 +250,17 @@ impl Job {
             requested_by: requested_by.clone(),
             reference: reference.clone(),
             lease: lease.map(|lease| lease.to_string()),
-            result: result.as_ref().map(JobResult::of),
+            result: result.as_ref().map(JobResult::from_domain),
             warnings: warnings.clone(),
-            error: error.as_ref().map(|failure| Problem::of(failure, None)),
+            error: error.as_ref().map(|failure| Problem::from_failure(failure, None)),
             host_task: host_task.as_ref().map(ToString::to_string),
-            links: links::of_job(*id, machine.map(|machine| &machine.id)),
+            links: links::for_job(*id, machine.map(|machine| &machine.id)),
         }
     }
 }
 
 impl JobStateName {
-    const fn of(state: JobState) -> Self {
+    const fn from_domain(state: JobState) -> Self {
         match state {
             JobState::Queued => Self::Queued,
             JobState::Running => Self::Running,
@@ -273,8 +273,8 @@ impl JobStateName {
 }
 
 impl JobRequestView {
-    fn of(request: &JobRequest) -> Self {
-        let nothing = Self::default();
+    fn from_domain(request: &JobRequest) -> Self {
+        let empty = Self::default();
         match request {
             JobRequest::PowerOn
             | JobRequest::PowerOff
@@ -282,40 +282,38 @@ impl JobRequestView {
             | JobRequest::Suspend
             | JobRequest::Reboot
             | JobRequest::Kill
-            | JobRequest::RemoveAllSnapshots => nothing,
+            | JobRequest::RemoveAllSnapshots => empty,
             JobRequest::Shutdown { force_after } => {
-                Self { force_after: force_after.map(duration::format), ..nothing }
+                Self { force_after: force_after.map(duration::format), ..empty }
             }
-            JobRequest::Answer { question, choice } => Self {
-                question: Some(question.to_string()),
-                choice: Some(choice.clone()),
-                ..nothing
-            },
+            JobRequest::Answer { question, choice } => {
+                Self { question: Some(question.to_string()), choice: Some(choice.clone()), ..empty }
+            }
             JobRequest::CreateSnapshot { name, description, memory, quiesce } => Self {
                 name: Some(name.clone()),
                 description: Some(description.clone()),
                 memory: Some(*memory),
                 quiesce: Some(*quiesce),
-                ..nothing
+                ..empty
             },
             JobRequest::Revert { snapshot, path, power_on } => Self {
                 snapshot: Some(snapshot.to_string()),
                 snapshot_path: Some(path.clone()),
                 power_on: *power_on,
-                ..nothing
+                ..empty
             },
             JobRequest::RemoveSnapshot { snapshot, path, children } => Self {
                 snapshot: Some(snapshot.to_string()),
                 snapshot_path: Some(path.clone()),
                 children: Some(*children),
-                ..nothing
+                ..empty
             },
             JobRequest::RenameSnapshot { snapshot, path, name, description } => Self {
                 snapshot: Some(snapshot.to_string()),
                 snapshot_path: Some(path.clone()),
                 name: name.clone(),
                 description: description.clone(),
-                ..nothing
+                ..empty
             },
             JobRequest::Prepare { snapshot, power, until, settle } => Self {
                 snapshot: snapshot.as_ref().map(|(id, _)| id.to_string()),
@@ -323,20 +321,20 @@ impl JobRequestView {
                 power: power.map(Into::into),
                 until: until.map(|until| until.as_str().to_owned()),
                 settle: settle.map(duration::format),
-                ..nothing
+                ..empty
             },
             JobRequest::Release { keep_power, snapshot } => Self {
                 snapshot: snapshot.as_ref().map(|(id, _)| id.to_string()),
                 snapshot_path: snapshot.as_ref().map(|(_, path)| path.clone()),
                 power: (!keep_power).then_some(crate::api::machines::wire::PowerStateName::Off),
-                ..nothing
+                ..empty
             },
         }
     }
 }
 
 impl JobStep {
-    fn of(step: &job::JobStep) -> Self {
+    fn from_domain(step: &job::JobStep) -> Self {
         let job::JobStep { name, state, started_at, finished_at, detail } = step;
         Self {
             name: name.clone(),
@@ -349,14 +347,14 @@ impl JobStep {
 }
 
 impl JobBlocker {
-    fn of(blocker: &crate::service::jobs::BlockedBy) -> Self {
+    fn from_domain(blocker: &crate::service::jobs::BlockedBy) -> Self {
         let crate::service::jobs::BlockedBy { kind, id, since, detail } = blocker;
         Self { kind: (*kind).to_owned(), id: id.clone(), since: *since, detail: detail.clone() }
     }
 }
 
 impl JobResult {
-    fn of(result: &job::JobResult) -> Self {
+    fn from_domain(result: &job::JobResult) -> Self {
         let job::JobResult { changed, snapshot, power_state, ip_address } = result;
         Self {
             changed: *changed,

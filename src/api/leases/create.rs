@@ -11,14 +11,14 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::wire::{Lease, PrepareRequest, ReleaseRequest, SelectRequest};
-use crate::api::documented::Problems;
 use crate::api::extract::{
-    Body, NoParameters, Query, check_printable_field, duration_text, failure_in_body,
+    JsonBody, NoParameters, Query, check_printable_field, duration_text, failure_in_body,
     some_duration_text,
 };
+use crate::api::openapi_parts::Problems;
 use crate::api::problem::ApiError;
-use crate::api::starting::{IDEMPOTENT_REPLAYED, key_of, reference_of};
-use crate::api::{Api, links, respond};
+use crate::api::start_job::{IDEMPOTENT_REPLAYED, read_idempotency_key, read_reference};
+use crate::api::{ApiState, links, respond};
 use crate::domain::duration;
 use crate::domain::failure::Failure;
 use crate::domain::lease::{LeaseState, Prepare, Readiness, Release, Select};
@@ -91,17 +91,17 @@ const MAX_HOLDER: usize = 255;
         "queue-full", "inventory-loading", "storage-unavailable", "shutting-down"
     ]))))]
 pub async fn create_lease(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
     _: Query<NoParameters>,
-    Body { value, bytes }: Body<LeaseRequest>,
+    JsonBody { value, bytes }: JsonBody<LeaseRequest>,
 ) -> Result<Response, ApiError> {
     let version = api.services().event_stream.version();
-    let key = key_of(&api, &caller, &method, &uri, &headers, &bytes)?;
-    let new = NewLease { key, reference: reference_of(&headers)?, ..new_lease(value)? };
+    let key = read_idempotency_key(&api, &caller, &method, &uri, &headers, &bytes)?;
+    let new = NewLease { key, reference: read_reference(&headers)?, ..new_lease(value)? };
     let (view, is_replay) = match api.services().leases.request(&caller, new).await? {
         RequestedLease::New(view) => (view, false),
         RequestedLease::Existing(view) => (view, true),

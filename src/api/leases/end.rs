@@ -13,11 +13,11 @@ use super::renew::authorize;
 use super::wait::wait_until;
 use super::wire::Lease;
 use super::{LeasePath, lease_id, unknown_lease};
-use crate::api::documented::Problems;
 use crate::api::extract::{Parsed, Query, Segment, check_printable_parameter, failure_at};
+use crate::api::long_poll::WaitMode;
+use crate::api::openapi_parts::Problems;
 use crate::api::problem::ApiError;
-use crate::api::waiting::Wait;
-use crate::api::{Api, respond, right};
+use crate::api::{ApiState, lease_authorization, respond};
 use crate::domain::failure::FailureKind;
 use crate::domain::lease::{EndReason, LeaseState};
 use crate::service::callers::Caller;
@@ -66,7 +66,7 @@ const MAX_REASON: usize = 512;
         "storage-unavailable", "shutting-down", "too-many-waits"
     ]))))]
 pub async fn end_lease(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segment(text): Segment,
     Query(EndQuery { wait, reason }, _): Query<EndQuery>,
@@ -82,7 +82,7 @@ pub async fn end_lease(
     }
     reason.as_deref().map_or(Ok(()), |reason| check_printable_parameter("reason", reason))?;
     let wait = wait.map(|Parsed(wait)| wait.min(api.settings().max_wait));
-    let override_reason = right::override_reason(&caller, &headers)?;
+    let override_reason = lease_authorization::read_override_reason(&caller, &headers)?;
     let is_holder = authorize(&api, &caller, &headers, id)?;
     let version = api.services().event_stream.version();
     if api.services().leases.get_for(&caller, id).await?.is_none() {
@@ -97,6 +97,6 @@ pub async fn end_lease(
         Ok(view) => respond::object(&api, &version, &Lease::from_view(&view, None)),
         Err(failure) => ApiError(failure).into_response(),
     };
-    Wait::Outcome(time).mark(&mut response);
+    WaitMode::Outcome(time).set_headers(&mut response);
     Ok(response)
 }

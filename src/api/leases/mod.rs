@@ -10,7 +10,7 @@ pub mod wire;
 use utoipa::IntoParams;
 use utoipa_axum::routes;
 
-use super::Api;
+use super::ApiState;
 use super::jobs::is_any_kept;
 use super::roles::Routes;
 use crate::domain::access::Role;
@@ -68,7 +68,7 @@ fn lease_id(text: &str) -> Result<LeaseId, Failure> {
 /// # Errors
 /// `not-found` if the lease does not exist for the caller. Fails if the store cannot be read.
 pub async fn named_lease(
-    api: &Api,
+    api: &ApiState,
     caller: &Caller,
     id: Option<LeaseId>,
 ) -> Result<Option<LeaseId>, Failure> {

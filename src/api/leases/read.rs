@@ -8,12 +8,12 @@ use utoipa::IntoParams;
 
 use super::wire::{Lease, LeaseList, Pool, PoolList};
 use super::{LeasePath, lease_id, unknown_lease};
-use crate::api::documented::Problems;
 use crate::api::extract::{NoParameters, Parsed, Query, Segment, values};
 use crate::api::machines::named_machine;
-use crate::api::paging::{PageQuery, Paged};
+use crate::api::openapi_parts::Problems;
+use crate::api::paging::{PageQuery, PagedQuery};
 use crate::api::problem::ApiError;
-use crate::api::{Api, respond};
+use crate::api::{ApiState, respond};
 use crate::domain::failure::Failure;
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::LeaseState;
@@ -58,9 +58,9 @@ pub struct LeasesQuery {
         "inventory-loading"
     ]))))]
 pub async fn list_leases(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
-    Paged { filter, limit, cursors }: Paged<LeasesQuery>,
+    PagedQuery { filter, limit, cursors }: PagedQuery<LeasesQuery>,
 ) -> Result<Response, ApiError> {
     let LeasesQuery { state, machine, pool, holder, reference } = filter;
     let machine = named_machine(&api, &caller, machine).await?;
@@ -75,13 +75,13 @@ pub async fn list_leases(
         reference: reference.map(Parsed::value),
     };
     let limit = limit.unwrap_or(PAGE);
-    let after: Option<LeaseId> = cursors.point()?;
+    let after: Option<LeaseId> = cursors.position()?;
     let version = api.services().event_stream.version();
     // If there is one lease more than the limit, there is a next page.
     let mut views = api.services().leases.list(&caller, &filter, after, limit + 1).await?;
     let more = views.len() > limit as usize;
     views.truncate(limit as usize);
-    let next = views.last().filter(|_| more).map(|view| cursors.behind(&view.lease.id));
+    let next = views.last().filter(|_| more).map(|view| cursors.after(&view.lease.id));
     let items: Vec<Lease> = views.iter().map(|view| Lease::from_view(view, None)).collect();
     Ok(respond::list(&api, &version, &items, next))
 }
@@ -90,7 +90,7 @@ pub async fn list_leases(
 ///
 /// # Errors
 /// `invalid-request`. Fails if the store cannot be read.
-async fn require_pool(api: &Api, caller: &Caller, pool: &str) -> Result<(), Failure> {
+async fn require_pool(api: &ApiState, caller: &Caller, pool: &str) -> Result<(), Failure> {
     let Err(failure) = api.services().machines.require_pool(&caller.scope, pool) else {
         return Ok(());
     };
@@ -115,7 +115,7 @@ async fn require_pool(api: &Api, caller: &Caller, pool: &str) -> Result<(), Fail
         "invalid-request", "unknown-parameter", "not-found"
     ]))))]
 pub async fn get_lease(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segment(text): Segment,
     _: Query<NoParameters>,
@@ -140,7 +140,7 @@ pub async fn get_lease(
         "invalid-request", "unknown-parameter", "inventory-loading"
     ]))))]
 pub async fn list_pools(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {

@@ -9,10 +9,10 @@ use utoipa::ToSchema;
 
 use super::wire::Lease;
 use super::{LeaseHeader, LeasePath, create, lease_id, unknown_lease};
-use crate::api::documented::Problems;
-use crate::api::extract::{Body, NoParameters, Query, Segment, some_duration_text};
+use crate::api::extract::{JsonBody, NoParameters, Query, Segment, some_duration_text};
+use crate::api::openapi_parts::Problems;
 use crate::api::problem::ApiError;
-use crate::api::{Api, respond, right};
+use crate::api::{ApiState, lease_authorization, respond};
 use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
@@ -46,12 +46,12 @@ pub struct RenewRequest {
         "shutting-down"
     ]))))]
 pub async fn renew_lease(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segment(text): Segment,
     headers: HeaderMap,
     _: Query<NoParameters>,
-    Body { value: RenewRequest { ttl }, .. }: Body<RenewRequest>,
+    JsonBody { value: RenewRequest { ttl }, .. }: JsonBody<RenewRequest>,
 ) -> Result<Response, ApiError> {
     let id = lease_id(&text)?;
     authorize(&api, &caller, &headers, id)?;
@@ -71,12 +71,12 @@ pub async fn renew_lease(
 /// `machine-leased` if the secret belongs to another lease; `forbidden` if a caller that is not an
 /// operator sends no secret.
 pub fn authorize(
-    api: &Api,
+    api: &ApiState,
     caller: &Caller,
     headers: &HeaderMap,
     id: LeaseId,
 ) -> Result<bool, Failure> {
-    match right::lease(api, headers)? {
+    match lease_authorization::read_lease(api, headers)? {
         Some(sent) if sent == id => Ok(true),
         Some(sent) => {
             let detail = format!("Otter-Lease belongs to the lease {sent}, not to {id}.");

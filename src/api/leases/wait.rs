@@ -6,11 +6,11 @@ use axum::response::{IntoResponse, Response};
 
 use super::wire::Lease;
 use super::{LeasePath, lease_id, unknown_lease};
-use crate::api::documented::Problems;
 use crate::api::extract::{Query, Segment};
+use crate::api::long_poll::{WaitEnd, WaitMode, WaitQuery, wait};
+use crate::api::openapi_parts::Problems;
 use crate::api::problem::ApiError;
-use crate::api::waiting::{Wait, WaitQuery, Waited, wait};
-use crate::api::{Api, respond};
+use crate::api::{ApiState, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::{EndReason, LeaseState};
@@ -33,7 +33,7 @@ use crate::service::leases::LeaseView;
         "too-many-waits", "lease-failed", "no-free-machine"
     ]))))]
 pub async fn wait_for_lease(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segment(text): Segment,
     Query(query, _): Query<WaitQuery>,
@@ -51,7 +51,7 @@ pub async fn wait_for_lease(
         Ok(view) => ApiError(failure_of_ended(&view)).into_response(),
         Err(failure) => ApiError(failure).into_response(),
     };
-    Wait::Outcome(time).mark(&mut response);
+    WaitMode::Outcome(time).set_headers(&mut response);
     Ok(response)
 }
 
@@ -60,7 +60,7 @@ pub async fn wait_for_lease(
 /// # Errors
 /// `wait-timeout`, `shutting-down`, `too-many-waits`, `not-found`.
 pub async fn wait_until(
-    api: &Api,
+    api: &ApiState,
     caller: &Caller,
     id: LeaseId,
     time: std::time::Duration,
@@ -69,17 +69,17 @@ pub async fn wait_until(
     let leases = &api.services().leases;
     let missing = || unknown_lease(&id.to_string());
     let (view, kind) = match wait(api, time, leases.wait_until(caller, id, is_reached)).await? {
-        Waited::Done(view) => {
+        WaitEnd::Done(view) => {
             let view = view?.ok_or_else(missing)?;
             if is_reached(view.lease.state) || view.lease.state.is_end() {
                 return Ok(view);
             }
             (view, FailureKind::ShuttingDown)
         }
-        Waited::TimeUp => {
+        WaitEnd::TimeUp => {
             (leases.get_for(caller, id).await?.ok_or_else(missing)?, FailureKind::WaitTimeout)
         }
-        Waited::ShuttingDown => {
+        WaitEnd::ShuttingDown => {
             (leases.get_for(caller, id).await?.ok_or_else(missing)?, FailureKind::ShuttingDown)
         }
     };

@@ -306,7 +306,7 @@ impl Lease {
             history: history.iter().map(LeaseHistory::from_domain).collect(),
             end: end.as_ref().map(LeaseEnd::from_domain),
             warnings: warnings.clone(),
-            links: links::of_lease(*id, machine.as_ref().map(|machine| &machine.id), *job),
+            links: links::for_lease(*id, machine.as_ref().map(|machine| &machine.id), *job),
         }
     }
 }

@@ -5,12 +5,12 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::api::Api;
-use crate::api::documented::{MachinePath, Problems, START, StartHeaders};
+use crate::api::ApiState;
 use crate::api::extract::{Segment, failure_in_body};
 use crate::api::jobs::wire::Job;
+use crate::api::openapi_parts::{MachinePath, Problems, START, StartHeaders};
 use crate::api::problem::ApiError;
-use crate::api::starting::{Start, StartQuery};
+use crate::api::start_job::{StartQuery, StartRequest};
 use crate::domain::failure::Failure;
 use crate::domain::ids::{EmptyId, QuestionId};
 use crate::domain::job::JobRequest;
@@ -48,9 +48,9 @@ pub struct AnswerRequest {
     ),
     extensions(("x-otter-problems" = json!(START))))]
 pub async fn answer_machine(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Segment(reference): Segment,
-    Start { starting, body, .. }: Start<AnswerRequest>,
+    StartRequest { start, body, .. }: StartRequest<AnswerRequest>,
 ) -> Result<Response, ApiError> {
     let AnswerRequest { question, choice } = body;
     let empty = |pointer| {
@@ -62,8 +62,8 @@ pub async fn answer_machine(
     if choice.is_empty() {
         return Err(empty("/choice").into());
     }
-    let started = starting.start(&api, |starting| {
-        let machine = starting.resolve(&api, &reference)?;
+    let started = start.run(&api, |start| {
+        let machine = start.resolve(&api, &reference)?;
         check_choice(&machine.machine, &question, &choice)?;
         Ok((machine, JobRequest::Answer { question, choice }))
     });

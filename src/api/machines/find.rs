@@ -11,10 +11,10 @@ use utoipa::IntoParams;
 
 use super::MachinesQuery;
 use super::wire::Machine;
-use crate::api::documented::{Problems, READ_MACHINE};
 use crate::api::extract::{Parsed, Query};
+use crate::api::openapi_parts::{Problems, READ_MACHINE};
 use crate::api::problem::ApiError;
-use crate::api::{Api, respond};
+use crate::api::{ApiState, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::service::callers::Caller;
 use crate::service::machines::ambiguous;
@@ -43,7 +43,7 @@ pub struct UniqueQuery {
     ),
     extensions(("x-otter-problems" = json!(READ_MACHINE))))]
 pub async fn find_machine(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Query(wanted, UniqueQuery { unique }): Query<MachinesQuery, UniqueQuery>,
 ) -> Result<Response, ApiError> {
@@ -64,7 +64,7 @@ pub async fn find_machine(
         let wanted = mac.or(filter.name).unwrap_or_else(|| "the same".to_owned());
         return Err(ambiguous(&wanted, &several).into());
     }
-    let mut response = respond::object(&api, &version, &Machine::of(first));
+    let mut response = respond::object(&api, &version, &Machine::from_view(first));
     respond::set(&mut response, OTTER_MATCHES, &machines.len().to_string());
     Ok(response)
 }

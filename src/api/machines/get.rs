@@ -5,10 +5,10 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::wire::Machine;
-use crate::api::documented::{MachinePath, Problems, READ_MACHINE};
 use crate::api::extract::{NoParameters, Query, Segment};
+use crate::api::openapi_parts::{MachinePath, Problems, READ_MACHINE};
 use crate::api::problem::ApiError;
-use crate::api::{Api, respond};
+use crate::api::{ApiState, respond};
 use crate::service::callers::Caller;
 
 /// Look at a machine
@@ -22,12 +22,12 @@ use crate::service::callers::Caller;
     ),
     extensions(("x-otter-problems" = json!(READ_MACHINE))))]
 pub async fn get_machine(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segment(reference): Segment,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
     let version = api.services().event_stream.version();
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
-    Ok(respond::object(&api, &version, &Machine::of(&view)))
+    Ok(respond::object(&api, &version, &Machine::from_view(&view)))
 }

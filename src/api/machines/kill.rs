@@ -5,12 +5,12 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::api::Api;
-use crate::api::documented::{Problems, START, StartHeaders};
+use crate::api::ApiState;
 use crate::api::extract::failure_in_body;
 use crate::api::jobs::wire::Job;
+use crate::api::openapi_parts::{Problems, START, StartHeaders};
 use crate::api::problem::ApiError;
-use crate::api::starting::{Start, StartQuery};
+use crate::api::start_job::{StartQuery, StartRequest};
 use crate::domain::job::JobRequest;
 
 /// Which machine to kill.
@@ -40,8 +40,8 @@ pub struct KillRequest {
     ),
     extensions(("x-otter-problems" = json!(START))))]
 pub async fn kill_machine(
-    State(api): State<Api>,
-    Start { starting, body, .. }: Start<KillRequest>,
+    State(api): State<ApiState>,
+    StartRequest { start, body, .. }: StartRequest<KillRequest>,
 ) -> Result<Response, ApiError> {
     if body.name.is_empty() {
         return Err(failure_in_body(
@@ -51,8 +51,8 @@ pub async fn kill_machine(
         )
         .into());
     }
-    let started = starting.start(&api, |starting| {
-        let machine = api.services().machines.resolve_name(&starting.caller().scope, &body.name)?;
+    let started = start.run(&api, |start| {
+        let machine = api.services().machines.resolve_name(&start.caller().scope, &body.name)?;
         Ok((machine, JobRequest::Kill))
     });
     Ok(started.await?)

@@ -6,9 +6,9 @@ use axum::response::Response;
 
 use super::MachinesQuery;
 use super::wire::{Machine, MachineList};
-use crate::api::Api;
-use crate::api::documented::Problems;
-use crate::api::paging::{self, Key, PageQuery, Paged};
+use crate::api::ApiState;
+use crate::api::openapi_parts::Problems;
+use crate::api::paging::{self, PageQuery, PagedQuery, SortKey};
 use crate::api::problem::ApiError;
 use crate::api::respond;
 use crate::service::callers::Caller;
@@ -24,16 +24,16 @@ use crate::service::machines::MachineView;
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "inventory-loading"]))))]
 pub async fn list_machines(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
-    Paged { filter, limit, cursors }: Paged<MachinesQuery>,
+    PagedQuery { filter, limit, cursors }: PagedQuery<MachinesQuery>,
 ) -> Result<Response, ApiError> {
     let filter = filter.filter(&api, &caller)?;
     let version = api.services().event_stream.version();
     let machines = api.services().machines.list(&caller.scope, &filter)?;
     let key =
-        |view: &MachineView| Key(view.machine.name.to_lowercase(), view.machine.id.to_string());
+        |view: &MachineView| SortKey(view.machine.name.to_lowercase(), view.machine.id.to_string());
     let page = paging::page(&cursors, machines, key, limit)?;
-    let items: Vec<Machine> = page.items.iter().map(Machine::of).collect();
+    let items: Vec<Machine> = page.items.iter().map(Machine::from_view).collect();
     Ok(respond::list(&api, &version, &items, page.next))
 }

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::routes;
 
-use super::Api;
+use super::ApiState;
 use super::extract::Parsed;
 use super::jobs::is_any_kept;
 use super::roles::Routes;
@@ -87,7 +87,7 @@ pub struct MachinesQuery {
 
 impl MachinesQuery {
     /// The filter, whose pool must exist.
-    fn filter(self, api: &Api, caller: &Caller) -> Result<MachineFilter, Failure> {
+    fn filter(self, api: &ApiState, caller: &Caller) -> Result<MachineFilter, Failure> {
         let Self { name, mac, power_state, free, template, pool } = self;
         if let Some(Parsed(pool)) = &pool {
             api.services().machines.require_pool(&caller.scope, pool)?;
@@ -109,7 +109,7 @@ impl MachinesQuery {
 /// # Errors
 /// `not-found`, `ambiguous-name`, `inventory-loading`, `invalid-request` for a broken reference.
 pub async fn named_machine(
-    api: &Api,
+    api: &ApiState,
     caller: &Caller,
     reference: Option<Parsed<String>>,
 ) -> Result<Option<MachineId>, Failure> {
@@ -124,7 +124,7 @@ pub async fn named_machine(
 }
 
 /// Whether a job or a lease of a machine is kept.
-async fn is_kept(api: &Api, caller: &Caller, id: &MachineId) -> Result<bool, Failure> {
+async fn is_kept(api: &ApiState, caller: &Caller, id: &MachineId) -> Result<bool, Failure> {
     let machine = Some(id.clone());
     if is_any_kept(api, caller, &JobFilter { machine: machine.clone(), ..JobFilter::default() })
         .await?

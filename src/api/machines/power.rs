@@ -7,12 +7,12 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::api::Api;
-use crate::api::documented::{MINDS_QUESTION, MachinePath, Problems, START, StartHeaders};
+use crate::api::ApiState;
 use crate::api::extract::{Segment, failure_in_body, some_duration_text};
 use crate::api::jobs::wire::Job;
+use crate::api::openapi_parts::{BLOCKED_BY_QUESTION, MachinePath, Problems, START, StartHeaders};
 use crate::api::problem::ApiError;
-use crate::api::starting::{Start, StartQuery};
+use crate::api::start_job::{StartQuery, StartRequest};
 use crate::domain::duration;
 use crate::domain::failure::Failure;
 use crate::domain::job::JobRequest;
@@ -52,11 +52,11 @@ const ACTIONS: [&str; 6] = ["on", "off", "reset", "suspend", "shutdown", "reboot
         (status = 202, description = "The job was accepted and goes on", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!([START, MINDS_QUESTION].concat()))))]
+    extensions(("x-otter-problems" = json!([START, BLOCKED_BY_QUESTION].concat()))))]
 pub async fn power_machine(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Segment(reference): Segment,
-    Start { starting, body, .. }: Start<PowerRequest>,
+    StartRequest { start, body, .. }: StartRequest<PowerRequest>,
 ) -> Result<Response, ApiError> {
     let PowerRequest { action, force_after } = body;
     let force_after = force_after.as_deref().map(read_force_after).transpose()?;
@@ -77,7 +77,7 @@ pub async fn power_machine(
             return Err(failure_in_body("/action", "not-one-of", detail).into());
         }
     };
-    Ok(starting.start(&api, |starting| Ok((starting.resolve(&api, &reference)?, request))).await?)
+    Ok(start.run(&api, |start| Ok((start.resolve(&api, &reference)?, request))).await?)
 }
 
 fn read_force_after(given: &str) -> Result<Duration, Failure> {

@@ -9,10 +9,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::api::documented::{MachinePath, Problems};
 use crate::api::extract::{Parsed, Query, Segment, failure_at};
+use crate::api::openapi_parts::{MachinePath, Problems};
 use crate::api::problem::ApiError;
-use crate::api::{Api, respond};
+use crate::api::{ApiState, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::hypervisor::{Capability, HostErrorKind};
 use crate::service::callers::Caller;
@@ -47,7 +47,7 @@ pub struct MachineProperties(BTreeMap<String, Value>);
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading", "machine-gone", "forbidden-by-host", "host-unreachable",
         "host-login-refused", "host-protocol", "host-rejected", "not-supported", "too-many-waits"]))))]
 pub async fn get_properties(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segment(reference): Segment,
     Query(PropertiesQuery { path }, _): Query<PropertiesQuery>,

@@ -7,12 +7,12 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::wire::Machine;
-use crate::api::documented::{MachinePath, Problems};
 use crate::api::extract::{
-    Body, NoParameters, Query, Segment, check_printable_field, failure_in_body,
+    JsonBody, NoParameters, Query, Segment, check_printable_field, failure_in_body,
 };
+use crate::api::openapi_parts::{MachinePath, Problems};
 use crate::api::problem::ApiError;
-use crate::api::{Api, respond};
+use crate::api::{ApiState, respond};
 use crate::domain::ids::MachineId;
 use crate::domain::machine_reference::MachineReference;
 use crate::service::callers::Caller;
@@ -43,11 +43,11 @@ const MAX_REASON: usize = 512;
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "request-timeout",
         "payload-too-large", "unsupported-media-type", "inventory-loading", "storage-unavailable", "shutting-down"]))))]
 pub async fn quarantine_machine(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segment(reference): Segment,
     _: Query<NoParameters>,
-    Body { value: QuarantineRequest { reason }, .. }: Body<QuarantineRequest>,
+    JsonBody { value: QuarantineRequest { reason }, .. }: JsonBody<QuarantineRequest>,
 ) -> Result<Response, ApiError> {
     if reason.trim().is_empty() || reason.chars().count() > MAX_REASON {
         let detail = format!("reason has to have 1 to {MAX_REASON} characters.");
@@ -71,7 +71,7 @@ pub async fn quarantine_machine(
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading",
         "storage-unavailable", "shutting-down"]))))]
 pub async fn clear_quarantine(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segment(reference): Segment,
     _: Query<NoParameters>,
@@ -81,9 +81,9 @@ pub async fn clear_quarantine(
     show(&api, &caller, &view.machine.id)
 }
 
-fn show(api: &Api, caller: &Caller, id: &MachineId) -> Result<Response, ApiError> {
+fn show(api: &ApiState, caller: &Caller, id: &MachineId) -> Result<Response, ApiError> {
     let version = api.services().event_stream.version();
     let reference = MachineReference::Id(id.clone());
     let view = api.services().machines.resolve_reference(&caller.scope, &reference)?;
-    Ok(respond::object(api, &version, &Machine::of(&view)))
+    Ok(respond::object(api, &version, &Machine::from_view(&view)))
 }

@@ -6,14 +6,14 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::api::Api;
-use crate::api::documented::{
-    MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders,
-};
+use crate::api::ApiState;
 use crate::api::extract::{Segment, Segments, failure_in_body};
 use crate::api::jobs::wire::Job;
+use crate::api::openapi_parts::{
+    BLOCKED_BY_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders,
+};
 use crate::api::problem::ApiError;
-use crate::api::starting::{Start, StartQuery};
+use crate::api::start_job::{StartQuery, StartRequest};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::job::JobRequest;
 use crate::service::machines::MachineView;
@@ -56,19 +56,19 @@ pub struct RevertToSnapshotRequest {
         (status = 202, description = "The job was accepted and goes on", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!([START, MINDS_QUESTION].concat()))))]
+    extensions(("x-otter-problems" = json!([START, BLOCKED_BY_QUESTION].concat()))))]
 pub async fn revert_machine(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Segment(reference): Segment,
-    Start { starting, body, .. }: Start<RevertRequest>,
+    StartRequest { start, body, .. }: StartRequest<RevertRequest>,
 ) -> Result<Response, ApiError> {
     let RevertRequest { snapshot, power_on } = body;
     if snapshot.as_deref() == Some("") {
         let detail = "The snapshot is empty; leave it out to mean the current one.".to_owned();
         return Err(failure_in_body("/snapshot", "empty", detail).into());
     }
-    let started = starting.start(&api, |starting| {
-        let machine = starting.resolve(&api, &reference)?;
+    let started = start.run(&api, |start| {
+        let machine = start.resolve(&api, &reference)?;
         let request = bind(&api, &machine, snapshot.as_deref(), power_on)?;
         Ok((machine, request))
     });
@@ -91,14 +91,14 @@ pub async fn revert_machine(
         (status = 202, description = "The job was accepted and goes on", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!([START, MINDS_QUESTION].concat()))))]
+    extensions(("x-otter-problems" = json!([START, BLOCKED_BY_QUESTION].concat()))))]
 pub async fn revert_to_snapshot(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Segments(reference, snapshot): Segments,
-    Start { starting, body, .. }: Start<RevertToSnapshotRequest>,
+    StartRequest { start, body, .. }: StartRequest<RevertToSnapshotRequest>,
 ) -> Result<Response, ApiError> {
-    let started = starting.start(&api, |starting| {
-        let machine = starting.resolve(&api, &reference)?;
+    let started = start.run(&api, |start| {
+        let machine = start.resolve(&api, &reference)?;
         let request = bind(&api, &machine, Some(&snapshot), body.power_on)?;
         Ok((machine, request))
     });
@@ -106,7 +106,7 @@ pub async fn revert_to_snapshot(
 }
 
 fn bind(
-    api: &Api,
+    api: &ApiState,
     view: &MachineView,
     wanted: Option<&str>,
     power_on: Option<bool>,

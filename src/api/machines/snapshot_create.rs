@@ -5,12 +5,12 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::api::Api;
-use crate::api::documented::{MINDS_QUESTION, MachinePath, Problems, START, StartHeaders};
+use crate::api::ApiState;
 use crate::api::extract::{Segment, code_point, control_character, failure_in_body};
 use crate::api::jobs::wire::Job;
+use crate::api::openapi_parts::{BLOCKED_BY_QUESTION, MachinePath, Problems, START, StartHeaders};
 use crate::api::problem::ApiError;
-use crate::api::starting::{Start, StartQuery};
+use crate::api::start_job::{StartQuery, StartRequest};
 use crate::domain::failure::Failure;
 use crate::domain::job::JobRequest;
 use crate::domain::names::{HiddenCharacter, hidden_character};
@@ -56,18 +56,18 @@ pub struct CreateSnapshotRequest {
         (status = 202, description = "The job was accepted and goes on", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!([START, MINDS_QUESTION].concat()))))]
+    extensions(("x-otter-problems" = json!([START, BLOCKED_BY_QUESTION].concat()))))]
 pub async fn create_snapshot(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Segment(reference): Segment,
-    Start { starting, body, .. }: Start<CreateSnapshotRequest>,
+    StartRequest { start, body, .. }: StartRequest<CreateSnapshotRequest>,
 ) -> Result<Response, ApiError> {
     let CreateSnapshotRequest { name, description, memory, quiesce } = body;
     let description = description.unwrap_or_default();
     check_name(&name)?;
     check_description(&description)?;
     let request = JobRequest::CreateSnapshot { name, description, memory, quiesce };
-    Ok(starting.start(&api, |starting| Ok((starting.resolve(&api, &reference)?, request))).await?)
+    Ok(start.run(&api, |start| Ok((start.resolve(&api, &reference)?, request))).await?)
 }
 
 /// Refuses a name that ESX would not take, or that looks like another one.

@@ -6,14 +6,14 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use crate::api::Api;
-use crate::api::documented::{
-    MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders,
-};
+use crate::api::ApiState;
 use crate::api::extract::{NoFields, Parsed, Segment, Segments, failure_at};
 use crate::api::jobs::wire::Job;
+use crate::api::openapi_parts::{
+    BLOCKED_BY_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders,
+};
 use crate::api::problem::ApiError;
-use crate::api::starting::{Start, StartQuery};
+use crate::api::start_job::{StartQuery, StartRequest};
 use crate::domain::failure::FailureKind;
 use crate::domain::job::JobRequest;
 
@@ -50,11 +50,14 @@ pub struct RemoveQuery {
         (status = 202, description = "The job was accepted and goes on", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!([START, MINDS_QUESTION].concat()))))]
+    extensions(("x-otter-problems" = json!([START, BLOCKED_BY_QUESTION].concat()))))]
 pub async fn remove_all_snapshots(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Segment(reference): Segment,
-    Start { starting, query: RemoveAllQuery { all }, .. }: Start<NoFields, RemoveAllQuery>,
+    StartRequest { start, query: RemoveAllQuery { all }, .. }: StartRequest<
+        NoFields,
+        RemoveAllQuery,
+    >,
 ) -> Result<Response, ApiError> {
     if !all.is_some_and(Parsed::value) {
         let detail =
@@ -62,7 +65,7 @@ pub async fn remove_all_snapshots(
         return Err(failure_at(FailureKind::InvalidRequest, "all", "missing", detail).into());
     }
     let request = JobRequest::RemoveAllSnapshots;
-    Ok(starting.start(&api, |starting| Ok((starting.resolve(&api, &reference)?, request))).await?)
+    Ok(start.run(&api, |start| Ok((start.resolve(&api, &reference)?, request))).await?)
 }
 
 /// Remove a snapshot
@@ -82,15 +85,18 @@ pub async fn remove_all_snapshots(
         (status = 202, description = "The job was accepted and goes on", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!([START, MINDS_QUESTION].concat()))))]
+    extensions(("x-otter-problems" = json!([START, BLOCKED_BY_QUESTION].concat()))))]
 pub async fn remove_snapshot(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Segments(reference, wanted): Segments,
-    Start { starting, query: RemoveQuery { children }, .. }: Start<NoFields, RemoveQuery>,
+    StartRequest { start, query: RemoveQuery { children }, .. }: StartRequest<
+        NoFields,
+        RemoveQuery,
+    >,
 ) -> Result<Response, ApiError> {
     let children = children.is_some_and(Parsed::value);
-    let started = starting.start(&api, |starting| {
-        let machine = starting.resolve(&api, &reference)?;
+    let started = start.run(&api, |start| {
+        let machine = start.resolve(&api, &reference)?;
         let snapshot = api.services().machines.snapshot(&machine, &wanted)?;
         let path = machine.machine.snapshots.path(snapshot);
         let request = JobRequest::RemoveSnapshot { snapshot: snapshot.id.clone(), path, children };

@@ -7,14 +7,14 @@ use utoipa::ToSchema;
 
 use super::snapshot_create::{check_description, check_name};
 use super::wire::Snapshot;
-use crate::api::documented::{
-    MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders,
-};
 use crate::api::extract::{Segments, failure_in_body};
+use crate::api::long_poll::WaitPermit;
+use crate::api::openapi_parts::{
+    BLOCKED_BY_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders,
+};
 use crate::api::problem::ApiError;
-use crate::api::starting::{Start, StartQuery};
-use crate::api::waiting::Place;
-use crate::api::{Api, respond};
+use crate::api::start_job::{StartQuery, StartRequest};
+use crate::api::{ApiState, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{MachineId, SnapshotId};
 use crate::domain::job::JobRequest;
@@ -50,11 +50,11 @@ pub struct RenameSnapshotRequest {
         (status = 200, description = "The snapshot as it is called now", body = Snapshot),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!([START, MINDS_QUESTION].concat()))))]
+    extensions(("x-otter-problems" = json!([START, BLOCKED_BY_QUESTION].concat()))))]
 pub async fn rename_snapshot(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Segments(reference, wanted): Segments,
-    Start { starting, body, .. }: Start<RenameSnapshotRequest>,
+    StartRequest { start, body, .. }: StartRequest<RenameSnapshotRequest>,
 ) -> Result<Response, ApiError> {
     let RenameSnapshotRequest { name, description } = body;
     if name.is_none() && description.is_none() {
@@ -63,9 +63,9 @@ pub async fn rename_snapshot(
     }
     name.as_deref().map_or(Ok(()), check_name)?;
     description.as_deref().map_or(Ok(()), check_description)?;
-    let place = Place::take(&api)?;
-    let started = starting.begin(&api, |starting| {
-        let machine = starting.resolve(&api, &reference)?;
+    let permit = WaitPermit::acquire(&api)?;
+    let started = start.start_job(&api, |start| {
+        let machine = start.resolve(&api, &reference)?;
         let snapshot = api.services().machines.snapshot(&machine, &wanted)?;
         let path = machine.machine.snapshots.path(snapshot);
         let snapshot = snapshot.id.clone();
@@ -73,10 +73,10 @@ pub async fn rename_snapshot(
         Ok((machine, request))
     });
     let started = started.await?;
-    Ok(starting.show(&api, started, place, |version, job| show(&api, version, job)).await?)
+    Ok(start.answer_with(&api, started, permit, |version, job| show(&api, version, job)).await?)
 }
 
-fn show(api: &Api, version: &Version, job: &JobView) -> Result<Response, Failure> {
+fn show(api: &ApiState, version: &Version, job: &JobView) -> Result<Response, Failure> {
     let JobRequest::RenameSnapshot { snapshot, path, .. } = &job.job.request else {
         return Err(Failure::new(FailureKind::Internal, "a rename started a job of another kind"));
     };
@@ -88,12 +88,12 @@ fn show(api: &Api, version: &Version, job: &JobView) -> Result<Response, Failure
 }
 
 fn look(
-    api: &Api,
+    api: &ApiState,
     version: &Version,
     machine: &MachineId,
     snapshot: &SnapshotId,
 ) -> Option<Response> {
     let view = api.services().machines.get(machine)?;
     let snapshot = view.machine.snapshots.get(snapshot)?;
-    Some(respond::object(api, version, &Snapshot::one(&view, snapshot)))
+    Some(respond::object(api, version, &Snapshot::from_view(&view, snapshot)))
 }

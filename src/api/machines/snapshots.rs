@@ -5,10 +5,10 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::wire::{Snapshot, SnapshotList};
-use crate::api::documented::{MachinePath, Problems, READ_MACHINE, SnapshotPath};
 use crate::api::extract::{NoParameters, Query, Segment, Segments};
+use crate::api::openapi_parts::{MachinePath, Problems, READ_MACHINE, SnapshotPath};
 use crate::api::problem::ApiError;
-use crate::api::{Api, respond};
+use crate::api::{ApiState, respond};
 use crate::service::callers::Caller;
 
 /// List the snapshots of a machine
@@ -22,7 +22,7 @@ use crate::service::callers::Caller;
     ),
     extensions(("x-otter-problems" = json!(READ_MACHINE))))]
 pub async fn list_snapshots(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segment(reference): Segment,
     _: Query<NoParameters>,
@@ -46,7 +46,7 @@ pub async fn list_snapshots(
     ),
     extensions(("x-otter-problems" = json!(READ_MACHINE))))]
 pub async fn get_snapshot(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segments(reference, wanted): Segments,
     _: Query<NoParameters>,
@@ -54,5 +54,5 @@ pub async fn get_snapshot(
     let version = api.services().event_stream.version();
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
     let snapshot = api.services().machines.snapshot(&view, &wanted)?;
-    Ok(respond::object(&api, &version, &Snapshot::one(&view, snapshot)))
+    Ok(respond::object(&api, &version, &Snapshot::from_view(&view, snapshot)))
 }

@@ -7,11 +7,11 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::wire::Machine;
-use crate::api::documented::{MachinePath, Problems};
-use crate::api::extract::{Invalid, Parameter, Parsed, Query, Segment, failure_at};
+use crate::api::extract::{InvalidValue, Parameter, Parsed, Query, Segment, failure_at};
+use crate::api::long_poll::{WaitEnd, WaitMode, WaitQuery, wait};
+use crate::api::openapi_parts::{MachinePath, Problems};
 use crate::api::problem::ApiError;
-use crate::api::waiting::{Wait, WaitQuery, Waited, wait};
-use crate::api::{Api, respond};
+use crate::api::{ApiState, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::network::Network;
 use crate::domain::power::PowerState;
@@ -59,7 +59,7 @@ const CONDITIONS: [(&str, WaitCondition); 9] = [
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "machine-gone", "invalid-power-state",
         "inventory-loading", "wait-timeout", "shutting-down", "too-many-waits"]))))]
 pub async fn wait_for_machine(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segment(reference): Segment,
     Query(wanted, wait_for): Query<UntilQuery, WaitQuery>,
@@ -73,29 +73,29 @@ pub async fn wait_for_machine(
     let ended =
         wait(&api, time, api.services().machines.wait_until(&caller.scope, &id, &until)).await?;
     let answered = match ended {
-        Waited::Done(Ok(view)) => Ok(respond::object(&api, &version, &Machine::of(&view))),
-        Waited::Done(Err(failure)) => Err(failure),
-        Waited::TimeUp => {
+        WaitEnd::Done(Ok(view)) => Ok(respond::object(&api, &version, &Machine::from_view(&view))),
+        WaitEnd::Done(Err(failure)) => Err(failure),
+        WaitEnd::TimeUp => {
             let seconds = time.as_secs();
             let detail = format!("{name} did not come to {word} within {seconds} s; wait again.");
             Err(Failure::new(FailureKind::WaitTimeout, detail).with_machine(&id, &name))
         }
-        Waited::ShuttingDown => {
+        WaitEnd::ShuttingDown => {
             let detail = "otter is shutting down; wait again once it is back.";
             Err(Failure::new(FailureKind::ShuttingDown, detail).with_machine(&id, &name))
         }
     };
     let mut response = answered.unwrap_or_else(|failure| ApiError(failure).into_response());
-    Wait::Outcome(time).mark(&mut response);
+    WaitMode::Outcome(time).set_headers(&mut response);
     Ok(response)
 }
 
 impl Parameter for Condition {
-    fn from_text(text: &str) -> Result<Self, Invalid> {
+    fn from_text(text: &str) -> Result<Self, InvalidValue> {
         let known = CONDITIONS.into_iter().find(|(word, _)| *word == text);
         known
             .map(|(word, until)| Self(word, until))
-            .ok_or_else(|| Invalid::word(text, &CONDITIONS.map(|(word, _)| word)))
+            .ok_or_else(|| InvalidValue::not_one_of(text, &CONDITIONS.map(|(word, _)| word)))
     }
 }
 

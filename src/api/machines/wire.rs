@@ -226,7 +226,7 @@ pub struct SnapshotList {
 impl Machine {
     /// A machine as callers see it.
     #[must_use]
-    pub fn of(view: &MachineView) -> Self {
+    pub fn from_view(view: &MachineView) -> Self {
         let MachineView {
             machine,
             // Decides on the addresses that the view gives.
@@ -284,22 +284,22 @@ impl Machine {
             ip_address: view.ip_address().map(str::to_owned),
             ip_addresses: view.ip_addresses().to_vec(),
             tools_status: guest.tools_status.clone(),
-            network_cards: network_cards.iter().map(NetworkCard::of).collect(),
-            serial_ports: serial_ports.iter().map(SerialPort::of).collect(),
+            network_cards: network_cards.iter().map(NetworkCard::from_domain).collect(),
+            serial_ports: serial_ports.iter().map(SerialPort::from_domain).collect(),
             snapshot_count: u32::try_from(snapshots.items.len()).unwrap_or(u32::MAX),
             current_snapshot: snapshots.current.as_ref().map(ToString::to_string),
-            question: question.as_ref().map(Question::of),
+            question: question.as_ref().map(Question::from_domain),
             protected: *protected,
             pools: pools.clone(),
-            quarantine: quarantine.as_ref().map(Quarantine::of),
-            lease: lease.as_ref().map(MachineLease::of),
+            quarantine: quarantine.as_ref().map(Quarantine::from_domain),
+            lease: lease.as_ref().map(MachineLease::from_domain),
             active_job: active_job.map(|job| job.to_string()),
         }
     }
 }
 
 impl Quarantine {
-    fn of(quarantine: &lease::Quarantine) -> Self {
+    fn from_domain(quarantine: &lease::Quarantine) -> Self {
         let lease::Quarantine { reason, by, since, automatic, job } = quarantine;
         Self {
             reason: reason.clone(),
@@ -312,7 +312,7 @@ impl Quarantine {
 }
 
 impl MachineLease {
-    fn of(holder: &HoldingLease) -> Self {
+    fn from_domain(holder: &HoldingLease) -> Self {
         let HoldingLease { lease, holder, expires_at } = holder;
         Self { id: lease.to_string(), holder: Some(holder.clone()), expires_at: *expires_at }
     }
@@ -329,7 +329,7 @@ impl From<PowerState> for PowerStateName {
 }
 
 impl NetworkCard {
-    fn of(card: &machine::NetworkCard) -> Self {
+    fn from_domain(card: &machine::NetworkCard) -> Self {
         let machine::NetworkCard { key, label, kind, mac_address, connected, network } = card;
         Self {
             key: *key,
@@ -343,7 +343,7 @@ impl NetworkCard {
 }
 
 impl SerialPort {
-    fn of(port: &machine::SerialPort) -> Self {
+    fn from_domain(port: &machine::SerialPort) -> Self {
         let machine::SerialPort { key, label, backing, linux_device } = port;
         let mut wire = Self {
             key: *key,
@@ -384,7 +384,7 @@ impl SerialPort {
 }
 
 impl Question {
-    fn of(question: &machine::Question) -> Self {
+    fn from_domain(question: &machine::Question) -> Self {
         let machine::Question { id, text, choices } = question;
         let choice = |choice: &machine::Choice| {
             let machine::Choice { key, label, summary, default } = choice;
@@ -413,18 +413,18 @@ impl Snapshot {
             .items
             .iter()
             .zip(paths)
-            .map(|(snapshot, path)| Self::of(view, snapshot, path))
+            .map(|(snapshot, path)| Self::from_parts(view, snapshot, path))
             .collect()
     }
 
     /// One snapshot of a machine.
     #[must_use]
-    pub fn one(view: &MachineView, wanted: &snapshot::Snapshot) -> Self {
+    pub fn from_view(view: &MachineView, snapshot: &snapshot::Snapshot) -> Self {
         let snapshots = &view.machine.snapshots;
-        Self::of(view, wanted, snapshots.path(wanted))
+        Self::from_parts(view, snapshot, snapshots.path(snapshot))
     }
 
-    fn of(view: &MachineView, snapshot: &snapshot::Snapshot, path: String) -> Self {
+    fn from_parts(view: &MachineView, snapshot: &snapshot::Snapshot, path: String) -> Self {
         let snapshot::Snapshot {
             id,
             name,

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
 use utoipa::IntoParams;
 
-use super::Api;
+use super::ApiState;
 use super::extract::Parsed;
 use super::respond::set;
 use crate::domain::failure::{Failure, FailureKind};
@@ -20,7 +20,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 
 /// How a caller wants to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
+pub enum WaitMode {
     /// `?wait=`: the outcome, or a problem when the time is up.
     Outcome(Duration),
     /// `Prefer: wait=` (RFC 7240): the outcome if it comes in time, else what there is.
@@ -37,7 +37,7 @@ pub struct WaitQuery {
 }
 
 /// How a wait ended.
-pub enum Waited<T> {
+pub enum WaitEnd<T> {
     Done(T),
     TimeUp,
     ShuttingDown,
@@ -45,22 +45,26 @@ pub enum Waited<T> {
 
 impl WaitQuery {
     /// How long the call may block.
-    pub fn time(&self, api: &Api) -> Duration {
+    pub fn time(&self, api: &ApiState) -> Duration {
         let longest = api.settings().max_wait;
         self.wait.map_or(longest, |Parsed(wait)| wait.min(longest))
     }
 }
 
-impl Wait {
+impl WaitMode {
     /// Reads `?wait=` and `Prefer`; the parameter wins. Longer times than `http.max_wait` are cut
     /// to it.
-    pub fn read(api: &Api, wait: Option<Duration>, headers: &HeaderMap) -> Option<Self> {
+    pub fn from_request(
+        api: &ApiState,
+        wait: Option<Duration>,
+        headers: &HeaderMap,
+    ) -> Option<Self> {
         let longest = api.settings().max_wait;
         if let Some(wait) = wait {
             return Some(Self::Outcome(wait.min(longest)));
         }
         let mut lines = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
-        let preferred = lines.find_map(preferred_wait);
+        let preferred = lines.find_map(parse_preferred_wait);
         preferred.map(|wait| Self::Preferred(wait.min(longest)))
     }
 
@@ -74,7 +78,7 @@ impl Wait {
 
     /// Says in the answer, a problem too, how long the call was to block, and that the preference
     /// was honoured.
-    pub fn mark(self, response: &mut Response) {
+    pub fn set_headers(self, response: &mut Response) {
         let seconds = format!("{}s", self.time().as_secs());
         set(response, OTTER_WAIT, &seconds);
         if let Self::Preferred(time) = self {
@@ -85,15 +89,15 @@ impl Wait {
 
 /// One of the places that waiting calls share; dropping it gives it back.
 #[derive(Debug)]
-pub struct Place(OwnedSemaphorePermit);
+pub struct WaitPermit(OwnedSemaphorePermit);
 
-impl Place {
+impl WaitPermit {
     /// Takes a place. A call that starts something takes it first: a refusal then means that
     /// nothing was started, and may be repeated.
     ///
     /// # Errors
     /// `too-many-waits` where too many wait already.
-    pub fn take(api: &Api) -> Result<Self, Failure> {
+    pub fn acquire(api: &ApiState) -> Result<Self, Failure> {
         api.waits().try_acquire_owned().map(Self).map_err(|_| {
             let detail =
                 "Too many calls wait at once; try again in a moment, or ask without waiting.";
@@ -105,16 +109,16 @@ impl Place {
     /// future and the place.
     pub async fn wait<T>(
         self,
-        api: &Api,
+        api: &ApiState,
         time: Duration,
         work: impl Future<Output = T>,
-    ) -> Waited<T> {
+    ) -> WaitEnd<T> {
         let Self(_held) = self;
         tokio::select! {
             biased;
-            done = work => Waited::Done(done),
-            () = api.stop().cancelled() => Waited::ShuttingDown,
-            () = api.clock().sleep(time) => Waited::TimeUp,
+            done = work => WaitEnd::Done(done),
+            () = api.stop().cancelled() => WaitEnd::ShuttingDown,
+            () = api.clock().sleep(time) => WaitEnd::TimeUp,
         }
     }
 }
@@ -122,17 +126,17 @@ impl Place {
 /// Takes a place and waits in it.
 ///
 /// # Errors
-/// As [`Place::take`].
+/// As [`WaitPermit::acquire`].
 pub async fn wait<T>(
-    api: &Api,
+    api: &ApiState,
     time: Duration,
     work: impl Future<Output = T>,
-) -> Result<Waited<T>, Failure> {
-    Ok(Place::take(api)?.wait(api, time, work).await)
+) -> Result<WaitEnd<T>, Failure> {
+    Ok(WaitPermit::acquire(api)?.wait(api, time, work).await)
 }
 
 /// The `wait` among the preferences; what is not understood is ignored, as RFC 7240 asks.
-fn preferred_wait(preferences: &str) -> Option<Duration> {
+fn parse_preferred_wait(preferences: &str) -> Option<Duration> {
     preferences.split(',').find_map(|preference| {
         let (name, value) = preference.split(';').next()?.split_once('=')?;
         let named = name.trim().eq_ignore_ascii_case("wait");
@@ -147,15 +151,15 @@ mod tests {
 
     #[test]
     fn preferences_are_read_and_odd_ones_ignored() {
-        assert_eq!(preferred_wait("wait=30"), Some(Duration::from_secs(30)));
+        assert_eq!(parse_preferred_wait("wait=30"), Some(Duration::from_secs(30)));
         assert_eq!(
-            preferred_wait("respond-async, Wait=\"5\"; foo=bar"),
+            parse_preferred_wait("respond-async, Wait=\"5\"; foo=bar"),
             Some(Duration::from_secs(5))
         );
         for odd in
             ["", "wait", "wait=", "wait=-1", "wait=soon", "respond-async", "handling=lenient"]
         {
-            assert_eq!(preferred_wait(odd), None, "{odd}");
+            assert_eq!(parse_preferred_wait(odd), None, "{odd}");
         }
     }
 }

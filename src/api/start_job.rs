@@ -15,16 +15,17 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, PartialSchema};
 
-use super::Api;
+use super::ApiState;
 use super::extract::{
-    Body, Invalid, NoParameters, Parameter, Parameters, Parsed, Query, Values, failure_at, header,
+    InvalidValue, JsonBody, NoParameters, Parameter, Parameters, Parsed, Query, QueryValues,
+    failure_at, header,
 };
-use super::jobs::visible;
+use super::jobs::require_visible;
 use super::jobs::wire::Job;
+use super::lease_authorization;
+use super::long_poll::{WaitEnd, WaitMode, WaitPermit};
 use super::problem::ApiError;
-use super::right;
-use super::roles::caller_of;
-use super::waiting::{Place, Wait, Waited};
+use super::roles::read_caller;
 use super::{links, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
@@ -60,9 +61,9 @@ pub struct StartQuery {
 struct Deadline(Duration);
 
 /// What every starting call may say beside its own body.
-pub struct Starting {
+pub struct JobStart {
     version: Version,
-    wait: Option<Wait>,
+    wait: Option<WaitMode>,
     deadline: Option<Duration>,
     reference: Option<String>,
     key: Option<IdempotencyKey>,
@@ -71,13 +72,13 @@ pub struct Starting {
 
 /// What became of a request to start a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Started {
+pub enum StartedJob {
     New(JobId),
     /// The key was used before, for the same request: this is the job that it started.
     Replayed(JobId),
 }
 
-impl Started {
+impl StartedJob {
     /// The job, and whether an earlier call started it.
     const fn parts(self) -> (JobId, bool) {
         match self {
@@ -88,7 +89,7 @@ impl Started {
 }
 
 /// What a call comes to, before anything is started.
-enum Prepared {
+enum PreparedStart {
     /// It repeats the call that started this job.
     Replay(JobId),
     New(Box<NewJob>),
@@ -96,53 +97,60 @@ enum Prepared {
 
 /// A starting call with its body: what a handler of one takes. `Q` are the parameters that it has
 /// of its own.
-pub struct Start<T, Q = NoParameters> {
-    pub starting: Starting,
+pub struct StartRequest<T, Q = NoParameters> {
+    pub start: JobStart,
     pub body: T,
     pub query: Q,
 }
 
-impl<T, Q> FromRequest<Api> for Start<T, Q>
+impl<T, Q> FromRequest<ApiState> for StartRequest<T, Q>
 where
     T: DeserializeOwned + PartialSchema + Default,
     Q: Parameters,
 {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, api: &ApiState) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        let Query(query, start) = Values::of(&parts.uri)?.read::<Q, StartQuery>()?;
+        let Query(query, start_query) =
+            QueryValues::from_uri(&parts.uri)?.read::<Q, StartQuery>()?;
         let request = Request::from_parts(parts.clone(), body);
-        let Body { value, bytes } = Body::from_request(request, api).await?;
-        let starting = Starting::read(api, &parts, start, &bytes)?;
-        Ok(Self { starting, body: value, query })
+        let JsonBody { value, bytes } = JsonBody::from_request(request, api).await?;
+        let start = JobStart::read(api, &parts, start_query, &bytes)?;
+        Ok(Self { start, body: value, query })
     }
 }
 
 impl Parameter for Deadline {
-    fn from_text(text: &str) -> Result<Self, Invalid> {
+    fn from_text(text: &str) -> Result<Self, InvalidValue> {
         const RANGE: RangeInclusive<Duration> =
             Duration::from_secs(1)..=Duration::from_hours(7 * 24);
         let deadline = Duration::from_text(text)?;
         if RANGE.contains(&deadline) {
             Ok(Self(deadline))
         } else {
-            Err(Invalid::new("out-of-range", text, "from 1s to 7d is wanted"))
+            Err(InvalidValue::new("out-of-range", text, "from 1s to 7d is wanted"))
         }
     }
 }
 
-impl Starting {
+impl JobStart {
     /// # Parameters
     /// - `body`: as it was sent; the fingerprint of the key covers it.
-    fn read(api: &Api, parts: &Parts, query: StartQuery, body: &Bytes) -> Result<Self, Failure> {
-        let caller = caller_of(&parts.extensions)?;
-        let reference = reference_of(&parts.headers)?;
-        let key = key_of(api, &caller, &parts.method, &parts.uri, &parts.headers, body)?;
+    fn read(
+        api: &ApiState,
+        parts: &Parts,
+        query: StartQuery,
+        body: &Bytes,
+    ) -> Result<Self, Failure> {
+        let caller = read_caller(&parts.extensions)?;
+        let reference = read_reference(&parts.headers)?;
+        let key =
+            read_idempotency_key(api, &caller, &parts.method, &parts.uri, &parts.headers, body)?;
         Ok(Self {
             version: api.services().event_stream.version(),
-            right: right::read(api, &caller, &parts.headers)?,
-            wait: Wait::read(api, query.wait.map(Parsed::value), &parts.headers),
+            right: lease_authorization::read_authorization(api, &caller, &parts.headers)?,
+            wait: WaitMode::from_request(api, query.wait.map(Parsed::value), &parts.headers),
             deadline: query.deadline.map(|Parsed(Deadline(deadline))| deadline),
             reference,
             key,
@@ -159,7 +167,7 @@ impl Starting {
     ///
     /// # Errors
     /// As [`Machines::resolve`](crate::service::machines::Machines::resolve).
-    pub fn resolve(&self, api: &Api, reference: &str) -> Result<MachineView, Failure> {
+    pub fn resolve(&self, api: &ApiState, reference: &str) -> Result<MachineView, Failure> {
         api.services().machines.resolve(&self.right.caller.scope, reference)
     }
 
@@ -169,29 +177,29 @@ impl Starting {
     /// # Errors
     /// Those of `plan` and of [`Jobs::start`](crate::service::jobs::Jobs::start);
     /// `idempotency-mismatch`; `too-many-waits`, with nothing started.
-    pub async fn start(
+    pub async fn run(
         self,
-        api: &Api,
+        api: &ApiState,
         plan: impl FnOnce(&Self) -> Result<(MachineView, JobRequest), Failure>,
     ) -> Result<Response, Failure> {
         let prepared = self.prepare(api, plan).await?;
-        let place = self.place(api)?;
-        let started = self.begin_prepared(api, prepared).await?;
-        self.answer(api, started, place).await
+        let permit = self.acquire_permit(api)?;
+        let started = self.start_prepared(api, prepared).await?;
+        self.answer(api, started, permit).await
     }
 
     /// Starts the job that `plan` asks for, if this call does not repeat an earlier one. A call
-    /// that is to wait for it takes its [`Place`] before.
+    /// that is to wait for it takes its [`WaitPermit`] before.
     ///
     /// # Errors
-    /// As [`Starting::start`].
-    pub async fn begin(
+    /// As [`JobStart::start`].
+    pub async fn start_job(
         &self,
-        api: &Api,
+        api: &ApiState,
         plan: impl FnOnce(&Self) -> Result<(MachineView, JobRequest), Failure>,
-    ) -> Result<Started, Failure> {
+    ) -> Result<StartedJob, Failure> {
         let prepared = self.prepare(api, plan).await?;
-        self.begin_prepared(api, prepared).await
+        self.start_prepared(api, prepared).await
     }
 
     /// Looks up whether the call repeats an earlier one, and if not, what it starts.
@@ -200,25 +208,25 @@ impl Starting {
     /// repeats its call is checked like a new one, and starts nothing.
     async fn prepare(
         &self,
-        api: &Api,
+        api: &ApiState,
         plan: impl FnOnce(&Self) -> Result<(MachineView, JobRequest), Failure>,
-    ) -> Result<Prepared, Failure> {
-        let (mut claim, mut used_unseen) = (None, None);
+    ) -> Result<PreparedStart, Failure> {
+        let (mut claim, mut used_for_invisible) = (None, None);
         if let Some(key) = &self.key {
             match api.services().jobs.claim(key.clone()).await? {
                 Claimed::New(new) => claim = Some(new),
-                Claimed::Used(job) if self.sees(api, job).await? => {
-                    return Ok(Prepared::Replay(job));
+                Claimed::Used(job) if self.can_see(api, job).await? => {
+                    return Ok(PreparedStart::Replay(job));
                 }
-                Claimed::Used(_) => used_unseen = Some(key),
+                Claimed::Used(_) => used_for_invisible = Some(key),
             }
         }
         let (machine, request) = plan(self)?;
         api.services().machines.may_change(&machine)?;
-        if let Some(key) = used_unseen {
+        if let Some(key) = used_for_invisible {
             return Err(mismatch(&key.key));
         }
-        Ok(Prepared::New(Box::new(NewJob {
+        Ok(PreparedStart::New(Box::new(NewJob {
             machine: machine.machine,
             request,
             right: self.right.clone(),
@@ -228,10 +236,14 @@ impl Starting {
         })))
     }
 
-    async fn begin_prepared(&self, api: &Api, prepared: Prepared) -> Result<Started, Failure> {
+    async fn start_prepared(
+        &self,
+        api: &ApiState,
+        prepared: PreparedStart,
+    ) -> Result<StartedJob, Failure> {
         let new = match prepared {
-            Prepared::Replay(job) => return Ok(Started::Replayed(job)),
-            Prepared::New(new) => *new,
+            PreparedStart::Replay(job) => return Ok(StartedJob::Replayed(job)),
+            PreparedStart::New(new) => *new,
         };
         let machine = Arc::clone(&new.machine);
         let job = api.services().jobs.start(new).await?;
@@ -239,7 +251,7 @@ impl Starting {
         if let (Pass::Nothing, Some(reason)) = (&self.right.pass, &self.right.override_reason) {
             api.services().leases.record_override(&machine, &self.right.caller.name, reason).await;
         }
-        Ok(Started::New(job))
+        Ok(StartedJob::New(job))
     }
 
     /// Waits for the job and answers with what it brought about, by `show`. A call that does not
@@ -247,21 +259,21 @@ impl Starting {
     ///
     /// # Errors
     /// Those of `show`; the job's own are an answer.
-    pub async fn show(
+    pub async fn answer_with(
         &self,
-        api: &Api,
-        started: Started,
-        place: Place,
-        show: impl FnOnce(&Version, &JobView) -> Result<Response, Failure>,
+        api: &ApiState,
+        started: StartedJob,
+        permit: WaitPermit,
+        respond: impl FnOnce(&Version, &JobView) -> Result<Response, Failure>,
     ) -> Result<Response, Failure> {
         let (id, replayed) = started.parts();
-        let how = Wait::Outcome(self.wait.map_or(api.settings().max_wait, Wait::time));
-        let shown = match self.end_of(api, id, how.time(), place).await? {
-            (ended, None) => succeeded(&ended).and_then(|()| show(&self.version, &ended)),
+        let mode = WaitMode::Outcome(self.wait.map_or(api.settings().max_wait, WaitMode::time));
+        let result = match self.wait_for_end(api, id, mode.time(), permit).await? {
+            (ended, None) => succeeded(&ended).and_then(|()| respond(&self.version, &ended)),
             (view, Some(kind)) => Err(self.unfinished(id, &view, kind)),
         };
-        let mut response = shown.unwrap_or_else(|failure| ApiError(failure).into_response());
-        how.mark(&mut response);
+        let mut response = result.unwrap_or_else(|failure| ApiError(failure).into_response());
+        mode.set_headers(&mut response);
         if replayed {
             respond::set(&mut response, IDEMPOTENT_REPLAYED, "true");
         }
@@ -269,26 +281,26 @@ impl Starting {
     }
 
     /// The place in which the call waits, if it does.
-    fn place(&self, api: &Api) -> Result<Option<(Wait, Place)>, Failure> {
-        self.wait.map(|how| Place::take(api).map(|place| (how, place))).transpose()
+    fn acquire_permit(&self, api: &ApiState) -> Result<Option<(WaitMode, WaitPermit)>, Failure> {
+        self.wait.map(|mode| WaitPermit::acquire(api).map(|permit| (mode, permit))).transpose()
     }
 
     async fn answer(
         &self,
-        api: &Api,
-        started: Started,
-        place: Option<(Wait, Place)>,
+        api: &ApiState,
+        started: StartedJob,
+        permit: Option<(WaitMode, WaitPermit)>,
     ) -> Result<Response, Failure> {
         let (id, replayed) = started.parts();
-        let mut response = match place {
+        let mut response = match permit {
             None => self.accepted(api, id, &self.current(api, id).await?),
-            Some((how, place)) => {
+            Some((mode, permit)) => {
                 // A problem is an answer like any other: it says how long was waited, and whether
                 // it is a replay.
-                let awaited = self.awaited(api, id, how, place).await;
+                let result = self.wait_and_answer(api, id, mode, permit).await;
                 let mut response =
-                    awaited.unwrap_or_else(|failure| ApiError(failure).into_response());
-                how.mark(&mut response);
+                    result.unwrap_or_else(|failure| ApiError(failure).into_response());
+                mode.set_headers(&mut response);
                 response
             }
         };
@@ -298,38 +310,39 @@ impl Starting {
         Ok(response)
     }
 
-    async fn awaited(
+    async fn wait_and_answer(
         &self,
-        api: &Api,
+        api: &ApiState,
         id: JobId,
-        how: Wait,
-        place: Place,
+        mode: WaitMode,
+        permit: WaitPermit,
     ) -> Result<Response, Failure> {
-        match (self.end_of(api, id, how.time(), place).await?, how) {
+        match (self.wait_for_end(api, id, mode.time(), permit).await?, mode) {
             ((ended, None), _) => outcome(api, &self.version, &ended),
-            ((view, Some(_)), Wait::Preferred(_)) => Ok(self.accepted(api, id, &view)),
-            ((view, Some(kind)), Wait::Outcome(_)) => Err(self.unfinished(id, &view, kind)),
+            ((view, Some(_)), WaitMode::Preferred(_)) => Ok(self.accepted(api, id, &view)),
+            ((view, Some(kind)), WaitMode::Outcome(_)) => Err(self.unfinished(id, &view, kind)),
         }
     }
 
     /// The job at its end; or as it is, and why the wait for its end is over.
-    async fn end_of(
+    async fn wait_for_end(
         &self,
-        api: &Api,
+        api: &ApiState,
         id: JobId,
         time: Duration,
-        place: Place,
+        permit: WaitPermit,
     ) -> Result<(JobView, Option<FailureKind>), Failure> {
-        let kind = match place.wait(api, time, api.services().jobs.ended(id)).await {
-            Waited::Done(ended) => {
-                let ended = self.shown(api, ended?.ok_or_else(|| vanished(id))?)?;
+        let kind = match permit.wait(api, time, api.services().jobs.ended(id)).await {
+            WaitEnd::Done(ended) => {
+                let ended =
+                    self.require_visible_job(api, ended?.ok_or_else(|| missing_job(id))?)?;
                 if ended.job.state.is_end() {
                     return Ok((ended, None));
                 }
                 FailureKind::ShuttingDown
             }
-            Waited::TimeUp => FailureKind::WaitTimeout,
-            Waited::ShuttingDown => FailureKind::ShuttingDown,
+            WaitEnd::TimeUp => FailureKind::WaitTimeout,
+            WaitEnd::ShuttingDown => FailureKind::ShuttingDown,
         };
         let view = self.current(api, id).await?;
         // It may have ended in the moment between.
@@ -341,17 +354,20 @@ impl Starting {
     ///
     /// # Errors
     /// The store's; `not-found` if its machine has left the caller's scope.
-    async fn current(&self, api: &Api, id: JobId) -> Result<JobView, Failure> {
-        self.shown(api, api.services().jobs.get(id).await?.ok_or_else(|| vanished(id))?)
+    async fn current(&self, api: &ApiState, id: JobId) -> Result<JobView, Failure> {
+        self.require_visible_job(
+            api,
+            api.services().jobs.get(id).await?.ok_or_else(|| missing_job(id))?,
+        )
     }
 
-    fn shown(&self, api: &Api, view: JobView) -> Result<JobView, Failure> {
+    fn require_visible_job(&self, api: &ApiState, view: JobView) -> Result<JobView, Failure> {
         let id = view.job.id.to_string();
-        visible(api, self.caller(), Some(view), &id)
+        require_visible(api, self.caller(), Some(view), &id)
     }
 
     /// Whether the job exists for the caller.
-    async fn sees(&self, api: &Api, id: JobId) -> Result<bool, Failure> {
+    async fn can_see(&self, api: &ApiState, id: JobId) -> Result<bool, Failure> {
         if !self.caller().scope.is_restricted() {
             return Ok(true);
         }
@@ -360,8 +376,8 @@ impl Starting {
         Ok(view.is_some_and(|view| visibility.shows_job(self.caller(), &view.job)))
     }
 
-    fn accepted(&self, api: &Api, id: JobId, view: &JobView) -> Response {
-        let mut response = respond::object(api, &self.version, &Job::of(view));
+    fn accepted(&self, api: &ApiState, id: JobId, view: &JobView) -> Response {
+        let mut response = respond::object(api, &self.version, &Job::from_view(view));
         *response.status_mut() = StatusCode::ACCEPTED;
         respond::set(&mut response, LOCATION, &links::job(id));
         respond::set(&mut response, RETRY_AFTER, "1");
@@ -371,7 +387,7 @@ impl Starting {
     /// Without a key a client that repeats its POST would start a second job, so it is told not to.
     fn unfinished(&self, id: JobId, view: &JobView, with_key: FailureKind) -> Failure {
         let kind = if self.key.is_some() { with_key } else { FailureKind::JobStillRunning };
-        not_ended(kind, id, view)
+        unfinished_job(kind, id, view)
     }
 }
 
@@ -379,9 +395,9 @@ impl Starting {
 ///
 /// # Errors
 /// The job's own.
-pub fn outcome(api: &Api, version: &Version, view: &JobView) -> Result<Response, Failure> {
+pub fn outcome(api: &ApiState, version: &Version, view: &JobView) -> Result<Response, Failure> {
     succeeded(view)?;
-    let mut response = respond::object(api, version, &Job::of(view));
+    let mut response = respond::object(api, version, &Job::from_view(view));
     respond::set(&mut response, LOCATION, &links::job(view.job.id));
     Ok(response)
 }
@@ -399,7 +415,7 @@ fn succeeded(view: &JobView) -> Result<(), Failure> {
 
 /// The failure of a wait that ended before its job.
 #[must_use]
-pub fn not_ended(kind: FailureKind, id: JobId, view: &JobView) -> Failure {
+pub fn unfinished_job(kind: FailureKind, id: JobId, view: &JobView) -> Failure {
     let job = &view.job;
     let detail = match kind {
         FailureKind::ShuttingDown => format!(
@@ -420,26 +436,26 @@ pub fn not_ended(kind: FailureKind, id: JobId, view: &JobView) -> Failure {
 }
 
 /// A job that was accepted and is nowhere: never the caller's fault.
-fn vanished(id: JobId) -> Failure {
+fn missing_job(id: JobId) -> Failure {
     tracing::error!(job = %id, "an accepted job is not in the store");
     Failure::new(FailureKind::Internal, "an accepted job is not in the store")
 }
 
 /// What a call sent as `Otter-Reference`.
-pub fn reference_of(headers: &HeaderMap) -> Result<Option<String>, Failure> {
-    bounded(headers, "otter-reference", 0, MAX_REFERENCE)
+pub fn read_reference(headers: &HeaderMap) -> Result<Option<String>, Failure> {
+    read_bounded_header(headers, "otter-reference", 0, MAX_REFERENCE)
 }
 
 /// The `Idempotency-Key` of a call: its scope is the caller, the method and the path as written.
-pub fn key_of(
-    api: &Api,
+pub fn read_idempotency_key(
+    api: &ApiState,
     caller: &Caller,
     method: &Method,
     uri: &Uri,
     headers: &HeaderMap,
     body: &Bytes,
 ) -> Result<Option<IdempotencyKey>, Failure> {
-    let key = bounded(headers, "idempotency-key", 1, MAX_KEY)?;
+    let key = read_bounded_header(headers, "idempotency-key", 1, MAX_KEY)?;
     Ok(key.map(|key| IdempotencyKey {
         caller: caller.name.to_string(),
         method: method.to_string(),
@@ -450,19 +466,20 @@ pub fn key_of(
     }))
 }
 
-fn bounded(
+fn read_bounded_header(
     headers: &HeaderMap,
     name: &'static str,
-    least: usize,
-    most: usize,
+    minimum: usize,
+    maximum: usize,
 ) -> Result<Option<String>, Failure> {
     let Some(text) = header(headers, name)? else { return Ok(None) };
     let length = text.chars().count();
-    if (least..=most).contains(&length) {
+    if (minimum..=maximum).contains(&length) {
         return Ok(Some(text.to_owned()));
     }
-    let detail =
-        format!("The header {name} has {length} characters; from {least} to {most} are wanted.");
+    let detail = format!(
+        "The header {name} has {length} characters; from {minimum} to {maximum} are wanted."
+    );
     Err(failure_at(FailureKind::InvalidRequest, name, "out-of-range", detail))
 }
 
@@ -487,15 +504,18 @@ mod tests {
 
     #[test]
     fn how_long_a_caller_waits_does_not_make_it_another_request() {
-        let of = |uri: &'static str, body: &'static str| {
+        let fingerprint_of = |uri: &'static str, body: &'static str| {
             fingerprint(&Uri::from_static(uri), &Bytes::from_static(body.as_bytes()))
         };
-        let plain = of("/x", "{}");
+        let plain = fingerprint_of("/x", "{}");
         for same in ["/x?", "/x?wait=5s", "/x?wait", "/x?&wait=1m&"] {
-            assert_eq!(of(same, "{}"), plain, "{same}");
+            assert_eq!(fingerprint_of(same, "{}"), plain, "{same}");
         }
-        assert_eq!(of("/x?deadline=5m&wait=1", "{}"), of("/x?deadline=5m", "{}"));
-        assert_ne!(of("/x?deadline=5m", "{}"), plain);
-        assert_ne!(of("/x", "{} "), plain);
+        assert_eq!(
+            fingerprint_of("/x?deadline=5m&wait=1", "{}"),
+            fingerprint_of("/x?deadline=5m", "{}")
+        );
+        assert_ne!(fingerprint_of("/x?deadline=5m", "{}"), plain);
+        assert_ne!(fingerprint_of("/x", "{} "), plain);
     }
 }

@@ -68,7 +68,7 @@ pub enum Problems {
 }
 
 /// The codes that the layers around every operation answer with.
-pub const EVERYWHERE: &[&str] = &[
+pub const ALL_OPERATIONS: &[&str] = &[
     "invalid-request",
     "forbidden",
     "unsupported-media-type",
@@ -117,7 +117,7 @@ pub const START: &[&str] = &[
 ];
 
 /// What those add that mind a question of the machine: all but its answer, and a kill.
-pub const MINDS_QUESTION: &[&str] = &["question-pending"];
+pub const BLOCKED_BY_QUESTION: &[&str] = &["question-pending"];
 
 /// The codes of every read of one machine.
 pub const READ_MACHINE: &[&str] =

@@ -5,7 +5,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http::{HeaderMap, HeaderName};
 
-use super::Api;
+use super::ApiState;
 use super::extract::{failure_at, header};
 use super::respond::set;
 use crate::domain::access::Role;
@@ -25,9 +25,13 @@ const MAX_REASON: usize = 512;
 /// # Errors
 /// `invalid-request` for a malformed or doubled header, `machine-leased` for a wrong secret,
 /// `forbidden` for an override by who may not.
-pub fn read(api: &Api, caller: &Caller, headers: &HeaderMap) -> Result<Right, Failure> {
-    let pass = lease(api, headers)?.map_or(Pass::Nothing, Pass::Lease);
-    let override_reason = override_reason(caller, headers)?;
+pub fn read_authorization(
+    api: &ApiState,
+    caller: &Caller,
+    headers: &HeaderMap,
+) -> Result<Right, Failure> {
+    let pass = read_lease(api, headers)?.map_or(Pass::Nothing, Pass::Lease);
+    let override_reason = read_override_reason(caller, headers)?;
     Ok(Right { caller: caller.clone(), pass, override_reason })
 }
 
@@ -35,7 +39,10 @@ pub fn read(api: &Api, caller: &Caller, headers: &HeaderMap) -> Result<Right, Fa
 ///
 /// # Errors
 /// As [`read`].
-pub fn override_reason(caller: &Caller, headers: &HeaderMap) -> Result<Option<String>, Failure> {
+pub fn read_override_reason(
+    caller: &Caller,
+    headers: &HeaderMap,
+) -> Result<Option<String>, Failure> {
     let Some(reason) = header(headers, "otter-override")? else { return Ok(None) };
     if caller.role < Role::Operator {
         let role = caller.role.with_article();
@@ -60,7 +67,7 @@ pub fn override_reason(caller: &Caller, headers: &HeaderMap) -> Result<Option<St
 ///
 /// # Errors
 /// As [`read`].
-pub fn lease(api: &Api, headers: &HeaderMap) -> Result<Option<LeaseId>, Failure> {
+pub fn read_lease(api: &ApiState, headers: &HeaderMap) -> Result<Option<LeaseId>, Failure> {
     let Some(given) = header(headers, "otter-lease")? else { return Ok(None) };
     let malformed = || {
         let detail =
@@ -80,11 +87,15 @@ pub fn lease(api: &Api, headers: &HeaderMap) -> Result<Option<LeaseId>, Failure>
 }
 
 /// Says in every answer to a call that showed a lease when that ends.
-pub async fn tell_expiry(State(api): State<Api>, request: Request, next: Next) -> Response {
+pub async fn add_lease_expiry(
+    State(api): State<ApiState>,
+    request: Request,
+    next: Next,
+) -> Response {
     // What is malformed is refused by whoever needs it.
-    let shown = lease(&api, request.headers()).ok().flatten();
+    let lease = read_lease(&api, request.headers()).ok().flatten();
     let mut response = next.run(request).await;
-    if let Some(id) = shown
+    if let Some(id) = lease
         && let Some(at) = api.services().leases.expires_at(id)
     {
         set(&mut response, OTTER_LEASE_EXPIRES, &at.to_string());

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 
 /// A connection whose bare refusals are replaced on their way out.
-pub struct Refusals<C> {
+pub struct HyperErrorReplacer<C> {
     connection: C,
     clock: Clock,
     is_upgraded: Arc<AtomicBool>,
@@ -26,13 +26,13 @@ pub struct Refusals<C> {
     written: usize,
 }
 
-impl<C> Refusals<C> {
+impl<C> HyperErrorReplacer<C> {
     pub fn new(connection: C, clock: Clock, is_upgraded: Arc<AtomicBool>) -> Self {
         Self { connection, clock, is_upgraded, pending: Vec::new(), written: 0 }
     }
 }
 
-impl<C: AsyncWrite + Unpin> Refusals<C> {
+impl<C: AsyncWrite + Unpin> HyperErrorReplacer<C> {
     fn poll_pending(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.pending.len() {
             let rest = &self.pending[self.written..];
@@ -48,7 +48,7 @@ impl<C: AsyncWrite + Unpin> Refusals<C> {
     }
 }
 
-impl<C: AsyncRead + Unpin> AsyncRead for Refusals<C> {
+impl<C: AsyncRead + Unpin> AsyncRead for HyperErrorReplacer<C> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -58,7 +58,7 @@ impl<C: AsyncRead + Unpin> AsyncRead for Refusals<C> {
     }
 }
 
-impl<C: AsyncWrite + Unpin> AsyncWrite for Refusals<C> {
+impl<C: AsyncWrite + Unpin> AsyncWrite for HyperErrorReplacer<C> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -66,10 +66,10 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Refusals<C> {
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_pending(context))?;
         let is_upgraded = self.is_upgraded.load(Ordering::Relaxed);
-        let replaced = if is_upgraded { None } else { replacement(bytes, &self.clock) };
+        let replaced = if is_upgraded { None } else { problem_response(bytes, &self.clock) };
         match replaced {
-            Some(ours) => {
-                self.pending = ours;
+            Some(response) => {
+                self.pending = response;
                 // Taken whole; what does not go out at once goes with the next write or flush.
                 match self.poll_pending(context) {
                     Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -93,7 +93,7 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Refusals<C> {
 
 /// Our answer in place of a bare refusal. Answers of otter's own always carry a request id, so
 /// nothing else is taken for one.
-fn replacement(bytes: &[u8], clock: &Clock) -> Option<Vec<u8>> {
+fn problem_response(bytes: &[u8], clock: &Clock) -> Option<Vec<u8>> {
     let (kind, detail) = match bytes.get(..13)? {
         b"HTTP/1.1 414 " => (
             FailureKind::UriTooLong,
@@ -116,8 +116,11 @@ fn replacement(bytes: &[u8], clock: &Clock) -> Option<Vec<u8>> {
         return None;
     }
     let id = clock.uuid().to_string();
-    let body = serde_json::to_string(&problem::Problem::of(&Failure::new(kind, detail), Some(&id)))
-        .ok()?;
+    let body = serde_json::to_string(&problem::Problem::from_failure(
+        &Failure::new(kind, detail),
+        Some(&id),
+    ))
+    .ok()?;
     let status = problem::status(kind);
     Some(
         format!(
