@@ -1,4 +1,4 @@
-//! `GET /v1/about`, `/healthz` and `/readyz`: what this otter is and how it is.
+//! `GET /v1/about`, `/healthz` and `/readyz`: the identity and the health of this otter.
 
 use axum::Extension;
 use axum::extract::State;
@@ -19,7 +19,7 @@ use crate::hypervisor::{HostProduct, SessionState, SessionStatus};
 use crate::service::callers::Caller;
 use crate::service::patterns::UnmatchedPattern;
 
-/// What this build can do.
+/// The features of this build.
 const FEATURES: &[&str] = &[
     "machines",
     "snapshots",
@@ -46,71 +46,72 @@ pub fn routes() -> Routes {
         .open(routes!(readyz))
 }
 
-/// What this otter is, and how it stands with its host.
+/// This otter, its host, and the connection to the host.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct About {
-    /// otter's own version.
+    /// The version of otter.
     #[schema(example = "0.1.0")]
     pub version: String,
-    /// What this build can do.
+    /// The features of this build.
     pub features: Vec<String>,
-    /// What the host says that it is; null before it was first reached.
+    /// The product of the host. Null until otter has first reached the host.
     #[schema(required)]
     pub host: Option<AboutHost>,
     pub session: AboutSession,
     pub inventory: AboutInventory,
-    /// The id of the machine that otter itself runs in, where that is on this host. It is
-    /// protected.
+    /// The id of the machine in which otter itself runs, if it is on this host. otter protects it.
     #[schema(required)]
     pub self_machine: Option<String>,
-    /// How callers are told apart: `none` where otter serves this machine alone and everybody is an
-    /// admin.
+    /// How callers authenticate: `token`, or `none` if no token exists. With `none`, otter serves
+    /// only its own machine, and every caller is an admin.
     #[schema(extensions(("x-extensible-enum" = json!(["none", "token"]))))]
     pub authentication: String,
-    /// Who makes this call.
+    /// The caller of this request.
     pub caller: AboutCaller,
-    /// Whether the host's certificate is checked.
+    /// Whether otter verifies the host's certificate.
     pub tls_verified: bool,
-    /// What a person should know.
+    /// Warnings about the configuration and the state of otter.
     pub warnings: Vec<String>,
 }
 
-/// The caller, as jobs, leases and the audit name it.
+/// The caller, with the name that jobs, leases and the audit use.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AboutCaller {
-    /// The token's name; `anonymous` if otter has no tokens.
+    /// The name of the token; `anonymous` if no token exists.
     #[schema(example = "ci")]
     pub name: String,
-    /// What the token may do.
+    /// The role of the token.
     #[schema(extensions(("x-extensible-enum" = json!(["viewer", "runner", "operator", "admin"]))))]
     pub role: String,
 }
 
-/// What the host says that it is.
+/// The product of the host, as the host reports it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AboutHost {
-    /// Its full name, build included.
+    /// The full name with the build.
     #[schema(example = "VMware ESXi 7.0.3 build-19193900")]
     pub product: String,
     #[schema(example = "7.0.3")]
     pub version: String,
     pub build: String,
-    /// `HostAgent` for a lone ESX, `VirtualCenter` for a vCenter.
+    /// `HostAgent` for an ESX host, `VirtualCenter` for a vCenter.
     pub api_type: String,
     #[schema(example = "7.0.3.0")]
     pub api_version: String,
 }
 
-/// The one session with the host.
+/// The session with the host.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AboutSession {
-    #[schema(extensions(("x-extensible-enum" = json!(["connecting", "connected", "away", "login_refused"]))))]
+    #[schema(extensions(("x-extensible-enum" = json!([
+        "connecting", "connected", "away", "login_refused"
+    ]))))]
     pub state: String,
-    /// Since when.
+    /// When the session entered this state.
     pub since: Timestamp,
-    /// How often otter has logged in since it started.
+    /// The number of logins since otter started.
     pub logins: u64,
-    /// Why there is none.
+    /// The reason why there is no session. Null if there is one.
     #[schema(required)]
     pub reason: Option<String>,
 }
@@ -119,38 +120,38 @@ pub struct AboutSession {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AboutInventory {
     pub loaded: bool,
-    /// The point in the stream of changes.
+    /// The current version, for `since` of `/v1/events`.
     pub version: String,
-    /// Seconds since the host last told of a change.
+    /// The number of seconds since the host last reported a change.
     #[schema(required)]
     pub age_seconds: Option<u64>,
     pub machine_count: u32,
     pub datastore_count: u32,
 }
 
-/// Whether it is well.
+/// The health of otter.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Health {
-    /// Always `ok`; what is not well is a problem.
+    /// Always `ok`. If otter is not healthy, the response is a problem.
     #[schema(example = "ok")]
     pub status: String,
 }
 
-/// How ready is ready.
+/// The readiness level to check.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ReadyQuery {
-    /// Also ask for a live session with the host.
+    /// Whether otter must also have a session with the host.
     #[param(value_type = Option<bool>)]
     host: Option<Parsed<bool>>,
 }
 
 /// About this otter
 ///
-/// Its version, what it can do, how it stands with the host, and who calls.
+/// The version and features of otter, its connection to the host, and the caller of this request.
 #[utoipa::path(get, path = "/v1/about", operation_id = "get_about", tag = "about",
     responses(
-        (status = 200, description = "What this otter is", body = About),
+        (status = 200, description = "This otter and its host", body = About),
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter"]))))]
@@ -167,17 +168,21 @@ pub async fn about(
     let age = contents.updated_at.map(|at| api.clock().now().duration_since(at));
     let mut warnings = Vec::new();
     if !api.settings().tls_verified {
-        warnings.push("The host's certificate is not checked: anybody on the way can read the password. Set esx.verify.".to_owned());
+        warnings.push(
+            "otter does not verify the host's certificate: an attacker on the network \
+                       can read the password. Set esx.verify."
+                .to_owned(),
+        );
     }
     if api.settings().is_unencrypted {
         warnings.push(
-            "Tokens and answers travel in the clear: set http.tls_certificate and http.tls_key."
+            "Tokens and responses are not encrypted: set http.tls_certificate and http.tls_key."
                 .to_owned(),
         );
     }
     warnings.extend(services.storage.refusal().map(|failure| failure.detail));
     if !caller.scope.is_restricted() {
-        // The patterns can name machines that do not exist for a restricted caller.
+        // The patterns can name machines that a restricted caller may not see.
         warnings.extend(services.patterns.unmatched().iter().map(UnmatchedPattern::warning));
     }
     let about = About {
@@ -206,10 +211,10 @@ pub async fn about(
 
 /// Whether otter is alive
 ///
-/// 200 while the daemon answers at all, whatever the host does.
+/// 200 while the daemon runs, whatever the state of the host is.
 #[utoipa::path(get, path = "/healthz", operation_id = "get_health", tag = "about",
     responses(
-        (status = 200, description = "It is alive", body = Health),
+        (status = 200, description = "otter is alive", body = Health),
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter"]))))]
@@ -222,15 +227,23 @@ pub async fn healthz(
 
 /// Whether otter is ready
 ///
-/// 200 once the inventory was loaded: reads work from then on, whatever the host does. 503 while
-/// the store cannot write, since no job or lease is accepted then. With `host=true` also the
-/// session must be up. The problem says what is wrong.
-#[utoipa::path(get, path = "/readyz", operation_id = "get_readiness", tag = "about", params(ReadyQuery),
+/// 200 after the inventory was first loaded: from then on reads work, whatever the state of the
+/// host is. 503 while the store cannot write, because otter then accepts no job or lease. With
+/// `host=true` otter must also have a session with the host. The problem has the reason.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    operation_id = "get_readiness",
+    tag = "about",
+    params(ReadyQuery),
     responses(
-        (status = 200, description = "It is ready", body = Health),
+        (status = 200, description = "otter is ready", body = Health),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "inventory-loading", "storage-unavailable", "host-unreachable", "host-login-refused"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "inventory-loading", "storage-unavailable",
+        "host-unreachable", "host-login-refused"
+    ]))))]
 pub async fn readyz(
     State(api): State<ApiState>,
     Query(query, _): Query<ReadyQuery>,
@@ -245,7 +258,7 @@ pub async fn readyz(
             SessionState::Connected => None,
             SessionState::Connecting => Some(Failure::new(
                 FailureKind::HostUnreachable,
-                "The host has not been reached yet.",
+                "otter has not reached the host yet.",
             )),
             SessionState::Away { reason } => {
                 Some(Failure::new(FailureKind::HostUnreachable, reason.clone()))
@@ -260,10 +273,10 @@ pub async fn readyz(
     }
     api.services().machines.contents()?;
     if session == SessionState::Connecting {
-        // No machine is granted before the session is up: a caller could be refused one that is
-        // free.
-        let detail =
-            "The host has just been read, and its session is not up yet; try again in a moment.";
+        // otter grants no machine before the session is up, so it would refuse a lease although a
+        // machine is free.
+        let detail = "otter has loaded the inventory, but has no session with the host yet; try \
+                      again in a moment.";
         return Err(Failure::new(FailureKind::InventoryLoading, detail).into());
     }
     Ok(ok(&api))
@@ -278,10 +291,10 @@ fn ok(api: &ApiState) -> Response {
 }
 
 impl AboutSession {
-    /// The session as callers see it.
+    /// The session on the wire.
     #[must_use]
     pub fn from_status(status: &SessionStatus) -> Self {
-        // What the host is stands beside it.
+        // `AboutHost` has the product.
         let SessionStatus { state, since, logins, product: _ } = status;
         Self {
             state: state_word(state).to_owned(),

@@ -1,7 +1,7 @@
 //! The access log: one line at `info` for each request, if `log.access` asks for it.
 //!
-//! A line names the caller by the token's name and the request by its path. It leaves out queries,
-//! headers and bodies, because they can hold secrets.
+//! A line has the name of the token and the path of the request. It has no query, header or body,
+//! because these can hold secrets.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 use crate::domain::origin::RequestOrigin;
 use crate::service::callers::Caller;
 
-/// Writes the line of one request. `took` is the time until the answer began; a stream continues
+/// Writes the line of one request. `took` is the time until the response began; a stream continues
 /// after it.
 pub fn write(
     origin: &RequestOrigin,

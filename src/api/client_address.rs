@@ -1,5 +1,5 @@
-//! Which address a request counts as coming from: the connection's, or the one that a trusted proxy
-//! reports in `X-Forwarded-For`.
+//! Determines the client address of a request: the peer of the connection, or the address that a
+//! trusted proxy reports in `X-Forwarded-For`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,14 +13,14 @@ pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     Tcp(IpAddr),
-    /// A process of this machine.
+    /// A process on this machine, over a Unix socket.
     Unix,
 }
 
 /// The client's address. While the current address belongs to a trusted proxy, the next address of
 /// `X-Forwarded-For`, from the right, replaces it. An entry that is not an address ends the search.
 ///
-/// Returns `None` if the peer has no address.
+/// `None` if the peer has no address.
 #[must_use]
 pub fn client_address(
     peer: Option<Peer>,
@@ -44,7 +44,7 @@ pub fn client_address(
     Some(address)
 }
 
-/// An address as proxies write it: bare, or with a port.
+/// Parses an address as proxies write it, with or without a port.
 fn reported_address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let address = bare.parse().or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_trusted_proxies_say_who_the_client_is() {
+    fn only_trusted_proxies_determine_the_client_address() {
         let trusted = ["10.0.0.0/8", "fd00::1"].map(|network| network.parse().unwrap());
         let of = |peer: &str, lines: &[&'static str]| {
             let mut headers = HeaderMap::new();

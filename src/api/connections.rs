@@ -1,13 +1,15 @@
-//! Limits the number of open connections, and chooses which one to close when another arrives.
+//! Limits the number of open connections, and selects the connection to close when another arrives
+//! at the limit.
 //!
 //! ```text
 //!  arrives ──► idle ──► busy ──► idle ──► … ──► closed
 //!               │  head read   answer sent
-//!               └──► asked to close: the oldest idle one goes when the limit is reached
+//!               └──► asked to close: at the limit, the connection that is idle for longest
 //! ```
-//! A connection is idle while no request is in flight on it: before the first head is complete, and
-//! between an answer and the next head. If none is idle, the new one waits until one is, or ends.
-//! One that was upgraded is busy until it ends.
+//! A connection is *idle* while it has no request in flight: before the first request head is
+//! complete, and between a response and the next request head. Otherwise it is *busy*. An upgraded
+//! connection is busy until it ends. If no connection is idle, a new one waits until one becomes
+//! idle or ends.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -21,14 +23,14 @@ use hyper::body::{Frame, SizeHint};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// Open files that are kept for the host, the store, the log and the listener.
+/// The number of open files that otter reserves for the host, the store, the log and the listener.
 const RESERVED_FILES: u64 = 96;
 
-/// The connections that are open.
+/// The open connections and their limit.
 pub struct Connections {
     limit: usize,
     state: Mutex<OpenConnections>,
-    /// A connection has ended or become idle.
+    /// Notified when a connection ends or becomes idle.
     changed: Notify,
 }
 
@@ -37,13 +39,14 @@ struct OpenConnections {
     open: usize,
     /// The number of connections that were asked to close.
     closing: usize,
-    /// Names the next time that a connection becomes idle.
+    /// The next key of `idle`.
     next: u64,
-    /// How to close each idle connection, the oldest first.
+    /// A token for each idle connection, which asks it to close. Ordered by the time since when it
+    /// is idle.
     idle: BTreeMap<u64, CancellationToken>,
 }
 
-/// One open connection. It counts until this is dropped.
+/// One open connection. It counts towards the limit until this is dropped.
 pub struct ConnectionSlot {
     connections: Arc<Connections>,
     idle_since: AtomicU64,
@@ -52,25 +55,25 @@ pub struct ConnectionSlot {
     is_upgraded: Arc<AtomicBool>,
 }
 
-/// How a new connection got its place.
+/// A new connection, and how room was made for it.
 pub struct Admitted {
     pub slot: Arc<ConnectionSlot>,
     pub admission: Admission,
 }
 
-/// What had to happen before a new connection had a place.
+/// How room was made for a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// There was room.
+    /// The number of connections was below the limit.
     Free,
     /// An idle connection was closed.
     IdleClosed,
-    /// All were busy, and the new one waited.
+    /// All connections were busy, and the new one waited.
     Waited,
 }
 
-/// How many connections may be open in a process that may have this many open files. Half of a very
-/// small number are kept for other files.
+/// The limit of connections for a process that may have `limit` open files. If `limit` is small,
+/// half of it is reserved for other files.
 #[must_use]
 pub fn limit_for_open_files(limit: u64) -> usize {
     usize::try_from(limit - RESERVED_FILES.min(limit / 2)).unwrap_or(usize::MAX)
@@ -82,8 +85,8 @@ impl Connections {
         Arc::new(Self { limit, state: Mutex::default(), changed: Notify::new() })
     }
 
-    /// Takes a place for a new connection. If there is none, asks an idle connection to close. Only
-    /// the accept loop calls this, one call at a time.
+    /// Admits a new connection. At the limit, asks an idle connection to close and waits. Only the
+    /// accept loop calls this, one call at a time.
     pub async fn admit(self: &Arc<Self>) -> Admitted {
         let mut admission = Admission::Free;
         loop {
@@ -115,7 +118,8 @@ impl Connections {
         }))
     }
 
-    /// Whether a connection is about to close.
+    /// Asks the connection that is idle for longest to close, unless another is closing already.
+    /// Returns whether a connection is closing.
     fn close_oldest_idle(&self) -> bool {
         let mut state = self.state();
         if state.closing == 0
@@ -133,7 +137,7 @@ impl Connections {
 }
 
 impl OpenConnections {
-    /// Lists a connection as idle from now on, and gives the name of this time.
+    /// Marks a connection as idle. Returns its key in `idle`.
     fn mark_idle(&mut self, close: &CancellationToken) -> u64 {
         let since = self.next;
         self.next += 1;
@@ -143,25 +147,26 @@ impl OpenConnections {
 }
 
 impl ConnectionSlot {
-    /// Ends when the connection must close.
+    /// Completes when the connection must close.
     pub async fn close_requested(&self) {
         self.close.cancelled().await;
     }
 
-    /// Whether the connection answered a request. The end of the answer may still be in transit.
+    /// Whether the connection has accepted a request. The end of the response may still be in
+    /// transit.
     #[must_use]
     pub fn has_answered(&self) -> bool {
         self.has_answered.load(Ordering::Relaxed)
     }
 
-    /// Whether the connection no longer speaks HTTP.
+    /// The flag that the connection no longer speaks HTTP.
     #[must_use]
     pub fn is_upgraded(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_upgraded)
     }
 
-    /// Marks the connection as busy until the result is dropped. `None` if it was asked to close
-    /// before.
+    /// Marks the connection as busy until the result is dropped. `None` if the connection was asked
+    /// to close.
     #[must_use]
     pub fn begin_request(self: &Arc<Self>) -> Option<InFlight> {
         let since = self.idle_since.load(Ordering::Relaxed);
@@ -184,12 +189,11 @@ impl Drop for ConnectionSlot {
     }
 }
 
-/// A request that is being answered.
+/// A request in flight. Dropping it marks the connection as idle.
 pub struct InFlight(Arc<ConnectionSlot>);
 
 impl InFlight {
-    /// Marks the connection as busy for as long as it is open: the answer says that it goes on as
-    /// something else.
+    /// Marks the connection as upgraded, and thus busy until it ends.
     pub fn mark_upgraded(&self) {
         self.0.is_upgraded.store(true, Ordering::Relaxed);
     }
@@ -207,7 +211,7 @@ impl Drop for InFlight {
     }
 }
 
-/// The body of an answer, with which its request ends.
+/// A response body that keeps its request in flight until it is dropped.
 pub struct AnswerBody {
     body: Body,
     _request: InFlight,
@@ -255,19 +259,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn at_the_limit_the_oldest_idle_connection_goes() {
+    async fn at_the_limit_the_connection_that_is_idle_for_longest_closes() {
         let connections = Connections::new(3);
         let [first, second, third] = [(); 3].map(|()| admit(&connections).unwrap().slot);
         // The first was used last.
         drop(first.begin_request().unwrap());
         assert!(!is_asked_to_close(&second));
         let mut new = Box::pin(connections.admit());
-        assert!(new.as_mut().now_or_never().is_none(), "the place is not free yet");
+        assert!(new.as_mut().now_or_never().is_none(), "the limit is still reached");
         assert_eq!(
             [&first, &second, &third].map(|slot| is_asked_to_close(slot)),
             [false, true, false]
         );
-        assert!(second.begin_request().is_none(), "nothing begins on a connection that closes");
+        assert!(second.begin_request().is_none(), "a closing connection accepts no request");
         drop(second);
         assert_eq!(new.await.admission, Admission::IdleClosed);
     }
@@ -305,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_kept_for_the_host_and_the_store() {
+    fn files_are_reserved_for_the_host_and_the_store() {
         assert_eq!(limit_for_open_files(256), 160);
         assert_eq!(limit_for_open_files(1_024), 928);
         assert_eq!(limit_for_open_files(64), 32);

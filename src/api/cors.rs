@@ -1,7 +1,7 @@
 //! Answers to browsers before they let a page of another server call otter: CORS, as the Fetch
 //! standard has it. Only origins that the configuration lists get such answers.
 //!
-//! A page shows who it is by a token in `Authorization`, so credentials of the browser (cookies,
+//! A page authenticates with a token in `Authorization`, so credentials of the browser (cookies,
 //! client certificates) are never allowed.
 
 use std::sync::Arc;
@@ -18,16 +18,18 @@ use crate::domain::web_origin::WebOrigin;
 
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 
-/// The headers that otter reads, except those that every page may send.
-const REQUEST_HEADERS: &str = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, \
-                               Otter-Lease, Otter-Override, Otter-Reference, Prefer";
+/// The request headers that otter reads, except those that every page may send.
+const REQUEST_HEADERS: &str = "Authorization, Content-Type, Idempotency-Key, If-None-Match, \
+                               Last-Event-ID, Otter-Lease, Otter-Override, Otter-Reference, Prefer";
 
-/// The headers that otter's answers have, except those that every page may read.
-const RESPONSE_HEADERS: &str = "Allow, Content-Encoding, Date, ETag, Idempotent-Replayed, Location, \
-                                Otter-Lease-Expires, Otter-Matches, Otter-Stale, Otter-Version, Otter-Wait, \
-                                Preference-Applied, Retry-After, WWW-Authenticate, X-Request-Id";
+/// The response headers of otter, except those that every page may read.
+const RESPONSE_HEADERS: &str = "Allow, Content-Encoding, Date, ETag, Idempotent-Replayed, \
+                                Location, Otter-Lease-Expires, Otter-Matches, Otter-Stale, \
+                                Otter-Version, Otter-Wait, Preference-Applied, Retry-After, \
+                                WWW-Authenticate, X-Request-Id";
 
-/// How many seconds a browser may remember a preflight. Each call is checked again itself.
+/// The number of seconds for which a browser may cache a preflight. otter checks each request
+/// again.
 const MAX_AGE: &str = "600";
 
 /// The origins of other servers whose pages may call otter.
@@ -61,8 +63,8 @@ impl Cors {
         self.lists(&origin).then(|| ListedOrigin(value.clone()))
     }
 
-    /// Tells the browser that the page of this origin may read an answer. `None` if the origin is
-    /// not listed or there is none; then the answer only tells caches that it could differ.
+    /// Adds the CORS headers to a response. With a listed origin, the page of this origin may read
+    /// the response. Always adds `Vary: origin`, because the response depends on the origin.
     pub fn set_headers(&self, origin: Option<ListedOrigin>, response: &mut Response) {
         if self.allowed_origins.is_empty() {
             return;
@@ -77,8 +79,9 @@ impl Cors {
     }
 }
 
-/// The answer to the question that a browser asks before it sends a call that no form could. It
-/// depends on no route and on no token: the call itself is answered as any other.
+/// The response to a preflight, which a browser sends before a request that no HTML form could
+/// send. `None` if the request is not a preflight. It depends on no route and no token, because
+/// otter checks the request itself later.
 #[must_use]
 pub fn preflight(method: &Method, headers: &HeaderMap) -> Option<Response> {
     if *method != Method::OPTIONS || !headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {

@@ -29,51 +29,58 @@ pub fn routes() -> Routes {
         .role(Role::Viewer, routes!(get_datastore))
 }
 
-/// Where machines keep their files.
+/// A datastore, which holds the files of machines.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Datastore {
     pub id: String,
     #[schema(example = "datastore1")]
     pub name: String,
-    /// The host's own word: VMFS, NFS, NFS41, vsan, VFFS, PMEM.
+    /// The type as the host reports it: VMFS, NFS, NFS41, vsan, VFFS, PMEM.
     #[serde(rename = "type")]
     #[schema(example = "VMFS")]
     pub kind: String,
     #[schema(required)]
     pub capacity_bytes: Option<u64>,
-    /// Hosts refresh this seldom.
+    /// The free space. Hosts update this value rarely.
     #[schema(required)]
     pub free_bytes: Option<u64>,
-    /// What thin disks may still grow by.
+    /// The space by which thin-provisioned disks can still grow.
     #[schema(required)]
     pub uncommitted_bytes: Option<u64>,
     pub accessible: bool,
     #[schema(required)]
     pub url: Option<String>,
-    /// How many machines have files on it, of those that the caller sees.
+    /// The number of machines with files on it that are visible to the caller.
     pub machine_count: u32,
 }
 
-/// Datastores in the order of their names.
+/// A page of datastores, sorted by name.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct DatastoreList {
     pub items: Vec<Datastore>,
-    /// The cursor of the next page; null where this is the last.
+    /// The cursor of the next page. Null if this is the last.
     #[schema(required)]
     pub next: Option<String>,
-    /// The point in the stream of changes that the list is true at.
+    /// The version at which the list is valid, for `since` of `/v1/events`.
     pub version: String,
 }
 
 /// List datastores
 ///
-/// From memory: the host is not asked. All of them unless `limit` is given, by name.
-#[utoipa::path(get, path = "/v1/datastores", operation_id = "list_datastores", tag = "datastores", params(PageQuery),
+/// Sorted by name, read from memory. Default `limit`: all datastores.
+#[utoipa::path(
+    get,
+    path = "/v1/datastores",
+    operation_id = "list_datastores",
+    tag = "datastores",
+    params(PageQuery),
     responses(
-        (status = 200, description = "Datastores in the order of their names", body = DatastoreList),
+        (status = 200, description = "A page of datastores, sorted by name", body = DatastoreList),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "inventory-loading"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "invalid-cursor", "inventory-loading"
+    ]))))]
 pub async fn list_datastores(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -95,16 +102,24 @@ pub async fn list_datastores(
     Ok(respond::list(&api, &version, &items, page.next))
 }
 
-/// Look at a datastore
+/// Get a datastore
 ///
-/// From memory: the host is not asked.
-#[utoipa::path(get, path = "/v1/datastores/{datastore}", operation_id = "get_datastore", tag = "datastores",
-    params(("datastore" = String, Path, description = "The datastore's id, percent-encoded: NFS ids hold slashes")),
+/// Read from memory, without a call to the host.
+#[utoipa::path(
+    get,
+    path = "/v1/datastores/{datastore}",
+    operation_id = "get_datastore",
+    tag = "datastores",
+    params(("datastore" = String, Path, description = "The id of the datastore, percent-encoded, \
+                                                       because ids of NFS datastores have \
+                                                       slashes")),
     responses(
         (status = 200, description = "The datastore", body = Datastore),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "inventory-loading"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "not-found", "inventory-loading"
+    ]))))]
 pub async fn get_datastore(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -116,7 +131,7 @@ pub async fn get_datastore(
     let contents = api.services().machines.contents()?;
     let datastore = contents.datastore(&id).ok_or_else(|| {
         let detail = format!(
-            "There is no datastore {}. List them: GET /v1/datastores",
+            "The datastore {} does not exist. List datastores: GET /v1/datastores",
             shorten(&id.to_string())
         );
         Failure::new(FailureKind::NotFound, detail)
@@ -125,7 +140,7 @@ pub async fn get_datastore(
 }
 
 impl Datastore {
-    /// A datastore as callers of a scope see it.
+    /// The datastore on the wire, with the machine count of a scope.
     #[must_use]
     pub fn from_domain(api: &ApiState, scope: &Scope, datastore: &datastore::Datastore) -> Self {
         let visible_machines = api.services().machines.visibility().machine_count(scope, datastore);

@@ -1,5 +1,5 @@
-//! Reading requests strictly: query parameters, bodies and headers, each mistake told with the
-//! nearest right way.
+//! Strict parsing of requests: path, query parameters, headers and bodies. The problem of a mistake
+//! suggests the most similar valid input.
 
 mod json;
 mod parameter;
@@ -26,12 +26,12 @@ use super::problem::ApiError;
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::terminal::first_unprintable;
 
-/// For operations whose body says nothing.
+/// The body of operations without fields.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NoFields {}
 
-/// A segment of the path, decoded.
+/// One decoded parameter of the path.
 pub struct Segment(pub String);
 
 impl FromRequestParts<ApiState> for Segment {
@@ -44,7 +44,7 @@ impl FromRequestParts<ApiState> for Segment {
     }
 }
 
-/// Two segments of the path, decoded.
+/// Two decoded parameters of the path.
 pub struct Segments(pub String, pub String);
 
 impl FromRequestParts<ApiState> for Segments {
@@ -58,7 +58,7 @@ impl FromRequestParts<ApiState> for Segments {
     }
 }
 
-/// A JSON body, and its bytes as they came.
+/// A JSON body, parsed and as the received bytes.
 pub struct JsonBody<T> {
     pub value: T,
     pub bytes: Bytes,
@@ -84,12 +84,12 @@ impl<T: DeserializeOwned + PartialSchema + Default> FromRequest<ApiState> for Js
                 return Ok(Self { value: T::default(), bytes });
             }
             let detail =
-                format!("There is no body; a JSON object with {} is wanted.", required.join(", "));
+                format!("The body is missing; send a JSON object with {}.", required.join(", "));
             return Err(failure_in_body("", "missing", detail).into());
         }
-        // The content type was checked together with the whole request.
+        // The request checks have refused other content types.
         if !parts.headers.contains_key(CONTENT_TYPE) {
-            let detail = "The body is not declared; send Content-Type: application/json.";
+            let detail = "The Content-Type is missing; send Content-Type: application/json.";
             return Err(Failure::new(FailureKind::UnsupportedMediaType, detail).into());
         }
         Ok(Self { value: parse_json(&bytes)?, bytes })
@@ -102,7 +102,7 @@ async fn read_limited(mut body: axum::body::Body, limit: usize) -> Result<Bytes,
         let frame = frame.map_err(|_| {
             Failure::new(
                 FailureKind::InvalidRequest,
-                "The connection broke before the whole body had come.",
+                "The connection broke before the whole body arrived.",
             )
         })?;
         let Ok(data) = frame.into_data() else { continue };
@@ -115,19 +115,16 @@ async fn read_limited(mut body: axum::body::Body, limit: usize) -> Result<Bytes,
     Ok(bytes.freeze())
 }
 
-/// A header's text.
+/// The value of a header. `None` if the request does not have it.
 ///
 /// # Errors
-/// `invalid-request` if it is sent twice, is not UTF-8, or holds characters that a terminal obeys.
+/// `invalid-request` if the header is repeated, is not UTF-8, or has control characters.
 pub fn header<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h str>, Failure> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let wrong = |code, detail: String| failure_at(FailureKind::InvalidRequest, name, code, detail);
     if values.next().is_some() {
-        return Err(wrong(
-            "repeated",
-            format!("The header {name} stands there twice; send it once."),
-        ));
+        return Err(wrong("repeated", format!("The header {name} is repeated; send it once.")));
     }
     let text = std::str::from_utf8(value.as_bytes())
         .map_err(|_| wrong("not-utf-8", format!("The header {name} is not UTF-8.")))?;
@@ -138,43 +135,43 @@ pub fn header<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&
     Ok(Some(text))
 }
 
-/// Refuses a text of the body that a terminal would not show as it is.
+/// Refuses a text of the body that has control characters.
 ///
 /// # Errors
-/// `invalid-request`, which points at the field.
+/// `invalid-request` with a pointer to the field.
 pub fn check_printable_field(pointer: &str, text: &str) -> Result<(), Failure> {
     let Some(character) = first_unprintable(text) else { return Ok(()) };
     let name = pointer.trim_start_matches('/').replace('/', ".");
     Err(failure_in_body(pointer, "control-character", control_character(&name, character)))
 }
 
-/// Refuses a query parameter that a terminal would not show as it is.
+/// Refuses a query parameter that has control characters.
 ///
 /// # Errors
-/// `invalid-request`, which points at the parameter.
+/// `invalid-request` with the name of the parameter.
 pub fn check_printable_parameter(parameter: &str, text: &str) -> Result<(), Failure> {
     let Some(character) = first_unprintable(text) else { return Ok(()) };
     let detail = control_character(parameter, character);
     Err(failure_at(FailureKind::InvalidRequest, parameter, "control-character", detail))
 }
 
-/// Says which character a text may not have.
+/// The detail of a problem about a control character.
 #[must_use]
 pub fn control_character(what: &str, character: char) -> String {
     format!(
-        "{what} holds the character {}; leave it out. Control characters, line separators and marks that \
-         change the direction of a text are refused.",
+        "{what} has the character {}; remove it. Control characters, line separators and marks \
+         that change the direction of a text are not allowed.",
         code_point(character)
     )
 }
 
-/// A character that may be invisible, as `U+200B`.
+/// The code point of a character, such as `U+200B`, because the character may be invisible.
 #[must_use]
 pub fn code_point(character: char) -> String {
     format!("U+{:04X}", u32::from(character))
 }
 
-/// A failure that points at a parameter, path segment or header.
+/// A failure with an error about a query parameter, path parameter or header.
 #[must_use]
 pub fn failure_at(
     kind: FailureKind,
@@ -190,7 +187,7 @@ pub fn failure_at(
     })
 }
 
-/// A failure that points into the body.
+/// A failure with an error about a field of the body.
 #[must_use]
 pub fn failure_in_body(pointer: &str, code: &'static str, detail: String) -> Failure {
     Failure::new(FailureKind::InvalidRequest, detail.clone()).with_error(InputError {
@@ -201,10 +198,10 @@ pub fn failure_in_body(pointer: &str, code: &'static str, detail: String) -> Fai
     })
 }
 
-/// " Did you mean …?", or all there are where nothing is near.
+/// " Did you mean …?", or a list of the known names if none is similar.
 fn suggestion(given: &str, known: &[String]) -> String {
     if known.is_empty() {
-        return " None is.".to_owned();
+        return " This operation has none.".to_owned();
     }
     match nearest(given, known) {
         Some(word) => format!(" Did you mean {word}?"),
@@ -213,7 +210,7 @@ fn suggestion(given: &str, known: &[String]) -> String {
 }
 
 fn nearest<'k>(given: &str, known: &'k [String]) -> Option<&'k String> {
-    // Distances of very long texts cost much and mean nothing.
+    // The distance of a very long text is expensive to compute and useless.
     if given.len() > 64 {
         return None;
     }
@@ -232,6 +229,6 @@ fn undecodable_path() -> Failure {
         FailureKind::InvalidRequest,
         "path",
         "not-utf-8",
-        "The path is not UTF-8 once its percent-escapes are decoded.".to_owned(),
+        "The path is not UTF-8 after its percent-escapes are decoded.".to_owned(),
     )
 }

@@ -1,8 +1,9 @@
-//! Gives hyper's bare refusals a body.
+//! Replaces the empty error responses of hyper by problems.
 //!
-//! hyper answers an address or headers beyond its own limits, and what it cannot parse, with an
-//! empty 400, 414 or 431 of its own making, which no layer sees. This wraps the connection and puts
-//! a problem in their place. What is written once the connection was upgraded passes as it is.
+//! hyper itself answers a request that it cannot parse, or whose URI or headers exceed its limits,
+//! with an empty 400, 414 or 431. No layer sees these responses. A wrapper around the connection
+//! finds them in the written bytes and replaces them. It leaves the bytes of an upgraded connection
+//! unchanged.
 
 use std::io;
 use std::pin::Pin;
@@ -16,12 +17,12 @@ use super::problem;
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 
-/// A connection whose bare refusals are replaced on their way out.
+/// A connection that replaces the empty error responses of hyper.
 pub struct HyperErrorReplacer<C> {
     connection: C,
     clock: Clock,
     is_upgraded: Arc<AtomicBool>,
-    /// A refusal of ours that is being written in place of hyper's.
+    /// The replacement that is being written.
     pending: Vec<u8>,
     written: usize,
 }
@@ -70,7 +71,8 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for HyperErrorReplacer<C> {
         match replaced {
             Some(response) => {
                 self.pending = response;
-                // Taken whole; what does not go out at once goes with the next write or flush.
+                // Report all bytes as written. The next write or flush sends the rest of the
+                // replacement.
                 match self.poll_pending(context) {
                     Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                     _ => Poll::Ready(Ok(bytes.len())),
@@ -91,20 +93,20 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for HyperErrorReplacer<C> {
     }
 }
 
-/// Our answer in place of a bare refusal. Answers of otter's own always carry a request id, so
-/// nothing else is taken for one.
+/// The replacement for an empty error response of hyper. `None` if the bytes are anything else.
+/// otter's own responses always have a request id, so they are never replaced.
 fn problem_response(bytes: &[u8], clock: &Clock) -> Option<Vec<u8>> {
     let (kind, detail) = match bytes.get(..13)? {
         b"HTTP/1.1 414 " => (
             FailureKind::UriTooLong,
-            "The path and query are longer than otter reads. Use ids in place of names.",
+            "The path and query are longer than otter accepts. Use ids in place of names.",
         ),
         b"HTTP/1.1 431 " => (
             FailureKind::HeadersTooLarge,
-            "There are more headers, or longer ones, than otter reads.",
+            "The request has more or longer headers than otter accepts.",
         ),
         b"HTTP/1.1 400 " => {
-            (FailureKind::InvalidRequest, "This is not HTTP/1.1 as RFC 9112 has it.")
+            (FailureKind::InvalidRequest, "The request is not valid HTTP/1.1 (RFC 9112).")
         }
         _ => return None,
     };

@@ -1,6 +1,5 @@
-//! The layers that every request and answer passes: an id, the checks of a request, what pages of
-//! other servers are told, containment of panics, problems, conditional requests, compression, and
-//! the log.
+//! The layers around all routes: request ids, request checks, CORS, isolation of panics, problems,
+//! authentication, conditional requests, compression, metrics and logs.
 
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
@@ -36,26 +35,26 @@ use crate::service::audit::Audit;
 use crate::service::callers::Caller;
 use crate::telemetry::metrics::Metrics;
 
-/// Names a request in answers and in the log.
+/// The id of a request, in responses and in the log.
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What the layers work with.
+/// The state that the layers use.
 #[derive(Clone)]
 pub struct LayerContext {
     pub clock: Clock,
     pub guard: Guard,
     pub metrics: Metrics,
     pub audit: Arc<Audit>,
-    /// The proxies whose `X-Forwarded-For` is believed.
+    /// The proxies whose `X-Forwarded-For` otter trusts.
     pub trusted_proxies: Arc<[Network]>,
     pub checks: RequestChecks,
-    /// Whether each request is written to the log.
+    /// Whether otter writes an access log line for each request.
     pub access_log: bool,
 }
 
-/// Puts every layer around the routes. The first named is the innermost.
+/// Adds all layers to a router. The first one in the code is the innermost.
 pub fn apply(router: Router, context: LayerContext) -> Router {
-    // A compressor would hold events back; a stream of SSE is among the defaults.
+    // A compressor delays events. The default predicate already excludes server-sent events.
     let compressible =
         DefaultPredicate::new().and(NotForContentType::const_new(super::events::NDJSON));
     router
@@ -65,7 +64,8 @@ pub fn apply(router: Router, context: LayerContext) -> Router {
         .layer(from_fn_with_state(context, handle_request))
 }
 
-/// Gives the request its id, checks it, contains panics, makes problems of failures, and logs.
+/// The outermost layer: gives the request its id, checks it, catches panics, converts failures to
+/// problems, and writes logs and metrics.
 async fn handle_request(
     State(context): State<LayerContext>,
     mut request: Request,
@@ -90,7 +90,7 @@ async fn handle_request(
             (Ok(()), Some(preflight)) => Ok(preflight),
             (Ok(()), None) => {
                 AssertUnwindSafe(run(request, next)).catch_unwind().await.map_err(|_| {
-                    // What it said, and where, was told by the panic hook.
+                    // The panic hook has logged the message and the place of the panic.
                     tracing::error!(request_id = id, %method, path, "the request panicked");
                     Failure::new(FailureKind::Internal, "a handler panicked")
                 })
@@ -127,8 +127,8 @@ async fn run(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// What a request is counted as: by the pattern of its route, for paths are as many as callers make
-/// up.
+/// The name of the operation in metrics. It uses the pattern of the route, because the number of
+/// different paths is unlimited.
 fn operation(method: &Method, route: Option<&MatchedPath>) -> Cow<'static, str> {
     const METHODS: [Method; 7] = [
         Method::GET,
@@ -166,7 +166,7 @@ fn problem(failure: &Failure, id: &str, original: &Response) -> Response {
 fn log(method: &Method, path: &str, response: &Response, took: Duration, id: &str) {
     let status = response.status().as_u16();
     let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    // A wait whose time was up is everyday business of whoever waits in turns.
+    // A wait that timed out is normal for clients that wait repeatedly.
     if response.status().is_server_error() && response.status() != StatusCode::GATEWAY_TIMEOUT {
         tracing::warn!(%method, path, status, milliseconds, request_id = id, "request");
     } else {
@@ -174,7 +174,8 @@ fn log(method: &Method, path: &str, response: &Response, took: Duration, id: &st
     }
 }
 
-/// RFC 9110: a tag that the client has is a 304; a compressed answer's tag is weak.
+/// Conditional requests (RFC 9110): answers 304 if the client already has the entity tag, and makes
+/// the tag of a compressed response weak.
 async fn answer_conditional(request: Request, next: Next) -> Response {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     let client_tags = request.headers().get(IF_NONE_MATCH).cloned();
@@ -208,7 +209,7 @@ fn describes_body(name: &HeaderName) -> bool {
     *name == CONTENT_LENGTH || *name == CONTENT_TYPE || *name == CONTENT_ENCODING
 }
 
-/// Weak comparison, as RFC 9110 asks of `If-None-Match`.
+/// Whether `If-None-Match` contains a tag, by weak comparison (RFC 9110).
 fn has_tag(client_tags: &str, tag: &str) -> bool {
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     client_tags.trim() == "*" || client_tags.split(',').any(|one| opaque(one) == opaque(tag))
@@ -231,7 +232,7 @@ mod tests {
     use crate::storage::Storage;
     use crate::store::Store;
 
-    /// Log lines, as they are written.
+    /// A buffer of log lines.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_a_500_that_shows_its_request_id_alone() {
+    async fn a_panic_becomes_a_500_that_shows_only_its_request_id() {
         let lines = Lines::default();
         let writer = lines.clone();
         let log =
@@ -293,7 +294,7 @@ mod tests {
         let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         assert!(log.lines().any(|line| line.contains("ERROR") && line.contains(id)), "{log}");
         assert!(metrics.text().unwrap().contains("operation=\"GET /panic\",status=\"5xx\""));
-        assert_eq!(get_path("/fine").await.1, "fine", "and goes on");
+        assert_eq!(get_path("/fine").await.1, "fine", "the server continues");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! By what right a call changes a machine: `Otter-Lease` and `Otter-Override`.
+//! Reads the headers that authorise a call to change a machine, `Otter-Lease` and `Otter-Override`,
+//! and adds `Otter-Lease-Expires` to responses.
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -14,17 +15,18 @@ use crate::domain::ids::LeaseId;
 use crate::service::callers::Caller;
 use crate::service::jobs::gate::{Pass, Right};
 
-/// When the lease ends that the call showed.
+/// The time at which the lease of the request expires.
 const OTTER_LEASE_EXPIRES: HeaderName = HeaderName::from_static("otter-lease-expires");
 
-/// The longest reason of an override.
+/// The largest number of characters of an override's reason.
 const MAX_REASON: usize = 512;
 
-/// The right of a caller: its role, the lease that it shows, and the reason of an override.
+/// Reads the authorisation of a call: the caller, the lease in `Otter-Lease`, and the reason in
+/// `Otter-Override`.
 ///
 /// # Errors
-/// `invalid-request` for a malformed or doubled header, `machine-leased` for a wrong secret,
-/// `forbidden` for an override by who may not.
+/// `invalid-request` if a header is malformed or repeated, `machine-leased` if the secret is wrong,
+/// `forbidden` if the caller's role may not override.
 pub fn read_authorization(
     api: &ApiState,
     caller: &Caller,
@@ -35,10 +37,10 @@ pub fn read_authorization(
     Ok(Right { caller: caller.clone(), pass, override_reason })
 }
 
-/// The reason of an override; `None` if the call makes none.
+/// Reads the reason of an override. `None` if the request has no `Otter-Override`.
 ///
 /// # Errors
-/// As [`read`].
+/// As [`read_authorization`].
 pub fn read_override_reason(
     caller: &Caller,
     headers: &HeaderMap,
@@ -51,8 +53,10 @@ pub fn read_override_reason(
     }
     let length = reason.chars().count();
     if reason.trim().is_empty() || length > MAX_REASON {
-        let detail =
-            format!("The header Otter-Override is the reason, of 1 to {MAX_REASON} characters.");
+        let detail = format!(
+            "The header Otter-Override must hold a reason of 1 to {MAX_REASON} \
+                     characters."
+        );
         return Err(failure_at(
             FailureKind::InvalidRequest,
             "otter-override",
@@ -63,15 +67,16 @@ pub fn read_override_reason(
     Ok(Some(reason.to_owned()))
 }
 
-/// The lease that a call shows, its secret held against it.
+/// Reads the lease in `Otter-Lease` and checks its secret. `None` if the request has no such
+/// header.
 ///
 /// # Errors
-/// As [`read`].
+/// As [`read_authorization`].
 pub fn read_lease(api: &ApiState, headers: &HeaderMap) -> Result<Option<LeaseId>, Failure> {
     let Some(given) = header(headers, "otter-lease")? else { return Ok(None) };
     let malformed = || {
-        let detail =
-            "The header Otter-Lease is <id>.<secret>, as the answer of POST /v1/leases gave them.";
+        let detail = "The header Otter-Lease must be <id>.<secret>, with the values that POST \
+                      /v1/leases returned.";
         failure_at(FailureKind::InvalidRequest, "otter-lease", "not-a-lease", detail.to_owned())
     };
     let (id, secret) = given.split_once('.').ok_or_else(malformed)?;
@@ -82,17 +87,17 @@ pub fn read_lease(api: &ApiState, headers: &HeaderMap) -> Result<Option<LeaseId>
     if api.services().leases.is_secret_of(id, secret) {
         return Ok(Some(id));
     }
-    let detail = format!("The secret is not that of the lease {id}.");
+    let detail = format!("The secret in Otter-Lease is not the secret of lease {id}.");
     Err(Failure::new(FailureKind::MachineLeased, detail).with_lease(id))
 }
 
-/// Says in every answer to a call that showed a lease when that ends.
+/// Adds `Otter-Lease-Expires` to the response if the request carries a valid lease.
 pub async fn add_lease_expiry(
     State(api): State<ApiState>,
     request: Request,
     next: Next,
 ) -> Response {
-    // What is malformed is refused by whoever needs it.
+    // The handler refuses a malformed header if it needs the lease.
     let lease = read_lease(&api, request.headers()).ok().flatten();
     let mut response = next.run(request).await;
     if let Some(id) = lease

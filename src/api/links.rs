@@ -1,4 +1,4 @@
-//! Paths to otter's own objects, with whatever an id may hold percent-encoded.
+//! Paths of otter's objects, with their ids percent-encoded.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ pub fn lease(id: LeaseId) -> String {
     format!("/v1/leases/{id}")
 }
 
-/// The links that a lease carries.
+/// The links of a lease: `self`, `wait`, `renew`, and `machine` and `job` if it has them.
 #[must_use]
 pub fn for_lease(
     id: LeaseId,
@@ -42,7 +42,7 @@ pub fn for_lease(
     links
 }
 
-/// The links that a job carries.
+/// The links of a job: `self`, `wait`, and `machine` if it has one.
 #[must_use]
 pub fn for_job(id: JobId, machine_id: Option<&MachineId>) -> BTreeMap<String, String> {
     let job = job(id);
@@ -52,10 +52,10 @@ pub fn for_job(id: JobId, machine_id: Option<&MachineId>) -> BTreeMap<String, St
     links
 }
 
-/// All but the unreserved characters of RFC 3986.
+/// All characters but the unreserved ones of RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Percent-encodes one segment of a path (RFC 3986): all but the unreserved characters.
+/// Percent-encodes one segment of a path (RFC 3986).
 #[must_use]
 pub fn encode(segment: &str) -> String {
     utf8_percent_encode(segment, RESERVED).to_string()

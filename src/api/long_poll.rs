@@ -1,4 +1,5 @@
-//! Blocking calls: how long a caller may wait, how many may at once, and what ends a wait.
+//! Calls that wait: how long a caller may wait, the permits that limit how many callers wait at the
+//! same time, and the events that end a wait.
 
 use std::future::Future;
 use std::time::Duration;
@@ -14,29 +15,29 @@ use super::extract::Parsed;
 use super::respond::set;
 use crate::domain::failure::{Failure, FailureKind};
 
-/// How long the call really was to block.
+/// The longest time that the call could wait, which can be shorter than requested.
 pub const OTTER_WAIT: HeaderName = HeaderName::from_static("otter-wait");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// How a caller wants to wait.
+/// The form in which a caller asks to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitMode {
-    /// `?wait=`: the outcome, or a problem when the time is up.
+    /// `?wait=`: the outcome, or a problem if the time is up first.
     Outcome(Duration),
-    /// `Prefer: wait=` (RFC 7240): the outcome if it comes in time, else what there is.
+    /// `Prefer: wait=` (RFC 7240): the outcome, or the current state if the time is up first.
     Preferred(Duration),
 }
 
-/// How long a call that always waits does.
+/// The time limit of an operation that always waits.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct WaitQuery {
-    /// How long this call may block: `30s`, `10m`. The longest there is where nothing is said.
+    /// The longest time that this call waits: `30s`, `10m`. Default and maximum: `http.max_wait`.
     #[param(value_type = Option<String>)]
     wait: Option<Parsed<Duration>>,
 }
 
-/// How a wait ended.
+/// The event that ended a wait.
 pub enum WaitEnd<T> {
     Done(T),
     TimeUp,
@@ -44,7 +45,7 @@ pub enum WaitEnd<T> {
 }
 
 impl WaitQuery {
-    /// How long the call may block.
+    /// The longest time that the call waits.
     pub fn time(&self, api: &ApiState) -> Duration {
         let longest = api.settings().max_wait;
         self.wait.map_or(longest, |Parsed(wait)| wait.min(longest))
@@ -52,8 +53,8 @@ impl WaitQuery {
 }
 
 impl WaitMode {
-    /// Reads `?wait=` and `Prefer`; the parameter wins. Longer times than `http.max_wait` are cut
-    /// to it.
+    /// Reads `?wait=`, else the header `Prefer`. `None` if the request has neither. Limits the time
+    /// to `http.max_wait`.
     pub fn from_request(
         api: &ApiState,
         wait: Option<Duration>,
@@ -68,7 +69,7 @@ impl WaitMode {
         preferred.map(|wait| Self::Preferred(wait.min(longest)))
     }
 
-    /// How long it may block.
+    /// The longest time that the call waits.
     #[must_use]
     pub const fn time(self) -> Duration {
         match self {
@@ -76,8 +77,8 @@ impl WaitMode {
         }
     }
 
-    /// Says in the answer, a problem too, how long the call was to block, and that the preference
-    /// was honoured.
+    /// Adds the headers `Otter-Wait` and, if the preference was applied, `Preference-Applied`.
+    /// Problems get them too.
     pub fn set_headers(self, response: &mut Response) {
         let seconds = format!("{}s", self.time().as_secs());
         set(response, OTTER_WAIT, &seconds);
@@ -87,26 +88,27 @@ impl WaitMode {
     }
 }
 
-/// One of the places that waiting calls share; dropping it gives it back.
+/// A permit to wait. At most `http.max_waits` exist; dropping one returns it.
 #[derive(Debug)]
 pub struct WaitPermit(OwnedSemaphorePermit);
 
 impl WaitPermit {
-    /// Takes a place. A call that starts something takes it first: a refusal then means that
-    /// nothing was started, and may be repeated.
+    /// Acquires a permit. A call that starts a job acquires it before the start, so that a refused
+    /// call has started nothing and can be repeated.
     ///
     /// # Errors
-    /// `too-many-waits` where too many wait already.
+    /// `too-many-waits` if no permit is left.
     pub fn acquire(api: &ApiState) -> Result<Self, Failure> {
         api.waits().try_acquire_owned().map(Self).map_err(|_| {
             let detail =
-                "Too many calls wait at once; try again in a moment, or ask without waiting.";
+                "Too many calls are waiting; try again in a moment, or send the request without \
+                 wait.";
             Failure::new(FailureKind::TooManyWaits, detail)
         })
     }
 
-    /// Waits for `work`, at most this long. Nothing is polled; a caller that hangs up drops the
-    /// future and the place.
+    /// Waits for `work`, at most for `time`. If the client disconnects, the future is dropped,
+    /// which also returns the permit.
     pub async fn wait<T>(
         self,
         api: &ApiState,
@@ -123,7 +125,7 @@ impl WaitPermit {
     }
 }
 
-/// Takes a place and waits in it.
+/// Acquires a permit and waits for `work`, at most for `time`.
 ///
 /// # Errors
 /// As [`WaitPermit::acquire`].
@@ -135,7 +137,8 @@ pub async fn wait<T>(
     Ok(WaitPermit::acquire(api)?.wait(api, time, work).await)
 }
 
-/// The `wait` among the preferences; what is not understood is ignored, as RFC 7240 asks.
+/// Parses `wait` in the value of `Prefer`. Ignores unknown and malformed preferences, as RFC 7240
+/// requires.
 fn parse_preferred_wait(preferences: &str) -> Option<Duration> {
     preferences.split(',').find_map(|preference| {
         let (name, value) = preference.split(';').next()?.split_once('=')?;
@@ -150,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn preferences_are_read_and_odd_ones_ignored() {
+    fn malformed_preferences_are_ignored() {
         assert_eq!(parse_preferred_wait("wait=30"), Some(Duration::from_secs(30)));
         assert_eq!(
             parse_preferred_wait("respond-async, Wait=\"5\"; foo=bar"),

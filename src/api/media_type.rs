@@ -1,7 +1,6 @@
-//! The header `Content-Type`: whether a body is JSON in UTF-8 (RFC 9110, section 8.3).
+//! Parses the header `Content-Type` to check that a body is JSON in UTF-8 (RFC 9110, section 8.3).
 
-/// Whether this is `application/json`. Parameters are ignored, except that a `charset` must be
-/// `utf-8`.
+/// Whether this is `application/json`. A `charset` must be `utf-8`; other parameters are ignored.
 #[must_use]
 pub fn is_json(content_type: &str) -> bool {
     let (media_type, parameters) =
@@ -16,7 +15,7 @@ pub fn is_json(content_type: &str) -> bool {
 
 const SPACE: [char; 2] = [' ', '\t'];
 
-/// The names and values of parameters, each after a `;`. `None` if they are malformed.
+/// Parses parameters, each after a `;`, into names and values. `None` if they are malformed.
 fn read(mut rest: &str) -> Option<Vec<(&str, String)>> {
     let mut parameters = Vec::new();
     loop {
@@ -25,7 +24,7 @@ fn read(mut rest: &str) -> Option<Vec<(&str, String)>> {
             return Some(parameters);
         }
         rest = rest.strip_prefix(';')?.trim_start_matches(SPACE);
-        // Between two semicolons, and after the last one, there may be nothing.
+        // A parameter may be empty.
         if rest.is_empty() || rest.starts_with(';') {
             continue;
         }
@@ -41,14 +40,14 @@ fn read(mut rest: &str) -> Option<Vec<(&str, String)>> {
     }
 }
 
-/// Splits a token off.
+/// Splits a token off the front.
 fn token(text: &str) -> Option<(&str, &str)> {
     let is_of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     let length = text.bytes().take_while(|byte| is_of_token(*byte)).count();
     (length > 0).then(|| text.split_at(length))
 }
 
-/// Splits a quoted string off, whose first quote is gone already.
+/// Splits a quoted string off the front. The opening quote was removed before.
 fn unquote(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut characters = text.chars();
@@ -66,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_do_not_matter_but_for_another_charset() {
+    fn only_another_charset_is_refused() {
         for json in [
             "application/json",
             " application/json ",

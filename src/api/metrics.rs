@@ -1,4 +1,4 @@
-//! `GET /metrics`: what otter counts of itself, for Prometheus.
+//! `GET /metrics`: otter's metrics for Prometheus.
 
 use axum::Extension;
 use axum::extract::State;
@@ -26,7 +26,7 @@ async fn metrics(
 ) -> Result<Response, ApiError> {
     if caller.scope.is_restricted() {
         let detail = format!(
-            "{} is restricted to some machines, and the metrics count all of them.",
+            "{} is restricted to some machines, and the metrics count all machines.",
             caller.name
         );
         return Err(Failure::new(FailureKind::Forbidden, detail).into());
@@ -36,6 +36,6 @@ async fn metrics(
     let text = api
         .metrics()
         .text()
-        .map_err(|_| Failure::new(FailureKind::Internal, "the metrics cannot be written"))?;
+        .map_err(|_| Failure::new(FailureKind::Internal, "the metrics cannot be encoded"))?;
     Ok(respond::text(CONTENT_TYPE, text))
 }

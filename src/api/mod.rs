@@ -1,5 +1,5 @@
-//! HTTP: one table of routes, wire types beside their handlers, and the layers that every answer
-//! passes.
+//! The HTTP API: the table of routes, one folder for each kind of object with its handlers and wire
+//! types, and the layers around all routes.
 
 mod about;
 mod access_log;
@@ -52,7 +52,7 @@ use crate::domain::web_origin::{Scheme, WebOrigin};
 use crate::service::Services;
 use crate::telemetry::metrics::Metrics;
 
-/// What handlers work with. Clones share it.
+/// The state that handlers use. Clones share it.
 #[derive(Clone)]
 pub struct ApiState(Arc<ApiStateInner>);
 
@@ -66,57 +66,60 @@ struct ApiStateInner {
     metrics: Metrics,
 }
 
-/// What the configuration says of HTTP, and what callers are told of the rest.
+/// The HTTP part of the configuration, and the facts about other parts that `/v1/about` shows.
 #[derive(Clone, Debug)]
 pub struct HttpSettings {
-    /// The longest that a call may block.
+    /// The longest time that a call may wait.
     pub max_wait: Duration,
-    /// How many calls may block at once.
+    /// The largest number of calls that wait at the same time.
     pub max_waits: usize,
     /// The largest body, in bytes.
     pub body_limit: usize,
-    /// How long a body may take to arrive.
+    /// The time in which the whole body must arrive.
     pub body_timeout: Duration,
-    /// How long a request's headers may take to arrive.
+    /// The time in which the headers of a request must arrive.
     pub header_timeout: Duration,
-    /// How many connections are open at once. At this number idle ones are closed for new ones.
+    /// The largest number of open connections. At this number otter closes idle connections to
+    /// accept new ones.
     pub max_connections: usize,
-    /// How otter itself is reached.
+    /// The URL scheme under which clients reach otter.
     pub scheme: Scheme,
-    /// Origins of other servers whose pages may call otter.
+    /// The origins of other servers whose web pages may call otter.
     pub allowed_origins: Vec<WebOrigin>,
-    /// The proxies whose `X-Forwarded-For` is believed.
+    /// The proxies whose `X-Forwarded-For` otter trusts.
     pub trusted_proxies: Vec<Network>,
-    /// Whether each request is written to the log.
+    /// Whether otter writes an access log line for each request.
     pub access_log: bool,
-    /// How long a stream of events may go without a word on where it is.
+    /// The time between two bookmarks in a stream of events.
     pub bookmark_interval: Duration,
-    /// Whether the host's certificate is checked, for `/v1/about`.
+    /// Whether otter verifies the host's certificate, for `/v1/about`.
     pub tls_verified: bool,
-    /// Whether tokens come in the clear over the network, for `/v1/about`.
+    /// Whether tokens cross the network without TLS, for `/v1/about`.
     pub is_unencrypted: bool,
 }
 
-/// The document's frame; the operations come with their routes.
+/// The head of the OpenAPI document. The operations are added together with their routes.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "otter",
-        description = "A long-running REST daemon in front of a VMware ESX host: a live inventory of its machines, and power and snapshot operations as durable jobs.",
+        description = "A REST daemon in front of a VMware ESX host: the live inventory of its \
+                       machines, power and snapshot operations as durable jobs, and leases of \
+                       machines.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
     ),
     servers((url = "/", description = "This otter")),
     tags(
-        (name = "machines", description = "Virtual machines, from memory"),
-        (name = "snapshots", description = "Their snapshots"),
-        (name = "datastores", description = "Where their files are"),
-        (name = "jobs", description = "Operations, from acceptance to their one end"),
-        (name = "leases", description = "A machine for one holder, for a time"),
-        (name = "events", description = "Every change, as it happens"),
-        (name = "audit", description = "Who did what, for admins"),
+        (name = "machines", description = "Virtual machines, read from memory"),
+        (name = "snapshots", description = "Snapshots of machines"),
+        (name = "datastores", description = "Datastores that hold the files of machines"),
+        (name = "jobs", description = "Operations on machines, each from acceptance to its end"),
+        (name = "leases", description = "Exclusive use of a machine for a limited time"),
+        (name = "events", description = "A stream of all changes"),
+        (name = "audit", description = "The record of who did what, for admins"),
         (name = "about", description = "This otter and its host"),
     ),
-    // No body is one of these: a stream of them is text.
+    // No response body refers to this schema, because a stream of events is text.
     components(schemas(events::Event))
 )]
 struct ApiDoc;
@@ -142,7 +145,7 @@ impl ApiState {
         }))
     }
 
-    /// Everything that is served, behind every layer.
+    /// The router with all routes and all layers.
     pub fn router(self) -> Router {
         let (router, access, _) = routes().into_parts();
         let router = router
@@ -162,7 +165,7 @@ impl ApiState {
             },
             access_log: self.settings().access_log,
         };
-        // Around all of them: who is refused at the door may hold a lease all the same.
+        // Outermost, because a request that authentication rejects may still carry a lease.
         layers::apply(router, context).layer(axum::middleware::from_fn_with_state(
             self,
             lease_authorization::add_lease_expiry,
@@ -198,11 +201,11 @@ impl ApiState {
     }
 }
 
-/// The OpenAPI 3.1 document, as it is served and committed.
+/// The OpenAPI 3.1 document that otter serves.
 #[must_use]
 pub fn openapi() -> serde_json::Value {
     let (_, _, document) = routes().into_parts();
-    // The document is plain data, which always serialises.
+    // Serialising plain data cannot fail.
     serde_json::to_value(document).unwrap_or_default()
 }
 
@@ -220,20 +223,21 @@ fn routes() -> Routes {
 }
 
 async fn unknown_path() -> ApiError {
-    let detail = "There is no such path. See /docs; a trailing slash makes another path.";
+    let detail = "This path does not exist. See /docs; a path with a trailing slash is a different \
+                  path.";
     Failure::new(FailureKind::NotFound, detail).into()
 }
 
 async fn method_not_allowed() -> ApiError {
     Failure::new(
         FailureKind::MethodNotAllowed,
-        "The path exists, but not with this method; see Allow.",
+        "This path does not support this method; the header Allow lists the methods.",
     )
     .into()
 }
 
-/// Reads that go past the inventory to the host: a few at a time, a few more wait, the rest are
-/// refused.
+/// Limits reads that go to the host instead of to memory: 4 run at the same time, 32 more wait, and
+/// further ones are refused.
 pub(crate) struct DirectReads {
     running: Semaphore,
     admitted: Semaphore,
@@ -248,10 +252,13 @@ impl Default for DirectReads {
 }
 
 impl DirectReads {
-    /// A place to read in; dropping it gives it back.
+    /// Waits for a permit to read. Dropping the result returns the permit.
+    ///
+    /// # Errors
+    /// `too-many-waits` if 32 reads wait already.
     pub(crate) async fn enter(&self) -> Result<impl Sized + '_, Failure> {
         let refused = || {
-            let detail = "Too many direct reads of the host wait already; try again in a moment.";
+            let detail = "Too many reads of the host are waiting; try again in a moment.";
             Failure::new(FailureKind::TooManyWaits, detail)
         };
         let admitted = self.admitted.try_acquire().map_err(|_| refused())?;

@@ -1,29 +1,31 @@
-//! What many operations share in the document: path segments, the parameters of starting calls,
-//! problems.
+//! The parts of the OpenAPI document that several operations share: path parameters, the headers of
+//! calls that start a job, and problem codes.
 
 use utoipa::{IntoParams, IntoResponses};
 
 use super::problem::Problem;
 
-/// A machine in the path.
+/// The machine in the path.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "documents the segment")]
 pub struct MachinePath {
-    /// A machine's id, `name:<exact>`, `uuid:<instance, then BIOS>` or `mac:<…>`.
+    /// A machine: its id, `name:<exact name>`, `uuid:<instance UUID, else BIOS UUID>` or `mac:<MAC
+    /// address>`.
     machine: String,
 }
 
-/// A snapshot in the path.
+/// The snapshot in the path.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "documents the segment")]
 pub struct SnapshotPath {
-    /// Its id, else exact name, else path `a/b/c`, percent-encoded once more in the address.
+    /// A snapshot: its id, else its exact name, else its path `a/b/c`. Percent-encode the whole
+    /// value in the URL.
     snapshot: String,
 }
 
-/// A job in the path.
+/// The job in the path.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "documents the segment")]
@@ -32,42 +34,44 @@ pub struct JobPath {
     job: String,
 }
 
-/// What a starting call may say in headers.
+/// The headers of calls that start a job.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the headers")]
 pub struct StartHeaders {
-    /// At most 255 characters: a repeat with the same key and request gets the first one's job, and
-    /// starts no second.
+    /// At most 255 characters. A repeat with the same key and the same request returns the job of
+    /// the first request and starts no second job.
     #[param(rename = "Idempotency-Key", value_type = String, required = false)]
     idempotency_key: Option<String>,
-    /// At most 512 characters, kept with the job: a CI job's address, say.
+    /// At most 512 characters. otter stores it with the job, for example the URL of a CI job.
     #[param(rename = "Otter-Reference", value_type = String, required = false)]
     otter_reference: Option<String>,
-    /// `wait=30` (RFC 7240): the soft form of `wait`; 202 with the job when the time is up.
+    /// `wait=30` (RFC 7240), in seconds: like the parameter `wait`, but 202 with the job if it has
+    /// not ended in time.
     #[param(rename = "Prefer", value_type = String, required = false)]
     prefer: Option<String>,
-    /// `<id>.<secret>` of the lease that holds the machine.
+    /// `<id>.<secret>` of the lease on the machine.
     #[param(rename = "Otter-Lease", value_type = String, required = false)]
     otter_lease: Option<String>,
-    /// Why an operator acts on a machine that another holds; recorded. 1 to 512 characters.
+    /// The reason why an operator acts on a machine that another caller leases, 1 to 512
+    /// characters. otter records it in the audit.
     #[param(rename = "Otter-Override", value_type = String, required = false)]
     otter_override: Option<String>,
 }
 
-/// The problems that any operation may answer with; each lists its codes in `x-otter-problems`.
+/// The problems of every operation. Each operation lists its codes in `x-otter-problems`.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "documents the answers")]
 pub enum Problems {
-    /// A problem of the request, or of what it asks for.
+    /// The request is invalid, or its object does not allow it.
     #[response(status = "4XX", content_type = "application/problem+json")]
     Request(Problem),
-    /// A problem that may go away by itself, or a fault of otter's own.
+    /// A temporary problem, or an internal error of otter.
     #[response(status = "5XX", content_type = "application/problem+json")]
     Server(Problem),
 }
 
-/// The codes that the layers around every operation answer with.
+/// The codes that the layers around every operation return.
 pub const ALL_OPERATIONS: &[&str] = &[
     "invalid-request",
     "forbidden",
@@ -77,10 +81,10 @@ pub const ALL_OPERATIONS: &[&str] = &[
     "internal",
 ];
 
-/// The codes that every operation which asks for a token answers with too.
+/// The additional codes of operations that require a token.
 pub const AUTHENTICATED: [&str; 2] = ["unauthenticated", "too-many-requests"];
 
-/// The codes of every call that starts a job.
+/// The codes of operations that start a job.
 pub const START: &[&str] = &[
     "invalid-request",
     "unknown-parameter",
@@ -116,9 +120,10 @@ pub const START: &[&str] = &[
     "insufficient-resources",
 ];
 
-/// What those add that mind a question of the machine: all but its answer, and a kill.
+/// The additional codes of operations that a pending question of the machine blocks: all but answer
+/// and kill.
 pub const BLOCKED_BY_QUESTION: &[&str] = &["question-pending"];
 
-/// The codes of every read of one machine.
+/// The codes of operations that read one machine.
 pub const READ_MACHINE: &[&str] =
     &["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading"];

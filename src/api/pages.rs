@@ -1,4 +1,4 @@
-//! The document and the pages that people read: `/openapi.json`, `/openapi-3.0.json`, `/docs`,
+//! The OpenAPI documents and the HTML pages: `/openapi.json`, `/openapi-3.0.json`, `/docs` and
 //! `/problems`.
 
 use std::sync::LazyLock;
@@ -57,7 +57,11 @@ async fn problem_page(
     let found = pages.iter().find(|page| page.code == code).ok_or_else(|| {
         Failure::new(
             FailureKind::NotFound,
-            format!("There is no problem {}. List them: GET /problems", shorten(&code)),
+            format!(
+                "The problem {} does not exist. List all problems: GET \
+                     /problems",
+                shorten(&code)
+            ),
         )
     })?;
     Ok(page_response(problems::problem_page(found)))

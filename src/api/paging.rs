@@ -1,5 +1,5 @@
-//! Pages of lists. A cursor is the point behind the last item of a page, for one list under the
-//! filters of one call: a list under other filters has other items behind that point.
+//! Pages of lists. A cursor contains the position after the last item of a page. It is valid only
+//! for one list with the same filters, because other filters select other items.
 
 use std::fmt::{self, Display};
 use std::str::FromStr;
@@ -18,51 +18,51 @@ use super::extract::{Limit, Parameters, Parsed, Query, QueryValues, failure_at};
 use super::problem::ApiError;
 use crate::domain::failure::{Failure, FailureKind};
 
-/// Which page of a list is wanted.
+/// The parameters that select a page of a list.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PageQuery {
-    /// How many, 1 to 1,000. The description of the list says how many it shows without it.
+    /// The largest number of items, 1 to 1,000. Default: see the operation.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 1000)]
     limit: Option<Parsed<Limit>>,
-    /// The `next` of an earlier answer to a call with the same filters.
+    /// The `next` of an earlier response to a request with the same filters.
     cursor: Option<String>,
 }
 
-/// The filters of a list, and which page of it is wanted.
+/// The filters of a list, and the page to return.
 pub struct PagedQuery<Q> {
     pub filter: Q,
     pub limit: Option<u32>,
     pub cursors: Cursors,
 }
 
-/// Reads and writes the cursors of one list for one call.
+/// Reads and writes the cursors of one request to a list.
 pub struct Cursors {
     /// The path of the list.
     list: String,
-    /// The digest of the call's filters. Empty if it has none.
+    /// The digest of the request's filters. Empty if it has none.
     filters: String,
-    /// The cursor that the call sent.
+    /// The cursor of the request.
     given: Option<String>,
 }
 
 /// A page of a list.
 pub struct ListPage<T> {
     pub items: Vec<T>,
-    /// The cursor of the next page.
+    /// The cursor of the next page. `None` if this is the last.
     pub next: Option<String>,
 }
 
-/// The key of an item of a list: the lower-cased name, then the id.
+/// The key by which the items of a list are sorted: the name in lower case, then the id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SortKey(pub String, pub String);
 
-/// The text is not a key.
+/// The error of a text that is not a sort key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidKey;
 
 impl<Q: Parameters> PagedQuery<Q> {
-    /// Reads the query of the address of a list.
+    /// Reads the query parameters of a list.
     ///
     /// # Errors
     /// As [`QueryValues::read`].
@@ -93,10 +93,10 @@ impl Cursors {
         Self { list: list.to_owned(), filters, given }
     }
 
-    /// The point behind which the call's page begins. `None` if it is the first page.
+    /// The position after which the requested page begins. `None` for the first page.
     ///
     /// # Errors
-    /// `invalid-cursor` if the call's cursor is not one of this list under these filters.
+    /// `invalid-cursor` if the cursor belongs to another list or to other filters.
     pub fn position<P: FromStr>(&self) -> Result<Option<P>, Failure> {
         let Some(given) = &self.given else { return Ok(None) };
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(given).map_err(|_| invalid_cursor())?;
@@ -108,7 +108,7 @@ impl Cursors {
         position.parse().map(Some).map_err(|_| invalid_cursor())
     }
 
-    /// The cursor of the page behind this point.
+    /// The cursor of the page after this position.
     #[must_use]
     pub fn after(&self, position: &impl Display) -> String {
         let cursor = serde_json::json!([self.list, self.filters, position.to_string()]);
@@ -132,9 +132,12 @@ impl FromStr for SortKey {
     }
 }
 
-/// Cuts a page out of a whole list, whose items are in the order of their keys. The point of a
-/// cursor is the key of the last item shown, so items that come and go meanwhile neither repeat nor
-/// hide others.
+/// Takes one page out of a sorted list. The position in a cursor is the key of the last item of the
+/// page, so items that appear or disappear between two requests neither repeat nor hide others.
+///
+/// # Parameters
+/// - `items`: the whole list, sorted by `key`.
+/// - `limit`: the size of the page; all items if `None`.
 ///
 /// # Errors
 /// As [`Cursors::position`].
@@ -158,6 +161,6 @@ pub fn page<T>(
 
 fn invalid_cursor() -> Failure {
     let detail =
-        "The cursor is not one that this list gave under these filters; start again without one.";
+        "The cursor belongs to another list or to other filters; start again without a cursor.";
     failure_at(FailureKind::InvalidCursor, "cursor", "invalid-cursor", detail.to_owned())
 }

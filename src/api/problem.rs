@@ -1,5 +1,5 @@
-//! Failures on the wire: RFC 9457 problem details, and the one table that says what each kind means
-//! over HTTP.
+//! Failures as problem details (RFC 9457), and the table with the HTTP status, texts and retry rule
+//! of each kind of failure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::document::problems::ProblemPage;
 use crate::domain::failure::{Failure, FailureKind, Fault, InputError};
 use crate::domain::terminal::printable;
 
-/// What a kind of failure is over HTTP.
+/// The HTTP form of a kind of failure.
 struct ProblemRow {
     kind: FailureKind,
     status: StatusCode,
@@ -24,7 +24,7 @@ struct ProblemRow {
     what_to_do: &'static str,
 }
 
-/// Whether the same request may be sent again.
+/// Whether the client may repeat the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Retry {
     No,
@@ -42,7 +42,7 @@ impl Retry {
     }
 }
 
-/// One line of the table.
+/// One row of the table.
 const fn row(
     kind: FailureKind,
     status: StatusCode,
@@ -57,234 +57,262 @@ const fn row(
 use FailureKind as Kind;
 use StatusCode as Status;
 
-// Kept as it is: a table is read across.
-/// One code, one status. 502, 503 and 504 are only for what may go away by itself: curl and proxies
-/// repeat those.
+/// One row for each kind. The statuses 502, 503 and 504 are only for temporary problems, because
+/// curl and proxies repeat such requests. Not formatted, so that each row keeps its layout.
 #[rustfmt::skip]
 const TABLE: &[ProblemRow] = &[
     row(Kind::InvalidRequest, Status::BAD_REQUEST, Retry::No, "The request is not valid",
-        "Something in the request cannot be read or is out of its range; `errors` says which part.",
-        "Mend what `errors` names and send it again."),
+        "A part of the request is malformed or out of range; `errors` names the part.",
+        "Correct the parts in `errors` and send the request again."),
     row(Kind::UnknownParameter, Status::BAD_REQUEST, Retry::No, "Unknown or repeated parameter",
-        "A query parameter is not one of this operation's, or stands there twice.",
-        "Check the spelling; the detail names the nearest known one. Only `path` may be repeated."),
-    row(Kind::InvalidCursor, Status::BAD_REQUEST, Retry::No, "The cursor is not one of this list's",
-        "`cursor` must be the `next` of an earlier answer of the same list to a call with the same filters.",
+        "The operation does not have a query parameter of this name, or the parameter is repeated.",
+        "Check the spelling; the detail suggests a known name. Only `path` may be repeated."),
+    row(Kind::InvalidCursor, Status::BAD_REQUEST, Retry::No,
+        "The cursor is not valid for this list",
+        "`cursor` must be the `next` of an earlier response of the same list to a request with the \
+         same filters.",
         "Start again without a cursor."),
     row(Kind::Unauthenticated, Status::UNAUTHORIZED, Retry::No, "No valid token",
-        "The call needs a token and came without one, or with one that is not known.",
+        "The operation requires a token, and the request has none or an invalid one.",
         "Send `Authorization: Bearer otter_…`."),
     row(Kind::Forbidden, Status::FORBIDDEN, Retry::No, "Not allowed",
-        "The caller may not do this; the detail says why. Changes that a web page of another server \
-         sends are refused. Without tokens otter serves its own machine only: a `Host` that is not \
-         loopback and a request through a proxy are refused.",
-        "Do as the detail says, or ask whoever runs otter."),
+        "The caller may not do this; the detail says why. otter refuses changes that a web page of \
+         another server sends. While no token exists, otter serves only its own machine: it \
+         refuses a `Host` that is not loopback, and requests through a proxy.",
+        "Follow the detail, or ask the administrator of this otter."),
     row(Kind::NotFound, Status::NOT_FOUND, Retry::No, "Not found",
-        "There is nothing of this name or id, or no such path.",
-        "List what there is, and mind that a trailing slash makes another path."),
+        "No object has this name or id, or the path does not exist.",
+        "List the objects. Note that a path with a trailing slash is a different path."),
     row(Kind::MethodNotAllowed, Status::METHOD_NOT_ALLOWED, Retry::No, "Method not allowed",
-        "The path exists, but not with this method.",
+        "The path does not support this method.",
         "Use one of the methods in the `Allow` header."),
-    row(Kind::RequestTimeout, Status::REQUEST_TIMEOUT, Retry::No, "The request took too long to arrive",
-        "The body did not come in time.",
+    row(Kind::RequestTimeout, Status::REQUEST_TIMEOUT, Retry::No,
+        "The request took too long to arrive",
+        "The body did not arrive in time.",
         "Send the whole request at once."),
-    row(Kind::AmbiguousName, Status::CONFLICT, Retry::No, "Several have this name",
-        "More than one machine or snapshot goes by this name; `candidates` lists them.",
-        "Name one by its id, or a snapshot by its path."),
+    row(Kind::AmbiguousName, Status::CONFLICT, Retry::No, "The name is ambiguous",
+        "More than one machine or snapshot has this name; `candidates` lists them.",
+        "Use the id, or the path of a snapshot."),
     row(Kind::InvalidPowerState, Status::CONFLICT, Retry::No, "Not possible in this power state",
-        "The machine is not in a state in which this can be done or come true.",
-        "Bring it into the state first: POST /v1/machines/{machine}/power."),
+        "The machine's power state does not allow this operation, or makes the condition \
+         impossible.",
+        "Change the power state first: POST /v1/machines/{machine}/power."),
     row(Kind::MachineBusy, Status::CONFLICT, Retry::No, "The machine is busy",
-        "Another task of the host worked on the machine for as long as the job could wait.",
-        "Wait for that task, or kill what hangs, then start again."),
+        "Another task of the host kept the machine busy until the job's deadline.",
+        "Wait for that task or kill the machine, then start again."),
     row(Kind::MachineGone, Status::CONFLICT, Retry::No, "The machine is gone",
-        "The machine was deleted or registered anew; nothing is done to another one that has its id now.",
-        "Look it up by name and start again."),
+        "The machine was deleted or registered again. otter does not act on another machine that \
+         now has the same id.",
+        "Find the machine by name and start again."),
     row(Kind::SelfProtection, Status::CONFLICT, Retry::No, "The machine is protected",
         "The configuration protects this machine, or otter itself runs in it.",
-        "Choose another machine, or have `machines.protected` changed."),
+        "Use another machine, or change `machines.protected`."),
     row(Kind::QuestionPending, Status::CONFLICT, Retry::No, "The machine waits on a question",
-        "ESX asked a question about the machine and does nothing until it is answered.",
-        "Answer it, or kill the machine."),
-    row(Kind::ToolsUnavailable, Status::CONFLICT, Retry::No, "The guest tools do not run",
-        "This needs guest tools in the machine, and none run.",
-        "Use the hard form: power off, or reset."),
+        "ESX asks a question about the machine and does nothing else with it until the question is \
+         answered.",
+        "Answer the question, or kill the machine."),
+    row(Kind::ToolsUnavailable, Status::CONFLICT, Retry::No, "VMware Tools do not run",
+        "The operation needs VMware Tools in the guest, and they do not run.",
+        "Use `off` or `reset` instead."),
     row(Kind::NoFreeMachine, Status::CONFLICT, Retry::No, "No machine is free",
-        "No machine that fits is free, or none became free in the time that the lease could queue.",
-        "Say `queue_for` to wait for one; GET /v1/machines says why each is not free."),
-    row(Kind::LeaseFailed, Status::CONFLICT, Retry::No, "The lease came to nothing",
+        "No matching machine is free, or none became free during `queue_for`.",
+        "Set `queue_for` to wait for a machine. GET /v1/machines says why a machine is not free."),
+    row(Kind::LeaseFailed, Status::CONFLICT, Retry::No, "The lease failed",
         "The lease ended before it was active; its `end` says why.",
-        "Look at the lease, and ask for another."),
+        "Read the lease, then request another one."),
     row(Kind::JobCancelled, Status::CONFLICT, Retry::No, "The job was cancelled",
-        "Somebody asked to cancel the job, and it ended so.",
-        "Start it again if it is still wanted."),
+        "A caller cancelled the job.",
+        "Start the job again if you still need it."),
     row(Kind::JobStillRunning, Status::CONFLICT, Retry::No, "The job is still running",
-        "The time to wait is up and the job goes on. A repeated POST without an `Idempotency-Key` would start a second one.",
-        "Wait for it: GET the `wait` of `links`. Send an `Idempotency-Key` with calls that a client may repeat."),
-    row(Kind::OutcomeUnknown, Status::CONFLICT, Retry::No, "What happened cannot be known",
-        "The host was asked and its answer was lost, and looking at the machine proves nothing.",
-        "Look at the machine, then decide. Reverting to a snapshot gives a known state."),
+        "The wait timed out and the job is still running. A repeated POST without an \
+         `Idempotency-Key` would start a second job.",
+        "Wait for the job: GET the `wait` of `links`. Send an `Idempotency-Key` with requests that \
+         you may repeat."),
+    row(Kind::OutcomeUnknown, Status::CONFLICT, Retry::No, "The outcome is unknown",
+        "otter sent the call to the host but lost the answer, and the state of the machine does \
+         not show whether the call took effect.",
+        "Check the machine, then decide. A revert to a snapshot restores a known state."),
     row(Kind::PayloadTooLarge, Status::PAYLOAD_TOO_LARGE, Retry::No, "The body is too large",
-        "The body is larger than otter reads.",
-        "Send less."),
-    row(Kind::UriTooLong, Status::URI_TOO_LONG, Retry::No, "The address is too long",
-        "The path and query are longer than otter reads.",
-        "Shorten the names in it, or use ids."),
+        "The body is larger than otter accepts.",
+        "Send a smaller body."),
+    row(Kind::UriTooLong, Status::URI_TOO_LONG, Retry::No, "The URL is too long",
+        "The path and query are longer than otter accepts.",
+        "Use shorter names, or ids."),
     row(Kind::UnsupportedMediaType, Status::UNSUPPORTED_MEDIA_TYPE, Retry::No, "Not JSON",
-        "The body is not declared as plain JSON in UTF-8, or something else is declared without a body.",
-        "Send `Content-Type: application/json` with a body, and none without a body. Send no \
-         `Content-Encoding`."),
-    row(Kind::HeadersTooLarge, Status::REQUEST_HEADER_FIELDS_TOO_LARGE, Retry::No, "The headers are too large",
-        "There are more headers, or longer ones, than otter reads.",
-        "Send fewer."),
-    row(Kind::IdempotencyMismatch, Status::UNPROCESSABLE_ENTITY, Retry::No, "The key was used for another request",
-        "This `Idempotency-Key` came before with another body or query.",
+        "The `Content-Type` of the body is not JSON in UTF-8, the body has a `Content-Encoding`, \
+         or a request without a body has another `Content-Type`.",
+        "Send `Content-Type: application/json` with a body, and no `Content-Type` without one. Do \
+         not send `Content-Encoding`."),
+    row(Kind::HeadersTooLarge, Status::REQUEST_HEADER_FIELDS_TOO_LARGE, Retry::No,
+        "The headers are too large",
+        "The request has more or longer headers than otter accepts.",
+        "Send fewer or shorter headers."),
+    row(Kind::IdempotencyMismatch, Status::UNPROCESSABLE_ENTITY, Retry::No,
+        "The key was used for another request",
+        "The same `Idempotency-Key` was used before with another body or query.",
         "Use a new key for a new request."),
     row(Kind::HostRejected, Status::UNPROCESSABLE_ENTITY, Retry::No, "The host refused",
-        "ESX refused for a reason of its own; `fault` holds its words.",
-        "Read `fault`."),
-    row(Kind::ForbiddenByHost, Status::UNPROCESSABLE_ENTITY, Retry::No, "The host's account may not do this",
+        "ESX refused the operation; `fault` has the reason.",
+        "Read `fault` and remove the cause."),
+    row(Kind::ForbiddenByHost, Status::UNPROCESSABLE_ENTITY, Retry::No,
+        "otter's account lacks a privilege",
         "otter's account on the host lacks a privilege; `fault` names it.",
         "Give the account the privilege."),
-    row(Kind::LicenseRestricted, Status::UNPROCESSABLE_ENTITY, Retry::No, "The host's licence forbids it",
+    row(Kind::LicenseRestricted, Status::UNPROCESSABLE_ENTITY, Retry::No,
+        "The host's licence forbids it",
         "The free ESXi licence makes the API read-only.",
         "Assign a licence that allows the API."),
-    row(Kind::MachineLeased, Status::LOCKED, Retry::No, "Another holds the machine",
-        "The machine is leased. Changing it needs the lease: `Otter-Lease: <id>.<secret>`.",
-        "Wait until it is free, or take another machine: POST /v1/leases."),
-    row(Kind::LeaseEnded, Status::LOCKED, Retry::No, "The lease is over",
-        "The lease that the call goes by has ended, or is not active yet; nothing was done.",
-        "Ask for a new lease: POST /v1/leases."),
+    row(Kind::MachineLeased, Status::LOCKED, Retry::No, "Another caller leases the machine",
+        "The machine is leased. To change it, send the lease: `Otter-Lease: <id>.<secret>`.",
+        "Wait until the machine is free, or lease another one: POST /v1/leases."),
+    row(Kind::LeaseEnded, Status::LOCKED, Retry::No, "The lease is not active",
+        "The lease in the request has ended or is not active yet. The request had no effect.",
+        "Request a new lease: POST /v1/leases."),
     row(Kind::QueueFull, Status::TOO_MANY_REQUESTS, Retry::After, "The queue is full",
-        "Too many jobs wait, for this machine, of this token or in all; or too many leases do.",
+        "Too many jobs are queued for this machine, for this token or in total, or too many leases \
+         are queued.",
         "Try again after `Retry-After`."),
-    row(Kind::TooManyRequests, Status::TOO_MANY_REQUESTS, Retry::After, "The token's limit is reached",
-        "The token has limits, and has as many requests, open leases or streams of events as it may.",
-        "Try again after `Retry-After`; end leases and streams that are no longer needed."),
-    row(Kind::Internal, Status::INTERNAL_SERVER_ERROR, Retry::No, "A fault of otter's own",
-        "otter failed; its log has the cause under the request id.",
-        "Report it with the request id."),
+    row(Kind::TooManyRequests, Status::TOO_MANY_REQUESTS, Retry::After,
+        "The token's limit is reached",
+        "The token has reached its limit of requests, open leases or streams of events.",
+        "Try again after `Retry-After`. End leases and streams that you no longer need."),
+    row(Kind::Internal, Status::INTERNAL_SERVER_ERROR, Retry::No, "Internal error",
+        "otter failed; its log has the cause with the request id.",
+        "Report the problem with the request id."),
     row(Kind::NotSupported, Status::NOT_IMPLEMENTED, Retry::No, "The host cannot do this",
-        "The host does not have this operation.",
-        "Nothing to do on this host."),
-    row(Kind::HostProtocol, Status::BAD_GATEWAY, Retry::After, "What answered is not vim25",
-        "The host's answer could not be read: something else listens there, or a proxy answered.",
+        "The host does not support this operation.",
+        "Use another host or another operation."),
+    row(Kind::HostProtocol, Status::BAD_GATEWAY, Retry::After, "The response is not vim25",
+        "otter cannot read the host's response: another server listens there, or a proxy answered.",
         "Check `esx.url`; try again later."),
-    row(Kind::HostUnreachable, Status::SERVICE_UNAVAILABLE, Retry::After, "The host cannot be reached",
-        "There has been no session with the host for longer than jobs are taken on trust.",
+    row(Kind::HostUnreachable, Status::SERVICE_UNAVAILABLE, Retry::After,
+        "The host cannot be reached",
+        "otter lost the session with the host so long ago that it accepts no more jobs.",
         "Try again after `Retry-After`; GET /readyz?host=true says why."),
-    row(Kind::HostLoginRefused, Status::SERVICE_UNAVAILABLE, Retry::After, "The host refuses otter's account",
-        "The host refused the name and password; otter does not go on trying, for that would lock the account.",
-        "Mend the account or the configuration."),
-    row(Kind::InventoryLoading, Status::SERVICE_UNAVAILABLE, Retry::After, "The inventory is loading",
+    row(Kind::HostLoginRefused, Status::SERVICE_UNAVAILABLE, Retry::After,
+        "The host refuses otter's account",
+        "The host refused the user name and password. otter does not retry, because that would \
+         lock the account.",
+        "Correct the account or the configuration."),
+    row(Kind::InventoryLoading, Status::SERVICE_UNAVAILABLE, Retry::After,
+        "The inventory is loading",
         "otter has not read the host yet.",
-        "Try again in a moment; GET /readyz is 200 once it has."),
-    row(Kind::StorageUnavailable, Status::SERVICE_UNAVAILABLE, Retry::After, "The store cannot write",
-        "otter's disk is full, or gone read-only; nothing is begun that cannot be stored first.",
-        "Make room on the disk of the state directory; otter goes on by itself. GET /readyz says why."),
-    row(Kind::TooManyWaits, Status::SERVICE_UNAVAILABLE, Retry::After, "Too many calls wait",
-        "More callers wait at once than `http.max_waits` allows.",
+        "Try again in a moment. GET /readyz returns 200 when the inventory is loaded."),
+    row(Kind::StorageUnavailable, Status::SERVICE_UNAVAILABLE, Retry::After,
+        "The store cannot write",
+        "otter's disk is full or read-only. otter starts nothing that it cannot store first.",
+        "Free space on the disk of the state directory; otter then continues by itself. GET \
+         /readyz says why."),
+    row(Kind::TooManyWaits, Status::SERVICE_UNAVAILABLE, Retry::After, "Too many calls are waiting",
+        "The number of waiting calls has reached `http.max_waits`.",
         "Try again after `Retry-After`."),
     row(Kind::ShuttingDown, Status::SERVICE_UNAVAILABLE, Retry::SameKey, "otter is shutting down",
-        "The daemon stops. A job that was accepted goes on when it starts again.",
-        "Repeat the call with the same `Idempotency-Key`, or GET the job, once otter is back."),
-    row(Kind::WaitTimeout, Status::GATEWAY_TIMEOUT, Retry::SameKey, "The time to wait is up",
-        "What was waited for has not happened yet; it still may.",
-        "Repeat the call with the same `Idempotency-Key`, or wait again."),
+        "The daemon is stopping. Accepted jobs continue when it starts again.",
+        "When otter is back, repeat the request with the same `Idempotency-Key`, or GET the job."),
+    row(Kind::WaitTimeout, Status::GATEWAY_TIMEOUT, Retry::SameKey, "The wait timed out",
+        "The condition did not become true in time. It can still become true.",
+        "Repeat the request with the same `Idempotency-Key`, or wait again."),
     row(Kind::DeadlineExceeded, Status::GATEWAY_TIMEOUT, Retry::After, "The deadline passed",
-        "The job was not done by its deadline; otter had the host cancel what it could.",
-        "Look at the machine, then start again, with a longer `deadline` where one is needed."),
-    row(Kind::InsufficientResources, Status::INSUFFICIENT_STORAGE, Retry::No, "The host lacks resources",
-        "Memory, disk or another resource of the host does not suffice; `fault` says which.",
-        "Free some, for example by powering other machines off."),
+        "The job did not finish before its deadline. otter asked the host to cancel the task if \
+         possible.",
+        "Check the machine, then start again, with a longer `deadline` if necessary."),
+    row(Kind::InsufficientResources, Status::INSUFFICIENT_STORAGE, Retry::No,
+        "The host lacks resources",
+        "The host does not have enough memory, disk or another resource; `fault` says which.",
+        "Free resources, for example power other machines off."),
 ];
 
-/// One wrong part of a request.
+/// An invalid part of a request.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ProblemError {
-    /// JSON Pointer (RFC 6901) into the body.
+    /// JSON Pointer (RFC 6901) to a field of the body.
     #[schema(required, example = "/action")]
     pub pointer: Option<String>,
-    /// The query parameter, path segment or header.
+    /// The name of the query parameter, path parameter or header.
     #[schema(required, example = "limit")]
     pub parameter: Option<String>,
-    /// A stable word for what is wrong.
+    /// A stable code of the mistake.
     #[schema(example = "out-of-range")]
     pub code: String,
-    /// The same for people.
+    /// The mistake in a sentence.
     pub detail: String,
 }
 
-/// One of several things that a name could mean.
+/// One of the objects that an ambiguous name matches.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Candidate {
-    /// Names it beyond doubt.
+    /// The unique id.
     pub id: String,
-    /// A machine's name, or a snapshot's path.
+    /// The name of the machine, or the path of the snapshot.
     pub name: String,
 }
 
-/// A fault in the host's own words.
+/// A fault that the host reported.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct HostFault {
-    /// The vim25 type.
+    /// The vim25 type of the fault.
     #[serde(rename = "type")]
     #[schema(example = "InvalidPowerState")]
     pub fault_type: String,
-    /// What the host says of it.
+    /// The message of the host.
     pub message: String,
-    /// The fault's own fields.
+    /// The fields of the fault.
     pub details: BTreeMap<String, String>,
 }
 
-/// What went wrong: RFC 9457 problem details with a stable code.
+/// A failure: RFC 9457 problem details with a stable code.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Problem {
-    /// The page that explains the code.
+    /// The path of the page that explains the code.
     #[serde(rename = "type")]
     #[schema(example = "/problems/not-found")]
     pub problem_type: String,
-    /// The same for every problem of the code.
+    /// A summary, the same for all problems with this code.
     pub title: String,
-    /// The HTTP status that goes with the code.
+    /// The HTTP status of the code.
     #[schema(example = 404)]
     pub status: u16,
-    /// What happened, to which object, and what to do.
+    /// The failure in a sentence: the object, the cause, and the remedy.
     pub detail: String,
-    /// Stable; programs decide by it.
+    /// A stable code for programs.
     #[schema(example = "not-found", extensions(("x-extensible-enum" = json!(codes()))))]
     pub code: String,
-    /// Also in `X-Request-Id` and in otter's log. Null inside of a job.
+    /// The id of the request, which is also in `X-Request-Id` and in otter's log. Null in the
+    /// `error` of a job.
     #[schema(required)]
     pub request_id: Option<String>,
-    /// `no`, `after` (`Retry-After`) or `same-key` (with the same `Idempotency-Key`).
+    /// Whether to repeat the request: `no`, `after` (after `Retry-After`) or `same-key` (with the
+    /// same `Idempotency-Key`).
     #[schema(extensions(("x-extensible-enum" = json!(["no", "after", "same-key"]))))]
     pub retry: String,
-    /// The parts of the request that were wrong.
+    /// The invalid parts of the request.
     pub errors: Vec<ProblemError>,
-    /// What an ambiguous name could have meant.
+    /// The objects that an ambiguous name matches.
     pub candidates: Vec<Candidate>,
-    /// The machine that it happened to.
+    /// The id of the machine concerned.
     #[schema(required)]
     pub machine: Option<String>,
-    /// Its name.
+    /// The name of the machine concerned.
     #[schema(required)]
     pub machine_name: Option<String>,
-    /// The job that it happened to.
+    /// The id of the job concerned.
     #[schema(required)]
     pub job: Option<String>,
-    /// The lease that it happened to.
+    /// The id of the lease concerned.
     #[schema(required)]
     pub lease: Option<String>,
-    /// Where to look or go on, by name.
+    /// Paths of the objects concerned, by name.
     pub links: BTreeMap<String, String>,
-    /// The host's own words, wherever the host caused it.
+    /// The fault that the host reported. Null if the host did not cause the problem.
     #[schema(required)]
     pub fault: Option<HostFault>,
 }
 
 impl Problem {
-    /// A failure as a problem. Of an internal one nothing of its own is shown but the request id.
+    /// A failure as a problem. An internal failure shows only its request id.
+    ///
+    /// # Parameters
+    /// - `request_id`: the id of the request; `None` for the error of a job.
     #[must_use]
     pub fn from_failure(failure: &Failure, request_id: Option<&str>) -> Self {
         let row = find(failure.kind);
@@ -359,8 +387,7 @@ impl HostFault {
     }
 }
 
-/// A handler's failure on its way out. The outermost layer, which knows the request's id, makes the
-/// problem of it.
+/// The failure of a handler. The outermost layer knows the request id and converts it to a problem.
 #[derive(Debug)]
 pub struct ApiError(pub Failure);
 
@@ -378,20 +405,20 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Marks a response whose body is still to be made of this failure.
+/// An extension of a response whose body the outermost layer creates from this failure.
 #[derive(Clone, Debug)]
 pub struct FailedResponse(pub std::sync::Arc<Failure>);
 
-/// The `Retry-After` of failures that pass at an unknown time.
+/// The `Retry-After` of failures that end at an unknown time.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// The answer for a failure: status, `Retry-After` where a retry helps, and the problem as its
-/// body.
+/// The response for a failure: its status, the problem as the body, and `Retry-After` for status
+/// 429, 502 and 503.
 #[must_use]
 pub fn respond(failure: &Failure, request_id: &str) -> Response {
     let row = find(failure.kind);
     let problem = Problem::from_failure(failure, Some(request_id));
-    // A problem is plain strings and maps, which always serialise.
+    // Serialising plain strings and maps cannot fail.
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     let mut response = (row.status, body).into_response();
     let headers = response.headers_mut();
@@ -407,18 +434,18 @@ pub fn respond(failure: &Failure, request_id: &str) -> Response {
     response
 }
 
-/// In whole seconds, rounded up; at least one.
+/// Whole seconds, rounded up, at least one.
 fn seconds(time: Duration) -> u64 {
     (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
 }
 
-/// The status of a kind.
+/// The HTTP status of a kind of failure.
 #[must_use]
 pub fn status(kind: FailureKind) -> StatusCode {
     find(kind).status
 }
 
-/// The pages under `/problems/`.
+/// The contents of the pages under `/problems/`.
 #[must_use]
 pub fn pages() -> Vec<ProblemPage<'static>> {
     let page = |row: &ProblemRow| ProblemPage {
@@ -432,14 +459,13 @@ pub fn pages() -> Vec<ProblemPage<'static>> {
     TABLE.iter().map(page).collect()
 }
 
-/// Every code.
+/// All codes.
 fn codes() -> Vec<&'static str> {
     TABLE.iter().map(|row| row.kind.code()).collect()
 }
 
 fn find(kind: FailureKind) -> &'static ProblemRow {
-    // A test holds the table to one row for each kind; the last resort is the row of internal
-    // faults.
+    // A test checks that each kind has exactly one row. The fallback is the row of internal errors.
     let internal = || TABLE.iter().find(|row| row.kind == FailureKind::Internal);
     TABLE.iter().find(|row| row.kind == kind).or_else(internal).unwrap_or(&TABLE[0])
 }
@@ -457,14 +483,14 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_go_away_by_itself_is_a_gateway_status() {
+    fn only_temporary_problems_have_a_gateway_status() {
         for row in TABLE.iter().filter(|row| (502..=504).contains(&row.status.as_u16())) {
             assert!(row.retry != Retry::No, "{:?}", row.kind);
         }
     }
 
     #[test]
-    fn an_internal_failure_shows_nothing_of_itself() {
+    fn an_internal_failure_hides_its_detail() {
         let failure = Failure::new(FailureKind::Internal, "the password is hunter2");
         let shown = serde_json::to_string(&Problem::from_failure(&failure, Some("r-1"))).unwrap();
         assert!(!shown.contains("hunter2") && shown.contains("r-1"));

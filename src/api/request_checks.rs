@@ -1,8 +1,9 @@
-//! What every request must satisfy before a route sees it: its sizes, the `Host` that it names,
-//! that no other web page sent it, and that its body is plain JSON.
+//! Checks of every request before it reaches a route: its size, its `Host`, that no web page of
+//! another server sent it, and that its body is JSON without a content encoding.
 //!
-//! Without tokens every caller is an admin. Then otter must also refuse a page that reaches it
-//! under a name of its own (DNS rebinding), and a proxy that brings callers from other machines.
+//! While no token exists, every caller is an admin. Then otter also refuses a `Host` that is not
+//! loopback, which prevents DNS rebinding, and requests through a proxy, whose clients can be on
+//! other machines.
 
 use axum::extract::Request;
 use http::header::{
@@ -18,26 +19,30 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::web_origin::{Authority, Scheme, WebOrigin};
 use crate::service::machines::shorten;
 
-/// otter refuses longer addresses. hyper's own limit is far above, so otter writes the refusal.
+/// The largest number of bytes of the path and query. hyper's limit is higher, so that otter writes
+/// the problem.
 const MAX_URI: usize = 16 * 1024;
-/// otter also refuses more or longer headers.
+/// The largest number of headers.
 pub const MAX_HEADERS: usize = 100;
 const MAX_HEADER_BYTES: usize = 32 * 1024;
 
-/// The relation of the sending page's origin to otter, as the browser states it.
+/// The header in which a browser says whether the page and otter have the same origin.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The checks, with the settings that they need.
+/// The settings of the checks.
 #[derive(Clone)]
 pub struct RequestChecks {
-    /// How otter itself is reached.
+    /// The URL scheme under which clients reach otter.
     pub scheme: Scheme,
-    /// Which pages of other servers may call otter.
+    /// The origins of other servers whose web pages may call otter.
     pub cors: Cors,
 }
 
 impl RequestChecks {
-    /// Checks the whole request. `needs_token` says whether tokens identify callers.
+    /// Checks a request.
+    ///
+    /// # Parameters
+    /// - `needs_token`: whether callers need tokens.
     ///
     /// # Errors
     /// `uri-too-long`, `headers-too-large`, `invalid-request` for the `Host`, `forbidden` for a
@@ -56,8 +61,9 @@ impl RequestChecks {
         if request.method().is_safe() { Ok(()) } else { check_media_type(request.headers()) }
     }
 
-    /// Refuses a request of another server's page. A page can send a POST without asking the server
-    /// first, and the browser adds cookies, client certificates and the user's network position.
+    /// Refuses a request of a web page of another server. A page can send a POST without a
+    /// preflight, and the browser sends it from the user's network with the user's client
+    /// certificates.
     fn check_web_page(&self, headers: &HeaderMap, host: Option<&Authority>) -> Result<(), Failure> {
         let mut is_allowed = false;
         for given in headers.get_all(ORIGIN) {
@@ -94,18 +100,18 @@ impl RequestChecks {
 
 fn foreign_page(what: &str) -> Failure {
     let detail = format!(
-        "{what}, and otter takes changes only from its own pages. Nothing was done. If you trust that \
-         page, list its origin in http.allowed_origins."
+        "{what}, and otter accepts changes only from its own pages. The request had no effect. If \
+         you trust that page, add its origin to http.allowed_origins."
     );
     Failure::new(FailureKind::Forbidden, detail)
 }
 
-/// Whether the request can change something. A WebSocket is a GET, and carries input to a machine.
+/// Whether the request can change something. A WebSocket begins with a GET, but can carry input.
 fn is_unsafe(request: &Request) -> bool {
     let upgrades = request.headers().get_all(UPGRADE).iter();
     let mut protocols = upgrades.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let is_websocket = |name: &[u8]| {
-        // A version may follow: `websocket/13`.
+        // A version can follow: `websocket/13`.
         let name = name.split(|byte| *byte == b'/').next().unwrap_or_default();
         name.trim_ascii().eq_ignore_ascii_case(b"websocket")
     };
@@ -117,8 +123,8 @@ fn check_size(request: &Request) -> Result<(), Failure> {
     let length = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
     if length > MAX_URI {
         let detail = format!(
-            "The path and query have {length} bytes, and otter reads at most {MAX_URI}. Use ids in \
-             place of names."
+            "The path and query have {length} bytes, and otter accepts at most {MAX_URI}. Use ids \
+             in place of names."
         );
         return Err(Failure::new(FailureKind::UriTooLong, detail));
     }
@@ -126,8 +132,8 @@ fn check_size(request: &Request) -> Result<(), Failure> {
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
         let detail = format!(
-            "There are {} headers of {bytes} bytes, and otter reads at most {MAX_HEADERS} of \
-             {MAX_HEADER_BYTES} bytes.",
+            "The request has {} headers with {bytes} bytes, and otter accepts at most \
+             {MAX_HEADERS} with {MAX_HEADER_BYTES} bytes.",
             headers.len()
         );
         return Err(Failure::new(FailureKind::HeadersTooLarge, detail));
@@ -135,18 +141,18 @@ fn check_size(request: &Request) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The `Host`, which must be there once and be well-formed. Load balancers probe the health with
-/// HTTP/1.0, which does not require it: only there it may be absent.
+/// Reads `Host`, which must be present exactly once and well-formed. `None` only for health checks
+/// with HTTP/1.0, which load balancers send without `Host`.
 fn host_of(request: &Request) -> Result<Option<Authority>, Failure> {
     let wrong = |code: &'static str, detail: String| {
         failure_at(FailureKind::InvalidRequest, "host", code, detail)
     };
-    // An absolute address names its host too, and goes before the header (RFC 9112, section 3.2.2).
+    // A URI in absolute form has a host too, which overrides the header (RFC 9112, section 3.2.2).
     if let Some(given) = request.uri().authority()
         && given.as_str().parse::<Authority>().is_err()
     {
         let detail =
-            format!("The address names the host {}, which is not one.", shorten(given.as_str()));
+            format!("The URL has the host {}, which is malformed.", shorten(given.as_str()));
         return Err(wrong("malformed", detail));
     }
     let mut given = request.headers().get_all(HOST).iter();
@@ -159,7 +165,7 @@ fn host_of(request: &Request) -> Result<Option<Authority>, Failure> {
         return Err(wrong("missing", "The header Host is missing.".to_owned()));
     };
     if given.next().is_some() {
-        return Err(wrong("repeated", "The header Host is there twice; send it once.".to_owned()));
+        return Err(wrong("repeated", "The header Host is repeated; send it once.".to_owned()));
     }
     let host = String::from_utf8_lossy(host.as_bytes());
     host.parse().map(Some).map_err(|error| {
@@ -172,19 +178,21 @@ fn check_is_loopback(request: &Request, host: Option<&Authority>) -> Result<(), 
     if in_address.iter().chain(host).all(|authority: &Authority| authority.host.is_loopback()) {
         return Ok(());
     }
-    let detail = "Without tokens otter answers only to localhost and loopback addresses, and the request \
-                  names another host. Make a token to be reached by other names: otter token create.";
+    let detail = "While no token exists, otter accepts only localhost and loopback addresses as \
+                  the host, and the request names another host. To use other names, create a \
+                  token: otter token create.";
     Err(Failure::new(FailureKind::Forbidden, detail))
 }
 
-/// A proxy makes every caller appear to come from this machine, and thus to be an admin.
+/// Behind a proxy, every caller appears to be on this machine and would be an admin.
 fn check_is_direct(headers: &HeaderMap) -> Result<(), Failure> {
     let is_of_proxy =
         |name: &HeaderName| *name == FORWARDED || name.as_str().starts_with("x-forwarded-");
     let Some(name) = headers.keys().find(|name| is_of_proxy(name)) else { return Ok(()) };
     let detail = format!(
-        "The request came through a proxy (it carries {name}), and without tokens every caller of the \
-         proxy would be an admin. Make a token: otter token create --name NAME --role ROLE."
+        "The request came through a proxy (it has the header {name}). While no token exists, every \
+         caller of the proxy would be an admin. Create a token: otter token create --name NAME \
+         --role ROLE."
     );
     Err(Failure::new(FailureKind::Forbidden, detail))
 }
@@ -196,7 +204,7 @@ fn check_is_not_encoded(headers: &HeaderMap) -> Result<(), Failure> {
         Some(encoding) => {
             let encoding = shorten(&String::from_utf8_lossy(encoding.as_bytes()));
             let detail = format!(
-                "The body is declared as encoded ({encoding}), and otter reads only plain bodies: send \
+                "The body has the Content-Encoding {encoding}, which otter does not accept: send \
                  it without Content-Encoding."
             );
             Err(Failure::new(FailureKind::UnsupportedMediaType, detail))
@@ -204,8 +212,8 @@ fn check_is_not_encoded(headers: &HeaderMap) -> Result<(), Failure> {
     }
 }
 
-/// A declared content type must be JSON, with a body or without: a page can send a form without
-/// asking the server first, but not JSON. The handler decides whether a content type is required.
+/// A content type must be JSON, with or without a body: a web page can send a form without a
+/// preflight, but not JSON. The handler decides whether a content type is required.
 fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
     let is_readable = |value: &&HeaderValue| value.to_str().is_ok_and(is_json);
     let Some(other) = headers.get_all(CONTENT_TYPE).iter().find(|value| !is_readable(value)) else {
@@ -216,10 +224,10 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
         (given.starts_with("application/x-www-form-urlencoded"), shorten(&given));
     let detail = if has_body(headers) {
         let hint = if is_form { " (curl: write --json in place of -d)" } else { "" };
-        format!("The body is declared as {given}, and otter reads application/json in UTF-8{hint}.")
+        format!("The Content-Type is {given}, and otter accepts application/json in UTF-8{hint}.")
     } else {
         let hint = if is_form { "drop curl's -d" } else { "drop that header" };
-        format!("The request has no body, and yet declares one as {given}: {hint}.")
+        format!("The request has no body, but the Content-Type {given}: {hint}.")
     };
     Err(Failure::new(FailureKind::UnsupportedMediaType, detail))
 }

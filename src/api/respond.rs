@@ -1,4 +1,5 @@
-//! Answers: JSON with an entity tag and the version that it is true at; lists with a cursor.
+//! Builds responses: JSON with an entity tag and the version of the inventory, and lists with a
+//! cursor.
 
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, ETAG};
@@ -9,19 +10,20 @@ use sha2::{Digest, Sha256};
 use super::ApiState;
 use crate::service::event_stream::Version;
 
-/// The point in the stream of changes that an answer is true at.
+/// The version of the inventory at which a response is valid.
 pub const OTTER_VERSION: HeaderName = HeaderName::from_static("otter-version");
-/// For how many seconds the host has been away.
+/// The number of seconds since otter lost the host.
 pub const OTTER_STALE: HeaderName = HeaderName::from_static("otter-stale");
 
-/// One object, with a strong entity tag.
+/// A response with one object and a strong entity tag.
 pub fn object<T: Serialize>(api: &ApiState, version: &Version, object: &T) -> Response {
     let body = to_json(object);
     let tag = format!("\"{}\"", digest(&body));
     json_response(api, version, body, &tag)
 }
 
-/// A list, with a weak entity tag that does not count the version.
+/// A response with a page of a list. Its entity tag is weak, because it does not depend on the
+/// version.
 pub fn list<T: Serialize>(
     api: &ApiState,
     version: &Version,
@@ -43,21 +45,22 @@ pub fn list<T: Serialize>(
     json_response(api, version, body, &tag)
 }
 
-/// A page or file that is no JSON.
+/// A response with a body of another type than JSON.
 pub fn text(content_type: &'static str, body: impl Into<axum::body::Body>) -> Response {
     let mut response = body.into().into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
-/// Adds a header whose value is made of visible ASCII.
+/// Sets a header. The value must be visible ASCII; otherwise nothing is set.
 pub fn set(response: &mut Response, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }
 }
 
-/// Adds what every answer has that shows inventory or a job.
+/// Adds the headers of responses that show the inventory or a job: `Otter-Version`, and
+/// `Otter-Stale` if the host is away.
 pub fn set_state_headers(api: &ApiState, version: &Version, response: &mut Response) {
     set(response, OTTER_VERSION, &version.to_string());
     if let Some(away) = api.services().inventory.away_for() {
@@ -74,7 +77,7 @@ fn json_response(api: &ApiState, version: &Version, body: String, tag: &str) -> 
 }
 
 fn to_json<T: Serialize>(value: &T) -> String {
-    // Wire types are plain structs with text keys, which always serialise.
+    // Serialising plain structs with text keys cannot fail.
     serde_json::to_string(value).unwrap_or_default()
 }
 

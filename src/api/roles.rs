@@ -1,5 +1,5 @@
-//! Who may call what. A route is registered together with what it asks of its caller: the document
-//! shows that, and the layer in front of the routes checks it.
+//! Authorization of calls by role. Each route is registered with the access that it requires. The
+//! OpenAPI document shows this access, and a layer in front of the routes checks it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,22 +26,22 @@ use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::service::callers::{Caller, Callers};
 
-/// What a route asks of its caller.
+/// The access that a route requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Nothing: health, and the document.
+    /// No token: health, the document and the pages.
     Open,
-    /// A token of this role, or of one that may do more.
+    /// A token with this role or a higher one.
     AtLeast(Role),
 }
 
-/// The name of the way in which callers show who they are, in the document.
+/// The name of the security scheme in the OpenAPI document.
 const SECURITY_SCHEME: &str = "token";
 
-/// What each method of each path asks.
+/// The access that each method of each path requires.
 pub type AccessTable = HashMap<String, Vec<(Method, Access)>>;
 
-/// Routes, each with what it asks of its caller.
+/// Routes with the access that each requires.
 #[derive(Default)]
 pub struct Routes {
     router: OpenApiRouter<ApiState>,
@@ -49,10 +49,10 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// No routes yet, and the document that the operations are added to.
+    /// An empty set of routes. The operations are added to `document`.
     pub fn with_document(mut document: OpenApi) -> Self {
-        let description = "A token made by `otter token create`: `Authorization: Bearer otter_…`. None is asked \
-                           for where otter has none.";
+        let description = "A token that `otter token create` made: `Authorization: Bearer \
+                           otter_…`. Not required while no token exists.";
         let scheme = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .description(Some(description))
@@ -62,19 +62,19 @@ impl Routes {
         Self { router: OpenApiRouter::with_openapi(document), access: AccessTable::new() }
     }
 
-    /// Adds operations for callers of this role, and of those that may do more. A runner may change
-    /// only machines that it holds, which the lease decides.
+    /// Adds operations for callers with this role or a higher one. A runner may change only
+    /// machines that it leases, which the job service checks.
     pub fn role(self, least: Role, operations: UtoipaMethodRouter<ApiState>) -> Self {
         self.operations(Access::AtLeast(least), operations)
     }
 
-    /// Adds operations for everybody.
+    /// Adds operations that require no token.
     pub fn open(self, operations: UtoipaMethodRouter<ApiState>) -> Self {
         self.operations(Access::Open, operations)
     }
 
-    /// Adds a path to read that the document does not have, for callers of this role; for everybody
-    /// if `None`.
+    /// Adds a GET route that the OpenAPI document does not list. It requires this role or a higher
+    /// one, or no token if `None`.
     pub fn undocumented(
         mut self,
         least: Option<Role>,
@@ -89,14 +89,14 @@ impl Routes {
         self
     }
 
-    /// Adds all of these routes.
+    /// Adds all routes of another set.
     pub fn merge(mut self, Self { router, access }: Self) -> Self {
         self.router = self.router.merge(router);
         self.access.extend(access);
         self
     }
 
-    /// The router, what its routes ask, and the document of its operations.
+    /// The router, the access that its routes require, and the document of its operations.
     pub fn into_parts(self) -> (axum::Router<ApiState>, AccessTable, OpenApi) {
         let (router, document) = self.router.split_for_parts();
         (router, self.access, document)
@@ -131,7 +131,7 @@ fn operations_of(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Oper
     methods.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
 }
 
-/// Writes into an operation what it asks of its caller, and the problems that come with that.
+/// Adds the required access and the problems of authentication to an operation of the document.
 fn document_access(operation: &mut Operation, access: Access) {
     let extensions = operation.extensions.get_or_insert_default();
     let mut added = ALL_OPERATIONS.to_vec();
@@ -140,7 +140,7 @@ fn document_access(operation: &mut Operation, access: Access) {
         Access::AtLeast(role) => {
             extensions.insert("x-otter-role".to_owned(), json!(role.as_str()));
             added.extend(AUTHENTICATED);
-            // Optional: where otter has no token it asks for none.
+            // Optional, because a token is not required while no token exists.
             let token = SecurityRequirement::new(SECURITY_SCHEME, [""; 0]);
             vec![token, SecurityRequirement::default()]
         }
@@ -153,7 +153,7 @@ fn document_access(operation: &mut Operation, access: Access) {
     }
 }
 
-/// Checks what each route asks.
+/// Checks the access that each route requires.
 #[derive(Clone)]
 pub struct Guard {
     callers: Arc<Callers>,
@@ -166,7 +166,7 @@ impl Guard {
         Self { callers, access: Arc::new(access) }
     }
 
-    /// Whether callers are told apart by tokens.
+    /// Whether callers need tokens.
     #[must_use]
     pub fn requires_tokens(&self) -> bool {
         self.callers.need_tokens()
@@ -179,14 +179,17 @@ impl Guard {
             methods.iter().find(|(known, _)| known == method).map(|(_, access)| *access)
         };
         let method = if *method == Method::HEAD { &Method::GET } else { method };
-        // What is answered with 404 or 405 tells nobody what there is without a token.
+        // A 404 or 405 requires a token too, because it shows which paths exist.
         access_for(method).unwrap_or_else(|| match access_for(&Method::GET) {
             Some(Access::Open) => Access::Open,
             _ => Access::AtLeast(Role::Viewer),
         })
     }
 
-    /// The caller, and what the call needs. `None` if anyone may make the call.
+    /// Identifies the caller. `None` if the call requires no token.
+    ///
+    /// # Errors
+    /// `unauthenticated`.
     fn identify(&self, request: &Request) -> Result<Option<Identified>, Failure> {
         let access = self.access(request.method(), request.extensions().get());
         let Access::AtLeast(least) = access else { return Ok(None) };
@@ -197,7 +200,7 @@ impl Guard {
         Ok(Some(Identified { caller: Caller { origin, ..caller }, least, token }))
     }
 
-    /// Whether the caller may make this call now.
+    /// Checks the caller's request limit and role.
     ///
     /// # Errors
     /// `too-many-requests`, `forbidden`.
@@ -207,7 +210,8 @@ impl Guard {
             return Ok(());
         }
         let detail = format!(
-            "{} is {} and this needs {}: make a token of that role with otter token create.",
+            "{} is {}, and this operation requires {}: create a token with that role by otter \
+             token create.",
             caller.name,
             caller.role.with_article(),
             least.with_article()
@@ -215,7 +219,7 @@ impl Guard {
         Err(Failure::new(FailureKind::Forbidden, detail))
     }
 
-    /// Waits until the token by which a call was admitted is no longer in force.
+    /// Waits until the token of a call becomes invalid.
     async fn until_refused(callers: Arc<Callers>, token: Option<SecretString>) {
         callers.until_refused(token.as_ref().map(ExposeSecret::expose_secret)).await;
     }
@@ -223,14 +227,14 @@ impl Guard {
 
 struct Identified {
     caller: Caller,
-    /// The least role that the call needs.
+    /// The lowest role that may make the call.
     least: Role,
     token: Option<SecretString>,
 }
 
-/// Passes a request on if its caller may make it. Handlers, and the layers outside, find the caller
-/// in the extensions of the request and of the response. A call that waits is refused, and a stream
-/// ends, when its token is revoked or expires.
+/// Middleware that passes a request on if its caller may make it. Adds the caller to the extensions
+/// of the request, for handlers, and of the response, for outer layers. If the token is revoked or
+/// expires, a waiting call is refused and a stream ends.
 pub async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     let Identified { caller, least, token } = match guard.identify(&request) {
         Ok(Some(identified)) => identified,
@@ -246,8 +250,8 @@ pub async fn guard(State(guard): State<Guard>, mut request: Request, next: Next)
             biased;
             response = next.run(request) => end_body_with(response, until_refused()),
             () = until_refused() => {
-                let detail = "The token was revoked, rotated or has expired while the call waited. What it \
-                              started goes on.";
+                let detail = "The token was revoked, rotated or has expired while the call waited. \
+                              A job that the call started continues.";
                 refused(Failure::new(FailureKind::Unauthenticated, detail))
             }
         }
@@ -263,7 +267,7 @@ fn refused(failure: Failure) -> Response {
     response
 }
 
-/// Ends a body of unknown length, such as a stream of events, at the latest with `end`.
+/// Ends a body of unknown length, such as a stream of events, when `end` completes.
 fn end_body_with(response: Response, end: impl Future<Output = ()> + Send + 'static) -> Response {
     if response.body().size_hint().exact().is_some() {
         return response;
@@ -271,26 +275,30 @@ fn end_body_with(response: Response, end: impl Future<Output = ()> + Send + 'sta
     response.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(end))))
 }
 
-/// Who calls, as [`guard`] found out.
+/// The caller that [`guard`] identified.
 ///
 /// # Errors
-/// `internal` where the request passed no guard.
+/// `internal` if the request did not pass the guard.
 pub fn read_caller(extensions: &http::Extensions) -> Result<Caller, Failure> {
-    extensions.get::<Caller>().cloned().ok_or_else(|| {
-        Failure::new(FailureKind::Internal, "a call that needs a caller passed no guard")
-    })
+    extensions
+        .get::<Caller>()
+        .cloned()
+        .ok_or_else(|| Failure::new(FailureKind::Internal, "a request did not pass the guard"))
 }
 
-/// RFC 6750, section 2.1.
+/// Reads the bearer token (RFC 6750, section 2.1). `None` if there is no `Authorization`.
+///
+/// # Errors
+/// `unauthenticated` if the header is repeated or is not a bearer token.
 fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, Failure> {
     let mut given = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = given.next() else { return Ok(None) };
     let malformed = |detail: &str| Failure::new(FailureKind::Unauthenticated, detail);
     if given.next().is_some() {
-        return Err(malformed("There are two Authorization headers; send one."));
+        return Err(malformed("The header Authorization is repeated; send it once."));
     }
     let detail =
-        "The Authorization header is not Bearer and a token: Authorization: Bearer otter_…";
+        "The header Authorization must be Bearer and a token: Authorization: Bearer otter_…";
     let (scheme, token) = value
         .to_str()
         .ok()

@@ -1,5 +1,5 @@
-//! Accepting connections: HTTP/1.1 over TCP, TLS or a Unix socket, with limits on what a slow or
-//! hostile client can cost.
+//! Accepts connections and serves HTTP/1.1 over TCP, TLS or a Unix socket. Limits the time and
+//! memory that a slow or hostile client can take.
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,39 +32,38 @@ use crate::clock::Clock;
 use crate::connection_stream::ConnectionStream;
 use crate::supervisor::Supervisor;
 
-/// How long a client may take, once the daemon stops, for the rest of its request and for taking
-/// its answer.
+/// At shutdown, the time in which clients must send the rest of a request and read the response.
 const LINGER: Duration = Duration::from_secs(3);
 
-/// How long a reader may take nothing at all of its answer: it would keep the answer in memory, and
-/// a stream its place, for ever. What the system's buffers hold it need not take.
+/// The time after which a write fails if the client reads nothing. Otherwise the client would
+/// occupy memory, and the permit of a stream, for ever.
 const WRITE_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The least time between two warnings of one kind.
 const BETWEEN_WARNINGS: Duration = Duration::from_mins(1);
 
-/// How long a client may take to read the end of its answer after its idle connection was chosen to
-/// close.
+/// The time in which a client must read the rest of its response after its idle connection was
+/// selected for closing.
 const IDLE_CLOSE_LINGER: Duration = Duration::from_millis(500);
 
-/// Where callers come in.
+/// A bound socket on which otter accepts connections.
 pub enum Listener {
     Tcp(TcpListener),
-    /// The same, with TLS.
+    /// TCP with TLS.
     Tls(TcpListener, Tls),
     Unix(UnixListener, PathBuf),
 }
 
 impl Listener {
-    /// Binds a TCP address; port 0 is any free one.
+    /// Binds a TCP address. Port 0 selects any free port.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of the system.
     pub async fn tcp(address: SocketAddr) -> io::Result<Self> {
         TcpListener::bind(address).await.map(Self::Tcp)
     }
 
-    /// The same address, with TLS where it is a TCP one.
+    /// Adds TLS to a TCP listener. A Unix listener stays unchanged.
     #[must_use]
     pub fn with_tls(self, tls: Tls) -> Self {
         match self {
@@ -73,12 +72,12 @@ impl Listener {
         }
     }
 
-    /// Binds a Unix socket. One that a dead daemon left is replaced; one that is answered on is
-    /// not, nor is anything else that stands there.
+    /// Binds a Unix socket. Replaces a socket on which no process listens. Does not replace a
+    /// socket in use, nor a file of another type.
     ///
     /// # Errors
-    /// The system's; `AddrInUse` where somebody listens there, `AlreadyExists` where it is no
-    /// socket.
+    /// Those of the system; `AddrInUse` if a process listens on the socket, `AlreadyExists` if the
+    /// path is not a socket.
     pub async fn unix(path: &Path) -> io::Result<Self> {
         Self::check_socket_path(path)?;
         if tokio::fs::symlink_metadata(path).await.is_ok() {
@@ -90,11 +89,11 @@ impl Listener {
         UnixListener::bind(path).map(|listener| Self::Unix(listener, path.to_owned()))
     }
 
-    /// Checks that a Unix socket can be made at a path: the system takes one as long, its directory
-    /// exists, and nothing but a socket stands there.
+    /// Checks that a Unix socket can be created at a path: the path is not too long, its directory
+    /// exists and is writable, and no file of another type is there.
     ///
     /// # Errors
-    /// What is in the way.
+    /// The reason why the socket cannot be created.
     pub fn check_socket_path(path: &Path) -> io::Result<()> {
         if SocketAddress::from_pathname(path).is_err() {
             let error = format!(
@@ -106,20 +105,20 @@ impl Listener {
         match std::fs::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => {
                 let error =
-                    "there is a file of this name that is not a socket; it is left as it is";
+                    "a file with this name exists and is not a socket; otter does not remove it";
                 Err(io::Error::new(io::ErrorKind::AlreadyExists, error))
             }
             Ok(_) => Ok(()),
             Err(_) => match path.parent() {
                 Some(parent) if !parent.is_dir() => {
-                    let error = format!("there is no directory {}", parent.display());
+                    let error = format!("the directory {} does not exist", parent.display());
                     Err(io::Error::new(io::ErrorKind::NotFound, error))
                 }
                 Some(parent) => rustix::fs::access(parent, Access::WRITE_OK | Access::EXEC_OK)
                     .map_err(|error| {
                         let kind = io::Error::from(error).kind();
                         let error =
-                            format!("no socket can be made in {}: {error}", parent.display());
+                            format!("a socket cannot be created in {}: {error}", parent.display());
                         io::Error::new(kind, error)
                     }),
                 None => Ok(()),
@@ -127,10 +126,10 @@ impl Listener {
         }
     }
 
-    /// Where it is bound, for people.
+    /// The bound address as a URL, for the log.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of the system.
     pub fn describe(&self) -> io::Result<String> {
         match self {
             Self::Tcp(listener) => Ok(format!("http://{}", listener.local_addr()?)),
@@ -139,7 +138,7 @@ impl Listener {
         }
     }
 
-    /// The TCP address, where it is one.
+    /// The TCP address. `None` for a Unix socket.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
@@ -149,9 +148,8 @@ impl Listener {
     }
 }
 
-/// Serves until told to stop; then lets the answers under way finish. A connection that was
-/// upgraded counts as open until its stream is dropped; if its user does not stop by itself, the
-/// stream fails.
+/// Serves until `stop` is cancelled, then finishes the responses in progress. An upgraded
+/// connection counts as open until its stream is dropped; the stream fails some time after `stop`.
 pub async fn serve(
     listener: Listener,
     router: Router,
@@ -171,8 +169,8 @@ pub async fn serve(
         let (connection, peer) = match accepted {
             Ok(connection) => connection,
             Err(error) => {
-                // Out of file descriptors, or the peer left before it was accepted: the next may
-                // work.
+                // otter has no free file descriptor, or the peer disconnected early. The next
+                // accept may succeed.
                 warnings.count_accept_error(&error);
                 clock.sleep(Duration::from_millis(50)).await;
                 continue;
@@ -205,7 +203,7 @@ pub async fn serve(
                 Err(error) => {
                     tracing::debug!(
                         error = &error as &dyn std::error::Error,
-                        "a handshake of TLS failed"
+                        "a TLS handshake failed"
                     );
                 }
             }
@@ -214,25 +212,25 @@ pub async fn serve(
         drop(supervisor.spawn_isolated("connection", tracked));
     }
     if let Listener::Unix(_, path) = &listener {
-        // What is left behind is replaced by the next start anyway.
+        // If this fails, the next start replaces the socket.
         let _ = tokio::fs::remove_file(path).await;
     }
     drop(listener);
     connections.close();
     tokio::select! {
         () = connections.wait() => {}
-        // A stream that its user neither reads nor writes does not notice that it has failed.
+        // The user of an upgraded stream notices its failure only when it reads or writes.
         () = clock.sleep(2 * LINGER) => {}
     }
 }
 
-/// When a connection must end that did not do so by itself.
+/// Completes when connections that are still open after `stop` must end.
 async fn drain_deadline(stop: CancellationToken, clock: Clock) {
     stop.cancelled().await;
     clock.sleep(LINGER).await;
 }
 
-/// A stream that fails once its reader has taken nothing for this long.
+/// A stream whose writes fail with `TimedOut` if the peer reads nothing for this time.
 fn with_write_timeout<S: Stream>(stream: S, timeout: Duration) -> Pin<Box<TimeoutWriter<S>>> {
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(timeout));
@@ -312,7 +310,7 @@ impl Throttle {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// A connection that was accepted, and how it is to be secured.
+/// An accepted connection, before the TLS handshake.
 enum Accepted {
     Plain(Box<dyn Stream>),
     Tls(tokio::net::TcpStream, Tls),
@@ -350,15 +348,14 @@ async fn handshake(accepted: Accepted) -> io::Result<Box<dyn Stream>> {
     }
 }
 
-/// Whether the first byte cannot begin an HTTP request. HTTP begins with a letter; TLS begins with
-/// the byte 22.
+/// Whether the client speaks TLS. An HTTP request begins with a letter, TLS with the byte 22.
 async fn speaks_tls(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0];
     let read = stream.peek(&mut first).await?;
     Ok(read == 0 || !first[0].is_ascii_alphabetic())
 }
 
-/// Answers a request that came without TLS. The caller bounds how long it may take.
+/// Answers a request without TLS. The caller limits the time.
 async fn answer_https_only(mut stream: TcpStream) -> io::Result<()> {
     const ANSWER: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n\
         x-content-type-options: nosniff\r\nconnection: close\r\ncontent-length: 60\r\n\r\n\
@@ -385,8 +382,8 @@ async fn serve_one(
         request.extensions_mut().insert(peer);
         let answer = router.clone().oneshot(request);
         async move {
-            // The connection was about to close for another one. Nothing was done, so the client
-            // may repeat it.
+            // The connection was selected for closing. The request had no effect, so the client may
+            // repeat it.
             let in_flight = in_flight.ok_or(io::ErrorKind::ConnectionAborted)?;
             let Ok(answer) = answer.await;
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -399,7 +396,7 @@ async fn serve_one(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(header_timeout)
-            // Above our own limits, so that what passes here and not there is refused by us.
+            // Above otter's own limits, so that otter refuses most oversized requests itself.
             .max_headers(4 * super::request_checks::MAX_HEADERS)
             .max_buf_size(256 * 1024)
             .writev(false)
@@ -409,7 +406,7 @@ async fn serve_one(
     let linger = tokio::select! {
         ended = connection.as_mut() => return log_end(ended),
         () = stop.cancelled() => LINGER,
-        // Without a request there is no answer that could be cut off.
+        // A connection without a request has no response that could be truncated.
         () = slot.close_requested() => if slot.has_answered() { IDLE_CLOSE_LINGER } else { return },
     };
     connection.as_mut().graceful_shutdown();
@@ -421,7 +418,11 @@ async fn serve_one(
 
 fn log_end(ended: hyper::Result<()>) {
     if let Err(error) = ended {
-        tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended badly");
+        tracing::debug!(
+            error = &error as &dyn std::error::Error,
+            "a connection ended with an \
+                                                                   error"
+        );
     }
 }
 
@@ -437,7 +438,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_stops_ends_the_connection() {
+    async fn a_client_that_reads_nothing_ends_the_connection() {
         let (server, _client) = tokio::io::duplex(4);
         let mut server = with_write_timeout(server, Duration::from_millis(50));
         let failed = server.write_all(b"0123456789").await.unwrap_err();
@@ -445,7 +446,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_takes_a_little_now_and_then_is_served() {
+    async fn a_client_that_reads_slowly_is_served() {
         let (server, mut client) = tokio::io::duplex(1);
         let timeout = Duration::from_secs(1);
         let mut server = with_write_timeout(server, timeout);
@@ -462,7 +463,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_dead_daemons_socket_is_replaced() {
+    async fn only_an_unused_socket_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("otter.sock");
         let listening = Listener::unix(&socket).await.unwrap();

@@ -1,4 +1,5 @@
-//! Calls that start a job: idempotency, the outcome form, the soft form, and the plain 202.
+//! Calls that start a job: reads their headers and parameters, finds repeats by the idempotency
+//! key, starts the job, and answers with 202, or with the outcome if the caller waits.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -40,27 +41,27 @@ use crate::storage::IdempotencyKey;
 
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// The longest key and the longest reference.
+/// The largest numbers of characters of a key and of a reference.
 const MAX_KEY: usize = 255;
 const MAX_REFERENCE: usize = 512;
 
-/// How to start a job.
+/// The parameters of calls that start a job.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct StartQuery {
-    /// Asks for the outcome: 200 once it succeeded, its problem where it did not, and a problem
-    /// when the time is up.
+    /// Waits for the outcome, at most this long: `30s`, `10m`. 200 if the job succeeded, its
+    /// problem if it failed, and `wait-timeout` or `job-still-running` if the time is up.
     #[param(value_type = Option<String>)]
     wait: Option<Parsed<Duration>>,
-    /// How long the job may take, its queueing included: `1s` to `168h`.
+    /// The time limit of the job, including its time in the queue: `1s` to `168h`.
     #[param(value_type = Option<String>)]
     deadline: Option<Parsed<Deadline>>,
 }
 
-/// How long a job may take.
+/// The time limit of a job.
 struct Deadline(Duration);
 
-/// What every starting call may say beside its own body.
+/// The parameters and headers that all calls that start a job have in common.
 pub struct JobStart {
     version: Version,
     wait: Option<WaitMode>,
@@ -70,11 +71,11 @@ pub struct JobStart {
     right: Right,
 }
 
-/// What became of a request to start a job.
+/// The result of a request to start a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartedJob {
     New(JobId),
-    /// The key was used before, for the same request: this is the job that it started.
+    /// An earlier request with the same key started this job.
     Replayed(JobId),
 }
 
@@ -88,15 +89,15 @@ impl StartedJob {
     }
 }
 
-/// What a call comes to, before anything is started.
+/// A checked call, before it starts anything.
 enum PreparedStart {
-    /// It repeats the call that started this job.
+    /// The call repeats the call that started this job.
     Replay(JobId),
     New(Box<NewJob>),
 }
 
-/// A starting call with its body: what a handler of one takes. `Q` are the parameters that it has
-/// of its own.
+/// The extractor of handlers that start a job. `T` is the body, `Q` the operation's own query
+/// parameters.
 pub struct StartRequest<T, Q = NoParameters> {
     pub start: JobStart,
     pub body: T,
@@ -129,14 +130,14 @@ impl Parameter for Deadline {
         if RANGE.contains(&deadline) {
             Ok(Self(deadline))
         } else {
-            Err(InvalidValue::new("out-of-range", text, "from 1s to 7d is wanted"))
+            Err(InvalidValue::new("out-of-range", text, "write a duration from 1s to 7d"))
         }
     }
 }
 
 impl JobStart {
     /// # Parameters
-    /// - `body`: as it was sent; the fingerprint of the key covers it.
+    /// - `body`: the bytes of the body, which are part of the key's fingerprint.
     fn read(
         api: &ApiState,
         parts: &Parts,
@@ -157,13 +158,13 @@ impl JobStart {
         })
     }
 
-    /// Who calls.
+    /// The caller.
     #[must_use]
     pub const fn caller(&self) -> &Caller {
         &self.right.caller
     }
 
-    /// The machine that the call names, if it exists for the caller.
+    /// Resolves the machine of the request in the caller's scope.
     ///
     /// # Errors
     /// As [`Machines::resolve`](crate::service::machines::Machines::resolve).
@@ -171,12 +172,12 @@ impl JobStart {
         api.services().machines.resolve(&self.right.caller.scope, reference)
     }
 
-    /// Starts the job that `plan` asks for, on the machine that it names, and answers as the caller
-    /// asked. A repeated call is answered without a plan.
+    /// Starts the job that `plan` returns, and answers with the job or, if the caller waits, with
+    /// its outcome. Does not call `plan` if the call repeats an earlier one.
     ///
     /// # Errors
     /// Those of `plan` and of [`Jobs::start`](crate::service::jobs::Jobs::start);
-    /// `idempotency-mismatch`; `too-many-waits`, with nothing started.
+    /// `idempotency-mismatch`; `too-many-waits`, in which case nothing was started.
     pub async fn run(
         self,
         api: &ApiState,
@@ -188,11 +189,11 @@ impl JobStart {
         self.answer(api, started, permit).await
     }
 
-    /// Starts the job that `plan` asks for, if this call does not repeat an earlier one. A call
-    /// that is to wait for it takes its [`WaitPermit`] before.
+    /// Starts the job that `plan` returns, unless this call repeats an earlier one. A caller that
+    /// waits for the job acquires its [`WaitPermit`] first.
     ///
     /// # Errors
-    /// As [`JobStart::start`].
+    /// As [`JobStart::run`].
     pub async fn start_job(
         &self,
         api: &ApiState,
@@ -202,10 +203,10 @@ impl JobStart {
         self.start_prepared(api, prepared).await
     }
 
-    /// Looks up whether the call repeats an earlier one, and if not, what it starts.
+    /// Finds out whether the call repeats an earlier one. If not, calls `plan`.
     ///
-    /// A job whose machine has left the caller's scope does not exist for the caller: a call that
-    /// repeats its call is checked like a new one, and starts nothing.
+    /// A job whose machine has left the caller's scope is invisible to the caller. A repeat of its
+    /// call is checked like a new call, and then fails with `idempotency-mismatch`.
     async fn prepare(
         &self,
         api: &ApiState,
@@ -247,18 +248,18 @@ impl JobStart {
         };
         let machine = Arc::clone(&new.machine);
         let job = api.services().jobs.start(new).await?;
-        // A caller that shows the lease itself overrides nothing of it.
+        // A caller that has the lease does not override it.
         if let (Pass::Nothing, Some(reason)) = (&self.right.pass, &self.right.override_reason) {
             api.services().leases.record_override(&machine, &self.right.caller.name, reason).await;
         }
         Ok(StartedJob::New(job))
     }
 
-    /// Waits for the job and answers with what it brought about, by `show`. A call that does not
-    /// say how long it may block does so for as long as any may.
+    /// Waits for the job and answers with `respond`. If the call sets no time, it waits for
+    /// `http.max_wait`.
     ///
     /// # Errors
-    /// Those of `show`; the job's own are an answer.
+    /// None so far: failures of `respond` and of the job become the response.
     pub async fn answer_with(
         &self,
         api: &ApiState,
@@ -280,7 +281,7 @@ impl JobStart {
         Ok(response)
     }
 
-    /// The place in which the call waits, if it does.
+    /// Acquires a permit if the call waits.
     fn acquire_permit(&self, api: &ApiState) -> Result<Option<(WaitMode, WaitPermit)>, Failure> {
         self.wait.map(|mode| WaitPermit::acquire(api).map(|permit| (mode, permit))).transpose()
     }
@@ -295,8 +296,8 @@ impl JobStart {
         let mut response = match permit {
             None => self.accepted(api, id, &self.current(api, id).await?),
             Some((mode, permit)) => {
-                // A problem is an answer like any other: it says how long was waited, and whether
-                // it is a replay.
+                // A problem has the same headers as a success: the wait time, and whether it is a
+                // replay.
                 let result = self.wait_and_answer(api, id, mode, permit).await;
                 let mut response =
                     result.unwrap_or_else(|failure| ApiError(failure).into_response());
@@ -324,7 +325,8 @@ impl JobStart {
         }
     }
 
-    /// The job at its end; or as it is, and why the wait for its end is over.
+    /// Waits for the end of the job. Returns the ended job with `None`, or the current job and the
+    /// reason why the wait is over.
     async fn wait_for_end(
         &self,
         api: &ApiState,
@@ -345,15 +347,15 @@ impl JobStart {
             WaitEnd::ShuttingDown => FailureKind::ShuttingDown,
         };
         let view = self.current(api, id).await?;
-        // It may have ended in the moment between.
+        // The job can have ended after the wait.
         let ended = view.job.state.is_end();
         Ok((view, (!ended).then_some(kind)))
     }
 
-    /// The job as it is now.
+    /// The current state of the job.
     ///
     /// # Errors
-    /// The store's; `not-found` if its machine has left the caller's scope.
+    /// Those of the store; `not-found` if the machine of the job has left the caller's scope.
     async fn current(&self, api: &ApiState, id: JobId) -> Result<JobView, Failure> {
         self.require_visible_job(
             api,
@@ -366,7 +368,7 @@ impl JobStart {
         require_visible(api, self.caller(), Some(view), &id)
     }
 
-    /// Whether the job exists for the caller.
+    /// Whether the job is visible to the caller.
     async fn can_see(&self, api: &ApiState, id: JobId) -> Result<bool, Failure> {
         if !self.caller().scope.is_restricted() {
             return Ok(true);
@@ -384,17 +386,18 @@ impl JobStart {
         response
     }
 
-    /// Without a key a client that repeats its POST would start a second job, so it is told not to.
+    /// The failure of a call whose wait is over. Without a key, a repeated POST would start a
+    /// second job, so the code is one that forbids a retry.
     fn unfinished(&self, id: JobId, view: &JobView, with_key: FailureKind) -> Failure {
         let kind = if self.key.is_some() { with_key } else { FailureKind::JobStillRunning };
         unfinished_job(kind, id, view)
     }
 }
 
-/// The outcome of a job that ended: the job itself, or why it did not succeed.
+/// The outcome of an ended job as a response.
 ///
 /// # Errors
-/// The job's own.
+/// The failure of the job if it did not succeed.
 pub fn outcome(api: &ApiState, version: &Version, view: &JobView) -> Result<Response, Failure> {
     succeeded(view)?;
     let mut response = respond::object(api, version, &Job::from_view(view));
@@ -407,25 +410,25 @@ fn succeeded(view: &JobView) -> Result<(), Failure> {
         (JobState::Succeeded, _) => Ok(()),
         (_, Some(failure)) => Err(failure.clone().with_job(view.job.id)),
         (_, None) => {
-            tracing::error!(job = %view.job.id, "the job ended without success and without a reason");
-            Err(Failure::new(FailureKind::Internal, "a job without a reason"))
+            tracing::error!(job = %view.job.id, "the job did not succeed and has no error");
+            Err(Failure::new(FailureKind::Internal, "a job that did not succeed has no error"))
         }
     }
 }
 
-/// The failure of a wait that ended before its job.
+/// The failure of a wait that ended before the job.
 #[must_use]
 pub fn unfinished_job(kind: FailureKind, id: JobId, view: &JobView) -> Failure {
     let job = &view.job;
     let detail = match kind {
         FailureKind::ShuttingDown => format!(
-            "otter is shutting down; the job ({}, {}) goes on when it is back: GET {}/wait",
+            "otter is shutting down; the job ({}, {}) continues after the restart: GET {}/wait",
             job.kind().as_str(),
             job.state.as_str(),
             links::job(id)
         ),
         _ => format!(
-            "The job ({}, {}: {}) has not ended yet and goes on: GET {}/wait",
+            "The job ({}, {}: {}) is still running: GET {}/wait",
             job.kind().as_str(),
             job.state.as_str(),
             job.phase,
@@ -435,18 +438,24 @@ pub fn unfinished_job(kind: FailureKind, id: JobId, view: &JobView) -> Failure {
     job.add_machine_to(Failure::new(kind, detail)).with_job(id)
 }
 
-/// A job that was accepted and is nowhere: never the caller's fault.
+/// The internal failure if the store has lost an accepted job.
 fn missing_job(id: JobId) -> Failure {
     tracing::error!(job = %id, "an accepted job is not in the store");
     Failure::new(FailureKind::Internal, "an accepted job is not in the store")
 }
 
-/// What a call sent as `Otter-Reference`.
+/// Reads `Otter-Reference`.
+///
+/// # Errors
+/// `invalid-request` if it is malformed or too long.
 pub fn read_reference(headers: &HeaderMap) -> Result<Option<String>, Failure> {
     read_bounded_header(headers, "otter-reference", 0, MAX_REFERENCE)
 }
 
-/// The `Idempotency-Key` of a call: its scope is the caller, the method and the path as written.
+/// Reads `Idempotency-Key`. A key is valid for one caller, method and path.
+///
+/// # Errors
+/// `invalid-request` if it is malformed, empty or too long.
 pub fn read_idempotency_key(
     api: &ApiState,
     caller: &Caller,
@@ -477,16 +486,16 @@ fn read_bounded_header(
     if (minimum..=maximum).contains(&length) {
         return Ok(Some(text.to_owned()));
     }
-    let detail = format!(
-        "The header {name} has {length} characters; from {minimum} to {maximum} are wanted."
-    );
+    let detail =
+        format!("The header {name} has {length} characters; it must have {minimum} to {maximum}.");
     Err(failure_at(FailureKind::InvalidRequest, name, "out-of-range", detail))
 }
 
-/// The body and the query without `wait`: how long a caller waits does not make it another request.
+/// The digest of the body and of the query without `wait`, because the wait time does not change
+/// what the request does.
 fn fingerprint(uri: &Uri, body: &Bytes) -> [u8; 32] {
     let mut digest = Sha256::new();
-    // Empty pairs say nothing: no query at all and one of `wait` alone are the same request.
+    // A query that has only `wait` and an absent query are the same request.
     for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         if pair != "wait" && !pair.starts_with("wait=") {
             digest.update(pair);
@@ -503,7 +512,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_long_a_caller_waits_does_not_make_it_another_request() {
+    fn the_wait_time_is_not_part_of_the_fingerprint() {
         let fingerprint_of = |uri: &'static str, body: &'static str| {
             fingerprint(&Uri::from_static(uri), &Bytes::from_static(body.as_bytes()))
         };

@@ -1,4 +1,5 @@
-//! Serving TLS: the certificate and its key from two files in PEM, read anew when told.
+//! TLS for connections: loads the certificate and its key from two PEM files, and reloads them on
+//! request.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,35 +13,36 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// Where the certificate and its key are.
+/// The paths of the certificate and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The certificate, and those that lead from it to an authority.
+    /// The certificate, followed by its chain of intermediate certificates.
     pub certificate: PathBuf,
     pub key: PathBuf,
 }
 
-/// Why the files do not make a server.
+/// An error of the TLS files.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsFilesError {
     #[error("the certificate {} cannot be read", .0.display())]
     Certificate(PathBuf, #[source] rustls::pki_types::pem::Error),
-    #[error("the file {} holds no certificate in PEM", .0.display())]
+    #[error("the file {} has no certificate in PEM", .0.display())]
     NoCertificate(PathBuf),
-    #[error("the key {} cannot be read, or is no private key in PEM", .0.display())]
+    #[error("the key {} cannot be read or is not a private key in PEM", .0.display())]
     Key(PathBuf, #[source] rustls::pki_types::pem::Error),
     #[error(
-        "the key {} is protected by a passphrase, which otter cannot ask for: write it without one, to a file that only \
-         otter may read: openssl pkey -in {} -out FILE", .0.display(), .0.display()
+        "the key {} has a passphrase, which otter does not support: write the key without a \
+         passphrase to a file that only otter may read: openssl pkey -in {} -out \
+         FILE", .0.display(), .0.display()
     )]
     Passphrase(PathBuf),
-    #[error("the certificate {} and the key {} do not go together", .0.display(), .1.display())]
+    #[error("the certificate {} and the key {} do not match", .0.display(), .1.display())]
     Pair(PathBuf, PathBuf, #[source] rustls::Error),
     #[error("TLS cannot be set up")]
     Setup(#[source] rustls::Error),
 }
 
-/// Turns connections into TLS. Clones share the certificate.
+/// The TLS configuration of the server. Clones share the certificate.
 #[derive(Clone)]
 pub struct Tls {
     files: Arc<TlsFiles>,
@@ -51,25 +53,25 @@ impl Tls {
     /// Reads the files.
     ///
     /// # Errors
-    /// Files that cannot be read, or do not go together.
+    /// Fails if a file cannot be read or the files do not match.
     pub fn load(files: TlsFiles) -> Result<Self, TlsFilesError> {
         let config = Arc::new(ArcSwap::new(Arc::new(read(&files)?)));
         Ok(Self { files: Arc::new(files), config })
     }
 
-    /// Reads the files again: connections from now on are served with what is in them.
+    /// Loads the files again, for new connections.
     ///
     /// # Errors
-    /// As [`Tls::load`]; what was read before stays.
+    /// As [`Tls::load`]; the loaded certificate then stays in use.
     pub fn reload(&self) -> Result<(), TlsFilesError> {
         self.config.store(Arc::new(read(&self.files)?));
         Ok(())
     }
 
-    /// The handshake. The caller bounds how long it may take.
+    /// Performs the TLS handshake. The caller limits the time.
     ///
     /// # Errors
-    /// The client's.
+    /// Fails if the client breaks the handshake.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         connection: S,
@@ -97,8 +99,7 @@ fn read(files: &TlsFiles) -> Result<ServerConfig, TlsFilesError> {
     Ok(config)
 }
 
-/// Whether the text of a key in PEM says that it is encrypted, in its label or in the header of the
-/// older form.
+/// Whether a PEM key is encrypted, by its label or by the header of the older form.
 fn has_passphrase(text: &str) -> bool {
     let encrypted = |line: &str| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED");
     text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.lines().any(encrypted)
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_do_not_make_a_server_are_told_by_name() {
+    fn errors_name_the_invalid_file() {
         let directory = tempfile::tempdir().unwrap();
         let made = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let (one, other) = (made(), made());
@@ -149,6 +150,6 @@ mod tests {
             assert!(error.contains(named), "{named} in {error}");
         }
         std::fs::write(&certificate, "").unwrap();
-        assert!(tls.reload().is_err(), "and what was read before stays");
+        assert!(tls.reload().is_err(), "the loaded certificate stays in use");
     }
 }

@@ -188,9 +188,9 @@ async fn a_mistyped_parameter_is_told_the_nearest() {
         ("/v1/machines?nmae=x", "nmae", "Did you mean name?"),
         ("/v1/machines/find?uniqe=true", "uniqe", "Did you mean unique?"),
         ("/v1/jobs?status=failed", "status", "state"),
-        ("/v1/machines/16?wait=5s", "wait", "None is."),
+        ("/v1/machines/16?wait=5s", "wait", "This operation has none."),
         ("/v1/machines?Limit=5", "Limit", "Did you mean limit?"),
-        ("/healthz?x", "x", "None is."),
+        ("/healthz?x", "x", "This operation has none."),
     ] {
         let problem =
             lab.get(path).await.problem(400, "unknown-parameter").points_at(wrong, "unknown");

@@ -127,7 +127,7 @@ async fn an_address_beyond_loopback_requires_a_token() {
     let daemon = Daemon::start_at("0.0.0.0:0", &["--simulate", "--state-dir", state], &[]).await;
     let about = daemon.request(reqwest::Method::GET, "/v1/about").bearer_auth(token);
     let about = crate::harness::Answer::from_request(about).await.expect(200);
-    assert!(about.text.contains("in the clear"), "{}", about.text);
+    assert!(about.text.contains("not encrypted"), "{}", about.text);
     assert!(daemon.terminate().await.success());
 }
 

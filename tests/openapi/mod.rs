@@ -1,5 +1,4 @@
-//! The OpenAPI document as it is served: it keeps the rules of [`lint`], and the committed copies
-//! are equal to it.
+//! The served OpenAPI document follows the rules of [`lint`], and the committed copies equal it.
 
 mod lint;
 mod walk;
@@ -17,7 +16,7 @@ fn the_served_document_breaks_no_rule() {
 }
 
 #[test]
-fn the_committed_documents_are_the_served_ones() {
+fn the_committed_documents_equal_the_served_ones() {
     let new = otter::api::openapi();
     let old = v3_0::convert(&new);
     for (committed, served, name, flag) in [

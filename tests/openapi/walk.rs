@@ -41,7 +41,7 @@ impl<'a> Place<'a> {
         list.into_iter().flatten().filter_map(Value::as_str).collect()
     }
 
-    /// The entries of the object or list under this key; none where there is neither.
+    /// The entries of the object or list under this key. Empty if there is neither.
     pub fn entries(&self, key: &str) -> Vec<(String, Self)> {
         self.get(key).map(|parent| parent.children()).unwrap_or_default()
     }
@@ -63,11 +63,11 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Where the `$ref` of this object leads; itself where it has none; nothing where that is
-    /// nowhere.
+    /// The target of the `$ref` of this object, or the object itself if it has none. `None` if the
+    /// target does not exist.
     pub fn resolved(&self) -> Option<Self> {
         let mut place = self.clone();
-        // A reference may lead to a reference, but a circle of nothing else leads nowhere.
+        // A reference can lead to another one. A circle of references has no target.
         for _ in 0..8 {
             let Some(reference) = place.text("$ref") else { return Some(place) };
             place = self.at(reference.strip_prefix('#')?)?;

@@ -23,53 +23,61 @@ use crate::domain::scope::Scope;
 use crate::service::callers::Caller;
 use crate::storage::AuditFilter;
 
-/// How many facts a page has unless the caller says.
+/// The default number of entries of a page.
 const PAGE: u32 = 100;
 
-/// Which facts to list.
+/// The filters. An entry must match all of them.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct AuditQuery {
     /// Actions, comma-separated: `job.ended,lease.ended`.
     #[param(value_type = Option<String>)]
     action: Option<Parsed<Vec<AuditAction>>>,
-    /// The name of a token, `anonymous`, `otter`, `otter token`, or `otter store`.
+    /// The name of a token, `anonymous`, `otter`, `otter token` or `otter store`.
     #[param(value_type = Option<String>)]
     actor: Option<Parsed<String>>,
-    /// A machine's id, `name:…`, `uuid:…` or `mac:…`.
+    /// A machine: its id, `name:…`, `uuid:…` or `mac:…`.
     #[param(value_type = Option<String>)]
     machine: Option<Parsed<String>>,
-    /// A lease's id.
+    /// The id of a lease.
     #[param(value_type = Option<String>)]
     lease: Option<Parsed<LeaseId>>,
-    /// A job's id.
+    /// The id of a job.
     #[param(value_type = Option<String>)]
     job: Option<Parsed<JobId>>,
-    /// What was sent as `Otter-Reference`.
+    /// The `Otter-Reference` of the request.
     #[param(value_type = Option<String>)]
     reference: Option<Parsed<String>>,
     /// Outcomes, comma-separated: `failed,unknown`.
     #[param(value_type = Option<String>)]
     outcome: Option<Parsed<Vec<AuditOutcome>>>,
-    /// Facts of this time or later, as RFC 3339: `2026-03-01T12:00:00Z`.
+    /// Only entries at or after this time, as RFC 3339: `2026-03-01T12:00:00Z`.
     #[param(value_type = Option<String>)]
     since: Option<Parsed<Timestamp>>,
-    /// Facts of before this time, as RFC 3339.
+    /// Only entries before this time, as RFC 3339.
     #[param(value_type = Option<String>)]
     until: Option<Parsed<Timestamp>>,
 }
 
 /// Read the audit
 ///
-/// Who did what, newest first, by pages of 100 unless `limit` is given: jobs, leases, quarantines,
-/// overrides, tokens, settings and refused calls. Facts are kept as long as `audit.retention_days`
-/// and `audit.max_bytes` allow. It holds no secrets.
-#[utoipa::path(get, path = "/v1/audit", operation_id = "list_audit", tag = "audit", params(AuditQuery, PageQuery),
+/// The record of who did what, newest first: jobs, leases, quarantines, overrides, tokens, reloads
+/// and refused calls. Default `limit`: 100. otter keeps entries as long as `audit.retention_days`
+/// and `audit.max_bytes` allow. The audit has no secrets.
+#[utoipa::path(
+    get,
+    path = "/v1/audit",
+    operation_id = "list_audit",
+    tag = "audit",
+    params(AuditQuery, PageQuery),
     responses(
         (status = 200, description = "A page of the audit", body = AuditList),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name", "inventory-loading"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name",
+        "inventory-loading"
+    ]))))]
 pub async fn list_audit(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -112,10 +120,10 @@ async fn read_filter(
     })
 }
 
-/// The machine that a filter names: one of the host, or the id of one that is gone and whose facts
-/// are kept.
+/// Resolves the machine in the filter: a machine of the host, or the id of a removed machine that
+/// the audit still has.
 async fn named_machine(api: &ApiState, reference: &str) -> Result<MachineId, Failure> {
-    // Only admins read the audit, and an admin is never restricted.
+    // Only admins read the audit, and the scope of an admin is never restricted.
     let failure = match api.services().machines.resolve(&Scope::All, reference) {
         Ok(view) => return Ok(view.machine.id.clone()),
         Err(failure) => failure,
@@ -125,7 +133,7 @@ async fn named_machine(api: &ApiState, reference: &str) -> Result<MachineId, Fai
     require_facts(api, facts_of_machine, failure).await.map(|()| id)
 }
 
-/// Refuses what does not exist, unless facts of it are kept.
+/// Fails with `missing` if no audit entry matches the filter.
 async fn require_facts(
     api: &ApiState,
     filter: AuditFilter,

@@ -1,4 +1,4 @@
-//! `GET /v1/audit`, and which answers of the other operations are audited as refusals.
+//! `GET /v1/audit`, and the audit of refused calls.
 
 mod list;
 pub mod refusals;

@@ -1,4 +1,4 @@
-//! Which answers are refusals, and what the audit records of them.
+//! Selects the responses that are refusals, and records them in the audit.
 
 use http::{HeaderMap, StatusCode};
 
@@ -9,21 +9,21 @@ use crate::domain::origin::RequestOrigin;
 use crate::service::audit::{Audit, Refusal};
 use crate::service::callers::Caller;
 
-/// The parts of a request that a refusal is audited with, kept while the request is answered.
+/// The parts of a request that the audit records if the request is refused.
 pub struct AuditedRequest {
     origin: RequestOrigin,
     reference: Option<String>,
 }
 
 impl AuditedRequest {
-    /// Reads them. A malformed `Otter-Reference` counts as none.
+    /// Reads the parts. Ignores a malformed `Otter-Reference`.
     #[must_use]
     pub fn new(origin: RequestOrigin, headers: &HeaderMap) -> Self {
         Self { origin, reference: read_reference(headers).ok().flatten() }
     }
 
-    /// Audits the answer if it refuses the call because a token, a right, a lease or a place is
-    /// missing.
+    /// Records the failure if it is a refusal: the token, the role or the lease was insufficient,
+    /// or a limit was reached.
     pub fn audit(
         &self,
         audit: &Audit,
@@ -31,7 +31,7 @@ impl AuditedRequest {
         caller: Option<&Caller>,
         failure: &Failure,
     ) {
-        // This problem comes from a job that ended, and the job's end is audited already.
+        // The failure is the outcome of a job, whose end is already in the audit.
         if failure.job.is_some() || !is_refusal(status(failure.kind)) {
             return;
         }

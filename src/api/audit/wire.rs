@@ -7,65 +7,67 @@ use utoipa::ToSchema;
 use crate::domain::audit::AuditRecord;
 use crate::storage::AuditEntry as StoredEntry;
 
-/// One fact: who did what, to which object, and how it came out.
+/// An audit entry: who did what to which object, with which outcome.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AuditEntry {
-    /// Later facts have greater ids.
+    /// Later entries have greater ids.
     #[schema(example = "4711")]
     pub id: String,
     pub at: Timestamp,
-    /// What happened.
+    /// The action.
     #[schema(example = "job.ended", extensions(("x-extensible-enum" = json!([
-        "job.accepted", "job.started", "job.cancel_requested", "job.ended", "lease.queued", "lease.granted",
-        "lease.active", "lease.renewed", "lease.releasing", "lease.ended", "machine.quarantined",
-        "machine.quarantine_cleared", "machine.overridden", "request.refused", "token.created",
-        "token.revoked", "token.rotated", "tokens.reloaded", "certificate.reloaded", "password.reloaded",
-        "store.restored"]))))]
+        "job.accepted", "job.started", "job.cancel_requested", "job.ended", "lease.queued",
+        "lease.granted", "lease.active", "lease.renewed", "lease.releasing", "lease.ended",
+        "machine.quarantined", "machine.quarantine_cleared", "machine.overridden",
+        "request.refused", "token.created", "token.revoked", "token.rotated", "tokens.reloaded",
+        "certificate.reloaded", "password.reloaded", "store.restored"
+    ]))))]
     pub action: String,
-    /// The name of the caller's token; `anonymous` if otter has no tokens, `otter` for what it does
-    /// by itself, `otter token` and `otter store` for the commands. Null if a call was refused that
-    /// showed no valid token, or before its token was read.
+    /// The name of the caller's token; `anonymous` if no token exists, `otter` for otter's own
+    /// actions, `otter token` and `otter store` for the commands. Null for a refused call without a
+    /// valid token, or one that was refused before otter read its token.
     #[schema(required, example = "ci")]
     pub actor: Option<String>,
-    /// The caller's address; `other` for refused calls from more addresses than are counted apart.
-    /// Null on a Unix socket and where no request was made.
+    /// The IP address of the caller. `other` for refused calls, if there are more addresses than
+    /// otter counts separately. Null on a Unix socket, and for actions without a request.
     #[schema(required, example = "192.0.2.7")]
     pub address: Option<String>,
-    /// The `X-Request-Id` of the call.
+    /// The `X-Request-Id` of the request.
     #[schema(required)]
     pub request_id: Option<String>,
-    /// The machine's id.
+    /// The id of the machine.
     #[schema(required)]
     pub machine: Option<String>,
     #[schema(required)]
     pub machine_name: Option<String>,
-    /// The lease's id.
+    /// The id of the lease.
     #[schema(required)]
     pub lease: Option<String>,
-    /// The job's id.
+    /// The id of the job.
     #[schema(required)]
     pub job: Option<String>,
-    /// What the caller sent as `Otter-Reference`.
+    /// The `Otter-Reference` of the request.
     #[schema(required)]
     pub reference: Option<String>,
-    /// The state that the job or lease came to; `done`, `failed` or `refused` for everything else.
+    /// The new state of the job or lease; `done`, `failed` or `refused` for other actions.
     #[schema(example = "succeeded", extensions(("x-extensible-enum" = json!([
         "queued", "running", "succeeded", "failed", "cancelled", "unknown", "preparing", "active",
         "releasing", "released", "expired", "revoked", "done", "refused"]))))]
     pub outcome: String,
-    /// The code of the problem, if it is one.
+    /// The code of the problem, if there is one.
     #[schema(required, example = "forbidden")]
     pub code: Option<String>,
-    /// For a job that started or ended, the time since its acceptance; for a lease that was granted
-    /// or became active, since it was asked for; for one that is released or ended, since it became
-    /// active.
+    /// For a job that started or ended: the time since its acceptance. For a lease that was granted
+    /// or became active: the time since the request. For a lease that is being released or ended:
+    /// the time since it became active.
     #[schema(required)]
     pub duration_ms: Option<u64>,
-    /// For people: the kind of a job, why a lease ended, the reason of a quarantine.
+    /// For people: the kind of the job, the reason why the lease ended, or the reason of the
+    /// quarantine.
     #[schema(required, example = "snapshot.revert")]
     pub detail: Option<String>,
-    /// How many facts this one stands for. Refused calls of one caller, address and code are
-    /// counted for a minute; the other fields are those of the first.
+    /// The number of events in this entry. otter combines refused calls with the same caller,
+    /// address and code for a minute; the other fields are those of the first call.
     pub count: u64,
 }
 
@@ -73,15 +75,15 @@ pub struct AuditEntry {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AuditList {
     pub items: Vec<AuditEntry>,
-    /// The cursor of the next page.
+    /// The cursor of the next page. Null if this is the last.
     #[schema(required)]
     pub next: Option<String>,
-    /// The point in the stream of changes that the list is true at.
+    /// The version at which the list is valid, for `since` of `/v1/events`.
     pub version: String,
 }
 
 impl AuditEntry {
-    /// A fact as callers see it.
+    /// The audit entry on the wire.
     #[must_use]
     pub fn from_stored(entry: &StoredEntry) -> Self {
         let StoredEntry { id, record } = entry;

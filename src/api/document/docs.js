@@ -1,5 +1,5 @@
-// Shows openapi.json: the operations by tag, each with a curl line to copy, the schemas, and the problem codes.
-// Text of the document is only ever put in as text.
+// Shows openapi.json: the operations by tag, each with a curl line to copy, the schemas, and the
+// problem codes. Inserts text of the document only as text, never as HTML.
 "use strict";
 
 const METHODS = ["get", "put", "post", "patch", "delete", "head", "options", "trace"];
@@ -139,7 +139,7 @@ function problemCodes(codes) {
     element("a", { href: `problems/${code}` }, element("code", {}, code))));
 }
 
-// --- Schemas: a reference is opened on demand, so that a circle of them does no harm.
+// --- Schemas: a reference is opened on demand, because references can be circular.
 
 function schemaCard([name, schema]) {
   return element("article", { id: `schema-${name}`, class: "card", "data-text": `schema ${name}`.toLowerCase() },
@@ -160,7 +160,7 @@ function opened(title, make) {
   return details;
 }
 
-// The schema with properties that this one is, holds, or lists.
+// The schema with properties: this one, an alternative in it, or its items.
 function fieldsOf(schema) {
   const target = resolve(schema);
   if (!target || typeof target !== "object") return null;
@@ -209,26 +209,26 @@ function nullLast(one, other) {
   return (one === "null") - (other === "null");
 }
 
-// What else is said of a value, or of each value of a list.
+// The other facts about a value, or about each value of a list.
 function facts(schema) {
-  const told = factsOf(schema);
-  return told.length > 0 && element("div", { class: "dim" }, told.map((fact, index) => [index > 0 && " · ", fact]));
+  const facts = factsOf(schema);
+  return facts.length > 0 && element("div", { class: "dim" }, facts.map((fact, index) => [index > 0 && " · ", fact]));
 }
 
 function factsOf(schema) {
   const target = resolve(schema);
   if (!target || typeof target !== "object") return [];
-  const told = [];
+  const facts = [];
   const values = (list) => list.filter((value) => value !== null).map((value) => [" ", element("code", {}, String(value))]);
   const closed = target.enum ?? (target.const === undefined ? null : [target.const]);
-  if (closed) told.push(["one of", values(closed)]);
-  if (target["x-extensible-enum"]) told.push(["for now one of", values(target["x-extensible-enum"])]);
-  if (target.default !== undefined) told.push(["default ", element("code", {}, JSON.stringify(target.default))]);
+  if (closed) facts.push(["one of", values(closed)]);
+  if (target["x-extensible-enum"]) facts.push(["for now one of", values(target["x-extensible-enum"])]);
+  if (target.default !== undefined) facts.push(["default ", element("code", {}, JSON.stringify(target.default))]);
   for (const [key, words] of Object.entries(BOUNDS)) {
-    if (target[key] !== undefined) told.push([`${words} `, element("code", {}, String(target[key]))]);
+    if (target[key] !== undefined) facts.push([`${words} `, element("code", {}, String(target[key]))]);
   }
   const inner = target.items ?? alternativesOf(target)[0];
-  return inner && !fieldsOf(inner) ? told.concat(factsOf(inner)) : told;
+  return inner && !fieldsOf(inner) ? facts.concat(factsOf(inner)) : facts;
 }
 
 function resolve(value) {
@@ -244,12 +244,12 @@ function nameOf(reference) {
   return reference.slice(reference.lastIndexOf("/") + 1);
 }
 
-// --- A line for a shell: what must be given is named in capitals unless the document has an example.
+// --- A line for a shell: required values are in capitals unless the document has an example.
 
 function curl(path, method, operation, parameters, body) {
-  const wanted = parameters.filter((parameter) => parameter.required);
-  const address = path.replaceAll(/\{(\w+)\}/g, (_, name) => sample(wanted.find((one) => one.name === name), name));
-  const query = wanted.filter((one) => one.in === "query").map((one) => `${one.name}=${sample(one, one.name)}`).join("&");
+  const required = parameters.filter((parameter) => parameter.required);
+  const address = path.replaceAll(/\{(\w+)\}/g, (_, name) => sample(required.find((one) => one.name === name), name));
+  const query = required.filter((one) => one.in === "query").map((one) => `${one.name}=${sample(one, one.name)}`).join("&");
   const parts = ["curl --fail-with-body"];
   if (method !== "get") parts.push(`-X ${method.toUpperCase()}`);
   parts.push(quoted(location.origin + address + (query && `?${query}`)));
@@ -257,7 +257,7 @@ function curl(path, method, operation, parameters, body) {
   if (security.length > 0 && security.every((one) => Object.keys(one).length > 0)) {
     parts.push('-H "Authorization: Bearer $OTTER_TOKEN"');
   }
-  for (const header of wanted.filter((one) => one.in === "header")) {
+  for (const header of required.filter((one) => one.in === "header")) {
     parts.push(`-H ${quoted(`${header.name}: ${sample(header, header.name)}`)}`);
   }
   const media = Object.entries(body?.content ?? {})[0];
@@ -280,7 +280,7 @@ function exampleOf({ example, examples, schema }) {
   return example ?? Object.values(examples ?? {})[0]?.value ?? made(schema, 0);
 }
 
-// The smallest value that fits: what is required, and all that there is where nothing is.
+// A small example: the required fields, or all fields if none is required.
 function made(schema, depth) {
   const target = resolve(schema);
   if (!target || typeof target !== "object" || depth > 5) return null;
@@ -309,14 +309,14 @@ async function copy(text, button) {
     await navigator.clipboard.writeText(text);
     button.textContent = "Copied";
   } catch {
-    // Without TLS a browser has no clipboard for pages but those of localhost: select the line instead.
+    // Without TLS, only pages of localhost can use the clipboard: select the line instead.
     getSelection().selectAllChildren(button.previousSibling);
     button.textContent = "Selected";
   }
   setTimeout(() => { button.textContent = "Copy"; }, 1500);
 }
 
-// --- The filter, deep links, and where the reader is.
+// --- The filter, deep links, and the current position.
 
 function listen() {
   const filter = byId("filter");
@@ -356,7 +356,7 @@ function applyFilter() {
   byId("count").textContent = words.length > 0 ? `${count} of ${document.querySelectorAll("#index a").length}` : "";
 }
 
-// The browser looked for the anchor before the page had it, and the filter may hide it.
+// The browser looked for the anchor before it existed, and the filter may hide it.
 function follow() {
   const target = byId(decodeURIComponent(location.hash.slice(1)));
   if (!target) return;
@@ -379,7 +379,7 @@ function element(tag, attributes, ...children) {
   return made;
 }
 
-// As much of Markdown as descriptions use: paragraphs, lists, code and bold.
+// The Markdown that descriptions use: paragraphs, lists, code and bold.
 function markdown(text) {
   return (text ?? "").split(/\n{2,}/).filter((block) => block.trim()).map((block) => {
     const items = block.trim().split(/\n(?=\s*[-*] )/).filter(Boolean);

@@ -1,5 +1,5 @@
-//! `/docs`: the OpenAPI document to read and to copy from, in any browser, without the internet.
-//! The page fetches `openapi.json` from beside itself.
+//! The page `/docs`, which shows the OpenAPI document in a browser without internet access. The
+//! page fetches `openapi.json` from the same server.
 
 use std::sync::LazyLock;
 
@@ -8,7 +8,7 @@ use super::page::{self, HtmlPage};
 static PAGE: LazyLock<HtmlPage> =
     LazyLock::new(|| page::render("otter API", include_str!("docs.html"), include_str!("docs.js")));
 
-/// The page and its policy.
+/// The page and its content security policy.
 #[must_use]
 pub fn page() -> &'static HtmlPage {
     &PAGE
@@ -19,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_asks_nobody_else() {
+    fn the_page_loads_nothing_from_other_servers() {
         let html = &page().html;
         for outside in ["http://", "https://", "src=", "@import", "onclick", "style=", "innerHTML"]
         {

@@ -1,5 +1,5 @@
-//! The OpenAPI document as data: its mechanical 3.0 form, and the pages that show it and its
-//! problems to people. Pure functions; nothing here knows a route.
+//! Pure functions on the OpenAPI document: its conversion to OpenAPI 3.0, and the HTML pages of the
+//! API and its problems.
 
 pub mod docs;
 pub mod page;

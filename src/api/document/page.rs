@@ -1,5 +1,5 @@
-//! The frame of otter's own pages: one HTML file that needs nothing else, and a content security
-//! policy under which nothing but its own style and script runs.
+//! Renders otter's HTML pages: self-contained files with a content security policy that allows only
+//! their own style and script.
 
 use std::fmt::Write as _;
 
@@ -9,15 +9,20 @@ use sha2::{Digest as _, Sha256};
 
 const STYLE: &str = include_str!("page.css");
 
-/// A page that is ready to be served as `text/html; charset=utf-8`.
+/// A complete page, to be served as `text/html; charset=utf-8`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HtmlPage {
     pub html: String,
-    /// The value of `Content-Security-Policy` that goes with it.
+    /// The value of `Content-Security-Policy` for this page.
     pub content_security_policy: String,
 }
 
-/// Puts a page together. The title is text; the body is HTML; an empty script is none.
+/// Renders a page.
+///
+/// # Parameters
+/// - `title`: text, which is escaped.
+/// - `body`: HTML.
+/// - `script`: JavaScript; empty for none.
 #[must_use]
 pub fn render(title: &str, body: &str, script: &str) -> HtmlPage {
     let script_source = match script {
@@ -33,17 +38,18 @@ pub fn render(title: &str, body: &str, script: &str) -> HtmlPage {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
-         <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}{script}</body>\n</html>\n"
+         <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}{script}\
+         </body>\n</html>\n"
     );
     let style_source = source_hash(STYLE);
     let content_security_policy = format!(
-        "default-src 'none'; script-src {script_source}; style-src {style_source}; connect-src 'self'; \
-         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src {script_source}; style-src {style_source}; connect-src \
+         'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
     HtmlPage { html, content_security_policy }
 }
 
-/// Text as HTML shows it, in elements and in quoted attributes.
+/// Escapes text for HTML elements and quoted attributes.
 #[must_use]
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -68,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_policy_lets_exactly_the_own_script_and_style_run() {
+    fn the_policy_allows_only_the_own_script_and_style() {
         // The hash of `alert(1)` by `openssl dgst -sha256 -binary | base64`.
         let page = render("t", "<p>b</p>", "alert(1)");
         assert!(page.html.contains("<script>alert(1)</script>"));
@@ -82,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leaves_the_page_early() {
+    fn text_cannot_break_out_of_its_element() {
         assert!(!STYLE.contains("</style") && !STYLE.contains("url("));
         assert_eq!(escape("<a b='\"&'>"), "&#60;a b=&#39;&#34;&#38;&#39;&#62;");
         assert!(render("<x>", "", "").html.contains("<title>&#60;x&#62;</title>"));

@@ -1,11 +1,11 @@
-//! The pages under `/problems/`: what each code of a problem means and what to do about it. The
-//! `type` of a problem leads here. The table of them is `api::problem`'s.
+//! The pages under `/problems/`, which explain each problem code. The `type` of a problem is the
+//! path of its page. `api::problem` has the table of the texts.
 
 use std::fmt::Write as _;
 
 use super::page::{self, HtmlPage, escape};
 
-/// What a page says of one code.
+/// The texts of one page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProblemPage<'a> {
     pub code: &'a str,
@@ -17,7 +17,7 @@ pub struct ProblemPage<'a> {
     pub what_to_do: &'a str,
 }
 
-/// `/problems/`: every code, in the order given.
+/// The page `/problems`: all codes in the given order.
 #[must_use]
 pub fn catalogue(problems: &[ProblemPage]) -> HtmlPage {
     let mut rows = String::new();
@@ -32,42 +32,47 @@ pub fn catalogue(problems: &[ProblemPage]) -> HtmlPage {
     }
     let body = format!(
         "<main class=\"text\">\n<p><a href=\"/docs\">otter</a></p>\n<h1>Problems</h1>\n\
-         <p>Every failure is an <code>application/problem+json</code> (RFC 9457) with one of these codes. A code never \
-         changes its status or its meaning; new ones may come.</p>\n\
-         <table>\n<thead><tr><th>code</th><th>status</th><th>title</th><th>retry</th></tr></thead>\n\
+         <p>Every failure is an <code>application/problem+json</code> (RFC 9457) with one of \
+         these codes. The status and the meaning of a code never change. Later versions can \
+         add codes.</p>\n\
+         <table>\n<thead><tr><th>code</th><th>status</th><th>title</th><th>retry</th></tr>\
+         </thead>\n\
          <tbody>\n{rows}</tbody>\n</table>\n</main>\n"
     );
     page::render("Problems · otter", &body, "")
 }
 
-/// `/problems/{code}`.
+/// The page `/problems/{code}`.
 #[must_use]
 pub fn problem_page(problem: &ProblemPage) -> HtmlPage {
     let &ProblemPage { code, status, title, retry, meaning, what_to_do } = problem;
     let retry_advice = match retry {
         "no" => {
-            "The same request would fail again, or do the thing twice: do not repeat it blindly."
+            "The same request would fail again or have its effect twice: do not repeat it \
+             automatically."
         }
         "after" => {
-            "It may go away by itself: try again after the <code>Retry-After</code> of the answer, or later."
+            "The problem is temporary: try again after the <code>Retry-After</code> of the \
+             response, or later."
         }
         "same-key" => {
-            "Repeat the request with the same <code>Idempotency-Key</code>: nothing is done twice."
+            "Repeat the request with the same <code>Idempotency-Key</code>: it has its effect only \
+             once."
         }
         _ => "",
     };
     let (code, title, retry) = (escape(code), escape(title), escape(retry));
     let (meaning, what_to_do) = (paragraphs(meaning), paragraphs(what_to_do));
     let body = format!(
-        "<main class=\"text\">\n<p><a href=\"/docs\">otter</a> · <a href=\"/problems\">problems</a></p>\n\
-         <h1>{title}</h1>\n<p><code>{code}</code> · status {status}</p>\n\
-         <h2>What it means</h2>\n{meaning}<h2>What to do</h2>\n{what_to_do}\
-         <h2>Trying again</h2>\n<p><code>retry: \"{retry}\"</code></p>\n<p>{retry_advice}</p>\n</main>\n"
+        "<main class=\"text\">\n<p><a href=\"/docs\">otter</a> · <a \
+         href=\"/problems\">problems</a></p>\n<h1>{title}</h1>\n<p><code>{code}</code> · status \
+         {status}</p>\n<h2>Meaning</h2>\n{meaning}<h2>What to do</h2>\n{what_to_do}<h2>Trying \
+         again</h2>\n<p><code>retry: \"{retry}\"</code></p>\n<p>{retry_advice}</p>\n</main>\n"
     );
     page::render(&format!("{} · otter", problem.title), &body, "")
 }
 
-/// Text as paragraphs: an empty line parts them, and what stands in backticks is code.
+/// Converts text to HTML paragraphs. An empty line separates paragraphs, and backticks mark code.
 fn paragraphs(text: &str) -> String {
     let mut html = String::new();
     for paragraph in text.split("\n\n") {
@@ -96,7 +101,7 @@ mod tests {
     };
 
     #[test]
-    fn a_page_says_all_that_there_is_to_say() {
+    fn a_page_has_all_texts() {
         let html = problem_page(&BUSY).html;
         for text in [
             "<h1>Something else works on the machine</h1>",
@@ -111,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_catalogue_leads_to_each_page() {
+    fn the_catalogue_links_to_each_page() {
         let html = catalogue(&[BUSY, ProblemPage { code: "not-found", status: 404, ..BUSY }]).html;
         assert!(html.contains(
             "<a href=\"/problems/machine-busy\"><code>machine-busy</code></a></td><td>409</td>"

@@ -1,15 +1,15 @@
-//! The mechanical OpenAPI 3.0.3 form of the 3.1 document, for generators that know no newer one.
+//! Converts the OpenAPI 3.1 document to 3.0.3, for generators that do not support 3.1.
 //!
-//! Schemas of 3.1 are JSON Schema 2020-12; those of 3.0 are a dialect that lacks `null`, lists of
-//! types, `const` and more. What has a counterpart becomes it; what has none is left out, which
-//! only widens what a schema accepts. Generators of that age take `application/json` alone for
-//! JSON, so that an answer of another name gets this one too.
+//! Schemas of 3.1 are JSON Schema 2020-12. Schemas of 3.0 are a dialect without `null`, lists of
+//! types, `const` and more. The conversion replaces a keyword by its counterpart, or removes it if
+//! there is none; a removal only makes a schema accept more. Old generators recognise only
+//! `application/json` as JSON, so responses with another JSON type get this type too.
 
 use serde_json::{Map, Value, json};
 
 type Object = Map<String, Value>;
 
-/// What a Schema Object of 3.0.3 may hold; extensions (`x-…`) besides.
+/// The keywords of a Schema Object of 3.0.3. Extensions (`x-…`) are allowed too.
 const SCHEMA_KEYWORDS: &[&str] = &[
     "additionalProperties",
     "allOf",
@@ -51,7 +51,8 @@ const SCHEMA_KEYWORDS: &[&str] = &[
 /// The keys of a path item that are operations.
 const METHODS: &[&str] = &["get", "put", "post", "delete", "options", "head", "patch", "trace"];
 
-/// Turns a 3.1 document into a 3.0.3 one that accepts at least the same requests and answers.
+/// Converts a 3.1 document to a 3.0.3 document that accepts at least the same requests and
+/// responses.
 #[must_use]
 pub fn convert(document: &Value) -> Value {
     let mut document = document.clone();
@@ -70,7 +71,7 @@ fn info(info: &mut Object) {
     info.remove("summary");
     with_object(info, "license", |license| {
         let Some(Value::String(identifier)) = license.remove("identifier") else { return };
-        // SPDX has a page for each licence, but none for an expression such as `MIT OR Apache-2.0`.
+        // SPDX has a page for each licence, but not for an expression such as `MIT OR Apache-2.0`.
         if !identifier.contains(' ') {
             license
                 .entry("url")
@@ -116,8 +117,8 @@ fn response(response: &mut Object) {
     with_object(response, "content", plain_json);
 }
 
-/// JSON of any name (`application/problem+json`) by its plain name too: by others it stays bytes to
-/// them.
+/// Adds `application/json` to content with another JSON type (`application/problem+json`), which
+/// old generators treat as bytes.
 fn plain_json(content: &mut Object) {
     let named =
         content.iter().find(|(name, _)| name.ends_with("+json")).map(|(_, value)| value.clone());
@@ -126,7 +127,7 @@ fn plain_json(content: &mut Object) {
     }
 }
 
-/// A parameter, or a header, which is one without a name.
+/// Converts a parameter or a header.
 fn parameter(parameter: &mut Object) {
     plain_reference(parameter);
     if let Some(value) = parameter.get_mut("schema") {
@@ -146,7 +147,7 @@ fn media_type(media_type: &mut Object) {
     }
 }
 
-/// References of 3.0 stand alone; those of 3.1 may describe what they refer to.
+/// Removes the siblings of `$ref`, such as a description, which 3.0 does not allow.
 fn plain_reference(object: &mut Object) {
     if object.contains_key("$ref") {
         object.retain(|key, _| key == "$ref");
@@ -195,7 +196,7 @@ fn subschemas(object: &mut Object) {
     }
     if let Some(value @ Value::Object(_)) = object.get_mut("additionalProperties") {
         schema(value);
-        // The same, in the words that generators of that age know.
+        // An equivalent that old generators support.
         if *value == json!({}) {
             *value = json!(true);
         }
@@ -212,7 +213,7 @@ fn subschemas(object: &mut Object) {
     }
 }
 
-/// What stands beside a `$ref` counts in 3.1 and is ignored in 3.0: `allOf` keeps it.
+/// Moves `$ref` into `allOf` if it has siblings, which 3.0 would ignore.
 fn reference(object: &mut Object) {
     if object.len() > 1
         && let Some(target) = object.remove("$ref")
@@ -230,8 +231,8 @@ fn constant(object: &mut Object) {
     }
 }
 
-/// Takes the null out of a union. One alternative left is no union any more: a reference goes into
-/// `allOf`, an inline schema into its parent, whose own words win.
+/// Replaces the null in a union by `nullable`. If one alternative remains, a reference goes into
+/// `allOf`, and an inline schema is merged into its parent, whose keywords win.
 fn alternatives(object: &mut Object, key: &str) {
     let Some(Value::Array(values)) = object.get(key) else { return };
     let mut others: Vec<Value> =
@@ -259,7 +260,7 @@ fn alternatives(object: &mut Object, key: &str) {
     }
 }
 
-/// `type` is one name in 3.0, and null is not among them.
+/// Converts a list of types. In 3.0, `type` is one name, and `null` is not a type.
 fn types(object: &mut Object) {
     let names: Vec<Value> = match object.get("type") {
         Some(Value::Array(names)) => names.clone(),
@@ -273,7 +274,7 @@ fn types(object: &mut Object) {
     }
     match others.as_slice() {
         [] => {
-            // Nothing but null. `nullable` counts only beside a type.
+            // Only null is allowed. `nullable` needs a `type` in the same schema.
             object.insert("type".to_owned(), json!("object"));
             object.insert("enum".to_owned(), json!([null]));
         }
@@ -307,8 +308,8 @@ fn typed(name: &Value, nullable: bool) -> Value {
     schema
 }
 
-/// An exclusive bound is a number in 3.1 and a flag beside the bound in 3.0. Of two bounds the
-/// stricter stays.
+/// Converts an exclusive bound, which is a number in 3.1 and a flag of the normal bound in 3.0.
+/// Keeps the stricter one of two bounds.
 fn exclusive_bound(
     object: &mut Object,
     exclusive: &str,
@@ -355,12 +356,12 @@ fn pattern_properties(object: &mut Object) {
     object.insert("additionalProperties".to_owned(), value);
 }
 
-/// A tuple becomes a list of any of its parts.
+/// Converts a tuple to a list of any of its parts.
 fn tuple(object: &mut Object) {
     let Some(Value::Array(parts)) = object.remove("prefixItems") else { return };
     let mut parts = parts;
     match object.remove("items") {
-        // What stands for `false` after conversion: nothing follows the parts.
+        // The converted `false`: no items after the parts.
         None => parts.push(json!({})),
         Some(rest) if rest == json!({ "not": {} }) => {}
         Some(rest) => parts.push(rest),
@@ -384,7 +385,7 @@ fn with_object(parent: &mut Object, key: &str, change: impl FnOnce(&mut Object))
     }
 }
 
-/// Changes each object of a map or a list.
+/// Applies a change to each object of a map or a list.
 fn for_each(parent: &mut Object, key: &str, change: fn(&mut Object)) {
     match parent.get_mut(key) {
         Some(Value::Object(map)) => {
@@ -401,15 +402,15 @@ fn for_each(parent: &mut Object, key: &str, change: fn(&mut Object)) {
 mod tests {
     use super::*;
 
-    /// The schema as it stands in a converted document.
+    /// Converts one schema.
     fn converted(schema: &Value) -> Value {
         let document = json!({ "openapi": "3.1.0", "components": { "schemas": { "S": schema } } });
         convert(&document)["components"]["schemas"]["S"].clone()
     }
 
     #[test]
-    #[expect(clippy::too_many_lines, reason = "one table: a construct, and what becomes of it")]
-    fn schemas_become_those_of_the_older_dialect() {
+    #[expect(clippy::too_many_lines, reason = "one table: a construct, and its conversion")]
+    fn schemas_are_converted() {
         let reference = json!({ "$ref": "#/components/schemas/Job" });
         for (construct, new, old) in [
             ("one type stays", json!({ "type": "string" }), json!({ "type": "string" })),
@@ -428,13 +429,13 @@ mod tests {
                 ] }),
             ),
             (
-                "several types beside anyOf",
+                "several types and anyOf",
                 json!({ "type": ["string", "integer"], "anyOf": [{ "minLength": 1 }] }),
                 json!({ "anyOf": [{ "minLength": 1 }],
                     "allOf": [{ "anyOf": [{ "type": "string" }, { "type": "integer" }] }] }),
             ),
             (
-                "nothing but null",
+                "only null",
                 json!({ "type": "null" }),
                 json!({ "type": "object", "nullable": true, "enum": [null] }),
             ),
@@ -461,7 +462,7 @@ mod tests {
             ),
             ("a reference alone", reference.clone(), reference.clone()),
             (
-                "a reference with words of its own",
+                "a reference with a description",
                 json!({ "$ref": "#/components/schemas/Job", "description": "the last one" }),
                 json!({ "allOf": [reference], "description": "the last one" }),
             ),
@@ -538,7 +539,7 @@ mod tests {
             ("anything", json!(true), json!({})),
             ("nothing", json!(false), json!({ "not": {} })),
             (
-                "what has no counterpart",
+                "keywords without a counterpart",
                 json!({ "$comment": "c", "$defs": {}, "if": {}, "then": {}, "unevaluatedProperties": false,
                     "dependentRequired": {}, "x-extensible-enum": ["a"], "title": "T" }),
                 json!({ "x-extensible-enum": ["a"], "title": "T" }),
@@ -550,7 +551,7 @@ mod tests {
                     "examples": { "type": "string", "nullable": true } } }),
             ),
             (
-                "what is nested",
+                "nested schemas",
                 json!({ "items": { "not": { "const": 1 } }, "allOf": [{ "const": 2 }],
                     "oneOf": [{ "additionalProperties": { "const": 3 } }, { "const": 4 }] }),
                 json!({ "items": { "not": { "enum": [1] } }, "allOf": [{ "enum": [2] }],
@@ -562,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_around_them_becomes_an_older_one() {
+    fn the_document_around_the_schemas_is_converted() {
         let nullable = json!({ "type": ["string", "null"] });
         let document = json!({
             "openapi": "3.1.0", "jsonSchemaDialect": "d", "webhooks": {},
@@ -622,7 +623,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_json_has_the_plain_name_too() {
+    fn a_json_response_gets_the_type_application_json_too() {
         let content = |content: Value| json!({ "paths": { "/x": { "get": { "responses": { "4XX": { "content": content } } } } } });
         let (problem, other) =
             (json!({ "schema": { "type": "object" } }), json!({ "schema": { "type": "string" } }));
@@ -642,7 +643,7 @@ mod tests {
     }
 
     #[test]
-    fn a_licence_expression_has_no_page() {
+    fn a_licence_expression_gets_no_url() {
         let document =
             json!({ "info": { "license": { "name": "n", "identifier": "MIT OR Apache-2.0" } } });
         assert_eq!(convert(&document)["info"]["license"], json!({ "name": "n" }));

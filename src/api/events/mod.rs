@@ -1,4 +1,4 @@
-//! `GET /v1/events`: every change as it happens, to be resumed without a gap.
+//! `GET /v1/events`: a stream of all changes, which clients can resume without a gap.
 
 mod objects;
 mod stream;
@@ -43,69 +43,77 @@ pub fn routes() -> Routes {
     Routes::default().role(Role::Viewer, routes!(stream_events))
 }
 
-/// Which events, and from where on.
+/// The parameters: the start of the stream, its end, and its filters.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct EventsQuery {
-    /// The version to go on from: a list's `version`, an event's, or `Otter-Version`. Without it
-    /// the stream begins now.
+    /// The version after which the stream begins: `version` of a list or an event, or
+    /// `Otter-Version`. Default: now.
     #[param(value_type = Option<String>)]
     since: Option<Parsed<Version>>,
-    /// First every object (of jobs those that have not ended, or all of the `job` or `reference`
-    /// that is named), then `synced`, then what changes. Left out where `since` or `Last-Event-ID`
-    /// can be resumed.
+    /// Whether to begin with all objects, followed by `synced`. Of jobs, these are the ones that
+    /// have not ended, or all that match `job` or `reference`. Has no effect if the stream resumes
+    /// at `since` or `Last-Event-ID`.
     #[param(value_type = Option<bool>)]
     initial: Option<Parsed<bool>>,
-    /// How long the stream goes on: `30s`, `10m`. It ends in `bye`. Without it, it goes on.
+    /// The duration of the stream, which then ends with `bye`: `30s`, `10m`. Default: unlimited.
     #[param(value_type = Option<String>)]
     wait: Option<Parsed<Duration>>,
-    /// Types, comma-separated: `machine.changed,job.changed`. `synced`, `reset` and `bye` always
-    /// come.
+    /// Types of events, comma-separated: `machine.changed,job.changed`. `synced`, `reset` and `bye`
+    /// are always included.
     #[param(value_type = Option<String>)]
     types: Option<Parsed<Vec<EventType>>>,
-    /// Only of this machine, its snapshots and its jobs: an id, `name:…`, `uuid:…` or `mac:…`.
+    /// Only events of this machine, its snapshots, jobs and leases: an id, `name:…`, `uuid:…` or
+    /// `mac:…`.
     #[param(value_type = Option<String>)]
     machine: Option<Parsed<String>>,
-    /// Only of this job.
+    /// Only events of this job.
     #[param(value_type = Option<String>)]
     job: Option<Parsed<JobId>>,
-    /// Only of this lease.
+    /// Only events of this lease.
     #[param(value_type = Option<String>)]
     lease: Option<Parsed<LeaseId>>,
-    /// Only of jobs that were started with this `Otter-Reference`.
+    /// Only events of jobs that were started with this `Otter-Reference`.
     #[param(value_type = Option<String>)]
     reference: Option<Parsed<String>>,
 }
 
-/// What a reader may say in headers.
+/// The headers.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the header")]
 pub struct EventsHeaders {
-    /// As `since`, and it wins: clients of server-sent events send it when they connect again.
+    /// Like `since`, which it overrides. Clients of server-sent events send it when they reconnect.
     #[param(rename = "Last-Event-ID", value_type = String, required = false)]
     last_event_id: Option<String>,
 }
 
 /// Stream events
 ///
-/// Server-sent events, or with `Accept: application/x-ndjson` one JSON object a line. List, then
-/// stream from the list's `version` (that of its first page): nothing is missed. Or ask with
-/// `initial=true`.
+/// Server-sent events, or with `Accept: application/x-ndjson` one JSON object per line. To miss no
+/// change, read a list and start the stream with `since` at the `version` of its first page. Or
+/// start with `initial=true`.
 ///
-/// An event says that its object changed; the object is whole, as it is when it is sent. A bookmark
-/// comes now and then (`id:` alone; in NDJSON `{"type":"bookmark","version":…}`): resume from the
-/// last version that was seen. `reset` says that there is a gap: read anew what is there; the
-/// stream goes on from its version. After a `reset` for a reader that is too slow it ends. It ends
-/// in `bye` when `wait` is over, and when otter stops.
+/// An event has the complete object in its state at the time of sending. Bookmarks between the
+/// events have only a version (`id:` alone; in NDJSON `{"type":"bookmark","version":…}`). To
+/// resume, send the last version that you received. `reset` reports a gap: read the lists again;
+/// the stream continues from its version. If the client is too slow, the stream ends after `reset`.
+/// The stream ends with `bye` when `wait` is over and when otter stops.
 #[utoipa::path(get, path = "/v1/events", operation_id = "stream_events", tag = "events",
     params(EventsQuery, EventsHeaders),
     responses(
-        (status = 200, description = "A stream of events: each `data:` of the one, each line of the other is an `Event`", content((String = "text/event-stream"), (String = "application/x-ndjson"))),
+        (
+            status = 200,
+            description = "A stream of events: each `data:` of server-sent events, or each line of \
+                           NDJSON, is an `Event`",
+            content((String = "text/event-stream"), (String = "application/x-ndjson"))
+        ),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading",
-        "too-many-waits"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading",
+        "too-many-waits"
+    ]))))]
 pub async fn stream_events(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -150,7 +158,7 @@ pub async fn stream_events(
     Ok(response)
 }
 
-/// Whether NDJSON is asked for, before SSE where both are.
+/// Whether the client accepts NDJSON, and lists it before SSE if it accepts both.
 fn wants_ndjson(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut media_types = accepted
@@ -162,7 +170,10 @@ fn wants_ndjson(headers: &HeaderMap) -> bool {
         .is_some_and(|first| first == NDJSON)
 }
 
-/// The version of the last event that a client of server-sent events has seen.
+/// Reads `Last-Event-ID`. `None` if the request does not have it.
+///
+/// # Errors
+/// `invalid-request` if it is not a version.
 fn last_event_version(headers: &HeaderMap) -> Result<Option<Version>, Failure> {
     let name = "last-event-id";
     let Some(given) = header(headers, name)? else { return Ok(None) };
@@ -177,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_of_the_two_forms_that_is_accepted_is_sent() {
+    fn the_first_accepted_format_is_sent() {
         let ndjson = |accept: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in accept {

@@ -1,5 +1,5 @@
-//! The objects of events, as GET shows them: that of one event, as it is now, and every one for
-//! `initial=true`.
+//! The objects in events, in the same form as GET returns them: the current object of one event,
+//! and all objects for `initial=true`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,20 +25,20 @@ use crate::service::leases::LeaseView;
 use crate::service::machines::{MachineFilter, MachineView};
 use crate::storage::{JobCursor, JobFilter};
 
-/// How many jobs are read at a time.
+/// The number of jobs to read from the store at a time.
 const PAGE: u32 = 100;
 
-/// An object and its id; the one or the other may be nothing.
+/// The id and the object of an event. Each is `None` if the type of event does not have it.
 pub struct EventPayload {
     pub id: Option<String>,
     pub object: Option<Box<RawValue>>,
 }
 
-/// The objects of an event, each with its type. Empty if the object is gone, because another event
-/// reports that, or if it does not exist for the caller.
+/// The payloads of an event, each with its type. Empty if the object was removed, because another
+/// event reports the removal, or if the object is not visible to the caller.
 ///
 /// # Errors
-/// The store's.
+/// Those of the store.
 pub async fn payloads_for_event(
     api: &ApiState,
     caller: &Caller,
@@ -74,7 +74,7 @@ async fn payload_for(
             .get_for(caller, *id)
             .await?
             .map(|view| payload(id.to_string(), &WireLease::from_view(&view, None))),
-        // A restricted caller learns this from the placement event of the machine.
+        // A restricted caller gets the removal from the placement event of the machine.
         Subject::MachineRemoved(id) => (!scope.is_restricted()).then(|| removed(id.to_string())),
         Subject::SnapshotRemoved(machine, id) => {
             let is_visible = !scope.is_restricted() || machines.get_in(scope, machine).is_some();
@@ -167,8 +167,8 @@ fn raw_json<T: Serialize>(object: &T) -> Option<Box<RawValue>> {
     serde_json::value::to_raw_value(object).ok()
 }
 
-/// Every object that a filter wants: the session, datastores, machines with their snapshots, leases
-/// and jobs that have not ended; where a job or a reference is named, its jobs whatever their
+/// All objects that match a filter: the session, datastores, machines with their snapshots, open
+/// leases, and jobs that have not ended. If the filter has a job or a reference, its jobs in any
 /// state.
 pub struct InitialObjects {
     caller: Caller,
@@ -182,7 +182,7 @@ pub struct InitialObjects {
     page: JobPages,
 }
 
-/// Where the reading of jobs is.
+/// The next page of jobs to read.
 enum JobPages {
     First,
     After(JobCursor),
@@ -190,15 +190,15 @@ enum JobPages {
 }
 
 impl InitialObjects {
-    /// All that there is now.
+    /// Collects the objects in memory. Jobs are read page by page later.
     ///
     /// # Errors
-    /// `inventory-loading` before the host was first read.
+    /// `inventory-loading` before the inventory was first loaded.
     pub fn new(api: &ApiState, caller: &Caller, filter: &EventFilter) -> Result<Self, Failure> {
         let services = api.services();
         let machines = services.machines.list(&caller.scope, &MachineFilter::default())?;
         let datastores = services.machines.contents()?.datastores.clone();
-        // What no event of any job would fit needs no look into the store.
+        // Do not read the store if the filter excludes jobs.
         let no_jobs = !filter.includes_type(EventType::JobChanged);
         let leases = services.leases.open_leases(caller);
         Ok(Self {
@@ -214,10 +214,10 @@ impl InitialObjects {
         })
     }
 
-    /// The next, with the type of its event. None when that was all.
+    /// The next object with the type of its event. `None` after the last one.
     ///
     /// # Errors
-    /// The store's.
+    /// Those of the store.
     pub async fn next(
         &mut self,
         api: &ApiState,

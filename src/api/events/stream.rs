@@ -1,13 +1,13 @@
-//! One stream of events, made piece by piece as its reader takes them: nothing is made ahead, and
-//! no lock is held while an object is written.
+//! One stream of events. It creates each chunk when the client reads it, never ahead, and holds no
+//! lock while it writes an object.
 //!
 //! ```text
 //!  reset? ──► objects ──► synced ──► live ──► bye (wait is over, otter stops)
 //!    └───────────────────────────────►│  └──► reset (the reader is too slow)
 //!  bookmark: now and then while live
 //! ```
-//! Until `synced` no server-sent event has an `id:`: who connects again before that is to begin
-//! anew.
+//! Server-sent events before `synced` have no `id:`, so that a client that reconnects early starts
+//! again from the beginning.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -28,16 +28,16 @@ use crate::service::event_stream::{EventReader, NextEvent, Version};
 use crate::service::limits::CountedStream;
 use crate::telemetry::metrics::OpenStream;
 
-/// A piece is sent once it has this many bytes.
+/// The number of bytes after which a chunk is sent.
 const CHUNK: usize = 32 * 1024;
 
-/// A stream and its reader's place in it.
+/// A stream and its position.
 pub struct EventStream {
     api: ApiState,
     caller: Caller,
     format: StreamFormat,
     reader: EventReader,
-    /// When `wait` is over, by the clock that does not jump.
+    /// The end of `wait`, on the monotonic clock. `None` if the stream is unlimited.
     ends_at: Option<Duration>,
     bookmark_at: Duration,
     reset_first: bool,
@@ -50,10 +50,10 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// A stream of what comes.
+    /// A stream of changes.
     ///
     /// # Errors
-    /// `too-many-requests` if the caller's token may open no more.
+    /// `too-many-requests` if the caller's token has reached its limit of streams.
     pub fn new(
         api: &ApiState,
         caller: &Caller,
@@ -82,21 +82,21 @@ impl EventStream {
         })
     }
 
-    /// Begins it with `reset`.
+    /// Makes the stream begin with `reset`.
     pub const fn start_with_reset(&mut self) {
         self.reset_first = true;
     }
 
-    /// Begins it, after a `reset`, with every object.
+    /// Makes the stream begin with all objects, after `reset` if there is one.
     ///
     /// # Errors
-    /// `inventory-loading` before the host was first read.
+    /// `inventory-loading` before the inventory was first loaded.
     pub fn start_with_objects(&mut self) -> Result<(), Failure> {
         self.objects = Some(InitialObjects::new(&self.api, &self.caller, self.reader.filter())?);
         Ok(())
     }
 
-    /// The body of the answer.
+    /// Converts the stream to a response body.
     pub fn into_body(self) -> Body {
         Body::from_stream(stream::unfold(self, |mut stream| async {
             let chunk = stream.next_chunk().await?;
@@ -104,12 +104,12 @@ impl EventStream {
         }))
     }
 
-    /// The next bytes; none after the end.
+    /// The next chunk. `None` after the end of the stream.
     async fn next_chunk(&mut self) -> Option<Bytes> {
         let mut chunk = String::new();
         while chunk.is_empty() && !self.ended {
             if let Err(failure) = self.fill_chunk(&mut chunk).await {
-                // The reader is told that something is missing, and comes back.
+                // `reset` tells the client that an event is missing, so that it reconnects.
                 tracing::warn!(detail = failure.detail, "an event's object cannot be read");
                 self.end(&mut chunk, EventType::Reset);
             }
@@ -123,7 +123,7 @@ impl EventStream {
             self.write_without_object(chunk, EventType::Reset);
         }
         self.write_objects(chunk).await?;
-        // What is there when the time is up is still sent.
+        // Events that exist when the time is up are still sent.
         let time_up = self.ends_at.is_some_and(|ends_at| self.api.clock().elapsed() >= ends_at);
         if time_up {
             self.reader.finish();
@@ -146,8 +146,8 @@ impl EventStream {
                     )
                     .await?;
                     let last = payloads.pop();
-                    // A reader that resumes before the last of several events gets all of them
-                    // again.
+                    // All but the last have the previous version: a client that resumes between
+                    // them gets all of them again.
                     for (event_type, payload) in payloads {
                         self.write_at(chunk, &before, event.at, event_type, payload);
                     }
@@ -176,7 +176,7 @@ impl EventStream {
         Ok(())
     }
 
-    /// Writes a piece of the objects that come first, and `synced` after the last.
+    /// Writes initial objects until the chunk is full, and `synced` after the last.
     async fn write_objects(&mut self, chunk: &mut String) -> Result<(), Failure> {
         while let Some(objects) = self.objects.as_mut()
             && chunk.len() < CHUNK
@@ -200,7 +200,7 @@ impl EventStream {
         }
     }
 
-    /// Waits for whatever comes first.
+    /// Waits for the next event, bookmark, end of `wait`, or stop, whichever is first.
     async fn wait_for_more(&mut self) {
         let due = self.ends_at.map_or(self.bookmark_at, |ends_at| ends_at.min(self.bookmark_at));
         let left = due.saturating_sub(self.api.clock().elapsed());

@@ -1,4 +1,4 @@
-//! Events on the wire: server-sent events (WHATWG HTML, section 9.2) or one JSON object a line.
+//! Events on the wire: server-sent events (WHATWG HTML, section 9.2) or one JSON object per line.
 
 use std::collections::BTreeMap;
 
@@ -13,38 +13,36 @@ use crate::service::event_stream::Version;
 
 /// The media type of server-sent events.
 pub const SSE: &str = "text/event-stream";
-/// The media type of one JSON object a line.
+/// The media type of one JSON object per line.
 pub const NDJSON: &str = "application/x-ndjson";
 
-/// One change.
+/// A change of an object.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Event {
-    /// The point in the stream after it: resume from here.
+    /// The version after this event. Send it as `since` to resume here.
     #[schema(example = "1b2c3d4e5f60-42")]
     pub version: String,
-    /// When it changed.
+    /// The time of the change.
     pub at: Timestamp,
     #[serde(rename = "type")]
     #[schema(example = "machine.changed", extensions(("x-extensible-enum" = json!(types()))))]
     pub kind: String,
-    /// The id of the object; null where the type alone says it.
+    /// The id of the object. Null for `session.changed`, `synced`, `reset` and `bye`.
     #[schema(required)]
     pub id: Option<String>,
-    /// Null where it is gone, and of `synced`, `reset` and `bye`.
+    /// Null if the object was removed, and for `synced`, `reset` and `bye`.
     #[schema(required, value_type = Option<EventObject>)]
     pub object: Option<Box<RawValue>>,
 }
 
-/// The object as GET shows it, whole, as it was when this was sent: a Machine, Snapshot, Datastore,
-/// Job, Lease, or the session of `/v1/about`, as the event's type says.
+/// The complete object in its state at the time of sending, in the same form as GET returns it. The
+/// type of the event determines which: a Machine, Snapshot, Datastore, Job, Lease, or the session
+/// of `/v1/about`.
 #[derive(ToSchema)]
-#[expect(
-    dead_code,
-    reason = "documents the object; a union of what it may be would break generators"
-)]
+#[expect(dead_code, reason = "documents the object; a union of the types would break generators")]
 pub struct EventObject(BTreeMap<String, Value>);
 
-/// How a stream is written.
+/// The format of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamFormat {
     Sse,
@@ -52,7 +50,7 @@ pub enum StreamFormat {
 }
 
 impl Event {
-    /// An event without an object: it is gone, or there is none.
+    /// An event without an object.
     #[must_use]
     pub fn without_object(version: &Version, at: Timestamp, event_type: EventType) -> Self {
         Self {
@@ -66,10 +64,12 @@ impl Event {
 }
 
 impl StreamFormat {
-    /// Writes an event. `resumable` says that a reader who saw this may go on from its version
-    /// alone.
+    /// Writes an event.
+    ///
+    /// # Parameters
+    /// - `resumable`: whether a client may resume at the version of this event.
     pub fn event(self, out: &mut String, event: &Event, resumable: bool) {
-        // Plain structs with text keys always serialise, and to one line.
+        // Serialising plain structs with text keys cannot fail. The JSON has no line breaks.
         let json = serde_json::to_string(event).unwrap_or_default();
         match self {
             Self::Sse => {
@@ -82,7 +82,8 @@ impl StreamFormat {
         }
     }
 
-    /// Writes where the stream is. Clients of server-sent events take note and tell nobody.
+    /// Writes a bookmark, which has only the version. Clients of server-sent events store it and
+    /// report no event.
     pub fn bookmark(self, out: &mut String, version: &Version) {
         let version = version.to_string();
         match self {

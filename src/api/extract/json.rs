@@ -1,5 +1,5 @@
-//! A body of JSON, read strictly: what is unknown, missing, null or there twice is told by its
-//! place, however deep.
+//! Strict parsing of JSON bodies. Refuses unknown, missing, repeated and null fields at any depth,
+//! with a pointer to the field.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -15,14 +15,18 @@ use crate::domain::duration;
 use crate::domain::failure::Failure;
 use crate::service::machines::shorten;
 
-/// Parses a body strictly: UTF-8, JSON, an object, only known fields, each of its type.
+/// Parses a body.
+///
+/// # Errors
+/// `invalid-request` if it is not UTF-8, not JSON or not an object, or if a field is unknown,
+/// missing, repeated, null or of the wrong type.
 pub fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T, Failure> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let detail = format!("The body is not UTF-8 from byte {} on.", error.valid_up_to());
         failure_in_body("", "not-utf-8", detail)
     })?;
     let value: serde_json::Value = serde_json::from_str(text).map_err(|error| {
-        // The error names line and column, never the text.
+        // serde_json's error has the line and column, but no text of the body.
         failure_in_body("", "not-json", format!("The body is not JSON: {error}."))
     })?;
     let Some(object) = value.as_object() else {
@@ -34,7 +38,7 @@ pub fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T
     };
     if let Some(repeated) = repeated_field(text) {
         let name = repeated.rsplit('/').next().unwrap_or_default();
-        let detail = format!("The field {} stands there twice; give it once.", shorten(name));
+        let detail = format!("The field {} is repeated; send it once.", shorten(name));
         return Err(failure_in_body(&repeated, "repeated", detail));
     }
     let known = known_fields(&T::schema());
@@ -49,11 +53,11 @@ pub fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T
         let detail = format!("The field {missing} is missing.");
         return Err(failure_in_body(&pointer(&missing), "missing", detail));
     }
-    // No field of a request is nullable: a null is a variable that came out empty, and means
-    // something to nobody.
+    // No field of a request is nullable. A null is usually a variable that the client forgot to
+    // set.
     if let Some(null) = null_field(&value) {
         let field = null.trim_start_matches('/').replace('/', ".");
-        let detail = format!("The field {field} is null; give it a value, or leave it out.");
+        let detail = format!("The field {field} is null; set a value or omit the field.");
         return Err(failure_in_body(&null, "wrong-type", detail));
     }
     serde_path_to_error::deserialize(value).map_err(|error| {
@@ -74,10 +78,10 @@ pub fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T
     })
 }
 
-/// Reads a duration of a body, which is a text. The error for a number says how to write it.
+/// Deserialises a duration, which is a string. The error for a number shows the correct form.
 ///
 /// # Errors
-/// Whatever is not a text.
+/// Fails if the value is not a string.
 pub fn duration_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     struct Text;
 
@@ -103,7 +107,7 @@ pub fn duration_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Strin
     deserializer.deserialize_any(Text)
 }
 
-/// Reads a duration that may be absent. The field also needs `#[serde(default)]`.
+/// Deserialises an optional duration. The field also needs `#[serde(default)]`.
 ///
 /// # Errors
 /// As [`duration_text`].
@@ -113,7 +117,7 @@ pub fn some_duration_text<'de, D: Deserializer<'de>>(
     duration_text(deserializer).map(Some)
 }
 
-/// Where the first null stands, however deep.
+/// The JSON Pointer of the first null at any depth. `None` if there is no null.
 fn null_field(value: &serde_json::Value) -> Option<String> {
     value.as_object()?.iter().find_map(|(field, value)| {
         if value.is_null() {
@@ -123,14 +127,15 @@ fn null_field(value: &serde_json::Value) -> Option<String> {
     })
 }
 
-/// The field that serde does not know, and those that it does: of what lies deeper it alone tells.
+/// Parses serde's error about an unknown nested field into the unknown name and the known ones.
+/// `None` for other errors.
 fn unknown_field(error: &str) -> Option<(&str, Vec<String>)> {
     let (unknown, rest) = error.strip_prefix("unknown field `")?.split_once('`')?;
     Some((unknown, rest.split('`').skip(1).step_by(2).map(str::to_owned).collect()))
 }
 
-/// Where a field stands twice in an object, however deep: the one would be acted on and the other
-/// overlooked.
+/// The JSON Pointer of the first repeated field at any depth. `None` if no field is repeated.
+/// serde_json silently uses the last one.
 fn repeated_field(object: &str) -> Option<String> {
     struct Repeated(Option<String>);
 
@@ -199,7 +204,7 @@ fn known_fields(schema: &RefOr<Schema>) -> Vec<String> {
     }
 }
 
-/// The fields that a body has to have.
+/// The required fields of a body.
 pub fn required_fields(schema: &RefOr<Schema>) -> Vec<String> {
     match schema {
         RefOr::T(Schema::Object(object)) => object.required.clone(),
@@ -212,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_that_stands_twice_is_found() {
+    fn a_repeated_field_is_found() {
         assert_eq!(repeated_field(r#"{"a":1,"b":{"a":2,"c":3},"a":4}"#).as_deref(), Some("/a"));
         assert_eq!(repeated_field(r#"{"a":1,"\u0061":2}"#).as_deref(), Some("/a"));
         assert_eq!(
@@ -224,9 +229,9 @@ mod tests {
     }
 
     #[test]
-    fn what_serde_does_not_know_is_told_with_what_it_does() {
-        let told = unknown_field("unknown field `snap`, expected one of `snapshot`, `power`");
-        assert_eq!(told, Some(("snap", vec!["snapshot".to_owned(), "power".to_owned()])));
+    fn an_unknown_field_is_found_with_the_known_ones() {
+        let found = unknown_field("unknown field `snap`, expected one of `snapshot`, `power`");
+        assert_eq!(found, Some(("snap", vec!["snapshot".to_owned(), "power".to_owned()])));
         assert_eq!(unknown_field("unknown field `x`, expected `a` or `b`").unwrap().1, ["a", "b"]);
         assert_eq!(unknown_field("unknown field `x`, there are no fields").unwrap().1, [""; 0]);
         assert_eq!(unknown_field("invalid type: integer `5`, expected a string"), None);

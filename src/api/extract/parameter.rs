@@ -1,5 +1,4 @@
-//! The values of query parameters that are more than a text, and what is wrong with a text that is
-//! none.
+//! Parses the values of query parameters into types, with an error for invalid values.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -20,14 +19,14 @@ use crate::domain::power::PowerState;
 use crate::service::event_stream::Version;
 use crate::service::machines::shorten;
 
-/// A type that a parameter is read into.
+/// A type of a query parameter.
 pub trait Parameter: Sized {
-    /// Reads the text of a parameter.
+    /// Parses the text of a parameter.
     fn from_text(text: &str) -> Result<Self, InvalidValue>;
 }
 
-/// Why a text is not the parameter that is wanted: the code of the problem, and the sentence for
-/// people without its subject, which is the parameter's name.
+/// The error of an invalid value: the code of the problem, and the rest of the sentence after the
+/// name of the parameter.
 #[derive(Debug, thiserror::Error)]
 #[error("{code} {rest}")]
 pub struct InvalidValue {
@@ -35,36 +34,36 @@ pub struct InvalidValue {
     rest: String,
 }
 
-/// A parameter of one value.
+/// A parsed parameter.
 #[derive(Clone, Copy, Debug)]
 pub struct Parsed<T>(pub T);
 
-/// How many items a page has: 1 to 1,000.
+/// The size of a page: 1 to 1,000 items.
 #[derive(Clone, Copy, Debug)]
 pub struct Limit(pub u32);
 
-/// The values of a list that may be absent.
+/// The values of an optional list. Empty if it is absent.
 pub fn values<T>(list: Option<Parsed<Vec<T>>>) -> Vec<T> {
     list.map(Parsed::value).unwrap_or_default()
 }
 
 impl InvalidValue {
-    /// A text that something else is wanted in place of.
+    /// The error of a text that should be `expected`.
     pub fn new(code: &'static str, text: &str, expected: impl Display) -> Self {
         Self { code, rest: format!("is {}; {expected}.", shorten(text)) }
     }
 
-    /// A word that is none of those known.
+    /// The error of a text that is not one of the known words.
     pub fn not_one_of(text: &str, words: &[&str]) -> Self {
         let known: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         let near =
             nearest(text, &known).map(|word| format!(" Did you mean {word}?")).unwrap_or_default();
-        let rest = format!("is {}; one of {} is wanted.{near}", shorten(text), words.join(", "));
+        let rest = format!("is {}; write one of {}.{near}", shorten(text), words.join(", "));
         Self { code: "not-one-of", rest }
     }
 
     fn empty() -> Self {
-        Self { code: "empty", rest: "is empty; name one.".to_owned() }
+        Self { code: "empty", rest: "is empty; set a value.".to_owned() }
     }
 }
 
@@ -82,14 +81,14 @@ impl<'de, T: Parameter> Deserialize<'de> for Parsed<T> {
     }
 }
 
-/// Values that are separated by commas.
+/// Values separated by commas.
 impl<T: Parameter> Parameter for Vec<T> {
     fn from_text(text: &str) -> Result<Self, InvalidValue> {
         text.split(',').map(T::from_text).collect()
     }
 }
 
-/// A text that must not be empty.
+/// A text, which must not be empty.
 impl Parameter for String {
     fn from_text(text: &str) -> Result<Self, InvalidValue> {
         if text.is_empty() { Err(InvalidValue::empty()) } else { Ok(text.to_owned()) }
@@ -98,21 +97,19 @@ impl Parameter for String {
 
 impl Parameter for Limit {
     fn from_text(text: &str) -> Result<Self, InvalidValue> {
-        // The standard parser would take a `+` too.
+        // The parser of the standard library also accepts a `+`.
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
         match text.parse().ok().filter(|_| digits) {
             Some(limit @ 1..=1000) => Ok(Self(limit)),
-            _ => Err(InvalidValue::new(
-                "out-of-range",
-                text,
-                "a whole number from 1 to 1000 is wanted",
-            )),
+            _ => {
+                Err(InvalidValue::new("out-of-range", text, "write a whole number from 1 to 1000"))
+            }
         }
     }
 }
 
-/// Each type, the code of its problem, whether an empty text has the problem `empty`, and how it is
-/// read.
+/// For each type: the code of its problem, whether an empty text has the code `empty` instead, and
+/// the parser.
 macro_rules! parameters {
     ($($name:ty, $code:literal, $empty:literal, $read:expr;)*) => { $(
         impl Parameter for $name {
@@ -131,11 +128,13 @@ parameters! {
     Version, "not-a-version", false, str::parse::<Version>;
     Network, "not-a-network", false, str::parse::<Network>;
     MacAddress, "invalid-mac", true, str::parse::<MacAddress>;
-    bool, "not-a-boolean", false, |text: &str| text.parse().map_err(|_| "true or false is wanted");
+    bool, "not-a-boolean", false, |text: &str| text.parse().map_err(|_| "write true or false");
     JobId, "not-an-id", true, |text: &str| text.parse().map_err(|_| "the id of a job is a UUID");
-    LeaseId, "not-an-id", true, |text: &str| text.parse().map_err(|_| "the id of a lease is a UUID");
+    LeaseId, "not-an-id", true, |text: &str| text.parse().map_err(|_| "the id of a lease is a \
+                                                                       UUID");
     Timestamp, "not-a-time", true,
-        |text: &str| text.parse().map_err(|_| "write a time as RFC 3339, such as 2026-03-01T12:00:00Z");
+        |text: &str| text.parse().map_err(|_| "write a time as RFC 3339, such as \
+                                               2026-03-01T12:00:00Z");
 }
 
 macro_rules! words {

@@ -1,5 +1,5 @@
-//! Query parameters: the struct that documents those of an operation is the one that serde reads
-//! them into. The problem of a query names the parameter and the nearest right way.
+//! Strict parsing of query parameters. One struct of an operation both documents its parameters and
+//! receives their values. Problems name the parameter and suggest a known name.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,10 +21,10 @@ use crate::api::problem::ApiError;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::service::machines::shorten;
 
-/// The query parameters of a call: those of `A`, and those of `B` if it takes two sets.
+/// The query parameters of an operation: the sets `A` and `B`.
 pub struct Query<A, B = NoParameters>(pub A, pub B);
 
-/// For operations that take no parameter.
+/// The empty set, for operations without parameters.
 #[derive(Deserialize, IntoParams)]
 pub struct NoParameters {}
 
@@ -45,10 +45,10 @@ impl<A: Parameters, B: Parameters> FromRequestParts<ApiState> for Query<A, B> {
 pub struct QueryValues(BTreeMap<String, Vec<String>>);
 
 impl QueryValues {
-    /// Decodes the query of an address.
+    /// Decodes the query of a URI.
     ///
     /// # Errors
-    /// `invalid-request` if it is not UTF-8, or an escape is broken.
+    /// `invalid-request` if the query is not UTF-8 or an escape is malformed.
     pub fn from_uri(uri: &Uri) -> Result<Self, Failure> {
         let mut values: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
@@ -58,16 +58,16 @@ impl QueryValues {
         Ok(Self(values))
     }
 
-    /// Every parameter with its values, in the order of the names.
+    /// All parameters with their values, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[String])> {
         self.0.iter().map(|(name, given)| (name.as_str(), given.as_slice()))
     }
 
-    /// Reads the parameters of an operation.
+    /// Parses the parameters of an operation.
     ///
     /// # Errors
-    /// `unknown-parameter` for another parameter, and for one that is repeated; `invalid-request`
-    /// for a wrong value.
+    /// `unknown-parameter` if a parameter is unknown or repeated; `invalid-request` if a value is
+    /// invalid.
     pub fn read<A: Parameters, B: Parameters>(&self) -> Result<Query<A, B>, Failure> {
         let documented = [A::into_params(|| None), B::into_params(|| None)].concat();
         let mut given = serde_json::Map::new();
@@ -77,7 +77,7 @@ impl QueryValues {
                 let known: Vec<_> =
                     documented.iter().map(|parameter| parameter.name.clone()).collect();
                 let near = suggestion(name, &known);
-                let detail = format!("The parameter {} is not known here.{near}", shorten(name));
+                let detail = format!("The parameter {} is unknown.{near}", shorten(name));
                 return Err(failure_at(
                     FailureKind::UnknownParameter,
                     &parameter_name(name),
@@ -89,7 +89,7 @@ impl QueryValues {
                 (Some(RefOr::T(Schema::Array(_))), all) => json!(all),
                 (_, [only]) => json!(only),
                 _ => {
-                    let detail = format!("The parameter {name} stands there twice; give it once.");
+                    let detail = format!("The parameter {name} is repeated; send it once.");
                     return Err(failure_at(
                         FailureKind::UnknownParameter,
                         name,
@@ -105,27 +105,28 @@ impl QueryValues {
     }
 }
 
-/// Reads one set out of all that is given.
+/// Deserialises one set out of all values.
 fn deserialize_set<Q: Parameters>(given: &Value) -> Result<Q, Failure> {
     serde_path_to_error::deserialize(given).map_err(|error| {
         let name = match error.path().iter().next() {
             Some(Segment::Map { key }) => key.clone(),
             _ => String::new(),
         };
-        // As `Invalid` says it.
+        // The message of an `InvalidValue`.
         let message = error.inner().to_string();
         let (code, rest) = message.split_once(' ').unwrap_or_default();
         failure_at(FailureKind::InvalidRequest, &name, code.to_owned(), format!("{name} {rest}"))
     })
 }
 
-/// Decodes one side of `name=value`: `+` is a space, `%xx` a byte.
+/// Decodes one side of `name=value`: `+` is a space, and `%xx` is a byte.
 fn decode(name: &str, text: &str) -> Result<String, Failure> {
     let is_escape = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
     let decoded = percent_decode_str(&text.replace('+', " ")).decode_utf8().map(Cow::into_owned);
     decoded.ok().filter(|_| text.split('%').skip(1).all(is_escape)).ok_or_else(|| {
         let detail =
-            "The query is not UTF-8 once its percent-escapes are decoded, or an escape is broken.";
+            "The query is not UTF-8 after its percent-escapes are decoded, or an escape is \
+             malformed.";
         failure_at(
             FailureKind::InvalidRequest,
             &parameter_name(name),
@@ -135,7 +136,7 @@ fn decode(name: &str, text: &str) -> Result<String, Failure> {
     })
 }
 
-/// A name that a caller made up, in the place of a parameter's name.
+/// A parameter name of the request, shortened and without quotes, for the problem.
 fn parameter_name(name: &str) -> String {
     shorten(name).replace('"', "")
 }

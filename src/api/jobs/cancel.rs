@@ -15,18 +15,20 @@ use crate::service::callers::Caller;
 
 /// Ask to cancel a job
 ///
-/// A request, which may be repeated. A job that waits is cancelled at once; of one that runs the
-/// host is asked to cancel the task where it allows that, and the job may still succeed. One that
-/// has ended stays as it is.
+/// A queued job ends at once. For a running job, otter asks the host to cancel the task if the task
+/// is cancelable; the job can still succeed. An ended job does not change. The request may be
+/// repeated.
 #[utoipa::path(post, path = "/v1/jobs/{job}/cancel", operation_id = "cancel_job", tag = "jobs",
     params(JobPath),
     responses(
-        (status = 200, description = "The job had ended before", body = Job),
-        (status = 202, description = "The job, which was asked to cancel", body = Job),
+        (status = 200, description = "The job, which had already ended", body = Job),
+        (status = 202, description = "The job, whose cancellation is requested", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "request-timeout",
-        "payload-too-large", "unsupported-media-type"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "not-found", "request-timeout", "payload-too-large",
+        "unsupported-media-type"
+    ]))))]
 pub async fn cancel_job(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,

@@ -17,26 +17,29 @@ use crate::api::problem::ApiError;
 use crate::api::{ApiState, respond};
 use crate::service::callers::Caller;
 
-/// How long to wait.
+/// The parameters.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct JobQuery {
-    /// Blocks until the job ended or this time is up: `30s`, `10m`. The answer is 200 either way.
+    /// The longest time to wait for the end of the job: `30s`, `10m`. The status is 200 in any
+    /// case. Default: do not wait.
     #[param(value_type = Option<String>)]
     wait: Option<Parsed<Duration>>,
 }
 
-/// Look at a job
+/// Get a job
 ///
-/// Always 200 with the job as it is, whatever became of it. With `wait` it blocks until the job
-/// ended or the time is up.
+/// Returns 200 with the job in any state, also if it failed. With `wait`, waits until the job ends
+/// or the time is up.
 #[utoipa::path(get, path = "/v1/jobs/{job}", operation_id = "get_job", tag = "jobs",
     params(JobPath, JobQuery),
     responses(
         (status = 200, description = "The job", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "too-many-waits"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "not-found", "too-many-waits"
+    ]))))]
 pub async fn get_job(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -56,8 +59,8 @@ pub async fn get_job(
     };
     let version = api.services().event_stream.version();
     let view = match waited {
-        // What was waited for is at hand: thousands that wait must not ask the store for it at
-        // once.
+        // The wait returns the ended job, so that thousands of waiting calls do not read the store
+        // at the same time.
         WaitEnd::Done(ended) => ended?,
         WaitEnd::TimeUp | WaitEnd::ShuttingDown => jobs.get(id).await?,
     };

@@ -20,41 +20,49 @@ use crate::domain::job::{JobKind, JobState};
 use crate::service::callers::Caller;
 use crate::storage::JobFilter;
 
-/// How many jobs a page has where nothing is said.
+/// The default number of jobs of a page.
 const PAGE: u32 = 100;
 
-/// Which jobs are wanted.
+/// The filters. A job must match all of them.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct JobsQuery {
     /// States, comma-separated: `queued,running`.
     #[param(value_type = Option<String>)]
     state: Option<Parsed<Vec<JobState>>>,
-    /// A machine's id, `name:…`, `uuid:…` or `mac:…`.
+    /// A machine: its id, `name:…`, `uuid:…` or `mac:…`.
     #[param(value_type = Option<String>)]
     machine: Option<Parsed<String>>,
     /// Kinds, comma-separated: `machine.power_on,snapshot.revert`.
     #[param(value_type = Option<String>)]
     kind: Option<Parsed<Vec<JobKind>>>,
-    /// Who asked.
+    /// The name of the caller who started the job.
     requested_by: Option<String>,
-    /// What was sent as `Otter-Reference`.
+    /// The `Otter-Reference` of the request that started the job.
     reference: Option<String>,
-    /// The lease that they belong to.
+    /// The id of the lease to which the job belongs.
     #[param(value_type = Option<String>)]
     lease: Option<Parsed<LeaseId>>,
 }
 
 /// List jobs
 ///
-/// Newest first, by pages of 100 unless `limit` is given. otter keeps ended jobs for 30 days, and
-/// the last 10,000 for longer.
-#[utoipa::path(get, path = "/v1/jobs", operation_id = "list_jobs", tag = "jobs", params(JobsQuery, PageQuery),
+/// Newest first. Default `limit`: 100. otter keeps ended jobs for 30 days, and the last 10,000 for
+/// longer.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs",
+    operation_id = "list_jobs",
+    tag = "jobs",
+    params(JobsQuery, PageQuery),
     responses(
         (status = 200, description = "A page of jobs", body = JobList),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name", "inventory-loading"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name",
+        "inventory-loading"
+    ]))))]
 pub async fn list_jobs(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,

@@ -1,4 +1,4 @@
-//! `/v1/jobs`: jobs listed, looked at, waited for and cancelled.
+//! `/v1/jobs`: list, read, wait for and cancel jobs.
 
 mod cancel;
 mod get;
@@ -28,7 +28,10 @@ pub fn routes() -> Routes {
         .role(Role::Runner, routes!(cancel::cancel_job))
 }
 
-/// Reads the id of a job out of a path.
+/// Parses the id of a job in a path.
+///
+/// # Errors
+/// `invalid-request` if it is empty, `not-found` if it is not an id.
 fn job_id(text: &str) -> Result<JobId, Failure> {
     if text.is_empty() {
         return Err(empty_name("job"));
@@ -36,10 +39,10 @@ fn job_id(text: &str) -> Result<JobId, Failure> {
     text.parse().map_err(|_| unknown_job(text))
 }
 
-/// The job that a path names, if it exists for the caller.
+/// Returns the job if it is visible to the caller.
 ///
 /// # Errors
-/// `not-found` if there is no such job, or its machine is not in the caller's scope.
+/// `not-found` if the job does not exist, or if its machine is not in the caller's scope.
 pub fn require_visible(
     api: &ApiState,
     caller: &Caller,
@@ -50,10 +53,10 @@ pub fn require_visible(
     view.filter(|view| visibility.shows_job(caller, &view.job)).ok_or_else(|| unknown_job(text))
 }
 
-/// The job that events and the audit are filtered by.
+/// Checks the job in a filter of events or of the audit.
 ///
 /// # Errors
-/// `not-found` if no such job exists for the caller; the store's.
+/// `not-found` if the job is not visible to the caller; those of the store.
 pub async fn named_job(
     api: &ApiState,
     caller: &Caller,
@@ -64,10 +67,10 @@ pub async fn named_job(
     Ok(Some(id))
 }
 
-/// Whether any job of a filter is kept that exists for the caller.
+/// Whether the store has a job that matches the filter and is visible to the caller.
 ///
 /// # Errors
-/// The store's.
+/// Those of the store.
 pub async fn is_any_kept(
     api: &ApiState,
     caller: &Caller,
@@ -80,7 +83,10 @@ pub async fn is_any_kept(
 }
 
 fn unknown_job(text: &str) -> Failure {
-    let detail =
-        format!("There is no job {}. Ended jobs are kept for a while: GET /v1/jobs", shorten(text));
+    let detail = format!(
+        "The job {} does not exist. otter deletes ended jobs after a while. List jobs: GET \
+                 /v1/jobs",
+        shorten(text)
+    );
     Failure::new(FailureKind::NotFound, detail)
 }

@@ -20,18 +20,21 @@ use crate::service::callers::Caller;
 
 /// Wait for the outcome of a job
 ///
-/// 200 with the job if it succeeded; else its problem with that problem's status. 504
-/// `wait-timeout` where the time is up first: the job goes on, wait again.
+/// 200 with the job if it succeeded, else the problem of the job with its status. 504
+/// `wait-timeout` if the time is up first: the job is still running, wait again.
 #[utoipa::path(get, path = "/v1/jobs/{job}/wait", operation_id = "wait_for_job", tag = "jobs",
     params(JobPath, WaitQuery),
     responses(
         (status = 200, description = "The job, which succeeded", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "wait-timeout", "shutting-down", "too-many-waits",
-        "job-cancelled", "outcome-unknown", "invalid-power-state", "machine-busy", "machine-gone", "question-pending", "tools-unavailable",
-        "host-rejected", "forbidden-by-host", "license-restricted", "not-supported", "host-unreachable",
-        "deadline-exceeded", "insufficient-resources"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "not-found", "wait-timeout", "shutting-down",
+        "too-many-waits", "job-cancelled", "outcome-unknown", "invalid-power-state", "machine-busy",
+        "machine-gone", "question-pending", "tools-unavailable", "host-rejected",
+        "forbidden-by-host", "license-restricted", "not-supported", "host-unreachable",
+        "deadline-exceeded", "insufficient-resources"
+    ]))))]
 pub async fn wait_for_job(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -40,7 +43,7 @@ pub async fn wait_for_job(
 ) -> Result<Response, ApiError> {
     let id = job_id(&text)?;
     let time = query.time(&api);
-    // The problem of a job that failed or goes on says too how long the call was to block.
+    // A problem has the wait time in its headers too.
     let mut response = outcome_within(&api, &caller, id, time)
         .await
         .unwrap_or_else(|failure| ApiError(failure).into_response());

@@ -1,4 +1,4 @@
-//! A job on the wire.
+//! Jobs on the wire.
 
 use std::collections::BTreeMap;
 
@@ -12,39 +12,40 @@ use crate::domain::duration;
 use crate::domain::job::{self, JobKind, JobRequest, JobState, JobStepState};
 use crate::service::jobs::JobView;
 
-/// One tracked operation on a machine, from its acceptance to its one end.
+/// An operation on a machine, from its acceptance to its end.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Job {
-    /// A UUID of version 7: ids sort by the time they were made.
+    /// A UUID of version 7. Sorting by id sorts by creation time.
     #[schema(example = "01936f5e-8c00-7000-8000-000000000001")]
     pub id: String,
-    /// What it does.
+    /// The operation.
     #[schema(example = "snapshot.revert", extensions(("x-extensible-enum" = json!(kinds()))))]
     pub kind: String,
-    /// Where it is. The last four are ends and never change.
+    /// The state of the job. `succeeded`, `failed`, `cancelled` and `unknown` are final.
     pub state: JobStateName,
-    /// The id of its machine.
+    /// The id of the machine.
     #[schema(value_type = String)]
     pub machine: Option<String>,
-    /// The machine's name when the job was accepted.
+    /// The name of the machine when otter accepted the job.
     #[schema(value_type = String)]
     pub machine_name: Option<String>,
-    /// What was asked for.
+    /// The parameters of the operation.
     pub request: JobRequestView,
-    /// Percent, while the host tells.
+    /// The progress in percent, while the host reports it.
     #[schema(required, minimum = 0, maximum = 100)]
     pub progress: Option<u8>,
-    /// What is going on, for people.
+    /// The current activity, for people.
     pub phase: String,
-    /// The calls that it made to the host.
+    /// The steps of the job: its calls to the host and its waits.
     pub steps: Vec<JobStep>,
-    /// How many jobs are before it on its machine, while it waits.
+    /// The number of jobs before this one in the queue of the machine. Null if the job is not
+    /// queued.
     #[schema(required)]
     pub position: Option<u32>,
-    /// What it waits for that is not its own work.
+    /// The obstacle that blocks the job. Null if there is none.
     #[schema(required)]
     pub blocked_by: Option<JobBlocker>,
-    /// Whether a request to cancel could still change something.
+    /// Whether a request to cancel the job can still have an effect.
     pub cancelable: bool,
     #[schema(required)]
     pub cancel_requested_at: Option<Timestamp>,
@@ -54,32 +55,32 @@ pub struct Job {
     pub started_at: Option<Timestamp>,
     #[schema(required)]
     pub finished_at: Option<Timestamp>,
-    /// When it is given up, its queueing included.
+    /// When otter gives the job up. The time in the queue counts.
     pub deadline_at: Timestamp,
-    /// Who asked.
+    /// The name of the caller who started the job.
     pub requested_by: String,
-    /// What the caller sent as `Otter-Reference`.
+    /// The `Otter-Reference` of the request that started the job.
     #[schema(required)]
     pub reference: Option<String>,
-    /// The lease that it belongs to.
+    /// The id of the lease to which the job belongs.
     #[schema(required)]
     pub lease: Option<String>,
-    /// What it did, once it succeeded.
+    /// The result. Null until the job succeeds.
     #[schema(required)]
     pub result: Option<JobResult>,
-    /// What a person should know beside the outcome.
+    /// Warnings about the job, for people.
     pub warnings: Vec<String>,
-    /// Why it did not succeed.
+    /// The problem of a job that did not succeed.
     #[schema(required)]
     pub error: Option<Problem>,
-    /// The host's task that works, or worked last, for it.
+    /// The id of the host's current or last task for this job.
     #[schema(required)]
     pub host_task: Option<String>,
-    /// Where to go on: `self`, `wait`, `machine`.
+    /// Related paths: `self`, `wait`, `machine`.
     pub links: BTreeMap<String, String>,
 }
 
-/// Where a job is. Closed for ever.
+/// The state of a job. This list will never grow.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = JobState)]
@@ -92,55 +93,54 @@ pub enum JobStateName {
     Unknown,
 }
 
-/// What was asked for; null where the kind has no such thing.
+/// The parameters of a job. Those that its kind does not have are null.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub struct JobRequestView {
-    /// The id of the snapshot, bound when the job was accepted.
+    /// The id of the snapshot, resolved when otter accepted the job.
     #[schema(required)]
     pub snapshot: Option<String>,
-    /// The path that the snapshot had then.
+    /// The path of the snapshot at that time.
     #[schema(required)]
     pub snapshot_path: Option<String>,
-    /// Whether the machine is to be on after a revert; null: as the host does.
+    /// Whether the machine is on after a revert. Null: as the snapshot defines.
     #[schema(required)]
     pub power_on: Option<bool>,
-    /// What a snapshot is to be called.
+    /// The new name of the snapshot.
     #[schema(required)]
     pub name: Option<String>,
-    /// How a snapshot is to be described.
+    /// The new description of the snapshot.
     #[schema(required)]
     pub description: Option<String>,
-    /// Whether a snapshot is to keep the memory.
+    /// Whether the snapshot includes the memory.
     #[schema(required)]
     pub memory: Option<bool>,
-    /// Whether the guest is to be brought to rest for a snapshot.
+    /// Whether VMware Tools quiesce the guest's file systems for the snapshot.
     #[schema(required)]
     pub quiesce: Option<bool>,
-    /// Whether what is below a snapshot is removed too.
+    /// Whether the children of the snapshot are removed too.
     #[schema(required)]
     pub children: Option<bool>,
-    /// How long a guest may take to shut down before the plug is pulled.
+    /// The time in which the guest must shut down before otter powers the machine off.
     #[schema(required, example = "1m30s")]
     pub force_after: Option<String>,
-    /// The id of the question that is answered.
+    /// The id of the answered question.
     #[schema(required)]
     pub question: Option<String>,
-    /// The key of the choice that it is answered with.
+    /// The key of the chosen answer.
     #[schema(required)]
     pub choice: Option<String>,
-    /// What the power is to be before a lease is active; after a lease, null where it is left as it
-    /// is.
+    /// The power state into which the machine is put before or after a lease. Null: unchanged.
     #[schema(required)]
     pub power: Option<crate::api::machines::wire::PowerStateName>,
-    /// What is waited for before a lease is active: `power_state:on`, `ip` or `tools`.
+    /// The condition for which a preparation waits: `power_state:on`, `ip` or `tools`.
     #[schema(required)]
     pub until: Option<String>,
-    /// How long a machine is left to come to rest before a lease is active.
+    /// The time for which a preparation waits after its condition is true.
     #[schema(required, example = "1m30s")]
     pub settle: Option<String>,
 }
 
-/// One call to the host.
+/// A step of a job.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct JobStep {
     #[schema(example = "revert")]
@@ -155,10 +155,12 @@ pub struct JobStep {
     pub detail: Option<String>,
 }
 
-/// What a job waits for that is not its own work.
+/// The obstacle that blocks a job.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct JobBlocker {
-    #[schema(extensions(("x-extensible-enum" = json!(["job", "host_task", "question", "host_away"]))))]
+    #[schema(extensions(("x-extensible-enum" = json!([
+        "job", "host_task", "question", "host_away"
+    ]))))]
     pub kind: String,
     #[schema(required)]
     pub id: Option<String>,
@@ -166,18 +168,18 @@ pub struct JobBlocker {
     pub detail: String,
 }
 
-/// What a job that succeeded did.
+/// The result of a job that succeeded.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct JobResult {
-    /// False: the machine was as wanted already.
+    /// Whether the job changed the machine. False if the machine already had the requested state.
     pub changed: bool,
-    /// The id of the snapshot that was made, reverted to or renamed.
+    /// The id of the snapshot that the job created, reverted to or renamed.
     #[schema(required)]
     pub snapshot: Option<String>,
-    /// The machine's power state at the end.
+    /// The power state of the machine at the end of the job.
     #[schema(required)]
     pub power_state: Option<crate::api::machines::wire::PowerStateName>,
-    /// The machine's address at the end, where one counts.
+    /// The IP address of the machine at the end of the job, if it is known to be current.
     #[schema(required)]
     pub ip_address: Option<String>,
 }
@@ -186,15 +188,15 @@ pub struct JobResult {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct JobList {
     pub items: Vec<Job>,
-    /// The cursor of the next page.
+    /// The cursor of the next page. Null if this is the last.
     #[schema(required)]
     pub next: Option<String>,
-    /// The point in the stream of changes that the list is true at.
+    /// The version at which the list is valid, for `since` of `/v1/events`.
     pub version: String,
 }
 
 impl Job {
-    /// A job as callers see it.
+    /// The job on the wire.
     #[must_use]
     pub fn from_view(view: &JobView) -> Self {
         let JobView { job, progress, position, blocked_by, cancelable } = view;
@@ -207,7 +209,7 @@ impl Job {
             phase,
             steps,
             cancel_requested_at,
-            // In the audit, for admins, as the origin is.
+            // Only the audit shows this field and the origin.
             cancel_requested_by: _,
             created_at,
             updated_at,
@@ -218,13 +220,13 @@ impl Job {
             origin: _,
             reference,
             lease,
-            // Callers see what came of it: the job, or a problem.
+            // The decision is visible as the job itself or as a problem.
             authority: _,
             result,
             warnings,
             error,
             host_task,
-            // What a judgement goes by is nobody's business.
+            // Internal: the evidence for the recovery of a lost call.
             intent: _,
         } = job;
         let machine = target.machine();

@@ -21,20 +21,24 @@ use crate::service::machines::shorten;
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AnswerRequest {
-    /// The id of the machine's `question`.
+    /// The `id` of the machine's `question`.
     #[schema(example = "19")]
     question: String,
-    /// The `key` of one of its `choices`.
+    /// The `key` of one of the question's `choices`.
     #[schema(example = "4")]
     choice: String,
 }
 
 /// Answer the question of a machine
 ///
-/// Starts a job that does not queue behind the one which it unblocks. A question that the machine
-/// does not wait on is `not-found`; one that goes while the answer is on its way is refused by the
-/// host.
-#[utoipa::path(post, path = "/v1/machines/{machine}/answer", operation_id = "answer_machine", tag = "machines",
+/// Starts a job, which runs before the queue, because the question can block the running job.
+/// `not-found` if this question is not pending. If the question disappears before the answer
+/// arrives, the host refuses the answer.
+#[utoipa::path(
+    post,
+    path = "/v1/machines/{machine}/answer",
+    operation_id = "answer_machine",
+    tag = "machines",
     params(
         MachinePath,
         StartHeaders,
@@ -43,7 +47,7 @@ pub struct AnswerRequest {
     request_body = AnswerRequest,
     responses(
         (status = 200, description = "With `wait`: the job, which succeeded", body = Job),
-        (status = 202, description = "The job was accepted and goes on", body = Job),
+        (status = 202, description = "The accepted job", body = Job),
         Problems,
     ),
     extensions(("x-otter-problems" = json!(START))))]
@@ -54,8 +58,8 @@ pub async fn answer_machine(
 ) -> Result<Response, ApiError> {
     let AnswerRequest { question, choice } = body;
     let empty = |pointer| {
-        let detail =
-            "Name the question by its id, and the choice by its key; neither can be empty.";
+        let detail = "Set question to the id of the question and choice to the key of a choice; \
+                      neither may be empty.";
         failure_in_body(pointer, "empty", detail.to_owned())
     };
     let question: QuestionId = question.parse().map_err(|EmptyId| empty("/question"))?;
@@ -70,8 +74,8 @@ pub async fn answer_machine(
     Ok(started.await?)
 }
 
-/// Refuses a choice that the question does not have. Whether the machine waits on this question is
-/// checked once the caller's right to the machine is.
+/// Refuses a choice that the pending question does not have. The job service checks later that this
+/// question is pending, after it has authorised the caller.
 fn check_choice(machine: &Machine, question: &QuestionId, choice: &str) -> Result<(), Failure> {
     let Some(asked) = machine.question.as_ref().filter(|asked| asked.id == *question) else {
         return Ok(());

@@ -11,9 +11,9 @@ use crate::api::problem::ApiError;
 use crate::api::{ApiState, respond};
 use crate::service::callers::Caller;
 
-/// Look at a machine
+/// Get a machine
 ///
-/// From memory: the host is not asked.
+/// Read from memory, without a call to the host.
 #[utoipa::path(get, path = "/v1/machines/{machine}", operation_id = "get_machine", tag = "machines",
     params(MachinePath),
     responses(

@@ -13,20 +13,20 @@ use crate::api::problem::ApiError;
 use crate::api::start_job::{StartQuery, StartRequest};
 use crate::domain::job::JobRequest;
 
-/// Which machine to kill.
+/// The machine to kill.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KillRequest {
-    /// Its exact name.
+    /// The exact name of the machine.
     #[schema(example = "sd-dev-1")]
     name: String,
 }
 
 /// Kill a machine
 ///
-/// Powers it off before all that is queued and without waiting for the job that runs, which is
-/// asked to cancel. A pending question does not stop it. Several machines of that name are a 409
-/// that lists them.
+/// Powers the machine off at once: before all queued jobs, without waiting for the running job,
+/// whose cancellation otter requests, and despite a pending question. 409 `ambiguous-name` if
+/// several machines have this name.
 #[utoipa::path(post, path = "/v1/machines/kill", operation_id = "kill_machine", tag = "machines",
     params(
         StartHeaders,
@@ -35,7 +35,7 @@ pub struct KillRequest {
     request_body = KillRequest,
     responses(
         (status = 200, description = "With `wait`: the job, which succeeded", body = Job),
-        (status = 202, description = "The job was accepted and goes on", body = Job),
+        (status = 202, description = "The accepted job", body = Job),
         Problems,
     ),
     extensions(("x-otter-problems" = json!(START))))]
@@ -47,7 +47,7 @@ pub async fn kill_machine(
         return Err(failure_in_body(
             "/name",
             "empty",
-            "The name is empty; name the machine exactly.".to_owned(),
+            "The name is empty; write the exact name of the machine.".to_owned(),
         )
         .into());
     }

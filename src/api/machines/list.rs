@@ -16,13 +16,20 @@ use crate::service::machines::MachineView;
 
 /// List machines
 ///
-/// From memory: the host is not asked. All of them unless `limit` is given, by name.
-#[utoipa::path(get, path = "/v1/machines", operation_id = "list_machines", tag = "machines", params(MachinesQuery, PageQuery),
+/// Sorted by name, read from memory. Default `limit`: all machines.
+#[utoipa::path(
+    get,
+    path = "/v1/machines",
+    operation_id = "list_machines",
+    tag = "machines",
+    params(MachinesQuery, PageQuery),
     responses(
-        (status = 200, description = "Machines in the order of their names", body = MachineList),
+        (status = 200, description = "A page of machines, sorted by name", body = MachineList),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "inventory-loading"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "invalid-cursor", "inventory-loading"
+    ]))))]
 pub async fn list_machines(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,

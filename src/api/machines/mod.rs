@@ -1,4 +1,4 @@
-//! `/v1/machines`: machines and their snapshots, looked at and changed.
+//! `/v1/machines`: reads and operations of machines and their snapshots.
 
 mod answer;
 mod find;
@@ -43,7 +43,7 @@ pub fn routes() -> Routes {
         .role(Role::Viewer, routes!(get::get_machine))
         .role(Role::Viewer, routes!(wait::wait_for_machine))
         .role(Role::Runner, routes!(power::power_machine))
-        // It can show secrets of the guest.
+        // Properties can have secrets of the guest.
         .role(Role::Operator, routes!(properties::get_properties))
         .role(Role::Runner, routes!(revert::revert_machine))
         .role(Role::Runner, routes!(answer::answer_machine))
@@ -61,32 +61,35 @@ pub fn routes() -> Routes {
         .role(Role::Runner, routes!(revert::revert_to_snapshot))
 }
 
-/// Which machines are wanted; all that is said must fit.
+/// The filters. A machine must match all of them.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct MachinesQuery {
-    /// Contained in the name, whatever the case.
+    /// A part of the name, in any case.
     #[param(value_type = Option<String>)]
     name: Option<Parsed<String>>,
-    /// The address of one of its network cards, in any usual spelling.
+    /// The MAC address of one of the network cards, in any common notation.
     #[param(value_type = Option<String>)]
     mac: Option<Parsed<MacAddress>>,
     /// `on`, `off` or `suspended`.
     #[param(value_type = Option<String>)]
     power_state: Option<Parsed<PowerState>>,
-    /// Only those that are free, or only those that are not.
+    /// Only free machines (`true`), or only others (`false`).
     #[param(value_type = Option<bool>)]
     free: Option<Parsed<bool>>,
-    /// Only templates, or only others.
+    /// Only templates (`true`), or only other machines (`false`).
     #[param(value_type = Option<bool>)]
     template: Option<Parsed<bool>>,
-    /// Only those in this pool.
+    /// Only machines in this pool.
     #[param(value_type = Option<String>)]
     pool: Option<Parsed<String>>,
 }
 
 impl MachinesQuery {
-    /// The filter, whose pool must exist.
+    /// Converts the parameters to a filter.
+    ///
+    /// # Errors
+    /// `not-found` if the pool does not exist.
     fn filter(self, api: &ApiState, caller: &Caller) -> Result<MachineFilter, Failure> {
         let Self { name, mac, power_state, free, template, pool } = self;
         if let Some(Parsed(pool)) = &pool {
@@ -103,11 +106,12 @@ impl MachinesQuery {
     }
 }
 
-/// The machine that jobs, leases and events are filtered by. A machine that is gone is still known
-/// by its id while jobs or leases of it are kept.
+/// Resolves the machine in a filter of jobs, leases or events. Accepts the id of a removed machine
+/// while the store has jobs or leases of it.
 ///
 /// # Errors
-/// `not-found`, `ambiguous-name`, `inventory-loading`, `invalid-request` for a broken reference.
+/// `not-found`, `ambiguous-name`, `inventory-loading`; `invalid-request` if the reference is
+/// malformed.
 pub async fn named_machine(
     api: &ApiState,
     caller: &Caller,
@@ -123,7 +127,7 @@ pub async fn named_machine(
     }
 }
 
-/// Whether a job or a lease of a machine is kept.
+/// Whether the store has a job or a lease of a machine.
 async fn is_kept(api: &ApiState, caller: &Caller, id: &MachineId) -> Result<bool, Failure> {
     let machine = Some(id.clone());
     if is_any_kept(api, caller, &JobFilter { machine: machine.clone(), ..JobFilter::default() })

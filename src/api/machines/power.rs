@@ -18,16 +18,16 @@ use crate::domain::failure::Failure;
 use crate::domain::job::JobRequest;
 use crate::service::machines::shorten;
 
-/// What to do with the power.
+/// The change of the power state.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PowerRequest {
-    /// `on`; `off` and `reset`, which are hard, like pulling the plug; `suspend`; `shutdown` and
-    /// `reboot`, which the guest does by itself and needs its tools for.
+    /// `on`, `suspend`; `off` and `reset`, which do not involve the guest; `shutdown` and `reboot`,
+    /// which the guest does by itself and which need VMware Tools.
     #[schema(example = "on", extensions(("x-extensible-enum" = json!(ACTIONS))))]
     action: String,
-    /// With `shutdown`: how long the guest may take before the plug is pulled, `90s`. It is pulled
-    /// at once where no tools run.
+    /// Only with `shutdown`: the time after which otter powers the machine off if the guest has not
+    /// shut down, `90s`. If VMware Tools do not run, otter powers it off at once.
     #[schema(nullable = false, example = "90s")]
     #[serde(default, deserialize_with = "some_duration_text")]
     force_after: Option<String>,
@@ -37,10 +37,14 @@ const ACTIONS: [&str; 6] = ["on", "off", "reset", "suspend", "shutdown", "reboot
 
 /// Change the power of a machine
 ///
-/// Starts a job. A machine that is in the wanted state already makes it succeed with
-/// `result.changed` false. A shutdown ends when the machine is off; a reboot when the guest tools
-/// went and came back.
-#[utoipa::path(post, path = "/v1/machines/{machine}/power", operation_id = "power_machine", tag = "machines",
+/// Starts a job. If the machine already has the requested state, the job succeeds with
+/// `result.changed` false. A shutdown ends when the machine is off, a reboot when VMware Tools have
+/// stopped and run again.
+#[utoipa::path(
+    post,
+    path = "/v1/machines/{machine}/power",
+    operation_id = "power_machine",
+    tag = "machines",
     params(
         MachinePath,
         StartHeaders,
@@ -49,7 +53,7 @@ const ACTIONS: [&str; 6] = ["on", "off", "reset", "suspend", "shutdown", "reboot
     request_body = PowerRequest,
     responses(
         (status = 200, description = "With `wait`: the job, which succeeded", body = Job),
-        (status = 202, description = "The job was accepted and goes on", body = Job),
+        (status = 202, description = "The accepted job", body = Job),
         Problems,
     ),
     extensions(("x-otter-problems" = json!([START, BLOCKED_BY_QUESTION].concat()))))]
@@ -61,7 +65,7 @@ pub async fn power_machine(
     let PowerRequest { action, force_after } = body;
     let force_after = force_after.as_deref().map(read_force_after).transpose()?;
     if force_after.is_some() && action != "shutdown" {
-        let detail = "force_after goes with the action shutdown alone.".to_owned();
+        let detail = "force_after is only for the action shutdown.".to_owned();
         return Err(failure_in_body("/force_after", "not-applicable", detail).into());
     }
     let request = match action.as_str() {
@@ -73,7 +77,7 @@ pub async fn power_machine(
         "reboot" => JobRequest::Reboot,
         other => {
             let detail =
-                format!("action is {}; one of {} is wanted.", shorten(other), ACTIONS.join(", "));
+                format!("action is {}; write one of {}.", shorten(other), ACTIONS.join(", "));
             return Err(failure_in_body("/action", "not-one-of", detail).into());
         }
     };

@@ -1,4 +1,4 @@
-//! `GET /v1/machines/{machine}/properties`: the one read that goes to the host.
+//! `GET /v1/machines/{machine}/properties`: the only read that calls the host.
 
 use std::collections::BTreeMap;
 
@@ -19,33 +19,41 @@ use crate::service::callers::Caller;
 use crate::service::host_failure::HostFailure;
 use crate::service::machines::empty_name;
 
-/// Which properties are wanted.
+/// The properties to read.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PropertiesQuery {
-    /// A vim25 property path, such as `summary.runtime`; may be given several times.
+    /// A vim25 property path, such as `summary.runtime`. May be repeated.
     #[serde(default)]
     #[param(value_type = Vec<String>, required = true)]
     path: Vec<Parsed<String>>,
 }
 
-/// vim25 properties as JSON: the path of each to its value.
+/// vim25 properties as JSON: an object that maps each path to its value.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "documents the answer")]
 pub struct MachineProperties(BTreeMap<String, Value>);
 
-/// Raw properties of a machine
+/// Get raw properties of a machine
 ///
-/// Any vim25 property as JSON, read from the host: a map of each path asked for to its value, null
-/// where it has none. For operators; it can show secrets of the guest.
-#[utoipa::path(get, path = "/v1/machines/{machine}/properties", operation_id = "get_machine_properties", tag = "machines",
+/// Reads vim25 properties from the host. Returns an object that maps each requested path to its
+/// value, or to null if the machine does not have the property. Only for operators, because
+/// properties can have secrets of the guest.
+#[utoipa::path(
+    get,
+    path = "/v1/machines/{machine}/properties",
+    operation_id = "get_machine_properties",
+    tag = "machines",
     params(MachinePath, PropertiesQuery),
     responses(
-        (status = 200, description = "Path to value", body = MachineProperties),
+        (status = 200, description = "The value of each path", body = MachineProperties),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading", "machine-gone", "forbidden-by-host", "host-unreachable",
-        "host-login-refused", "host-protocol", "host-rejected", "not-supported", "too-many-waits"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading",
+        "machine-gone", "forbidden-by-host", "host-unreachable", "host-login-refused",
+        "host-protocol", "host-rejected", "not-supported", "too-many-waits"
+    ]))))]
 pub async fn get_properties(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -64,16 +72,13 @@ pub async fn get_properties(
     let read = host.properties(&machine.id, &paths).await;
     let properties = read.map_err(|error| match error.kind {
         HostErrorKind::InvalidProperty => {
-            let detail = format!(
-                "The host does not know one of these properties of a machine: {}.",
-                paths.join(", ")
-            );
+            let detail =
+                format!("The host does not know one of these properties: {}.", paths.join(", "));
             failure_at(FailureKind::InvalidRequest, "path", "unknown-property", detail)
         }
-        HostErrorKind::NotFound => Failure::new(
-            FailureKind::MachineGone,
-            "The machine was removed from the host meanwhile.",
-        ),
+        HostErrorKind::NotFound => {
+            Failure::new(FailureKind::MachineGone, "The machine was removed from the host.")
+        }
         _ => HostFailure::from(&error).to_failure(),
     });
     let properties =

@@ -17,31 +17,38 @@ use crate::domain::ids::MachineId;
 use crate::domain::machine_reference::MachineReference;
 use crate::service::callers::Caller;
 
-/// Why a machine is set aside.
+/// The reason of a quarantine.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QuarantineRequest {
-    /// For people, 1 to 512 characters.
+    /// The reason, for people, 1 to 512 characters.
     #[schema(example = "its disk is damaged")]
     reason: String,
 }
 
-/// The longest reason.
+/// The largest number of characters of a reason.
 const MAX_REASON: usize = 512;
 
-/// Set a machine aside
+/// Quarantine a machine
 ///
-/// It is never granted until this is taken back. Otter does so by itself where a preparation or a
-/// release failed.
-#[utoipa::path(put, path = "/v1/machines/{machine}/quarantine", operation_id = "quarantine_machine", tag = "machines",
+/// otter does not lease a quarantined machine until the quarantine is cleared. otter also
+/// quarantines a machine by itself if its preparation or release fails.
+#[utoipa::path(
+    put,
+    path = "/v1/machines/{machine}/quarantine",
+    operation_id = "quarantine_machine",
+    tag = "machines",
     params(MachinePath),
     request_body = QuarantineRequest,
     responses(
         (status = 200, description = "The machine", body = Machine),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "request-timeout",
-        "payload-too-large", "unsupported-media-type", "inventory-loading", "storage-unavailable", "shutting-down"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "request-timeout",
+        "payload-too-large", "unsupported-media-type", "inventory-loading", "storage-unavailable",
+        "shutting-down"
+    ]))))]
 pub async fn quarantine_machine(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -50,26 +57,32 @@ pub async fn quarantine_machine(
     JsonBody { value: QuarantineRequest { reason }, .. }: JsonBody<QuarantineRequest>,
 ) -> Result<Response, ApiError> {
     if reason.trim().is_empty() || reason.chars().count() > MAX_REASON {
-        let detail = format!("reason has to have 1 to {MAX_REASON} characters.");
+        let detail = format!("reason must have 1 to {MAX_REASON} characters.");
         return Err(failure_in_body("/reason", "out-of-range", detail).into());
     }
     check_printable_field("/reason", &reason)?;
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
     api.services().leases.quarantine(&view.machine, reason, &caller).await?;
-    show(&api, &caller, &view.machine.id)
+    machine_response(&api, &caller, &view.machine.id)
 }
 
-/// Take a machine back
+/// Clear the quarantine of a machine
 ///
-/// It may be granted again.
-#[utoipa::path(delete, path = "/v1/machines/{machine}/quarantine", operation_id = "clear_quarantine", tag = "machines",
+/// otter may lease the machine again.
+#[utoipa::path(
+    delete,
+    path = "/v1/machines/{machine}/quarantine",
+    operation_id = "clear_quarantine",
+    tag = "machines",
     params(MachinePath),
     responses(
         (status = 200, description = "The machine", body = Machine),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading",
-        "storage-unavailable", "shutting-down"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading",
+        "storage-unavailable", "shutting-down"
+    ]))))]
 pub async fn clear_quarantine(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -78,10 +91,10 @@ pub async fn clear_quarantine(
 ) -> Result<Response, ApiError> {
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
     api.services().leases.clear_quarantine(&view.machine, &caller).await?;
-    show(&api, &caller, &view.machine.id)
+    machine_response(&api, &caller, &view.machine.id)
 }
 
-fn show(api: &ApiState, caller: &Caller, id: &MachineId) -> Result<Response, ApiError> {
+fn machine_response(api: &ApiState, caller: &Caller, id: &MachineId) -> Result<Response, ApiError> {
     let version = api.services().event_stream.version();
     let reference = MachineReference::Id(id.clone());
     let view = api.services().machines.resolve_reference(&caller.scope, &reference)?;

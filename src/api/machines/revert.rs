@@ -18,33 +18,37 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::job::JobRequest;
 use crate::service::machines::MachineView;
 
-/// Where to revert to.
+/// The snapshot of a revert, and the power state after it.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RevertRequest {
-    /// The snapshot's id, else exact name, else path `a/b/c`; the current one where nothing is
-    /// said.
+    /// The snapshot: its id, else its exact name, else its path `a/b/c`. Default: the current
+    /// snapshot.
     #[schema(nullable = false, example = "base/updated/kickstart")]
     snapshot: Option<String>,
-    /// True: on afterwards. False: off afterwards. Left out: as ESX does.
+    /// Whether the machine is on after the revert. Default: as the snapshot defines.
     #[schema(nullable = false)]
     power_on: Option<bool>,
 }
 
-/// What is to be after a revert to the snapshot of the path.
+/// The power state after a revert to the snapshot in the path.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RevertToSnapshotRequest {
-    /// True: on afterwards. False: off afterwards. Left out: as ESX does.
+    /// Whether the machine is on after the revert. Default: as the snapshot defines.
     #[schema(nullable = false)]
     power_on: Option<bool>,
 }
 
 /// Revert a machine
 ///
-/// Starts a job that puts the machine back to a snapshot. The snapshot is bound now, whatever is
-/// renamed later.
-#[utoipa::path(post, path = "/v1/machines/{machine}/revert", operation_id = "revert_machine", tag = "snapshots",
+/// Starts a job that reverts the machine to a snapshot. otter resolves the snapshot now, so that a
+/// later rename has no effect.
+#[utoipa::path(
+    post,
+    path = "/v1/machines/{machine}/revert",
+    operation_id = "revert_machine",
+    tag = "snapshots",
     params(
         MachinePath,
         StartHeaders,
@@ -53,7 +57,7 @@ pub struct RevertToSnapshotRequest {
     request_body = RevertRequest,
     responses(
         (status = 200, description = "With `wait`: the job, which succeeded", body = Job),
-        (status = 202, description = "The job was accepted and goes on", body = Job),
+        (status = 202, description = "The accepted job", body = Job),
         Problems,
     ),
     extensions(("x-otter-problems" = json!([START, BLOCKED_BY_QUESTION].concat()))))]
@@ -64,21 +68,25 @@ pub async fn revert_machine(
 ) -> Result<Response, ApiError> {
     let RevertRequest { snapshot, power_on } = body;
     if snapshot.as_deref() == Some("") {
-        let detail = "The snapshot is empty; leave it out to mean the current one.".to_owned();
+        let detail = "The snapshot is empty; omit it to revert to the current snapshot.".to_owned();
         return Err(failure_in_body("/snapshot", "empty", detail).into());
     }
     let started = start.run(&api, |start| {
         let machine = start.resolve(&api, &reference)?;
-        let request = bind(&api, &machine, snapshot.as_deref(), power_on)?;
+        let request = revert_request(&api, &machine, snapshot.as_deref(), power_on)?;
         Ok((machine, request))
     });
     Ok(started.await?)
 }
 
-/// Revert a machine to the snapshot of the path
+/// Revert a machine to the snapshot in the path
 ///
-/// As `POST /v1/machines/{machine}/revert`.
-#[utoipa::path(post, path = "/v1/machines/{machine}/snapshots/{snapshot}/revert", operation_id = "revert_to_snapshot", tag = "snapshots",
+/// Like `POST /v1/machines/{machine}/revert`.
+#[utoipa::path(
+    post,
+    path = "/v1/machines/{machine}/snapshots/{snapshot}/revert",
+    operation_id = "revert_to_snapshot",
+    tag = "snapshots",
     params(
         MachinePath,
         SnapshotPath,
@@ -88,7 +96,7 @@ pub async fn revert_machine(
     request_body = RevertToSnapshotRequest,
     responses(
         (status = 200, description = "With `wait`: the job, which succeeded", body = Job),
-        (status = 202, description = "The job was accepted and goes on", body = Job),
+        (status = 202, description = "The accepted job", body = Job),
         Problems,
     ),
     extensions(("x-otter-problems" = json!([START, BLOCKED_BY_QUESTION].concat()))))]
@@ -99,24 +107,24 @@ pub async fn revert_to_snapshot(
 ) -> Result<Response, ApiError> {
     let started = start.run(&api, |start| {
         let machine = start.resolve(&api, &reference)?;
-        let request = bind(&api, &machine, Some(&snapshot), body.power_on)?;
+        let request = revert_request(&api, &machine, Some(&snapshot), body.power_on)?;
         Ok((machine, request))
     });
     Ok(started.await?)
 }
 
-fn bind(
+fn revert_request(
     api: &ApiState,
     view: &MachineView,
-    wanted: Option<&str>,
+    reference: Option<&str>,
     power_on: Option<bool>,
 ) -> Result<JobRequest, Failure> {
     let machine = &view.machine;
     let snapshots = &machine.snapshots;
-    let snapshot = match wanted {
-        Some(wanted) => api.services().machines.snapshot(view, wanted)?,
+    let snapshot = match reference {
+        Some(reference) => api.services().machines.snapshot(view, reference)?,
         None => snapshots.current.as_ref().and_then(|id| snapshots.get(id)).ok_or_else(|| {
-            let detail = format!("{} has no current snapshot to revert to.", machine.name);
+            let detail = format!("{} has no current snapshot.", machine.name);
             Failure::new(FailureKind::NotFound, detail).with_machine(&machine.id, &machine.name)
         })?,
     };

@@ -1,4 +1,4 @@
-//! `POST /v1/machines/{machine}/snapshots`, and what names and descriptions of snapshots may be.
+//! `POST /v1/machines/{machine}/snapshots`, and the checks of names and descriptions of snapshots.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -15,36 +15,42 @@ use crate::domain::failure::Failure;
 use crate::domain::job::JobRequest;
 use crate::domain::names::{HiddenCharacter, hidden_character};
 
-/// ESX takes names up to here.
+/// The largest number of characters of a name that ESX accepts.
 const LONGEST_NAME: usize = 80;
-/// A description is kept in memory and goes out with every list.
+/// The largest number of characters of a description. It is limited because descriptions are in
+/// memory and in every list.
 const LONGEST_DESCRIPTION: usize = 8_192;
 
-/// A snapshot to be made of what is current.
+/// The snapshot to create.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateSnapshotRequest {
-    /// At most 80 characters, none of them invisible, and no white space around. Others may have
-    /// the same name.
+    /// At most 80 characters, without invisible characters and surrounding white space. Several
+    /// snapshots may have the same name.
     #[schema(example = "kickstart", min_length = 1, max_length = 80)]
     name: String,
     /// At most 8,192 characters.
     #[serde(default)]
     #[schema(nullable = false, max_length = 8192)]
     description: Option<String>,
-    /// Whether to keep the memory of a machine that runs: a revert leaves it running then. Without,
-    /// it is off.
+    /// Whether the snapshot includes the memory of a running machine. If so, the machine runs after
+    /// a revert, else it is off.
     #[serde(default)]
     memory: bool,
-    /// Whether the guest tools are to bring the disks to rest first.
+    /// Whether VMware Tools quiesce the guest's file systems first.
     #[serde(default)]
     quiesce: bool,
 }
 
-/// Make a snapshot
+/// Create a snapshot
 ///
-/// Starts a job; `result.snapshot` is the id of what it made. It is never made twice.
-#[utoipa::path(post, path = "/v1/machines/{machine}/snapshots", operation_id = "create_snapshot", tag = "snapshots",
+/// Starts a job. `result.snapshot` is the id of the new snapshot. A job never creates a second
+/// snapshot, even if the host's answer is lost.
+#[utoipa::path(
+    post,
+    path = "/v1/machines/{machine}/snapshots",
+    operation_id = "create_snapshot",
+    tag = "snapshots",
     params(
         MachinePath,
         StartHeaders,
@@ -53,7 +59,7 @@ pub struct CreateSnapshotRequest {
     request_body = CreateSnapshotRequest,
     responses(
         (status = 200, description = "With `wait`: the job, which succeeded", body = Job),
-        (status = 202, description = "The job was accepted and goes on", body = Job),
+        (status = 202, description = "The accepted job", body = Job),
         Problems,
     ),
     extensions(("x-otter-problems" = json!([START, BLOCKED_BY_QUESTION].concat()))))]
@@ -70,7 +76,7 @@ pub async fn create_snapshot(
     Ok(start.run(&api, |start| Ok((start.resolve(&api, &reference)?, request))).await?)
 }
 
-/// Refuses a name that ESX would not take, or that looks like another one.
+/// Refuses a name that ESX does not accept, or that people can confuse with another name.
 ///
 /// # Errors
 /// `invalid-request`
@@ -78,12 +84,12 @@ pub fn check_name(name: &str) -> Result<(), Failure> {
     let wrong = |code, detail: String| Err(failure_in_body("/name", code, detail));
     let length = name.chars().count();
     if name.is_empty() {
-        return wrong("empty", "The name is empty; give the snapshot one.".to_owned());
+        return wrong("empty", "The name is empty; set a name.".to_owned());
     }
     if length > LONGEST_NAME {
         return wrong(
             "too-long",
-            format!("The name has {length} characters; ESX takes {LONGEST_NAME} at most."),
+            format!("The name has {length} characters; ESX accepts at most {LONGEST_NAME}."),
         );
     }
     match hidden_character(name) {
@@ -94,23 +100,23 @@ pub fn check_name(name: &str) -> Result<(), Failure> {
         Some(HiddenCharacter::Invisible(character)) => {
             let character = code_point(character);
             let detail = format!(
-                "The name holds the character {character}, which nobody sees: the name would look like \
-                 another one. Leave it out."
+                "The name has the invisible character {character}, so that it looks like another \
+                 name: remove the character."
             );
             wrong("invisible-character", detail)
         }
         Some(HiddenCharacter::Surrounding(character)) => {
             let character = code_point(character);
             let detail = format!(
-                "The name begins or ends with white space ({character}): it would look like another one. \
-                 Leave it out."
+                "The name begins or ends with white space ({character}), so that it looks like \
+                 another name: remove the white space."
             );
             wrong("surrounding-space", detail)
         }
     }
 }
 
-/// Refuses a description that is too long, or could not be sent.
+/// Refuses a description that is too long or has control characters.
 ///
 /// # Errors
 /// `invalid-request`
@@ -121,15 +127,21 @@ pub fn check_description(description: &str) -> Result<(), Failure> {
         return wrong(
             "too-long",
             format!(
-                "The description has {length} characters; {LONGEST_DESCRIPTION} are taken at most."
+                "The description has {length} characters; it may have at most \
+                 {LONGEST_DESCRIPTION}."
             ),
         );
     }
-    // XML has no way to say the others.
+    // XML cannot represent other control characters.
     let unsayable =
         |character: char| character.is_control() && !matches!(character, '\n' | '\r' | '\t');
     if description.chars().any(unsayable) {
-        return wrong("control-character", "The description holds control characters.".to_owned());
+        return wrong(
+            "control-character",
+            "The description has control characters; remove \
+                                           them."
+                .to_owned(),
+        );
     }
     Ok(())
 }

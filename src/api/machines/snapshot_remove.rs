@@ -17,28 +17,34 @@ use crate::api::start_job::{StartQuery, StartRequest};
 use crate::domain::failure::FailureKind;
 use crate::domain::job::JobRequest;
 
-/// Says it twice.
+/// The confirmation.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct RemoveAllQuery {
-    /// Must be `true`: nobody is to remove all of them by a forgotten id.
+    /// Must be `true`. Guards against the removal of all snapshots if the id of one was omitted by
+    /// mistake.
     #[param(value_type = bool)]
     all: Option<Parsed<bool>>,
 }
 
-/// How much to remove.
+/// Whether to remove the children too.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct RemoveQuery {
-    /// Whether what is below it goes too; else it moves up.
+    /// Whether the children of the snapshot are removed too. Default: false, and they become
+    /// children of its parent.
     #[param(value_type = Option<bool>)]
     children: Option<Parsed<bool>>,
 }
 
 /// Remove all snapshots of a machine
 ///
-/// Starts a job; the machine stays as it is now.
-#[utoipa::path(delete, path = "/v1/machines/{machine}/snapshots", operation_id = "remove_all_snapshots", tag = "snapshots",
+/// Starts a job. The current state of the machine does not change.
+#[utoipa::path(
+    delete,
+    path = "/v1/machines/{machine}/snapshots",
+    operation_id = "remove_all_snapshots",
+    tag = "snapshots",
     params(
         MachinePath,
         RemoveAllQuery,
@@ -47,7 +53,7 @@ pub struct RemoveQuery {
     ),
     responses(
         (status = 200, description = "With `wait`: the job, which succeeded", body = Job),
-        (status = 202, description = "The job was accepted and goes on", body = Job),
+        (status = 202, description = "The accepted job", body = Job),
         Problems,
     ),
     extensions(("x-otter-problems" = json!([START, BLOCKED_BY_QUESTION].concat()))))]
@@ -61,7 +67,7 @@ pub async fn remove_all_snapshots(
 ) -> Result<Response, ApiError> {
     if !all.is_some_and(Parsed::value) {
         let detail =
-            "This removes every snapshot of the machine; say all=true if that is meant.".to_owned();
+            "This removes all snapshots of the machine; set all=true to confirm.".to_owned();
         return Err(failure_at(FailureKind::InvalidRequest, "all", "missing", detail).into());
     }
     let request = JobRequest::RemoveAllSnapshots;
@@ -70,9 +76,13 @@ pub async fn remove_all_snapshots(
 
 /// Remove a snapshot
 ///
-/// Starts a job; the machine stays as it is now. What is below the snapshot moves up, or goes too
-/// with `children`.
-#[utoipa::path(delete, path = "/v1/machines/{machine}/snapshots/{snapshot}", operation_id = "remove_snapshot", tag = "snapshots",
+/// Starts a job. The current state of the machine does not change. The children of the snapshot
+/// become children of its parent, or are removed too with `children=true`.
+#[utoipa::path(
+    delete,
+    path = "/v1/machines/{machine}/snapshots/{snapshot}",
+    operation_id = "remove_snapshot",
+    tag = "snapshots",
     params(
         MachinePath,
         SnapshotPath,
@@ -82,13 +92,13 @@ pub async fn remove_all_snapshots(
     ),
     responses(
         (status = 200, description = "With `wait`: the job, which succeeded", body = Job),
-        (status = 202, description = "The job was accepted and goes on", body = Job),
+        (status = 202, description = "The accepted job", body = Job),
         Problems,
     ),
     extensions(("x-otter-problems" = json!([START, BLOCKED_BY_QUESTION].concat()))))]
 pub async fn remove_snapshot(
     State(api): State<ApiState>,
-    Segments(reference, wanted): Segments,
+    Segments(reference, snapshot): Segments,
     StartRequest { start, query: RemoveQuery { children }, .. }: StartRequest<
         NoFields,
         RemoveQuery,
@@ -97,7 +107,7 @@ pub async fn remove_snapshot(
     let children = children.is_some_and(Parsed::value);
     let started = start.run(&api, |start| {
         let machine = start.resolve(&api, &reference)?;
-        let snapshot = api.services().machines.snapshot(&machine, &wanted)?;
+        let snapshot = api.services().machines.snapshot(&machine, &snapshot)?;
         let path = machine.machine.snapshots.path(snapshot);
         let request = JobRequest::RemoveSnapshot { snapshot: snapshot.id.clone(), path, children };
         Ok((machine, request))

@@ -21,24 +21,28 @@ use crate::domain::job::JobRequest;
 use crate::service::event_stream::Version;
 use crate::service::jobs::JobView;
 
-/// What to call a snapshot: one of the two at least.
+/// The new name, the new description, or both.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RenameSnapshotRequest {
-    /// At most 80 characters, none of them invisible, and no white space around; left out, it
-    /// stays.
+    /// At most 80 characters, without invisible characters and surrounding white space. Default:
+    /// unchanged.
     #[schema(nullable = false, example = "kickstart", min_length = 1, max_length = 80)]
     name: Option<String>,
-    /// At most 8,192 characters; left out, it stays.
+    /// At most 8,192 characters. Default: unchanged.
     #[schema(nullable = false, max_length = 8192)]
     description: Option<String>,
 }
 
-/// Rename or re-describe a snapshot
+/// Change the name or description of a snapshot
 ///
-/// Runs as a job, which queues like any, and is waited for: `wait`, or as long as calls may block.
-/// If the time is up the job goes on.
-#[utoipa::path(patch, path = "/v1/machines/{machine}/snapshots/{snapshot}", operation_id = "rename_snapshot", tag = "snapshots",
+/// Starts a job, which queues like others, and waits for it, at most for `wait` (default:
+/// `http.max_wait`). If the time is up, the job continues.
+#[utoipa::path(
+    patch,
+    path = "/v1/machines/{machine}/snapshots/{snapshot}",
+    operation_id = "rename_snapshot",
+    tag = "snapshots",
     params(
         MachinePath,
         SnapshotPath,
@@ -47,18 +51,18 @@ pub struct RenameSnapshotRequest {
     ),
     request_body = RenameSnapshotRequest,
     responses(
-        (status = 200, description = "The snapshot as it is called now", body = Snapshot),
+        (status = 200, description = "The changed snapshot", body = Snapshot),
         Problems,
     ),
     extensions(("x-otter-problems" = json!([START, BLOCKED_BY_QUESTION].concat()))))]
 pub async fn rename_snapshot(
     State(api): State<ApiState>,
-    Segments(reference, wanted): Segments,
+    Segments(reference, snapshot): Segments,
     StartRequest { start, body, .. }: StartRequest<RenameSnapshotRequest>,
 ) -> Result<Response, ApiError> {
     let RenameSnapshotRequest { name, description } = body;
     if name.is_none() && description.is_none() {
-        let detail = "Give a name, a description, or both.".to_owned();
+        let detail = "Set name, description or both.".to_owned();
         return Err(failure_in_body("", "missing", detail).into());
     }
     name.as_deref().map_or(Ok(()), check_name)?;
@@ -66,28 +70,33 @@ pub async fn rename_snapshot(
     let permit = WaitPermit::acquire(&api)?;
     let started = start.start_job(&api, |start| {
         let machine = start.resolve(&api, &reference)?;
-        let snapshot = api.services().machines.snapshot(&machine, &wanted)?;
+        let snapshot = api.services().machines.snapshot(&machine, &snapshot)?;
         let path = machine.machine.snapshots.path(snapshot);
         let snapshot = snapshot.id.clone();
         let request = JobRequest::RenameSnapshot { snapshot, path, name, description };
         Ok((machine, request))
     });
     let started = started.await?;
-    Ok(start.answer_with(&api, started, permit, |version, job| show(&api, version, job)).await?)
+    Ok(start
+        .answer_with(&api, started, permit, |version, job| renamed_response(&api, version, job))
+        .await?)
 }
 
-fn show(api: &ApiState, version: &Version, job: &JobView) -> Result<Response, Failure> {
+fn renamed_response(api: &ApiState, version: &Version, job: &JobView) -> Result<Response, Failure> {
     let JobRequest::RenameSnapshot { snapshot, path, .. } = &job.job.request else {
         return Err(Failure::new(FailureKind::Internal, "a rename started a job of another kind"));
     };
     let machine = job.job.machine_id();
-    machine.and_then(|machine| look(api, version, machine, snapshot)).ok_or_else(|| {
-        let detail = format!("The snapshot {path} was renamed, and is no longer on the machine.");
-        Failure::new(FailureKind::NotFound, detail).with_job(job.job.id)
-    })
+    machine.and_then(|machine| snapshot_response(api, version, machine, snapshot)).ok_or_else(
+        || {
+            let detail =
+                format!("The snapshot {path} was renamed, but the machine no longer has it.");
+            Failure::new(FailureKind::NotFound, detail).with_job(job.job.id)
+        },
+    )
 }
 
-fn look(
+fn snapshot_response(
     api: &ApiState,
     version: &Version,
     machine: &MachineId,

@@ -13,8 +13,12 @@ use crate::service::callers::Caller;
 
 /// List the snapshots of a machine
 ///
-/// The whole tree, parents first, from memory.
-#[utoipa::path(get, path = "/v1/machines/{machine}/snapshots", operation_id = "list_snapshots", tag = "snapshots",
+/// The whole tree, parents first, read from memory.
+#[utoipa::path(
+    get,
+    path = "/v1/machines/{machine}/snapshots",
+    operation_id = "list_snapshots",
+    tag = "snapshots",
     params(MachinePath),
     responses(
         (status = 200, description = "The whole tree, parents first", body = SnapshotList),
@@ -32,10 +36,14 @@ pub async fn list_snapshots(
     Ok(respond::list(&api, &version, &Snapshot::all(&view), None))
 }
 
-/// Look at a snapshot
+/// Get a snapshot
 ///
-/// From memory: the host is not asked.
-#[utoipa::path(get, path = "/v1/machines/{machine}/snapshots/{snapshot}", operation_id = "get_snapshot", tag = "snapshots",
+/// Read from memory, without a call to the host.
+#[utoipa::path(
+    get,
+    path = "/v1/machines/{machine}/snapshots/{snapshot}",
+    operation_id = "get_snapshot",
+    tag = "snapshots",
     params(
         MachinePath,
         SnapshotPath
@@ -48,11 +56,11 @@ pub async fn list_snapshots(
 pub async fn get_snapshot(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
-    Segments(reference, wanted): Segments,
+    Segments(reference, snapshot): Segments,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
     let version = api.services().event_stream.version();
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
-    let snapshot = api.services().machines.snapshot(&view, &wanted)?;
+    let snapshot = api.services().machines.snapshot(&view, &snapshot)?;
     Ok(respond::object(&api, &version, &Snapshot::from_view(&view, snapshot)))
 }

@@ -18,20 +18,20 @@ use crate::domain::power::PowerState;
 use crate::service::callers::Caller;
 use crate::service::machines::WaitCondition;
 
-/// What to wait for.
+/// The condition to wait for.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UntilQuery {
-    /// `power_state:on`, `power_state:off`, `power_state:suspended`, `ip`, `tools`, `question`,
-    /// `no_question`, `free` or `no_job`.
+    /// The condition: `power_state:on`, `power_state:off`, `power_state:suspended`, `ip`, `tools`,
+    /// `question`, `no_question`, `free` or `no_job`.
     #[param(value_type = String)]
     until: Option<Parsed<Condition>>,
-    /// With `until=ip`: only an address within this network counts, such as `10.0.0.0/8`.
+    /// Only with `until=ip`: the network in which the address must be, such as `10.0.0.0/8`.
     #[param(value_type = Option<String>)]
     cidr: Option<Parsed<Network>>,
 }
 
-/// What to wait for, and the word for it.
+/// A condition and its name.
 struct Condition(&'static str, WaitCondition);
 
 const CONDITIONS: [(&str, WaitCondition); 9] = [
@@ -48,27 +48,35 @@ const CONDITIONS: [(&str, WaitCondition); 9] = [
 
 /// Wait for a machine
 ///
-/// Blocks until what is asked for holds, and answers with the machine. 504 `wait-timeout` where the
-/// time is up first. 409 at once where it cannot come true.
-#[utoipa::path(get, path = "/v1/machines/{machine}/wait", operation_id = "wait_for_machine", tag = "machines",
+/// Waits until the condition is true and returns the machine. 504 `wait-timeout` if the time is up
+/// first. 409 at once if the condition cannot become true.
+#[utoipa::path(
+    get,
+    path = "/v1/machines/{machine}/wait",
+    operation_id = "wait_for_machine",
+    tag = "machines",
     params(MachinePath, UntilQuery, WaitQuery),
     responses(
-        (status = 200, description = "The machine, as it was waited for", body = Machine),
+        (status = 200, description = "The machine, for which the condition is \
+                                      true", body = Machine),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "machine-gone", "invalid-power-state",
-        "inventory-loading", "wait-timeout", "shutting-down", "too-many-waits"]))))]
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "machine-gone",
+        "invalid-power-state", "inventory-loading", "wait-timeout", "shutting-down",
+        "too-many-waits"
+    ]))))]
 pub async fn wait_for_machine(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segment(reference): Segment,
-    Query(wanted, wait_for): Query<UntilQuery, WaitQuery>,
+    Query(query, wait_query): Query<UntilQuery, WaitQuery>,
 ) -> Result<Response, ApiError> {
-    let (Condition(word, until), time) = (wanted.condition()?, wait_for.time(&api));
+    let (Condition(word, until), time) = (query.condition()?, wait_query.time(&api));
     let machine = api.services().machines.resolve(&caller.scope, &reference)?;
     let (id, name) = (machine.machine.id.clone(), machine.machine.name.clone());
-    // Before the machine is looked at: changes that the answer does not show must not count as
-    // seen.
+    // Read the version before the machine, so that the version does not include changes that the
+    // response does not show.
     let version = api.services().event_stream.version();
     let ended =
         wait(&api, time, api.services().machines.wait_until(&caller.scope, &id, &until)).await?;
@@ -77,11 +85,11 @@ pub async fn wait_for_machine(
         WaitEnd::Done(Err(failure)) => Err(failure),
         WaitEnd::TimeUp => {
             let seconds = time.as_secs();
-            let detail = format!("{name} did not come to {word} within {seconds} s; wait again.");
+            let detail = format!("{name} did not reach {word} within {seconds} s; wait again.");
             Err(Failure::new(FailureKind::WaitTimeout, detail).with_machine(&id, &name))
         }
         WaitEnd::ShuttingDown => {
-            let detail = "otter is shutting down; wait again once it is back.";
+            let detail = "otter is shutting down; wait again when it is back.";
             Err(Failure::new(FailureKind::ShuttingDown, detail).with_machine(&id, &name))
         }
     };
@@ -108,7 +116,7 @@ impl UntilQuery {
             return invalid(
                 "until",
                 "missing",
-                format!("until is missing; one of {words} is wanted."),
+                format!("until is missing; set it to one of {words}."),
             );
         };
         match (until, self.cidr) {
@@ -116,7 +124,7 @@ impl UntilQuery {
             (WaitCondition::Address(_), Some(Parsed(network))) => {
                 Ok(Condition(word, WaitCondition::Address(Some(network))))
             }
-            _ => invalid("cidr", "not-with-this", "cidr goes with until=ip alone.".to_owned()),
+            _ => invalid("cidr", "not-with-this", "cidr is only for until=ip.".to_owned()),
         }
     }
 }

@@ -10,24 +10,28 @@ use crate::domain::power::PowerState;
 use crate::domain::snapshot;
 use crate::service::machines::{HoldingLease, MachineView};
 
-/// A virtual machine. Answers carry every field, null where there is nothing.
+/// A virtual machine. Every field is present; a field without a value is null.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Machine {
-    /// Opaque; the host's moid. Hosts use one again once its machine is gone.
+    /// An opaque id: the managed object id of the host. A host can use the id of a removed machine
+    /// again.
     #[schema(example = "16")]
     pub id: String,
     pub name: String,
-    /// Null where the host does not say.
+    /// Null if the host does not report it.
     #[schema(required)]
     pub power_state: Option<PowerStateName>,
-    /// Nothing stands in the way of taking it: `not_free_because` is empty.
+    /// Whether the machine can be leased: `not_free_because` is empty.
     pub free: bool,
-    #[schema(extensions(("x-extensible-enum" = json!(["powered_on", "suspended", "power_unknown", "template", "not_connected", "question", "leased", "quarantined", "job", "host_task", "self", "protected"]))))]
+    #[schema(extensions(("x-extensible-enum" = json!([
+        "powered_on", "suspended", "power_unknown", "template", "not_connected", "question",
+        "leased", "quarantined", "job", "host_task", "self", "protected"
+    ]))))]
     pub not_free_because: Vec<String>,
     pub template: bool,
-    /// The host's own word: connected, disconnected, inaccessible, invalid, orphaned.
+    /// The state as the host reports it: connected, disconnected, inaccessible, invalid, orphaned.
     pub connection_state: String,
-    /// Where its configuration file is.
+    /// The path of the configuration file.
     #[schema(required, example = "[datastore1] sd-dev/sd-dev.vmx")]
     pub path: Option<String>,
     #[schema(required)]
@@ -43,45 +47,47 @@ pub struct Machine {
     pub cpu_count: Option<u32>,
     #[schema(required)]
     pub memory_bytes: Option<u64>,
-    /// What its files take on the datastores.
+    /// The space that the files of the machine use on datastores.
     #[schema(required)]
     pub storage_bytes: Option<u64>,
     #[schema(required)]
     pub nested_virtualization: Option<bool>,
-    /// The guest's preferred address, where it is the guest's of now: never one from before the
-    /// last start or revert.
+    /// The preferred IP address of the guest. Null if unknown, or if it may be from before the last
+    /// start or revert.
     #[schema(required)]
     pub ip_address: Option<String>,
-    /// All of its addresses, by the same rule.
+    /// All IP addresses of the guest, with the same rule.
     pub ip_addresses: Vec<String>,
-    /// Whether guest tools run: `running`, `starting`, `not_running`, `not_installed`.
-    #[schema(required, extensions(("x-extensible-enum" = json!(["running", "starting", "not_running", "not_installed"]))))]
+    /// The state of VMware Tools: `running`, `starting`, `not_running`, `not_installed`.
+    #[schema(required, extensions(("x-extensible-enum" = json!([
+        "running", "starting", "not_running", "not_installed"
+    ]))))]
     pub tools_status: Option<String>,
     pub network_cards: Vec<NetworkCard>,
     pub serial_ports: Vec<SerialPort>,
     pub snapshot_count: u32,
-    /// The id of the snapshot that the machine's disks stand on.
+    /// The id of the current snapshot, on which the disks of the machine are based.
     #[schema(required)]
     pub current_snapshot: Option<String>,
-    /// What the machine waits to be told.
+    /// The pending question of ESX about the machine. Null if there is none.
     #[schema(required)]
     pub question: Option<Question>,
-    /// Nobody may change it through otter.
+    /// Whether otter refuses all changes of this machine.
     pub protected: bool,
-    /// The pools that it is in.
+    /// The pools of the machine.
     pub pools: Vec<String>,
-    /// Why it is set aside.
+    /// The quarantine of the machine. Null if there is none.
     #[schema(required)]
     pub quarantine: Option<Quarantine>,
-    /// Who holds it.
+    /// The lease on the machine. Null if there is none.
     #[schema(required)]
     pub lease: Option<MachineLease>,
-    /// The id of the job that works on it, or is the first to.
+    /// The id of the running job of the machine, or of the first queued one.
     #[schema(required)]
     pub active_job: Option<String>,
 }
 
-/// Whether a machine runs. Closed for ever.
+/// The power state of a machine. This list will never grow.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = PowerState)]
@@ -98,7 +104,9 @@ pub struct NetworkCard {
     #[schema(example = "Network adapter 1")]
     pub label: String,
     #[serde(rename = "type")]
-    #[schema(example = "vmxnet3", extensions(("x-extensible-enum" = json!(["e1000", "e1000e", "pcnet32", "vmxnet2", "vmxnet3", "sriovethernetcard"]))))]
+    #[schema(example = "vmxnet3", extensions(("x-extensible-enum" = json!([
+        "e1000", "e1000e", "pcnet32", "vmxnet2", "vmxnet3", "sriovethernetcard"
+    ]))))]
     pub card_type: String,
     #[schema(required, example = "00:50:56:ab:cd:ef")]
     pub mac_address: Option<String>,
@@ -134,7 +142,8 @@ pub struct SerialPort {
     pub linux_device: Option<String>,
 }
 
-/// A question that the machine waits on; nothing else happens to it until it is answered.
+/// A pending question of ESX about a machine. ESX does nothing else with the machine until the
+/// question is answered.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Question {
     pub id: String,
@@ -142,18 +151,18 @@ pub struct Question {
     pub choices: Vec<QuestionChoice>,
 }
 
-/// One answer that a question takes.
+/// A possible answer to a question.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct QuestionChoice {
-    /// What to answer with.
+    /// The value of `choice` for this answer.
     pub key: String,
     pub label: String,
     pub summary: String,
-    /// The host's own proposal.
+    /// Whether the host proposes this answer.
     pub default: bool,
 }
 
-/// Why a machine is set aside.
+/// The quarantine of a machine.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Quarantine {
     pub reason: String,
@@ -164,7 +173,7 @@ pub struct Quarantine {
     pub job: Option<String>,
 }
 
-/// Who holds a machine.
+/// The lease on a machine.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct MachineLease {
     pub id: String,
@@ -174,14 +183,14 @@ pub struct MachineLease {
     pub expires_at: Option<Timestamp>,
 }
 
-/// Machines in the order of their names.
+/// A page of machines, sorted by name.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct MachineList {
     pub items: Vec<Machine>,
-    /// The cursor of the next page; null where this is the last.
+    /// The cursor of the next page. Null if this is the last.
     #[schema(required)]
     pub next: Option<String>,
-    /// The point in the stream of changes that the list is true at.
+    /// The version at which the list is valid, for `since` of `/v1/events`.
     pub version: String,
 }
 
@@ -190,46 +199,45 @@ pub struct MachineList {
 pub struct Snapshot {
     #[schema(example = "16-snapshot-2")]
     pub id: String,
-    /// The machine's id.
+    /// The id of the machine.
     pub machine: String,
     #[schema(example = "kickstart")]
     pub name: String,
     pub description: String,
     #[schema(required)]
     pub created_at: Option<Timestamp>,
-    /// What the machine is after a revert; a snapshot of a running machine without its memory says
-    /// off.
+    /// The power state of the machine after a revert. A snapshot without memory has `off`.
     #[schema(required)]
     pub power_state: Option<PowerStateName>,
     pub quiesced: bool,
     #[schema(required)]
     pub parent: Option<String>,
     pub children: Vec<String>,
-    /// The names from the root on; a `/` of a name is `%2F`, a `%` is `%25`.
+    /// The names from the root to this snapshot. A `/` in a name is `%2F`, a `%` is `%25`.
     #[schema(example = "base/updated/kickstart")]
     pub path: String,
-    /// The machine's disks stand on it.
+    /// Whether this is the current snapshot, on which the disks of the machine are based.
     pub current: bool,
 }
 
-/// The whole tree, parents first.
+/// All snapshots of a machine, parents first.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct SnapshotList {
     pub items: Vec<Snapshot>,
-    /// Always null: the tree comes whole.
+    /// Always null, because the list has all snapshots.
     #[schema(required)]
     pub next: Option<String>,
-    /// The point in the stream of changes that the list is true at.
+    /// The version at which the list is valid, for `since` of `/v1/events`.
     pub version: String,
 }
 
 impl Machine {
-    /// A machine as callers see it.
+    /// The machine on the wire.
     #[must_use]
     pub fn from_view(view: &MachineView) -> Self {
         let MachineView {
             machine,
-            // Decides on the addresses that the view gives.
+            // Used by the methods of the view that return addresses.
             addresses_trusted: _,
             protected,
             active_job,
@@ -258,7 +266,7 @@ impl Machine {
             serial_ports,
             snapshots,
             question,
-            // Datastores count their machines; the machine does not list them.
+            // Only datastores show the relation, as a count.
             datastores: _,
         } = &**machine;
         Self {
@@ -404,7 +412,7 @@ impl Question {
 }
 
 impl Snapshot {
-    /// Every snapshot of a machine, parents first.
+    /// All snapshots of a machine, parents first.
     #[must_use]
     pub fn all(view: &MachineView) -> Vec<Self> {
         let snapshots = &view.machine.snapshots;
@@ -452,7 +460,8 @@ impl Snapshot {
     }
 }
 
-/// A host's time with the six fraction digits that otter's own have: some hosts send nine.
+/// Rounds a time down to microseconds, the precision of otter's own times. Some hosts send
+/// nanoseconds.
 fn microseconds(time: Timestamp) -> Timestamp {
     Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
 }

@@ -226,7 +226,7 @@ async fn a_run_whose_token_is_revoked_while_it_waits_held_no_machine() {
     token(&["revoke", "--name", "second"]);
     let ended = next.wait().await;
     ended.assert_exit(77, "the lease ends: it was still queued and held no machine");
-    let wrong = ["What it started goes on", "given back", "comes back"];
+    let wrong = ["A job that the call started continues", "given back", "comes back"];
     assert!(!wrong.iter().any(|wrong| ended.stderr.contains(wrong)), "{ended:?}");
     fixture.create_go_file();
     holder.wait().await.assert_exit(0, "the machine is given back");

@@ -119,7 +119,7 @@ fn what_comes_near_to_a_rule_does_not_break_it() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one table: a change of the document, and what is found")]
+#[expect(clippy::too_many_lines, reason = "one table: a change of the document, and the findings")]
 fn every_rule_finds_what_breaks_it() {
     let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
     let content = |schema: Value| json!({ "description": "d", "content": { "application/json": { "schema": schema } } });

@@ -1,6 +1,5 @@
-//! Rules that keep the OpenAPI document digestible for generators of clients in several languages.
-//! Each names a construct that breaks one of them, or leaves a reader without an answer, and what
-//! to write instead.
+//! Rules that keep the OpenAPI document usable for client generators in several languages. Each
+//! rule names a construct that breaks a generator or lacks a text, and the replacement.
 
 mod fixtures;
 mod operations;
@@ -14,21 +13,21 @@ use super::walk::Place;
 #[derive(Debug)]
 pub struct Rule {
     pub name: &'static str,
-    /// What to do, and what breaks otherwise.
+    /// The replacement, and the failure without it.
     pub advice: &'static str,
     check: fn(&Value) -> Vec<Broken>,
 }
 
-/// One place where a rule is broken.
+/// A violation of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub rule: &'static str,
-    /// The JSON pointer (RFC 6901) to the place.
+    /// The JSON pointer (RFC 6901) to the violation.
     pub pointer: String,
     pub message: String,
 }
 
-/// Applies every rule. An empty answer is a good document.
+/// Applies all rules. Empty if the document is good.
 pub fn lint(document: &Value) -> Vec<Finding> {
     let findings = RULES.iter().flat_map(|rule| {
         (rule.check)(document).into_iter().map(|Broken { pointer, what }| Finding {
@@ -40,7 +39,7 @@ pub fn lint(document: &Value) -> Vec<Finding> {
     findings.collect()
 }
 
-/// Every rule, in the order of its findings.
+/// All rules, in the order of their findings.
 pub const RULES: &[Rule] = &[
     Rule {
         name: "license",
@@ -90,7 +89,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         name: "text-body",
-        advice: "what is not JSON is a string to all generators; name the schema of its lines in its description, and \
+        advice: "a body that is not JSON is a string to all generators; name the schema of its lines in its description, and \
                  among the components: they decode a stream as one object otherwise",
         check: operations::text_body,
     },
@@ -129,12 +128,12 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         name: "nullable-request-field",
-        advice: "make the field optional instead: a client cannot tell null from absent",
+        advice: "make the field optional instead: a client cannot distinguish null from absent",
         check: schemas::nullable_request_field,
     },
     Rule {
         name: "optional-answer-field",
-        advice: "answers carry every field, null where there is nothing: list it in `required`",
+        advice: "responses have every field, null without a value: list it in `required`",
         check: schemas::optional_answer_field,
     },
     Rule {
@@ -162,7 +161,7 @@ fn types<'a>(schema: &Place<'a>) -> Vec<&'a str> {
     schema.text("type").map_or_else(|| schema.texts("type"), |name| vec![name])
 }
 
-/// Whether null fits by the schema's own words; what it refers to speaks for itself.
+/// Whether the schema itself allows null, without its references.
 fn admits_null(schema: &Place) -> bool {
     let listed = schema
         .value
