@@ -259,7 +259,7 @@ impl JobStart {
     /// `http.max_wait`.
     ///
     /// # Errors
-    /// None so far: failures of `respond` and of the job become the response.
+    /// Those of the store. Failures of `respond` and of the job become the response.
     pub async fn answer_with(
         &self,
         api: &ApiState,
