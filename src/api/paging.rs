@@ -156,7 +156,7 @@ pub fn page<T>(
     let items: Vec<T> = rest.by_ref().take(limit as usize).collect();
     let more = rest.next().is_some();
     let next = items.last().filter(|_| more).map(|last| cursors.after(&key(last)));
-    Ok(ListPage { items: items, next })
+    Ok(ListPage { items, next })
 }
 
 fn invalid_cursor() -> Failure {
