@@ -1,5 +1,5 @@
-//! `GET /v1/audit`: what is audited of jobs, leases, quarantines, overrides, tokens and refused
-//! calls, who may read it, and how it is searched.
+//! `GET /v1/audit`: the entries of jobs, leases, quarantines, overrides, tokens and refused calls,
+//! who may read them, and the filters.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ const FIELDS: [&str; 17] = [
     "",
 ];
 
-/// The facts that this query finds, the oldest first.
+/// The entries that a query finds, oldest first.
 async fn audit(lab: &Lab, query: &str) -> Vec<Value> {
     facts(lab.get(&format!("/v1/audit?{query}")).await)
 }
@@ -47,7 +47,7 @@ fn facts(answer: Answer) -> Vec<Value> {
     for item in &items {
         let fields = item.as_object().unwrap();
         assert!(fields.keys().all(|field| FIELDS.contains(&field.as_str())), "{item}");
-        assert_eq!(fields.len(), FIELDS.len() - 1, "every field is there: {item}");
+        assert_eq!(fields.len(), FIELDS.len() - 1, "every field is present: {item}");
     }
     items.reverse();
     items
@@ -118,7 +118,7 @@ async fn the_audit_names_who_cancelled_a_job_and_who_killed_it() {
     let of_queued = post("admin", &cancel(&queued), json!({})).await.expect(202);
     let of_running = post("admin", &cancel(&running), json!({})).await.expect(202);
     ended(&running).await;
-    // What ended, and what was to be cancelled before, is not cancelled again.
+    // A job that has ended or is being cancelled is not cancelled again.
     post("operator", &cancel(&running), json!({})).await.expect(200);
 
     let restarting = post("operator", &power, json!({"action": "on"})).await.expect(202);
@@ -214,7 +214,7 @@ async fn each_transition_of_a_lease_is_audited() {
     assert!(
         of_lease.iter().all(|fact| fact["reference"] == "run-7" && fact["actor"] == "anonymous")
     );
-    assert_eq!(of_lease[0]["machine"], Value::Null, "it waits for one");
+    assert_eq!(of_lease[0]["machine"], Value::Null, "the lease is queued");
     assert!(of_lease[1..].iter().all(|fact| fact["machine_name"] == MACHINE), "{of_lease:?}");
     assert_eq!(of_lease[1]["detail"], "fence 1");
     for asker in &of_lease[..3] {
@@ -225,7 +225,7 @@ async fn each_transition_of_a_lease_is_audited() {
             && of_lease[3]["request_id"] != of_lease[0]["request_id"]
     );
     assert!(of_lease[2]["duration_ms"].is_u64() && of_lease[5]["duration_ms"].is_u64());
-    // Its jobs are otter's own, and among the facts of the lease.
+    // otter requests the jobs of the lease, and they are among the entries of the lease.
     let jobs: Vec<Value> = found.iter().filter(|fact| fact["job"].is_string()).cloned().collect();
     assert_eq!(jobs.iter().filter(|fact| fact["action"] == "job.ended").count(), 2, "{jobs:?}");
     assert!(jobs.iter().all(|fact| fact["actor"] == "otter" && fact["reference"] == "run-7"));
@@ -240,7 +240,7 @@ async fn a_lease_whose_time_is_over_is_audited_as_ended_by_otter() {
     let path = format!("/v1/leases/{}", lease.str("id"));
     clock.advance(Duration::from_mins(11));
     eventually("it to end", async || {
-        // The release of its machine takes time of the simulator.
+        // The release of the machine takes simulated time.
         clock.advance(Duration::from_millis(100));
         lab.get(&path).await.expect(200).json["state"] == "expired"
     })
@@ -329,7 +329,7 @@ async fn an_override_that_was_not_needed_is_not_audited() {
     let body = json!({"select": {"name": MACHINE}, "ttl": "10m"});
     let lease = lab.post("/v1/leases", body).await.expect(201);
     let shown = format!("{}.{}", lease.str("id"), lease.str("secret"));
-    // The caller shows the lease.
+    // The caller sends the lease.
     let with_lease = [over, ("otter-lease", &shown)];
     lab.post_with(&power, json!({"action": "on"}), &with_lease).await.expect(200);
     assert!(audit(&lab, "action=machine.overridden").await.is_empty());
@@ -363,10 +363,10 @@ async fn a_call_over_the_limit_of_its_token_is_audited_with_the_token() {
         never = ticks => never,
     };
     let ask = || guarded.lab.request(Method::GET, "/v1/jobs").bearer_auth(&token);
-    // The second one at this moment at the latest is over the limit.
+    // At the latest, the second call at this time is over the limit.
     Answer::from_request(ask()).await;
     let refused = Answer::from_request(ask()).await.problem(429, "too-many-requests");
-    assert!(refused.header("www-authenticate").is_none(), "its token is in force");
+    assert!(refused.header("www-authenticate").is_none(), "its token is valid");
     clock.advance(Duration::from_mins(1));
     let path = "/v1/audit?action=request.refused";
     let read =
@@ -416,7 +416,7 @@ async fn refused_calls_are_counted_and_written_when_their_minute_ends() {
     Answer::from_request(guarded.request("runner", Method::POST, &power).json(&on()))
         .await
         .problem(423, "machine-leased");
-    assert!(read("").await.is_empty(), "their minute is not over");
+    assert!(read("").await.is_empty(), "the minute is not over");
 
     clock.advance(Duration::from_mins(1));
     eventually("the minute to be written", async || !read("").await.is_empty()).await;
@@ -428,7 +428,7 @@ async fn refused_calls_are_counted_and_written_when_their_minute_ends() {
     let unknown = of("unauthenticated");
     assert_eq!((&unknown["count"], &unknown["actor"]), (&json!(5), &Value::Null));
     assert_eq!(unknown["address"], "127.0.0.1");
-    assert_eq!(unknown["request_id"], first.json["request_id"], "the first one's");
+    assert_eq!(unknown["request_id"], first.json["request_id"], "that of the first call");
     assert!(unknown["detail"].as_str().unwrap().starts_with("GET /v1/jobs"), "{unknown}");
     let role = of("forbidden");
     assert_eq!((&role["count"], &role["actor"]), (&json!(1), &json!("viewer")));
@@ -438,7 +438,7 @@ async fn refused_calls_are_counted_and_written_when_their_minute_ends() {
     assert!(leased["lease"].is_string(), "{leased}");
     assert!(found.iter().all(|fact| fact["outcome"] == "refused"));
 
-    // A new minute makes a new row, and the stop writes the pending facts.
+    // A new minute begins a new entry, and the shutdown writes the pending entries.
     Answer::from_request(guarded.lab.request(Method::GET, "/v1/jobs"))
         .await
         .problem(401, "unauthenticated");
@@ -454,7 +454,7 @@ async fn behind_a_trusted_proxy_a_fact_has_the_address_that_the_proxy_saw() {
     let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
     let guarded =
         Guarded::with(LabOptions { settings, clock: clock.clone(), ..LabOptions::default() }).await;
-    // The client wrote the first address itself.
+    // The client sent the first address itself.
     let forwarded = |request: reqwest::RequestBuilder| {
         Answer::from_request(request.header("x-forwarded-for", "10.9.9.9, 203.0.113.9"))
     };
@@ -475,7 +475,7 @@ async fn behind_a_trusted_proxy_a_fact_has_the_address_that_the_proxy_saw() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_no_admin_does_not_read_the_audit() {
+async fn only_an_admin_reads_the_audit() {
     let guarded = Guarded::start().await;
     for (role, said) in
         [("viewer", "a viewer"), ("runner", "a runner"), ("operator", "an operator")]
@@ -539,7 +539,7 @@ async fn the_audit_is_filtered_and_paged() {
         let page = lab.get(&path).await.expect(200);
         seen.extend(page.items("id").into_iter().map(str::to_owned));
         let Some(next) = page.json["next"].as_str() else { break };
-        // Facts that arrive meanwhile do not shift the pages.
+        // New entries do not shift the pages.
         lab.power_and_wait("ci-runner-1", "reset").await;
         path = format!("/v1/audit?limit=4&cursor={next}");
     }
@@ -552,7 +552,7 @@ async fn a_cursor_belongs_to_the_filters_that_it_was_made_for() {
     lab.power_and_wait(MACHINE, "on").await;
     let first = lab.get("/v1/audit?action=job.accepted,job.ended&limit=1").await.expect(200);
     let next = first.str("next");
-    // The number of facts of a page, and how the filters are ordered and spelt, do not matter.
+    // The size of the page, the order of the filters and their encoding do not matter.
     for same in ["action=job.accepted,job.ended", "limit=5&action=job.accepted%2Cjob.ended"] {
         let page = lab.get(&format!("/v1/audit?{same}&cursor={next}")).await.expect(200);
         assert_eq!(page.items("action"), ["job.accepted"]);
@@ -565,7 +565,7 @@ async fn a_cursor_belongs_to_the_filters_that_it_was_made_for() {
 }
 
 #[tokio::test]
-async fn what_no_filter_takes_is_refused() {
+async fn invalid_filters_are_refused() {
     let lab = Lab::start().await;
     for (query, place, code) in [
         ("action=job.deleted", "action", "not-one-of"),
@@ -592,7 +592,7 @@ async fn what_no_filter_takes_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn old_facts_and_too_many_bytes_give_way() {
+async fn old_entries_and_too_many_bytes_are_deleted() {
     let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
     let settings = |settings: &mut Settings| settings.retention.audit.max_bytes = 20_000;
     let lab =
@@ -612,8 +612,11 @@ async fn old_facts_and_too_many_bytes_give_way() {
     eventually("the oldest to go", async || kept().await.len() < 40).await;
     let left = kept().await;
     assert!((10..25).contains(&left.len()), "{}", left.len());
-    assert!(left.last().unwrap()["detail"].as_str().unwrap().starts_with("39 "), "the newest stay");
+    assert!(
+        left.last().unwrap()["detail"].as_str().unwrap().starts_with("39 "),
+        "the newest entries stay"
+    );
     clock.advance(Duration::from_hours(24 * 366));
     eventually("the old ones to go", async || kept().await.len() <= 1).await;
-    assert_eq!(audit(&lab, "").await.len(), 1, "the newest stays, so that ids go on");
+    assert_eq!(audit(&lab, "").await.len(), 1, "the newest entry stays, so that ids continue");
 }

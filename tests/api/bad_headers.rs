@@ -1,4 +1,4 @@
-//! Headers that are not what they should be: `Prefer`, `Idempotency-Key`, `Last-Event-ID`.
+//! Malformed headers: `Prefer`, `Idempotency-Key`, `Last-Event-ID`.
 
 use serde_json::json;
 
@@ -6,18 +6,18 @@ use crate::harness::{Answer, EventStream, Lab, send_raw};
 
 const POWER: &str = "/v1/machines/31/power";
 
-/// A call with one header of any bytes that HTTP lets pass.
+/// A call with one header, whose value can be any bytes that HTTP allows.
 async fn power_with(lab: &Lab, name: &str, value: &[u8]) -> Answer {
     let value = reqwest::header::HeaderValue::from_bytes(value).unwrap();
     let request = lab.request(reqwest::Method::POST, POWER).json(&json!({"action": "on"}));
     Answer::from_request(request.header(name, value)).await
 }
 
-/// RFC 7240: what is not understood is ignored, and several lines are as one.
+/// RFC 7240: unknown preferences are ignored, and several header lines are one list.
 #[tokio::test]
-async fn a_preference_that_is_none_is_ignored() {
+async fn a_malformed_preference_is_ignored() {
     let lab = Lab::start().await;
-    for odd in [
+    for malformed in [
         "",
         "wait",
         "wait=",
@@ -29,8 +29,8 @@ async fn a_preference_that_is_none_is_ignored() {
         "=;,=",
         "wait\t=\tsoon",
     ] {
-        let accepted = power_with(&lab, "prefer", odd.as_bytes()).await.expect(202);
-        assert_eq!(accepted.header("preference-applied"), None, "{odd}");
+        let accepted = power_with(&lab, "prefer", malformed.as_bytes()).await.expect(202);
+        assert_eq!(accepted.header("preference-applied"), None, "{malformed}");
     }
     power_with(&lab, "prefer", b"wait=\xff").await.expect(202);
     let several = [("prefer", "respond-async"), ("prefer", "wait=10"), ("prefer", "wait=0")];
@@ -52,7 +52,7 @@ async fn a_key_is_text_of_one_to_255_characters() {
     ] {
         power_with(&lab, key, &wrong).await.problem(400, "invalid-request").points_at(key, code);
     }
-    // Others are no HTTP.
+    // HTTP does not allow other bytes.
     for control in ["\x01", "\x7f", "\0"] {
         let head = format!(
             "POST {POWER} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{key}: a{control}b\r\n\r\n"
@@ -71,7 +71,7 @@ async fn a_key_is_text_of_one_to_255_characters() {
 }
 
 #[tokio::test]
-async fn a_last_event_id_of_elsewhere_is_a_gap_and_garbage_is_refused() {
+async fn a_foreign_last_event_id_is_a_gap_and_a_malformed_one_is_refused() {
     let lab = Lab::start().await;
     let place = "last-event-id";
     let epoch = lab.get("/v1/machines").await.str("version").split_once('-').unwrap().0.to_owned();
@@ -98,9 +98,9 @@ async fn a_last_event_id_of_elsewhere_is_a_gap_and_garbage_is_refused() {
     for foreign in ["0123456789ab-7", &format!("{epoch}-999999999")] {
         let mut events =
             EventStream::open_with(&lab, "?machine=22&wait=0s", &[(place, foreign)]).await;
-        let told = events.rest().await;
+        let received = events.rest().await;
         assert_eq!(
-            told.iter().map(crate::harness::StreamedEvent::kind).collect::<Vec<_>>(),
+            received.iter().map(crate::harness::StreamedEvent::kind).collect::<Vec<_>>(),
             ["reset", "bye"],
             "{foreign}"
         );

@@ -1,23 +1,24 @@
-//! Characters that a terminal obeys: otter refuses them in texts of callers, and escapes them in
-//! every detail that repeats a name of the host.
+//! Control characters: otter refuses them in texts of callers, and escapes names of the host in
+//! details of problems.
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, Host, HostKind, Lab, encode, machine_path};
 
-/// One of C0, DEL, C1, a separator of lines, and marks that change the direction.
+/// A character of C0, DEL, one of C1, a line separator, and marks that change the direction of
+/// text.
 const HOSTILE: [&str; 7] =
     ["\u{1b}[2J", "\n", "\u{7f}", "\u{9b}31m", "\u{2028}", "\u{202e}", "\u{2066}"];
 
-/// Asserts that an answer is a refusal that points at this part.
+/// Asserts that a response refuses this part of the request.
 fn refused(answer: Answer, pointer: &Value, parameter: &Value) {
     let problem = answer.problem(400, "invalid-request");
     let error = &problem.json["errors"][0];
-    let wanted = (pointer, parameter, &json!("control-character"));
+    let expected = (pointer, parameter, &json!("control-character"));
     assert_eq!(
         (&error["pointer"], &error["parameter"], &error["code"]),
-        wanted,
+        expected,
         "{}",
         problem.text
     );
@@ -41,13 +42,13 @@ async fn holders_and_reasons_with_control_characters_are_refused() {
         let revoke = lab.request(Method::DELETE, &format!("{lease}?reason={}", encode(&text)));
         refused(Answer::from_request(revoke).await, &Value::Null, &json!("reason"));
     }
-    assert_eq!(lab.get(&lease).await.json["state"], "active", "nothing was done");
+    assert_eq!(lab.get(&lease).await.json["state"], "active", "the request had no effect");
     assert_eq!(lab.machine("ci-runner-2").await["quarantine"], Value::Null);
     let plain = json!({"select": {"machine": "32"}, "ttl": "30m", "holder": "nächtlich 7 🦦"});
     assert_eq!(lab.post("/v1/leases", plain).await.expect(201).json["holder"], "nächtlich 7 🦦");
 }
 
-/// What HTTP itself takes in a header.
+/// Characters that HTTP allows in a header.
 #[tokio::test]
 async fn references_and_overrides_with_control_characters_are_refused() {
     let lab = Lab::start().await;
@@ -72,8 +73,8 @@ async fn references_and_overrides_with_control_characters_are_refused() {
 }
 
 #[tokio::test]
-async fn names_of_the_host_are_escaped_in_details_and_whole_in_data() {
-    // The simulated ESX speaks XML, which carries no ESC.
+async fn names_of_the_host_are_escaped_in_details_and_unchanged_in_data() {
+    // The simulated ESX uses XML, which cannot represent ESC.
     let lab = Lab::on_host(HostKind::InProcess).await;
     let name = "evil\u{1b}[2J\u{202e}\nname";
     let id = lab.machine(lab.machines.with_snapshots).await["id"].as_str().unwrap().to_owned();

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::harness::{Lab, encode, on_every_host};
 
 on_every_host! {
-    async fn they_are_listed_in_order_and_each_is_had_by_id(lab: &Lab) {
+    async fn datastores_are_listed_in_order_and_read_by_id(lab: &Lab) {
         let list = lab.get("/v1/datastores").await.expect(200);
         let names: Vec<String> = list.items("name").into_iter().map(str::to_lowercase).collect();
         assert!(!names.is_empty() && names.is_sorted(), "{names:?}");
@@ -20,12 +20,12 @@ on_every_host! {
         assert!(machines > 0);
     }
 
-    async fn an_unknown_one_is_not_found(lab: &Lab) {
+    async fn an_unknown_datastore_is_not_found(lab: &Lab) {
         lab.get("/v1/datastores/none-such").await.problem(404, "not-found");
     }
 }
 
-/// Ours alone: govmomi has one datastore.
+/// Only on otter's simulator: govmomi has one datastore.
 #[tokio::test]
 async fn pages_and_ids_with_slashes_work() {
     let lab = Lab::start().await;
@@ -43,7 +43,7 @@ async fn pages_and_ids_with_slashes_work() {
 }
 
 #[tokio::test]
-async fn what_the_host_says_anew_shows() {
+async fn a_change_of_a_datastore_is_visible() {
     let lab = Lab::start().await;
     let id = "61aa04c2-98d1f3e0-2b14-0050569c0002";
     lab.control().mutate(|world| world.datastore_mut(id).unwrap().free_bytes = 7);

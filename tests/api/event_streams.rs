@@ -1,4 +1,4 @@
-//! Streams of events as answers: their forms, what bounds them, and what is refused.
+//! Streams of events as responses: their formats, limits and invalid parameters.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::harness::{
 };
 
 #[tokio::test]
-async fn garbage_is_refused() {
+async fn malformed_parameters_are_refused() {
     let lab = Lab::start().await;
     let long = "9".repeat(5_000);
     for garbage in [
@@ -53,7 +53,7 @@ async fn garbage_is_refused() {
 }
 
 #[tokio::test]
-async fn bookmarks_keep_a_quiet_stream_and_move_it_on() {
+async fn bookmarks_advance_a_quiet_stream() {
     let lab =
         Lab::with_settings(|settings| settings.http.bookmark_interval = Duration::from_millis(20))
             .await;
@@ -64,24 +64,24 @@ async fn bookmarks_keep_a_quiet_stream_and_move_it_on() {
         lab.annotate("22", accept.1);
         lab.wait_for_field("22", "annotation", json!(accept.1)).await;
         let now = lab.get("/v1/machines").await.str("version").to_owned();
-        let moved = events.until(|told| told.version() == now).await;
+        let moved = events.until(|event| event.version() == now).await;
         assert!(moved.iter().all(StreamedEvent::is_bookmark));
     }
 }
 
 #[tokio::test]
-async fn wait_bounds_a_stream_which_ends_in_bye() {
+async fn wait_limits_a_stream_which_ends_with_bye() {
     let lab = Lab::with_settings(|settings| settings.http.max_wait = Duration::from_secs(1)).await;
     let since = lab.get("/v1/machines").await.str("version").to_owned();
     lab.annotate("22", "before");
     lab.wait_for_field("22", "annotation", json!("before")).await;
-    // What is there is sent, whatever the wait.
+    // Existing events are sent even if `wait` is 0.
     let mut events = EventStream::open(&lab, &format!("?machine=22&wait=0s&since={since}")).await;
     let all = events.rest().await;
     assert_eq!(all.iter().map(StreamedEvent::kind).collect::<Vec<_>>(), ["machine.changed", "bye"]);
     let bye = all.last().unwrap();
     assert_eq!(bye.id.as_deref(), Some(lab.get("/v1/machines").await.str("version")));
-    // Longer waits are cut to the longest, and said.
+    // A longer wait is limited to the maximum, which `Otter-Wait` reports.
     let answer = lab
         .request(reqwest::Method::GET, "/v1/events?wait=1h&types=job.changed")
         .send()
@@ -90,7 +90,7 @@ async fn wait_bounds_a_stream_which_ends_in_bye() {
     assert_eq!(answer.headers()["otter-wait"], "1s");
     let body = answer.text().await.unwrap();
     assert!(body.contains("event: bye"), "{body}");
-    // From the bye it goes on without a gap.
+    // A stream from the version of `bye` continues without a gap.
     lab.annotate("22", "after");
     let mut again =
         EventStream::open_with(&lab, "?machine=22", &[("last-event-id", bye.version())]).await;
@@ -98,7 +98,7 @@ async fn wait_bounds_a_stream_which_ends_in_bye() {
 }
 
 #[tokio::test]
-async fn a_shutdown_ends_streams_in_bye_and_waits_for_nobody_who_does_not_read() {
+async fn a_shutdown_ends_streams_with_bye_and_does_not_wait_for_clients_that_do_not_read() {
     let lab = Lab::start().await;
     let mut stuck = RawConnection::open(lab.address).await;
     stuck.send(b"GET /v1/events?types=machine.changed HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
@@ -107,7 +107,7 @@ async fn a_shutdown_ends_streams_in_bye_and_waits_for_nobody_who_does_not_read()
     for round in 0..24 {
         let text = format!("{round} {large}");
         lab.annotate("16", &text);
-        quick.until(|told| told.json["object"]["annotation"] == text).await;
+        quick.until(|event| event.json["object"]["annotation"] == text).await;
     }
     let mut events = EventStream::open_with(&lab, "", &[ACCEPT_NDJSON]).await;
     let ending = tokio::spawn(lab.stop());
@@ -127,7 +127,7 @@ async fn streams_are_never_compressed_and_never_stored() {
     }
     let answer = lab.request(reqwest::Method::GET, "/v1/events?wait=0s").send().await.unwrap();
     assert_eq!(answer.headers()["cache-control"], "no-cache");
-    // Without a body there is nothing to wait for.
+    // A HEAD response has no body, so the call does not wait.
     let head = lab.request(reqwest::Method::HEAD, "/v1/events").send().await.unwrap();
     assert_eq!(
         (head.status().as_u16(), &head.headers()["content-type"]),
@@ -136,7 +136,7 @@ async fn streams_are_never_compressed_and_never_stored() {
 }
 
 #[tokio::test]
-async fn a_stream_takes_a_place_and_gives_it_back() {
+async fn a_stream_takes_a_wait_permit_and_returns_it() {
     let lab = Lab::with_settings(|settings| settings.http.max_waits = 1).await;
     let stream = EventStream::open(&lab, "").await;
     lab.get("/v1/events").await.problem(503, "too-many-waits");
@@ -150,7 +150,7 @@ async fn a_stream_takes_a_place_and_gives_it_back() {
 }
 
 #[tokio::test]
-async fn before_the_inventory_is_loaded_a_stream_waits_for_it() {
+async fn a_stream_can_start_before_the_inventory_is_loaded() {
     let lab = Lab::start_without_waiting(LabOptions {
         settings: |settings| settings.esx.url = "https://127.0.0.1:9".to_owned(),
         ..LabOptions::default()

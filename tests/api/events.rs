@@ -1,5 +1,5 @@
-//! `GET /v1/events`: nothing missed, nothing repeated beyond need, and a word to whoever is too
-//! late.
+//! `GET /v1/events`: no change is missed, few are repeated, and a client that is too slow gets
+//! `reset`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 
 use crate::harness::{ACCEPT_NDJSON, EventStream, Lab, RawConnection, StreamedEvent, machine_path};
 
-/// What a client holds who listed and then streamed: the objects of each kind by their ids.
+/// The state of a client that listed and then streamed: the objects of each kind by id.
 #[derive(Debug, Default, PartialEq)]
 struct Model(BTreeMap<(&'static str, String), Value>);
 
 impl Model {
     const KINDS: [&str; 4] = ["machine", "snapshot", "datastore", "job"];
 
-    /// Lists everything, and from where on to stream.
+    /// Reads all lists. Returns the objects and the version at which to start the stream.
     async fn list(lab: &Lab) -> (Self, String) {
         let mut model = Self::default();
         let machines = lab.get("/v1/machines").await.expect(200);
@@ -26,7 +26,7 @@ impl Model {
             model.put("machine", found);
             let id = found["id"].as_str().unwrap();
             let snapshots = lab.get(&format!("/v1/machines/{id}/snapshots")).await;
-            // It may have gone since.
+            // The machine may have been removed since.
             for snapshot in snapshots.json["items"].as_array().into_iter().flatten() {
                 model.put("snapshot", snapshot);
             }
@@ -43,17 +43,17 @@ impl Model {
         self.0.insert((kind, object["id"].as_str().unwrap().to_owned()), object.clone());
     }
 
-    fn apply(&mut self, told: &StreamedEvent) {
-        let Some((kind, what)) = told.kind().split_once('.') else { return };
+    fn apply(&mut self, event: &StreamedEvent) {
+        let Some((kind, what)) = event.kind().split_once('.') else { return };
         let Some(kind) = Self::KINDS.into_iter().find(|known| *known == kind) else { return };
         if what == "removed" {
-            self.0.remove(&(kind, told.json["id"].as_str().unwrap().to_owned()));
+            self.0.remove(&(kind, event.json["id"].as_str().unwrap().to_owned()));
         } else {
-            self.put(kind, &told.json["object"]);
+            self.put(kind, &event.json["object"]);
         }
     }
 
-    /// What differs, to be read by people.
+    /// The differences, for people.
     fn differs(&self, other: &Self) -> Vec<String> {
         let keys = self.0.keys().chain(other.0.keys());
         let different = keys.filter(|key| self.0.get(key) != other.0.get(key));
@@ -63,8 +63,8 @@ impl Model {
     }
 }
 
-/// Many changes of every kind at once: annotations, renames, machines and snapshots that come and
-/// go, jobs.
+/// Makes many changes of all kinds at the same time: annotations, names, machines, snapshots and
+/// jobs.
 async fn churn(lab: &Lab) {
     for round in 0..12 {
         lab.control().mutate(|world| {
@@ -106,7 +106,7 @@ async fn listing_then_streaming_has_no_gap_under_churn() {
         clients
     };
     let (mut clients, ()) = tokio::join!(clients, churn(&lab));
-    // Nothing changes any more once the machine is shown without its last job.
+    // Nothing changes after the machine is visible without its last job.
     lab.wait_for_field(
         lab.machine(lab.machines.running).await["id"].as_str().unwrap(),
         "active_job",
@@ -116,19 +116,18 @@ async fn listing_then_streaming_has_no_gap_under_churn() {
     let mut marks = EventStream::open(&lab, "?machine=16&types=machine.changed").await;
     for (client, (model, events)) in clients.iter_mut().enumerate() {
         let mut differs = Vec::new();
-        // A list may show a change whose event is published a moment later, and whose event is then
-        // no part of what was read up to the mark.
+        // A list can show a change whose event is published later, after the mark.
         for round in 0..20 {
             let mark = format!("mark {round} for client {client}");
             lab.annotate("16", &mark);
             let marked =
-                marks.until(|told| told.json["object"]["annotation"] == mark.as_str()).await;
+                marks.until(|event| event.json["object"]["annotation"] == mark.as_str()).await;
             let last = marked.last().unwrap().version();
             while events.version != last {
-                let told = events.next().await.expect("no end before the last event");
-                assert_ne!(told.kind(), "reset");
-                model.apply(&told);
-                told.version().clone_into(&mut events.version);
+                let event = events.next().await.expect("no end before the last event");
+                assert_ne!(event.kind(), "reset");
+                model.apply(&event);
+                event.version().clone_into(&mut events.version);
             }
             differs = model.differs(&Model::list(&lab).await.0);
             if differs.is_empty() {
@@ -140,36 +139,39 @@ async fn listing_then_streaming_has_no_gap_under_churn() {
 }
 
 #[tokio::test]
-async fn versions_only_grow_and_each_event_is_told_once() {
+async fn versions_only_grow_and_each_event_is_sent_once() {
     let lab = Lab::start().await;
     let mut events = EventStream::open(&lab, "").await;
     let mut second =
         EventStream::open_with(&lab, &format!("?since={}", events.version), &[ACCEPT_NDJSON]).await;
     churn(&lab).await;
     lab.annotate("16", "the end");
-    let so = |told: &StreamedEvent| {
-        told.is_about("machine.changed", "16") && told.json["object"]["annotation"] == "the end"
+    let is_last = |event: &StreamedEvent| {
+        event.is_about("machine.changed", "16") && event.json["object"]["annotation"] == "the end"
     };
     let number =
-        |told: &StreamedEvent| told.version().rsplit_once('-').unwrap().1.parse::<u64>().unwrap();
-    let all = events.until(so).await;
+        |event: &StreamedEvent| event.version().rsplit_once('-').unwrap().1.parse::<u64>().unwrap();
+    let all = events.until(is_last).await;
     let numbers: Vec<u64> = all.iter().map(number).collect();
     assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
-    assert!(all.iter().all(|told| told.id.is_some()), "each is a place to resume from");
-    // Both forms tell the same. One may have left out what was gone by then.
-    let of = |told: &StreamedEvent| ["at", "type", "id"].map(|field| told.json[field].clone());
-    let told: BTreeMap<&str, _> = all.iter().map(|told| (told.version(), of(told))).collect();
-    let again = second.until(so).await;
+    assert!(all.iter().all(|event| event.id.is_some()), "each event has an id");
+    // Both formats have the same events. One can lack objects that were removed before it was
+    // written.
+    let identity_of =
+        |event: &StreamedEvent| ["at", "type", "id"].map(|field| event.json[field].clone());
+    let by_version: BTreeMap<&str, _> =
+        all.iter().map(|event| (event.version(), identity_of(event))).collect();
+    let again = second.until(is_last).await;
     let common: Vec<&StreamedEvent> =
-        again.iter().filter(|again| told.contains_key(again.version())).collect();
+        again.iter().filter(|again| by_version.contains_key(again.version())).collect();
     assert!(common.len() > all.len() / 2, "{} of {}", common.len(), all.len());
     for again in common {
-        assert_eq!(told[again.version()], of(again));
+        assert_eq!(by_version[again.version()], identity_of(again));
     }
 }
 
 #[tokio::test]
-async fn a_job_is_told_from_its_acceptance_to_its_end_and_its_machine_with_it() {
+async fn a_job_and_its_machine_are_reported_from_acceptance_to_end() {
     let lab = Lab::stepped().await;
     let id = lab.machine(lab.machines.running).await["id"].as_str().unwrap().to_owned();
     let mut events = EventStream::open(&lab, &format!("?machine={id}")).await;
@@ -178,38 +180,39 @@ async fn a_job_is_told_from_its_acceptance_to_its_end_and_its_machine_with_it() 
     let first = events.event().await;
     assert!(first.is_about("job.changed", job_id), "{first:?}");
     events
-        .until(|told| {
-            told.is_about("machine.changed", &id) && told.json["object"]["active_job"] == job["id"]
+        .until(|event| {
+            event.is_about("machine.changed", &id)
+                && event.json["object"]["active_job"] == job["id"]
         })
         .await;
     events
-        .until(|told| {
-            told.is_about("job.changed", job_id) && told.json["object"]["state"] == "running"
+        .until(|event| {
+            event.is_about("job.changed", job_id) && event.json["object"]["state"] == "running"
         })
         .await;
     lab.wait_for_job_task(&job).await;
-    // Two more wait; the last is told again when its place in the queue moves.
+    // Two more jobs queue. The last one is reported again when its position changes.
     let second = lab.start_power(lab.machines.running, "on").await;
     let second_id = second["id"].as_str().unwrap();
-    let told = events.until(|told| told.is_about("job.changed", second_id)).await;
-    assert_eq!(told.last().unwrap().json["object"]["position"], 1);
+    let received = events.until(|event| event.is_about("job.changed", second_id)).await;
+    assert_eq!(received.last().unwrap().json["object"]["position"], 1);
     let third = lab.start_power(lab.machines.running, "off").await;
     let third_id = third["id"].as_str().unwrap();
     events
-        .until(|told| {
-            told.is_about("job.changed", third_id) && told.json["object"]["position"] == 2
+        .until(|event| {
+            event.is_about("job.changed", third_id) && event.json["object"]["position"] == 2
         })
         .await;
     let task = lab.wait_for_machine_task(&id).await;
     lab.control().finish_task(&task);
     events
-        .until(|told| {
-            told.is_about("job.changed", job_id) && told.json["object"]["state"] == "succeeded"
+        .until(|event| {
+            event.is_about("job.changed", job_id) && event.json["object"]["state"] == "succeeded"
         })
         .await;
     events
-        .until(|told| {
-            told.is_about("job.changed", third_id) && told.json["object"]["position"] == 1
+        .until(|event| {
+            event.is_about("job.changed", third_id) && event.json["object"]["position"] == 1
         })
         .await;
     for job in [&second, &third] {
@@ -218,16 +221,16 @@ async fn a_job_is_told_from_its_acceptance_to_its_end_and_its_machine_with_it() 
         lab.control().finish_task(&task);
     }
     let all = events
-        .until(|told| {
-            told.is_about("machine.changed", &id) && told.json["object"]["active_job"].is_null()
+        .until(|event| {
+            event.is_about("machine.changed", &id) && event.json["object"]["active_job"].is_null()
         })
         .await;
-    let ended = all.iter().rposition(|told| told.is_about("job.changed", third_id)).unwrap();
+    let ended = all.iter().rposition(|event| event.is_about("job.changed", third_id)).unwrap();
     assert_eq!(all[ended].json["object"], lab.wait_for_end(&third).await);
 }
 
 #[tokio::test]
-async fn a_question_and_its_end_are_told_of_the_job_that_they_block() {
+async fn a_question_is_reported_as_the_obstacle_of_its_job() {
     let lab = Lab::stepped().await;
     let id = lab.machine(lab.machines.running).await["id"].as_str().unwrap().to_owned();
     let job = lab.start_power(lab.machines.running, "reset").await;
@@ -238,9 +241,9 @@ async fn a_question_and_its_end_are_told_of_the_job_that_they_block() {
         let question = world.machine("51").unwrap().question.clone();
         world.machine_mut(&id).unwrap().question = question;
     });
-    events.until(|told| told.json["object"]["blocked_by"]["kind"] == "question").await;
+    events.until(|event| event.json["object"]["blocked_by"]["kind"] == "question").await;
     lab.control().mutate(|world| world.machine_mut(&id).unwrap().question = None);
-    events.until(|told| told.json["object"]["blocked_by"].is_null()).await;
+    events.until(|event| event.json["object"]["blocked_by"].is_null()).await;
 }
 
 #[tokio::test]
@@ -257,7 +260,7 @@ async fn a_quiet_filtered_stream_resumes_after_the_history_has_rolled_over() {
         lab.wait_for_field("16", "annotation", json!(round.to_string())).await;
     }
     let now = lab.get("/v1/machines").await.str("version").to_owned();
-    let seen = quiet.until(|told| told.version() == now).await;
+    let seen = quiet.until(|event| event.version() == now).await;
     assert!(seen.iter().all(StreamedEvent::is_bookmark), "{seen:?}");
     let last = seen.last().unwrap().id.clone().unwrap();
     drop(quiet);
@@ -266,13 +269,13 @@ async fn a_quiet_filtered_stream_resumes_after_the_history_has_rolled_over() {
     let mut again = EventStream::open_with(&lab, "?machine=22", &[("last-event-id", &last)]).await;
     let first = again.event().await;
     assert!(first.is_about("machine.changed", "22"), "{first:?}");
-    // Where it began is long gone.
+    // The history no longer has the version at which the stream began.
     let mut late = EventStream::open(&lab, &format!("?machine=22&since={begun}")).await;
     assert_eq!(late.event().await.kind(), "reset");
 }
 
 #[tokio::test]
-async fn a_slow_reader_gets_reset_and_not_silence() {
+async fn a_slow_client_gets_reset() {
     const ROUNDS: usize = 32;
     let lab = Lab::with_settings(|settings| settings.event_stream.max_unread = 8).await;
     let version = lab.get("/v1/machines").await.str("version").to_owned();
@@ -281,19 +284,19 @@ async fn a_slow_reader_gets_reset_and_not_silence() {
         b"GET /v1/events?types=machine.changed HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
     )
     .await;
-    // Another reads what the slow one does not, and is told all of it.
+    // Another client reads all events that the slow one does not read.
     let mut quick =
         EventStream::open(&lab, &format!("?since={version}&types=machine.changed")).await;
     let large = "x".repeat(512 * 1024);
-    // More than the sockets between hold, and then more than may wait.
+    // More events than the socket buffers hold, and more than the history keeps.
     for round in 0..ROUNDS {
         let text = format!("{round} {large}");
         lab.annotate("16", &text);
-        let so = |told: &StreamedEvent| {
-            told.is_about("machine.changed", "16") && told.json["object"]["annotation"] == text
+        let is_last = |event: &StreamedEvent| {
+            event.is_about("machine.changed", "16") && event.json["object"]["annotation"] == text
         };
-        let seen = quick.until(so).await;
-        assert!(seen.iter().all(|told| told.kind() != "reset"));
+        let seen = quick.until(is_last).await;
+        assert!(seen.iter().all(|event| event.kind() != "reset"));
     }
     let all = String::from_utf8(slow.until_closed().await).unwrap();
     let kinds: Vec<&str> = all.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
@@ -303,14 +306,14 @@ async fn a_slow_reader_gets_reset_and_not_silence() {
         before.len() < ROUNDS && before.iter().all(|kind| *kind == "machine.changed"),
         "{kinds:?}"
     );
-    assert!(all.ends_with("\r\n0\r\n\r\n"), "it ends, and well");
+    assert!(all.ends_with("\r\n0\r\n\r\n"), "the body ends correctly");
     let metrics =
         lab.request(reqwest::Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
     assert!(
         metrics.contains("otter_event_stream_resets_total{reason=\"too_slow\"} 1"),
         "{metrics}"
     );
-    // From the version in it the reader goes on.
+    // The client continues from the version in `reset`.
     let reset = all.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap();
     let mut again = EventStream::open_with(&lab, "", &[("last-event-id", reset)]).await;
     lab.annotate("16", "short");
@@ -318,31 +321,31 @@ async fn a_slow_reader_gets_reset_and_not_silence() {
 }
 
 #[tokio::test]
-async fn initial_sends_every_object_then_synced_then_goes_on() {
+async fn initial_sends_all_objects_then_synced_then_changes() {
     let lab = Lab::stepped().await;
     let job = lab.start_power(lab.machines.running, "off").await;
     lab.wait_for_job_task(&job).await;
     for accept in [ACCEPT_NDJSON, ("accept", "text/event-stream")] {
         let mut events = EventStream::open_with(&lab, "?initial=true", &[accept]).await;
-        let all = events.until(|told| told.kind() == "synced").await;
+        let all = events.until(|event| event.kind() == "synced").await;
         let mut model = Model::default();
         let (synced, objects) = all.split_last().unwrap();
-        assert_eq!(objects.iter().filter(|told| told.kind() == "session.changed").count(), 1);
-        for told in objects {
-            assert_eq!(told.id, None, "who connects again before it is synced begins anew");
-            model.apply(told);
+        assert_eq!(objects.iter().filter(|event| event.kind() == "session.changed").count(), 1);
+        for event in objects {
+            assert_eq!(event.id, None, "a client that reconnects before `synced` starts again");
+            model.apply(event);
         }
         assert_eq!(synced.version(), events.version);
         let (truth, _) = Model::list(&lab).await;
         assert_eq!(model.differs(&truth), Vec::<String>::new());
         lab.annotate("22", accept.1);
-        let live = events.until(|told| told.is_about("machine.changed", "22")).await;
+        let live = events.until(|event| event.is_about("machine.changed", "22")).await;
         assert_eq!(live.last().unwrap().json["object"]["annotation"], accept.1);
     }
 }
 
 #[tokio::test]
-async fn initial_keeps_to_the_filters() {
+async fn initial_applies_the_filters() {
     let lab = Lab::start().await;
     lab.post_with(
         &machine_path(lab.machines.running, "/power?wait=30s"),
@@ -358,7 +361,7 @@ async fn initial_keeps_to_the_filters() {
         assert_eq!(kinds, ["bye", "synced"]);
         all[..all.len() - 2]
             .iter()
-            .map(|told| (told.kind().to_owned(), told.json["id"].clone()))
+            .map(|event| (event.kind().to_owned(), event.json["id"].clone()))
             .collect()
     };
     let of_machine = snapshot("machine=16").await;
@@ -369,13 +372,13 @@ async fn initial_keeps_to_the_filters() {
     let datastores = snapshot("types=datastore.changed").await;
     assert!(datastores.len() > 1 && datastores.iter().all(|(kind, _)| kind == "datastore.changed"));
     let ended = lab.get("/v1/jobs").await.json["items"][0]["id"].clone();
-    assert_eq!(snapshot("types=job.changed").await, [], "none goes on");
+    assert_eq!(snapshot("types=job.changed").await, [], "no job is running");
     assert_eq!(snapshot("reference=ci%2F1").await, [("job.changed".to_owned(), ended.clone())]);
     assert_eq!(snapshot("reference=ci").await, []);
     let named = snapshot(&format!("job={}", ended.as_str().unwrap())).await;
     assert_eq!(named, [("job.changed".to_owned(), ended)]);
-    let wanted = json!({"select": {"machine": "32"}, "ttl": "5m"});
-    let lease = lab.post("/v1/leases", wanted).await.expect(201).json["id"].clone();
+    let lease_request = json!({"select": {"machine": "32"}, "ttl": "5m"});
+    let lease = lab.post("/v1/leases", lease_request).await.expect(201).json["id"].clone();
     let of_lease = snapshot(&format!("lease={}", lease.as_str().unwrap())).await;
     assert_eq!(of_lease, [("lease.changed".to_owned(), lease)]);
 }
@@ -392,7 +395,7 @@ async fn a_stream_resumes_where_it_broke() {
     for (query, header) in [
         (format!("?machine=22&since={}", one.version()), None),
         ("?machine=22".to_owned(), Some(one.version())),
-        // The header wins; and what can be resumed needs no objects first.
+        // The header wins. A stream that can resume does not send the objects first.
         (format!("?machine=22&initial=true&since={}", "0123456789ab-7"), Some(one.version())),
     ] {
         let headers: Vec<(&str, &str)> =
@@ -412,7 +415,7 @@ async fn a_stream_resumes_where_it_broke() {
 }
 
 #[tokio::test]
-async fn another_epoch_and_what_was_never_given_are_reset_within_the_stream() {
+async fn unknown_versions_are_reset_within_the_stream() {
     let lab = Lab::start().await;
     let epoch = lab.get("/v1/machines").await.str("version").split_once('-').unwrap().0.to_owned();
     for foreign in
@@ -422,7 +425,7 @@ async fn another_epoch_and_what_was_never_given_are_reset_within_the_stream() {
         let reset = events.event().await;
         assert_eq!((reset.kind(), reset.version()), ("reset", events.version.as_str()));
         assert_eq!(reset.id.as_deref(), Some(events.version.as_str()));
-        // It goes on from the version in it.
+        // The stream continues from the version in `reset`.
         lab.annotate("22", foreign);
         let live = events.event().await;
         assert!(live.is_about("machine.changed", "22"));
@@ -431,13 +434,13 @@ async fn another_epoch_and_what_was_never_given_are_reset_within_the_stream() {
         let objects = EventStream::open(&lab, &query).await.rest().await;
         let kinds: Vec<&str> = objects.iter().map(StreamedEvent::kind).collect();
         assert_eq!(kinds, ["reset", "machine.changed", "synced", "bye"]);
-        assert_eq!(objects[0].id, None, "the objects are yet to come");
+        assert_eq!(objects[0].id, None, "the objects follow");
         assert!(objects[2].id.is_some());
     }
 }
 
 #[tokio::test]
-async fn filters_choose_by_identity() {
+async fn filters_select_by_identity() {
     let lab = Lab::start().await;
     let target = lab.machine(lab.machines.running).await["id"].as_str().unwrap().to_owned();
     let since = lab.get("/v1/machines").await.str("version").to_owned();
@@ -453,13 +456,13 @@ async fn filters_choose_by_identity() {
     let second = power("on", "ci/2").await;
     lab.annotate("16", "noise");
     lab.wait_for_field("16", "annotation", json!("noise")).await;
-    let told = async |query: &str| -> Vec<(String, Value)> {
+    let objects_of = async |query: &str| -> Vec<(String, Value)> {
         let all =
             EventStream::open(&lab, &format!("?since={since}&wait=0s&{query}")).await.rest().await;
         assert_eq!(all.last().unwrap().kind(), "bye");
         all[..all.len() - 1]
             .iter()
-            .map(|told| (told.kind().to_owned(), told.json["id"].clone()))
+            .map(|event| (event.kind().to_owned(), event.json["id"].clone()))
             .collect()
     };
     let of = |job: &Value| ("job.changed".to_owned(), job["id"].clone());
@@ -468,13 +471,13 @@ async fn filters_choose_by_identity() {
         ("reference=ci%2F2".to_owned(), &second),
         (format!("types=job.changed&machine={target}&reference=ci/2"), &second),
     ] {
-        let events = told(&query).await;
+        let events = objects_of(&query).await;
         assert!(
             events.len() > 2 && events.iter().all(|event| *event == of(job)),
             "{query}: {events:?}"
         );
     }
-    let of_machine = told(&format!(
+    let of_machine = objects_of(&format!(
         "machine={}",
         crate::harness::encode(&format!("name:{}", lab.machines.running))
     ))
@@ -487,43 +490,43 @@ async fn filters_choose_by_identity() {
         of_machine.iter().all(|(kind, id)| kind == "job.changed" || *id == target),
         "{of_machine:?}"
     );
-    assert_eq!(told("machine=16&types=job.changed").await, []);
+    assert_eq!(objects_of("machine=16&types=job.changed").await, []);
     lab.get("/v1/events?machine=none-such").await.problem(404, "not-found");
-    let wanted = json!({"select": {"machine": "32"}, "ttl": "5m"});
-    let lease = lab.post("/v1/leases", wanted).await.expect(201).json["id"].clone();
-    let of_lease = told(&format!("lease={}", lease.as_str().unwrap())).await;
+    let lease_request = json!({"select": {"machine": "32"}, "ttl": "5m"});
+    let lease = lab.post("/v1/leases", lease_request).await.expect(201).json["id"].clone();
+    let of_lease = objects_of(&format!("lease={}", lease.as_str().unwrap())).await;
     let is_of_it = |(kind, id): &(String, Value)| kind == "lease.changed" && *id == lease;
     assert!(!of_lease.is_empty() && of_lease.iter().all(is_of_it), "{of_lease:?}");
-    let session = told("types=session.changed").await;
-    assert_eq!(session, [], "the session was there before");
+    let session = objects_of("types=session.changed").await;
+    assert_eq!(session, [], "the session has not changed");
 }
 
 #[tokio::test]
-async fn what_vanishes_is_told_and_so_is_the_session() {
+async fn removed_objects_and_the_session_are_reported() {
     let lab = Lab::start().await;
     let mut events = EventStream::open(&lab, "").await;
     lab.control().mutate(|world| world.remove_machine("16"));
-    let all = events.until(|told| told.is_about("machine.removed", "16")).await;
-    let gone = all.iter().filter(|told| told.kind() == "snapshot.removed").count();
+    let all = events.until(|event| event.is_about("machine.removed", "16")).await;
+    let gone = all.iter().filter(|event| event.kind() == "snapshot.removed").count();
     assert!(gone > 2, "its snapshots first: {all:?}");
     lab.control().mutate(|world| {
         let id = world.datastores().next().unwrap().id.clone();
         world.remove_datastore(&id)
     });
-    events.until(|told| told.kind() == "datastore.removed").await;
-    // Whatever stood at the removed machine is gone from the stream too, and nothing shows it
-    // again.
+    events.until(|event| event.kind() == "datastore.removed").await;
+    // The snapshots of the removed machine are removed from the stream too, and no later event has
+    // them.
     lab.control().restart_hostd(otter::simulator::HostdRestart {
         down: Some(otter::simulator::DownMode::Refuse),
         drop_running: false,
     });
     events
-        .until(|told| told.kind() == "session.changed" && told.json["object"]["state"] == "away")
+        .until(|event| event.kind() == "session.changed" && event.json["object"]["state"] == "away")
         .await;
     lab.control().resume();
     events
-        .until(|told| {
-            told.kind() == "session.changed" && told.json["object"]["state"] == "connected"
+        .until(|event| {
+            event.kind() == "session.changed" && event.json["object"]["state"] == "connected"
         })
         .await;
 }
@@ -537,9 +540,9 @@ async fn a_renamed_snapshot_moves_the_paths_below_it() {
         assert!(snapshots.len() > 2);
         "renamed".clone_into(&mut snapshots[0].name);
     });
-    let wanted = lab.get("/v1/machines/16/snapshots").await.items("id").len();
+    let snapshot_count = lab.get("/v1/machines/16/snapshots").await.items("id").len();
     let mut paths = Vec::new();
-    while paths.len() < wanted {
+    while paths.len() < snapshot_count {
         let path = events.event().await.json["object"]["path"].as_str().unwrap().to_owned();
         assert!(path.starts_with("renamed"), "{path}");
         paths.push(path);

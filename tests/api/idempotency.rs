@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::harness::{Lab, machine_path, on_every_host};
 
 on_every_host! {
-    async fn a_repeat_gets_the_first_ones_job(lab: &Lab) {
+    async fn a_repeat_returns_the_first_job(lab: &Lab) {
         let path = machine_path(lab.machines.running, "/power");
         let key = [("idempotency-key", "run-1")];
         let first = lab.post_with(&path, json!({"action": "off"}), &key).await.expect(202);
@@ -13,8 +13,8 @@ on_every_host! {
         let ended = lab.wait_for_end(&first.json).await;
         let again = lab.post_with(&path, json!({"action": "off"}), &key).await.expect(202);
         assert_eq!(again.header("idempotent-replayed"), Some("true"));
-        assert_eq!(again.json, ended, "the job as it is now");
-        // How long a caller waits does not make another request of it.
+        assert_eq!(again.json, ended, "the current state of the job");
+        // The wait time does not make it another request.
         let waited = lab.post_with(&format!("{path}?wait=30s"), json!({"action": "off"}), &key).await.expect(200);
         assert_eq!((waited.json.clone(), waited.header("idempotent-replayed")), (ended, Some("true")));
         assert_eq!(lab.get("/v1/jobs").await.expect(200).items("id").len(), 1);
@@ -30,7 +30,7 @@ on_every_host! {
         assert_eq!(lab.machine(lab.machines.running).await["power_state"], "off");
     }
 
-    async fn a_key_is_of_its_path_as_written(lab: &Lab) {
+    async fn a_key_is_valid_for_one_path(lab: &Lab) {
         let id = lab.machine(lab.machines.running).await["id"].as_str().unwrap().to_owned();
         let key = [("idempotency-key", "run-1")];
         let by_id = lab.post_with(&format!("/v1/machines/{id}/power?wait=30s"), json!({"action": "off"}), &key).await;
@@ -42,7 +42,7 @@ on_every_host! {
         assert_eq!(two.json["result"]["changed"], false);
     }
 
-    async fn a_failure_is_replayed_as_what_it_is(lab: &Lab) {
+    async fn a_failure_is_replayed(lab: &Lab) {
         lab.power_and_wait(lab.machines.running, "off").await;
         let path = machine_path(lab.machines.running, "/power?wait=30s");
         let key = [("idempotency-key", "reset-1")];
@@ -52,7 +52,7 @@ on_every_host! {
         assert_eq!((first.header("idempotent-replayed"), again.header("idempotent-replayed")), (None, Some("true")));
     }
 
-    async fn refused_requests_are_not_remembered(lab: &Lab) {
+    async fn refused_requests_do_not_use_the_key(lab: &Lab) {
         let path = machine_path(lab.machines.running, "/power?wait=30s");
         let key = [("idempotency-key", "run-1")];
         lab.post_with(&path, json!({"action": "of"}), &key).await.problem(400, "invalid-request");
@@ -62,7 +62,7 @@ on_every_host! {
         lab.post_with(kill, json!({"name": lab.machines.running}), &key).await.expect(200);
     }
 
-    async fn one_key_at_one_moment_starts_one_job(lab: &Lab) {
+    async fn concurrent_requests_with_one_key_start_one_job(lab: &Lab) {
         let path = machine_path(lab.machines.running, "/power?wait=30s");
         let calls = (0..20).map(|_| lab.post_with(&path, json!({"action": "off"}), &[("idempotency-key", "k")]));
         let answers = futures_util::future::join_all(calls).await;
@@ -75,7 +75,7 @@ on_every_host! {
 }
 
 #[tokio::test]
-async fn a_key_outlives_its_machine() {
+async fn a_key_is_valid_after_its_machine_is_removed() {
     let lab = Lab::start().await;
     let key = [("idempotency-key", "k")];
     let first = lab
@@ -92,7 +92,7 @@ async fn a_key_outlives_its_machine() {
 }
 
 #[tokio::test]
-async fn keys_and_references_are_bounded() {
+async fn keys_and_references_have_a_maximum_length() {
     let lab = Lab::start().await;
     let path = "/v1/machines/31/power";
     for (name, value, code) in [

@@ -1,11 +1,11 @@
-//! Starting jobs, looking at them, and listing them.
+//! Starts, reads and lists of jobs.
 
 use serde_json::json;
 
 use crate::harness::{Lab, machine_path, on_every_host};
 
 on_every_host! {
-    async fn a_machine_is_powered_off_and_on_and_each_read_shows_it(lab: &Lab) {
+    async fn a_machine_is_powered_off_and_on_and_reads_show_it(lab: &Lab) {
         for (action, state) in [("off", "off"), ("on", "on")] {
             let job = lab.power_and_wait(lab.machines.running, action).await;
             assert_eq!((&job["state"], &job["result"]["changed"]), (&json!("succeeded"), &json!(true)));
@@ -18,7 +18,7 @@ on_every_host! {
         }
     }
 
-    async fn what_is_so_already_succeeds_without_a_change(lab: &Lab) {
+    async fn a_job_without_effect_succeeds_without_a_change(lab: &Lab) {
         let job = lab.power_and_wait(lab.machines.running, "on").await;
         assert_eq!((&job["state"], &job["result"]["changed"]), (&json!("succeeded"), &json!(false)));
         assert_eq!((&job["steps"], &job["host_task"]), (&json!([]), &json!(null)));
@@ -31,7 +31,7 @@ on_every_host! {
         assert_eq!(lab.machine(lab.machines.running).await["power_state"], "on");
     }
 
-    async fn a_reset_of_one_that_is_off_fails_when_its_turn_comes(lab: &Lab) {
+    async fn a_reset_of_a_machine_that_is_off_fails_when_the_job_starts(lab: &Lab) {
         lab.power_and_wait(lab.machines.running, "off").await;
         let path = machine_path(lab.machines.running, "/power?wait=30s");
         let problem = lab.post(&path, json!({"action": "reset"})).await.problem(409, "invalid-power-state");
@@ -42,7 +42,7 @@ on_every_host! {
         assert_eq!(job.json["error"]["request_id"], json!(null));
     }
 
-    async fn an_accepted_job_is_202_with_where_to_look(lab: &Lab) {
+    async fn an_accepted_job_is_202_with_its_location(lab: &Lab) {
         let path = machine_path(lab.machines.running, "/power");
         let accepted = lab.post_with(&path, json!({"action": "off"}), &[("otter-reference", "https://ci/7")]).await;
         let accepted = accepted.expect(202);
@@ -72,7 +72,7 @@ on_every_host! {
         assert_eq!(lab.get("/v1/jobs").await.expect(200).items("id"), made);
         let first = lab.get("/v1/jobs?limit=2").await.expect(200);
         assert_eq!(first.items("id"), made[..2]);
-        // What comes in between does not show in later pages.
+        // A job that is created between two pages is not on the later page.
         lab.power_and_wait(lab.machines.running, "on").await;
         let second = lab.get(&format!("/v1/jobs?limit=3&cursor={}", first.str("next"))).await.expect(200);
         assert_eq!(second.items("id"), made[2..]);
@@ -104,7 +104,7 @@ on_every_host! {
             assert_eq!(list.items("id").len(), count, "{query}");
         }
         lab.get("/v1/jobs?machine=name:none").await.problem(404, "not-found");
-        // An id may hold a colon.
+        // An id can have a colon.
         for path in ["/v1/jobs", "/v1/leases", "/v1/events"] {
             for none in ["vm-none", "gone:1"] {
                 lab.get(&format!("{path}?machine={none}")).await.problem(404, "not-found");
@@ -118,9 +118,9 @@ on_every_host! {
     }
 }
 
-/// Ours alone: govmomi's names are each of one machine.
+/// Only on otter's simulator: govmomi's machines have unique names.
 #[tokio::test]
-async fn a_kill_of_a_name_of_several_lists_them_and_kills_none() {
+async fn a_kill_by_an_ambiguous_name_lists_the_machines_and_kills_none() {
     let lab = Lab::start().await;
     let problem = lab.post("/v1/machines/kill", json!({"name": "qubes-scratch"})).await;
     let problem = problem.problem(409, "ambiguous-name");
@@ -129,7 +129,7 @@ async fn a_kill_of_a_name_of_several_lists_them_and_kills_none() {
 }
 
 #[tokio::test]
-async fn a_protected_machine_is_left_alone() {
+async fn a_protected_machine_is_not_changed() {
     let lab = Lab::start().await;
     for (path, body) in [
         ("/v1/machines/42/power", json!({"action": "on"})),
@@ -142,9 +142,9 @@ async fn a_protected_machine_is_left_alone() {
     assert!(lab.get("/v1/jobs").await.expect(200).items("id").is_empty());
 }
 
-/// Ours alone: govmomi asks no questions.
+/// Only on otter's simulator: govmomi has no questions.
 #[tokio::test]
-async fn a_machine_with_a_question_takes_no_job_but_a_kill() {
+async fn a_machine_with_a_question_accepts_only_a_kill() {
     let lab = Lab::start().await;
     let problem = lab.post("/v1/machines/51/power", json!({"action": "on"})).await;
     let problem = problem.problem(409, "question-pending");

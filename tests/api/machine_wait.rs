@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::harness::{Answer, Lab, machine_path, on_every_host};
 
 on_every_host! {
-    async fn a_power_state_is_waited_for(lab: &Lab) {
+    async fn a_wait_ends_at_the_power_state(lab: &Lab) {
         let here = machine_path(lab.machines.running, "/wait?until=power_state:on&wait=0");
         assert_eq!(lab.get(&here).await.expect(200).str("power_state"), "on");
         let there = machine_path(lab.machines.running, "/wait?until=power_state:off&wait=20s");
@@ -14,13 +14,13 @@ on_every_host! {
         assert_eq!((waited.str("power_state"), waited.header("otter-wait")), ("off", Some("20s")));
     }
 
-    async fn what_does_not_come_times_out(lab: &Lab) {
+    async fn a_condition_that_stays_false_times_out(lab: &Lab) {
         let path = machine_path(lab.machines.running, "/wait?until=power_state:off&wait=0");
         let problem = lab.get(&path).await.problem(504, "wait-timeout");
         assert_eq!((problem.str("machine_name"), problem.header("otter-wait")), (lab.machines.running, Some("0s")));
     }
 
-    async fn a_machine_comes_free_when_its_job_ends(lab: &Lab) {
+    async fn a_machine_becomes_free_when_its_job_ends(lab: &Lab) {
         let job = lab.start_power(lab.machines.running, "off").await;
         let free = lab.get(&machine_path(lab.machines.running, "/wait?until=free&wait=20s")).await.expect(200);
         assert_eq!((&free.json["free"], &free.json["active_job"]), (&json!(true), &json!(null)));
@@ -29,13 +29,13 @@ on_every_host! {
         lab.get(&machine_path(lab.machines.running, "/wait?until=no_question&wait=0")).await.expect(200);
     }
 
-    async fn an_address_of_a_machine_that_is_off_cannot_come(lab: &Lab) {
+    async fn a_machine_that_is_off_cannot_get_an_address(lab: &Lab) {
         lab.power_and_wait(lab.machines.running, "off").await;
         let problem = lab.get(&machine_path(lab.machines.running, "/wait?until=ip&wait=20s")).await;
         problem.problem(409, "invalid-power-state");
     }
 
-    async fn what_cannot_be_waited_for_is_refused(lab: &Lab) {
+    async fn unknown_conditions_are_refused(lab: &Lab) {
         for (query, place, code) in [
             ("", "until", "missing"),
             ("?until=", "until", "not-one-of"),
@@ -54,9 +54,10 @@ on_every_host! {
     }
 }
 
-/// Ours alone, as all below: guest tools, questions and machines that vanish.
+/// The following tests are only for otter's simulator, which has VMware Tools, questions and
+/// removals of machines.
 #[tokio::test]
-async fn an_address_comes_after_a_start_and_a_network_chooses() {
+async fn an_address_appears_after_a_start_and_cidr_selects_it() {
     let lab = Lab::start().await;
     let job = lab.start_power("ci-runner-2", "on").await;
     let path = "/v1/machines/32/wait?until=ip&cidr=10.0.0.0/8&wait=15s";
@@ -74,7 +75,7 @@ async fn an_address_comes_after_a_start_and_a_network_chooses() {
 }
 
 #[tokio::test]
-async fn a_question_is_waited_for_and_its_end() {
+async fn a_wait_ends_at_a_question_and_at_its_answer() {
     let lab = Lab::start().await;
     let asked = lab.get("/v1/machines/51/wait?until=question&wait=0").await.expect(200);
     assert_eq!(asked.json["question"]["id"], "19");
@@ -87,9 +88,9 @@ async fn a_question_is_waited_for_and_its_end() {
 }
 
 #[tokio::test]
-async fn a_machine_that_vanishes_ends_the_wait() {
+async fn the_removal_of_the_machine_ends_the_wait() {
     let lab = Lab::stepped().await;
-    // A waiter that is seen to wait: the job ends it otherwise.
+    // The call must be waiting before the machine is removed.
     let path = "/v1/machines/31/wait?until=power_state:suspended&wait=20s";
     let waiting = tokio::spawn(Answer::from_request(lab.request(reqwest::Method::GET, path)));
     let probe = lab.get("/v1/machines/31/wait?until=power_state:suspended&wait=1s").await;

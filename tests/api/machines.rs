@@ -1,12 +1,12 @@
-//! Listing machines and looking at one.
+//! Lists and reads of machines.
 
 use serde_json::json;
 
 use crate::harness::{Lab, encode, machine_path, on_every_host};
 
 on_every_host! {
-    /// All of them, in order, without a limit.
-    async fn the_list_is_whole_and_in_order(lab: &Lab) {
+    /// All machines, in order, without a limit.
+    async fn the_list_is_complete_and_sorted(lab: &Lab) {
         let list = lab.get("/v1/machines").await.expect(200);
         let names = list.items("name");
         assert_eq!(names.len(), lab.machines.count);
@@ -17,7 +17,7 @@ on_every_host! {
         assert_eq!(list.str("version"), list.header("otter-version").unwrap());
     }
 
-    async fn pages_neither_lose_nor_repeat(lab: &Lab) {
+    async fn pages_neither_skip_nor_repeat_machines(lab: &Lab) {
         let whole = lab.get("/v1/machines").await.expect(200);
         let mut seen: Vec<String> = Vec::new();
         let mut path = "/v1/machines?limit=3".to_owned();
@@ -37,17 +37,17 @@ on_every_host! {
         assert!(page.json["next"].is_null());
     }
 
-    async fn a_name_is_matched_loosely(lab: &Lab) {
+    async fn a_part_of_a_name_matches_in_any_case(lab: &Lab) {
         let all = lab.get("/v1/machines").await.expect(200);
-        let wanted = lab.machines.name_part.to_lowercase();
+        let part = lab.machines.name_part.to_lowercase();
         let expected: Vec<&str> =
-            all.items("name").into_iter().filter(|name| name.to_lowercase().contains(&wanted)).collect();
+            all.items("name").into_iter().filter(|name| name.to_lowercase().contains(&part)).collect();
         let list = lab.get(&format!("/v1/machines?name={}", lab.machines.name_part)).await.expect(200);
         assert!(expected.len() > 2);
         assert_eq!(list.items("name"), expected);
     }
 
-    async fn the_filters_are_and_ed(lab: &Lab) {
+    async fn a_machine_must_match_all_filters(lab: &Lab) {
         let running = lab.get("/v1/machines?power_state=on").await.expect(200);
         assert!(running.items("name").contains(&lab.machines.running));
         assert!(running.json["items"].as_array().unwrap().iter().all(|machine| machine["power_state"] == "on"));
@@ -61,7 +61,7 @@ on_every_host! {
         pool.problem(400, "invalid-request").points_at("pool", "not-one-of");
     }
 
-    async fn free_is_what_nothing_stands_against(lab: &Lab) {
+    async fn a_machine_is_free_if_it_has_no_obstacle(lab: &Lab) {
         let all = lab.get("/v1/machines").await.expect(200);
         for machine in all.json["items"].as_array().unwrap() {
             let reasons = machine["not_free_because"].as_array().unwrap();
@@ -74,9 +74,9 @@ on_every_host! {
         assert_eq!(free.items("id").len() + taken.items("id").len(), lab.machines.count);
     }
 
-    async fn one_is_had_by_id_name_uuid_and_mac(lab: &Lab) {
-        let wanted = lab.machine(lab.machines.running).await;
-        let text = |field: &str| wanted[field].as_str().unwrap().to_owned();
+    async fn a_machine_is_read_by_id_name_uuid_and_mac(lab: &Lab) {
+        let expected = lab.machine(lab.machines.running).await;
+        let text = |field: &str| expected[field].as_str().unwrap().to_owned();
         for reference in [
             text("id"),
             format!("uuid:{}", text("uuid")),
@@ -86,19 +86,19 @@ on_every_host! {
             format!("mac:{}", lab.machines.running_mac.replace(':', "-").to_uppercase()),
         ] {
             let plain = lab.get(&format!("/v1/machines/{reference}")).await.expect(200);
-            assert_eq!(plain.json["id"], wanted["id"], "{reference}");
+            assert_eq!(plain.json["id"], expected["id"], "{reference}");
             let encoded = lab.get(&format!("/v1/machines/{}", encode(&reference))).await.expect(200);
-            assert_eq!(encoded.json["id"], wanted["id"], "{reference}");
+            assert_eq!(encoded.json["id"], expected["id"], "{reference}");
         }
     }
 
-    async fn exact_names_mind_their_case(lab: &Lab) {
+    async fn exact_names_are_case_sensitive(lab: &Lab) {
         let name = lab.machines.running;
         let swapped = if name.to_uppercase() == name { name.to_lowercase() } else { name.to_uppercase() };
         lab.get(&machine_path(&swapped, "")).await.problem(404, "not-found");
         lab.get(&machine_path(&name[..name.len() - 1], "")).await.problem(404, "not-found");
         if lab.machine(name).await["id"] == name {
-            // In memory ids are names.
+            // In the in-memory host, ids are names.
             return;
         }
         let plain = lab.get(&format!("/v1/machines/{}", encode(name))).await.problem(404, "not-found");
@@ -118,22 +118,21 @@ on_every_host! {
     }
 }
 
-/// Ours alone: govmomi's machines share an instance UUID with nothing, and its BIOS UUIDs are all
-/// different.
+/// Only on otter's simulator: all UUIDs of govmomi's machines are different.
 #[tokio::test]
-async fn a_uuid_is_an_instance_first_and_a_bios_then() {
+async fn a_uuid_is_matched_with_instance_uuids_first() {
     let lab = Lab::start().await;
     let one = lab.machine("qubes-4.2-sdw-staging").await;
     let (id, uuid) = (one["id"].clone(), one["uuid"].as_str().unwrap().to_owned());
-    // Another one's BIOS UUID is this one's instance UUID: the instance wins.
+    // The BIOS UUID of one machine is the instance UUID of another: the instance UUID wins.
     lab.control().mutate(|world| world.machine_mut("32").unwrap().bios_uuid.clone_from(&uuid));
     lab.wait_for_field("32", "bios_uuid", json!(uuid)).await;
     assert_eq!(lab.get(&format!("/v1/machines/uuid:{uuid}")).await.expect(200).json["id"], id);
 }
 
-/// Ours alone: govmomi's machines have names of their own.
+/// Only on otter's simulator: govmomi's machines have unique names.
 #[tokio::test]
-async fn one_of_several_of_a_name_is_ambiguous() {
+async fn a_name_of_several_machines_is_ambiguous() {
     let lab = Lab::start().await;
     let problem = lab.get("/v1/machines/name:qubes-scratch").await.problem(409, "ambiguous-name");
     assert_eq!(
@@ -143,18 +142,18 @@ async fn one_of_several_of_a_name_is_ambiguous() {
     assert_eq!(lab.get("/v1/machines/21").await.expect(200).str("name"), "qubes-scratch");
 }
 
-/// Ours alone: the names of govmomi's machines hold nothing that must be escaped.
+/// Only on otter's simulator: govmomi's names have no characters that need escapes.
 #[tokio::test]
-async fn names_and_ids_of_any_characters_are_named_percent_encoded() {
+async fn names_and_ids_can_have_any_characters_percent_encoded() {
     let lab = Lab::start().await;
     let golden = lab.get("/v1/machines/name:golden%2Fqubes-4.2").await.expect(200);
     assert_eq!((golden.str("id"), golden.str("name")), ("41", "golden/qubes-4.2"));
-    let mut odd = lab.control().look(|world| world.machine("32").unwrap().clone());
-    odd.id = "host/9:vm 1%?#ü".to_owned();
-    odd.name = "50 % off? ünï🦦/\\".to_owned();
-    odd.instance_uuid = "6ba7b810-9dad-11d1-80b4-00c04fd430c8".to_owned();
-    let (id, name) = (odd.id.clone(), odd.name.clone());
-    lab.control().mutate(|world| world.add_machine(odd));
+    let mut unusual = lab.control().look(|world| world.machine("32").unwrap().clone());
+    unusual.id = "host/9:vm 1%?#ü".to_owned();
+    unusual.name = "50 % off? ünï🦦/\\".to_owned();
+    unusual.instance_uuid = "6ba7b810-9dad-11d1-80b4-00c04fd430c8".to_owned();
+    let (id, name) = (unusual.id.clone(), unusual.name.clone());
+    lab.control().mutate(|world| world.add_machine(unusual));
     lab.wait_for_field(&id, "name", json!(name)).await;
     assert_eq!(lab.get(&machine_path(&name, "")).await.expect(200).str("id"), id);
     let job = lab
@@ -168,7 +167,7 @@ async fn names_and_ids_of_any_characters_are_named_percent_encoded() {
     assert_eq!(jobs.items("id"), [job.str("id")]);
 }
 
-/// Ours alone: govmomi's machines are all well.
+/// Only on otter's simulator: all machines of govmomi are connected.
 #[tokio::test]
 async fn machines_of_every_state_are_listed() {
     let lab = Lab::start().await;
@@ -210,9 +209,9 @@ async fn machines_of_every_state_are_listed() {
     assert_eq!(suspended.items("id"), ["33"]);
 }
 
-/// Ours alone: govmomi's machines have one card and no serial port.
+/// Only on otter's simulator: govmomi's machines have one network card and no serial port.
 #[tokio::test]
-async fn a_machine_is_told_whole() {
+async fn a_machine_has_all_fields() {
     let lab = Lab::start().await;
     let staging = lab.machine("qubes-4.2-sdw-staging").await;
     assert_eq!(staging["memory_bytes"], 32_768_u64 << 20);
@@ -250,7 +249,7 @@ async fn a_machine_is_told_whole() {
 }
 
 #[tokio::test]
-async fn a_machine_that_comes_goes_or_is_renamed_shows_so() {
+async fn added_removed_and_renamed_machines_are_visible() {
     let lab = Lab::start().await;
     lab.control().mutate(|world| world.machine_mut("31").unwrap().name = "AAA".to_owned());
     lab.wait_for_field("31", "name", json!("AAA")).await;
@@ -261,7 +260,7 @@ async fn a_machine_that_comes_goes_or_is_renamed_shows_so() {
 }
 
 #[tokio::test]
-async fn paging_goes_on_where_it_was_while_machines_come_and_go() {
+async fn paging_continues_while_machines_are_added_and_removed() {
     let lab = Lab::start().await;
     let first = lab.get("/v1/machines?limit=5").await.expect(200);
     let last = (*first.items("id").last().unwrap()).to_owned();

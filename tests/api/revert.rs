@@ -1,4 +1,4 @@
-//! Reverting to snapshots.
+//! Reverts to snapshots.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ async fn revert(lab: &Lab, id: &str, body: Value) -> Value {
 }
 
 on_every_host! {
-    async fn a_machine_is_reverted_by_path_id_name_and_to_the_current_one(lab: &Lab) {
+    async fn a_machine_is_reverted_by_path_id_name_and_to_the_current_snapshot(lab: &Lab) {
         let name = lab.machines.with_snapshots;
         let list = lab.get(&machine_path(name, "/snapshots")).await.expect(200);
         let id_of = |path: &str| {
@@ -17,13 +17,13 @@ on_every_host! {
             items.iter().find(|item| item["path"] == path).unwrap()["id"].as_str().unwrap().to_owned()
         };
         let parent = lab.machines.snapshot_path.rsplit_once('/').unwrap().0;
-        let (wanted, above) = (id_of(lab.machines.snapshot_path), id_of(parent));
+        let (expected, above) = (id_of(lab.machines.snapshot_path), id_of(parent));
         for (body, current) in [
             (json!({"snapshot": parent}), &above),
-            (json!({"snapshot": wanted}), &wanted),
+            (json!({"snapshot": expected}), &expected),
             (json!({"snapshot": "updated"}), &above),
             (json!({}), &above),
-            (json!({"snapshot": lab.machines.snapshot_path}), &wanted),
+            (json!({"snapshot": lab.machines.snapshot_path}), &expected),
         ] {
             let job = lab.post(&machine_path(name, "/revert?wait=30s"), body.clone()).await.expect(200);
             assert_eq!((job.str("kind"), &job.json["result"]["changed"]), ("snapshot.revert", &json!(true)));
@@ -42,7 +42,7 @@ on_every_host! {
         assert_eq!(job.json["request"]["snapshot_path"], lab.machines.snapshot_path);
     }
 
-    async fn what_is_not_there_is_refused_at_once(lab: &Lab) {
+    async fn an_unknown_snapshot_is_refused_at_once(lab: &Lab) {
         let path = machine_path(lab.machines.with_snapshots, "/revert");
         lab.post(&path, json!({"snapshot": "none-such"})).await.problem(404, "not-found");
         lab.post(&path, json!({"snapshot": ""})).await.problem(400, "invalid-request").points_at("/snapshot", "empty");
@@ -51,7 +51,7 @@ on_every_host! {
         assert!(lab.get("/v1/jobs").await.expect(200).items("id").is_empty());
     }
 
-    async fn power_on_says_how_the_machine_is_afterwards(lab: &Lab) {
+    async fn power_on_determines_the_power_state_after_a_revert(lab: &Lab) {
         let path = machine_path(lab.machines.with_snapshots, "/revert?wait=30s");
         for (power_on, state) in [(true, "on"), (false, "off"), (true, "on")] {
             let body = json!({"snapshot": lab.machines.snapshot_path, "power_on": power_on});
@@ -62,7 +62,8 @@ on_every_host! {
     }
 }
 
-/// Ours alone, as the next: govmomi's reverts leave the power as it is.
+/// This and the next test are only for otter's simulator: govmomi's reverts do not change the power
+/// state.
 #[tokio::test]
 async fn a_snapshot_with_memory_leaves_the_machine_running() {
     let lab = Lab::start().await;
@@ -94,7 +95,7 @@ async fn a_snapshot_without_memory_leaves_the_machine_off() {
     assert_eq!(job["result"]["power_state"], "off");
 }
 
-/// Ours alone: govmomi's names are each of one snapshot.
+/// Only on otter's simulator: govmomi's snapshots have unique names.
 #[tokio::test]
 async fn an_ambiguous_snapshot_is_refused_with_the_paths() {
     let lab = Lab::start().await;

@@ -1,4 +1,4 @@
-//! Tokens that are restricted to some machines: every other machine does not exist for them.
+//! Tokens that are restricted to some machines: other machines are invisible to them.
 
 use otter::app::Settings;
 use otter::domain::access::{Role, TokenLimits};
@@ -7,7 +7,7 @@ use otter::domain::scope::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::pairs::call::Operation;
+use super::problem_codes::call::Operation;
 use super::tokens::Guarded;
 use crate::harness::{Answer, EventStream, Lab, LabOptions, encode, eventually, machine_path};
 
@@ -90,7 +90,7 @@ async fn lease_on(guarded: &Guarded, name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_operation_answers_for_a_machine_out_of_scope_as_for_none() {
+async fn every_operation_treats_a_machine_out_of_scope_like_an_unknown_one() {
     let guarded = guarded().await;
     let document = guarded.lab.get("/openapi.json").await.expect(200).json;
     let jobs = [job_on(&guarded, STAGING).await, job_on(&guarded, RUNNER).await];
@@ -126,9 +126,9 @@ async fn every_operation_answers_for_a_machine_out_of_scope_as_for_none() {
                 let call = operation
                     .call(subject)
                     .header("authorization", format!("Bearer {}", caller.token));
-                let call = if path.ends_with("/wait") { call.asking("wait=0s") } else { call };
+                let call = if path.ends_with("/wait") { call.parameter("wait=0s") } else { call };
                 let call =
-                    if operation.id == "stream_events" { call.asking("wait=0s") } else { call };
+                    if operation.id == "stream_events" { call.parameter("wait=0s") } else { call };
                 call.send(caller.lab).await
             };
             let (refused, unknown) = (ask(other).await, ask(missing).await);
@@ -155,7 +155,7 @@ async fn every_operation_answers_for_a_machine_out_of_scope_as_for_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_way_to_name_a_machine_out_of_scope_tells_that_it_exists() {
+async fn no_reference_reveals_a_machine_out_of_scope() {
     let guarded = guarded().await;
     let qubes = Restricted::new(&guarded, "qubes", Role::Viewer, machines("qubes-*")).await;
     for (other, missing) in [
@@ -183,7 +183,7 @@ async fn no_way_to_name_a_machine_out_of_scope_tells_that_it_exists() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_counts_and_finds_show_the_scope_alone() {
+async fn lists_counts_and_finds_show_only_the_scope() {
     let guarded = guarded().await;
     for name in [STAGING, RUNNER] {
         job_on(&guarded, name).await;
@@ -293,7 +293,7 @@ async fn a_lease_gets_no_machine_out_of_its_scope_and_waits_for_one_in_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_leaves_the_scope_is_removed_in_its_streams_and_what_enters_is_changed() {
+async fn streams_report_machines_that_leave_and_enter_the_scope() {
     let guarded = guarded().await;
     let runners = Restricted::new(&guarded, "runners", Role::Viewer, machines("ci-runner-*")).await;
     let rename = |id: &str, name: &str| {
@@ -303,40 +303,43 @@ async fn what_leaves_the_scope_is_removed_in_its_streams_and_what_enters_is_chan
             .mutate(|world| name.clone_into(&mut world.machine_mut(id).unwrap().name));
     };
     let mut first = runners.stream("?initial=true").await;
-    let told = first.until(|told| told.kind() == "synced").await;
-    let machines: Vec<&Value> = told
+    let events = first.until(|event| event.kind() == "synced").await;
+    let machines: Vec<&Value> = events
         .iter()
-        .filter(|told| told.kind() == "machine.changed")
-        .map(|told| &told.json["id"])
+        .filter(|event| event.kind() == "machine.changed")
+        .map(|event| &event.json["id"])
         .collect();
     assert_eq!(machines, ["31", "32", "33"]);
     assert!(
-        !told.iter().any(|told| told.kind() == "snapshot.changed" && told.json["object"]["machine"] == "16")
+        !events
+            .iter()
+            .any(|event| event.kind() == "snapshot.changed"
+                && event.json["object"]["machine"] == "16")
     );
-    let since = told.last().unwrap().version().to_owned();
+    let since = events.last().unwrap().version().to_owned();
 
     rename("16", "qubes-renamed");
     rename("32", "hidden");
-    let told = first.until(|told| told.is_about("machine.removed", "32")).await;
-    assert!(told.iter().any(|told| told.kind() == "snapshot.removed"), "{told:#?}");
+    let events = first.until(|event| event.is_about("machine.removed", "32")).await;
+    assert!(events.iter().any(|event| event.kind() == "snapshot.removed"), "{events:#?}");
     rename("16", "ci-runner-16");
-    let told_later = first.until(|told| told.kind() == "snapshot.changed").await;
+    let later_events = first.until(|event| event.kind() == "snapshot.changed").await;
     assert!(
-        told_later.iter().any(|told| told.is_about("machine.changed", "16")),
-        "{told_later:#?}"
+        later_events.iter().any(|event| event.is_about("machine.changed", "16")),
+        "{later_events:#?}"
     );
-    assert!(!told.iter().any(|told| told.json["id"] == "16"), "{told:#?}");
+    assert!(!events.iter().any(|event| event.json["id"] == "16"), "{events:#?}");
     runners.get("/v1/machines/32").await.problem(404, "not-found");
     runners.get("/v1/machines/16").await.expect(200);
 
-    // A reader that reconnects gets the same events.
+    // A client that reconnects gets the same events.
     let mut again = runners.stream(&format!("?since={since}")).await;
-    again.until(|told| told.is_about("machine.removed", "32")).await;
+    again.until(|event| event.is_about("machine.removed", "32")).await;
 
     // The same holds for a machine that the host removes.
     guarded.lab.control().mutate(|world| world.remove_machine("16"));
-    first.until(|told| told.is_about("machine.removed", "16")).await;
-    // An unrestricted reader gets changes only.
+    first.until(|event| event.is_about("machine.removed", "16")).await;
+    // An unrestricted client gets only changes.
     let unrestricted = ("authorization", format!("Bearer {}", guarded.token("viewer")));
     let mut all = EventStream::open_with(
         &guarded.lab,
@@ -344,18 +347,18 @@ async fn what_leaves_the_scope_is_removed_in_its_streams_and_what_enters_is_chan
         &[(unrestricted.0, &unrestricted.1)],
     )
     .await;
-    let told = all.until(|told| told.kind() == "bye").await;
-    assert!(!told.iter().any(|told| told.is_about("machine.removed", "32")), "{told:#?}");
-    assert!(told.iter().any(|told| told.is_about("machine.removed", "16")), "{told:#?}");
+    let events = all.until(|event| event.kind() == "bye").await;
+    assert!(!events.iter().any(|event| event.is_about("machine.removed", "32")), "{events:#?}");
+    assert!(events.iter().any(|event| event.is_about("machine.removed", "16")), "{events:#?}");
 }
 
 /// The changes of datastores in a stream, up to a change of this machine, which is made now.
 async fn datastores_until(lab: &Lab, stream: &mut EventStream, machine: &str) -> Vec<Value> {
     lab.annotate(machine, &format!("marked {}", stream.version));
-    let told = stream.until(|told| told.is_about("machine.changed", machine)).await;
-    told.last().unwrap().version().clone_into(&mut stream.version);
-    let changed = told.iter().filter(|told| told.kind() == "datastore.changed");
-    changed.map(|told| told.json["object"].clone()).collect()
+    let events = stream.until(|event| event.is_about("machine.changed", machine)).await;
+    events.last().unwrap().version().clone_into(&mut stream.version);
+    let changed = events.iter().filter(|event| event.kind() == "datastore.changed");
+    changed.map(|event| event.json["object"].clone()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -371,46 +374,47 @@ async fn a_stream_reports_a_datastore_only_if_the_caller_sees_it_changed() {
         let path = format!("/v1/datastores/{}", encode(&datastore));
         runners.get(&path).await.expect(200).json["machine_count"].as_u64().unwrap()
     };
-    let count =
-        |told: &[Value]| told.last().map(|datastore| datastore["machine_count"].as_u64().unwrap());
+    let count = |datastores: &[Value]| {
+        datastores.last().map(|datastore| datastore["machine_count"].as_u64().unwrap())
+    };
     let before = shown().await;
 
-    // A machine out of the scope comes and goes.
+    // A machine out of the scope is added and removed.
     let mut guest = lab.control().mutate(|world| world.machine("16").unwrap().clone());
     "90".clone_into(&mut guest.id);
     "qubes-guest".clone_into(&mut guest.name);
     lab.control().mutate(|world| world.add_machine(guest));
-    all.until(|told| told.kind() == "datastore.changed").await;
+    all.until(|event| event.kind() == "datastore.changed").await;
     lab.control().mutate(|world| world.remove_machine("90"));
-    all.until(|told| told.kind() == "datastore.changed").await;
+    all.until(|event| event.kind() == "datastore.changed").await;
     assert_eq!(datastores_until(lab, &mut own, "31").await, Vec::<Value>::new());
-    // The properties of a datastore are for everybody.
+    // All callers see the properties of a datastore.
     lab.control().mutate(|world| world.datastore_mut(&datastore).unwrap().free_bytes = 7);
-    let told = own.until(|told| told.kind() == "datastore.changed").await;
-    assert_eq!(told.last().unwrap().json["object"]["free_bytes"], 7);
+    let events = own.until(|event| event.kind() == "datastore.changed").await;
+    assert_eq!(events.last().unwrap().json["object"]["free_bytes"], 7);
 
     // A machine leaves the scope and comes back, is removed, and is added.
     let rename = |name: &str| {
         lab.control().mutate(|world| name.clone_into(&mut world.machine_mut("32").unwrap().name));
     };
     rename("hidden");
-    own.until(|told| told.is_about("machine.removed", "32")).await;
+    own.until(|event| event.is_about("machine.removed", "32")).await;
     assert_eq!(count(&datastores_until(lab, &mut own, "31").await), Some(before - 1));
     rename("ci-runner-2");
-    own.until(|told| told.is_about("machine.changed", "32")).await;
+    own.until(|event| event.is_about("machine.changed", "32")).await;
     assert_eq!(count(&datastores_until(lab, &mut own, "31").await), Some(before));
     let removed = lab.control().mutate(|world| world.remove_machine("32")).unwrap();
-    own.until(|told| told.is_about("machine.removed", "32")).await;
+    own.until(|event| event.is_about("machine.removed", "32")).await;
     assert_eq!(count(&datastores_until(lab, &mut own, "31").await), Some(before - 1));
     lab.control().mutate(|world| world.add_machine(removed));
-    own.until(|told| told.is_about("machine.changed", "32")).await;
+    own.until(|event| event.is_about("machine.changed", "32")).await;
     assert_eq!(count(&datastores_until(lab, &mut own, "31").await), Some(before));
     assert_eq!(shown().await, before);
     // A stream of one machine reports no datastore.
     let mut one = runners.stream("?machine=32").await;
     rename("hidden");
-    let told = one.until(|told| told.is_about("machine.removed", "32")).await;
-    assert!(!told.iter().any(|told| told.kind() == "datastore.changed"), "{told:#?}");
+    let events = one.until(|event| event.is_about("machine.removed", "32")).await;
+    assert!(!events.iter().any(|event| event.kind() == "datastore.changed"), "{events:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -477,7 +481,7 @@ async fn a_token_has_no_more_leases_jobs_and_streams_than_its_limits_allow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_over_the_limit_of_requests_is_told_when_the_next_may_come() {
+async fn a_call_over_the_limit_of_requests_gets_retry_after() {
     let guarded = Guarded::start().await;
     let limits = TokenLimits { requests_per_second: Some(2), ..TokenLimits::default() };
     let token = guarded.restricted("few", Role::Viewer, Scope::All, limits).await;

@@ -1,6 +1,6 @@
-//! Who may change which snapshot: every caller × every kind of snapshot × every change, with and
-//! without an override; the patterns of paths and of pools; and changes between the acceptance and
-//! the host call.
+//! The rules for changes of snapshots: every caller × every kind of snapshot × every change, with
+//! and without an override; patterns of paths and pools; and changes between acceptance and host
+//! call.
 
 use std::collections::BTreeMap;
 
@@ -50,10 +50,10 @@ const CHANGES: [Change; 7] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Protected,
-    /// Made by the caller, under its lease if it is a runner.
+    /// Created by the caller, under its lease if it is a runner.
     Own,
     Foreign,
-    /// Made under a lease that has ended.
+    /// Created under a lease that has ended.
     EarlierLease,
 }
 
@@ -101,7 +101,7 @@ impl Caller<'_> {
             None => self.lab.request(method, path),
         };
         match &self.lease {
-            Some(lease) => request.header("otter-lease", shown(lease)),
+            Some(lease) => request.header("otter-lease", lease_header(lease)),
             None => request,
         }
     }
@@ -123,7 +123,7 @@ impl Caller<'_> {
         self.lease = None;
     }
 
-    /// Makes a snapshot through otter, and gives its id.
+    /// Creates a snapshot through otter. Returns its id.
     async fn make(&self, name: &str) -> String {
         let path = on("/snapshots?wait=14s");
         let made = self.request(Method::POST, &path).json(&json!({"name": name}));
@@ -131,7 +131,7 @@ impl Caller<'_> {
         made["result"]["snapshot"].as_str().unwrap().to_owned()
     }
 
-    /// The names of the machine's snapshots as otter shows them.
+    /// The names of the machine's snapshots.
     async fn names(&self) -> Vec<String> {
         let list = self.get(&on("/snapshots")).await;
         let names =
@@ -144,7 +144,8 @@ impl Caller<'_> {
         eventually("the snapshots to be shown", async || self.names().await == names).await;
     }
 
-    /// Makes the snapshot of a cell, below one of the caller's own, and gives the ids of both.
+    /// Creates the snapshot of a cell as a child of a snapshot of the caller. Returns the ids of
+    /// both.
     async fn stage(&mut self, kind: Kind) -> (String, String) {
         self.lab.control().mutate(|world| {
             let machine = world.machine_mut(MACHINE).unwrap();
@@ -178,7 +179,7 @@ impl Caller<'_> {
         let target = match (kind, earlier) {
             (Kind::Own, _) => self.make(kind.name()).await,
             (_, Some(earlier)) => {
-                // Below the one that was made later.
+                // Below the snapshot that was created later.
                 self.lab.control().mutate(|world| {
                     let machine = world.machine_mut(MACHINE).unwrap();
                     machine.snapshots.reverse();
@@ -237,12 +238,12 @@ impl Caller<'_> {
     }
 
     /// Checks every cell of one row of the table.
-    async fn hold(&mut self) {
+    async fn check_row(&mut self) {
         for kind in KINDS {
             for change in CHANGES {
                 for over in [false, true] {
                     let ids = self.stage(kind).await;
-                    self.hold_cell(kind, change, over, &ids).await;
+                    self.check_cell(kind, change, over, &ids).await;
                     if self.lease.is_some() {
                         self.give_back().await;
                     }
@@ -251,9 +252,9 @@ impl Caller<'_> {
         }
     }
 
-    async fn hold_cell(&self, kind: Kind, change: Change, over: bool, ids: &(String, String)) {
+    async fn check_cell(&self, kind: Kind, change: Change, over: bool, ids: &(String, String)) {
         let cell = format!("{} {kind:?} {change:?} override {over}", self.role);
-        let before = (asked(self.lab), self.names().await);
+        let before = (change_calls(self.lab), self.names().await);
         let answer = self.attempt(change, kind, ids, over).await;
         if is_allowed(self.role, kind, change, over) {
             assert_eq!(answer.status, 200, "{cell}: {}", answer.text);
@@ -284,7 +285,11 @@ impl Caller<'_> {
             assert!(detail.contains(named), "{cell}: {detail}");
             assert_eq!(answer.str("machine"), MACHINE, "{cell}");
         }
-        assert_eq!((asked(self.lab), self.names().await), before, "{cell}: nothing was done");
+        assert_eq!(
+            (change_calls(self.lab), self.names().await),
+            before,
+            "{cell}: nothing was done"
+        );
     }
 }
 
@@ -292,48 +297,48 @@ fn on(rest: &str) -> String {
     format!("/v1/machines/{MACHINE}{rest}")
 }
 
-fn shown(lease: &Value) -> String {
+fn lease_header(lease: &Value) -> String {
     format!("{}.{}", lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap())
 }
 
 /// The number of host calls that change snapshots.
-fn asked(lab: &Lab) -> BTreeMap<String, u64> {
+fn change_calls(lab: &Lab) -> BTreeMap<String, u64> {
     let mut calls = lab.control().all_calls();
     calls.retain(|method, _| method.contains("Snapshot") && !method.starts_with("Retrieve"));
     calls
 }
 
-async fn hold(role: &'static str) {
+async fn check_role(role: &'static str) {
     let guarded = Guarded::with(LabOptions { settings: protect, ..LabOptions::default() }).await;
     let mut caller = Caller { lab: &guarded.lab, guarded: Some(&guarded), role, lease: None };
-    caller.hold().await;
+    caller.check_row().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_viewer_changes_no_snapshot() {
-    hold("viewer").await;
+    check_role("viewer").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_runner_changes_only_unprotected_snapshots_of_its_own_lease() {
-    hold("runner").await;
+    check_role("runner").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_changes_a_protected_snapshot_only_with_an_override() {
-    hold("operator").await;
+    check_role("operator").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_admin_changes_a_protected_snapshot_only_with_an_override() {
-    hold("admin").await;
+    check_role("admin").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_tokens_a_protected_snapshot_is_changed_only_with_an_override() {
     let lab = Lab::with_settings(protect).await;
     let mut caller = Caller { lab: &lab, guarded: None, role: "anonymous", lease: None };
-    caller.hold().await;
+    caller.check_row().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -350,16 +355,16 @@ async fn runners_remove_foreign_snapshots_if_it_is_configured_but_never_protecte
         {
             let ids = caller.stage(kind).await;
             let answer = caller.attempt(change, kind, &ids, false).await;
-            let wanted = if kind == Kind::Protected { 403 } else { 200 };
-            assert_eq!(answer.status, wanted, "{kind:?} {change:?}: {}", answer.text);
+            let status = if kind == Kind::Protected { 403 } else { 200 };
+            assert_eq!(answer.status, status, "{kind:?} {change:?}: {}", answer.text);
             caller.give_back().await;
         }
     }
 }
 
-/// `installed/updated/kickstart` and `installed/updated-rc/kickstart` are there from the start.
+/// `installed/updated/kickstart` and `installed/updated-rc/kickstart` exist from the start.
 #[tokio::test(flavor = "multi_thread")]
-async fn patterns_of_paths_and_of_pools_protect_and_reverts_go_on() {
+async fn patterns_of_paths_and_pools_protect_but_allow_reverts() {
     let settings = |settings: &mut Settings| {
         settings.snapshots.protected = vec!["installed/*rc/kick?tart".to_owned()];
         let pool = |name: &str, machines: &[&str], pattern: &str| {
@@ -388,7 +393,8 @@ async fn patterns_of_paths_and_of_pools_protect_and_reverts_go_on() {
         let detail = answer.problem(403, "forbidden");
         assert!(detail.str("detail").contains(protected), "{}", detail.text);
     }
-    // A change above a protected snapshot would take it out of the reach of the pattern.
+    // A change of a parent would change the path of a protected snapshot, so that the pattern no
+    // longer matches.
     let above = Answer::from_request(operator.request(Method::DELETE, &removal("installed"))).await;
     let above = above.problem(403, "forbidden");
     assert!(above.str("detail").contains("installed/updated"), "{}", above.text);
@@ -417,7 +423,7 @@ async fn patterns_of_paths_and_of_pools_protect_and_reverts_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_override_of_a_protection_is_recorded_in_the_job_and_works_beside_a_lease() {
+async fn an_override_of_a_protection_is_recorded_in_the_job_and_works_with_a_lease() {
     let lab = Lab::with_settings(protect).await;
     let mut caller = Caller { lab: &lab, guarded: None, role: "anonymous", lease: None };
     let (_, target) = caller.stage(Kind::Protected).await;
@@ -435,17 +441,17 @@ async fn an_override_of_a_protection_is_recorded_in_the_job_and_works_beside_a_l
     for part in ["anonymous", "top/kickstart", "the disk is full"] {
         assert!(warnings[0].as_str().unwrap().contains(part), "{job}");
     }
-    // Nothing of the lease was overridden.
+    // The call did not override the lease.
     let read = caller.get(&format!("/v1/leases/{}", lease["id"].as_str().unwrap())).await;
     assert_eq!(read["warnings"], json!([]));
-    // An override that was not needed leaves no trace.
+    // An override that was not necessary is not recorded.
     let over =
         caller.request(Method::POST, &on("/snapshots?wait=14s")).json(&json!({"name": "free"}));
     let job = Answer::from_request(over.header("otter-override", "perhaps")).await.expect(200).json;
     assert_eq!(job["warnings"], json!([]));
 }
 
-/// What happens to the machine between the acceptance of a removal and a host call.
+/// A change of the machine between the acceptance of a removal and the host call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Race {
     ForeignSnapshotAppears,
@@ -456,14 +462,14 @@ enum Race {
 const RACES: [Race; 3] =
     [Race::ForeignSnapshotAppears, Race::OwnBecomesProtected, Race::MachineJoinsPool];
 
-/// The removals of `own` and what is below it, and the host calls that they make.
+/// The removals of `own` and its children, and the host calls that they make.
 const REMOVALS: [(&str, &str); 2] = [
     ("/snapshots?all=true", "RemoveAllSnapshots_Task"),
     ("/snapshots/own?children=true", "RemoveSnapshot_Task"),
 ];
 
 impl Race {
-    fn happens(self, control: &Control, own: &str) {
+    fn apply(self, control: &Control, own: &str) {
         let at = Clock::system().now();
         control.mutate(|world| {
             let machine = world.machine_mut(MACHINE).unwrap();
@@ -477,7 +483,7 @@ impl Race {
         });
     }
 
-    /// The path of the snapshot that stands in the way of the removal then.
+    /// The path of the snapshot that then prevents the removal.
     const fn in_the_way(self) -> &'static str {
         match self {
             Self::ForeignSnapshotAppears => "own/foreign",
@@ -487,7 +493,7 @@ impl Race {
     }
 }
 
-/// The pool `late` protects all that the tests of races make.
+/// The pool `late` protects all snapshots that the tests of races create.
 fn protect_in_a_pool(settings: &mut Settings) {
     protect(settings);
     let pool = Pool { protected_snapshots: vec!["own*".to_owned()], ..Pool::default() };
@@ -503,24 +509,24 @@ async fn a_snapshot_that_may_no_longer_be_removed_stops_the_job_before_the_host_
                 pace: Pace::Stepped,
                 ..LabOptions::default()
             };
-            hold_race(&Guarded::with(plan).await, race, path).await;
+            check_race(&Guarded::with(plan).await, race, path).await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_removal_is_not_repeated_if_it_would_remove_what_it_no_longer_may() {
+async fn a_lost_removal_is_not_repeated_if_it_is_no_longer_allowed() {
     for race in [None].into_iter().chain(RACES.map(Some)) {
         for (path, call) in REMOVALS {
             let plan = LabOptions { settings: protect_in_a_pool, ..LabOptions::default() };
-            hold_loss(&Guarded::with(plan).await, race, path, call).await;
+            check_lost_removal(&Guarded::with(plan).await, race, path, call).await;
         }
     }
 }
 
-/// The host call of a removal is lost and had no effect. The race happens meanwhile, if there is
-/// one.
-async fn hold_loss(guarded: &Guarded, race: Option<Race>, path: &str, call: &str) {
+/// The host call of a removal is lost and has no effect. The race, if there is one, happens before
+/// the recovery.
+async fn check_lost_removal(guarded: &Guarded, race: Option<Race>, path: &str, call: &str) {
     let lab = &guarded.lab;
     let mut runner = Caller { lab, guarded: Some(guarded), role: "runner", lease: None };
     lab.control().mutate(|world| {
@@ -533,7 +539,7 @@ async fn hold_loss(guarded: &Guarded, race: Option<Race>, path: &str, call: &str
     let own = runner.make("own").await;
     runner.make("own below").await;
     let hand =
-        TestHook::new(move |control| race.into_iter().for_each(|race| race.happens(control, &own)));
+        TestHook::new(move |control| race.into_iter().for_each(|race| race.apply(control, &own)));
     let lost = Disruption::Hook(hand, Some(Box::new(Disruption::CloseBeforeRunning)));
     lab.control().disrupt_next(call, lost);
     let removal =
@@ -546,8 +552,8 @@ async fn hold_loss(guarded: &Guarded, race: Option<Race>, path: &str, call: &str
     };
     let detail = removal.problem(409, "outcome-unknown").str("detail").to_owned();
     assert_eq!(lab.control().calls(call), 1, "{race:?} {path}: {detail}");
-    // The judgement itself never repeats a removal that would take a later snapshot, no matter who
-    // made it.
+    // The recovery never repeats a removal that would remove a later snapshot, no matter who
+    // created it.
     if race == Race::ForeignSnapshotAppears {
         assert!(detail.contains("would take snapshots that came later"), "{path}: {detail}");
     } else {
@@ -558,7 +564,7 @@ async fn hold_loss(guarded: &Guarded, race: Option<Race>, path: &str, call: &str
     assert!(left >= 2, "{race:?} {path}");
 }
 
-async fn hold_race(guarded: &Guarded, race: Race, path: &str) {
+async fn check_race(guarded: &Guarded, race: Race, path: &str) {
     let lab = &guarded.lab;
     let mut runner = Caller { lab, guarded: Some(guarded), role: "runner", lease: None };
     lab.control().mutate(|world| {
@@ -588,7 +594,7 @@ async fn hold_race(guarded: &Guarded, race: Race, path: &str) {
     let removal =
         Answer::from_request(runner.request(Method::DELETE, &on(path))).await.expect(202).json;
     assert_eq!(removal["state"], "queued", "{removal}");
-    race.happens(lab.control(), &own);
+    race.apply(lab.control(), &own);
     if race == Race::MachineJoinsPool {
         let pooled = async || runner.get(&on("")).await["pools"] == json!(["late"]);
         eventually("the pool to be shown", pooled).await;

@@ -1,4 +1,4 @@
-//! Listing snapshots and looking at one.
+//! Lists and reads of snapshots.
 
 use serde_json::json;
 
@@ -23,14 +23,14 @@ on_every_host! {
         assert!(list.json["next"].is_null());
     }
 
-    async fn one_is_had_by_id_path_and_unique_name(lab: &Lab) {
+    async fn a_snapshot_is_read_by_id_path_and_unique_name(lab: &Lab) {
         let path = machine_path(lab.machines.with_snapshots, &format!("/snapshots/{}", encode(lab.machines.snapshot_path)));
-        let wanted = lab.get(&path).await.expect(200);
-        assert_eq!((wanted.str("path"), &wanted.json["current"]), (lab.machines.snapshot_path, &json!(true)));
-        let by_id = machine_path(lab.machines.with_snapshots, &format!("/snapshots/{}", encode(wanted.str("id"))));
-        assert_eq!(lab.get(&by_id).await.expect(200).json, wanted.json);
+        let expected = lab.get(&path).await.expect(200);
+        assert_eq!((expected.str("path"), &expected.json["current"]), (lab.machines.snapshot_path, &json!(true)));
+        let by_id = machine_path(lab.machines.with_snapshots, &format!("/snapshots/{}", encode(expected.str("id"))));
+        assert_eq!(lab.get(&by_id).await.expect(200).json, expected.json);
         let by_name = lab.get(&machine_path(lab.machines.with_snapshots, "/snapshots/updated")).await.expect(200);
-        assert_eq!(by_name.json["id"], wanted.json["parent"]);
+        assert_eq!(by_name.json["id"], expected.json["parent"]);
     }
 
     async fn a_machine_without_snapshots_has_an_empty_list(lab: &Lab) {
@@ -40,7 +40,7 @@ on_every_host! {
         assert_eq!((&owner["snapshot_count"], &owner["current_snapshot"]), (&json!(0), &json!(null)));
     }
 
-    async fn an_unknown_one_is_not_found(lab: &Lab) {
+    async fn an_unknown_snapshot_is_not_found(lab: &Lab) {
         let problem = lab.get(&machine_path(lab.machines.with_snapshots, "/snapshots/none-such")).await;
         let problem = problem.problem(404, "not-found");
         assert_eq!(problem.str("machine_name"), lab.machines.with_snapshots);
@@ -48,9 +48,9 @@ on_every_host! {
     }
 }
 
-/// Ours alone: govmomi's have no name twice.
+/// Only on otter's simulator: govmomi's snapshots have unique names.
 #[tokio::test]
-async fn a_name_of_several_is_ambiguous_with_the_paths() {
+async fn an_ambiguous_name_is_refused_with_the_paths() {
     let lab = Lab::start().await;
     let problem =
         lab.get("/v1/machines/16/snapshots/kickstart").await.problem(409, "ambiguous-name");
@@ -65,13 +65,13 @@ async fn a_name_of_several_is_ambiguous_with_the_paths() {
     }
 }
 
-/// Ours alone: govmomi's names hold nothing that must be escaped.
+/// Only on otter's simulator: govmomi's names have no characters that need escapes.
 #[tokio::test]
 async fn a_slash_and_a_percent_of_a_name_are_escaped_in_paths() {
     let lab = Lab::start().await;
     let slashed = lab.get("/v1/machines/18/snapshots/clean%2Fempty").await.expect(200);
     assert_eq!((slashed.str("name"), slashed.str("path")), ("clean/empty", "clean%2Fempty"));
-    // The path's own escape, encoded once more.
+    // The escape of the path, percent-encoded again.
     let below = lab.get("/v1/machines/18/snapshots/clean%252Fempty%2Fkickstart").await.expect(200);
     assert_eq!(below.str("path"), "clean%2Fempty/kickstart");
     let lower = lab.get("/v1/machines/18/snapshots/clean%252fempty%2fkickstart").await.expect(200);
@@ -89,9 +89,9 @@ async fn a_slash_and_a_percent_of_a_name_are_escaped_in_paths() {
     assert_eq!(found.expect(200).json["id"], renamed.json["items"][1]["id"]);
 }
 
-/// Ours alone: govmomi's snapshots are one below the other.
+/// Only on otter's simulator: govmomi's snapshots have no branches.
 #[tokio::test]
-async fn one_name_twice_in_a_branch_is_told_apart_by_path() {
+async fn a_path_distinguishes_equal_names_in_a_branch() {
     let lab = Lab::start().await;
     lab.get("/v1/machines/18/snapshots/kickstart").await.problem(409, "ambiguous-name");
     let deeper = lab
@@ -100,9 +100,9 @@ async fn one_name_twice_in_a_branch_is_told_apart_by_path() {
     assert_eq!(deeper.expect(200).json["current"], true);
 }
 
-/// Ours alone: govmomi's are all of a kind.
+/// Only on otter's simulator: govmomi's snapshots all have the same properties.
 #[tokio::test]
-async fn a_snapshot_is_told_whole() {
+async fn a_snapshot_has_all_fields() {
     let lab = Lab::start().await;
     let snapshot = lab.get("/v1/machines/17/snapshots/logged%20in").await.expect(200);
     assert_eq!(snapshot.str("power_state"), "on");

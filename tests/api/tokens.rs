@@ -1,5 +1,5 @@
-//! Tokens: every operation × every kind of caller, against the table that the document shows; and
-//! what a token is.
+//! Tokens: every operation × every kind of caller, compared with the roles in the OpenAPI document;
+//! and the rules of tokens.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Answer, Lab, LabOptions, eventually};
 
-/// A lab that asks for tokens, one of each role, and a revoked one.
+/// A lab that requires tokens, with one token of each role and a revoked one.
 pub struct Guarded {
     pub lab: Lab,
     tokens: BTreeMap<&'static str, String>,
-    beside: Store,
+    shared_store: Store,
     _state: tempfile::TempDir,
 }
 
@@ -30,17 +30,17 @@ impl Guarded {
 
     pub async fn with(plan: LabOptions) -> Self {
         let state = tempfile::tempdir().unwrap();
-        let beside = Store::open_or_create_shared(state.path()).await.unwrap();
-        let writer = beside.clone();
+        let shared_store = Store::open_or_create_shared(state.path()).await.unwrap();
+        let writer = shared_store.clone();
         tokio::spawn(async move { writer.run(CancellationToken::new()).await });
         let mut tokens = BTreeMap::new();
         for role in Role::ALL {
-            tokens.insert(role.as_str(), make(&beside, role.as_str(), role).await);
+            tokens.insert(role.as_str(), make(&shared_store, role.as_str(), role).await);
         }
-        tokens.insert("revoked", make(&beside, "revoked", Role::Admin).await);
-        assert!(beside.revoke_token("revoked", Clock::system().now()).await.unwrap());
+        tokens.insert("revoked", make(&shared_store, "revoked", Role::Admin).await);
+        assert!(shared_store.revoke_token("revoked", Clock::system().now()).await.unwrap());
         let lab = Lab::with_state_dir_and_options(state.path(), plan).await;
-        let guarded = Self { lab, tokens, beside, _state: state };
+        let guarded = Self { lab, tokens, shared_store, _state: state };
         eventually("the inventory to load", async || {
             guarded.lab.get("/readyz").await.status == 200
         })
@@ -48,7 +48,7 @@ impl Guarded {
         guarded
     }
 
-    async fn ask(&self, method: &Method, path: &str, authorization: Option<&str>) -> Answer {
+    async fn call(&self, method: &Method, path: &str, authorization: Option<&str>) -> Answer {
         let mut request = self.lab.request(method.clone(), path);
         if let Some(value) = authorization {
             request = request.header("authorization", value);
@@ -59,13 +59,13 @@ impl Guarded {
         if !path.starts_with("/v1/events") {
             return Answer::from_request(request).await;
         }
-        // Not held to the document, which an answer that is a stream is not.
+        // Not checked against the document, because the response can be a stream.
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         Answer::from_parts(status, headers, response.bytes().await.unwrap().to_vec())
     }
 
-    /// A token with restrictions, once it is known.
+    /// Creates a token with restrictions and waits until otter accepts it.
     pub async fn restricted(
         &self,
         name: &str,
@@ -75,20 +75,20 @@ impl Guarded {
     ) -> String {
         let (stored, token) = unrestricted(name, role);
         let stored = StoredToken { scope, limits, ..stored };
-        assert!(self.beside.insert_token(&stored).await.unwrap());
+        assert!(self.shared_store.insert_token(&stored).await.unwrap());
         let bearer = format!("Bearer {token}");
         eventually("the token to be known", async || {
-            self.ask(&Method::GET, "/v1/about", Some(&bearer)).await.status == 200
+            self.call(&Method::GET, "/v1/about", Some(&bearer)).await.status == 200
         })
         .await;
         token
     }
 
-    /// Revokes a token and makes another of the same name, before otter reads the tokens again.
+    /// Revokes a token and creates another with the same name, before otter reads the tokens again.
     pub async fn made_again(&self, name: &str, role: Role, scope: Scope) -> String {
-        assert!(self.beside.revoke_token(name, Clock::system().now()).await.unwrap());
+        assert!(self.shared_store.revoke_token(name, Clock::system().now()).await.unwrap());
         let (stored, token) = unrestricted(name, role);
-        assert!(self.beside.insert_token(&StoredToken { scope, ..stored }).await.unwrap());
+        assert!(self.shared_store.insert_token(&StoredToken { scope, ..stored }).await.unwrap());
         token
     }
 
@@ -97,7 +97,10 @@ impl Guarded {
         let clock = Clock::system();
         let token = Token::new(&clock.random().unwrap());
         assert!(
-            self.beside.rotate_token(name, token.digest(), clock.now(), expires_at).await.unwrap()
+            self.shared_store
+                .rotate_token(name, token.digest(), clock.now(), expires_at)
+                .await
+                .unwrap()
         );
         token.text().to_owned()
     }
@@ -107,7 +110,7 @@ impl Guarded {
         &self.tokens[role]
     }
 
-    /// A call of somebody in this role, to shape further.
+    /// A request by a caller of this role.
     pub fn request(&self, role: &str, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.lab
             .request(method, path)
@@ -115,7 +118,7 @@ impl Guarded {
     }
 
     async fn as_role(&self, role: &str, method: &Method, path: &str) -> Answer {
-        self.ask(method, path, Some(&format!("Bearer {}", self.tokens[role]))).await
+        self.call(method, path, Some(&format!("Bearer {}", self.tokens[role]))).await
     }
 }
 
@@ -133,7 +136,7 @@ fn unrestricted(name: &str, role: Role) -> (StoredToken, String) {
     (stored, token.text().to_owned())
 }
 
-/// A path of this operation whose call changes nothing: what it names does not exist.
+/// A path of the operation with unknown objects, so that the call changes nothing.
 fn example(path: &str) -> String {
     path.replace("{machine}", "no-such-machine")
         .replace("{snapshot}", "none")
@@ -142,10 +145,10 @@ fn example(path: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_operation_asks_for_the_role_that_the_document_names() {
+async fn every_operation_requires_the_role_in_the_document() {
     let guarded = Guarded::start().await;
     let document = guarded.lab.get("/openapi.json").await.expect(200).json;
-    let mut asked = 0;
+    let mut checked = 0;
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             let Ok(method) = method.to_uppercase().parse::<Method>() else { continue };
@@ -157,7 +160,7 @@ async fn every_operation_asks_for_the_role_that_the_document_names() {
             let least = operation["x-otter-role"].as_str().and_then(Role::parse);
             assert_eq!(open, least.is_none(), "{id} names a role or is open");
             assert_eq!(least == Some(Role::Admin), id == "list_audit", "{id} is for admins");
-            // A stream would go on.
+            // A stream does not end.
             let path = match id.as_str().unwrap() {
                 "stream_events" => "/v1/events?wait=0s".to_owned(),
                 _ => example(path),
@@ -167,11 +170,11 @@ async fn every_operation_asks_for_the_role_that_the_document_names() {
                 Some("Bearer otter_"),
                 Some(&*format!("Bearer {}", guarded.tokens["revoked"])),
             ] {
-                let answer = guarded.ask(&method, &path, authorization).await;
+                let answer = guarded.call(&method, &path, authorization).await;
                 assert_eq!(answer.status == 401, !open, "{id} {authorization:?}: {}", answer.text);
                 if !open {
                     answer.problem(401, "unauthenticated");
-                    asked += 1;
+                    checked += 1;
                 }
             }
             for role in Role::ALL {
@@ -179,7 +182,7 @@ async fn every_operation_asks_for_the_role_that_the_document_names() {
                 let admitted = least.is_none_or(|least| role >= least);
                 assert_eq!(answer.status != 403, admitted, "{id} as {role}: {}", answer.text);
                 assert_ne!(answer.status, 401, "{id} as {role}");
-                asked += 1;
+                checked += 1;
             }
         }
     }
@@ -192,11 +195,11 @@ async fn every_operation_asks_for_the_role_that_the_document_names() {
         let status = guarded.lab.request(Method::GET, path).send().await.unwrap().status().as_u16();
         assert_eq!(status, if least.is_some() { 401 } else { 200 }, "{path}");
     }
-    println!("{asked} pairs of operation and caller");
+    println!("{checked} pairs of operation and caller");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_token_is_unauthenticated_and_says_how() {
+async fn an_invalid_token_is_unauthenticated_with_the_correct_form() {
     let guarded = Guarded::start().await;
     let good = guarded.tokens["viewer"].clone();
     let mut wrong_checksum = good.clone();
@@ -212,10 +215,14 @@ async fn what_is_no_token_is_unauthenticated_and_says_how() {
         &*format!("Bearer {}", &good[..20]),
         &good,
     ] {
-        let answer = guarded.ask(&Method::GET, "/v1/machines", Some(header)).await;
+        let answer = guarded.call(&Method::GET, "/v1/machines", Some(header)).await;
         assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
         let answer = answer.problem(401, "unauthenticated");
-        assert!(!answer.text.contains(&good[6..20]), "a token is not told back: {}", answer.text);
+        assert!(
+            !answer.text.contains(&good[6..20]),
+            "the response does not repeat the token: {}",
+            answer.text
+        );
     }
     let bytes = guarded
         .lab
@@ -230,9 +237,9 @@ async fn what_is_no_token_is_unauthenticated_and_says_how() {
     let bearer = format!("Bearer {good}");
     let twice = twice.header("authorization", &bearer).header("authorization", &bearer);
     Answer::from_request(twice).await.problem(401, "unauthenticated");
-    guarded.ask(&Method::GET, "/v1/machines", Some(&format!("bearer {good}"))).await.expect(200);
-    // Nobody without a token learns what there is.
-    guarded.ask(&Method::GET, "/v1/nowhere", None).await.problem(401, "unauthenticated");
+    guarded.call(&Method::GET, "/v1/machines", Some(&format!("bearer {good}"))).await.expect(200);
+    // A caller without a token does not learn which paths exist.
+    guarded.call(&Method::GET, "/v1/nowhere", None).await.problem(401, "unauthenticated");
     guarded.as_role("viewer", &Method::GET, "/v1/nowhere").await.problem(404, "not-found");
     guarded
         .as_role("viewer", &Method::PUT, "/v1/machines")
@@ -245,7 +252,7 @@ async fn what_is_no_token_is_unauthenticated_and_says_how() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_is_told_the_name_and_role_of_its_token() {
+async fn about_has_the_name_and_role_of_the_token() {
     let guarded = Guarded::start().await;
     for role in Role::ALL {
         let about = guarded.as_role(role.as_str(), &Method::GET, "/v1/about").await.expect(200);
@@ -254,18 +261,18 @@ async fn a_caller_is_told_the_name_and_role_of_its_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_is_made_or_revoked_beside_counts_at_once() {
+async fn a_token_that_another_process_creates_or_revokes_takes_effect_at_once() {
     let guarded = Guarded::start().await;
-    let newcomer = make(&guarded.beside, "newcomer", Role::Viewer).await;
+    let newcomer = make(&guarded.shared_store, "newcomer", Role::Viewer).await;
     let bearer = format!("Bearer {newcomer}");
-    let status = async || guarded.ask(&Method::GET, "/v1/machines", Some(&bearer)).await.status;
+    let status = async || guarded.call(&Method::GET, "/v1/machines", Some(&bearer)).await.status;
     eventually("the new token to count", async || status().await == 200).await;
-    assert!(guarded.beside.revoke_token("newcomer", Clock::system().now()).await.unwrap());
+    assert!(guarded.shared_store.revoke_token("newcomer", Clock::system().now()).await.unwrap());
     eventually("the revocation to count", async || status().await == 401).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_is_its_callers_and_a_runner_changes_only_what_it_holds() {
+async fn a_job_has_its_caller_and_a_runner_changes_only_leased_machines() {
     let guarded = Guarded::start().await;
     let power = |role: &str, key: &'static str| {
         let request = guarded.lab.request(Method::POST, "/v1/machines/16/power?wait=30s");
@@ -274,7 +281,7 @@ async fn a_job_is_its_callers_and_a_runner_changes_only_what_it_holds() {
     };
     let job = power("operator", "k").await.expect(200).json;
     assert_eq!(job["requested_by"], "operator");
-    // A key is its caller's own.
+    // A key is valid for one caller.
     let other = power("admin", "k").await.expect(200).json;
     assert_ne!(job["id"], other["id"]);
     assert_eq!(other["requested_by"], "admin");
@@ -292,7 +299,7 @@ async fn a_job_is_its_callers_and_a_runner_changes_only_what_it_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_refused_with_a_lease_in_hand_hears_when_it_ends() {
+async fn a_refused_caller_with_a_lease_gets_its_expiry() {
     let guarded = Guarded::start().await;
     let taken = guarded.request("runner", Method::POST, "/v1/leases");
     let lease =
@@ -301,19 +308,19 @@ async fn who_is_refused_with_a_lease_in_hand_hears_when_it_ends() {
             .expect(201)
             .json;
     let shown = format!("{}.{}", lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap());
-    let nobody = guarded.lab.request(Method::GET, "/v1/machines");
+    let anonymous = guarded.lab.request(Method::GET, "/v1/machines");
     let viewer = guarded
         .request("viewer", Method::POST, "/v1/machines/16/power")
         .json(&json!({"action": "on"}));
     let too_long = guarded.request("runner", Method::GET, &format!("/v1/{}", "x".repeat(20_000)));
-    for (call, status) in [(nobody, 401), (viewer, 403), (too_long, 414)] {
+    for (call, status) in [(anonymous, 401), (viewer, 403), (too_long, 414)] {
         let refused = Answer::from_request(call.header("otter-lease", &shown)).await.expect(status);
         assert_eq!(refused.header("otter-lease-expires"), lease["expires_at"].as_str(), "{status}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_tokens_a_name_of_its_own_is_served() {
+async fn with_tokens_any_host_name_is_accepted() {
     let guarded = Guarded::start().await;
     let named = guarded.lab.request(Method::GET, "/v1/machines").header("host", "otter.lab");
     Answer::from_request(

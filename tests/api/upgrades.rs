@@ -1,5 +1,5 @@
-//! Connections that go on as something else after a 101: their bytes, their places, and the end of
-//! the server.
+//! Connections that are upgraded after a 101: their bytes, their count, and the shutdown of the
+//! server.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::settings;
 
-/// A bare server, each of whose upgraded connections sends back what it gets.
+/// A server whose upgraded connections echo the received bytes.
 struct Server {
     address: SocketAddr,
     clock: Clock,
@@ -86,7 +86,7 @@ async fn exchange(stream: &mut TcpStream, text: &str) {
 }
 
 #[tokio::test]
-async fn what_looks_like_a_bare_refusal_passes_as_it_is() {
+async fn bytes_that_look_like_an_error_of_hyper_are_unchanged() {
     let server = Server::start(10).await;
     let mut stream = server.upgraded().await;
     for text in ["hello", "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", "bye"] {
@@ -102,7 +102,7 @@ async fn an_upgraded_connection_counts_as_busy_until_it_ends() {
     let request = b"GET /plain HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     second.write_all(request).await.unwrap();
     let mut answer = String::new();
-    // The first is not closed for the second, which waits.
+    // otter does not close the first connection, so the second waits.
     for _ in 0..20 {
         exchange(&mut stream, "ping").await;
         let mut byte = [0];
@@ -122,7 +122,7 @@ async fn an_upgraded_connection_ends_with_the_server() {
     let Server { clock, mut task, .. } = server;
     tokio::task::yield_now().await;
     assert!(!task.is_finished(), "the server waits for the connection");
-    // Its user does not stop by itself.
+    // The user of the connection does not stop by itself.
     loop {
         tokio::select! {
             ended = &mut task => break ended.unwrap(),
@@ -139,6 +139,6 @@ async fn an_upgraded_connection_that_ends_in_time_ends_the_server_at_once() {
     let stream = server.upgraded().await;
     server.stop.cancel();
     drop(stream);
-    // The server's clock stands still.
+    // The clock of the server does not advance.
     server.task.await.unwrap();
 }

@@ -1,5 +1,5 @@
-//! Requests that a web page makes the browser send: pages of other servers change nothing, and no
-//! proxy brings callers to an otter without tokens.
+//! Requests that a web page makes the browser send: pages of other servers cannot change anything,
+//! and an otter without tokens refuses requests through a proxy.
 
 use reqwest::Method;
 use serde_json::json;
@@ -56,7 +56,7 @@ async fn a_page_of_another_server_changes_nothing() {
             assert!(refused.str("detail").contains("http.allowed_origins"), "{}", refused.text);
             assert_eq!(refused.header("access-control-allow-origin"), None);
         }
-        // Reading changes nothing; the browser keeps the answer from the page.
+        // A read changes nothing, and the browser does not give the response to the page.
         let read = lab.get_with("/v1/machines", headers).await.expect(200);
         assert_eq!(read.header("access-control-allow-origin"), None);
     }
@@ -70,7 +70,7 @@ async fn a_page_of_another_server_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_form_of_another_server_reverts_nothing() {
+async fn a_form_of_another_server_cannot_revert() {
     let lab = Lab::start().await;
     let head = format!(
         "POST {REVERT}?wait=10s HTTP/1.1\r\nhost: {}\r\norigin: http://evil.example\r\n\
@@ -108,7 +108,7 @@ async fn listed_origins_may_change_things() {
     {
         from(other).await.problem(403, "forbidden");
     }
-    // Without an origin the page of the request is unknown.
+    // Without `Origin`, the page of the request is unknown.
     lab.post_with(REVERT, json!({}), &[("sec-fetch-site", "cross-site")])
         .await
         .problem(403, "forbidden");
@@ -134,7 +134,7 @@ fn preflight(
     )
 }
 
-/// The headers of an answer about other origins.
+/// The CORS headers of a response.
 fn cross_origin(answer: &Answer) -> Vec<String> {
     let names = answer.headers.keys().map(ToString::to_string);
     names.filter(|name| name.starts_with("access-control-")).collect()
@@ -195,14 +195,14 @@ async fn a_listed_page_may_send_and_read_each_header_of_the_document() {
     for name in ["authorization", "content-type", "if-none-match"] {
         assert!(allowed.contains(&name.to_owned()), "{name}");
     }
-    // What answers really carry, of which the document names only some.
+    // The headers of real responses. The document lists only some of them.
     let revert = [("origin", LISTED), ("prefer", "wait=10"), ("idempotency-key", "k")];
     let find =
         lab.get_with("/v1/machines/find?name=qubes", &[("origin", LISTED)]).await.expect(200);
     let started = lab.post_with(REVERT, json!({}), &[("origin", LISTED)]).await.expect(202);
     let waited = lab.post_with(REVERT, json!({}), &revert).await.expect(200);
     let again = lab.post_with(REVERT, json!({}), &revert).await.expect(200);
-    // A stream is not held to the document.
+    // A stream is not checked against the document.
     let events = lab
         .request(Method::GET, "/v1/events?wait=0s")
         .header("origin", LISTED)
@@ -235,7 +235,7 @@ async fn a_listed_page_may_send_and_read_each_header_of_the_document() {
 }
 
 #[tokio::test]
-async fn pages_that_are_not_listed_learn_nothing() {
+async fn pages_that_are_not_listed_get_no_cors_headers() {
     let (listing, closed) = (listing().await, Lab::start().await);
     let (own, own_of_closed) =
         (format!("http://{}", listing.address), format!("http://{}", closed.address));
@@ -255,7 +255,7 @@ async fn pages_that_are_not_listed_learn_nothing() {
             assert_eq!((cross_origin(&refused), cross_origin(&read)), (vec![], vec![]), "{origin}");
         }
     }
-    // Twice, or without a method, it is no preflight.
+    // With two origins, or without a method, the request is not a preflight.
     for asks in [
         &[("origin", LISTED), ("origin", LISTED), ("access-control-request-method", "POST")][..],
         &[("origin", LISTED)],
@@ -267,7 +267,7 @@ async fn pages_that_are_not_listed_learn_nothing() {
 }
 
 #[tokio::test]
-async fn a_preflight_needs_no_token_and_gives_no_right() {
+async fn a_preflight_needs_no_token_and_grants_no_access() {
     let guarded = Guarded::with(LabOptions {
         settings: |settings| settings.http.allowed_origins = vec![LISTED.parse().unwrap()],
         ..LabOptions::default()
@@ -277,12 +277,16 @@ async fn a_preflight_needs_no_token_and_gives_no_right() {
     preflight(&guarded.lab, "/v1/machines/16/snapshots?all=true", &asks).await.expect(204);
     let without = guarded.lab.get_with("/v1/machines", &[("origin", LISTED)]).await;
     let refused = without.problem(401, "unauthenticated");
-    assert_eq!(refused.header("access-control-allow-origin"), Some(LISTED), "the page reads why");
+    assert_eq!(
+        refused.header("access-control-allow-origin"),
+        Some(LISTED),
+        "the page may read the problem"
+    );
     let viewer = guarded.request("viewer", Method::POST, REVERT).header("origin", LISTED);
     Answer::from_request(viewer).await.problem(403, "forbidden");
     let operator = guarded.request("operator", Method::POST, REVERT).header("origin", LISTED);
     Answer::from_request(operator.json(&json!({}))).await.expect(202);
-    // Without tokens a foreign Host stays refused.
+    // Without tokens, a foreign `Host` is still refused.
     let lab = listing().await;
     let foreign = [asks[0], asks[1], ("host", "evil.example")];
     let refused = preflight(&lab, REVERT, &foreign).await.problem(403, "forbidden");
@@ -290,7 +294,7 @@ async fn a_preflight_needs_no_token_and_gives_no_right() {
 }
 
 #[tokio::test]
-async fn a_token_makes_no_exception_for_other_pages() {
+async fn a_token_does_not_allow_other_pages() {
     let guarded = Guarded::start().await;
     let request = guarded.request("operator", Method::POST, REVERT);
     let refused = Answer::from_request(request.header("origin", "http://evil.example")).await;

@@ -1,4 +1,4 @@
-//! What the host refuses, in its own words, and what it leaves open.
+//! Codes of faults of the host, and of calls whose answer is lost.
 
 use otter::simulator::{Disruption, Fault};
 
@@ -6,7 +6,7 @@ use super::{Pair, Verdict, by_a_deadline, outcome, plan, side_by_side};
 use crate::conformance::without_capabilities;
 use crate::harness::{Lab, LabOptions};
 
-/// Everything that changes a machine.
+/// The host calls that change a machine.
 const CHANGES: [&str; 8] = [
     "AnswerVM",
     "CreateSnapshot_Task",
@@ -18,9 +18,9 @@ const CHANGES: [&str; 8] = [
     "RevertToSnapshot_Task",
 ];
 
-/// Code by code, since a fault hits whoever calls: all operations at once, each on its own machine,
-/// which stays as it is.
-pub async fn of_a_job(pairs: Vec<Pair>) -> Vec<Verdict> {
+/// One code at a time, because a fault applies to all callers. For each code, all operations at the
+/// same time, each on its own machine, which does not change.
+pub async fn of_jobs(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let mut verdicts = Vec::new();
     for (code, what) in by_code(pairs) {
@@ -39,8 +39,8 @@ pub async fn of_a_job(pairs: Vec<Pair>) -> Vec<Verdict> {
     verdicts
 }
 
-/// A backend that can do none of what only some can.
-pub async fn of_a_backend(pairs: Vec<Pair>) -> Vec<Verdict> {
+/// A backend without any optional capability.
+pub async fn of_the_backend(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(LabOptions {
         wrap_backend: without_capabilities,
         ..plan(&pairs, |_| {})
@@ -49,12 +49,12 @@ pub async fn of_a_backend(pairs: Vec<Pair>) -> Vec<Verdict> {
     side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
 }
 
-/// A read that goes to the host.
-pub async fn of_a_read(pairs: Vec<Pair>) -> Vec<Verdict> {
+/// A read that calls the host.
+pub async fn of_reads(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let mut verdicts = Vec::new();
     for pair in pairs {
-        // A read whose connection breaks is sent once more.
+        // otter repeats a read whose connection breaks once.
         let times = if pair.code == "host-unreachable" { 2 } else { 1 };
         lab.control().disrupt("RetrievePropertiesEx", 0, Some(times), disruption(&pair.code));
         verdicts.push(pair.judge(pair.call().send(&lab).await));
@@ -73,7 +73,7 @@ fn disruption(code: &str) -> Disruption {
             body: "<html>Hello</html>".to_owned(),
         },
         "host-rejected" => fault("InvalidArgument"),
-        // Each is asked as often as may be, and never heard.
+        // Each attempt gets no answer.
         "host-unreachable" | "outcome-unknown" => Disruption::CloseBeforeRunning,
         "insufficient-resources" => fault("InsufficientMemoryResourcesFault"),
         "invalid-power-state" => Disruption::Fault(Fault::invalid_power_state(None, "suspended")),
@@ -81,7 +81,7 @@ fn disruption(code: &str) -> Disruption {
         "machine-busy" => fault("ConcurrentAccess"),
         "not-supported" => Disruption::Fault(Fault::not_supported()),
         "tools-unavailable" => Disruption::Fault(Fault::tools_unavailable()),
-        other => panic!("there is no way to provoke {other}"),
+        other => panic!("no way to provoke {other}"),
     }
 }
 

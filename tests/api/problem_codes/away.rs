@@ -1,4 +1,4 @@
-//! What a host provokes that is not there: never yet, for long, for a moment, or for otter's
+//! Codes of a host that is away: never reached, away for long or for a moment, or refusing otter's
 //! account.
 
 use std::time::Duration;
@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use otter::simulator::{DownMode, HostdRestart};
 use serde_json::json;
 
-use super::{Call, Pair, Verdict, outcome, plan, side_by_side, until_blocked};
+use super::{Call, Pair, Verdict, outcome, plan, side_by_side, until_waiting};
 use crate::harness::{Answer, Lab, encode, eventually};
 
 const AWAY: HostdRestart = HostdRestart { down: Some(DownMode::Unavailable), drop_running: false };
@@ -19,16 +19,16 @@ pub async fn never_reached(pairs: Vec<Pair>) -> Vec<Verdict> {
     }))
     .await;
     let provoke = async |pair: &Pair| {
-        // Readiness without the host, and every object before the events.
+        // Readiness without the host, and a stream with all objects.
         pair.call()
-            .asking(if pair.is_of("get_readiness") { "host=false" } else { "" })
+            .parameter(if pair.is_of("get_readiness") { "host=false" } else { "" })
             .send(&lab)
             .await
     };
     side_by_side(pairs, provoke).await
 }
 
-/// The host is away for longer than jobs are taken on trust.
+/// The host is away for longer than otter accepts jobs.
 pub async fn for_long(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab =
         Lab::with_options(plan(&pairs, |settings| settings.jobs.outage_grace = Duration::ZERO))
@@ -47,8 +47,8 @@ pub async fn refused(pairs: Vec<Pair>) -> Vec<Verdict> {
     side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
 }
 
-/// Jobs are accepted and do not come to their end: a first one of each operation waits for the
-/// host, the others for it. At last otter stops.
+/// Accepted jobs do not end: the first job of each operation waits for the host, and the others
+/// wait for the first. Finally otter stops.
 pub async fn for_a_moment(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     lab.control().restart_hostd(AWAY);
@@ -62,10 +62,10 @@ pub async fn for_a_moment(pairs: Vec<Pair>) -> Vec<Verdict> {
     let mut waiting = Vec::new();
     for pair in &last {
         let call =
-            if pair.is_of("wait_for_job") { wait_of_a_job(&lab, pair).await } else { keyed(pair) };
-        waiting.push(call.asking("wait=12s").begin(&lab));
+            if pair.is_of("wait_for_job") { wait_of_jobs(&lab, pair).await } else { keyed(pair) };
+        waiting.push(call.parameter("wait=12s").begin(&lab));
     }
-    until_blocked(&lab, waiting.len()).await;
+    until_waiting(&lab, waiting.len()).await;
     lab.stop().await;
     for (pair, answer) in last.iter().zip(waiting) {
         verdicts.push(pair.judge(answer.await.unwrap()));
@@ -77,12 +77,12 @@ async fn provoke(lab: &Lab, pair: &Pair) -> Answer {
     match pair.code.as_str() {
         "deadline-exceeded" => outcome(lab, pair, "deadline=1s").await,
         "job-cancelled" => cancelled(lab, pair).await,
-        "job-still-running" => pair.call().asking("wait=0s").send(lab).await,
+        "job-still-running" => pair.call().parameter("wait=0s").send(lab).await,
         "wait-timeout" if pair.is_of("wait_for_job") => {
-            wait_of_a_job(lab, pair).await.asking("wait=0s").send(lab).await
+            wait_of_jobs(lab, pair).await.parameter("wait=0s").send(lab).await
         }
-        "wait-timeout" => keyed(pair).asking("wait=0s").send(lab).await,
-        other => panic!("there is no way to provoke {other}"),
+        "wait-timeout" => keyed(pair).parameter("wait=0s").send(lab).await,
+        other => panic!("no way to provoke {other}"),
     }
 }
 
@@ -91,9 +91,10 @@ async fn cancelled(lab: &Lab, pair: &Pair) -> Answer {
     if pair.is_of("wait_for_job") {
         let job = Call::power(&pair.operation.id).send(lab).await.expect(202);
         cancel(lab, job.str("id")).await;
-        return pair.operation.call(job.str("id")).asking("wait=12s").send(lab).await;
+        return pair.operation.call(job.str("id")).parameter("wait=12s").send(lab).await;
     }
-    let waiting = pair.call().header("otter-reference", pair.name()).asking("wait=12s").begin(lab);
+    let waiting =
+        pair.call().header("otter-reference", pair.name()).parameter("wait=12s").begin(lab);
     let path = format!("/v1/jobs?reference={}", encode(&pair.name()));
     let mut found = None;
     eventually("the job to be accepted", async || {
@@ -110,14 +111,14 @@ async fn cancel(lab: &Lab, job: &str) {
     lab.post(&format!("/v1/jobs/{job}/cancel"), json!({})).await.expect(202);
 }
 
-/// Starts the job that the others of its operation wait for.
+/// Starts the job for which the others of its operation wait.
 async fn hold(lab: &Lab, pair: &Pair) {
     let call =
         if pair.is_of("wait_for_job") { Call::power(&pair.operation.id) } else { pair.call() };
-    call.asking("wait=0s").send(lab).await.problem(409, "job-still-running");
+    call.parameter("wait=0s").send(lab).await.problem(409, "job-still-running");
 }
 
-async fn wait_of_a_job(lab: &Lab, pair: &Pair) -> Call {
+async fn wait_of_jobs(lab: &Lab, pair: &Pair) -> Call {
     let job = Call::power(&pair.operation.id).send(lab).await.expect(202);
     pair.operation.call(job.str("id"))
 }

@@ -1,11 +1,12 @@
-//! A job means the machine that it was accepted for, whatever has its moid later. On our simulator
-//! alone: machines come and go there.
+//! A job acts only on the machine for which it was accepted, even if another machine gets the same
+//! id. Only on otter's simulator, which can remove and add machines.
 
 use serde_json::json;
 
 use crate::harness::Lab;
 
-/// Holds a machine by a running job, queues a reset behind it, and gives both with the task.
+/// Starts a job that does not end and queues a reset behind it. Returns both jobs and the task of
+/// the first.
 async fn queued(lab: &Lab) -> (serde_json::Value, serde_json::Value, String) {
     let running = lab.start_power("ci-runner-1", "off").await;
     let task = lab.wait_for_job_task(&running).await;
@@ -29,7 +30,7 @@ async fn a_machine_deleted_before_its_turn_is_gone() {
 }
 
 #[tokio::test]
-async fn another_machine_of_the_same_moid_is_not_touched() {
+async fn another_machine_with_the_same_id_is_not_changed() {
     let lab = Lab::stepped().await;
     let (_, queued, task) = queued(&lab).await;
     lab.control().mutate(|world| {
@@ -46,7 +47,7 @@ async fn another_machine_of_the_same_moid_is_not_touched() {
 }
 
 #[tokio::test]
-async fn a_machine_that_is_renamed_is_still_itself() {
+async fn a_renamed_machine_is_the_same_machine() {
     let lab = Lab::stepped().await;
     let (running, queued, task) = queued(&lab).await;
     lab.control().mutate(|world| world.machine_mut("31").unwrap().name = "renamed".to_owned());
@@ -61,7 +62,7 @@ async fn a_machine_that_is_renamed_is_still_itself() {
 }
 
 #[tokio::test]
-async fn a_snapshot_is_bound_when_the_job_is_accepted() {
+async fn a_snapshot_is_resolved_when_the_job_is_accepted() {
     let lab = Lab::stepped().await;
     let holding = lab.start_power("qubes-4.2-sdw-prod", "off").await;
     let task = lab.wait_for_job_task(&holding).await;

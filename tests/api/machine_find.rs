@@ -5,14 +5,14 @@ use serde_json::json;
 use crate::harness::{Lab, on_every_host};
 
 on_every_host! {
-    async fn the_first_of_the_lists_order_is_found_and_the_matches_counted(lab: &Lab) {
+    async fn the_first_match_by_name_is_found_and_matches_are_counted(lab: &Lab) {
         let list = lab.get(&format!("/v1/machines?name={}", lab.machines.name_part)).await.expect(200);
         let found = lab.get(&format!("/v1/machines/find?name={}", lab.machines.name_part)).await.expect(200);
         assert_eq!(found.str("id"), list.items("id")[0]);
         assert_eq!(found.header("otter-matches").unwrap(), list.items("id").len().to_string());
     }
 
-    async fn unique_makes_several_a_conflict_with_the_candidates(lab: &Lab) {
+    async fn with_unique_several_matches_are_a_conflict(lab: &Lab) {
         let list = lab.get(&format!("/v1/machines?name={}", lab.machines.name_part)).await.expect(200);
         let path = format!("/v1/machines/find?name={}&unique=true", lab.machines.name_part);
         let problem = lab.get(&path).await.problem(409, "ambiguous-name");
@@ -27,13 +27,13 @@ on_every_host! {
         assert_eq!(found.header("otter-matches"), Some("1"));
     }
 
-    async fn none_is_not_found(lab: &Lab) {
+    async fn no_match_is_not_found(lab: &Lab) {
         lab.get("/v1/machines/find?name=no-such-machine").await.problem(404, "not-found");
         lab.get("/v1/machines/find?mac=02:00:00:00:00:99").await.problem(404, "not-found");
         lab.get("/v1/machines/find?pool=none-such").await.problem(400, "invalid-request").points_at("pool", "not-one-of");
     }
 
-    async fn without_a_filter_it_is_the_first_of_all(lab: &Lab) {
+    async fn without_a_filter_the_first_machine_is_found(lab: &Lab) {
         let list = lab.get("/v1/machines").await.expect(200);
         let found = lab.get("/v1/machines/find").await.expect(200);
         assert_eq!(found.str("id"), list.items("id")[0]);
@@ -41,9 +41,9 @@ on_every_host! {
     }
 }
 
-/// Ours alone: two machines of govmomi's cannot be given one address while it runs.
+/// Only on otter's simulator: govmomi cannot give two machines the same address.
 #[tokio::test]
-async fn a_mac_of_two_machines_is_a_conflict_unless_told_otherwise() {
+async fn a_mac_of_two_machines_is_a_conflict_by_default() {
     let lab = Lab::start().await;
     let mac = "00:0c:29:4a:10:21";
     lab.control().mutate(|world| {
@@ -60,7 +60,7 @@ async fn a_mac_of_two_machines_is_a_conflict_unless_told_otherwise() {
 }
 
 #[tokio::test]
-async fn a_mac_is_read_in_every_spelling() {
+async fn a_mac_is_accepted_in_every_notation() {
     let lab = Lab::start().await;
     for spelling in [
         "00:0c:29:4a:10:16",
@@ -79,7 +79,7 @@ async fn a_mac_is_read_in_every_spelling() {
 }
 
 #[tokio::test]
-async fn a_broken_mac_is_refused() {
+async fn a_malformed_mac_is_refused() {
     let lab = Lab::start().await;
     for broken in [
         "x",
@@ -104,7 +104,7 @@ async fn a_broken_mac_is_refused() {
 }
 
 #[tokio::test]
-async fn find_and_list_agree_on_what_is_free() {
+async fn find_and_list_return_the_same_free_machines() {
     let lab = Lab::start().await;
     let list = lab.get("/v1/machines?free=true&name=qubes").await.expect(200);
     let found = lab.get("/v1/machines/find?free=true&name=QUBES").await.expect(200);

@@ -1,4 +1,4 @@
-//! What every answer has: tags, versions, staleness, compression.
+//! Properties of all responses: entity tags, versions, staleness and compression.
 
 use reqwest::Method;
 use serde_json::json;
@@ -7,7 +7,7 @@ use crate::harness::{Answer, Lab, eventually, machine_path, on_every_host};
 use otter::simulator::{DownMode, HostdRestart};
 
 on_every_host! {
-    async fn an_unchanged_answer_is_not_sent_again(lab: &Lab) {
+    async fn an_unchanged_response_is_not_sent_again(lab: &Lab) {
         for (path, weak) in [("/v1/machines".to_owned(), true), (machine_path(lab.machines.running, ""), false)] {
             let first = lab.get(&path).await.expect(200);
             let tag = first.header("etag").unwrap();
@@ -22,7 +22,7 @@ on_every_host! {
         }
     }
 
-    async fn a_change_makes_another_tag_and_version(lab: &Lab) {
+    async fn a_change_changes_tag_and_version(lab: &Lab) {
         let path = machine_path(lab.machines.running, "");
         let before = lab.get(&path).await.expect(200);
         lab.power_and_wait(lab.machines.running, "off").await;
@@ -42,14 +42,14 @@ on_every_host! {
         Answer::from_request(lab.request(Method::HEAD, "/v1/machines/none-such")).await.expect(404);
     }
 
-    async fn accept_changes_nothing(lab: &Lab) {
+    async fn accept_is_ignored(lab: &Lab) {
         let html = lab.get_with("/v1/machines", &[("accept", "text/html")]).await.expect(200);
         assert_eq!(html.header("content-type"), Some("application/json"));
     }
 }
 
 #[tokio::test]
-async fn a_compressed_answer_is_the_same_with_a_weak_tag() {
+async fn a_compressed_response_has_a_weak_tag() {
     let lab = Lab::start().await;
     let path = "/v1/machines/16";
     let plain = lab.get(path).await.expect(200);
@@ -72,7 +72,7 @@ async fn a_compressed_answer_is_the_same_with_a_weak_tag() {
 }
 
 #[tokio::test]
-async fn answers_are_stale_while_the_host_is_away_and_not_else() {
+async fn responses_are_stale_only_while_the_host_is_away() {
     let lab = Lab::start().await;
     assert_eq!(lab.get("/v1/machines").await.expect(200).header("otter-stale"), None);
     lab.get("/readyz?host=true").await.expect(200);
@@ -104,7 +104,7 @@ async fn answers_are_stale_while_the_host_is_away_and_not_else() {
 }
 
 #[tokio::test]
-async fn every_answer_has_its_own_request_id() {
+async fn every_response_has_its_own_request_id() {
     let lab = Lab::start().await;
     let mut ids = Vec::new();
     for path in ["/healthz", "/none", "/v1/machines", "/v1/machines"] {

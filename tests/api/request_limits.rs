@@ -1,4 +1,4 @@
-//! What slow, large, foreign and broken requests get, on bare connections.
+//! Responses to slow, large, foreign and malformed requests, on raw connections.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use crate::harness::{Lab, RawConnection, send_raw};
 const END: &str = "host: localhost\r\nconnection: close\r\n\r\n";
 
 #[tokio::test]
-async fn an_address_too_long_is_414() {
+async fn a_uri_that_is_too_long_is_414() {
     let lab = Lab::start().await;
-    // Past our limit, past hyper's of an address, past all that is buffered.
+    // Above otter's limit, above hyper's limit, and above the size of the buffer.
     for length in [17_000, 70_000, 400_000] {
         let request = format!("GET /v1/machines/{} HTTP/1.1\r\n{END}", "x".repeat(length));
         send_raw(lab.address, request).await.problem(414, "uri-too-long");
@@ -39,7 +39,7 @@ async fn headers_too_many_or_too_long_are_431() {
 }
 
 #[tokio::test]
-async fn what_is_no_http_is_400() {
+async fn malformed_http_is_400() {
     let lab = Lab::start().await;
     for garbage in [
         "nonsense\r\n\r\n",
@@ -52,14 +52,14 @@ async fn what_is_no_http_is_400() {
         let answer = send_raw(lab.address, garbage).await;
         assert_eq!(answer.status, 400, "{garbage:?}: {}", answer.text);
     }
-    for odd in [
+    for malformed in [
         "OPTIONS * HTTP/1.1\r\n",
         "CONNECT localhost:80 HTTP/1.1\r\n",
         "BREW /docs HTTP/1.1\r\n",
         "GET http://localhost/none HTTP/1.1\r\n",
     ] {
-        let answer = send_raw(lab.address, format!("{odd}{END}")).await;
-        assert!((400..500).contains(&answer.status), "{odd}: {}", answer.status);
+        let answer = send_raw(lab.address, format!("{malformed}{END}")).await;
+        assert!((400..500).contains(&answer.status), "{malformed}: {}", answer.status);
         assert_eq!(answer.header("content-type"), Some("application/problem+json"));
     }
     lab.get("/healthz").await.expect(200);
@@ -91,7 +91,7 @@ async fn a_foreign_host_is_forbidden() {
 }
 
 #[tokio::test]
-async fn a_request_names_its_host_once() {
+async fn a_request_has_one_host() {
     let lab = Lab::start().await;
     let ask = async |line: &str, headers: &str| {
         send_raw(lab.address, format!("{line}\r\n{headers}connection: close\r\n\r\n")).await
@@ -114,7 +114,7 @@ async fn a_request_names_its_host_once() {
     }
     let with_user = "GET http://user@localhost/healthz HTTP/1.1";
     ask(with_user, "host: localhost\r\n").await.problem(400, "invalid-request");
-    // A load balancer sends such a probe.
+    // A load balancer sends this health check.
     for path in ["/healthz", "/readyz", "/readyz?host=true"] {
         ask(&format!("GET {path} HTTP/1.0"), "").await.expect(200);
         ask(&format!("GET {path} HTTP/1.0"), "host: evil.example\r\n")
@@ -131,8 +131,8 @@ async fn slow_headers_end_the_connection_and_others_are_served() {
             .await;
     let mut slow = RawConnection::open(lab.address).await;
     slow.send(b"GET /healthz HTTP/1.1\r\nhost: local").await;
-    // Each on a connection of its own: one that is idle for so long is closed too, perhaps just as
-    // it is used again.
+    // Each request has its own connection, because otter also closes connections that are idle for
+    // so long.
     let served = async || {
         let mut other = RawConnection::open(lab.address).await;
         other.send(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
@@ -162,7 +162,7 @@ async fn a_slow_body_is_408_and_others_are_served() {
 }
 
 #[tokio::test]
-async fn many_that_never_finish_do_not_keep_others_out() {
+async fn many_unfinished_requests_do_not_block_others() {
     let lab =
         Lab::with_settings(|settings| settings.http.header_timeout = Duration::from_mins(1)).await;
     let mut open = Vec::new();
@@ -175,7 +175,7 @@ async fn many_that_never_finish_do_not_keep_others_out() {
 }
 
 #[tokio::test]
-async fn a_body_cut_short_does_nothing() {
+async fn a_truncated_body_has_no_effect() {
     let lab = Lab::start().await;
     let mut wire = RawConnection::open(lab.address).await;
     let head = "POST /v1/machines/31/power HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"action\":\"off\"}";

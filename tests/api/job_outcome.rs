@@ -1,4 +1,4 @@
-//! Waiting for the outcome of a job: `?wait`, `Prefer`, GET of the job, and `…/wait`.
+//! Waits for the outcome of a job: `?wait`, `Prefer`, GET of the job, and `…/wait`.
 
 use serde_json::json;
 
@@ -7,14 +7,14 @@ use otter::app::Settings;
 use otter::simulator::{Fault, Pace};
 
 on_every_host! {
-    async fn a_get_with_wait_is_200_whatever_came_of_it(lab: &Lab) {
+    async fn a_get_with_wait_is_200_for_any_outcome(lab: &Lab) {
         lab.power_and_wait(lab.machines.running, "off").await;
         let failing = lab.start_power(lab.machines.running, "reset").await;
         let job = lab.get(&format!("/v1/jobs/{}?wait=30s", failing["id"].as_str().unwrap())).await.expect(200);
         assert_eq!((job.str("state"), job.header("otter-wait")), ("failed", Some("30s")));
     }
 
-    async fn the_outcome_form_is_the_jobs_own_status(lab: &Lab) {
+    async fn wait_returns_the_status_of_the_outcome(lab: &Lab) {
         let off = lab.start_power(lab.machines.running, "off").await;
         let done = lab.get(&format!("/v1/jobs/{}/wait?wait=30s", off["id"].as_str().unwrap())).await.expect(200);
         assert_eq!((done.str("state"), done.header("otter-wait")), ("succeeded", Some("30s")));
@@ -24,7 +24,7 @@ on_every_host! {
         assert_eq!((problem.json["job"].clone(), problem.header("otter-wait")), (reset["id"].clone(), Some("30s")));
     }
 
-    async fn a_preference_that_came_true_is_200(lab: &Lab) {
+    async fn a_preference_that_is_met_is_200(lab: &Lab) {
         let path = machine_path(lab.machines.running, "/power");
         let done = lab.post_with(&path, json!({"action": "off"}), &[("prefer", "wait=30")]).await.expect(200);
         assert_eq!(done.header("preference-applied"), Some("wait=30"));
@@ -35,9 +35,9 @@ on_every_host! {
     }
 }
 
-/// Ours alone, as all below: they hold the host's tasks where they are.
+/// The following tests are only for otter's simulator, where they can pause the host's tasks.
 #[tokio::test]
-async fn without_a_key_a_job_that_goes_on_is_409_and_not_to_be_repeated() {
+async fn without_a_key_a_running_job_is_409_without_retry() {
     let lab = Lab::stepped().await;
     let problem = lab.post("/v1/machines/31/power?wait=0s", json!({"action": "off"})).await;
     let problem = problem.problem(409, "job-still-running");
@@ -50,7 +50,7 @@ async fn without_a_key_a_job_that_goes_on_is_409_and_not_to_be_repeated() {
 }
 
 #[tokio::test]
-async fn with_a_key_a_job_that_goes_on_is_504_to_be_repeated() {
+async fn with_a_key_a_running_job_is_504_with_retry() {
     let lab = Lab::stepped().await;
     let path = "/v1/machines/31/power?wait=0";
     let problem = lab.post_with(path, json!({"action": "off"}), &[("idempotency-key", "k")]).await;
@@ -75,7 +75,7 @@ async fn with_a_key_a_job_that_goes_on_is_504_to_be_repeated() {
 }
 
 #[tokio::test]
-async fn the_wait_of_a_job_that_goes_on_is_504_with_where_to_go_on() {
+async fn the_wait_for_a_running_job_is_504_with_links() {
     let lab = Lab::stepped().await;
     let job = lab.start_power("ci-runner-1", "off").await;
     let path = format!("/v1/jobs/{}/wait?wait=0s", job["id"].as_str().unwrap());
@@ -88,7 +88,7 @@ async fn the_wait_of_a_job_that_goes_on_is_504_with_where_to_go_on() {
 }
 
 #[tokio::test]
-async fn a_preference_that_did_not_come_true_is_202() {
+async fn a_preference_that_is_not_met_is_202() {
     let lab = Lab::stepped().await;
     let accepted = lab
         .post_with("/v1/machines/31/power", json!({"action": "off"}), &[("prefer", "wait=0")])
@@ -103,7 +103,7 @@ async fn a_preference_that_did_not_come_true_is_202() {
 }
 
 #[tokio::test]
-async fn the_parameter_goes_before_the_preference() {
+async fn the_parameter_overrides_the_preference() {
     let lab = Lab::stepped().await;
     let headers = [("prefer", "wait=30")];
     let problem =
@@ -112,7 +112,7 @@ async fn the_parameter_goes_before_the_preference() {
 }
 
 #[tokio::test]
-async fn a_long_wait_is_cut_and_said() {
+async fn a_long_wait_is_limited_and_reported() {
     let lab =
         Lab::with_settings(|settings| settings.http.max_wait = std::time::Duration::from_secs(20))
             .await;
@@ -129,7 +129,7 @@ async fn a_long_wait_is_cut_and_said() {
 }
 
 #[tokio::test]
-async fn a_task_that_fails_is_told_in_the_hosts_words() {
+async fn a_failed_task_has_the_fault_of_the_host() {
     let lab = Lab::start().await;
     for (fault, status, code) in [
         (
@@ -182,7 +182,7 @@ async fn a_caller_that_hangs_up_cancels_nothing() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_stops_tells_those_who_wait() {
+async fn a_shutdown_answers_waiting_calls() {
     let one = |settings: &mut Settings| settings.http.max_waits = 1;
     let lab = Lab::with_options(LabOptions {
         pace: Pace::Stepped,
@@ -196,8 +196,7 @@ async fn a_daemon_that_stops_tells_those_who_wait() {
     let probe = "/v1/machines/31/wait?until=question&wait=0";
     let wait = || tokio::spawn(Answer::from_request(lab.request(reqwest::Method::GET, &path)));
     let mut waiting = wait();
-    // There is one place. A probe that had it when the caller came made it go away; else the caller
-    // has it now.
+    // There is one permit. If a probe has it, the call is refused; otherwise the call has it now.
     eventually("the caller to wait", async || {
         if waiting.is_finished() {
             waiting = wait();

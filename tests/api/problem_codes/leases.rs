@@ -1,4 +1,4 @@
-//! What leases and tokens provoke.
+//! Codes of leases and tokens.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,10 @@ use tower::ServiceExt;
 use super::{Call, Pair, Verdict, plan, side_by_side};
 use crate::harness::{Answer, Lab, LabOptions, machine_path};
 
-/// What no lease has.
+/// An id that no lease has.
 const NONE: &str = "01936f5e-8c00-7000-8000-000000000002";
 
-/// Without a token, where one is asked for.
+/// Without a token, although one is required.
 pub async fn without_a_token(pairs: Vec<Pair>) -> Vec<Verdict> {
     let state = tempfile::tempdir().unwrap();
     token_in(state.path(), TokenLimits::default()).await;
@@ -31,7 +31,7 @@ pub async fn over_a_limit(pairs: Vec<Pair>) -> Vec<Verdict> {
     let state = tempfile::tempdir().unwrap();
     let limits = TokenLimits { requests_per_second: Some(1), ..TokenLimits::default() };
     let bearer = format!("Bearer {}", token_in(state.path(), limits).await.text());
-    // Time stands still, so no second request is ever allowed.
+    // The clock does not advance, so no second request is allowed.
     let clock = Clock::stepped(Clock::system().now());
     let lab = Lab::with_state_dir_and_options(
         state.path(),
@@ -76,29 +76,31 @@ pub async fn by_a_lease(pairs: Vec<Pair>) -> Vec<Verdict> {
     for pair in pairs {
         let name = pair.operation.id.clone();
         let lease = take(&lab, &name, json!({})).await.expect(201).json;
-        let shown = shown(&lease);
+        let shown = lease_header(&lease);
         let answer = match pair.code.as_str() {
             "machine-leased" if lease_path(&pair) => {
                 let other = take(&lab, "twin", json!({})).await.expect(201).json;
-                let answer =
-                    of(&pair, &lease).header("otter-lease", self::shown(&other)).send(&lab).await;
+                let answer = call_on(&pair, &lease)
+                    .header("otter-lease", self::lease_header(&other))
+                    .send(&lab)
+                    .await;
                 end(&lab, &other).await;
                 answer
             }
             "machine-leased" => pair.call().send(&lab).await,
             "lease-ended" => {
                 end(&lab, &lease).await;
-                let call = if lease_path(&pair) { of(&pair, &lease) } else { pair.call() };
+                let call = if lease_path(&pair) { call_on(&pair, &lease) } else { pair.call() };
                 call.header("otter-lease", shown).send(&lab).await
             }
             "lease-failed" => {
                 end(&lab, &lease).await;
-                of(&pair, &lease).send(&lab).await
+                call_on(&pair, &lease).send(&lab).await
             }
             "wait-timeout" if pair.is_of("end_lease") => {
-                of(&pair, &lease).asking("wait=0s").send(&lab).await
+                call_on(&pair, &lease).parameter("wait=0s").send(&lab).await
             }
-            other => panic!("there is no way to provoke {other}"),
+            other => panic!("no way to provoke {other}"),
         };
         end(&lab, &lease).await;
         verdicts.push(pair.judge(answer));
@@ -106,7 +108,7 @@ pub async fn by_a_lease(pairs: Vec<Pair>) -> Vec<Verdict> {
     verdicts
 }
 
-/// While a lease waits for a machine that another holds.
+/// With a queued lease for a machine that another lease holds.
 pub async fn in_the_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let mut verdicts = Vec::new();
@@ -119,7 +121,7 @@ pub async fn in_the_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
         } else {
             let queued = take(&lab, &name, json!({"queue_for": queue_for})).await.expect(202).json;
             let wait = if pair.code == "wait-timeout" { "wait=0s" } else { "wait=12s" };
-            let answer = of(&pair, &queued).asking(wait).send(&lab).await;
+            let answer = call_on(&pair, &queued).parameter(wait).send(&lab).await;
             end(&lab, &queued).await;
             answer
         };
@@ -129,7 +131,7 @@ pub async fn in_the_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
     verdicts
 }
 
-/// Nobody may wait for a machine.
+/// The queue of leases has no place.
 pub async fn no_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |settings| settings.leases.max_queued = 0)).await;
     side_by_side(pairs, async |pair| {
@@ -138,17 +140,17 @@ pub async fn no_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
     .await
 }
 
-/// No call may block.
+/// No call may wait.
 pub async fn no_waits(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |settings| settings.http.max_waits = 0)).await;
     side_by_side(pairs, async |pair| {
         let lease = take(&lab, &pair.operation.id, json!({})).await.expect(201).json;
-        of(pair, &lease).asking("wait=1s").send(&lab).await
+        call_on(pair, &lease).parameter("wait=1s").send(&lab).await
     })
     .await
 }
 
-/// Of what is asked alone.
+/// Codes that the request alone provokes.
 pub async fn plain(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let mut verdicts = Vec::new();
@@ -173,14 +175,14 @@ pub async fn plain(pairs: Vec<Pair>) -> Vec<Verdict> {
                 call.clone().send(&lab).await;
                 call.body(json!({"select": {"name": "twin"}, "ttl": "2m"})).send(&lab).await
             }
-            other => panic!("there is no way to provoke {other}"),
+            other => panic!("no way to provoke {other}"),
         };
         verdicts.push(pair.judge(answer));
     }
     verdicts
 }
 
-/// Past the socket, which is closed first, once otter has stopped.
+/// After otter has stopped, by a direct call of the router, because the socket is closed.
 pub async fn after_the_stop(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let mut calls = Vec::new();
@@ -189,14 +191,14 @@ pub async fn after_the_stop(pairs: Vec<Pair>) -> Vec<Verdict> {
             let lease = take(&lab, &pair.operation.id, json!({})).await.expect(201).json;
             let waits = pair.is_of("wait_for_lease");
             if waits {
-                // One that is active has nothing to wait for.
+                // A call does not wait for an active lease.
                 let queued = take(&lab, &pair.operation.id, json!({"queue_for": "1m"}))
                     .await
                     .expect(202)
                     .json;
-                of(pair, &queued)
+                call_on(pair, &queued)
             } else {
-                of(pair, &lease)
+                call_on(pair, &lease)
             }
         } else {
             pair.call()
@@ -231,10 +233,10 @@ pub async fn without_storage(pairs: Vec<Pair>) -> Vec<Verdict> {
     for pair in &pairs {
         let call = if lease_path(pair) {
             let lease = take(&lab, &pair.operation.id, json!({})).await.expect(201).json;
-            of(pair, &lease).header("otter-lease", shown(&lease))
+            call_on(pair, &lease).header("otter-lease", lease_header(&lease))
         } else {
             if pair.is_of("clear_quarantine") {
-                // Without a quarantine there is nothing to store.
+                // Without a quarantine, otter stores nothing.
                 let path = machine_path(&pair.operation.id, "/quarantine");
                 let body = json!({"reason": "to be cleared"});
                 Answer::from_request(lab.request(Method::PUT, &path).json(&body)).await.expect(200);
@@ -249,21 +251,21 @@ pub async fn without_storage(pairs: Vec<Pair>) -> Vec<Verdict> {
         let rename = sqlx::AssertSqlSafe(format!("ALTER TABLE {table} RENAME TO gone_{table}"));
         sqlx::query(rename).execute(&database).await.unwrap();
     }
-    // otter learns from the first refused write that the database refuses writes.
+    // The first refused write shows otter that the database refuses writes.
     let started = lab.post(&machine_path("get_readiness", "/power"), json!({"action": "on"})).await;
     started.problem(503, "storage-unavailable");
     side_by_side(pairs, async |pair| calls[&pair.operation.id].clone().send(&lab).await).await
 }
 
-/// Whether the operation is one upon a lease.
+/// Whether the operation is on a lease.
 fn lease_path(pair: &Pair) -> bool {
     ["get_lease", "wait_for_lease", "renew_lease", "end_lease"]
         .iter()
         .any(|operation| pair.is_of(operation))
 }
 
-/// The pair's operation upon this lease.
-fn of(pair: &Pair, lease: &Value) -> Call {
+/// A call of the pair's operation on this lease.
+fn call_on(pair: &Pair, lease: &Value) -> Call {
     pair.operation.call(lease["id"].as_str().unwrap())
 }
 
@@ -273,11 +275,11 @@ async fn take(lab: &Lab, name: &str, more: Value) -> Answer {
     lab.post("/v1/leases", body).await
 }
 
-fn shown(lease: &Value) -> String {
+fn lease_header(lease: &Value) -> String {
     format!("{}.{}", lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap())
 }
 
-/// Ends a lease, and waits for its end.
+/// Ends a lease and waits for its end.
 async fn end(lab: &Lab, lease: &Value) {
     let path = format!("/v1/leases/{}?wait=12s", lease["id"].as_str().unwrap());
     Answer::from_request(lab.request(Method::DELETE, &path)).await.expect(200);

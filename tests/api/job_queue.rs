@@ -1,5 +1,5 @@
-//! One job at a time on a machine, in order of arrival; kills before them; limits and deadlines. On
-//! our simulator alone: tasks are held where they are.
+//! The queue of a machine: one job at a time in order of arrival, kills first, limits and
+//! deadlines. Only on otter's simulator, where the tests can pause tasks.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ async fn jobs_of_a_machine_run_one_by_one_in_order_of_arrival() {
 }
 
 #[tokio::test]
-async fn different_machines_run_side_by_side() {
+async fn jobs_of_different_machines_run_at_the_same_time() {
     let lab = Lab::stepped().await;
     let (one, two) =
         (lab.start_power("ci-runner-1", "off").await, lab.start_power("ci-runner-2", "on").await);
@@ -63,7 +63,7 @@ async fn different_machines_run_side_by_side() {
 }
 
 #[tokio::test]
-async fn a_kill_goes_before_the_queue_and_cancels_what_runs() {
+async fn a_kill_runs_before_the_queue_and_cancels_the_running_job() {
     let lab = Lab::stepped().await;
     let starting = lab.start_power("ci-runner-2", "on").await;
     lab.wait_for_job_task(&starting).await;
@@ -83,7 +83,7 @@ async fn a_kill_goes_before_the_queue_and_cancels_what_runs() {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_and_says_when_to_come_again() {
+async fn a_full_queue_refuses_with_retry_after() {
     let lab = held(|settings| settings.jobs.queue_per_machine = 2).await;
     let running = lab.start_power("ci-runner-1", "off").await;
     lab.wait_for_job_task(&running).await;
@@ -145,7 +145,7 @@ async fn a_deadline_out_of_range_is_refused() {
 }
 
 #[tokio::test]
-async fn deadlines_are_told_and_have_defaults() {
+async fn deadlines_are_visible_and_have_defaults() {
     let lab = Lab::start().await;
     let seconds = async |path: &str, body: Value| {
         let job = lab.post(path, body).await.expect(202).json;
@@ -187,7 +187,7 @@ async fn a_running_job_past_its_deadline_is_cancelled_on_the_host() {
 
 /// A long outage refuses new jobs; a short one queues them.
 #[tokio::test]
-async fn jobs_are_taken_on_trust_while_an_outage_is_short() {
+async fn jobs_are_accepted_while_an_outage_is_short() {
     use otter::simulator::{DownMode, HostdRestart};
     let away = HostdRestart { down: Some(DownMode::Unavailable), ..HostdRestart::default() };
     let lab = Lab::start().await;

@@ -1,11 +1,11 @@
-//! What the request alone provokes, in a lab where nothing is wrong.
+//! Codes that the request alone provokes, in a lab without faults.
 
 use serde_json::json;
 
 use super::{Call, Pair, Verdict, by_a_deadline, id_of, plan, question, side_by_side};
 use crate::harness::{Answer, Lab};
 
-/// What no job has.
+/// An id that no job has.
 const NO_JOB: &str = "01936f5e-8c00-7000-8000-000000000001";
 
 pub async fn plain(pairs: Vec<Pair>) -> Vec<Verdict> {
@@ -19,13 +19,13 @@ async fn provoke(lab: &Lab, pair: &Pair) -> Answer {
         "forbidden" => pair.call().header("host", "evil.example"),
         "headers-too-large" => pair.call().header("x-long", "x".repeat(40_000)),
         "idempotency-mismatch" => {
-            let call = pair.call().header("idempotency-key", "k").asking("wait=0s");
+            let call = pair.call().header("idempotency-key", "k").parameter("wait=0s");
             call.clone().send(lab).await;
-            call.asking("deadline=5m")
+            call.parameter("deadline=5m")
         }
-        "invalid-cursor" => pair.call().asking("cursor=x"),
-        "invalid-power-state" => pair.call().asking("until=ip"),
-        "invalid-request" => pair.call().asking("wait=%FF"),
+        "invalid-cursor" => pair.call().parameter("cursor=x"),
+        "invalid-power-state" => pair.call().parameter("until=ip"),
+        "invalid-request" => pair.call().parameter("wait=%FF"),
         "not-found" if pair.operation.call("").target().contains("/jobs/") => {
             pair.operation.call(NO_JOB)
         }
@@ -36,29 +36,29 @@ async fn provoke(lab: &Lab, pair: &Pair) -> Answer {
         }
         "question-pending" => pair.operation.call("asking"),
         "self-protection" => pair.operation.call("golden-image"),
-        "unknown-parameter" => pair.call().asking("nonsense=1"),
+        "unknown-parameter" => pair.call().parameter("nonsense=1"),
         "unsupported-media-type" if pair.call().method == reqwest::Method::GET => {
             pair.call().header("content-encoding", "gzip")
         }
         "unsupported-media-type" => {
             pair.call().header("content-type", "text/plain").body(json!({}))
         }
-        "uri-too-long" => pair.call().asking(&format!("x={}", "x".repeat(17_000))),
-        "wait-timeout" => pair.call().asking("wait=0s"),
-        other => panic!("there is no way to provoke {other}"),
+        "uri-too-long" => pair.call().parameter(&format!("x={}", "x".repeat(17_000))),
+        "wait-timeout" => pair.call().parameter("wait=0s"),
+        other => panic!("no way to provoke {other}"),
     };
     call.send(lab).await
 }
 
-/// The power-on hangs on a question until its deadline.
+/// A question blocks the power-on until its deadline.
 async fn asked_meanwhile(lab: &Lab, pair: &Pair) -> Answer {
     let id = id_of(lab, "asked-later");
     by_a_deadline(pair, async |deadline| {
         lab.control().mutate(|world| {
             world.machine_mut(&id).unwrap().question_at_power_on = Some(question());
         });
-        let job = Call::power("asked-later").asking(deadline).send(lab).await.expect(202);
-        pair.operation.call(job.str("id")).asking("wait=12s").send(lab).await
+        let job = Call::power("asked-later").parameter(deadline).send(lab).await.expect(202);
+        pair.operation.call(job.str("id")).parameter("wait=12s").send(lab).await
     })
     .await
 }

@@ -1,4 +1,4 @@
-//! Every kind of job but those of power and reverts, end to end; and cancelling one.
+//! All kinds of jobs except power and revert, from start to end, and their cancellation.
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ async fn act(lab: &Lab, name: &str, body: Value) -> Answer {
     lab.post(&machine_path(name, "/power?wait=10s"), body).await
 }
 
-/// Waits until the guest's tools run; govmomi's guests have none and shut down all the same.
+/// Waits until VMware Tools run. Guests of govmomi have none and shut down anyway.
 async fn tools(lab: &Lab, name: &str) {
     if lab.host.has_tools() {
         lab.wait_until(&machine_path(name, ""), |machine| machine["tools_status"] == "running")
@@ -32,7 +32,7 @@ async fn tools(lab: &Lab, name: &str) {
 }
 
 on_every_host! {
-    async fn a_snapshot_is_made_and_removed(lab: &Lab) {
+    async fn a_snapshot_is_created_and_removed(lab: &Lab) {
         let name = lab.machines.with_snapshots;
         let before = lab.machine(name).await;
         let body = json!({"name": "a/b 100%", "description": "why"});
@@ -50,7 +50,7 @@ on_every_host! {
         assert_eq!(lab.machine(name).await["snapshot_count"], before["snapshot_count"]);
     }
 
-    async fn a_branch_and_then_all_are_removed(lab: &Lab) {
+    async fn a_branch_and_then_all_snapshots_are_removed(lab: &Lab) {
         let name = lab.machines.with_snapshots;
         let top = lab.get(&machine_path(name, "/snapshots")).await.expect(200).items("id")[0].to_owned();
         lab.post(&machine_path(name, "/snapshots?wait=10s"), json!({"name": "one more"})).await.expect(200);
@@ -94,7 +94,7 @@ on_every_host! {
     }
 }
 
-/// Ours alone: govmomi's simulator has no `RenameSnapshot`.
+/// Only on otter's simulator: govmomi has no `RenameSnapshot`.
 #[tokio::test]
 async fn a_snapshot_is_renamed_and_described() {
     let lab = Lab::start().await;
@@ -108,7 +108,7 @@ async fn a_snapshot_is_renamed_and_described() {
     assert_eq!((described.str("name"), described.str("description")), ("50% a/b", "why"));
     let calls = lab.control().calls("RenameSnapshot");
     patch(&lab, &by_id, json!({"name": "50% a/b"})).await.expect(200);
-    assert_eq!(lab.control().calls("RenameSnapshot"), calls, "it is called so already");
+    assert_eq!(lab.control().calls("RenameSnapshot"), calls, "it already has this name");
     patch(&lab, &by_id, json!({})).await.problem(400, "invalid-request");
     patch(&lab, "/v1/machines/16/snapshots/none", json!({"name": "x"}))
         .await
@@ -149,7 +149,7 @@ async fn names_and_descriptions_out_of_bounds_are_refused() {
     assert_eq!(made.str("name"), longest);
 }
 
-/// A name that looks like another one, such as that of a protected snapshot, is none.
+/// A name must not look like another one, such as that of a protected snapshot.
 #[tokio::test]
 async fn names_that_look_like_others_are_refused() {
     let lab = Lab::start().await;
@@ -195,18 +195,18 @@ async fn names_that_look_like_others_are_refused() {
     }
 }
 
-/// Such a name comes from the host: it can be read, described, and given a better one.
+/// A snapshot of the host can have a confusing name. It can be read, described and renamed.
 #[tokio::test]
-async fn a_name_of_the_host_that_looks_like_another_is_worked_with() {
+async fn a_confusing_name_of_the_host_is_usable() {
     let scenario = include_str!("../../config/lab.toml");
     let scenario = scenario.replacen("name = \"installed\"", "name = \" in\\u200bstalled\"", 1);
     let scenario = Scenario::from_toml(&scenario).unwrap();
     let lab = Lab::with_options(LabOptions { scenario, ..LabOptions::default() }).await;
     let list = lab.get("/v1/machines/16/snapshots").await.expect(200);
-    let odd = &list.json["items"][0];
-    assert_eq!(odd["name"], " in\u{200b}stalled");
+    let renamed_outside = &list.json["items"][0];
+    assert_eq!(renamed_outside["name"], " in\u{200b}stalled");
     let by_name = format!("/v1/machines/16/snapshots/{}", encode(" in\u{200b}stalled"));
-    assert_eq!(lab.get(&by_name).await.expect(200).json["id"], odd["id"]);
+    assert_eq!(lab.get(&by_name).await.expect(200).json["id"], renamed_outside["id"]);
     let described = patch(&lab, &by_name, json!({"description": "why"})).await.expect(200);
     assert_eq!(described.str("name"), " in\u{200b}stalled");
     assert_eq!(
@@ -216,7 +216,7 @@ async fn a_name_of_the_host_that_looks_like_another_is_worked_with() {
 }
 
 #[tokio::test]
-async fn a_snapshot_whose_answer_was_lost_is_found() {
+async fn a_snapshot_is_found_after_the_answer_was_lost() {
     let lab = Lab::start().await;
     lab.control().disrupt_next("CreateSnapshot_Task", Disruption::CloseAfterRunning);
     let job =
@@ -232,7 +232,7 @@ async fn a_snapshot_whose_answer_was_lost_is_found() {
 }
 
 #[tokio::test]
-async fn a_guest_that_hangs_has_the_plug_pulled() {
+async fn a_guest_that_hangs_is_powered_off() {
     let lab = Lab::stepped().await;
     let name = "ci-runner-1";
     lab.control().mutate(|world| world.machine_mut("31").unwrap().guest.tools_running = true);
@@ -251,8 +251,8 @@ async fn a_guest_that_hangs_has_the_plug_pulled() {
         .iter()
         .map(|step| (&step["name"], &step["state"]))
         .collect();
-    let wanted = [json!("shutdown"), json!("failed"), json!("power_off"), json!("succeeded")];
-    assert_eq!(steps, [(&wanted[0], &wanted[1]), (&wanted[2], &wanted[3])]);
+    let expected = [json!("shutdown"), json!("failed"), json!("power_off"), json!("succeeded")];
+    assert_eq!(steps, [(&expected[0], &expected[1]), (&expected[2], &expected[3])]);
     assert_eq!(
         (&ended["state"], &ended["result"]["power_state"]),
         (&json!("succeeded"), &json!("off"))
@@ -261,9 +261,9 @@ async fn a_guest_that_hangs_has_the_plug_pulled() {
 }
 
 #[tokio::test]
-async fn without_tools_the_plug_is_pulled_at_once_or_nothing_is_done() {
+async fn without_tools_the_machine_is_powered_off_at_once_or_unchanged() {
     let lab = Lab::start().await;
-    // A Qubes machine has none.
+    // A Qubes machine has no VMware Tools.
     let name = "qubes-4.2-sdw-prod";
     let problem =
         act(&lab, name, json!({"action": "shutdown"})).await.problem(409, "tools-unavailable");
@@ -275,7 +275,7 @@ async fn without_tools_the_plug_is_pulled_at_once_or_nothing_is_done() {
 }
 
 #[tokio::test]
-async fn force_after_is_held_to_its_action_and_the_deadline() {
+async fn force_after_is_limited_to_its_action_and_the_deadline() {
     let lab = Lab::start().await;
     let path = machine_path("ci-runner-1", "/power");
     for (body, code) in [
@@ -324,7 +324,7 @@ fn question() -> Question {
 }
 
 #[tokio::test]
-async fn an_answer_passes_the_job_that_it_unblocks() {
+async fn an_answer_runs_before_the_job_that_it_unblocks() {
     let lab = Lab::start().await;
     lab.control()
         .mutate(|world| world.machine_mut("32").unwrap().question_at_power_on = Some(question()));
@@ -370,7 +370,7 @@ async fn a_queued_job_is_cancelled_at_once_and_a_running_one_by_its_task() {
 }
 
 #[tokio::test]
-async fn a_task_that_outlives_its_job_keeps_the_machine() {
+async fn a_task_that_outlives_its_job_blocks_the_machine() {
     let lab = Lab::stepped().await;
     let path = machine_path("qubes-4.2-sdw-staging", "/snapshots/installed?deadline=1s");
     let job = delete(&lab, &path).await.expect(202).json;
@@ -386,7 +386,7 @@ async fn a_task_that_outlives_its_job_keeps_the_machine() {
 /// govmomi's simulator has neither `RenameSnapshot` nor `AnswerVM`.
 #[cfg(feature = "interop")]
 #[tokio::test]
-async fn what_a_host_lacks_is_not_supported() {
+async fn an_operation_that_the_host_lacks_is_not_supported() {
     use crate::harness::HostKind;
     for kind in [HostKind::GovmomiEsx, HostKind::GovmomiVcenter] {
         let lab = Lab::on_host(kind).await;

@@ -1,4 +1,5 @@
-//! What is promised of cost: counted, not timed. On our simulator, which counts.
+//! The costs that otter promises, as counts of calls and statements instead of times. Only on
+//! otter's simulator, which counts calls.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +20,7 @@ async fn many(machines: usize) -> Lab {
     .await
 }
 
-/// Calls to the host, without the update stream's own.
+/// The calls to the host, except those of the update stream.
 fn calls(lab: &Lab) -> BTreeMap<String, u64> {
     let mut calls = lab.control().all_calls();
     calls.remove("WaitForUpdatesEx");
@@ -27,7 +28,7 @@ fn calls(lab: &Lab) -> BTreeMap<String, u64> {
 }
 
 #[tokio::test]
-async fn ten_thousand_reads_do_not_ask_the_host() {
+async fn ten_thousand_reads_do_not_call_the_host() {
     let lab = many(50).await;
     let before = calls(&lab);
     let queries = lab.store.statements();
@@ -77,12 +78,12 @@ async fn a_thousand_jobs_use_one_login_and_one_view_of_machines() {
 }
 
 #[tokio::test]
-async fn ten_thousand_that_wait_cost_the_store_nothing_and_all_are_answered() {
+async fn ten_thousand_waits_do_not_read_the_store_and_all_are_answered() {
     let lab = Lab::stepped().await;
     let job = lab.start_power("ci-runner-1", "off").await;
     let task = lab.wait_for_job_task(&job).await;
     let id = job["id"].as_str().unwrap();
-    // It is shown a moment before it is committed.
+    // The job is visible a moment before it is committed.
     crate::harness::eventually("the task to be committed", async || {
         lab.store.job(id.parse().unwrap()).await.unwrap().is_some_and(|job| job.host_task.is_some())
     })
@@ -97,7 +98,7 @@ async fn ten_thousand_that_wait_cost_the_store_nothing_and_all_are_answered() {
     let mut waits: Vec<_> =
         (0..10_000).map(|n| Box::pin(lab.status(&paths[n % paths.len()]))).collect();
     let queries = lab.store.statements();
-    // Each is polled once, and so waits.
+    // Polling each call once makes it wait.
     for wait in &mut waits {
         assert!(futures_util::poll!(wait.as_mut()).is_pending());
     }
@@ -109,7 +110,7 @@ async fn ten_thousand_that_wait_cost_the_store_nothing_and_all_are_answered() {
     lab.control().finish_task(&task);
     let answered = join_all(waits).await;
     assert!(answered.iter().all(|status| *status == 200));
-    // The end of the job is committed once, not once for each.
+    // The end of the job is committed once, not once for each call.
     assert!(lab.store.statements() - queries < 20, "{}", lab.store.statements() - queries);
 }
 

@@ -1,11 +1,11 @@
-//! What otter says of itself: about, health, the document, and the pages for people.
+//! `/v1/about`, the health checks, the OpenAPI documents, and the HTML pages.
 
 use serde_json::json;
 
 use crate::harness::{Lab, on_every_host};
 
 on_every_host! {
-    async fn about_tells_of_otter_and_its_host(lab: &Lab) {
+    async fn about_describes_otter_and_its_host(lab: &Lab) {
         let about = lab.get("/v1/about").await.expect(200);
         assert_eq!(about.str("version"), env!("CARGO_PKG_VERSION"));
         assert_eq!(about.json["session"]["state"], "connected");
@@ -20,7 +20,7 @@ on_every_host! {
         assert!(!about.json["warnings"].as_array().unwrap().is_empty(), "TLS is not verified");
     }
 
-    async fn health_and_readiness_are_told(lab: &Lab) {
+    async fn health_and_readiness_are_ok(lab: &Lab) {
         for path in ["/healthz", "/readyz", "/readyz?host=true", "/readyz?host=false"] {
             assert_eq!(lab.get(path).await.expect(200).json, json!({"status": "ok"}));
         }
@@ -53,7 +53,7 @@ async fn about_names_the_machine_that_otter_runs_in() {
 }
 
 #[tokio::test]
-async fn otter_knows_its_own_machine_by_its_address() {
+async fn otter_finds_its_own_machine_by_mac_address() {
     let lab = Lab::with_settings(|settings| {
         settings.protection.own_addresses = vec!["00:50:56:3f:00:31".parse().unwrap()];
     })
@@ -62,7 +62,7 @@ async fn otter_knows_its_own_machine_by_its_address() {
 }
 
 #[tokio::test]
-async fn the_document_is_served_in_both_forms() {
+async fn both_openapi_documents_are_served() {
     let lab = Lab::start().await;
     let new = lab.get("/openapi.json").await.expect(200);
     assert!(new.str("openapi").starts_with("3.1"));
@@ -79,7 +79,7 @@ async fn the_document_is_served_in_both_forms() {
 }
 
 #[tokio::test]
-async fn pages_for_people_are_html_that_loads_nothing() {
+async fn html_pages_load_nothing() {
     let lab = Lab::start().await;
     for path in ["/docs", "/problems", "/problems/not-found"] {
         let page = lab.get(path).await.expect(200);
@@ -94,7 +94,7 @@ async fn pages_for_people_are_html_that_loads_nothing() {
 }
 
 #[tokio::test]
-async fn every_problem_has_its_page() {
+async fn every_problem_has_a_page() {
     let lab = Lab::start().await;
     let catalogue = lab.get("/problems").await.expect(200).text;
     for kind in otter::domain::failure::FailureKind::ALL {

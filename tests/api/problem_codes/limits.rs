@@ -1,5 +1,4 @@
-//! What otter's own limits and its own faults provoke: labs of one limit each, drawn so tight that
-//! nothing passes.
+//! Codes of otter's limits and internal errors: each lab has one limit of zero or one.
 
 use std::time::Duration;
 
@@ -10,25 +9,25 @@ use otter::simulator::Disruption;
 use super::{Pair, Verdict, plan, side_by_side};
 use crate::harness::{Daemon, Lab, send_raw};
 
-/// No job may wait, not even for a moment.
+/// No job may be queued.
 pub async fn no_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |settings| settings.jobs.queue_in_all = 0)).await;
     side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
 }
 
-/// No call may block.
+/// No call may wait.
 pub async fn no_waits(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |settings| settings.http.max_waits = 0)).await;
     let job = super::Call::power(&pairs[0].operation.id).send(&lab).await.expect(202);
     let provoke = async |pair: &Pair| {
         let of_jobs = ["get_job", "wait_for_job"].iter().any(|operation| pair.is_of(operation));
         let call = if of_jobs { pair.operation.call(job.str("id")) } else { pair.call() };
-        call.asking("wait=1s").send(&lab).await
+        call.parameter("wait=1s").send(&lab).await
     };
     side_by_side(pairs, provoke).await
 }
 
-/// A body is promised and does not come.
+/// A body is announced and does not arrive.
 pub async fn slow_bodies(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |settings| {
         settings.http.body_timeout = Duration::from_millis(100);
@@ -52,7 +51,7 @@ pub async fn panics(pairs: Vec<Pair>) -> Vec<Verdict> {
     side_by_side(pairs, async |pair| pair.call().send_to(&daemon).await).await
 }
 
-/// More reads than may wait, of a host that does not answer: one of them is refused at once.
+/// More reads than may wait, of a host that does not answer: one read is refused at once.
 pub async fn direct_reads(pairs: Vec<Pair>) -> Vec<Verdict> {
     const ENOUGH: usize = 4 + 32 + 1;
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;

@@ -1,4 +1,5 @@
-//! Bad input: each mistake is a problem that says what is wrong, and nothing is done.
+//! Invalid input: each mistake is a problem that describes the mistake, and the request has no
+//! effect.
 
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ async fn send(
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_not_found() {
+async fn unknown_objects_are_not_found() {
     let lab = Lab::start().await;
     for path in [
         "/v1/machines/none",
@@ -54,7 +55,7 @@ async fn what_is_not_there_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_trailing_or_doubled_slash_makes_another_path() {
+async fn a_trailing_or_doubled_slash_is_another_path() {
     let lab = Lab::start().await;
     for path in [
         "/v1/machines/",
@@ -78,7 +79,7 @@ async fn a_trailing_or_doubled_slash_makes_another_path() {
 }
 
 #[tokio::test]
-async fn a_wrong_method_is_told_the_right_ones() {
+async fn a_wrong_method_returns_the_allowed_ones() {
     let lab = Lab::start().await;
     for (method, path, allowed) in [
         (Method::DELETE, "/v1/machines", "GET,HEAD"),
@@ -130,7 +131,7 @@ async fn a_wait_is_a_duration() {
 }
 
 #[tokio::test]
-async fn a_cursor_is_of_its_list() {
+async fn a_cursor_is_valid_for_one_list() {
     let lab = Lab::start().await;
     let machines = lab.get("/v1/machines?limit=1").await.expect(200);
     let foreign = machines.str("next");
@@ -154,7 +155,7 @@ async fn a_cursor_is_of_its_list() {
 }
 
 #[tokio::test]
-async fn a_cursor_is_of_its_filters_in_each_list() {
+async fn a_cursor_is_valid_for_its_filters_in_each_list() {
     let lab = Lab::start().await;
     for name in ["qubes-4.2-sdw-staging", "qubes-4.3-nightly"] {
         lab.power_and_wait(name, "off").await;
@@ -182,7 +183,7 @@ async fn a_cursor_is_of_its_filters_in_each_list() {
 }
 
 #[tokio::test]
-async fn a_mistyped_parameter_is_told_the_nearest() {
+async fn a_misspelt_parameter_gets_a_suggestion() {
     let lab = Lab::start().await;
     for (path, wrong, nearest) in [
         ("/v1/machines?nmae=x", "nmae", "Did you mean name?"),
@@ -219,7 +220,7 @@ async fn a_mistyped_parameter_is_told_the_nearest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_filter_names_a_lease_or_a_job_that_is_known() {
+async fn a_filter_needs_a_known_lease_or_job() {
     let lab = Lab::start().await;
     let filters = [
         ("/v1/jobs?", "lease"),
@@ -238,8 +239,8 @@ async fn a_filter_names_a_lease_or_a_job_that_is_known() {
         assert!(problem.str("detail").contains(unknown), "{}", problem.text);
     }
 
-    let wanted = json!({"select": {"machine": "32"}, "ttl": "5m"});
-    let lease = lab.post("/v1/leases", wanted).await.expect(201).json;
+    let lease_request = json!({"select": {"machine": "32"}, "ttl": "5m"});
+    let lease = lab.post("/v1/leases", lease_request).await.expect(201).json;
     let end = format!("/v1/leases/{}?wait=14s", lease["id"].as_str().unwrap());
     let ended = Answer::from_request(lab.request(Method::DELETE, &end)).await.expect(200).json;
     let [lease, job] = [&ended["id"], &ended["job"]].map(|id| id.as_str().unwrap().to_owned());
@@ -252,7 +253,8 @@ async fn a_filter_names_a_lease_or_a_job_that_is_known() {
         }
         statuses
     };
-    // What is gone is known while jobs of it are kept, and in the audit while its facts are.
+    // A removed machine is known while the store has jobs of it, and in the audit while the audit
+    // has entries of it.
     assert_eq!(statuses().await, [200; 5]);
     let at_once = RecordRetention { time: Duration::ZERO, at_least: 0, at_most: 0 };
     let leases = Retention { leases: at_once.clone(), ..Retention::default() };
@@ -291,7 +293,7 @@ async fn empty_names_are_refused_everywhere() {
 }
 
 #[tokio::test]
-async fn a_body_is_json_of_the_right_shape() {
+async fn a_body_is_a_json_object_with_known_fields() {
     let lab = Lab::start().await;
     let json = Some("application/json");
     for (body, place, code) in [
@@ -369,7 +371,7 @@ async fn a_body_is_declared_as_json() {
 }
 
 #[tokio::test]
-async fn what_has_no_body_declares_none_but_json() {
+async fn a_request_without_a_body_has_no_other_content_type() {
     let lab = Lab::start().await;
     let lease = json!({"select": {"name": "ci-runner-1"}, "ttl": "1m"});
     let lease = lab.post("/v1/leases", lease).await.json;
@@ -412,7 +414,7 @@ async fn what_has_no_body_declares_none_but_json() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_declared_as_encoded_is_refused() {
+async fn a_body_with_a_content_encoding_is_refused() {
     let lab = Lab::start().await;
     let encoded = |encoding: &str| {
         let request = lab.request(Method::POST, POWER).header("content-encoding", encoding);
@@ -436,11 +438,11 @@ async fn a_body_too_large_is_not_read() {
     let fits = format!("{{\"action\": \"{}\"}}", "x".repeat((1 << 20) - 100));
     let problem =
         send(&lab, POWER, Some("application/json"), fits).await.problem(400, "invalid-request");
-    assert!(problem.text.len() < 2_000, "an error repeats no megabyte");
+    assert!(problem.text.len() < 2_000, "a problem does not repeat the body");
 }
 
 #[tokio::test]
-async fn names_of_any_kind_are_no_trouble() {
+async fn unusual_names_cause_no_errors() {
     let lab = Lab::start().await;
     let long = "x".repeat(10_000);
     for name in [
@@ -485,7 +487,7 @@ async fn names_of_any_kind_are_no_trouble() {
 }
 
 #[tokio::test]
-async fn a_deadline_is_neither_nothing_nor_a_year() {
+async fn a_deadline_has_a_range() {
     let lab = Lab::start().await;
     let calls = [
         (Method::POST, "/v1/machines/kill", Some(json!({"name": "ci-runner-1"}))),
@@ -515,7 +517,7 @@ async fn a_deadline_is_neither_nothing_nor_a_year() {
 }
 
 #[tokio::test]
-async fn a_snapshot_is_called_what_it_was_given_and_no_more_than_fits() {
+async fn a_snapshot_gets_the_given_name_up_to_the_maximum_length() {
     let lab = Lab::start().await;
     let at = "/v1/machines/16/snapshots";
     let mut path = format!("{at}/installed");
@@ -524,7 +526,7 @@ async fn a_snapshot_is_called_what_it_was_given_and_no_more_than_fits() {
             Answer::from_request(lab.request(Method::PATCH, &path).json(&json!({"name": name})))
                 .await;
         assert_eq!(renamed.expect(200).str("name"), name);
-        // Clients take two dots out of an address, however they are escaped.
+        // Clients remove `..` from a URL, even if it is escaped.
         path = format!(
             "{at}/{}",
             if name == ".." { "16-snapshot-1".to_owned() } else { encode(name) }
@@ -551,7 +553,7 @@ async fn a_snapshot_is_called_what_it_was_given_and_no_more_than_fits() {
 }
 
 #[tokio::test]
-async fn an_answer_to_a_question_that_the_machine_does_not_wait_on_is_refused_at_once() {
+async fn an_answer_to_an_unknown_question_is_refused_at_once() {
     let lab = Lab::start().await;
     let path = "/v1/machines/51/answer?wait=10s";
     let other =
@@ -571,5 +573,10 @@ async fn an_answer_to_a_question_that_the_machine_does_not_wait_on_is_refused_at
         assert!(answer.str("detail").contains("waits on no question"), "{}", answer.text);
     }
     let jobs = lab.get("/v1/jobs?kind=machine.answer").await.expect(200);
-    assert_eq!(jobs.json["items"].as_array().unwrap().len(), 1, "no job was made: {}", jobs.text);
+    assert_eq!(
+        jobs.json["items"].as_array().unwrap().len(),
+        1,
+        "no job was created: {}",
+        jobs.text
+    );
 }

@@ -1,19 +1,19 @@
-//! What goes while somebody counts on it: a machine that is waited for, one that otter still shows,
-//! and the host.
+//! Codes of removed objects: a machine during a wait, a machine that otter still shows, and the
+//! host.
 
 use otter::simulator::{Disruption, Pace};
 use serde_json::json;
 
-use super::{Pair, Verdict, id_of, outcome, plan, side_by_side, until_blocked};
+use super::{Pair, Verdict, id_of, outcome, plan, side_by_side, until_waiting};
 use crate::harness::{Lab, LabOptions, TIMEOUT, machine_path};
 
-/// A machine is removed, and otter stops, while they are waited for.
+/// A machine is removed, and otter stops, during waits.
 pub async fn while_waited_for(pairs: Vec<Pair>) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     for pair in pairs {
         let lab = Lab::with_options(plan(std::slice::from_ref(&pair), |_| {})).await;
-        let waiting = pair.call().asking("wait=12s").begin(&lab);
-        until_blocked(&lab, 1).await;
+        let waiting = pair.call().parameter("wait=12s").begin(&lab);
+        until_waiting(&lab, 1).await;
         if pair.code == "shutting-down" {
             lab.stop().await;
         } else {
@@ -25,11 +25,11 @@ pub async fn while_waited_for(pairs: Vec<Pair>) -> Vec<Verdict> {
     verdicts
 }
 
-/// The machines are removed, and otter is not told.
+/// The machines are removed, and the host sends otter no update.
 pub async fn unseen(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let names: Vec<String> = pairs.iter().map(|pair| id_of(&lab, &pair.operation.id)).collect();
-    // The wait that is pending is answered with one last change; the next one never is.
+    // The pending wait for updates returns a last change; the next one never returns.
     let silence =
         lab.control().disrupt("WaitForUpdatesEx", 0, None, Disruption::NeverAnswer { run: false });
     lab.annotate(&names[0], "the last word");
@@ -47,8 +47,8 @@ pub async fn unseen(pairs: Vec<Pair>) -> Vec<Verdict> {
     .await
 }
 
-/// The host itself goes while it makes a snapshot: none is there when it is back, and nothing can
-/// be under way.
+/// The host restarts while it creates a snapshot. After the restart, the snapshot does not exist
+/// and no task runs.
 pub async fn with_the_host(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(LabOptions { pace: Pace::Stepped, ..plan(&pairs, |_| {}) }).await;
     side_by_side(pairs, async |pair| {
@@ -56,7 +56,7 @@ pub async fn with_the_host(pairs: Vec<Pair>) -> Vec<Verdict> {
         let job = lab.post(&path, json!({"name": "new"})).await.expect(202);
         lab.wait_for_job_task(&job.json).await;
         lab.control().reboot_host();
-        pair.operation.call(job.str("id")).asking("wait=12s").send(&lab).await
+        pair.operation.call(job.str("id")).parameter("wait=12s").send(&lab).await
     })
     .await
 }

@@ -1,12 +1,12 @@
-//! Every pair of an operation and a code that it lists in `x-otter-problems` is provoked.
+//! Provokes every pair of an operation and a problem code that it lists in `x-otter-problems`.
 //!
-//! The pairs are those of the served document. [`RECIPES`] says for each code, and where it must
-//! for the operation, how it is brought about; a pair without a recipe fails the test by its name.
-//! What comes back must be a problem of that code, with the status that `api::problem` gives it.
-//! Each recipe has a lab of its own for all its pairs, and all run side by side.
+//! The pairs are those of the served document. [`RECIPES`] has a recipe for each code, if necessary
+//! for specific operations. The test fails if a pair has no recipe. The response must be a problem
+//! with the code and the status of `api::problem`. Each recipe has its own lab for all its pairs,
+//! and all run at the same time.
 //!
 //! ```text
-//! /openapi.json ──► pairs ──► recipe of each ──► its lab ──► answers ──► as wanted? ──► the count
+//! /openapi.json ──► pairs ──► recipe of each ──► its lab ──► responses ──► as expected? ──► count
 //! ```
 
 mod away;
@@ -27,47 +27,49 @@ use otter::simulator::{Pace, Scenario};
 use self::call::{Call, Operation};
 use crate::harness::{Answer, Lab, LabOptions, eventually};
 
-/// One code of one operation.
+/// A problem code of an operation.
 #[derive(Clone, Debug)]
 struct Pair {
     operation: Operation,
     code: String,
 }
 
-/// What came of a pair: nothing to say where it was provoked.
+/// The result of a pair: `Ok` if the code was provoked, else the difference.
 type Verdict = Result<(), String>;
 
-/// Provokes pairs in a lab of their own.
+/// Provokes pairs in a lab.
 type Provoke = fn(Vec<Pair>) -> LocalBoxFuture<'static, Vec<Verdict>>;
 
-/// How some codes are provoked.
+/// A way to provoke some codes.
 struct Recipe {
     codes: &'static [&'static str],
-    /// The operations that it is for; none: whichever list the code.
+    /// The operations of the recipe. Empty: all operations that list the code.
     operations: &'static [&'static str],
     provoke: Provoke,
 }
 
-/// The first that fits a pair is its recipe.
+/// The recipes. The first one that matches a pair applies.
 const RECIPES: &[Recipe] = &[
-    any(&["unauthenticated"], |pairs| Box::pin(leases::without_a_token(pairs))),
-    any(&["too-many-requests"], |pairs| Box::pin(leases::over_a_limit(pairs))),
-    of(&["wait-timeout"], &["end_lease"], |pairs| Box::pin(leases::by_a_lease(pairs))),
-    any(&["machine-leased", "lease-ended", "lease-failed"], |pairs| {
+    for_all(&["unauthenticated"], |pairs| Box::pin(leases::without_a_token(pairs))),
+    for_all(&["too-many-requests"], |pairs| Box::pin(leases::over_a_limit(pairs))),
+    for_operations(&["wait-timeout"], &["end_lease"], |pairs| Box::pin(leases::by_a_lease(pairs))),
+    for_all(&["machine-leased", "lease-ended", "lease-failed"], |pairs| {
         Box::pin(leases::by_a_lease(pairs))
     }),
-    of(&["wait-timeout"], &["wait_for_lease"], |pairs| Box::pin(leases::in_the_queue(pairs))),
-    any(&["no-free-machine"], |pairs| Box::pin(leases::in_the_queue(pairs))),
-    of(&["queue-full"], &["create_lease"], |pairs| Box::pin(leases::no_queue(pairs))),
-    of(&["too-many-waits"], &["wait_for_lease", "end_lease"], |pairs| {
+    for_operations(&["wait-timeout"], &["wait_for_lease"], |pairs| {
+        Box::pin(leases::in_the_queue(pairs))
+    }),
+    for_all(&["no-free-machine"], |pairs| Box::pin(leases::in_the_queue(pairs))),
+    for_operations(&["queue-full"], &["create_lease"], |pairs| Box::pin(leases::no_queue(pairs))),
+    for_operations(&["too-many-waits"], &["wait_for_lease", "end_lease"], |pairs| {
         Box::pin(leases::no_waits(pairs))
     }),
-    of(
+    for_operations(
         &["not-found", "ambiguous-name", "idempotency-mismatch"],
         &["create_lease", "get_lease", "wait_for_lease", "renew_lease", "end_lease"],
         |pairs| Box::pin(leases::plain(pairs)),
     ),
-    of(
+    for_operations(
         &["shutting-down"],
         &[
             "create_lease",
@@ -79,25 +81,27 @@ const RECIPES: &[Recipe] = &[
         ],
         |pairs| Box::pin(leases::after_the_stop(pairs)),
     ),
-    of(&["machine-gone", "shutting-down"], &["wait_for_machine"], |pairs| {
+    for_operations(&["machine-gone", "shutting-down"], &["wait_for_machine"], |pairs| {
         Box::pin(gone::while_waited_for(pairs))
     }),
-    of(&["too-many-waits"], &["get_machine_properties"], |pairs| {
+    for_operations(&["too-many-waits"], &["get_machine_properties"], |pairs| {
         Box::pin(limits::direct_reads(pairs))
     }),
-    of(
+    for_operations(
         &["forbidden-by-host", "host-protocol", "host-rejected", "host-unreachable"],
         &["get_machine_properties"],
-        |pairs| Box::pin(refusals::of_a_read(pairs)),
+        |pairs| Box::pin(refusals::of_reads(pairs)),
     ),
-    of(&["not-supported"], &["get_machine_properties"], |pairs| {
-        Box::pin(refusals::of_a_backend(pairs))
+    for_operations(&["not-supported"], &["get_machine_properties"], |pairs| {
+        Box::pin(refusals::of_the_backend(pairs))
     }),
-    of(&["host-unreachable"], &["wait_for_job"], |pairs| Box::pin(gone::with_the_host(pairs))),
-    of(&["invalid-power-state", "wait-timeout"], &["wait_for_machine"], |pairs| {
+    for_operations(&["host-unreachable"], &["wait_for_job"], |pairs| {
+        Box::pin(gone::with_the_host(pairs))
+    }),
+    for_operations(&["invalid-power-state", "wait-timeout"], &["wait_for_machine"], |pairs| {
         Box::pin(request::plain(pairs))
     }),
-    any(
+    for_all(
         &[
             "ambiguous-name",
             "forbidden",
@@ -115,15 +119,15 @@ const RECIPES: &[Recipe] = &[
         ],
         |pairs| Box::pin(request::plain(pairs)),
     ),
-    any(&["internal"], |pairs| Box::pin(limits::panics(pairs))),
-    any(&["queue-full"], |pairs| Box::pin(limits::no_queue(pairs))),
-    any(&["request-timeout"], |pairs| Box::pin(limits::slow_bodies(pairs))),
-    any(&["too-many-waits"], |pairs| Box::pin(limits::no_waits(pairs))),
-    any(&["storage-unavailable"], |pairs| Box::pin(leases::without_storage(pairs))),
-    any(&["inventory-loading"], |pairs| Box::pin(away::never_reached(pairs))),
-    any(&["host-unreachable"], |pairs| Box::pin(away::for_long(pairs))),
-    any(&["host-login-refused"], |pairs| Box::pin(away::refused(pairs))),
-    any(
+    for_all(&["internal"], |pairs| Box::pin(limits::panics(pairs))),
+    for_all(&["queue-full"], |pairs| Box::pin(limits::no_queue(pairs))),
+    for_all(&["request-timeout"], |pairs| Box::pin(limits::slow_bodies(pairs))),
+    for_all(&["too-many-waits"], |pairs| Box::pin(limits::no_waits(pairs))),
+    for_all(&["storage-unavailable"], |pairs| Box::pin(leases::without_storage(pairs))),
+    for_all(&["inventory-loading"], |pairs| Box::pin(away::never_reached(pairs))),
+    for_all(&["host-unreachable"], |pairs| Box::pin(away::for_long(pairs))),
+    for_all(&["host-login-refused"], |pairs| Box::pin(away::refused(pairs))),
+    for_all(
         &[
             "deadline-exceeded",
             "job-cancelled",
@@ -133,8 +137,8 @@ const RECIPES: &[Recipe] = &[
         ],
         |pairs| Box::pin(away::for_a_moment(pairs)),
     ),
-    any(&["machine-gone"], |pairs| Box::pin(gone::unseen(pairs))),
-    any(
+    for_all(&["machine-gone"], |pairs| Box::pin(gone::unseen(pairs))),
+    for_all(
         &[
             "forbidden-by-host",
             "host-rejected",
@@ -146,15 +150,15 @@ const RECIPES: &[Recipe] = &[
             "outcome-unknown",
             "tools-unavailable",
         ],
-        |pairs| Box::pin(refusals::of_a_job(pairs)),
+        |pairs| Box::pin(refusals::of_jobs(pairs)),
     ),
 ];
 
-const fn any(codes: &'static [&'static str], provoke: Provoke) -> Recipe {
-    of(codes, &[], provoke)
+const fn for_all(codes: &'static [&'static str], provoke: Provoke) -> Recipe {
+    for_operations(codes, &[], provoke)
 }
 
-const fn of(
+const fn for_operations(
     codes: &'static [&'static str],
     operations: &'static [&'static str],
     provoke: Provoke,
@@ -170,7 +174,7 @@ async fn every_pair_of_operation_and_code_is_provoked() {
     for pair in &pairs {
         match RECIPES.iter().position(|recipe| recipe.is_for(pair)) {
             Some(at) => by_recipe[at].push(pair.clone()),
-            None => wrong.push(format!("{}: there is no recipe", pair.name())),
+            None => wrong.push(format!("{}: no recipe", pair.name())),
         }
     }
     for (recipe, pairs) in RECIPES.iter().zip(&by_recipe) {
@@ -179,8 +183,8 @@ async fn every_pair_of_operation_and_code_is_provoked() {
             format!("{code}: no operation lists it for the recipe of {:?}", recipe.codes)
         }));
     }
-    let wanted = RECIPES.iter().zip(by_recipe).filter(|(_, pairs)| !pairs.is_empty());
-    let verdicts = join_all(wanted.map(|(recipe, pairs)| (recipe.provoke)(pairs))).await.concat();
+    let used = RECIPES.iter().zip(by_recipe).filter(|(_, pairs)| !pairs.is_empty());
+    let verdicts = join_all(used.map(|(recipe, pairs)| (recipe.provoke)(pairs))).await.concat();
     let provoked = verdicts.iter().filter(|verdict| verdict.is_ok()).count();
     wrong.extend(verdicts.into_iter().filter_map(Result::err));
     println!("{provoked} of {} pairs of operation and code provoked", pairs.len());
@@ -188,13 +192,13 @@ async fn every_pair_of_operation_and_code_is_provoked() {
     assert_eq!(provoked, pairs.len());
 }
 
-/// The test would notice: what has no recipe, and what comes back otherwise than it should.
+/// The test notices a pair without a recipe and an unexpected response.
 #[tokio::test]
-async fn a_pair_that_is_not_provoked_is_told_by_name() {
+async fn a_pair_that_is_not_provoked_is_reported() {
     let pairs = served().await;
     let (lab, mut pair) = (Lab::start().await, pairs[0].clone());
-    let told = pair.judge(lab.get("/none").await).unwrap_err();
-    assert!(told.starts_with(&pair.name()) && told.contains("404"), "{told}");
+    let verdict = pair.judge(lab.get("/none").await).unwrap_err();
+    assert!(verdict.starts_with(&pair.name()) && verdict.contains("404"), "{verdict}");
     for code in ["no-such-code", "tools-are-late"] {
         code.clone_into(&mut pair.code);
         assert!(!RECIPES.iter().any(|recipe| recipe.is_for(&pair)));
@@ -202,7 +206,7 @@ async fn a_pair_that_is_not_provoked_is_told_by_name() {
     }
 }
 
-/// Every pair of the document as it is served.
+/// All pairs of the served document.
 async fn served() -> Vec<Pair> {
     let document = Lab::start().await.get("/openapi.json").await.expect(200).json;
     let operations = Operation::all(&document);
@@ -229,19 +233,19 @@ impl Pair {
         self.operation.id == operation
     }
 
-    /// The operation upon the machine that has its name.
+    /// A call of the operation on the machine with the name of the operation.
     fn call(&self) -> Call {
         self.operation.call(&self.operation.id)
     }
 
-    /// Whether this is the problem that was to be provoked.
+    /// Checks that the response is the expected problem.
     fn judge(&self, answer: Answer) -> Verdict {
         let kind = FailureKind::parse(&self.code)
             .ok_or_else(|| format!("{}: no such code", self.name()))?;
         let status = problem::status(kind).as_u16();
         if (answer.status, answer.json["code"].as_str()) != (status, Some(&self.code)) {
             return Err(format!(
-                "{}: {status} was wanted, not {} {}",
+                "{}: expected {status}, got {} {}",
                 self.name(),
                 answer.status,
                 answer.text
@@ -257,17 +261,17 @@ async fn side_by_side(pairs: Vec<Pair>, provoke: impl AsyncFn(&Pair) -> Answer) 
     join_all(pairs.iter().map(async |pair| pair.judge(provoke(pair).await))).await
 }
 
-/// The outcome of a job of the pair's own operation; of one of its own where it only waits.
+/// The outcome of a job that the operation starts, or for `wait_for_job`, of another job.
 async fn outcome(lab: &Lab, pair: &Pair, parameter: &str) -> Answer {
     if !pair.is_of("wait_for_job") {
-        return pair.call().asking("wait=12s").asking(parameter).send(lab).await;
+        return pair.call().parameter("wait=12s").parameter(parameter).send(lab).await;
     }
-    let job = Call::power(&pair.operation.id).asking(parameter).send(lab).await.expect(202);
-    pair.operation.call(job.str("id")).asking("wait=12s").send(lab).await
+    let job = Call::power(&pair.operation.id).parameter(parameter).send(lab).await.expect(202);
+    pair.operation.call(job.str("id")).parameter("wait=12s").send(lab).await
 }
 
-/// Something must happen to a job before its deadline: a longer one is given where this computer
-/// was too slow for that.
+/// Calls `provoke` with longer and longer deadlines until the code matches, because this computer
+/// may be too slow for a short one.
 async fn by_a_deadline(pair: &Pair, provoke: impl AsyncFn(&str) -> Answer) -> Answer {
     for deadline in ["deadline=1s", "deadline=3s"] {
         let answer = provoke(deadline).await;
@@ -278,7 +282,8 @@ async fn by_a_deadline(pair: &Pair, provoke: impl AsyncFn(&str) -> Answer) -> An
     provoke("deadline=9s").await
 }
 
-/// A lab with a machine for each operation, of its name, and some of other qualities.
+/// A lab with a machine for each operation, with the name of the operation, and some special
+/// machines.
 fn plan(pairs: &[Pair], settings: fn(&mut Settings)) -> LabOptions {
     LabOptions {
         scenario: scenario(pairs),
@@ -293,14 +298,14 @@ fn scenario(pairs: &[Pair]) -> Scenario {
     names.sort_unstable();
     names.dedup();
     names.extend(["golden-image", "twin", "twin", "asking", "asked-later"]);
-    // No lease gets a machine that waits on a question, and otter checks the right to the machine
-    // before the question.
+    // A machine with a question cannot be leased, and otter checks the authorization before the
+    // question.
     let is_answered =
         !pairs.iter().any(|pair| matches!(&*pair.code, "machine-leased" | "lease-ended"));
     let mut scenario = Scenario::generated(names.len());
     for (machine, name) in scenario.machines.iter_mut().zip(names) {
         name.clone_into(&mut machine.name);
-        // Each can be changed by its operation.
+        // The operation can change the machine.
         machine.power = if name == "kill_machine" { PowerState::On } else { PowerState::Off };
         machine.question =
             (name == "asking" || (name == "answer_machine" && is_answered)).then(question);
@@ -324,13 +329,13 @@ fn question() -> Question {
     }
 }
 
-/// The id of a machine by its name, as the host knows it.
+/// The id of a machine by its name.
 fn id_of(lab: &Lab, name: &str) -> String {
     lab.control().look(|world| world.machine_named(name).unwrap().id.clone())
 }
 
-/// Waits until this many calls block.
-async fn until_blocked(lab: &Lab, calls: usize) {
+/// Waits until this number of calls is waiting.
+async fn until_waiting(lab: &Lab, calls: usize) {
     let line = format!("otter_waits_open {calls}\n");
-    eventually("the calls to block", async || lab.get("/metrics").await.text.contains(&line)).await;
+    eventually("the calls to wait", async || lab.get("/metrics").await.text.contains(&line)).await;
 }

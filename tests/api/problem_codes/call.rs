@@ -1,4 +1,4 @@
-//! How each operation is called.
+//! Builds a valid call of each operation.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ pub struct Operation {
     path: String,
 }
 
-/// A call to shape further and to send.
+/// A call that can be changed before it is sent.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub method: Method,
@@ -40,13 +40,13 @@ impl Operation {
         all
     }
 
-    /// Its path, as the document writes it.
+    /// The path in the document.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Calls it upon what has this name: a machine, or by its id a job or a datastore. Whatever
-    /// must be said is said.
+    /// A call on an object: a machine by name, or a job, lease or datastore by id. Sets all
+    /// required parameters and fields.
     pub fn call(&self, subject: &str) -> Call {
         let machine = format!("name:{}", encode(subject));
         let path = self.path.replace("{machine}", &machine).replace("{snapshot}", "base");
@@ -92,8 +92,8 @@ impl Call {
         }
     }
 
-    /// Adds a parameter, or puts another value in its place. Nothing is added by nothing.
-    pub fn asking(mut self, parameter: &str) -> Self {
+    /// Sets a query parameter. An empty text adds none.
+    pub fn parameter(mut self, parameter: &str) -> Self {
         let name = |pair: &str| pair.split('=').next().unwrap().to_owned();
         self.query.retain(|known| name(known) != name(parameter));
         self.query.extend((!parameter.is_empty()).then(|| parameter.to_owned()));
@@ -128,13 +128,13 @@ impl Call {
         Answer::from_request(self.request(lab)).await
     }
 
-    /// The same to the real binary.
+    /// Sends the call to the real binary.
     pub async fn send_to(self, daemon: &Daemon) -> Answer {
         let request = daemon.request(self.method.clone(), &self.target());
         Answer::from_request(self.complete(request)).await
     }
 
-    /// Sends it and does not wait for its answer.
+    /// Sends the call without waiting for the response.
     pub fn begin(self, lab: &Lab) -> tokio::task::JoinHandle<Answer> {
         tokio::spawn(Answer::from_request(self.request(lab)))
     }
@@ -150,7 +150,7 @@ impl Call {
             .into_iter()
             .fold(request, |request, (name, value)| request.header(name, value));
         match self.body {
-            // A content type that stands there already is kept.
+            // `json` does not replace an existing content type.
             Some(body) => request.json(&body),
             None => request,
         }
