@@ -135,7 +135,7 @@ fn unknown_field(error: &str) -> Option<(&str, Vec<String>)> {
 }
 
 /// The JSON Pointer of the first repeated field at any depth. `None` if no field is repeated.
-/// serde_json silently uses the last one.
+/// `serde_json` silently uses the last one.
 fn repeated_field(object: &str) -> Option<String> {
     struct Repeated(Option<String>);
 
