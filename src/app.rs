@@ -285,7 +285,7 @@ impl App {
             supervisor: supervisor.clone(),
             settings: jobs,
             metrics: metrics.clone(),
-            gate: Arc::clone(&published_leases) as _,
+            authorizer: Arc::clone(&published_leases) as _,
             snapshots: Arc::new(SnapshotProtection::new(
                 snapshots,
                 Arc::clone(&pools),

@@ -13,7 +13,7 @@ use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
 use crate::service::callers::Caller;
-use crate::service::jobs::gate::{Pass, Right};
+use crate::service::jobs::authorization::{LeaseCredential, Requester};
 
 /// The time at which the lease of the request expires.
 const OTTER_LEASE_EXPIRES: HeaderName = HeaderName::from_static("otter-lease-expires");
@@ -31,10 +31,11 @@ pub fn read_authorization(
     api: &ApiState,
     caller: &Caller,
     headers: &HeaderMap,
-) -> Result<Right, Failure> {
-    let pass = read_lease(api, headers)?.map_or(Pass::Nothing, Pass::Lease);
+) -> Result<Requester, Failure> {
+    let credential =
+        read_lease(api, headers)?.map_or(LeaseCredential::Absent, LeaseCredential::Lease);
     let override_reason = read_override_reason(caller, headers)?;
-    Ok(Right { caller: caller.clone(), pass, override_reason })
+    Ok(Requester { caller: caller.clone(), credential, override_reason })
 }
 
 /// Reads the reason of an override. `None` if the request has no `Otter-Override`.

@@ -34,7 +34,7 @@ use crate::domain::job::{JobRequest, JobState};
 use crate::service::callers::Caller;
 use crate::service::event_stream::Version;
 use crate::service::idempotency::{Claimed, mismatch};
-use crate::service::jobs::gate::{Pass, Right};
+use crate::service::jobs::authorization::{LeaseCredential, Requester};
 use crate::service::jobs::{JobView, NewJob};
 use crate::service::machines::MachineView;
 use crate::storage::IdempotencyKey;
@@ -68,7 +68,7 @@ pub struct JobStart {
     deadline: Option<Duration>,
     reference: Option<String>,
     key: Option<IdempotencyKey>,
-    right: Right,
+    requester: Requester,
 }
 
 /// The result of a request to start a job.
@@ -150,7 +150,7 @@ impl JobStart {
             read_idempotency_key(api, &caller, &parts.method, &parts.uri, &parts.headers, body)?;
         Ok(Self {
             version: api.services().event_stream.version(),
-            right: lease_authorization::read_authorization(api, &caller, &parts.headers)?,
+            requester: lease_authorization::read_authorization(api, &caller, &parts.headers)?,
             wait: WaitMode::from_request(api, query.wait.map(Parsed::value), &parts.headers),
             deadline: query.deadline.map(|Parsed(Deadline(deadline))| deadline),
             reference,
@@ -161,7 +161,7 @@ impl JobStart {
     /// The caller.
     #[must_use]
     pub const fn caller(&self) -> &Caller {
-        &self.right.caller
+        &self.requester.caller
     }
 
     /// Resolves the machine of the request in the caller's scope.
@@ -169,7 +169,7 @@ impl JobStart {
     /// # Errors
     /// As [`Machines::resolve`](crate::service::machines::Machines::resolve).
     pub fn resolve(&self, api: &ApiState, reference: &str) -> Result<MachineView, Failure> {
-        api.services().machines.resolve(&self.right.caller.scope, reference)
+        api.services().machines.resolve(&self.requester.caller.scope, reference)
     }
 
     /// Starts the job that `plan` returns, and answers with the job or, if the caller waits, with
@@ -230,7 +230,7 @@ impl JobStart {
         Ok(PreparedStart::New(Box::new(NewJob {
             machine: machine.machine,
             request,
-            right: self.right.clone(),
+            requester: self.requester.clone(),
             reference: self.reference.clone(),
             deadline: self.deadline,
             key: claim,
@@ -249,8 +249,13 @@ impl JobStart {
         let machine = Arc::clone(&new.machine);
         let job = api.services().jobs.start(new).await?;
         // A caller that has the lease does not override it.
-        if let (Pass::Nothing, Some(reason)) = (&self.right.pass, &self.right.override_reason) {
-            api.services().leases.record_override(&machine, &self.right.caller.name, reason).await;
+        if let (LeaseCredential::Absent, Some(reason)) =
+            (&self.requester.credential, &self.requester.override_reason)
+        {
+            api.services()
+                .leases
+                .record_override(&machine, &self.requester.caller.name, reason)
+                .await;
         }
         Ok(StartedJob::New(job))
     }

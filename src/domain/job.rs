@@ -21,7 +21,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::access::Authority;
-use super::call::{Evidence, HostCall};
+use super::call::{CallKind, Evidence, HostCall};
 use super::failure::Failure;
 use super::ids::{DatastoreId, JobId, LeaseId, MachineId, QuestionId, SnapshotId, TaskId};
 use super::lease::Readiness;
@@ -404,11 +404,55 @@ impl Job {
 /// One step of a job: a host call, or a wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobStep {
-    pub name: String,
+    pub name: StepName,
     pub state: JobStepState,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub detail: Option<String>,
+}
+
+/// The work of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepName {
+    /// A host call.
+    Call(CallKind),
+    /// Waits until the machine is ready.
+    Wait(Readiness),
+    /// Waits for a fixed time.
+    Settle,
+}
+
+impl StepName {
+    /// Every step that is not a host call.
+    const WAITS: &'static [Self] = &[
+        Self::Wait(Readiness::On),
+        Self::Wait(Readiness::Address),
+        Self::Wait(Readiness::Tools),
+        Self::Settle,
+    ];
+
+    /// Every step.
+    pub fn all() -> impl Iterator<Item = Self> {
+        CallKind::ALL.iter().copied().map(Self::Call).chain(Self::WAITS.iter().copied())
+    }
+
+    /// The word in the HTTP API and in the store.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Call(call) => call.as_str(),
+            Self::Wait(Readiness::On) => "wait_power",
+            Self::Wait(Readiness::Address) => "wait_ip",
+            Self::Wait(Readiness::Tools) => "wait_tools",
+            Self::Settle => "settle",
+        }
+    }
+
+    /// Parses the word. `None` if it names no step.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::all().find(|name| name.as_str() == word)
+    }
 }
 
 /// The state of a step.

@@ -12,7 +12,7 @@ use otter::domain::machine::Machine;
 use otter::service::callers::Caller;
 use otter::service::idempotency::Claimed;
 use otter::service::jobs::NewJob;
-use otter::service::jobs::gate::{Pass, Right};
+use otter::service::jobs::authorization::{LeaseCredential, Requester};
 use otter::storage::{IdempotencyKey, JobFilter};
 
 use super::Run;
@@ -105,12 +105,14 @@ impl Client {
             let (name, kind) = (&self.caller.name, post.request.kind().as_str());
             format!("{name} requests {kind} of {} ({key}, lease {:?})", post.machine, post.lease)
         });
-        let pass = post.lease.map_or(Pass::Nothing, Pass::Lease);
+        let credential = post.lease.map_or(LeaseCredential::Absent, LeaseCredential::Lease);
         let override_reason = post.override_reason.clone();
-        let right = Right { caller: self.caller.clone(), pass, override_reason };
+        let requester = Requester { caller: self.caller.clone(), credential, override_reason };
         let call = post.clone();
-        let started =
-            self.run.ask(move |services| async move { start(&services, call, right).await }).await;
+        let started = self
+            .run
+            .ask(move |services| async move { start(&services, call, requester).await })
+            .await;
         self.run.checker.trace(|| format!("{} gets {started:?}", self.caller.name));
         self.is_unanswered = started.is_none() && post.key.is_some();
         if let Some(Ok((job, is_repeated))) = started {
@@ -237,7 +239,11 @@ impl Client {
 }
 
 /// Starts a job. Returns its id, and whether an earlier call with the key started it.
-async fn start(services: &Services, post: JobCall, right: Right) -> Result<(JobId, bool), Failure> {
+async fn start(
+    services: &Services,
+    post: JobCall,
+    requester: Requester,
+) -> Result<(JobId, bool), Failure> {
     let JobCall { machine, request, deadline, key, .. } = post;
     let key = match key {
         None => None,
@@ -249,7 +255,7 @@ async fn start(services: &Services, post: JobCall, right: Right) -> Result<(JobI
     let contents = services.inventory.contents();
     let gone = || Failure::new(FailureKind::NotFound, "no such machine");
     let machine = contents.machine(&machine).cloned().ok_or_else(gone)?;
-    let new = NewJob { machine, request, right, reference: None, deadline, key };
+    let new = NewJob { machine, request, requester, reference: None, deadline, key };
     Ok((services.jobs.start(new).await?, false))
 }
 

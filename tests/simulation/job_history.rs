@@ -8,7 +8,7 @@ use otter::domain::ids::{JobId, SnapshotId};
 use otter::domain::job::{Job, JobKind, JobRequest};
 use otter::domain::power::PowerState;
 use otter::domain::snapshot::Snapshots;
-use otter::service::jobs::judgement::MAX_ASKS;
+use otter::service::jobs::lost_call::MAX_SENDS;
 
 /// The history of a job.
 #[derive(Debug)]
@@ -221,7 +221,7 @@ impl JobHistory {
             }
             // The task was seen running, and the call was not repeated.
             _ if self.cancel_asked && self.tasks_forgotten_since => self.evidence_lost,
-            _ => self.evidence_lost && (self.changed_by_others || self.sends >= MAX_ASKS),
+            _ => self.evidence_lost && (self.changed_by_others || self.sends >= MAX_SENDS),
         }
     }
 }

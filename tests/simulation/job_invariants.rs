@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use otter::domain::call::{CallKind, HostCall};
 use otter::domain::ids::{JobId, TaskId};
-use otter::domain::job::{Job, JobKind, JobState, JobStepState};
+use otter::domain::job::{Job, JobKind, JobState, JobStepState, StepName};
 use otter::domain::lease::LeaseState;
 use otter::domain::power::PowerState;
 use otter::domain::snapshot::Snapshots;
 use otter::hypervisor::TaskStatus;
-use otter::service::jobs::judgement::MAX_ASKS;
-use otter::service::jobs::queue::{Lane, lane};
+use otter::service::jobs::lost_call::MAX_SENDS;
+use otter::service::jobs::queue::Lane;
 
 use super::committed::{Committed, Scope};
 use super::job_history::{JobHistory, expected_power};
@@ -182,7 +182,7 @@ impl JobInvariants {
     /// either may be the first.
     fn check_order(&mut self, job: &Job, now: Duration, disk: &Committed) {
         let Some(history) = self.histories.get(&job.id) else { return };
-        let own = lane(job.kind());
+        let own = Lane::for_kind(job.kind());
         let (asked_at, start_saved_at) = (history.asked_at, history.start_saved_at.unwrap_or(now));
         let mut wrong = None;
         for other in disk.jobs.values() {
@@ -195,7 +195,7 @@ impl JobInvariants {
                 other_history.accepted_at.is_some_and(|at| at < time) && !withdrawn
             };
             let runs = other.state == JobState::Running;
-            let lane = lane(other.kind());
+            let lane = Lane::for_kind(other.kind());
             let same = lane == own && (runs || waits_since(asked_at));
             let kill_first = own == Lane::Ordinary
                 && lane == Lane::Kill
@@ -231,7 +231,7 @@ impl JobInvariants {
                 | CallKind::CreateSnapshot
         );
         let max =
-            if is_not_repeatable { 0 } else { usize::try_from(MAX_ASKS).unwrap_or_default() - 1 };
+            if is_not_repeatable { 0 } else { usize::try_from(MAX_SENDS).unwrap_or_default() - 1 };
         history.possible_sends.push(kind);
         history.last_call = Some(kind);
         self.require(before <= max, || {
@@ -512,9 +512,9 @@ impl JobInvariants {
         }
         let Some(history) = self.histories.get(&job.id) else { return };
         let is_reported = |kind: CallKind| {
-            job.steps
-                .iter()
-                .any(|step| step.name == kind.as_str() && step.state == JobStepState::Succeeded)
+            job.steps.iter().any(|step| {
+                step.name == StepName::Call(kind) && step.state == JobStepState::Succeeded
+            })
         };
         let unreported: Vec<CallKind> = history
             .effects

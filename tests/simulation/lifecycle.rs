@@ -110,7 +110,7 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
         supervisor: supervisor.clone(),
         settings: SETTINGS,
         metrics: metrics.clone(),
-        gate: Arc::clone(&published_leases) as _,
+        authorizer: Arc::clone(&published_leases) as _,
         snapshots: Arc::new(snapshots),
     });
     let protection = Protection::default();

@@ -16,7 +16,7 @@ use otter::domain::ids::{
     DatastoreId, JobId, LeaseId, MachineId, QuestionId, SnapshotId, TaskId, TokenId,
 };
 use otter::domain::job::{
-    Intent, Job, JobRequest, JobResult, JobState, JobStep, JobStepState, JobTarget,
+    Intent, Job, JobRequest, JobResult, JobState, JobStep, JobStepState, JobTarget, StepName,
 };
 use otter::domain::lease::{
     EndReason, Lease, LeaseEnd, LeaseState, Readiness, Release, Select, TimeLeft,
@@ -294,7 +294,7 @@ fn any_request() -> impl Strategy<Value = JobRequest> {
 
 fn any_step() -> impl Strategy<Value = JobStep> {
     (
-        any::<String>(),
+        proptest::sample::select(StepName::all().collect::<Vec<_>>()),
         proptest::sample::select(JobStepState::ALL),
         option::of(any_time()),
         option::of(any_time()),

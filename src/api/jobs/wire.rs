@@ -339,7 +339,7 @@ impl JobStep {
     fn from_domain(step: &job::JobStep) -> Self {
         let job::JobStep { name, state, started_at, finished_at, detail } = step;
         Self {
-            name: name.clone(),
+            name: name.as_str().to_owned(),
             state: state.as_str().to_owned(),
             started_at: *started_at,
             finished_at: *finished_at,
@@ -351,7 +351,12 @@ impl JobStep {
 impl JobBlocker {
     fn from_domain(blocker: &crate::service::jobs::BlockedBy) -> Self {
         let crate::service::jobs::BlockedBy { kind, id, since, detail } = blocker;
-        Self { kind: (*kind).to_owned(), id: id.clone(), since: *since, detail: detail.clone() }
+        Self {
+            kind: kind.as_str().to_owned(),
+            id: id.clone(),
+            since: *since,
+            detail: detail.clone(),
+        }
     }
 }
 

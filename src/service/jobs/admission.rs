@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::queue::Full;
+use super::queue::QueueLimit;
 use super::{Deadlines, NewJob};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind, InputError};
@@ -25,10 +25,10 @@ pub fn admit(
     now: Timestamp,
     deadlines: &Deadlines,
 ) -> Result<Job, Failure> {
-    let NewJob { machine, request, right, reference, deadline, key: _ } = new;
+    let NewJob { machine, request, requester, reference, deadline, key: _ } = new;
     let kind = request.kind();
     // A job that otter starts by itself waits for the answer.
-    let waits_for_answer = !kind.bypasses_queue() && !right.is_own();
+    let waits_for_answer = !kind.bypasses_queue() && !requester.is_internal();
     if let Some(question) = machine.question.as_ref().filter(|_| waits_for_answer) {
         let detail = format!(
             "{} waits on a question ({}); answer it first: {}",
@@ -69,11 +69,11 @@ pub fn admit(
         started_at: None,
         finished_at: None,
         deadline_at: now.saturating_add(deadline).unwrap_or(Timestamp::MAX),
-        requested_by: right.caller.name.to_string(),
-        origin: right.caller.origin,
+        requested_by: requester.caller.name.to_string(),
+        origin: requester.caller.origin,
         reference,
         lease: None,
-        authority: right.authority(),
+        authority: requester.authority(),
         result: None,
         warnings: Vec::new(),
         error: None,
@@ -137,12 +137,12 @@ pub fn require_host_available(
 }
 
 /// Why a job finds no place.
-pub fn queue_full(full: Full, machine: &Machine) -> Failure {
+pub fn queue_full(full: QueueLimit, machine: &Machine) -> Failure {
     let detail = match full {
-        Full::Machine => {
+        QueueLimit::Machine => {
             format!("Too many jobs wait for {}; try again once some have ended.", machine.name)
         }
-        Full::All => "Too many jobs wait in all; try again once some have ended.".to_owned(),
+        QueueLimit::All => "Too many jobs wait in all; try again once some have ended.".to_owned(),
     };
     Failure::new(FailureKind::QueueFull, detail).with_machine(&machine.id, &machine.name)
 }

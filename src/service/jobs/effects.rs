@@ -1,12 +1,14 @@
-//! Does one effect of a [`Driver`](super::driver::Driver) with the host, the store and the picture.
+//! Does one effect of a [`JobStateMachine`](super::state_machine::JobStateMachine) with the host, the store and the picture.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::driver::{Called, Effect, Glimpse, Glimpsed, Input, Shown, TaskEnd};
+use super::observation;
 use super::runner::{Runner, sleep_until};
-use super::sight;
+use super::state_machine::{
+    CallResult, Effect, GuestObservation, GuestWatchResult, Input, ObservedMachine, TaskEnd,
+};
 use super::status::JobStatus;
 use crate::domain::call::HostCall;
 use crate::domain::ids::{QuestionId, TaskId};
@@ -23,7 +25,7 @@ use crate::storage::StorageError;
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 impl Runner<'_> {
-    /// Does one effect, and returns the driver's next input.
+    /// Does one effect, and returns the state_machine's next input.
     ///
     /// # Parameters
     /// - `tools_stops`: how often the guest's tools had stopped before the last call.
@@ -79,14 +81,16 @@ impl Runner<'_> {
                 fail_point!("watch");
                 let time_up = async {
                     match until {
-                        Some(until) => sleep_until(&self.parts.clock, self.begun.due(until)).await,
+                        Some(until) => {
+                            sleep_until(&self.parts.clock, self.started.due(until)).await;
+                        }
                         None => std::future::pending().await,
                     }
                 };
-                Input::Glimpsed(tokio::select! {
+                Input::GuestObserved(tokio::select! {
                     biased;
-                    glimpsed = self.watch_guest(known, tools_stops) => glimpsed,
-                    () = time_up => Glimpsed::TimeUp,
+                    result = self.watch_guest(known, tools_stops) => result,
+                    () = time_up => GuestWatchResult::TimeUp,
                 })
             }
             Effect::AwaitHost(pause) => {
@@ -102,7 +106,7 @@ impl Runner<'_> {
                 self.await_answer(&question).await;
                 Input::Waited
             }
-            Effect::AwaitReady(readiness) => Input::Readied(self.await_ready(readiness).await),
+            Effect::AwaitReady(readiness) => Input::Ready(self.await_ready(readiness).await),
             Effect::Pause(pause) => {
                 if status.borrow().settling {
                     fail_point!("settle");
@@ -114,7 +118,7 @@ impl Runner<'_> {
                 fail_point!("barrier");
                 let passed = self.host.barrier().await;
                 fail_point!("synced");
-                Input::Synced(passed.is_ok().then(|| self.shown()))
+                Input::Synced(passed.is_ok().then(|| self.observed_machine()))
             }
             // The loop of `run` ends before it comes here.
             Effect::Finish => Input::Saved,
@@ -175,18 +179,18 @@ impl Runner<'_> {
         }
     }
 
-    async fn call(&self, job: &Job, call: &HostCall) -> Called {
+    async fn call(&self, job: &Job, call: &HostCall) -> CallResult {
         let kind = call.kind().as_str();
         tracing::debug!(job = %job.id, machine = %self.machine.id, call = kind, "asking the host");
         match self.host.call(&self.machine.id, call, job.id).await {
-            Ok(accepted) => Called::Accepted(accepted),
+            Ok(accepted) => CallResult::Accepted(accepted),
             Err(CallError::Refused(error)) => {
                 tracing::debug!(job = %job.id, error = &error as &dyn std::error::Error, "the host refused");
-                Called::Refused(HostFailure::from(&error))
+                CallResult::Refused(HostFailure::from(&error))
             }
             Err(CallError::Lost(error)) => {
                 tracing::warn!(job = %job.id, error = &error as &dyn std::error::Error, "the answer was lost");
-                Called::Lost(HostFailure::from(&error))
+                CallResult::Lost(HostFailure::from(&error))
             }
         }
     }
@@ -259,7 +263,11 @@ impl Runner<'_> {
     }
 
     /// Waits until the picture shows the guest in a state other than `known`.
-    async fn watch_guest(&self, known: Option<Glimpse>, tools_stops: u64) -> Glimpsed {
+    async fn watch_guest(
+        &self,
+        known: Option<GuestObservation>,
+        tools_stops: u64,
+    ) -> GuestWatchResult {
         let machine = &self.machine.id;
         let mut changes = self.parts.inventory.watch(machine);
         // The picture may still show the state before the call.
@@ -267,13 +275,13 @@ impl Runner<'_> {
             self.await_host().await;
         }
         loop {
-            let Some(glimpse) =
-                sight::glimpse(&self.parts.inventory.contents(), &self.machine, tools_stops)
+            let Some(observation) =
+                observation::guest(&self.parts.inventory.contents(), &self.machine, tools_stops)
             else {
-                return Glimpsed::Gone;
+                return GuestWatchResult::MachineGone;
             };
-            if known != Some(glimpse) {
-                return Glimpsed::Now(glimpse);
+            if known != Some(observation) {
+                return GuestWatchResult::Observed(observation);
             }
             if changes.changed().await.is_err() {
                 changes = self.parts.inventory.watch(machine);
@@ -312,7 +320,7 @@ impl Runner<'_> {
         self.await_host().await;
         let mut seen = false;
         loop {
-            if sight::question(&self.parts.inventory.contents(), &self.machine.id).as_ref()
+            if observation::question(&self.parts.inventory.contents(), &self.machine.id).as_ref()
                 != Some(question)
             {
                 // Without this pause a job reads the machine in a tight loop if the picture never
@@ -329,8 +337,8 @@ impl Runner<'_> {
         }
     }
 
-    fn shown(&self) -> Shown {
-        sight::shown(&self.parts.inventory.contents(), &self.machine.id)
+    fn observed_machine(&self) -> ObservedMachine {
+        observation::machine(&self.parts.inventory.contents(), &self.machine.id)
     }
 }
 

@@ -1,24 +1,24 @@
 //! Jobs: accepted, committed to disk, run to their one end, and waited for by any number of
 //! callers.
 
-mod accepting;
+mod accept;
 mod admission;
-pub(super) mod clocks;
-pub mod driver;
+pub mod authorization;
+pub(super) mod deadline_clocks;
+mod deadlines;
 mod effects;
-pub mod gate;
-pub mod judgement;
+mod lifecycle;
+pub mod lost_call;
+mod observation;
 mod plan;
+mod queries;
 pub mod queue;
 mod runner;
-mod running;
 #[cfg(test)]
 mod samples;
-mod showing;
-mod sight;
+pub mod state_machine;
 mod status;
 mod table;
-mod times;
 mod view;
 
 use std::sync::Arc;
@@ -27,10 +27,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::driver::Rules;
-use self::gate::{Gate, Right};
+use self::authorization::{JobAuthorizer, Requester};
+use self::state_machine::JobRules;
 use self::table::JobTable;
-pub use self::view::{BlockedBy, JobView};
+pub use self::view::{BlockedBy, BlockedByKind, JobView};
 use super::event_stream::EventStream;
 use super::hosts::Hosts;
 use super::idempotency::{IdempotencyKeys, KeyClaim};
@@ -68,7 +68,7 @@ pub struct JobsParts {
     pub supervisor: Supervisor,
     pub settings: JobSettings,
     pub metrics: Metrics,
-    pub gate: Arc<dyn Gate>,
+    pub authorizer: Arc<dyn JobAuthorizer>,
     pub snapshots: Arc<SnapshotProtection>,
 }
 
@@ -105,7 +105,7 @@ pub struct NewJob {
     pub machine: Arc<Machine>,
     pub request: JobRequest,
     /// The caller and the caller's right.
-    pub right: Right,
+    pub requester: Requester,
     pub reference: Option<String>,
     /// `None`: the default of its kind.
     pub deadline: Option<Duration>,
@@ -154,7 +154,7 @@ impl Jobs {
         }))
     }
 
-    fn rules(&self) -> Rules {
-        Rules { settle: self.0.parts.settings.settle }
+    fn rules(&self) -> JobRules {
+        JobRules { settle: self.0.parts.settings.settle }
     }
 }

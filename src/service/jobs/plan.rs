@@ -9,10 +9,10 @@ use std::time::Duration;
 use crate::domain::call::{CallKind, Evidence, HostCall};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::SnapshotId;
-use crate::domain::job::{Job, JobRequest, JobStepState};
+use crate::domain::job::{Job, JobRequest, JobStepState, StepName};
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState;
-use crate::service::jobs::judgement::MAX_ASKS;
+use crate::service::jobs::lost_call::MAX_SENDS;
 
 /// What is next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,22 +35,22 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
     }
     let on = now.power_state == Some(PowerState::On);
     match &job.request {
-        JobRequest::PowerOn => until_power(now, PowerState::On),
-        JobRequest::PowerOff | JobRequest::Kill => until_power(now, PowerState::Off),
+        JobRequest::PowerOn => next_for_power(now, PowerState::On),
+        JobRequest::PowerOff | JobRequest::Kill => next_for_power(now, PowerState::Off),
         JobRequest::Reset if on => Plan::Call(HostCall::Reset),
-        JobRequest::Reset => not_on("reset; power it on instead"),
+        JobRequest::Reset => fail_not_on("reset; power it on instead"),
         JobRequest::Suspend if on => Plan::Call(HostCall::Suspend),
         JobRequest::Suspend if now.power_state == Some(PowerState::Suspended) => Plan::Done,
-        JobRequest::Suspend => not_on("suspended"),
+        JobRequest::Suspend => fail_not_on("suspended"),
         JobRequest::Shutdown { .. } if now.power_state == Some(PowerState::Off) => Plan::Done,
-        JobRequest::Shutdown { .. } if on && !has_tried(job, CallKind::ShutdownGuest) => {
+        JobRequest::Shutdown { .. } if on && !has_attempted(job, CallKind::ShutdownGuest) => {
             Plan::Call(HostCall::ShutdownGuest)
         }
         // The guest was asked in vain, or there is none that could be.
         JobRequest::Shutdown { force_after: Some(_) } => Plan::Call(HostCall::PowerOff),
-        JobRequest::Shutdown { force_after: None } => not_on("shut down by its guest"),
+        JobRequest::Shutdown { force_after: None } => fail_not_on("shut down by its guest"),
         JobRequest::Reboot if on => Plan::Call(HostCall::RebootGuest),
-        JobRequest::Reboot => not_on("restarted by its guest"),
+        JobRequest::Reboot => fail_not_on("restarted by its guest"),
         // Whether the question is still there, the host knows best.
         JobRequest::Answer { question, choice } => {
             Plan::Call(HostCall::Answer { question: question.clone(), choice: choice.clone() })
@@ -65,21 +65,21 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
         }
         JobRequest::Revert { power_on, .. } if has_done(job, CallKind::RevertToSnapshot) => {
             match power_on {
-                Some(true) => until_power(now, PowerState::On),
-                Some(false) => until_power(now, PowerState::Off),
+                Some(true) => next_for_power(now, PowerState::On),
+                Some(false) => next_for_power(now, PowerState::Off),
                 None => Plan::Done,
             }
         }
         // Off afterwards is a power-off of its own: with its power-on suppressed a snapshot with
         // memory leaves the machine suspended, and hosts refuse to power that off.
         JobRequest::Revert { snapshot, power_on: _, path } => {
-            with_snapshot(now, snapshot, path, || HostCall::RevertToSnapshot {
+            call_on_snapshot(now, snapshot, path, || HostCall::RevertToSnapshot {
                 snapshot: snapshot.clone(),
                 suppress_power_on: false,
             })
         }
         JobRequest::RemoveSnapshot { snapshot, path, children } => {
-            with_snapshot(now, snapshot, path, || HostCall::RemoveSnapshot {
+            call_on_snapshot(now, snapshot, path, || HostCall::RemoveSnapshot {
                 snapshot: snapshot.clone(),
                 children: *children,
             })
@@ -94,7 +94,7 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
             Plan::Done
         }
         JobRequest::RenameSnapshot { snapshot, path, name, description } => {
-            with_snapshot(now, snapshot, path, || HostCall::RenameSnapshot {
+            call_on_snapshot(now, snapshot, path, || HostCall::RenameSnapshot {
                 snapshot: snapshot.clone(),
                 name: name.clone(),
                 description: description.clone(),
@@ -111,16 +111,16 @@ fn next_for_lease(job: &Job, now: &Evidence) -> Plan {
         | JobRequest::Release { snapshot: Some((snapshot, path)), .. }
             if !has_done(job, CallKind::RevertToSnapshot) =>
         {
-            with_snapshot(now, snapshot, path, || HostCall::RevertToSnapshot {
+            call_on_snapshot(now, snapshot, path, || HostCall::RevertToSnapshot {
                 snapshot: snapshot.clone(),
                 suppress_power_on: false,
             })
         }
-        JobRequest::Prepare { power: Some(wanted), .. } if now.power_state != Some(*wanted) => {
-            power_again(job, now, *wanted)
+        JobRequest::Prepare { power: Some(expected), .. } if now.power_state != Some(*expected) => {
+            next_for_power_limited(job, now, *expected)
         }
         JobRequest::Prepare { until: Some(readiness), .. }
-            if !has_waited(job, step_of(*readiness)) =>
+            if !has_waited(job, StepName::Wait(*readiness)) =>
         {
             if now.power_state == Some(PowerState::On) {
                 Plan::Await(*readiness)
@@ -130,13 +130,13 @@ fn next_for_lease(job: &Job, now: &Evidence) -> Plan {
                 Plan::Fail(Failure::new(FailureKind::InvalidPowerState, detail))
             }
         }
-        JobRequest::Prepare { settle: Some(time), .. } if !has_waited(job, SETTLE) => {
+        JobRequest::Prepare { settle: Some(time), .. } if !has_waited(job, StepName::Settle) => {
             Plan::Settle(*time)
         }
         JobRequest::Release { keep_power: false, .. }
             if now.power_state != Some(PowerState::Off) =>
         {
-            power_again(job, now, PowerState::Off)
+            next_for_power_limited(job, now, PowerState::Off)
         }
         JobRequest::Prepare { snapshot: Some((snapshot, path)), .. }
         | JobRequest::Release { snapshot: Some((snapshot, path)), .. }
@@ -146,19 +146,6 @@ fn next_for_lease(job: &Job, now: &Evidence) -> Plan {
             Plan::Fail(Failure::new(FailureKind::HostRejected, detail))
         }
         _ => Plan::Done,
-    }
-}
-
-/// The step in which nothing is waited for but time.
-pub const SETTLE: &str = "settle";
-
-/// The step in which a machine is waited for.
-#[must_use]
-pub const fn step_of(readiness: Readiness) -> &'static str {
-    match readiness {
-        Readiness::On => "wait_power",
-        Readiness::Address => "wait_ip",
-        Readiness::Tools => "wait_tools",
     }
 }
 
@@ -176,7 +163,7 @@ pub fn may_continue(job: &Job) -> bool {
 /// Whether the guest was asked to shut down, may still do so, and was not waited for any longer.
 #[must_use]
 pub fn guest_may_still_obey(job: &Job) -> bool {
-    let shutdown = CallKind::ShutdownGuest.as_str();
+    let shutdown = StepName::Call(CallKind::ShutdownGuest);
     job.steps.iter().any(|step| step.name == shutdown && step.state == JobStepState::Failed)
 }
 
@@ -201,30 +188,31 @@ const fn last_call(request: &JobRequest) -> Option<CallKind> {
     }
 }
 
-fn until_power(now: &Evidence, wanted: PowerState) -> Plan {
-    match wanted {
-        wanted if now.power_state == Some(wanted) => Plan::Done,
+fn next_for_power(now: &Evidence, expected: PowerState) -> Plan {
+    match expected {
+        expected if now.power_state == Some(expected) => Plan::Done,
         PowerState::On => Plan::Call(HostCall::PowerOn),
         // A suspended one is tried too: the host says what it thinks of that.
         _ => Plan::Call(HostCall::PowerOff),
     }
 }
 
-/// As [`until_power`], so often at most as any call is sent: somebody may undo it each time.
-fn power_again(job: &Job, now: &Evidence, wanted: PowerState) -> Plan {
-    let plan = until_power(now, wanted);
+/// As [`next_for_power`], so often at most as any call is sent: somebody may undo it each time.
+fn next_for_power_limited(job: &Job, now: &Evidence, expected: PowerState) -> Plan {
+    let plan = next_for_power(now, expected);
     let Plan::Call(call) = &plan else { return plan };
-    let name = call.kind().as_str();
+    let name = StepName::Call(call.kind());
     let done =
         job.steps.iter().filter(|step| step.name == name && step.state == JobStepState::Succeeded);
-    if done.count() < MAX_ASKS as usize {
+    if done.count() < MAX_SENDS as usize {
         return plan;
     }
-    let detail = format!("{} was undone each time that it was done.", name.replace('_', " "));
+    let detail =
+        format!("{} was undone each time that it was done.", name.as_str().replace('_', " "));
     Plan::Fail(Failure::new(FailureKind::InvalidPowerState, detail))
 }
 
-fn with_snapshot(
+fn call_on_snapshot(
     now: &Evidence,
     snapshot: &SnapshotId,
     path: &str,
@@ -237,27 +225,27 @@ fn with_snapshot(
     Plan::Fail(Failure::new(FailureKind::NotFound, detail))
 }
 
-fn not_on(what: &str) -> Plan {
+fn fail_not_on(what: &str) -> Plan {
     let detail = format!("Only a machine that is on can be {what}.");
     Plan::Fail(Failure::new(FailureKind::InvalidPowerState, detail))
 }
 
 fn has_done(job: &Job, call: CallKind) -> bool {
-    job.steps.iter().any(|step| step.name == call.as_str() && step.state == JobStepState::Succeeded)
+    job.steps
+        .iter()
+        .any(|step| step.name == StepName::Call(call) && step.state == JobStepState::Succeeded)
 }
 
 /// Whether it was waited for since the last call: what was ready before is not ready after.
-fn has_waited(job: &Job, step: &str) -> bool {
-    let waits = [Readiness::On, Readiness::Address, Readiness::Tools].map(step_of);
-    let since = job
-        .steps
-        .iter()
-        .rev()
-        .take_while(|step| step.name == SETTLE || waits.contains(&&*step.name));
-    since.into_iter().any(|waited| waited.name == step && waited.state == JobStepState::Succeeded)
+fn has_waited(job: &Job, name: StepName) -> bool {
+    let since_call =
+        job.steps.iter().rev().take_while(|step| !matches!(step.name, StepName::Call(_)));
+    since_call.into_iter().any(|step| step.name == name && step.state == JobStepState::Succeeded)
 }
 
 /// Whether it was called, or could not be, and is over.
-fn has_tried(job: &Job, call: CallKind) -> bool {
-    job.steps.iter().any(|step| step.name == call.as_str() && step.state != JobStepState::Running)
+fn has_attempted(job: &Job, call: CallKind) -> bool {
+    job.steps
+        .iter()
+        .any(|step| step.name == StepName::Call(call) && step.state != JobStepState::Running)
 }

@@ -4,7 +4,7 @@
 //! kill goes before all waiting jobs and does not wait for the running one. An answer to a question
 //! runs at the same time as the job that it unblocks. A job takes its place before it is committed
 //! to disk, and the place counts at once, so that the limits hold. The job can start when its place
-//! is [`Place::ready`].
+//! is [`QueueEntry::ready`].
 
 #[cfg(test)]
 mod tests;
@@ -19,7 +19,7 @@ use crate::domain::job::{JobKind, TargetId};
 pub struct Queues {
     targets: HashMap<TargetId, Queue>,
     per_machine: usize,
-    in_all: usize,
+    in_total: usize,
     waiting: usize,
 }
 
@@ -31,7 +31,7 @@ struct Queue {
     /// An answer, which runs at the same time as both.
     answering: Option<JobId>,
     /// Kills, then answers, then the rest; each in order of arrival.
-    waiting: VecDeque<Place>,
+    waiting: VecDeque<QueueEntry>,
 }
 
 /// The lane of a job in its target's queue. An earlier lane goes first.
@@ -42,18 +42,20 @@ pub enum Lane {
     Ordinary,
 }
 
-/// The lane of a kind of job.
-#[must_use]
-pub const fn lane(kind: JobKind) -> Lane {
-    match kind {
-        JobKind::MachineKill => Lane::Kill,
-        JobKind::MachineAnswer => Lane::Answer,
-        _ => Lane::Ordinary,
+impl Lane {
+    /// The lane of a kind of job.
+    #[must_use]
+    pub const fn for_kind(kind: JobKind) -> Self {
+        match kind {
+            JobKind::MachineKill => Self::Kill,
+            JobKind::MachineAnswer => Self::Answer,
+            _ => Self::Ordinary,
+        }
     }
 }
 
 #[derive(Debug)]
-struct Place {
+struct QueueEntry {
     job: JobId,
     lane: Lane,
     ready: bool,
@@ -75,7 +77,7 @@ pub struct Killed {
 
 /// The limit that a job does not fit in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
+pub enum QueueLimit {
     Machine,
     All,
 }
@@ -83,8 +85,8 @@ pub enum Full {
 impl Queues {
     /// Empty queues with these limits of waiting jobs.
     #[must_use]
-    pub fn new(per_machine: usize, in_all: usize) -> Self {
-        Self { targets: HashMap::new(), per_machine, in_all, waiting: 0 }
+    pub fn new(per_machine: usize, in_total: usize) -> Self {
+        Self { targets: HashMap::new(), per_machine, in_total, waiting: 0 }
     }
 
     /// The number of jobs that wait, and of those that run.
@@ -97,22 +99,22 @@ impl Queues {
     }
 
     /// Takes a place for a job that is not yet committed.
-    pub fn reserve(&mut self, target: &TargetId, job: JobId, lane: Lane) -> Result<(), Full> {
+    pub fn reserve(&mut self, target: &TargetId, job: JobId, lane: Lane) -> Result<(), QueueLimit> {
         let full =
             self.targets.get(target).is_some_and(|queue| queue.waiting.len() >= self.per_machine);
         if full && lane == Lane::Ordinary {
-            return Err(Full::Machine);
+            return Err(QueueLimit::Machine);
         }
-        if self.waiting >= self.in_all {
-            return Err(Full::All);
+        if self.waiting >= self.in_total {
+            return Err(QueueLimit::All);
         }
-        self.add(target, Place { job, lane, ready: false });
+        self.add(target, QueueEntry { job, lane, ready: false });
         Ok(())
     }
 
     /// Puts back a job that waited before a restart. The limits do not apply to it.
     pub fn restore(&mut self, target: &TargetId, job: JobId, lane: Lane) {
-        self.add(target, Place { job, lane, ready: true });
+        self.add(target, QueueEntry { job, lane, ready: true });
     }
 
     /// Puts back a job that ran before a restart.
@@ -121,8 +123,8 @@ impl Queues {
     }
 
     /// The job is committed: it may start when its turn comes.
-    pub fn ready(&mut self, target: &TargetId, job: JobId) {
-        if let Some(place) = self.place_mut(target, job) {
+    pub fn mark_ready(&mut self, target: &TargetId, job: JobId) {
+        if let Some(place) = self.entry_mut(target, job) {
             place.ready = true;
         }
     }
@@ -134,7 +136,7 @@ impl Queues {
         queue.waiting.retain(|place| place.job != job);
         let withdrawn = queue.waiting.len() < before;
         self.waiting -= usize::from(withdrawn);
-        self.tidy(target);
+        self.remove_if_idle(target);
         withdrawn
     }
 
@@ -142,7 +144,7 @@ impl Queues {
     /// the running job.
     pub fn next_turn(&mut self, target: &TargetId) -> Option<Turn> {
         let job = self.start_next(target)?;
-        Some(Turn { job, cancel: self.beside_kill(target) })
+        Some(Turn { job, cancel: self.killed_job(target) })
     }
 
     /// The next job that can start on this target. It counts as running from now on.
@@ -166,7 +168,7 @@ impl Queues {
             queue.killing = queue.killing.filter(|killing| *killing != job);
             queue.answering = queue.answering.filter(|answering| *answering != job);
         }
-        self.tidy(target);
+        self.remove_if_idle(target);
     }
 
     /// The job that runs on a target, a kill before the one that it ends; else the first that is
@@ -191,7 +193,7 @@ impl Queues {
 
     /// The running job that a running kill cancels.
     #[must_use]
-    pub fn beside_kill(&self, target: &TargetId) -> Option<Killed> {
+    pub fn killed_job(&self, target: &TargetId) -> Option<Killed> {
         let queue = self.targets.get(target)?;
         Some(Killed { job: queue.running?, by: queue.killing? })
     }
@@ -228,18 +230,18 @@ impl Queues {
         Some(ahead + running)
     }
 
-    fn add(&mut self, target: &TargetId, place: Place) {
+    fn add(&mut self, target: &TargetId, place: QueueEntry) {
         let queue = self.targets.entry(target.clone()).or_default();
         let at = queue.waiting.iter().take_while(|other| other.lane <= place.lane).count();
         queue.waiting.insert(at, place);
         self.waiting += 1;
     }
 
-    fn place_mut(&mut self, target: &TargetId, job: JobId) -> Option<&mut Place> {
+    fn entry_mut(&mut self, target: &TargetId, job: JobId) -> Option<&mut QueueEntry> {
         self.targets.get_mut(target)?.waiting.iter_mut().find(|place| place.job == job)
     }
 
-    fn tidy(&mut self, target: &TargetId) {
+    fn remove_if_idle(&mut self, target: &TargetId) {
         let idle = |queue: &Queue| {
             [queue.running, queue.killing, queue.answering] == [None; 3] && queue.waiting.is_empty()
         };
@@ -262,7 +264,7 @@ impl Queue {
         }
     }
 
-    fn may_start(&self, place: &Place) -> bool {
+    fn may_start(&self, place: &QueueEntry) -> bool {
         let waiting_kill = self.waiting.iter().any(|place| place.lane == Lane::Kill);
         place.ready
             && match place.lane {

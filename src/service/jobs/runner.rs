@@ -1,5 +1,5 @@
-//! Runs one job: gives each effect of its [`Driver`] to `effects`, and each input and interrupt to
-//! the driver, until the end is committed.
+//! Runs one job: gives each effect of its [`JobStateMachine`] to `effects`, and each input and interrupt to
+//! the state_machine, until the end is committed.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::clocks::Moment;
-use super::driver::{Driver, Effect, Interrupt};
+use super::deadline_clocks::Moment;
+use super::state_machine::{Effect, Interrupt, JobStateMachine};
 use super::status::JobStatus;
 use super::table::{JobTable, PendingJob};
-use super::{JobsParts, sight};
+use super::{JobsParts, observation};
 use crate::clock::Clock;
 use crate::domain::event::Subject;
 use crate::domain::ids::QuestionId;
@@ -37,7 +37,7 @@ pub struct Runner<'a> {
     /// Its host.
     pub host: &'a Arc<dyn Hypervisor>,
     /// The start of the run. The job's times count from here, by the clock that never jumps.
-    pub begun: Moment,
+    pub started: Moment,
 }
 
 /// Why a run did not reach the end of its job.
@@ -56,7 +56,7 @@ impl Runner<'_> {
     /// # Errors
     /// Why the run stopped before the end.
     pub async fn run(&self, pending: PendingJob, first: Effect) -> Result<Job, Incomplete> {
-        let PendingJob { mut driver, status, mut interrupts, due, mut jumps } = pending;
+        let PendingJob { mut state_machine, status, mut interrupts, due, mut jumps } = pending;
         let mut machine = self.parts.inventory.watch(&self.machine.id);
         let mut question = self.question();
         let mut timer: BoxFuture<'_, ()> = Box::pin(sleep_until(&self.parts.clock, due));
@@ -69,9 +69,9 @@ impl Runner<'_> {
         let mut cancel_unsaved = false;
         loop {
             if effect == Effect::Finish {
-                return Ok(driver.job().clone());
+                return Ok(state_machine.job().clone());
             }
-            self.publish(&driver, &status, cancel_unsaved);
+            self.publish(&state_machine, &status, cancel_unsaved);
             if matches!(effect, Effect::Call(_)) {
                 tools_stops = self.tools_stops();
             }
@@ -79,9 +79,13 @@ impl Runner<'_> {
             let may_stop = !matches!(effect, Effect::Save | Effect::Call(_));
             let saves = effect == Effect::Save;
             let mut deadline_unsaved = false;
-            let saves_cancel = saves && driver.job().cancel_requested_at.is_some();
-            let mut work =
-                pin!(self.perform(driver.job().clone(), effect.clone(), tools_stops, &status));
+            let saves_cancel = saves && state_machine.job().cancel_requested_at.is_some();
+            let mut work = pin!(self.perform(
+                state_machine.job().clone(),
+                effect.clone(),
+                tools_stops,
+                &status
+            ));
             let input = loop {
                 let interrupt = tokio::select! {
                     biased;
@@ -94,14 +98,14 @@ impl Runner<'_> {
                     Some(()) = cancelling.next(), if !cancelling.is_empty() => continue,
                     Some(interrupt) = interrupts.recv() => interrupt,
                     by = jumps.next() => {
-                        driver.shift_deadline(by, self.parts.clock.now());
+                        state_machine.shift_deadline(by, self.parts.clock.now());
                         // If two commits run at the same time, the older one could finish last.
                         if saves {
                             deadline_unsaved = true;
                         } else {
-                            self.try_to_save(driver.job()).await;
+                            self.try_to_save(state_machine.job()).await;
                         }
-                        self.publish(&driver, &status, cancel_unsaved);
+                        self.publish(&state_machine, &status, cancel_unsaved);
                         continue;
                     }
                     Ok(()) = machine.changed() => {
@@ -123,9 +127,9 @@ impl Runner<'_> {
                         }
                     }
                 };
-                let was_asked = driver.job().cancel_requested_at.is_some();
-                let reaction = driver.interrupt(interrupt, self.parts.clock.now());
-                cancel_unsaved |= !was_asked && driver.job().cancel_requested_at.is_some();
+                let was_asked = state_machine.job().cancel_requested_at.is_some();
+                let reaction = state_machine.interrupt(interrupt, self.parts.clock.now());
+                cancel_unsaved |= !was_asked && state_machine.job().cancel_requested_at.is_some();
                 if let Some(task) = reaction.cancel_task {
                     cancelling.push(self.cancel_task(task));
                 }
@@ -135,18 +139,18 @@ impl Runner<'_> {
                 }
                 // If two commits run at the same time, the older one could finish last.
                 if cancel_unsaved && !saves {
-                    cancel_unsaved = !self.try_to_save(driver.job()).await;
+                    cancel_unsaved = !self.try_to_save(state_machine.job()).await;
                 }
-                self.publish(&driver, &status, cancel_unsaved);
+                self.publish(&state_machine, &status, cancel_unsaved);
             };
             if let Some(input) = input {
                 if deadline_unsaved {
-                    self.try_to_save(driver.job()).await;
+                    self.try_to_save(state_machine.job()).await;
                 }
                 if cancel_unsaved && saves {
-                    cancel_unsaved = !(saves_cancel || self.try_to_save(driver.job()).await);
+                    cancel_unsaved = !(saves_cancel || self.try_to_save(state_machine.job()).await);
                 }
-                effect = driver.step(input, self.parts.clock.now());
+                effect = state_machine.step(input, self.parts.clock.now());
             }
         }
     }
@@ -162,11 +166,16 @@ impl Runner<'_> {
 
     /// The question that the machine waits on.
     fn question(&self) -> Option<QuestionId> {
-        sight::question(&self.parts.inventory.contents(), &self.machine.id)
+        observation::question(&self.parts.inventory.contents(), &self.machine.id)
     }
 
-    fn publish(&self, driver: &Driver, status: &watch::Sender<JobStatus>, cancel_unsaved: bool) {
-        if status.send_if_modified(|status| status.update(driver, cancel_unsaved)) {
+    fn publish(
+        &self,
+        state_machine: &JobStateMachine,
+        status: &watch::Sender<JobStatus>,
+        cancel_unsaved: bool,
+    ) {
+        if status.send_if_modified(|status| status.update(state_machine, cancel_unsaved)) {
             self.publish_change(status);
         }
     }

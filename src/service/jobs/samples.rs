@@ -55,7 +55,7 @@ pub fn evidence(power_state: PowerState) -> Evidence {
         identity: samples::machine("16", "qubes").identity(),
         power_state: Some(power_state),
         current_snapshot: Some(SnapshotId::from_backend("16-snapshot-1")),
-        snapshots: vec![seen("16-snapshot-1", None, "base")],
+        snapshots: vec![snapshot_evidence("16-snapshot-1", None, "base")],
         tools_running: true,
         question: None,
         host_boot_time: None,
@@ -64,7 +64,7 @@ pub fn evidence(power_state: PowerState) -> Evidence {
 }
 
 #[must_use]
-pub fn seen(id: &str, parent: Option<&str>, name: &str) -> SnapshotEvidence {
+pub fn snapshot_evidence(id: &str, parent: Option<&str>, name: &str) -> SnapshotEvidence {
     SnapshotEvidence {
         id: SnapshotId::from_backend(id),
         parent: parent.map(SnapshotId::from_backend),

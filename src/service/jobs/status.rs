@@ -1,10 +1,10 @@
-//! The status of a job that has not ended: what its driver shows, as readers last got it.
+//! The status of a job that has not ended: what its state_machine shows, as readers last got it.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::driver::{Blocker, Driver};
+use super::state_machine::{Blocker, JobStateMachine};
 use crate::domain::ids::TaskId;
 use crate::domain::job::Job;
 
@@ -23,15 +23,15 @@ pub struct JobStatus {
 }
 
 impl JobStatus {
-    /// The status that a driver shows, without progress.
+    /// The status that a state_machine shows, without progress.
     #[must_use]
-    pub fn from_driver(driver: &Driver) -> Self {
+    pub fn from_state_machine(state_machine: &JobStateMachine) -> Self {
         Self {
-            job: Arc::new(driver.job().clone()),
+            job: Arc::new(state_machine.job().clone()),
             progress: None,
-            blocker: driver.blocker().cloned(),
-            task: driver.following().cloned(),
-            settling: driver.is_settling(),
+            blocker: state_machine.blocker().cloned(),
+            task: state_machine.following().cloned(),
+            settling: state_machine.is_settling(),
         }
     }
 
@@ -41,14 +41,14 @@ impl JobStatus {
         Self { job, progress: None, blocker: None, task: None, settling: false }
     }
 
-    /// Takes over what the driver shows now. Returns whether readers see a difference.
+    /// Takes over what the state_machine shows now. Returns whether readers see a difference.
     ///
     /// # Parameters
     /// - `hide_cancel`: whether the request to cancel is not committed yet and stays hidden.
-    pub fn update(&mut self, driver: &Driver, hide_cancel: bool) -> bool {
-        let mut next = Self::from_driver(driver);
+    pub fn update(&mut self, state_machine: &JobStateMachine, hide_cancel: bool) -> bool {
+        let mut next = Self::from_state_machine(state_machine);
         if hide_cancel {
-            let job = driver.job().clone();
+            let job = state_machine.job().clone();
             next.job =
                 Arc::new(Job { cancel_requested_at: None, cancel_requested_by: None, ..job });
         }

@@ -22,9 +22,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::clocks::{JumpReceiver, JumpSender, Moment};
-use super::driver::{Blocker, Driver, Effect, Interrupt, Others, Rules};
-use super::queue::{Full, Killed, Lane, Queues, Turn, lane};
+use super::deadline_clocks::{JumpReceiver, JumpSender, Moment};
+use super::queue::{Killed, Lane, QueueLimit, Queues, Turn};
+use super::state_machine::{Blocker, Effect, Interrupt, JobRules, JobStateMachine, OtherJobs};
 use super::status::JobStatus;
 use crate::domain::ids::{JobId, LeaseId, MachineId, TaskId};
 use crate::domain::job::{Job, JobKind, JobState, TargetId};
@@ -68,7 +68,7 @@ struct Entry {
 /// A job that no runner works on, with everything that a runner needs.
 #[derive(Debug)]
 pub struct PendingJob {
-    pub driver: Driver,
+    pub state_machine: JobStateMachine,
     pub status: watch::Sender<JobStatus>,
     pub interrupts: mpsc::Receiver<Interrupt>,
     /// The job's deadline, by the clock that never jumps.
@@ -90,7 +90,7 @@ pub struct JobReading {
     /// The number of jobs before it. `None` if it does not wait in its queue.
     pub position: Option<usize>,
     /// The active job of its target, if it waits for that one.
-    pub behind: Option<JobId>,
+    pub waits_for: Option<JobId>,
 }
 
 /// The jobs that a restart puts back and that can go on.
@@ -105,10 +105,10 @@ pub struct Restored {
 impl JobTable {
     /// An empty table with these limits of waiting jobs.
     #[must_use]
-    pub fn new(per_machine: usize, in_all: usize) -> Self {
+    pub fn new(per_machine: usize, in_total: usize) -> Self {
         Self {
             inner: Mutex::new(Inner {
-                queues: Queues::new(per_machine, in_all),
+                queues: Queues::new(per_machine, in_total),
                 entries: BTreeMap::new(),
                 orphaned_tasks: BTreeSet::new(),
             }),
@@ -122,7 +122,7 @@ impl JobTable {
     ///
     /// # Errors
     /// Fails if the machine's queue or the table is full.
-    pub fn reserve(&self, target: &TargetId, id: JobId, lane: Lane) -> Result<(), Full> {
+    pub fn reserve(&self, target: &TargetId, id: JobId, lane: Lane) -> Result<(), QueueLimit> {
         self.lock().queues.reserve(target, id, lane)
     }
 
@@ -131,13 +131,13 @@ impl JobTable {
     ///
     /// # Parameters
     /// - `due`: the job's deadline, by the clock that never jumps.
-    pub fn show(&self, driver: Driver, due: Duration) {
-        self.insert(&mut self.lock(), driver, due);
+    pub fn show(&self, state_machine: JobStateMachine, due: Duration) {
+        self.insert(&mut self.lock(), state_machine, due);
     }
 
     /// The job is committed: it can start, be cancelled and expire.
     pub fn commit(&self, target: &TargetId, id: JobId) {
-        self.lock().queues.ready(target, id);
+        self.lock().queues.mark_ready(target, id);
         self.deadline_added.notify_one();
     }
 
@@ -151,26 +151,26 @@ impl JobTable {
 
     /// Puts back the jobs that had not ended when otter stopped, in their order of arrival. Each
     /// sees the tasks of the others before any of them goes on.
-    pub fn restore(&self, jobs: Vec<Job>, rules: Rules, now: Moment) -> Restored {
+    pub fn restore(&self, jobs: Vec<Job>, rules: JobRules, now: Moment) -> Restored {
         let mut restored = Restored::default();
         let mut inner = self.lock();
         for job in jobs {
-            let (id, target, lane) = (job.id, job.target.id(), lane(job.kind()));
+            let (id, target, lane) = (job.id, job.target.id(), Lane::for_kind(job.kind()));
             let due = now.due(job.deadline_at);
             restored.targets.insert(target.clone());
-            let driver = if job.state == JobState::Running {
-                let (driver, first) = Driver::resume(job, rules);
+            let state_machine = if job.state == JobState::Running {
+                let (state_machine, first) = JobStateMachine::resume(job, rules);
                 inner.queues.restore_running(&target, id, lane);
                 restored.running.push((target, id, first));
-                driver
+                state_machine
             } else {
                 inner.queues.restore(&target, id, lane);
-                Driver::queued(job, rules)
+                JobStateMachine::from_queued(job, rules)
             };
-            self.insert(&mut inner, driver, due);
+            self.insert(&mut inner, state_machine, due);
         }
         for target in &restored.targets {
-            if let Some(killed) = inner.queues.beside_kill(target) {
+            if let Some(killed) = inner.queues.killed_job(target) {
                 inner.cancel_killed(killed);
             }
         }
@@ -196,10 +196,10 @@ impl JobTable {
     }
 
     /// Lets another runner take a job whose run failed. Those who follow the job go on following.
-    pub fn renew(&self, driver: Driver) {
+    pub fn renew(&self, state_machine: JobStateMachine) {
         let mut inner = self.lock();
-        if let Some(due) = inner.entries.get(&driver.job().id).map(|entry| entry.due) {
-            self.insert(&mut inner, driver, due);
+        if let Some(due) = inner.entries.get(&state_machine.job().id).map(|entry| entry.due) {
+            self.insert(&mut inner, state_machine, due);
         }
     }
 
@@ -255,8 +255,8 @@ impl JobTable {
         self.jumps.send(by);
         let pending = inner.entries.values_mut().filter_map(|entry| entry.pending.as_mut());
         let moved = pending.map(|pending| {
-            pending.driver.shift_deadline(pending.jumps.take(), now);
-            let job = Arc::new(pending.driver.job().clone());
+            pending.state_machine.shift_deadline(pending.jumps.take(), now);
+            let job = Arc::new(pending.state_machine.job().clone());
             pending.status.send_modify(|status| status.job = Arc::clone(&job));
             job
         });
@@ -285,7 +285,7 @@ impl JobTable {
         let position = inner.queues.position(&entry.target, id);
         let active = position.and_then(|_| inner.queues.active(&entry.target));
         let status = entry.status.borrow().clone();
-        Some(JobReading { status, position, behind: active.filter(|active| *active != id) })
+        Some(JobReading { status, position, waits_for: active.filter(|active| *active != id) })
     }
 
     /// Follows a job. The last value is its end; there is no end if otter stops first. `None` if
@@ -329,12 +329,12 @@ impl JobTable {
     }
 
     /// What a job has to know of the other jobs on its machine.
-    pub fn others(&self, machine: &MachineId, id: JobId) -> Others {
+    pub fn others(&self, machine: &MachineId, id: JobId) -> OtherJobs {
         let inner = self.lock();
         let jobs = inner.entries.values().map(Entry::job);
         let others: Vec<Arc<Job>> =
             jobs.filter(|job| job.id != id && job.machine_id() == Some(machine)).collect();
-        Others::of(others.iter().map(Arc::as_ref))
+        OtherJobs::from_jobs(others.iter().map(Arc::as_ref))
     }
 
     /// Whether a task of the host works on a machine, or may, that is not the running job's own:
@@ -373,9 +373,9 @@ impl JobTable {
     }
 
     /// Inserts a pending job, or makes it pending again.
-    fn insert(&self, inner: &mut Inner, driver: Driver, due: Duration) {
-        let (id, target) = (driver.job().id, driver.job().target.id());
-        let shown = JobStatus::from_driver(&driver);
+    fn insert(&self, inner: &mut Inner, state_machine: JobStateMachine, due: Duration) {
+        let (id, target) = (state_machine.job().id, state_machine.job().target.id());
+        let shown = JobStatus::from_state_machine(&state_machine);
         let status = match inner.entries.remove(&id) {
             Some(Entry { status, .. }) => {
                 status.send_replace(shown);
@@ -385,7 +385,8 @@ impl JobTable {
         };
         let (sender, interrupts) = mpsc::channel(INTERRUPTS);
         let jumps = self.jumps.subscribe();
-        let pending = Some(PendingJob { driver, status: status.clone(), interrupts, due, jumps });
+        let pending =
+            Some(PendingJob { state_machine, status: status.clone(), interrupts, due, jumps });
         inner.entries.insert(id, Entry { target, status, interrupts: sender, due, pending });
     }
 

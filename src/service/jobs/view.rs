@@ -19,11 +19,36 @@ pub struct JobView {
 /// What a job waits for that is not its own work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockedBy {
-    /// `job`, `host_task`, `question` or `host_away`.
-    pub kind: &'static str,
+    pub kind: BlockedByKind,
     pub id: Option<String>,
     pub since: Timestamp,
     pub detail: String,
+}
+
+/// The kind of thing that a job waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockedByKind {
+    /// Another job on the same target.
+    Job,
+    /// A task of the host on the machine.
+    HostTask,
+    /// A question of the machine.
+    Question,
+    /// The host, which cannot be reached.
+    HostAway,
+}
+
+impl BlockedByKind {
+    /// The word in the HTTP API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Job => "job",
+            Self::HostTask => "host_task",
+            Self::Question => "question",
+            Self::HostAway => "host_away",
+        }
+    }
 }
 
 impl JobView {

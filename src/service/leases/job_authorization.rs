@@ -7,47 +7,67 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::{Lease, LeaseState};
 use crate::domain::machine::Machine;
-use crate::service::jobs::gate::{Admission, Gate, Pass, Right};
+use crate::service::jobs::authorization::{
+    Authorization, JobAuthorizer, LeaseCredential, Requester,
+};
 
-impl Gate for PublishedLeases {
-    fn admit(&self, machine: &Machine, right: &Right) -> Result<Admission, Failure> {
+impl JobAuthorizer for PublishedLeases {
+    fn authorize(
+        &self,
+        machine: &Machine,
+        requester: &Requester,
+    ) -> Result<Authorization, Failure> {
         let state = self.load();
         // Report that the lease of the call has ended, whether or not another lease holds the
         // machine.
-        if let Pass::Lease(given) = &right.pass
+        if let LeaseCredential::Lease(given) = &requester.credential
             && state.table.get(*given).is_none()
         {
             let detail = format!("The lease {given} has ended; nothing was done.");
             return Err(failure_with_lease(FailureKind::LeaseEnded, detail, machine, *given));
         }
         let Some(open) = state.holder_of(&machine.identity()) else {
-            return self.admit_to_unleased(machine, right);
+            return self.authorize_on_unleased(machine, requester);
         };
         let lease = open.lease.id;
-        match &right.pass {
-            Pass::Own(own, state) if *own == lease && open.lease.state == *state => {
-                Ok(Admission::Lease(lease))
+        match &requester.credential {
+            LeaseCredential::Internal(own, state)
+                if *own == lease && open.lease.state == *state =>
+            {
+                Ok(Authorization::Lease(lease))
             }
             // A preparation that starts after its lease has ended must not run after the release.
-            Pass::Own(own, _) if *own == lease => Err(not_active(machine, &open.lease)),
-            Pass::Lease(given) if *given == lease && open.lease.state == LeaseState::Active => {
-                Ok(Admission::Lease(lease))
+            LeaseCredential::Internal(own, _) if *own == lease => {
+                Err(not_active(machine, &open.lease))
             }
-            Pass::Lease(given) if *given == lease => Err(not_active(machine, &open.lease)),
-            Pass::Nothing if right.is_override() => Ok(Admission::Overriding(lease)),
+            LeaseCredential::Lease(given)
+                if *given == lease && open.lease.state == LeaseState::Active =>
+            {
+                Ok(Authorization::Lease(lease))
+            }
+            LeaseCredential::Lease(given) if *given == lease => {
+                Err(not_active(machine, &open.lease))
+            }
+            LeaseCredential::Absent if requester.is_override() => {
+                Ok(Authorization::Override(lease))
+            }
             _ => Err(leased_by_another(machine, open)),
         }
     }
 }
 
 impl PublishedLeases {
-    fn admit_to_unleased(&self, machine: &Machine, right: &Right) -> Result<Admission, Failure> {
-        match &right.pass {
-            Pass::Own(lease, _) => {
+    fn authorize_on_unleased(
+        &self,
+        machine: &Machine,
+        requester: &Requester,
+    ) -> Result<Authorization, Failure> {
+        match &requester.credential {
+            LeaseCredential::Internal(lease, _) => {
                 let detail = format!("The lease {lease} does not hold {}.", machine.name);
                 return Err(failure_with_lease(FailureKind::LeaseEnded, detail, machine, *lease));
             }
-            Pass::Lease(lease) => {
+            LeaseCredential::Lease(lease) => {
                 let detail = format!("The lease {lease} does not hold {}.", machine.name);
                 return Err(failure_with_lease(
                     FailureKind::MachineLeased,
@@ -56,15 +76,15 @@ impl PublishedLeases {
                     *lease,
                 ));
             }
-            Pass::Nothing => {}
+            LeaseCredential::Absent => {}
         }
         if self.is_reserved(&machine.id) {
             let detail = format!("{} is being leased now.", machine.name);
             return Err(Failure::new(FailureKind::MachineLeased, detail)
                 .with_machine(&machine.id, &machine.name));
         }
-        right.caller.may_change(machine)?;
-        Ok(Admission::Free)
+        requester.caller.may_change(machine)?;
+        Ok(Authorization::Unleased)
     }
 }
 

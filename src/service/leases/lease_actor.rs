@@ -27,7 +27,7 @@ use crate::domain::origin::Actor;
 use crate::domain::scope::Scope;
 use crate::hypervisor::SessionState;
 use crate::service::idempotency::{IdempotencyKeys, KeyClaim};
-use crate::service::jobs::clocks::{Jumps, Moment};
+use crate::service::jobs::deadline_clocks::{JumpDetector, Moment};
 use crate::service::machines::{MachineFilter, NotFreeReason};
 use crate::service::storage_watch::write_failure;
 use crate::storage::{ChangedLease, IdempotencyKey, LeaseTransaction, StorageError, StoredMachine};
@@ -169,7 +169,7 @@ impl LeaseActor {
         tokens.mark_changed();
         let mut checkpoint_at = this.parts.clock.elapsed() + CHECKPOINT_INTERVAL;
         let mut forget_at = checkpoint_at;
-        let mut jumps = Jumps::since(Moment::now(&this.parts.clock));
+        let mut jumps = JumpDetector::new(Moment::now(&this.parts.clock));
         if this.last_seen.is_some_and(|seen| this.parts.clock.now() < seen) {
             // The stored times lie in the future. If the store rejects the write, the next start
             // computes the same times again.
@@ -360,13 +360,13 @@ impl LeaseActor {
 
     /// Records in the store that otter runs. This is one statement for any number of leases. If the
     /// wall clock jumped, first computes the stored and shown times again.
-    async fn checkpoint(&self, table: &mut LeaseTable, jumps: &mut Jumps) {
+    async fn checkpoint(&self, table: &mut LeaseTable, jumps: &mut JumpDetector) {
         if !table.has_running_time() {
             return;
         }
         let now = Moment::now(&self.parts.clock);
         let mut found = jumps.clone();
-        if found.find(now).is_some() && !self.clock_jumped(table).await {
+        if found.detect(now).is_some() && !self.clock_jumped(table).await {
             // The next checkpoint finds the jump again.
             return;
         }

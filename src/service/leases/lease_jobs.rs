@@ -17,7 +17,7 @@ use crate::domain::origin::Actor;
 use crate::fail_points::fail_point;
 use crate::service::idempotency::Claimed;
 use crate::service::jobs::NewJob;
-use crate::service::jobs::gate::Right;
+use crate::service::jobs::authorization::Requester;
 use crate::service::machines::{self, MachineView};
 use crate::storage::IdempotencyKey;
 
@@ -179,7 +179,7 @@ impl LeaseActor {
         let new = NewJob {
             machine: Arc::clone(&machine.machine),
             request,
-            right: Right::own(lease.id, state),
+            requester: Requester::from_otter(lease.id, state),
             reference: lease.reference.clone(),
             deadline: None,
             key: Some(key),

@@ -12,7 +12,9 @@ use super::origin::{ActorDocument, OriginDocument};
 use super::{DocumentError, job_id, lease_id, power, time, word};
 use crate::domain::access::Authority;
 use crate::domain::ids::{DatastoreId, QuestionId, SnapshotId, TaskId};
-use crate::domain::job::{Job, JobRequest, JobResult, JobState, JobStep, JobStepState, JobTarget};
+use crate::domain::job::{
+    Job, JobRequest, JobResult, JobState, JobStep, JobStepState, JobTarget, StepName,
+};
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState;
 
@@ -492,7 +494,7 @@ impl From<&JobStep> for StepDocument {
     fn from(step: &JobStep) -> Self {
         let JobStep { name, state, started_at, finished_at, detail } = step;
         Self {
-            name: name.clone(),
+            name: name.as_str().to_owned(),
             state: state.as_str().to_owned(),
             started_at: started_at.as_ref().map(ToString::to_string),
             finished_at: finished_at.as_ref().map(ToString::to_string),
@@ -507,7 +509,7 @@ impl TryFrom<StepDocument> for JobStep {
     fn try_from(step: StepDocument) -> Result<Self, DocumentError> {
         let StepDocument { name, state, started_at, finished_at, detail } = step;
         Ok(Self {
-            name,
+            name: word("name of a step", name, StepName::parse)?,
             state: word("state of a step", state, JobStepState::parse)?,
             started_at: started_at.map(time).transpose()?,
             finished_at: finished_at.map(time).transpose()?,

@@ -9,7 +9,7 @@ use otter::domain::failure::{Failure, FailureKind};
 use otter::domain::ids::{JobId, MachineId, QuestionId, SnapshotId, TaskId};
 use otter::domain::job::JobState::{self, Failed, Queued, Running, Succeeded, Unknown};
 use otter::domain::job::{
-    Intent, Job, JobKind, JobRequest, JobResult, JobStep, JobStepState, JobTarget,
+    Intent, Job, JobKind, JobRequest, JobResult, JobStep, JobStepState, JobTarget, StepName,
 };
 use otter::domain::lease::Readiness;
 use otter::domain::machine::MachineIdentity;
@@ -215,7 +215,7 @@ impl Row {
         let name = machine(number).name;
         let request = (case.request)(number);
         let intent = self.call.map(|(asked, before)| Intent {
-            call: host_call(&request, &self.steps.last().unwrap().name),
+            call: host_call(&request, self.steps.last().unwrap().name.as_str()),
             before: before.evidence(number),
             asked,
         });
@@ -368,7 +368,7 @@ fn simulated_machine(number: u64, case: &Case, row: &Row) -> Machine {
 
 fn step(name: &str, state: JobStepState, started: i64, finished: Option<i64>) -> JobStep {
     JobStep {
-        name: name.to_owned(),
+        name: StepName::parse(name).unwrap(),
         state,
         started_at: Some(at(started)),
         finished_at: finished.map(at),

@@ -102,7 +102,7 @@ async fn engine(clock: &Clock, store: &Store) -> Jobs {
             },
         },
         metrics: Metrics::default(),
-        gate: Arc::new(PublishedLeases::default()),
+        authorizer: Arc::new(PublishedLeases::default()),
         snapshots: Arc::new(SnapshotProtection::new(
             SnapshotSettings::default(),
             Arc::default(),

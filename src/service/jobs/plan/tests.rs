@@ -7,11 +7,11 @@ use super::{Plan, guest_may_still_obey, may_continue, next};
 use crate::domain::call::{CallKind, Evidence, HostCall};
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{QuestionId, SnapshotId};
-use crate::domain::job::{Job, JobRequest, JobStep, JobStepState};
+use crate::domain::job::{Job, JobRequest, JobStep, JobStepState, StepName};
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState::{self, Off, On, Suspended};
-use crate::service::jobs::judgement::MAX_ASKS;
-use crate::service::jobs::samples::{evidence, job, seen};
+use crate::service::jobs::lost_call::MAX_SENDS;
+use crate::service::jobs::samples::{evidence, job, snapshot_evidence};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -51,9 +51,9 @@ fn remove(children: bool) -> JobRequest {
 }
 
 /// Of this job, which has these steps behind it.
-fn after(request: JobRequest, steps: &[(&str, JobStepState)]) -> Job {
+fn job_after(request: JobRequest, steps: &[(&str, JobStepState)]) -> Job {
     let step = |(name, state): &(&str, JobStepState)| JobStep {
-        name: (*name).to_owned(),
+        name: StepName::parse(name).unwrap(),
         state: *state,
         started_at: None,
         finished_at: None,
@@ -63,15 +63,15 @@ fn after(request: JobRequest, steps: &[(&str, JobStepState)]) -> Job {
 }
 
 /// A step for each name, that went well.
-fn well<'a>(names: &[&'a str]) -> Vec<(&'a str, JobStepState)> {
+fn succeeded<'a>(names: &[&'a str]) -> Vec<(&'a str, JobStepState)> {
     names.iter().map(|name| (*name, JobStepState::Succeeded)).collect()
 }
 
-fn follows(request: &JobRequest, done: &[&str], power: PowerState) -> Plan {
-    next(&after(request.clone(), &well(done)), &evidence(power))
+fn next_after(request: &JobRequest, done: &[&str], power: PowerState) -> Plan {
+    next(&job_after(request.clone(), &succeeded(done)), &evidence(power))
 }
 
-fn refused(plan: &Plan) -> FailureKind {
+fn failure_kind(plan: &Plan) -> FailureKind {
     match plan {
         Plan::Fail(failure) => failure.kind,
         other => panic!("{other:?} is no refusal"),
@@ -105,7 +105,7 @@ fn power_is_made_what_was_asked_for() {
         (JobRequest::Shutdown { force_after: Some(MINUTE) }, Suspended, Call(HostCall::PowerOff)),
     ] {
         assert_eq!(
-            follows(&request, &[], power),
+            next_after(&request, &[], power),
             plan,
             "{request:?} of a machine that is {power:?}"
         );
@@ -118,8 +118,8 @@ fn power_is_made_what_was_asked_for() {
         (JobRequest::Reboot, Suspended),
         (JobRequest::Shutdown { force_after: None }, Suspended),
     ] {
-        let plan = follows(&request, &[], power);
-        assert_eq!(refused(&plan), FailureKind::InvalidPowerState, "{request:?} of {power:?}");
+        let plan = next_after(&request, &[], power);
+        assert_eq!(failure_kind(&plan), FailureKind::InvalidPowerState, "{request:?} of {power:?}");
     }
 }
 
@@ -130,24 +130,30 @@ fn a_guest_is_asked_once_to_shut_down() {
         JobRequest::Shutdown { force_after: Some(MINUTE) },
     );
     for state in [JobStepState::Succeeded, JobStepState::Failed, JobStepState::Skipped] {
-        let tried = |request: &JobRequest| after(request.clone(), &[("shutdown", state)]);
+        let tried = |request: &JobRequest| job_after(request.clone(), &[("shutdown", state)]);
         assert_eq!(next(&tried(&forced), &evidence(On)), Call(HostCall::PowerOff), "{state:?}");
         let patient = next(&tried(&patient), &evidence(On));
-        assert_eq!(refused(&patient), FailureKind::InvalidPowerState, "{state:?}");
+        assert_eq!(failure_kind(&patient), FailureKind::InvalidPowerState, "{state:?}");
     }
-    let asking = after(forced.clone(), &[("shutdown", JobStepState::Running)]);
+    let asking = job_after(forced.clone(), &[("shutdown", JobStepState::Running)]);
     assert_eq!(next(&asking, &evidence(On)), Call(HostCall::ShutdownGuest));
     // Another step tells nothing of it.
-    let other = after(forced.clone(), &[("power_off", JobStepState::Failed)]);
+    let other = job_after(forced.clone(), &[("power_off", JobStepState::Failed)]);
     assert_eq!(next(&other, &evidence(On)), Call(HostCall::ShutdownGuest));
 
-    assert!(guest_may_still_obey(&after(forced.clone(), &[("shutdown", JobStepState::Failed)])));
-    assert!(!guest_may_still_obey(&after(
+    assert!(guest_may_still_obey(&job_after(
+        forced.clone(),
+        &[("shutdown", JobStepState::Failed)]
+    )));
+    assert!(!guest_may_still_obey(&job_after(
         forced.clone(),
         &[("shutdown", JobStepState::Succeeded)]
     )));
-    assert!(!guest_may_still_obey(&after(forced.clone(), &[("power_off", JobStepState::Failed)])));
-    assert!(!guest_may_still_obey(&after(forced, &[])));
+    assert!(!guest_may_still_obey(&job_after(
+        forced.clone(),
+        &[("power_off", JobStepState::Failed)]
+    )));
+    assert!(!guest_may_still_obey(&job_after(forced, &[])));
 }
 
 #[test]
@@ -183,13 +189,16 @@ fn a_call_that_says_by_itself_that_it_is_done_is_made_once() {
         (JobRequest::RemoveAllSnapshots, HostCall::RemoveAllSnapshots),
         (rename(Some("renamed"), None), renamed),
     ] {
-        assert_eq!(follows(&request, &[], On), Call(call.clone()), "{request:?}");
-        assert_eq!(follows(&request, &[call.kind().as_str()], On), Done, "{request:?}");
+        assert_eq!(next_after(&request, &[], On), Call(call.clone()), "{request:?}");
+        assert_eq!(next_after(&request, &[call.kind().as_str()], On), Done, "{request:?}");
         for failed in [JobStepState::Failed, JobStepState::Running] {
             let steps = [(call.kind().as_str(), failed)];
-            assert_eq!(next(&after(request.clone(), &steps), &evidence(On)), Call(call.clone()));
+            assert_eq!(
+                next(&job_after(request.clone(), &steps), &evidence(On)),
+                Call(call.clone())
+            );
         }
-        assert!(!may_continue(&after(request.clone(), &[])), "{request:?}");
+        assert!(!may_continue(&job_after(request.clone(), &[])), "{request:?}");
     }
 }
 
@@ -204,7 +213,7 @@ fn what_names_a_snapshot_needs_it() {
         release(true, false),
     ] {
         assert_eq!(
-            refused(&next(&job(request.clone()), &bare)),
+            failure_kind(&next(&job(request.clone()), &bare)),
             FailureKind::NotFound,
             "{request:?}"
         );
@@ -214,16 +223,16 @@ fn what_names_a_snapshot_needs_it() {
 
 #[test]
 fn a_snapshot_that_is_called_so_is_not_renamed() {
-    assert_eq!(follows(&rename(Some("base"), None), &[], Off), Done);
-    assert_eq!(follows(&rename(Some("base"), Some("")), &[], Off), Done);
-    assert!(matches!(follows(&rename(Some("base"), Some("why")), &[], Off), Call(_)));
-    assert!(matches!(follows(&rename(None, Some("why")), &[], Off), Call(_)));
+    assert_eq!(next_after(&rename(Some("base"), None), &[], Off), Done);
+    assert_eq!(next_after(&rename(Some("base"), Some("")), &[], Off), Done);
+    assert!(matches!(next_after(&rename(Some("base"), Some("why")), &[], Off), Call(_)));
+    assert!(matches!(next_after(&rename(None, Some("why")), &[], Off), Call(_)));
 }
 
 #[test]
 fn a_revert_is_done_once_and_then_the_power_is_seen_to() {
     for power_on in [None, Some(true), Some(false)] {
-        assert_eq!(follows(&revert(power_on), &[], On), reverted(), "also to what is current");
+        assert_eq!(next_after(&revert(power_on), &[], On), reverted(), "also to what is current");
     }
     for (power_on, power, plan) in [
         (None, On, Done),
@@ -235,9 +244,14 @@ fn a_revert_is_done_once_and_then_the_power_is_seen_to() {
         (Some(false), On, Call(HostCall::PowerOff)),
         (Some(false), Suspended, Call(HostCall::PowerOff)),
     ] {
-        assert_eq!(follows(&revert(power_on), &["revert"], power), plan, "{power_on:?} {power:?}");
+        assert_eq!(
+            next_after(&revert(power_on), &["revert"], power),
+            plan,
+            "{power_on:?} {power:?}"
+        );
     }
-    let reverted = |power_on, steps: &[&str]| may_continue(&after(revert(power_on), &well(steps)));
+    let reverted =
+        |power_on, steps: &[&str]| may_continue(&job_after(revert(power_on), &succeeded(steps)));
     assert!(!reverted(None, &["revert"]));
     assert!(reverted(Some(true), &["revert"]));
     assert!(reverted(Some(false), &["revert"]));
@@ -248,29 +262,32 @@ fn a_revert_is_done_once_and_then_the_power_is_seen_to() {
 #[test]
 fn a_preparation_reverts_powers_waits_and_settles_in_this_order() {
     let all = prepare(true, Some(On), Some(Readiness::Tools), true);
-    assert_eq!(follows(&all, &[], Off), reverted());
-    assert_eq!(follows(&all, &["revert"], Off), Call(HostCall::PowerOn));
-    assert_eq!(follows(&all, &["revert"], On), Await(Readiness::Tools));
-    assert_eq!(follows(&all, &["revert", "power_on"], On), Await(Readiness::Tools));
-    assert_eq!(follows(&all, &["revert", "power_on", "wait_tools"], On), Settle(MINUTE));
-    assert_eq!(follows(&all, &["revert", "power_on", "wait_tools", "settle"], On), Done);
+    assert_eq!(next_after(&all, &[], Off), reverted());
+    assert_eq!(next_after(&all, &["revert"], Off), Call(HostCall::PowerOn));
+    assert_eq!(next_after(&all, &["revert"], On), Await(Readiness::Tools));
+    assert_eq!(next_after(&all, &["revert", "power_on"], On), Await(Readiness::Tools));
+    assert_eq!(next_after(&all, &["revert", "power_on", "wait_tools"], On), Settle(MINUTE));
+    assert_eq!(next_after(&all, &["revert", "power_on", "wait_tools", "settle"], On), Done);
     assert!(may_continue(&job(all)));
 
-    assert_eq!(follows(&prepare(false, None, None, false), &[], Suspended), Done);
-    assert_eq!(follows(&prepare(false, Some(Off), None, false), &[], On), Call(HostCall::PowerOff));
-    assert_eq!(follows(&prepare(false, Some(Off), None, false), &[], Off), Done);
-    assert_eq!(follows(&prepare(false, None, None, true), &[], Off), Settle(MINUTE));
+    assert_eq!(next_after(&prepare(false, None, None, false), &[], Suspended), Done);
+    assert_eq!(
+        next_after(&prepare(false, Some(Off), None, false), &[], On),
+        Call(HostCall::PowerOff)
+    );
+    assert_eq!(next_after(&prepare(false, Some(Off), None, false), &[], Off), Done);
+    assert_eq!(next_after(&prepare(false, None, None, true), &[], Off), Settle(MINUTE));
     for (readiness, step) in [
         (Readiness::On, "wait_power"),
         (Readiness::Address, "wait_ip"),
         (Readiness::Tools, "wait_tools"),
     ] {
         let request = prepare(false, None, Some(readiness), false);
-        assert_eq!(follows(&request, &[], On), Await(readiness));
-        assert_eq!(follows(&request, &[step], On), Done, "{step}");
-        let plan = follows(&request, &[], Off);
+        assert_eq!(next_after(&request, &[], On), Await(readiness));
+        assert_eq!(next_after(&request, &[step], On), Done, "{step}");
+        let plan = next_after(&request, &[], Off);
         assert_eq!(
-            refused(&plan),
+            failure_kind(&plan),
             FailureKind::InvalidPowerState,
             "{step} of a machine that is off"
         );
@@ -281,24 +298,27 @@ fn a_preparation_reverts_powers_waits_and_settles_in_this_order() {
 fn a_wait_counts_until_the_next_call_and_only_where_it_succeeded() {
     let all = prepare(false, Some(On), Some(Readiness::Tools), true);
     // Somebody powered it off meanwhile, and it was powered on anew.
-    assert_eq!(follows(&all, &["power_on", "wait_tools", "power_on"], On), Await(Readiness::Tools));
     assert_eq!(
-        follows(&all, &["power_on", "wait_tools", "settle", "power_on", "wait_tools"], On),
+        next_after(&all, &["power_on", "wait_tools", "power_on"], On),
+        Await(Readiness::Tools)
+    );
+    assert_eq!(
+        next_after(&all, &["power_on", "wait_tools", "settle", "power_on", "wait_tools"], On),
         Settle(MINUTE)
     );
     // Another wait is not this one, and does not take it back.
-    assert_eq!(follows(&all, &["wait_ip"], On), Await(Readiness::Tools));
-    assert_eq!(follows(&all, &["wait_tools", "wait_ip"], On), Settle(MINUTE));
+    assert_eq!(next_after(&all, &["wait_ip"], On), Await(Readiness::Tools));
+    assert_eq!(next_after(&all, &["wait_tools", "wait_ip"], On), Settle(MINUTE));
     let failed = [("wait_tools", JobStepState::Failed)];
-    assert_eq!(next(&after(all.clone(), &failed), &evidence(On)), Await(Readiness::Tools));
+    assert_eq!(next(&job_after(all.clone(), &failed), &evidence(On)), Await(Readiness::Tools));
     let settling = [("wait_tools", JobStepState::Succeeded), ("settle", JobStepState::Running)];
-    assert_eq!(next(&after(all, &settling), &evidence(On)), Settle(MINUTE));
+    assert_eq!(next(&job_after(all, &settling), &evidence(On)), Settle(MINUTE));
 }
 
 #[test]
 fn a_release_reverts_and_then_turns_off_what_it_may() {
-    assert_eq!(follows(&release(true, false), &[], On), reverted());
-    assert_eq!(follows(&release(true, true), &[], On), reverted());
+    assert_eq!(next_after(&release(true, false), &[], On), reverted());
+    assert_eq!(next_after(&release(true, true), &[], On), reverted());
     for (request, done, power, plan) in [
         (release(false, false), &[][..], On, Call(HostCall::PowerOff)),
         (release(false, false), &[], Suspended, Call(HostCall::PowerOff)),
@@ -308,7 +328,11 @@ fn a_release_reverts_and_then_turns_off_what_it_may() {
         (release(true, false), &["revert"], Off, Done),
         (release(true, true), &["revert"], On, Done),
     ] {
-        assert_eq!(follows(&request, done, power), plan, "{request:?} after {done:?}, {power:?}");
+        assert_eq!(
+            next_after(&request, done, power),
+            plan,
+            "{request:?} after {done:?}, {power:?}"
+        );
     }
     assert!(may_continue(&job(release(false, false))));
 }
@@ -316,12 +340,12 @@ fn a_release_reverts_and_then_turns_off_what_it_may() {
 #[test]
 fn a_revert_after_which_another_snapshot_is_current_has_failed() {
     let mut elsewhere = evidence(Off);
-    elsewhere.snapshots.push(seen("16-snapshot-2", Some("16-snapshot-1"), "late"));
+    elsewhere.snapshots.push(snapshot_evidence("16-snapshot-2", Some("16-snapshot-1"), "late"));
     elsewhere.current_snapshot = Some(SnapshotId::from_backend("16-snapshot-2"));
     for request in [prepare(true, None, None, false), release(true, false), release(true, true)] {
-        let plan = next(&after(request.clone(), &well(&["revert"])), &elsewhere);
-        assert_eq!(refused(&plan), FailureKind::HostRejected, "{request:?}");
-        assert_eq!(follows(&request, &["revert"], Off), Done);
+        let plan = next(&job_after(request.clone(), &succeeded(&["revert"])), &elsewhere);
+        assert_eq!(failure_kind(&plan), FailureKind::HostRejected, "{request:?}");
+        assert_eq!(next_after(&request, &["revert"], Off), Done);
     }
     // Where none was asked for, which one is current is the machine's own affair.
     assert_eq!(next(&job(release(false, false)), &elsewhere), Done);
@@ -335,17 +359,17 @@ fn what_somebody_undoes_each_time_is_not_done_for_ever() {
         (release(false, false), On, HostCall::PowerOff),
     ] {
         let name = call.kind().as_str();
-        let times = |done: usize| follows(&request, &vec![name; done], power);
-        let most = MAX_ASKS as usize;
+        let times = |done: usize| next_after(&request, &vec![name; done], power);
+        let most = MAX_SENDS as usize;
         assert_eq!(times(most - 1), Call(call.clone()));
         let given_up = times(most);
-        assert_eq!(refused(&given_up), FailureKind::InvalidPowerState);
+        assert_eq!(failure_kind(&given_up), FailureKind::InvalidPowerState);
         // Only what was done counts, and only of this call.
-        let mut steps = well(&vec![name; most - 1]);
+        let mut steps = succeeded(&vec![name; most - 1]);
         steps.extend([
             (name, JobStepState::Failed),
             (CallKind::Suspend.as_str(), JobStepState::Succeeded),
         ]);
-        assert_eq!(next(&after(request, &steps), &evidence(power)), Call(call));
+        assert_eq!(next(&job_after(request, &steps), &evidence(power)), Call(call));
     }
 }

@@ -32,7 +32,7 @@ fn a_kill_passes_the_queue_and_runs_beside_what_runs() {
     let m = machine(1);
     for n in 1..=3 {
         queues.reserve(&m, job(n), if n == 3 { Lane::Kill } else { Lane::Ordinary }).unwrap();
-        queues.ready(&m, job(n));
+        queues.mark_ready(&m, job(n));
         if n == 1 {
             assert_eq!(queues.start_next(&m), Some(job(1)));
         }
@@ -51,11 +51,11 @@ fn limits_count_uncommitted_jobs_and_a_kill_always_fits_its_machine() {
     let m = machine(1);
     queues.reserve(&m, job(1), Lane::Ordinary).unwrap();
     queues.reserve(&m, job(2), Lane::Ordinary).unwrap();
-    assert_eq!(queues.reserve(&m, job(3), Lane::Ordinary), Err(Full::Machine));
+    assert_eq!(queues.reserve(&m, job(3), Lane::Ordinary), Err(QueueLimit::Machine));
     assert_eq!(queues.reserve(&m, job(4), Lane::Kill), Ok(()));
     assert_eq!(queues.start_next(&m), None, "not committed");
     queues.reserve(&machine(2), job(5), Lane::Ordinary).unwrap();
-    assert_eq!(queues.reserve(&machine(2), job(6), Lane::Kill), Err(Full::All));
+    assert_eq!(queues.reserve(&machine(2), job(6), Lane::Kill), Err(QueueLimit::All));
     assert!(queues.withdraw(&m, job(1)));
     assert!(!queues.withdraw(&m, job(1)));
     assert_eq!(queues.reserve(&machine(2), job(6), Lane::Ordinary), Ok(()));
@@ -68,7 +68,7 @@ fn an_answer_waits_for_answers_alone() {
     let m = machine(1);
     for (n, lane) in [(1, Lane::Ordinary), (2, Lane::Answer), (3, Lane::Answer)] {
         queues.reserve(&m, job(n), lane).unwrap();
-        queues.ready(&m, job(n));
+        queues.mark_ready(&m, job(n));
     }
     assert_eq!(queues.position(&m, job(1)), Some(0));
     assert_eq!([queues.start_next(&m), queues.start_next(&m)], [Some(job(2)), Some(job(1))]);
@@ -84,7 +84,7 @@ fn an_answer_waits_for_answers_alone() {
 
 const LANES: [Lane; 3] = [Lane::Kill, Lane::Answer, Lane::Ordinary];
 const PER_MACHINE: usize = 3;
-const IN_ALL: usize = 6;
+const IN_TOTAL: usize = 6;
 
 /// The jobs of one machine.
 #[derive(Clone, Debug, Default)]
@@ -95,12 +95,12 @@ struct Model {
 }
 
 impl Model {
-    fn beside_kill(&self) -> Option<Killed> {
+    fn killed_job(&self) -> Option<Killed> {
         let running = |lane| self.running.get(&lane).copied();
         Some(Killed { job: running(Lane::Ordinary)?, by: running(Lane::Kill)? })
     }
 
-    fn in_line(&self) -> Vec<(JobId, Lane, bool)> {
+    fn in_order(&self) -> Vec<(JobId, Lane, bool)> {
         let mut line = self.waiting.clone();
         line.sort_by_key(|(_, lane, _)| *lane);
         line
@@ -118,7 +118,7 @@ impl Model {
     }
 
     fn committed(&self) -> Vec<JobId> {
-        self.in_line().into_iter().filter(|(_, _, ready)| *ready).map(|(job, ..)| job).collect()
+        self.in_order().into_iter().filter(|(_, _, ready)| *ready).map(|(job, ..)| job).collect()
     }
 
     fn active(&self) -> Option<JobId> {
@@ -129,7 +129,7 @@ impl Model {
     }
 
     fn position(&self, job: JobId) -> Option<usize> {
-        let line = self.in_line();
+        let line = self.in_order();
         let at = line.iter().position(|place| place.0 == job)?;
         let answers = line[at].1 == Lane::Answer;
         let ahead = line[..at].iter().map(|place| place.1).chain(self.running.keys().copied());
@@ -142,7 +142,7 @@ impl Model {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum Action {
     Arrive(Lane),
     /// After a restart: a job that waited, or ran if true.
     Restore(Lane, bool),
@@ -152,16 +152,16 @@ enum Step {
     Finish(prop::sample::Index),
 }
 
-fn any_step() -> impl Strategy<Value = Step> {
+fn any_action() -> impl Strategy<Value = Action> {
     let lane =
         || prop_oneof![4 => Just(Lane::Ordinary), 1 => Just(Lane::Kill), 1 => Just(Lane::Answer)];
     prop_oneof![
-        3 => lane().prop_map(Step::Arrive),
-        1 => (lane(), any::<bool>()).prop_map(|(lane, ran)| Step::Restore(lane, ran)),
-        3 => any::<prop::sample::Index>().prop_map(Step::Commit),
-        1 => any::<prop::sample::Index>().prop_map(Step::Withdraw),
-        4 => Just(Step::Start),
-        2 => any::<prop::sample::Index>().prop_map(Step::Finish),
+        3 => lane().prop_map(Action::Arrive),
+        1 => (lane(), any::<bool>()).prop_map(|(lane, ran)| Action::Restore(lane, ran)),
+        3 => any::<prop::sample::Index>().prop_map(Action::Commit),
+        1 => any::<prop::sample::Index>().prop_map(Action::Withdraw),
+        4 => Just(Action::Start),
+        2 => any::<prop::sample::Index>().prop_map(Action::Finish),
     ]
 }
 
@@ -170,60 +170,60 @@ fn some<T: Copy>(index: prop::sample::Index, of: &[T]) -> Option<T> {
 }
 
 proptest! {
-    /// After any steps in any order the queues agree with the model, also about a job that is not
+    /// After any actions in any order the queues agree with the model, also about a job that is not
     /// there.
     #[test]
-    fn the_queues_agree_with_the_model(steps in prop::collection::vec((0..3u8, any_step()), 0..80)) {
-        let mut queues = Queues::new(PER_MACHINE, IN_ALL);
+    fn the_queues_agree_with_the_model(actions in prop::collection::vec((0..3u8, any_action()), 0..80)) {
+        let mut queues = Queues::new(PER_MACHINE, IN_TOTAL);
         let mut models = vec![Model::default(); 3];
         let mut last = 0;
-        for (number, step) in steps {
+        for (number, action) in actions {
             let m = machine(number);
-            let in_all: usize = models.iter().map(|model| model.waiting.len()).sum();
+            let in_total: usize = models.iter().map(|model| model.waiting.len()).sum();
             let model = &mut models[usize::from(number)];
-            match step {
-                Step::Arrive(lane) => {
+            match action {
+                Action::Arrive(lane) => {
                     last += 1;
                     let expected = if lane == Lane::Ordinary && model.waiting.len() >= PER_MACHINE {
-                        Err(Full::Machine)
-                    } else if in_all >= IN_ALL {
-                        Err(Full::All)
+                        Err(QueueLimit::Machine)
+                    } else if in_total >= IN_TOTAL {
+                        Err(QueueLimit::All)
                     } else {
                         model.waiting.push((job(last), lane, false));
                         Ok(())
                     };
                     prop_assert_eq!(queues.reserve(&m, job(last), lane), expected);
                 }
-                Step::Restore(lane, true) if !model.running.contains_key(&lane) => {
+                Action::Restore(lane, true) if !model.running.contains_key(&lane) => {
                     last += 1;
                     queues.restore_running(&m, job(last), lane);
                     model.running.insert(lane, job(last));
                 }
-                Step::Restore(lane, _) => {
+                Action::Restore(lane, _) => {
                     last += 1;
                     queues.restore(&m, job(last), lane);
                     model.waiting.push((job(last), lane, true));
                 }
-                Step::Commit(index) => {
+                Action::Commit(index) => {
                     let Some((job, ..)) = some(index, &model.waiting) else { continue };
-                    queues.ready(&m, job);
+                    queues.mark_ready(&m, job);
                     model.waiting.iter_mut().filter(|place| place.0 == job).for_each(|place| place.2 = true);
                 }
-                Step::Withdraw(index) => {
+                Action::Withdraw(index) => {
                     let Some((job, ..)) = some(index, &model.waiting) else { continue };
                     model.waiting.retain(|place| place.0 != job);
                     prop_assert!(queues.withdraw(&m, job));
                 }
-                Step::Start => {
+                Action::Start => {
                     let next = model.next();
                     if let Some((job, lane)) = next {
                         model.waiting.retain(|place| place.0 != job);
                         model.running.insert(lane, job);
                     }
-                    let expected = next.map(|(job, _)| Turn { job, cancel: model.beside_kill() });
+                    let expected = next.map(|(job, _)| Turn { job, cancel: model.killed_job() });
                     prop_assert_eq!(queues.next_turn(&m), expected);
                 }
-                Step::Finish(index) => {
+                Action::Finish(index) => {
                     let running: Vec<JobId> = model.running.values().copied().collect();
                     let Some(job) = some(index, &running) else { continue };
                     model.running.retain(|_, other| *other != job);
@@ -237,7 +237,7 @@ proptest! {
                 prop_assert_eq!(queues.has_any(&m), !model.is_idle());
                 prop_assert_eq!(queues.active(&m), model.active());
                 prop_assert_eq!(queues.running(&m), running);
-                prop_assert_eq!(queues.beside_kill(&m), model.beside_kill());
+                prop_assert_eq!(queues.killed_job(&m), model.killed_job());
                 prop_assert_eq!(queues.waiting_on(&m).collect::<Vec<_>>(), model.committed());
                 for number in 0..=last {
                     prop_assert_eq!(queues.position(&m, job(number)), model.position(job(number)));
@@ -262,8 +262,8 @@ proptest! {
 
 #[test]
 fn kills_and_answers_have_lanes_of_their_own() {
-    assert_eq!(lane(JobKind::MachineKill), Lane::Kill);
-    assert_eq!(lane(JobKind::MachineAnswer), Lane::Answer);
-    assert_eq!(lane(JobKind::MachinePowerOn), Lane::Ordinary);
-    assert_eq!(lane(JobKind::LeaseRelease), Lane::Ordinary);
+    assert_eq!(Lane::for_kind(JobKind::MachineKill), Lane::Kill);
+    assert_eq!(Lane::for_kind(JobKind::MachineAnswer), Lane::Answer);
+    assert_eq!(Lane::for_kind(JobKind::MachinePowerOn), Lane::Ordinary);
+    assert_eq!(Lane::for_kind(JobKind::LeaseRelease), Lane::Ordinary);
 }

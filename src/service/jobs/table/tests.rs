@@ -8,7 +8,7 @@ use crate::domain::job::JobRequest;
 use crate::service::jobs::samples;
 
 const LEASE: u128 = 3;
-const RULES: Rules = Rules { settle: Duration::ZERO };
+const RULES: JobRules = JobRules { settle: Duration::ZERO };
 
 fn job(n: u128) -> Job {
     let lease = Some(LeaseId::new(Uuid::from_u128(LEASE)));
@@ -24,8 +24,8 @@ fn table(jobs: &[Job]) -> JobTable {
     let table = JobTable::new(16, 100);
     for (job, due) in jobs.iter().zip((1..=jobs.len() as u64).rev()) {
         let target = job.target.id();
-        table.reserve(&target, job.id, lane(job.kind())).unwrap();
-        table.show(Driver::queued(job.clone(), RULES), seconds(due));
+        table.reserve(&target, job.id, Lane::for_kind(job.kind())).unwrap();
+        table.show(JobStateMachine::from_queued(job.clone(), RULES), seconds(due));
         table.commit(&target, job.id);
     }
     table
@@ -42,7 +42,7 @@ fn a_job_is_found_before_its_commit_and_neither_starts_nor_expires() {
     let target = job.target.id();
     table.reserve(&target, job.id, Lane::Ordinary).unwrap();
     assert!(table.has_any(&target) && table.read(job.id).is_none());
-    table.show(Driver::queued(job.clone(), RULES), seconds(1));
+    table.show(JobStateMachine::from_queued(job.clone(), RULES), seconds(1));
     assert_eq!(table.read(job.id).and_then(|reading| reading.position), Some(0));
     assert_eq!((table.first_deadline(), table.start_next(&target)), (None, None));
     assert!(table.withdraw_overdue(seconds(2)).is_none());
@@ -54,16 +54,16 @@ fn a_job_is_found_before_its_commit_and_neither_starts_nor_expires() {
 fn a_job_waits_behind_the_active_one_until_that_ends() {
     let jobs = [job(1), job(2)];
     let (table, target) = (table(&jobs), jobs[0].target.id());
-    let behind = || table.read(jobs[1].id).map(|reading| (reading.position, reading.behind));
+    let waits_for = || table.read(jobs[1].id).map(|reading| (reading.position, reading.waits_for));
     assert_eq!(table.start_next(&target), Some(jobs[0].id));
     assert!(table.take(jobs[0].id).is_some() && table.take(jobs[0].id).is_none());
-    assert_eq!(behind(), Some((Some(1), Some(jobs[0].id))));
+    assert_eq!(waits_for(), Some((Some(1), Some(jobs[0].id))));
     assert_eq!(table.start_next(&target), None);
     assert!(table.withdraw(jobs[0].id).is_none(), "it runs");
     let followed = table.follow(jobs[0].id).unwrap();
     assert_eq!(table.finish(&ended(&jobs[0], JobState::Succeeded)), None);
     assert_eq!(followed.borrow().job.state, JobState::Succeeded);
-    assert_eq!(behind(), Some((Some(0), None)));
+    assert_eq!(waits_for(), Some((Some(0), None)));
     assert_eq!(table.start_next(&target), Some(jobs[1].id));
 }
 
@@ -71,7 +71,7 @@ fn a_job_waits_behind_the_active_one_until_that_ends() {
 fn queued_jobs_expire_in_the_order_of_their_deadlines() {
     let jobs = [job(1), job(2), job(3)];
     let table = table(&jobs);
-    let overdue = |now| table.withdraw_overdue(seconds(now)).map(|job| job.driver.job().id);
+    let overdue = |now| table.withdraw_overdue(seconds(now)).map(|job| job.state_machine.job().id);
     assert_eq!((table.first_deadline(), overdue(0)), (Some(seconds(1)), None));
     assert_eq!([overdue(2), overdue(2), overdue(2)], [Some(jobs[2].id), Some(jobs[1].id), None]);
     assert_eq!(table.start_next(&jobs[0].target.id()), Some(jobs[0].id));
@@ -86,7 +86,7 @@ fn a_kill_cancels_the_running_job_in_the_name_of_its_caller() {
     table.start_next(&target);
     let mut running = table.take(jobs[0].id).unwrap();
     table.reserve(&target, jobs[1].id, Lane::Kill).unwrap();
-    table.show(Driver::queued(jobs[1].clone(), RULES), seconds(1));
+    table.show(JobStateMachine::from_queued(jobs[1].clone(), RULES), seconds(1));
     table.commit(&target, jobs[1].id);
     assert_eq!(table.start_next(&target), Some(jobs[1].id));
     assert_eq!(running.interrupts.try_recv(), Ok(Interrupt::Cancel(jobs[1].requester())));

@@ -56,7 +56,7 @@ use crate::domain::failure::Failure;
 use crate::domain::ids::{JobId, LeaseId, TokenId};
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine, TimeLeft};
 use crate::domain::machine::MachineIdentity;
-use crate::service::jobs::clocks::Moment;
+use crate::service::jobs::deadline_clocks::Moment;
 
 /// The limits and periods of leases, from the configuration.
 #[derive(Clone, Debug)]

@@ -8,7 +8,9 @@ use crate::domain::lease::{EndReason, LeaseState};
 use crate::domain::machine::Machine;
 use crate::service::callers::Caller;
 use crate::service::inventory::samples;
-use crate::service::jobs::gate::{Admission, Gate, Pass, Right};
+use crate::service::jobs::authorization::{
+    Authorization, JobAuthorizer, LeaseCredential, Requester,
+};
 use crate::service::leases::lease_table::{LeaseInput, LeaseTable};
 use crate::service::leases::matching::CandidateMachine;
 use crate::service::leases::published::PublishedLeases;
@@ -25,19 +27,20 @@ fn held(prepare: bool) -> (LeaseTable, Machine) {
 fn admits(
     table: &LeaseTable,
     machine: &Machine,
-    pass: Pass,
+    credential: LeaseCredential,
 ) -> Result<Option<LeaseId>, FailureKind> {
     let published = PublishedLeases::default();
     published.publish(table.clone());
     let caller = Caller::new("ci", Role::Operator);
-    let admitted = published.admit(machine, &Right { caller, pass, override_reason: None });
-    admitted.map(Admission::lease).map_err(|failure| failure.kind)
+    let admitted =
+        published.authorize(machine, &Requester { caller, credential, override_reason: None });
+    admitted.map(Authorization::lease).map_err(|failure| failure.kind)
 }
 
 #[test]
 fn a_preparation_after_the_end_of_its_lease_is_rejected() {
     let (mut table, machine) = held(true);
-    let own = |state| Pass::Own(id(1), state);
+    let own = |state| LeaseCredential::Internal(id(1), state);
     assert_eq!(admits(&table, &machine, own(LeaseState::Preparing)), Ok(Some(id(1))));
     end(&mut table, 1, EndReason::Released, at(1));
     assert!(admits(&table, &machine, own(LeaseState::Preparing)).is_err());
@@ -49,12 +52,15 @@ fn a_preparation_after_the_end_of_its_lease_is_rejected() {
 #[test]
 fn a_machine_with_a_reused_id_is_not_the_holders() {
     let (table, machine) = held(false);
-    assert_eq!(admits(&table, &machine, Pass::Lease(id(1))), Ok(Some(id(1))));
-    assert_eq!(admits(&table, &machine, Pass::Nothing), Err(FailureKind::MachineLeased));
+    assert_eq!(admits(&table, &machine, LeaseCredential::Lease(id(1))), Ok(Some(id(1))));
+    assert_eq!(admits(&table, &machine, LeaseCredential::Absent), Err(FailureKind::MachineLeased));
     let other = Machine { instance_uuid: Some("another".to_owned()), ..machine };
-    assert_eq!(admits(&table, &other, Pass::Lease(id(1))), Err(FailureKind::MachineLeased));
-    assert!(admits(&table, &other, Pass::Own(id(1), LeaseState::Active)).is_err());
-    assert_eq!(admits(&table, &other, Pass::Nothing), Ok(None));
+    assert_eq!(
+        admits(&table, &other, LeaseCredential::Lease(id(1))),
+        Err(FailureKind::MachineLeased)
+    );
+    assert!(admits(&table, &other, LeaseCredential::Internal(id(1), LeaseState::Active)).is_err());
+    assert_eq!(admits(&table, &other, LeaseCredential::Absent), Ok(None));
 }
 
 #[test]
@@ -70,8 +76,14 @@ fn of_two_machines_with_one_id_each_has_its_own_holder() {
             ask(&mut table, number, false, false, &[candidate], at(0)).unwrap();
         }
         for (number, machine) in [(older, &machine), (newer, &other)] {
-            assert_eq!(admits(&table, machine, Pass::Nothing), Err(FailureKind::MachineLeased));
-            assert_eq!(admits(&table, machine, Pass::Lease(id(number))), Ok(Some(id(number))));
+            assert_eq!(
+                admits(&table, machine, LeaseCredential::Absent),
+                Err(FailureKind::MachineLeased)
+            );
+            assert_eq!(
+                admits(&table, machine, LeaseCredential::Lease(id(number))),
+                Ok(Some(id(number)))
+            );
         }
     }
 }
@@ -79,6 +91,12 @@ fn of_two_machines_with_one_id_each_has_its_own_holder() {
 #[test]
 fn a_job_of_an_ended_lease_is_rejected_as_lease_ended() {
     let (table, machine) = held(false);
-    assert_eq!(admits(&table, &machine, Pass::Lease(id(9))), Err(FailureKind::LeaseEnded));
-    assert_eq!(admits(&empty(rules()), &machine, Pass::Lease(id(9))), Err(FailureKind::LeaseEnded));
+    assert_eq!(
+        admits(&table, &machine, LeaseCredential::Lease(id(9))),
+        Err(FailureKind::LeaseEnded)
+    );
+    assert_eq!(
+        admits(&empty(rules()), &machine, LeaseCredential::Lease(id(9))),
+        Err(FailureKind::LeaseEnded)
+    );
 }

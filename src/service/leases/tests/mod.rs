@@ -22,7 +22,7 @@ use crate::domain::lease::{EndReason, Lease, LeaseState, LeaseTerms, Prepare, Re
 use crate::domain::machine::MachineIdentity;
 use crate::domain::origin::RequestOrigin;
 use crate::domain::scope::Scope;
-use crate::service::jobs::clocks::Moment;
+use crate::service::jobs::deadline_clocks::Moment;
 
 const MINUTE: Duration = Duration::from_mins(1);
 

@@ -10,7 +10,7 @@ use super::{MINUTE, at, empty, failed, identity, key, lease, machine, rules};
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
 use crate::domain::machine::MachineIdentity;
-use crate::service::jobs::clocks::Moment;
+use crate::service::jobs::deadline_clocks::Moment;
 use crate::service::leases::lease_table::{
     LeaseInput, LeaseRules, LeaseTable, MachineKey, MachineLedger, TableChanges,
 };

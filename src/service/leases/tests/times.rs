@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 use super::{MINUTE, all, ask, at, empty, end, failed, id, machine, rules, state};
 use crate::domain::failure::FailureKind;
 use crate::domain::lease::{EndReason, Lease, LeaseState};
-use crate::service::jobs::clocks::Moment;
+use crate::service::jobs::deadline_clocks::Moment;
 use crate::service::leases::lease_table::{FollowUp, LeaseInput, LeaseTable};
 
 #[test]

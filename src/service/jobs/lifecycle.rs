@@ -6,9 +6,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::Jobs;
-use super::clocks::Moment;
-use super::driver::{Driver, Effect, Interrupt};
+use super::deadline_clocks::Moment;
 use super::runner::{Incomplete, Runner};
+use super::state_machine::{Effect, Interrupt, JobStateMachine};
 use super::status::JobStatus;
 use super::table::{OrphanedTask, PendingJob, Restored};
 use super::view::JobView;
@@ -22,17 +22,17 @@ use crate::hypervisor::TaskStatus;
 use crate::storage::{JobFilter, StorageError};
 
 /// How long a caller that cancels waits for the job's end to be committed.
-const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
+const CANCEL_WAIT: Duration = Duration::from_secs(5);
 
 /// A start looks through this many of the last jobs that ended `unknown` for tasks that still run.
-const ORPHANS: u32 = 100;
+const UNKNOWN_JOBS_READ: u32 = 100;
 
 /// After this many failed runs a job ends as unknown, so that its machine is not blocked for ever.
 /// A run fails by a panic or by a commit that can never succeed.
-const MOST_FAILED_RUNS: u32 = 5;
+const MAX_FAILED_RUNS: u32 = 5;
 
 /// A job whose run failed, as it is on disk.
-enum ReadBack {
+enum Reloaded {
     /// The job goes on, with its first effect if it had started.
     Unfinished(Option<Effect>),
     Ended,
@@ -59,7 +59,7 @@ impl Jobs {
             self.dispatch(&target);
         }
         let unknown = JobFilter { states: vec![JobState::Unknown], ..JobFilter::default() };
-        for job in self.0.parts.store.jobs(&unknown, None, ORPHANS).await?.items {
+        for job in self.0.parts.store.jobs(&unknown, None, UNKNOWN_JOBS_READ).await?.items {
             self.track_orphaned_task(self.0.table.add_orphaned_task(&job));
         }
         fail_point!("recovered");
@@ -74,13 +74,13 @@ impl Jobs {
     /// As [`Jobs::get`].
     pub async fn cancel(&self, id: JobId, by: Actor) -> Result<Option<JobView>, Failure> {
         if let Some(queued) = self.0.table.withdraw(id) {
-            self.end_queued(queued, |driver, now| driver.cancel_queued(by, now));
+            self.end_queued(queued, |state_machine, now| state_machine.cancel_queued(by, now));
             // A disk that takes no commits must not hold up the caller: the job ends when it can be
             // committed.
             tokio::select! {
                 biased;
                 ended = self.ended(id) => return ended,
-                () = self.0.parts.clock.sleep(CANCEL_PATIENCE) => return self.get(id).await,
+                () = self.0.parts.clock.sleep(CANCEL_WAIT) => return self.get(id).await,
             }
         }
         if let Some(mut changes) = self.0.table.follow(id) {
@@ -120,7 +120,7 @@ impl Jobs {
     }
 
     /// Runs a job in a task of its own. A panic in it is judged like a crash: the job is read back
-    /// from the disk and taken up where it was committed, [`MOST_FAILED_RUNS`] times at most.
+    /// from the disk and taken up where it was committed, [`MAX_FAILED_RUNS`] times at most.
     fn spawn(&self, target: TargetId, id: JobId, first: Option<Effect>) {
         let outer = self.clone();
         // Dropped: the job's own record has the result.
@@ -138,10 +138,10 @@ impl Jobs {
                     Ok(Err(Incomplete::Unsaved)) | Err(_) => failed_runs += 1,
                 }
                 tracing::error!(job = %id, failed_runs, "the job's run failed; it is judged as after a crash");
-                match outer.read_back(id, failed_runs, &mut pause).await {
-                    ReadBack::Unfinished(from) => first = from,
-                    ReadBack::Ended => break,
-                    ReadBack::Stopping => return,
+                match outer.reload(id, failed_runs, &mut pause).await {
+                    Reloaded::Unfinished(from) => first = from,
+                    Reloaded::Ended => break,
+                    Reloaded::Stopping => return,
                 }
             }
             // A job that ended has left the table already.
@@ -155,54 +155,54 @@ impl Jobs {
         let Some(mut pending) = self.0.table.take(id) else { return Ok(()) };
         let first = first.unwrap_or_else(|| {
             let overdue = pending.due <= self.0.parts.clock.elapsed();
-            pending.driver.take_turn(overdue, self.0.parts.clock.now())
+            pending.state_machine.take_turn(overdue, self.0.parts.clock.now())
         });
-        self.drive(pending, first).await
+        self.run_to_end(pending, first).await
     }
 
     /// Waits for `pause`, which grows, and reads a job whose run failed back from the disk. After
     /// too many failed runs it ends the job.
-    async fn read_back(&self, id: JobId, failed_runs: u32, pause: &mut Duration) -> ReadBack {
+    async fn reload(&self, id: JobId, failed_runs: u32, pause: &mut Duration) -> Reloaded {
         loop {
             tokio::select! {
                 biased;
                 () = self.0.parts.clock.sleep(*pause) => {}
-                () = self.0.stop.cancelled() => return ReadBack::Stopping,
+                () = self.0.stop.cancelled() => return Reloaded::Stopping,
             }
             *pause = (*pause * 2).min(Duration::from_mins(1));
             let error = match self.0.parts.store.job(id).await {
                 Ok(Some(job)) if job.state.is_end() => {
                     self.publish_end(job);
-                    return ReadBack::Ended;
+                    return Reloaded::Ended;
                 }
-                Ok(Some(job)) if failed_runs >= MOST_FAILED_RUNS => {
+                Ok(Some(job)) if failed_runs >= MAX_FAILED_RUNS => {
                     let detail = format!(
                         "otter failed {failed_runs} times while it worked on this job, which is a fault of otter; its \
                          log says where. What the host did is not known: look at the machine."
                     );
                     match self.abandon(job, &detail).await {
-                        Ok(()) => return ReadBack::Ended,
+                        Ok(()) => return Reloaded::Ended,
                         Err(error) => error,
                     }
                 }
                 Ok(Some(job)) => {
-                    let (driver, first) = match job.state {
+                    let (state_machine, first) = match job.state {
                         JobState::Running => {
-                            let (driver, first) = Driver::resume(job, self.rules());
-                            (driver, Some(first))
+                            let (state_machine, first) = JobStateMachine::resume(job, self.rules());
+                            (state_machine, Some(first))
                         }
-                        _ => (Driver::queued(job, self.rules()), None),
+                        _ => (JobStateMachine::from_queued(job, self.rules()), None),
                     };
-                    let changed = Subject::from_job(&Arc::new(driver.job().clone()));
-                    self.0.table.renew(driver);
+                    let changed = Subject::from_job(&Arc::new(state_machine.job().clone()));
+                    self.0.table.renew(state_machine);
                     self.0.parts.event_stream.publish([changed]);
-                    return ReadBack::Unfinished(first);
+                    return Reloaded::Unfinished(first);
                 }
-                Ok(None) => return ReadBack::Ended,
+                Ok(None) => return Reloaded::Ended,
                 Err(error) => error,
             };
             if matches!(error, StorageError::Closed) {
-                return ReadBack::Stopping;
+                return Reloaded::Stopping;
             }
             tracing::error!(job = %id, error = &error as &dyn std::error::Error, "the job cannot be read back; trying again");
         }
@@ -210,9 +210,9 @@ impl Jobs {
 
     /// Ends a job that otter cannot work on: commits the end, then shows it.
     async fn abandon(&self, job: Job, detail: &str) -> Result<(), StorageError> {
-        let mut driver = Driver::queued(job, self.rules());
-        driver.abandon(detail, self.0.parts.clock.now());
-        let job = driver.job().clone();
+        let mut state_machine = JobStateMachine::from_queued(job, self.rules());
+        state_machine.abandon(detail, self.0.parts.clock.now());
+        let job = state_machine.job().clone();
         match self.0.parts.store.update_job(&job).await {
             Ok(()) | Err(StorageError::AlreadyEnded(_)) => {}
             Err(error) => return Err(error),
@@ -226,22 +226,22 @@ impl Jobs {
     pub(super) fn end_queued(
         &self,
         mut pending: PendingJob,
-        end: impl FnOnce(&mut Driver, Timestamp) -> Effect + Send + 'static,
+        end: impl FnOnce(&mut JobStateMachine, Timestamp) -> Effect + Send + 'static,
     ) {
         let inner = self.clone();
-        let target = pending.driver.job().target.id();
+        let target = pending.state_machine.job().target.id();
         drop(self.0.parts.supervisor.spawn_isolated("job end", async move {
-            let first = end(&mut pending.driver, inner.0.parts.clock.now());
+            let first = end(&mut pending.state_machine, inner.0.parts.clock.now());
             // If the run is incomplete, the next start ends the job.
-            let _ = inner.drive(pending, first).await;
+            let _ = inner.run_to_end(pending, first).await;
             inner.dispatch(&target);
             inner.queue_moved(&target);
         }));
     }
 
     /// Drives a job from `first` on, and publishes its end.
-    async fn drive(&self, pending: PendingJob, first: Effect) -> Result<(), Incomplete> {
-        let job = pending.driver.job();
+    async fn run_to_end(&self, pending: PendingJob, first: Effect) -> Result<(), Incomplete> {
+        let job = pending.state_machine.job();
         let mut storing = self.0.storing_deadline_of.subscribe();
         // The sender lives as long as `self`, so this cannot fail.
         let _ = storing.wait_for(|storing| *storing != Some(job.id)).await;
@@ -256,7 +256,7 @@ impl Jobs {
             stop: &self.0.stop,
             host: self.0.parts.hosts.for_machine(&machine.id),
             machine,
-            begun: Moment::now(&self.0.parts.clock),
+            started: Moment::now(&self.0.parts.clock),
         };
         let job = runner.run(pending, first).await?;
         self.count_end(&job);

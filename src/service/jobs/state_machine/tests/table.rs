@@ -12,8 +12,8 @@ use super::script::ScriptLine::{
 };
 use super::script::{Ending, Played, ScriptLine, play};
 use super::{
-    another_machine, answer, create, id, machine, off, on, remove, rename, revert, seen,
-    with_question, with_running_task, with_snapshot, with_task, without,
+    another_machine, answer, create, id, machine, off, on, remove, rename, revert,
+    snapshot_evidence, with_question, with_running_task, with_snapshot, with_task, without,
 };
 use crate::domain::call::{CallKind, Evidence};
 use crate::domain::failure::FailureKind;
@@ -21,12 +21,12 @@ use crate::domain::job::{JobRequest, JobStepState};
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState::{self, Off, On, Suspended};
 use crate::hypervisor::HostErrorKind as Error;
-use crate::service::jobs::driver::{Glimpse, Others};
+use crate::service::jobs::state_machine::{GuestObservation, OtherJobs};
 
-const RUNS: Glimpse = guest(On, true);
-const TOOLS_STOPPED: Glimpse = guest(On, false);
-const TOOLS_WENT: Glimpse = Glimpse { tools_went: true, ..RUNS };
-const IS_OFF: Glimpse = guest(Off, false);
+const RUNS: GuestObservation = guest(On, true);
+const TOOLS_STOPPED: GuestObservation = guest(On, false);
+const TOOLS_CYCLED: GuestObservation = GuestObservation { tools_stopped: true, ..RUNS };
+const IS_OFF: GuestObservation = guest(Off, false);
 
 const ON: CallKind = CallKind::PowerOn;
 const OFF: CallKind = CallKind::PowerOff;
@@ -34,8 +34,8 @@ const REVERT: CallKind = CallKind::RevertToSnapshot;
 const CREATE: CallKind = CallKind::CreateSnapshot;
 const SHUTDOWN: CallKind = CallKind::ShutdownGuest;
 
-const fn guest(power: PowerState, tools_running: bool) -> Glimpse {
-    Glimpse { power_state: Some(power), tools_running, tools_went: false }
+const fn guest(power: PowerState, tools_running: bool) -> GuestObservation {
+    GuestObservation { power_state: Some(power), tools_running, tools_stopped: false }
 }
 
 fn shutdown(forced: bool) -> JobRequest {
@@ -225,7 +225,7 @@ fn a_kill_waits_only_for_what_may_power_the_machine_on() {
     let starts = || Saw(with_running_task(off(), "foreign", ON, false));
     let waits = [&[starts(), OtherTaskEnded], &call[..]].concat();
     check(JobRequest::Kill, &waits, Changed, &[OFF]);
-    let others = || Others { may_power_on: true, ..Others::default() };
+    let others = || OtherJobs { may_power_on: true, ..OtherJobs::default() };
     let waits = [&[SawWithOthers(off(), others()), Paused], &call[..]].concat();
     check(JobRequest::Kill, &waits, Changed, &[OFF]);
     // A task that waits for an answer powers nothing on.
@@ -364,7 +364,8 @@ fn an_end_waits_for_the_inventory_until_the_grace_is_over() {
 
 #[test]
 fn the_created_snapshot_is_named_in_the_result() {
-    let made = |snapshot| with_snapshot(off(), seen(snapshot, Some("kickstart"), "new"));
+    let made =
+        |snapshot| with_snapshot(off(), snapshot_evidence(snapshot, Some("kickstart"), "new"));
     let accepted = [Saw(off()), Accepted("task")];
     for (lines, named) in [
         (vec![TaskCreated("made")], true),
@@ -394,7 +395,7 @@ fn a_guest_is_asked_once_and_then_watched() {
     for (request, call, obeys) in [
         (shutdown(false), SHUTDOWN, vec![Guest(IS_OFF)]),
         (JobRequest::Reboot, CallKind::RebootGuest, restarts()),
-        (JobRequest::Reboot, CallKind::RebootGuest, vec![Guest(TOOLS_WENT)]),
+        (JobRequest::Reboot, CallKind::RebootGuest, vec![Guest(TOOLS_CYCLED)]),
     ] {
         let asked = |lines: &[ScriptLine], ending| {
             for answer in [
@@ -466,5 +467,5 @@ fn a_preparation_reverts_powers_on_waits_and_settles() {
 }
 
 fn states(played: &Played) -> Vec<(&str, JobStepState)> {
-    played.job.steps.iter().map(|step| (&*step.name, step.state)).collect()
+    played.job.steps.iter().map(|step| (step.name.as_str(), step.state)).collect()
 }

@@ -1,6 +1,6 @@
 //! What a job sees of its machine in the contents. Pure.
 
-use super::driver::{Glimpse, Shown};
+use super::state_machine::{GuestObservation, ObservedMachine};
 use crate::domain::ids::{MachineId, QuestionId};
 use crate::domain::machine::MachineIdentity;
 use crate::service::inventory::InventoryContents;
@@ -8,17 +8,17 @@ use crate::service::inventory::InventoryContents;
 /// The guest of a machine, whose tools had stopped this often before the call; none where the
 /// machine that was meant is not there.
 #[must_use]
-pub fn glimpse(
+pub fn guest(
     contents: &InventoryContents,
     machine: &MachineIdentity,
     tools_stops: u64,
-) -> Option<Glimpse> {
+) -> Option<GuestObservation> {
     let known = contents.machine(&machine.id)?;
-    let meant = machine.agrees_with(&known.identity());
-    meant.then(|| Glimpse {
+    let is_same = machine.agrees_with(&known.identity());
+    is_same.then(|| GuestObservation {
         power_state: known.power_state,
         tools_running: known.guest.tools_running,
-        tools_went: contents.tools_stops(&machine.id) > tools_stops,
+        tools_stopped: contents.tools_stops(&machine.id) > tools_stops,
     })
 }
 
@@ -30,8 +30,8 @@ pub fn question(contents: &InventoryContents, machine: &MachineId) -> Option<Que
 
 /// The machine as readers see it.
 #[must_use]
-pub fn shown(contents: &InventoryContents, machine: &MachineId) -> Shown {
-    Shown {
+pub fn machine(contents: &InventoryContents, machine: &MachineId) -> ObservedMachine {
+    ObservedMachine {
         power_state: contents.machine(machine).and_then(|machine| machine.power_state),
         ip_address: contents.ip_address(machine).map(str::to_owned),
     }

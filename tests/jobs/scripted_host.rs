@@ -14,13 +14,13 @@ use crate::in_process::{Hooks, Interruption, Request, SimulatedHost};
 
 /// What happens to a call that is not done at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Its task runs until [`Script::release`].
+pub enum CallBehavior {
+    /// Its task runs until [`ScriptedHost::release`].
     Hold,
-    /// The host answers after [`Script::release`] only.
-    Late,
-    /// The call comes to the host after [`Script::release`] only, and its task runs.
-    OnItsWay,
+    /// The host answers after [`ScriptedHost::release`] only.
+    AnswerLate,
+    /// The call comes to the host after [`ScriptedHost::release`] only, and its task runs.
+    Delayed,
     /// The backend itself fails, and the host does not act.
     Panic,
     /// The connection breaks, and the host does not act.
@@ -30,18 +30,18 @@ pub enum Answer {
 }
 
 /// What is to happen to calls, and what was asked of the host.
-pub struct Script {
+pub struct ScriptedHost {
     host: SimulatedHost,
-    state: Mutex<State>,
+    state: Mutex<ScriptState>,
     released: Notify,
     called: watch::Sender<usize>,
 }
 
 #[derive(Default)]
-struct State {
-    answers: VecDeque<Answer>,
+struct ScriptState {
+    behaviors: VecDeque<CallBehavior>,
     /// The answer to the call that is under way on a machine.
-    current: BTreeMap<MachineId, Answer>,
+    current: BTreeMap<MachineId, CallBehavior>,
     calls: Vec<(MachineId, HostCall)>,
     cancels: usize,
     examinations: usize,
@@ -50,7 +50,7 @@ struct State {
     asks: bool,
 }
 
-impl Script {
+impl ScriptedHost {
     pub fn new(host: SimulatedHost) -> Self {
         Self {
             host,
@@ -61,8 +61,8 @@ impl Script {
     }
 
     /// The next calls are answered like this.
-    pub fn answer(&self, answers: &[Answer]) {
-        self.lock().answers.extend(answers);
+    pub fn set_behavior(&self, behaviors: &[CallBehavior]) {
+        self.lock().behaviors.extend(behaviors);
     }
 
     /// Whether the backend fails each time that a machine is examined.
@@ -98,7 +98,7 @@ impl Script {
     }
 
     /// Whether a direct read of a machine shows a question, which no update shows.
-    pub fn ask(&self, asks: bool) {
+    pub fn show_question(&self, asks: bool) {
         self.lock().asks = asks;
     }
 
@@ -126,13 +126,13 @@ impl Script {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ScriptState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[async_trait]
-impl Hooks for Script {
+impl Hooks for ScriptedHost {
     async fn before_request(&self, request: Request<'_>) -> Result<(), Interruption> {
         match request {
             Request::Examine(machine) => {
@@ -141,7 +141,7 @@ impl Hooks for Script {
                     state.examinations += 1;
                     (state.panics_if_examined, state.asks)
                 };
-                assert!(!panics, "as a test wanted");
+                assert!(!panics, "the test requested a panic");
                 if asks {
                     self.host.mutate(|world| world.ask(machine.backend_text(), question()));
                 }
@@ -151,22 +151,22 @@ impl Hooks for Script {
                 let released = self.released.notified();
                 tokio::pin!(released);
                 released.as_mut().enable();
-                let answer = self.lock().answers.pop_front();
-                if answer == Some(Answer::OnItsWay) {
+                let behavior = self.lock().behaviors.pop_front();
+                if behavior == Some(CallBehavior::Delayed) {
                     self.count_call();
                     released.await;
                 }
                 {
                     let mut state = self.lock();
                     state.calls.push((machine.clone(), call.clone()));
-                    state.current.extend(answer.map(|answer| (machine.clone(), answer)));
+                    state.current.extend(behavior.map(|behavior| (machine.clone(), behavior)));
                 }
-                if matches!(answer, Some(Answer::Panic | Answer::Lost)) {
+                if matches!(behavior, Some(CallBehavior::Panic | CallBehavior::Lost)) {
                     self.lock().current.remove(machine);
                     self.count_call();
                 }
-                assert!(answer != Some(Answer::Panic), "as a test wanted");
-                if answer == Some(Answer::Lost) {
+                assert!(behavior != Some(CallBehavior::Panic), "the test requested a panic");
+                if behavior == Some(CallBehavior::Lost) {
                     return Err(Interruption::Cut);
                 }
             }
@@ -186,14 +186,14 @@ impl Hooks for Script {
         let released = self.released.notified();
         tokio::pin!(released);
         released.as_mut().enable();
-        let answer = self.lock().current.remove(machine);
-        match answer {
-            None | Some(Answer::UncertainFailure) => self.finish(machine, answer.is_some()),
-            Some(Answer::OnItsWay) => return Ok(()),
+        let behavior = self.lock().current.remove(machine);
+        match behavior {
+            None | Some(CallBehavior::UncertainFailure) => self.finish(machine, behavior.is_some()),
+            Some(CallBehavior::Delayed) => return Ok(()),
             _ => {}
         }
         self.count_call();
-        if answer == Some(Answer::Late) {
+        if behavior == Some(CallBehavior::AnswerLate) {
             released.await;
         }
         Ok(())

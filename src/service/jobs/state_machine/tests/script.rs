@@ -1,4 +1,4 @@
-//! Plays one case: gives the driver a fixed list of answers and interrupts. At each line it checks
+//! Plays one case: gives the state_machine a fixed list of answers and interrupts. At each line it checks
 //! the rules that hold in every case.
 
 use std::time::Duration;
@@ -13,8 +13,9 @@ use crate::domain::job::{Job, JobRequest, JobState, JobStepState};
 use crate::domain::origin::Actor;
 use crate::hypervisor::{Accepted, HostErrorKind};
 use crate::service::host_failure::HostFailure;
-use crate::service::jobs::driver::{
-    Called, Driver, Effect, Glimpse, Glimpsed, Input, Interrupt, Others, Shown, TaskEnd,
+use crate::service::jobs::state_machine::{
+    CallResult, Effect, GuestObservation, GuestWatchResult, Input, Interrupt, JobStateMachine,
+    ObservedMachine, OtherJobs, TaskEnd,
 };
 
 /// One line of a case. It answers the effect that is under way, or it interrupts the job.
@@ -25,7 +26,7 @@ pub enum ScriptLine {
     /// The host shows the machine like this.
     Saw(Evidence),
     /// The same, while otter's other jobs do something to the machine.
-    SawWithOthers(Evidence, Others),
+    SawWithOthers(Evidence, OtherJobs),
     /// The host shows the machine like this before and after `esx.settle`.
     Settled(Evidence),
     /// The host does not show the machine.
@@ -50,7 +51,7 @@ pub enum ScriptLine {
     /// The host no longer knows the task.
     TaskVanished,
     /// The inventory shows the guest like this.
-    Guest(Glimpse),
+    Guest(GuestObservation),
     /// `force_after` is over.
     ForceAfter,
     /// The inventory no longer has the machine.
@@ -119,10 +120,10 @@ impl Played {
 /// last line.
 pub fn play(request: JobRequest, lines: &[ScriptLine]) -> Played {
     let committed = job(request);
-    let mut driver = Driver::queued(committed.clone(), RULES);
-    let effect = driver.start(start());
+    let mut state_machine = JobStateMachine::from_queued(committed.clone(), RULES);
+    let effect = state_machine.start(start());
     let (calls, cancelled) = (Vec::new(), Vec::new());
-    let mut play = Play { driver, effect, committed, calls, cancelled, inputs: 0 };
+    let mut play = Play { state_machine, effect, committed, calls, cancelled, inputs: 0 };
     for (number, line) in lines.iter().enumerate() {
         play.check_rules();
         let fits = match line {
@@ -131,7 +132,7 @@ pub fn play(request: JobRequest, lines: &[ScriptLine]) -> Played {
                 play.answer(&saw()) && play.answer(&ScriptLine::Paused) && play.answer(&saw())
             }
             ScriptLine::Crash => play.crash(),
-            line => match interrupt_of(line) {
+            line => match interrupt_for(line) {
                 Some(interrupt) => play.interrupt(interrupt),
                 None => play.answer(line),
             },
@@ -145,7 +146,7 @@ pub fn play(request: JobRequest, lines: &[ScriptLine]) -> Played {
 }
 
 struct Play {
-    driver: Driver,
+    state_machine: JobStateMachine,
     /// The effect that is under way.
     effect: Effect,
     /// The job as it is on disk.
@@ -164,9 +165,9 @@ impl Play {
             vec![Interrupt::Cancel(Actor::otter())],
             vec![Interrupt::Deadline { question: false }, Interrupt::GraceOver],
         ] {
-            let mut driver = self.driver.clone();
+            let mut state_machine = self.state_machine.clone();
             for interrupt in interrupts {
-                let instead = driver.interrupt(interrupt, self.now()).instead;
+                let instead = state_machine.interrupt(interrupt, self.now()).instead;
                 if is_held {
                     assert_eq!(instead, None, "{:?} is never dropped", self.effect);
                 } else if instead.is_some() {
@@ -175,12 +176,13 @@ impl Play {
             }
         }
         if self.committed.state == JobState::Running {
-            let (mut driver, effect) = Driver::resume(self.committed.clone(), RULES);
+            let (mut state_machine, effect) =
+                JobStateMachine::resume(self.committed.clone(), RULES);
             if let (Some(_), Some(task)) = (&self.committed.intent, &self.committed.host_task) {
-                assert_eq!(task_of(&effect), Some(task));
+                assert_eq!(followed_task(&effect), Some(task));
             } else {
                 assert_eq!(effect, Effect::AwaitHost(Duration::ZERO));
-                let next = driver.step(Input::Waited, self.now());
+                let next = state_machine.step(Input::Waited, self.now());
                 assert_eq!(next, Effect::Examine, "after a crash the machine is read first");
             }
         }
@@ -189,7 +191,7 @@ impl Play {
     /// Answers the effect that is under way. False if the line is not an answer to it.
     fn answer(&mut self, line: &ScriptLine) -> bool {
         loop {
-            if let Some(input) = self.input_of(line) {
+            if let Some(input) = self.input_for(line) {
                 self.step(input);
                 return true;
             }
@@ -207,39 +209,39 @@ impl Play {
             | Effect::AwaitTask(_)
             | Effect::AwaitAnswer(_)
             | Effect::Pause(_) => Input::Waited,
-            Effect::Barrier => Input::Synced(Some(Shown::default())),
+            Effect::Barrier => Input::Synced(Some(ObservedMachine::default())),
             _ => return false,
         };
         self.step(input);
         true
     }
 
-    fn input_of(&self, line: &ScriptLine) -> Option<Input> {
+    fn input_for(&self, line: &ScriptLine) -> Option<Input> {
         use ScriptLine as Line;
         let follows = matches!(self.effect, Effect::Follow(_) | Effect::CancelAndFollow(_));
         Some(match (line, &self.effect) {
             (Line::Committed, Effect::Save) => Input::Saved,
             (Line::Saw(evidence), Effect::Examine) => {
-                Input::Examined(Ok((evidence.clone(), Others::default())))
+                Input::Examined(Ok((evidence.clone(), OtherJobs::default())))
             }
             (Line::SawWithOthers(evidence, others), Effect::Examine) => {
                 Input::Examined(Ok((evidence.clone(), others.clone())))
             }
             (Line::Unreadable(kind), Effect::Examine) => Input::Examined(Err(host_failure(*kind))),
             (Line::Accepted(task), Effect::Call(_)) => {
-                Input::Called(Called::Accepted(Accepted::Task(TaskId::from_backend(*task))))
+                Input::Called(CallResult::Accepted(Accepted::Task(TaskId::from_backend(*task))))
             }
-            (Line::Done, Effect::Call(_)) => Input::Called(Called::Accepted(Accepted::Done)),
+            (Line::Done, Effect::Call(_)) => Input::Called(CallResult::Accepted(Accepted::Done)),
             (Line::Refused(kind), Effect::Call(_)) => {
-                Input::Called(Called::Refused(host_failure(*kind)))
+                Input::Called(CallResult::Refused(host_failure(*kind)))
             }
             (Line::RefusedBecauseOf(task), Effect::Call(_)) => {
                 let blocking_task = Some(TaskId::from_backend(*task));
                 let busy = host_failure(HostErrorKind::Busy);
-                Input::Called(Called::Refused(HostFailure { blocking_task, ..busy }))
+                Input::Called(CallResult::Refused(HostFailure { blocking_task, ..busy }))
             }
             (Line::Lost, Effect::Call(_)) => {
-                Input::Called(Called::Lost(host_failure(HostErrorKind::Unreachable)))
+                Input::Called(CallResult::Lost(host_failure(HostErrorKind::Unreachable)))
             }
             (Line::TaskSucceeded, _) if follows => {
                 Input::TaskEnded(TaskEnd::Succeeded { snapshot: None })
@@ -252,7 +254,8 @@ impl Play {
                 Input::TaskEnded(TaskEnd::Failed(host_failure(*kind)))
             }
             (Line::TaskCancelled, effect) if follows => {
-                let is_asked = task_of(effect).is_some_and(|task| self.cancelled.contains(task));
+                let is_asked =
+                    followed_task(effect).is_some_and(|task| self.cancelled.contains(task));
                 assert!(is_asked, "the host was not asked to cancel the task");
                 Input::TaskEnded(TaskEnd::Failed(host_failure(HostErrorKind::Cancelled)))
             }
@@ -260,14 +263,16 @@ impl Play {
                 Input::TaskEnded(TaskEnd::Lost(host_failure(HostErrorKind::Rejected)))
             }
             (Line::TaskVanished, _) if follows => Input::TaskEnded(TaskEnd::Vanished),
-            (Line::Guest(glimpse), Effect::Watch { .. }) => {
-                Input::Glimpsed(Glimpsed::Now(*glimpse))
+            (Line::Guest(observation), Effect::Watch { .. }) => {
+                Input::GuestObserved(GuestWatchResult::Observed(*observation))
             }
             (Line::ForceAfter, Effect::Watch { until: Some(_), .. }) => {
-                Input::Glimpsed(Glimpsed::TimeUp)
+                Input::GuestObserved(GuestWatchResult::TimeUp)
             }
-            (Line::GuestGone, Effect::Watch { .. }) => Input::Glimpsed(Glimpsed::Gone),
-            (Line::Ready(is_ready), Effect::AwaitReady(_)) => Input::Readied(*is_ready),
+            (Line::GuestGone, Effect::Watch { .. }) => {
+                Input::GuestObserved(GuestWatchResult::MachineGone)
+            }
+            (Line::Ready(is_ready), Effect::AwaitReady(_)) => Input::Ready(*is_ready),
             (Line::HostBack, Effect::AwaitHost(_))
             | (Line::OtherTaskEnded, Effect::AwaitTask(_))
             | (Line::QuestionGone, Effect::AwaitAnswer(_))
@@ -280,30 +285,30 @@ impl Play {
     fn step(&mut self, input: Input) {
         if input == Input::Saved {
             assert!(!self.committed.state.is_end(), "an end is never changed");
-            self.committed = self.driver.job().clone();
+            self.committed = self.state_machine.job().clone();
         }
         self.inputs += 1;
-        let effect = self.driver.step(input, self.now());
+        let effect = self.state_machine.step(input, self.now());
         self.take(effect);
     }
 
     fn interrupt(&mut self, interrupt: Interrupt) -> bool {
         let is_cancel = matches!(interrupt, Interrupt::Cancel(_));
-        let reaction = self.driver.interrupt(interrupt, self.now());
+        let reaction = self.state_machine.interrupt(interrupt, self.now());
         self.cancelled.extend(reaction.cancel_task);
         if let Some(effect) = reaction.instead {
             self.take(effect);
         }
         // The request to cancel is committed, and with it how far the job is.
         if is_cancel && self.effect != Effect::Save && !self.committed.state.is_end() {
-            self.committed = self.driver.job().clone();
+            self.committed = self.state_machine.job().clone();
         }
         true
     }
 
     fn crash(&mut self) -> bool {
-        let (driver, effect) = Driver::resume(self.committed.clone(), RULES);
-        self.driver = driver;
+        let (state_machine, effect) = JobStateMachine::resume(self.committed.clone(), RULES);
+        self.state_machine = state_machine;
         self.take(effect);
         true
     }
@@ -319,7 +324,7 @@ impl Play {
             }
             Effect::CancelAndFollow(task) => self.cancelled.push(task.clone()),
             Effect::Finish => {
-                assert_eq!(committed, self.driver.job(), "the end is committed first");
+                assert_eq!(committed, self.state_machine.job(), "the end is committed first");
                 assert!(committed.state.is_end() && committed.finished_at.is_some());
                 assert_eq!(committed.intent, None);
                 assert_eq!(committed.error.is_none(), committed.state == JobState::Succeeded);
@@ -335,7 +340,7 @@ impl Play {
     }
 }
 
-fn interrupt_of(line: &ScriptLine) -> Option<Interrupt> {
+fn interrupt_for(line: &ScriptLine) -> Option<Interrupt> {
     match line {
         ScriptLine::Cancel => Some(Interrupt::Cancel(Actor::otter())),
         ScriptLine::Deadline => Some(Interrupt::Deadline { question: false }),
@@ -345,7 +350,7 @@ fn interrupt_of(line: &ScriptLine) -> Option<Interrupt> {
     }
 }
 
-fn task_of(effect: &Effect) -> Option<&TaskId> {
+fn followed_task(effect: &Effect) -> Option<&TaskId> {
     match effect {
         Effect::Follow(task) | Effect::CancelAndFollow(task) => Some(task),
         _ => None,

@@ -12,7 +12,7 @@ use otter::service::callers::Caller;
 use otter::service::event_stream::EventStream;
 use otter::service::hosts::Hosts;
 use otter::service::inventory::Inventory;
-use otter::service::jobs::gate::{Pass, Right};
+use otter::service::jobs::authorization::{LeaseCredential, Requester};
 use otter::service::jobs::{Deadlines, JobSettings, JobView, Jobs, JobsParts, NewJob};
 use otter::service::leases::published::PublishedLeases;
 use otter::service::snapshots::{SnapshotProtection, SnapshotSettings};
@@ -23,14 +23,14 @@ use otter::supervisor::{Signals, Supervisor};
 use otter::telemetry::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
 
-use super::script::Script;
+use super::scripted_host::ScriptedHost;
 use crate::in_process::{InProcess, SimulatedHost};
 
 /// An engine, its host and its store. Time stands still until it is moved.
-pub struct Lab {
+pub struct JobsFixture {
     pub clock: Clock,
     pub store: Store,
-    pub host: Arc<Script>,
+    pub host: Arc<ScriptedHost>,
     pub inventory: Arc<Inventory>,
     pub jobs: Jobs,
     backend: Arc<InProcess>,
@@ -38,7 +38,7 @@ pub struct Lab {
     stop: CancellationToken,
 }
 
-impl Lab {
+impl JobsFixture {
     pub async fn new(machines: usize) -> Self {
         let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
         let store = Store::in_memory().await.unwrap();
@@ -50,19 +50,19 @@ impl Lab {
             Duration::from_secs(30),
         ));
         let host = SimulatedHost::new(&Scenario::generated(machines), Pace::Stepped, clock.clone());
-        let script = Arc::new(Script::new(host.clone()));
+        let script = Arc::new(ScriptedHost::new(host.clone()));
         let backend = Arc::new(InProcess::new(host).with_hooks(Arc::clone(&script) as _));
         let stop = CancellationToken::new();
         let (running, observer, stopped) =
             (Arc::clone(&backend), Arc::clone(&inventory), stop.clone());
         tokio::spawn(async move { running.run(observer, stopped).await });
         inventory.connected().await;
-        let (supervisor, jobs) = engine(&clock, &store, &backend, &inventory);
+        let (supervisor, jobs) = new_jobs(&clock, &store, &backend, &inventory);
         Self { clock, store, host: script, inventory, jobs, backend, supervisor, stop }
     }
 
     /// The session is with a vCenter from now on.
-    pub fn is_vcenter(&self) {
+    pub fn set_vcenter_product(&self) {
         let product = HostProduct {
             full_name: "VMware vCenter Server 7.0.3".to_owned(),
             version: "7.0.3".to_owned(),
@@ -83,13 +83,13 @@ impl Lab {
         assert_eq!(ending.failures, []);
     }
 
-    pub fn begin_to_stop(&self) {
+    pub fn start_to_stop(&self) {
         self.supervisor.stop();
     }
 
     /// A new engine over the same store and host, which has taken up what was left.
     pub async fn restart(&mut self) -> usize {
-        let (supervisor, jobs) = engine(&self.clock, &self.store, &self.backend, &self.inventory);
+        let (supervisor, jobs) = new_jobs(&self.clock, &self.store, &self.backend, &self.inventory);
         (self.supervisor, self.jobs) = (supervisor, jobs);
         self.jobs.recover().await.unwrap()
     }
@@ -110,9 +110,9 @@ impl Lab {
         NewJob {
             machine: Arc::clone(machine),
             request,
-            right: Right {
+            requester: Requester {
                 caller: Caller::new("anonymous", Role::Admin),
-                pass: Pass::Nothing,
+                credential: LeaseCredential::Absent,
                 override_reason: None,
             },
             reference: None,
@@ -130,7 +130,7 @@ impl Lab {
     }
 
     /// The same, while time passes a second at a time.
-    pub async fn end_in_time(&self, id: JobId) -> JobView {
+    pub async fn end_as_time_passes(&self, id: JobId) -> JobView {
         let time_passes = async {
             loop {
                 self.clock.advance(Duration::from_secs(1));
@@ -148,13 +148,13 @@ impl Lab {
     }
 }
 
-impl Drop for Lab {
+impl Drop for JobsFixture {
     fn drop(&mut self) {
         self.stop.cancel();
     }
 }
 
-fn engine(
+fn new_jobs(
     clock: &Clock,
     store: &Store,
     backend: &Arc<InProcess>,
@@ -183,7 +183,7 @@ fn engine(
             },
         },
         metrics: Metrics::default(),
-        gate: Arc::new(PublishedLeases::default()),
+        authorizer: Arc::new(PublishedLeases::default()),
         snapshots: Arc::new(SnapshotProtection::new(
             SnapshotSettings::default(),
             Arc::default(),

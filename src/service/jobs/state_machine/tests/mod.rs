@@ -1,7 +1,7 @@
-//! The driver under test: for each kind of job, what the host did and how the job must end.
+//! The state_machine under test: for each kind of job, what the host did and how the job must end.
 //!
 //! ```text
-//! table, lost_calls: request, answers of the host ──► script: the driver ──► end, calls
+//! table, lost_calls: request, answers of the host ──► script: the state_machine ──► end, calls
 //! ```
 //! The machine and every answer of the host are written out. No test computes them.
 
@@ -13,15 +13,15 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::{Driver, Rules};
+use super::{JobRules, JobStateMachine};
 use crate::domain::call::{CallKind, Evidence, RecentTask, SnapshotEvidence};
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::job::JobRequest;
 use crate::domain::origin::Actor;
 use crate::domain::power::PowerState;
-use crate::service::jobs::samples::{evidence, job, seen, start};
+use crate::service::jobs::samples::{evidence, job, snapshot_evidence, start};
 
-const RULES: Rules = Rules { settle: Duration::from_secs(30) };
+const RULES: JobRules = JobRules { settle: Duration::from_secs(30) };
 
 fn revert(power_on: Option<bool>) -> JobRequest {
     JobRequest::Revert { snapshot: id("kickstart"), path: "kickstart".to_owned(), power_on }
@@ -52,9 +52,9 @@ fn machine(power: PowerState) -> Evidence {
     Evidence {
         current_snapshot: Some(id("kickstart")),
         snapshots: vec![
-            seen("base", None, "base"),
-            seen("kickstart", Some("base"), "kickstart"),
-            seen("leaf", Some("kickstart"), "leaf"),
+            snapshot_evidence("base", None, "base"),
+            snapshot_evidence("kickstart", Some("base"), "kickstart"),
+            snapshot_evidence("leaf", Some("kickstart"), "leaf"),
         ],
         tools_running: power == PowerState::On,
         ..evidence(power)
@@ -121,9 +121,9 @@ fn id(snapshot: &str) -> SnapshotId {
 
 #[test]
 fn a_jump_of_the_wall_clock_does_not_change_an_end() {
-    let mut driver = Driver::queued(job(JobRequest::PowerOn), RULES);
-    driver.cancel_queued(Actor::otter(), start());
-    let ended = driver.job().clone();
-    driver.shift_deadline(SignedDuration::from_hours(1), start());
-    assert_eq!(*driver.job(), ended);
+    let mut state_machine = JobStateMachine::from_queued(job(JobRequest::PowerOn), RULES);
+    state_machine.cancel_queued(Actor::otter(), start());
+    let ended = state_machine.job().clone();
+    state_machine.shift_deadline(SignedDuration::from_hours(1), start());
+    assert_eq!(*state_machine.job(), ended);
 }

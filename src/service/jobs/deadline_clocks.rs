@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::domain::job::Job;
 
 /// A smaller difference is not worth a write: clocks are slewed all the time.
-const JUMP: SignedDuration = SignedDuration::from_secs(1);
+const MIN_JUMP: SignedDuration = SignedDuration::from_secs(1);
 
 /// One moment, by both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -41,21 +41,21 @@ impl Moment {
 
 /// Notices that the wall clock jumped.
 #[derive(Clone, Debug)]
-pub struct Jumps {
+pub struct JumpDetector {
     offset: SignedDuration,
 }
 
-impl Jumps {
+impl JumpDetector {
     /// The jumps after this moment.
-    pub fn since(now: Moment) -> Self {
+    pub fn new(now: Moment) -> Self {
         Self { offset: now.offset() }
     }
 
     /// The size of the jump since the last call; `None` if the wall clock did not jump.
-    pub fn find(&mut self, now: Moment) -> Option<SignedDuration> {
+    pub fn detect(&mut self, now: Moment) -> Option<SignedDuration> {
         let offset = now.offset();
         let jump = offset.saturating_sub(self.offset);
-        if jump.abs() < JUMP {
+        if jump.abs() < MIN_JUMP {
             return None;
         }
         self.offset = offset;
@@ -142,15 +142,15 @@ mod tests {
     #[test]
     fn a_jump_is_found_once_and_a_slow_drift_is_none() {
         let clock = Clock::stepped(samples::start());
-        let mut jumps = Jumps::since(Moment::now(&clock));
+        let mut jumps = JumpDetector::new(Moment::now(&clock));
         clock.advance(Duration::from_hours(5));
-        assert_eq!(jumps.find(Moment::now(&clock)), None);
+        assert_eq!(jumps.detect(Moment::now(&clock)), None);
         clock.jump(SignedDuration::from_hours(-2));
-        assert_eq!(jumps.find(Moment::now(&clock)), Some(SignedDuration::from_hours(-2)));
+        assert_eq!(jumps.detect(Moment::now(&clock)), Some(SignedDuration::from_hours(-2)));
         clock.jump(SignedDuration::from_millis(900));
-        assert_eq!(jumps.find(Moment::now(&clock)), None);
+        assert_eq!(jumps.detect(Moment::now(&clock)), None);
         clock.jump(SignedDuration::from_millis(900));
-        assert_eq!(jumps.find(Moment::now(&clock)), Some(SignedDuration::from_millis(1_800)));
+        assert_eq!(jumps.detect(Moment::now(&clock)), Some(SignedDuration::from_millis(1_800)));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Watching a guest that was asked to shut down or to restart: what the inventory shows is all that
+//! Watching a guest that was asked to shut down or to restart: what the picture shows is all that
 //! tells.
 //!
 //! ```text
@@ -10,84 +10,93 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::vocabulary::{Effect, Glimpse, Glimpsed};
-use super::{Driver, Stage, Then, UNSEEN};
+use super::protocol::{Effect, GuestObservation, GuestWatchResult};
+use super::{AfterSave, GUEST_DID_NOT_REACT, JobStateMachine, RunState};
 use crate::domain::call::{CallKind, HostCall};
 use crate::domain::duration;
-use crate::domain::job::{Job, JobRequest, JobStepState};
+use crate::domain::job::{Job, JobRequest, JobStepState, StepName};
 use crate::domain::power::PowerState;
 
-impl Driver {
+impl JobStateMachine {
     /// Looks at the guest, or goes on looking where it was seen as `known`.
-    pub(super) fn watch(&mut self, known: Option<Glimpse>, now: Timestamp) -> Effect {
-        if self.overdue() {
-            return self.give_up(UNSEEN, now);
+    pub(super) fn watch_guest(
+        &mut self,
+        known: Option<GuestObservation>,
+        now: Timestamp,
+    ) -> Effect {
+        if self.is_overdue() {
+            return self.end_unknown(GUEST_DID_NOT_REACT, now);
         }
         self.blocker = None;
-        self.stage = Stage::Watching;
-        Effect::Watch { known, until: force_at(&self.job) }
+        self.run_state = RunState::WatchingGuest;
+        Effect::Watch { known, until: force_time(&self.job) }
     }
 
-    pub(super) fn glimpsed(&mut self, glimpsed: Glimpsed, now: Timestamp) -> Effect {
-        let glimpse = match glimpsed {
-            Glimpsed::Now(glimpse) => glimpse,
-            Glimpsed::TimeUp => return self.force(now),
-            Glimpsed::Gone => {
-                return self.give_up(
+    pub(super) fn on_guest_observed(&mut self, result: GuestWatchResult, now: Timestamp) -> Effect {
+        let observation = match result {
+            GuestWatchResult::Observed(observation) => observation,
+            GuestWatchResult::TimeUp => return self.power_off_after_timeout(now),
+            GuestWatchResult::MachineGone => {
+                return self.end_unknown(
                     "The guest was asked, and the machine that was meant is no longer on the host.",
                     now,
                 );
             }
         };
-        let Some(intent) = &self.job.intent else { return self.begin() };
+        let Some(intent) = &self.job.intent else { return self.read_before_call() };
         match intent.call {
             HostCall::RebootGuest => {
                 let ran_before = intent.before.tools_running;
-                self.tools_went |= glimpse.tools_went || (ran_before && !glimpse.tools_running);
-                if matches!(glimpse.power_state, Some(PowerState::Off | PowerState::Suspended)) {
+                self.tools_stopped |=
+                    observation.tools_stopped || (ran_before && !observation.tools_running);
+                if matches!(observation.power_state, Some(PowerState::Off | PowerState::Suspended))
+                {
                     let detail = "The guest was asked to restart, and the machine was powered off or suspended \
                                   before that was seen.";
-                    return self.give_up(detail, now);
+                    return self.end_unknown(detail, now);
                 }
-                if self.tools_went && glimpse.tools_running {
+                if self.tools_stopped && observation.tools_running {
                     return self.call_succeeded(now);
                 }
             }
-            _ if glimpse.power_state == Some(PowerState::Off) => return self.call_succeeded(now),
+            _ if observation.power_state == Some(PowerState::Off) => {
+                return self.call_succeeded(now);
+            }
             _ => {}
         }
-        self.watch(Some(glimpse), now)
+        self.watch_guest(Some(observation), now)
     }
 
     /// The guest was not off in time: the plug is pulled.
-    fn force(&mut self, now: Timestamp) -> Effect {
+    fn power_off_after_timeout(&mut self, now: Timestamp) -> Effect {
         let JobRequest::Shutdown { force_after: Some(after) } = self.job.request else {
-            return self.watch(None, now);
+            return self.watch_guest(None, now);
         };
         let detail = format!("the guest was not off after {}", duration::format(after));
         self.finish_step(JobStepState::Failed, Some(&detail), now);
         self.job.intent = None;
-        self.phase("pulling the plug", now);
-        self.save(Then::Begin)
+        self.set_phase("pulling the plug", now);
+        self.save(AfterSave::ReadMachine)
     }
 
     /// Without tools there is no guest to be asked. Whether the plug is pulled instead.
-    pub(super) fn force_without_tools(&mut self, now: Timestamp) -> Option<Effect> {
+    pub(super) fn power_off_without_tools(&mut self, now: Timestamp) -> Option<Effect> {
         let forced = matches!(self.job.request, JobRequest::Shutdown { force_after: Some(_) });
         if !forced || self.job.intent.as_ref()?.call != HostCall::ShutdownGuest {
             return None;
         }
         self.finish_step(JobStepState::Skipped, Some("no guest tools run"), now);
         self.job.intent = None;
-        Some(self.save(Then::Begin))
+        Some(self.save(AfterSave::ReadMachine))
     }
 }
 
 /// When the plug is pulled: counted from when the guest was first asked. Never, once the job is to
 /// be cancelled.
-pub(super) fn force_at(job: &Job) -> Option<Timestamp> {
+pub(super) fn force_time(job: &Job) -> Option<Timestamp> {
     let JobRequest::Shutdown { force_after: Some(after) } = job.request else { return None };
-    let asked = job.steps.iter().find(|step| step.name == CallKind::ShutdownGuest.as_str())?;
+    let asked =
+        job.steps.iter().find(|step| step.name == StepName::Call(CallKind::ShutdownGuest))?;
     let after = SignedDuration::try_from(after).ok()?;
     asked
         .started_at

@@ -1,4 +1,4 @@
-//! What a [`Driver`](super::Driver) and its shell say to each other.
+//! What a [`JobStateMachine`](super::JobStateMachine) and its shell say to each other.
 
 use std::time::Duration;
 
@@ -27,10 +27,10 @@ pub enum Effect {
     Follow(TaskId),
     /// Ask the host to cancel the job's own task, and follow it; answer [`Input::TaskEnded`].
     CancelAndFollow(TaskId),
-    /// Look at the guest in the inventory once that is whole, and wait until it is other than `known`
-    /// or it is `until`; answer [`Input::Glimpsed`].
-    Watch { known: Option<Glimpse>, until: Option<Timestamp> },
-    /// Wait this long, and then until the host is there and the inventory is whole; answer
+    /// Look at the guest in the picture once that is whole, and wait until it is other than `known`
+    /// or it is `until`; answer [`Input::GuestObserved`].
+    Watch { known: Option<GuestObservation>, until: Option<Timestamp> },
+    /// Wait this long, and then until the host is there and the picture is whole; answer
     /// [`Input::Waited`].
     AwaitHost(Duration),
     /// Wait until somebody else's task ended, answer [`Input::Waited`].
@@ -39,9 +39,9 @@ pub enum Effect {
     AwaitAnswer(QuestionId),
     /// Wait this long, answer [`Input::Waited`].
     Pause(Duration),
-    /// Wait until the machine is so, answer [`Input::Readied`].
+    /// Wait until the machine is so, answer [`Input::Ready`].
     AwaitReady(Readiness),
-    /// Let the inventory catch up with the host, answer [`Input::Synced`].
+    /// Let the picture catch up with the host, answer [`Input::Synced`].
     Barrier,
     /// The end is committed: publish it. Nothing comes after.
     Finish,
@@ -51,23 +51,23 @@ pub enum Effect {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     Saved,
-    Examined(Seen),
-    Called(Called),
+    Examined(ExamineResult),
+    Called(CallResult),
     TaskEnded(TaskEnd),
-    Glimpsed(Glimpsed),
+    GuestObserved(GuestWatchResult),
     Waited,
     /// Whether the machine is as it was waited for; else it cannot come to that any more.
-    Readied(bool),
-    /// What the inventory shows, or that the host went away before it was caught up.
-    Synced(Option<Shown>),
+    Ready(bool),
+    /// What the picture shows, or that the host went away before it was caught up.
+    Synced(Option<ObservedMachine>),
 }
 
 /// The evidence, and what otter itself knows around it.
-pub type Seen = Result<(Evidence, Others), HostFailure>;
+pub type ExamineResult = Result<(Evidence, OtherJobs), HostFailure>;
 
 /// What otter knows around a machine: its other jobs there, and the rules for snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Others {
+pub struct OtherJobs {
     pub tasks: Vec<TaskId>,
     /// One of them made a call, or is about to, that may yet power the machine on, with no task
     /// known to tell.
@@ -76,9 +76,9 @@ pub struct Others {
     pub snapshot_rules: SnapshotRules,
 }
 
-impl Others {
+impl OtherJobs {
     /// Of these jobs.
-    pub fn of<'j>(jobs: impl Iterator<Item = &'j Job>) -> Self {
+    pub fn from_jobs<'j>(jobs: impl Iterator<Item = &'j Job>) -> Self {
         let mut others = Self::default();
         for job in jobs {
             let call = job.intent.as_ref().map(|intent| intent.call.kind());
@@ -92,7 +92,7 @@ impl Others {
 
 /// What became of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Called {
+pub enum CallResult {
     Accepted(Accepted),
     Refused(HostFailure),
     Lost(HostFailure),
@@ -113,25 +113,25 @@ pub enum TaskEnd {
 
 /// What came of watching a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Glimpsed {
-    Now(Glimpse),
+pub enum GuestWatchResult {
+    Observed(GuestObservation),
     TimeUp,
     /// The machine that was meant is no longer there.
-    Gone,
+    MachineGone,
 }
 
-/// A guest as the inventory shows it.
+/// A guest as the picture shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Glimpse {
+pub struct GuestObservation {
     pub power_state: Option<PowerState>,
     pub tools_running: bool,
     /// Whether they were seen to stop since the last call was made.
-    pub tools_went: bool,
+    pub tools_stopped: bool,
 }
 
 /// The machine as readers see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Shown {
+pub struct ObservedMachine {
     pub power_state: Option<PowerState>,
     pub ip_address: Option<String>,
 }
@@ -166,9 +166,9 @@ pub enum Blocker {
     Busy,
 }
 
-/// The time that the driver goes by.
+/// The time that the state_machine goes by.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules {
+pub struct JobRules {
     /// `esx.settle`: how long a machine must be quiet before a lost call is judged.
     pub settle: Duration,
 }

@@ -1,10 +1,10 @@
-//! The one end: the inventory catches up, the end is committed, and people are told why it was no
+//! The one end: the picture catches up, the end is committed, and people are told why it was no
 //! success.
 
 use jiff::Timestamp;
 
-use super::vocabulary::{Blocker, Effect, Shown};
-use super::{Deadline, Driver, RETRY_PAUSE, Stage, Then};
+use super::protocol::{Blocker, Effect, ObservedMachine};
+use super::{AfterSave, DeadlineState, JobStateMachine, RETRY_PAUSE, RunState};
 use crate::domain::call::CallKind;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::job::{JobRequest, JobResult, JobState, JobStepState};
@@ -12,15 +12,15 @@ use crate::service::jobs::plan;
 
 /// How a job ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum JobEnd {
     Succeeded,
     Failed(Failure),
     Cancelled(Failure),
     Unknown(Failure),
 }
 
-impl End {
-    fn why(&self) -> &str {
+impl JobEnd {
+    fn detail(&self) -> &str {
         match self {
             Self::Failed(failure) | Self::Cancelled(failure) | Self::Unknown(failure) => {
                 &failure.detail
@@ -30,15 +30,18 @@ impl End {
     }
 }
 
-impl Driver {
-    pub(super) fn gone(&mut self, now: Timestamp) -> Effect {
+impl JobStateMachine {
+    pub(super) fn end_machine_gone(&mut self, now: Timestamp) -> Effect {
         let detail = "The machine that was meant is no longer on the host.";
-        self.end_unsent(End::Failed(self.failure(FailureKind::MachineGone, detail)), now)
+        self.end_after_call_not_run(
+            JobEnd::Failed(self.new_failure(FailureKind::MachineGone, detail)),
+            now,
+        )
     }
 
     /// The machine is gone, and with it the only one who could tell whether the call ran.
-    pub(super) fn gone_unjudged(&mut self, now: Timestamp) -> Effect {
-        self.give_up(
+    pub(super) fn end_machine_gone_after_loss(&mut self, now: Timestamp) -> Effect {
+        self.end_unknown(
             "The answer to the call was lost, and the machine that was meant is no longer on the host.",
             now,
         )
@@ -48,8 +51,8 @@ impl Driver {
     /// that was lost may have: of most calls the machine itself told that it had not, of these
     /// nothing can. Nor of one whose task the host forgot: it may still be at it, with no task to
     /// see.
-    pub(super) fn end_unsent(&mut self, end: End, now: Timestamp) -> Effect {
-        let untold = |call: CallKind| {
+    pub(super) fn end_after_call_not_run(&mut self, end: JobEnd, now: Timestamp) -> Effect {
+        let is_unprovable = |call: CallKind| {
             matches!(
                 call,
                 CallKind::RevertToSnapshot
@@ -59,78 +62,90 @@ impl Driver {
             )
         };
         let call = self.job.intent.as_ref().map(|intent| intent.call.kind());
-        let Some(call) =
-            call.filter(|call| (untold(*call) || self.vanished) && self.asked_before())
+        let Some(call) = call
+            .filter(|call| (is_unprovable(*call) || self.task_vanished) && self.was_sent_before())
         else {
             return self.end(end, now);
         };
         let what = call.as_str().replace('_', " ");
-        self.give_up(
+        self.end_unknown(
             &format!(
                 "The answer to the call ({what}) was lost, and it was not done again; it may have run. {}",
-                end.why()
+                end.detail()
             ),
             now,
         )
     }
 
-    pub(super) fn give_up(&mut self, detail: &str, now: Timestamp) -> Effect {
-        let failure = self.failure(FailureKind::OutcomeUnknown, detail);
-        self.end(End::Unknown(failure), now)
+    pub(super) fn end_unknown(&mut self, detail: &str, now: Timestamp) -> Effect {
+        let failure = self.new_failure(FailureKind::OutcomeUnknown, detail);
+        self.end(JobEnd::Unknown(failure), now)
     }
 
-    /// Ends the job; where the host was called, the inventory first catches up with what the call
+    /// Ends the job; where the host was called, the picture first catches up with what the call
     /// did.
-    pub(super) fn end(&mut self, end: End, now: Timestamp) -> Effect {
+    pub(super) fn end(&mut self, end: JobEnd, now: Timestamp) -> Effect {
         let end = match end {
-            End::Failed(ref failure) | End::Cancelled(ref failure)
+            JobEnd::Failed(ref failure) | JobEnd::Cancelled(ref failure)
                 if plan::guest_may_still_obey(&self.job) =>
             {
                 let detail = format!(
                     "The guest was asked to shut down, and may still do so. {}",
                     failure.detail
                 );
-                let unknown = self.failure(FailureKind::OutcomeUnknown, &detail);
-                End::Unknown(unknown.with_fault(failure.fault.clone()))
+                let unknown = self.new_failure(FailureKind::OutcomeUnknown, &detail);
+                JobEnd::Unknown(unknown.with_fault(failure.fault.clone()))
             }
             end => end,
         };
-        if self.job.steps.is_empty() && end != End::Succeeded {
+        if self.job.steps.is_empty() && end != JobEnd::Succeeded {
             return self.close(end, None, now);
         }
-        if self.grace_over() {
-            return self.synced(end, None, now);
+        if self.is_grace_over() {
+            return self.on_synced(end, None, now);
         }
-        self.phase("letting the inventory catch up", now);
-        self.stage = Stage::Syncing(Box::new(end));
+        self.set_phase("letting the picture catch up", now);
+        self.run_state = RunState::AwaitingInventory(Box::new(end));
         Effect::Barrier
     }
 
-    pub(super) fn synced(&mut self, end: End, shown: Option<Shown>, now: Timestamp) -> Effect {
+    pub(super) fn on_synced(
+        &mut self,
+        end: JobEnd,
+        shown: Option<ObservedMachine>,
+        now: Timestamp,
+    ) -> Effect {
         match shown {
             Some(_) => self.close(end, shown, now),
-            None if self.overdue() => {
+            None if self.is_overdue() => {
                 let warning = "The machine could not be read again before the deadline; it may show an older state.";
                 self.job.warnings.push(warning.to_owned());
                 self.close(end, None, now)
             }
             None => {
-                self.stage = Stage::SyncingAway(Box::new(end));
+                self.run_state = RunState::AwaitingHostAtEnd(Box::new(end));
                 Effect::AwaitHost(RETRY_PAUSE)
             }
         }
     }
 
-    pub(super) fn close(&mut self, end: End, shown: Option<Shown>, now: Timestamp) -> Effect {
+    pub(super) fn close(
+        &mut self,
+        end: JobEnd,
+        shown: Option<ObservedMachine>,
+        now: Timestamp,
+    ) -> Effect {
         self.blocker = None;
         let (state, step, error) = match end {
-            End::Succeeded => (JobState::Succeeded, JobStepState::Succeeded, None),
-            End::Failed(failure) => (JobState::Failed, JobStepState::Failed, Some(failure)),
-            End::Cancelled(failure) => (JobState::Cancelled, JobStepState::Failed, Some(failure)),
-            End::Unknown(failure) => (JobState::Unknown, JobStepState::Unknown, Some(failure)),
+            JobEnd::Succeeded => (JobState::Succeeded, JobStepState::Succeeded, None),
+            JobEnd::Failed(failure) => (JobState::Failed, JobStepState::Failed, Some(failure)),
+            JobEnd::Cancelled(failure) => {
+                (JobState::Cancelled, JobStepState::Failed, Some(failure))
+            }
+            JobEnd::Unknown(failure) => (JobState::Unknown, JobStepState::Unknown, Some(failure)),
         };
         self.finish_step(step, None, now);
-        self.phase(state.as_str(), now);
+        self.set_phase(state.as_str(), now);
         self.job.state = state;
         self.job.finished_at = Some(now);
         self.job.intent = None;
@@ -147,14 +162,14 @@ impl Driver {
                     JobRequest::Prepare { snapshot, .. } | JobRequest::Release { snapshot, .. } => {
                         snapshot.as_ref().map(|(snapshot, _)| snapshot.clone())
                     }
-                    JobRequest::CreateSnapshot { .. } => self.made.clone(),
+                    JobRequest::CreateSnapshot { .. } => self.created_snapshot.clone(),
                     _ => None,
                 },
                 power_state: shown.power_state,
                 ip_address: shown.ip_address,
             });
         }
-        self.save(Then::Publish)
+        self.save(AfterSave::Publish)
     }
 
     pub(super) fn finish_step(
@@ -170,31 +185,31 @@ impl Driver {
         }
     }
 
-    pub(super) fn about(&self, failure: Failure) -> Failure {
+    pub(super) fn with_context(&self, failure: Failure) -> Failure {
         self.job.add_machine_to(failure).with_job(self.job.id)
     }
 
-    pub(super) fn failure(&self, kind: FailureKind, detail: &str) -> Failure {
-        self.about(Failure::new(kind, detail))
+    pub(super) fn new_failure(&self, kind: FailureKind, detail: &str) -> Failure {
+        self.with_context(Failure::new(kind, detail))
     }
 
     pub(super) fn cancelled_failure(&self) -> Failure {
-        self.failure(FailureKind::JobCancelled, "The job was cancelled as it was asked to be.")
+        self.new_failure(FailureKind::JobCancelled, "The job was cancelled as it was asked to be.")
     }
 
     pub(super) fn deadline_failure(&self, detail: &str) -> Failure {
         if matches!(
             self.deadline,
-            Deadline::Passed { question: true } | Deadline::GraceOver { question: true }
+            DeadlineState::Passed { question: true } | DeadlineState::GraceOver { question: true }
         ) {
             let detail =
                 "The machine waited on a question until the deadline; answer it, then start again.";
-            return self.failure(FailureKind::QuestionPending, detail);
+            return self.new_failure(FailureKind::QuestionPending, detail);
         }
-        self.failure(FailureKind::DeadlineExceeded, detail)
+        self.new_failure(FailureKind::DeadlineExceeded, detail)
     }
 
-    fn so_far(&self) -> &'static str {
+    fn progress_text(&self) -> &'static str {
         if self.job.steps.iter().any(|step| step.state == JobStepState::Succeeded) {
             "only the steps that succeeded were done"
         } else {
@@ -206,29 +221,29 @@ impl Driver {
         let fault =
             self.last_host_failure.as_ref().and_then(|host_failure| host_failure.fault.clone());
         match self.blocker.as_ref().map(|(blocker, _)| blocker) {
-            Some(Blocker::Question(_)) => self.failure(
+            Some(Blocker::Question(_)) => self.new_failure(
                 FailureKind::QuestionPending,
                 "The machine waited on a question until the deadline; answer it, then start again.",
             ),
             Some(Blocker::HostTask(task)) => self
-                .failure(
+                .new_failure(
                     FailureKind::MachineBusy,
                     &format!("Another task of the host, {task}, worked on the machine until the deadline."),
                 )
                 .with_fault(fault),
             Some(Blocker::Busy) => self
-                .failure(
+                .new_failure(
                     FailureKind::MachineBusy,
                     "The host said until the deadline that the machine is busy.",
                 )
                 .with_fault(fault),
             Some(Blocker::HostAway(reason)) => self.deadline_failure(&format!(
                 "The host could not be reached until the deadline, and {}. It last said: {reason}",
-                self.so_far()
+                self.progress_text()
             )),
             None => self.deadline_failure(&format!(
                 "The deadline passed before the host could be asked; {}.",
-                self.so_far()
+                self.progress_text()
             )),
         }
     }

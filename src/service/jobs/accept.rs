@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::admission::{admit, has_question, queue_full, require_host_available};
-use super::clocks::Moment;
-use super::driver::Driver;
-use super::gate::{Admission, Right};
-use super::queue::lane;
+use super::authorization::{Authorization, Requester};
+use super::deadline_clocks::Moment;
+use super::queue::Lane;
+use super::state_machine::JobStateMachine;
 use super::{Jobs, NewJob};
 use crate::domain::audit::AuditRecord;
 use crate::domain::event::Subject;
@@ -17,7 +17,7 @@ use crate::domain::machine::Machine;
 use crate::domain::snapshot_rules::SnapshotTree;
 use crate::fail_points::fail_point;
 use crate::service::idempotency::{Claimed, KeyClaim};
-use crate::service::limits::queue_full as queue_full_of_token;
+use crate::service::limits::queue_full as queue_full_for_caller;
 use crate::service::snapshots;
 use crate::service::storage_watch::{store_failure, write_failure};
 use crate::storage::{IdempotencyKey, KeyOwner};
@@ -49,20 +49,20 @@ impl Jobs {
 
     async fn accept(self, new: NewJob) -> Result<JobId, Failure> {
         // A job that otter starts by itself waits until the host is back.
-        if !new.right.is_own() {
-            self.refuse_if_away()?;
+        if !new.requester.is_internal() {
+            self.require_accepting()?;
         }
         // The key stays claimed until the job is committed or refused.
-        let (machine, claim, right) =
-            (Arc::clone(&new.machine), new.key.clone(), new.right.clone());
+        let (machine, claim, requester) =
+            (Arc::clone(&new.machine), new.key.clone(), new.requester.clone());
         let clock = &self.0.parts.clock;
         let now = Moment::now(clock);
         let job = admit(new, JobId::new(clock.uuid()), now.wall, &self.0.parts.settings.deadlines)?;
         let (id, kind, target) = (job.id, job.kind(), job.target.id());
-        let reserved = self.0.table.reserve(&target, id, lane(kind));
+        let reserved = self.0.table.reserve(&target, id, Lane::for_kind(kind));
         reserved.map_err(|full| queue_full(full, &machine))?;
         let key = claim.as_ref().map(KeyClaim::key);
-        let committed = self.commit(job, now, &machine, &right, key).await;
+        let committed = self.commit(job, now, &machine, &requester, key).await;
         match &committed {
             Ok(job) => {
                 fail_point!("accept-committed");
@@ -83,26 +83,27 @@ impl Jobs {
         mut job: Job,
         now: Moment,
         machine: &Machine,
-        right: &Right,
+        requester: &Requester,
         key: Option<&IdempotencyKey>,
     ) -> Result<Arc<Job>, Failure> {
         // The job has its place, so a lease of the machine that is granted from now on sees it.
-        let admission = self.0.parts.gate.admit(machine, right)?;
+        let authorization = self.0.parts.authorizer.authorize(machine, requester)?;
         // A caller without a right to the machine gets that refusal first.
         has_question(machine, &job.request)?;
-        job.lease = admission.lease();
-        let overrides_protection = self.admit_snapshots(&mut job, machine, right).await?;
-        let driver = Driver::queued(job.clone(), self.rules());
-        self.0.table.show(driver, now.due(job.deadline_at));
+        job.lease = authorization.lease();
+        let overrides_protection = self.check_snapshot_rules(&mut job, machine, requester).await?;
+        let state_machine = JobStateMachine::from_queued(job.clone(), self.rules());
+        self.0.table.show(state_machine, now.due(job.deadline_at));
         // The job has its place already: two calls at the same moment count each other.
-        if let Some(most) = right.caller.limits.queued_jobs
+        if let Some(most) = requester.caller.limits.queued_jobs
             && self.0.table.exceeds_caller_limit(job.id, most as usize)
         {
-            let refused = queue_full_of_token(&right.caller.name, &format!("{most} queued jobs"));
+            let refused =
+                queue_full_for_caller(&requester.caller.name, &format!("{most} queued jobs"));
             return Err(refused.with_machine(&machine.id, &machine.name));
         }
         fail_point!("accept");
-        let overridden = overridden(&job, admission, overrides_protection, right);
+        let overridden = override_record(&job, authorization, overrides_protection, requester);
         let inserted = self.0.parts.store.insert_job(&job, key, overridden).await;
         inserted.map_err(|error| write_failure(&error))?;
         Ok(Arc::new(job))
@@ -110,24 +111,24 @@ impl Jobs {
 
     /// Refuses a job whose change of the machine's snapshots is not allowed. Returns whether the
     /// job needs its override; then its warnings record the override.
-    async fn admit_snapshots(
+    async fn check_snapshot_rules(
         &self,
         job: &mut Job,
         machine: &Machine,
-        right: &Right,
+        requester: &Requester,
     ) -> Result<bool, Failure> {
         let rules = self.0.parts.snapshots.rules(job, Some(machine)).await;
         let rules = rules.map_err(|error| store_failure(&error))?;
         let tree = SnapshotTree::from_inventory(&machine.snapshots);
         snapshots::check(job, &rules, &tree)?;
-        let reason = right.override_reason.as_deref().unwrap_or_default();
+        let reason = requester.override_reason.as_deref().unwrap_or_default();
         let warning = snapshots::override_warning(job, &rules, &tree, reason);
         let overrides_protection = warning.is_some();
         job.warnings.extend(warning);
         Ok(overrides_protection)
     }
 
-    fn refuse_if_away(&self) -> Result<(), Failure> {
+    fn require_accepting(&self) -> Result<(), Failure> {
         if self.0.stop.is_cancelled() {
             let detail = "otter is shutting down and takes no new jobs; try again once it is back.";
             return Err(Failure::new(FailureKind::ShuttingDown, detail));
@@ -142,13 +143,13 @@ impl Jobs {
 }
 
 /// The audit record of an override, if the job needed it.
-fn overridden(
+fn override_record(
     job: &Job,
-    admission: Admission,
+    authorization: Authorization,
     overrides_protection: bool,
-    right: &Right,
+    requester: &Requester,
 ) -> Option<AuditRecord> {
-    let reason = right.override_reason.as_deref()?;
-    let is_needed = overrides_protection || matches!(admission, Admission::Overriding(_));
-    is_needed.then(|| AuditRecord::machine_overridden(job, admission.holder(), reason))
+    let reason = requester.override_reason.as_deref()?;
+    let is_needed = overrides_protection || matches!(authorization, Authorization::Override(_));
+    is_needed.then(|| AuditRecord::machine_overridden(job, authorization.holder(), reason))
 }

@@ -5,109 +5,116 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::vocabulary::{Blocker, Effect, Seen};
-use super::{Driver, End, RETRY_PAUSE, Stage, Then, UNJUDGED};
+use super::protocol::{Blocker, Effect, ExamineResult};
+use super::{AfterSave, JobEnd, JobStateMachine, RETRY_PAUSE, RunState, UNRESOLVED};
 use crate::domain::call::{Evidence, HostCall, RecentTask};
 use crate::domain::failure::FailureKind;
 use crate::domain::job::Intent;
 use crate::hypervisor::HostErrorKind;
 use crate::service::host_failure::HostFailure;
-use crate::service::jobs::judgement::{self, Verdict};
+use crate::service::jobs::lost_call::{self, Resolution};
 
-impl Driver {
-    pub(super) fn lost(&mut self, host_failure: HostFailure, now: Timestamp) -> Effect {
+impl JobStateMachine {
+    pub(super) fn on_lost(&mut self, host_failure: HostFailure, now: Timestamp) -> Effect {
         self.after_loss = true;
         let reason = host_failure.message.clone();
         self.last_host_failure = Some(host_failure);
         self.blocker = Some((Blocker::HostAway(reason), now));
-        self.judge_when_back(Duration::ZERO, now)
+        self.await_host_after_loss(Duration::ZERO, now)
     }
 
-    pub(super) fn judge_when_back(&mut self, pause: Duration, now: Timestamp) -> Effect {
+    pub(super) fn await_host_after_loss(&mut self, pause: Duration, now: Timestamp) -> Effect {
         self.after_loss = true;
-        if self.grace_over() {
-            return self.give_up(UNJUDGED, now);
+        if self.is_grace_over() {
+            return self.end_unknown(UNRESOLVED, now);
         }
-        self.stage = Stage::JudgingAway;
+        self.run_state = RunState::AwaitingHostAfterLoss;
         Effect::AwaitHost(pause)
     }
 
-    pub(super) fn judged(&mut self, quiet: bool, seen: Seen, now: Timestamp) -> Effect {
+    pub(super) fn on_examined_after_loss(
+        &mut self,
+        quiet: bool,
+        seen: ExamineResult,
+        now: Timestamp,
+    ) -> Effect {
         let (evidence, others) = match seen {
             Ok(seen) => seen,
             Err(host_failure) if host_failure.kind == HostErrorKind::NotFound => {
-                return self.gone_unjudged(now);
+                return self.end_machine_gone_after_loss(now);
             }
             Err(host_failure) => {
                 self.blocker = Some((Blocker::HostAway(host_failure.message), now));
-                return self.judge_when_back(RETRY_PAUSE, now);
+                return self.await_host_after_loss(RETRY_PAUSE, now);
             }
         };
         if !self.job.target.is_machine(&evidence.identity) {
-            return self.gone_unjudged(now);
+            return self.end_machine_gone_after_loss(now);
         }
-        let Some(intent) = self.job.intent.clone() else { return self.begin() };
-        if let Some(task) = judgement::own_task(&intent, &evidence, &others.tasks) {
+        let Some(intent) = self.job.intent.clone() else { return self.read_before_call() };
+        if let Some(task) = lost_call::own_task(&intent, &evidence, &others.tasks) {
             self.job.host_task = Some(task.clone());
-            return self.save(Then::Follow(task));
+            return self.save(AfterSave::FollowTask(task));
         }
-        if self.overdue() {
-            return self.give_up(
+        if self.is_overdue() {
+            return self.end_unknown(
                 "The answer to the call was lost, and the deadline passed before it was judged.",
                 now,
             );
         }
         // A guest takes its own time, whatever else works on the machine.
-        let of_guest = intent.call.kind().is_guest_operation();
+        let is_guest_operation = intent.call.kind().is_guest_operation();
         // A kill and an answer settle by time alone: they must not wait for what they are to end.
-        let patient = !of_guest && !self.job.kind().bypasses_queue();
-        if patient && let Some(task) = evidence.recent_tasks.iter().find(|task| task.running) {
+        let waits_for_others = !is_guest_operation && !self.job.kind().bypasses_queue();
+        if waits_for_others
+            && let Some(task) = evidence.recent_tasks.iter().find(|task| task.running)
+        {
             let task = task.id.clone();
             self.blocker = Some((Blocker::HostTask(task.clone()), now));
-            self.stage = Stage::Settling { quiet: false };
+            self.run_state = RunState::SettlingAfterLoss { quiet: false };
             return Effect::AwaitTask(task);
         }
-        if !quiet && !of_guest {
-            self.phase("letting the machine settle", now);
-            self.stage = Stage::Settling { quiet: true };
+        if !quiet && !is_guest_operation {
+            self.set_phase("letting the machine settle", now);
+            self.run_state = RunState::SettlingAfterLoss { quiet: true };
             return Effect::Pause(self.rules.settle);
         }
-        match judgement::judge(&intent, &evidence, &others.tasks) {
-            Verdict::Succeeded => self.call_succeeded(now),
-            Verdict::Made(snapshot) => {
-                self.made = Some(snapshot);
+        match lost_call::resolve(&intent, &evidence, &others.tasks) {
+            Resolution::Succeeded => self.call_succeeded(now),
+            Resolution::SnapshotCreated(snapshot) => {
+                self.created_snapshot = Some(snapshot);
                 self.call_succeeded(now)
             }
-            Verdict::Failed(why) => {
+            Resolution::NotDone(why) => {
                 let detail =
                     format!("The answer of the host was lost, and nothing was done: {why}.");
-                let failure = self.failure(FailureKind::HostUnreachable, &detail);
-                self.end(End::Failed(failure), now)
+                let failure = self.new_failure(FailureKind::HostUnreachable, &detail);
+                self.end(JobEnd::Failed(failure), now)
             }
-            Verdict::Wait => {
-                self.phase("waiting for the guest", now);
-                self.watch(None, now)
+            Resolution::WaitForGuest => {
+                self.set_phase("waiting for the guest", now);
+                self.watch_guest(None, now)
             }
-            Verdict::Follow(task) => {
+            Resolution::FollowTask(task) => {
                 self.job.host_task = Some(task.clone());
-                self.save(Then::Follow(task))
+                self.save(AfterSave::FollowTask(task))
             }
-            Verdict::AskAgain => {
-                if let Some(refusal) = self.refused_by_rules(&evidence, &others) {
+            Resolution::SendAgain => {
+                if let Some(refusal) = self.snapshot_rules_refusal(&evidence, &others) {
                     let detail = format!(
                         "The answer of the host was lost, and the call is not repeated. {}",
                         refusal.detail
                     );
-                    return self.give_up(&detail, now);
+                    return self.end_unknown(&detail, now);
                 }
-                self.phase("asking the host again", now);
+                self.set_phase("asking the host again", now);
                 let asked = intent.asked + 1;
                 let before = Evidence { recent_tasks: evidence.recent_tasks, ..intent.before };
                 self.job.host_task = None;
                 self.job.intent = Some(Intent { before, asked, call: intent.call });
-                self.save(Then::Call)
+                self.save(AfterSave::Call)
             }
-            Verdict::Unknown(why) => self.give_up(
+            Resolution::Unknown(why) => self.end_unknown(
                 &format!(
                     "The answer of the host was lost, and what happened cannot be known: {why}."
                 ),
@@ -118,19 +125,19 @@ impl Driver {
 
     /// The followed task says no more about the call than it has said: it is not found and followed
     /// again.
-    pub(super) fn spend_task(&mut self) {
+    pub(super) fn mark_task_known(&mut self) {
         if let (Some(id), Some(intent)) = (self.job.host_task.take(), &mut self.job.intent) {
             let call = Some(intent.call.kind());
             intent.before.recent_tasks.push(RecentTask { id, call, by_us: true, running: false });
         }
     }
 
-    pub(super) fn verified(&mut self, seen: Seen, now: Timestamp) -> Effect {
-        let Some(intent) = &self.job.intent else { return self.begin() };
+    pub(super) fn on_examined_after_task(&mut self, seen: ExamineResult, now: Timestamp) -> Effect {
+        let Some(intent) = &self.job.intent else { return self.read_before_call() };
         match (seen, &intent.call) {
             (Ok((evidence, _)), HostCall::CreateSnapshot { name, .. }) => {
-                self.made = judgement::made(intent, &evidence, name);
-                if self.made.is_none() {
+                self.created_snapshot = lost_call::created_snapshot(intent, &evidence, name);
+                if self.created_snapshot.is_none() {
                     self.job
                         .warnings
                         .push("The host did not say which snapshot it made.".to_owned());
@@ -142,14 +149,16 @@ impl Driver {
             {
                 self.call_succeeded(now)
             }
-            (Ok(_), _) => self
-                .give_up("The revert's task succeeded, but another snapshot is current now.", now),
+            (Ok(_), _) => self.end_unknown(
+                "The revert's task succeeded, but another snapshot is current now.",
+                now,
+            ),
             (Err(host_failure), _) if host_failure.kind == HostErrorKind::NotFound => {
-                self.gone_unjudged(now)
+                self.end_machine_gone_after_loss(now)
             }
             (Err(host_failure), _) => {
                 self.blocker = Some((Blocker::HostAway(host_failure.message), now));
-                self.judge_when_back(RETRY_PAUSE, now)
+                self.await_host_after_loss(RETRY_PAUSE, now)
             }
         }
     }

@@ -9,51 +9,52 @@ use crate::service::callers::Caller;
 
 /// By what right a job is asked for.
 #[derive(Clone, Debug)]
-pub struct Right {
+pub struct Requester {
     pub caller: Caller,
-    pub pass: Pass,
+    pub credential: LeaseCredential,
     /// The reason that an operator gave in `Otter-Override`. It is recorded if it is needed.
     pub override_reason: Option<String>,
 }
 
 /// By which lease a caller asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pass {
-    Nothing,
+pub enum LeaseCredential {
+    Absent,
     /// A lease, with its secret.
     Lease(LeaseId),
     /// otter itself, for the lease that it prepares or releases, while the lease is so.
-    Own(LeaseId, LeaseState),
+    Internal(LeaseId, LeaseState),
 }
 
 /// By what a job was let through to its machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
+pub enum Authorization {
     /// No lease holds the machine.
-    Free,
+    Unleased,
     /// The job belongs to this lease.
     Lease(LeaseId),
     /// An operator overrides this lease. The job does not belong to it.
-    Overriding(LeaseId),
+    Override(LeaseId),
 }
 
 /// Says whether a job may be accepted. Asked once the job has its place in the queue: from then on
 /// a grant sees it.
-pub trait Gate: Send + Sync {
+pub trait JobAuthorizer: Send + Sync {
     /// Lets a job through to its machine.
     ///
     /// # Errors
     /// `machine-leased`, `lease-ended`, `forbidden`.
-    fn admit(&self, machine: &Machine, right: &Right) -> Result<Admission, Failure>;
+    fn authorize(&self, machine: &Machine, requester: &Requester)
+    -> Result<Authorization, Failure>;
 }
 
-impl Admission {
+impl Authorization {
     /// The lease that the job belongs to.
     #[must_use]
     pub const fn lease(self) -> Option<LeaseId> {
         match self {
             Self::Lease(lease) => Some(lease),
-            Self::Free | Self::Overriding(_) => None,
+            Self::Unleased | Self::Override(_) => None,
         }
     }
 
@@ -61,19 +62,19 @@ impl Admission {
     #[must_use]
     pub const fn holder(self) -> Option<LeaseId> {
         match self {
-            Self::Lease(lease) | Self::Overriding(lease) => Some(lease),
-            Self::Free => None,
+            Self::Lease(lease) | Self::Override(lease) => Some(lease),
+            Self::Unleased => None,
         }
     }
 }
 
-impl Right {
+impl Requester {
     /// otter's own, for a lease that is so.
     #[must_use]
-    pub fn own(lease: LeaseId, state: LeaseState) -> Self {
+    pub fn from_otter(lease: LeaseId, state: LeaseState) -> Self {
         Self {
             caller: Caller::new("otter", Role::Admin),
-            pass: Pass::Own(lease, state),
+            credential: LeaseCredential::Internal(lease, state),
             override_reason: None,
         }
     }
@@ -87,7 +88,7 @@ impl Right {
     /// What the job may do to snapshots.
     #[must_use]
     pub fn authority(&self) -> Authority {
-        if self.is_own() {
+        if self.is_internal() {
             Authority::System
         } else if self.is_override() {
             Authority::Override
@@ -100,7 +101,7 @@ impl Right {
 
     /// Whether otter itself asks, which neither an outage nor a question keeps from asking.
     #[must_use]
-    pub const fn is_own(&self) -> bool {
-        matches!(self.pass, Pass::Own(..))
+    pub const fn is_internal(&self) -> bool {
+        matches!(self.credential, LeaseCredential::Internal(..))
     }
 }

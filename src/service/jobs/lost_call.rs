@@ -3,8 +3,8 @@
 //! "Recorded" is what was committed before the call. "Own task" is the one task on the machine that
 //! was not recorded, belongs to no other job, is of the method and was started by our account; it
 //! is followed to its end, whatever the call. Every other new task is foreign, one of another job
-//! of otter's included. The driver judges once the machine was quiet for `esx.settle` (a kill: once
-//! that time is over), and a call is sent [`MAX_ASKS`] times at most, the first included and those
+//! of otter's included. The state_machine judges once the machine was quiet for `esx.settle` (a kill: once
+//! that time is over), and a call is sent [`MAX_SENDS`] times at most, the first included and those
 //! not counted that are proven not to have run.
 //!
 //! | call | own task | otherwise |
@@ -25,23 +25,23 @@ use crate::domain::job::Intent;
 use crate::domain::power::PowerState;
 
 /// How often one call may be sent, the first time included.
-pub const MAX_ASKS: u32 = 4;
+pub const MAX_SENDS: u32 = 4;
 
 /// What the evidence says of a lost call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Resolution {
     /// The machine is as the call was to make it.
     Succeeded,
     /// It did not happen, or doing it twice is the same as once.
-    AskAgain,
+    SendAgain,
     /// It made this snapshot.
-    Made(SnapshotId),
+    SnapshotCreated(SnapshotId),
     /// It did not happen, and will not.
-    Failed(&'static str),
+    NotDone(&'static str),
     /// The guest does it by itself, or not: only waiting can tell.
-    Wait,
+    WaitForGuest,
     /// This is the call's own task: its end is the call's.
-    Follow(TaskId),
+    FollowTask(TaskId),
     /// What happened cannot be known. The sentence says why.
     Unknown(&'static str),
 }
@@ -49,46 +49,48 @@ pub enum Verdict {
 /// Judges a lost call by what was recorded before it and what the machine shows now. `known` are
 /// the tasks of otter's other jobs on the machine.
 #[must_use]
-pub fn judge(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Verdict {
+pub fn resolve(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Resolution {
     if let Some(task) = own_task(intent, now, known) {
-        return Verdict::Follow(task);
+        return Resolution::FollowTask(task);
     }
     let foreign = new_tasks(intent, now).next().is_some();
-    let verdict = match &intent.call {
-        HostCall::PowerOn => by_power_state(intent, now, PowerState::On, foreign),
-        HostCall::PowerOff => by_power_state(intent, now, PowerState::Off, foreign),
-        HostCall::Suspend => by_power_state(intent, now, PowerState::Suspended, foreign),
-        HostCall::RevertToSnapshot { .. } if foreign => Verdict::Unknown(
+    let resolution = match &intent.call {
+        HostCall::PowerOn => resolve_power(intent, now, PowerState::On, foreign),
+        HostCall::PowerOff => resolve_power(intent, now, PowerState::Off, foreign),
+        HostCall::Suspend => resolve_power(intent, now, PowerState::Suspended, foreign),
+        HostCall::RevertToSnapshot { .. } if foreign => Resolution::Unknown(
             "another task worked on the machine meanwhile, so the revert may have been undone",
         ),
-        HostCall::RevertToSnapshot { .. } => Verdict::AskAgain,
-        HostCall::Reset => {
-            Verdict::Unknown("a reset leaves no trace, and resetting twice is not the same as once")
+        HostCall::RevertToSnapshot { .. } => Resolution::SendAgain,
+        HostCall::Reset => Resolution::Unknown(
+            "a reset leaves no trace, and resetting twice is not the same as once",
+        ),
+        HostCall::ShutdownGuest if now.power_state == Some(PowerState::Off) => {
+            Resolution::Succeeded
         }
-        HostCall::ShutdownGuest if now.power_state == Some(PowerState::Off) => Verdict::Succeeded,
-        HostCall::ShutdownGuest | HostCall::RebootGuest => Verdict::Wait,
+        HostCall::ShutdownGuest | HostCall::RebootGuest => Resolution::WaitForGuest,
         HostCall::Answer { question, .. } if now.question.as_ref() == Some(question) => {
-            Verdict::AskAgain
+            Resolution::SendAgain
         }
-        HostCall::Answer { .. } => Verdict::Unknown("the question is gone, whoever answered it"),
-        HostCall::CreateSnapshot { name, .. } => by_new_snapshot(intent, now, name),
+        HostCall::Answer { .. } => Resolution::Unknown("the question is gone, whoever answered it"),
+        HostCall::CreateSnapshot { name, .. } => resolve_creation(intent, now, name),
         HostCall::RemoveSnapshot { snapshot, children } => {
-            by_absence(intent, now, snapshot, *children)
+            resolve_removal(intent, now, snapshot, *children)
         }
-        HostCall::RemoveAllSnapshots => by_absence_of_all(intent, now),
+        HostCall::RemoveAllSnapshots => resolve_removal_of_all(intent, now),
         HostCall::RenameSnapshot { snapshot, name, description } => match now.snapshot(snapshot) {
             Some(seen) if seen.matches(name.as_deref(), description.as_deref()) => {
-                Verdict::Succeeded
+                Resolution::Succeeded
             }
-            Some(_) => Verdict::AskAgain,
-            None => Verdict::Unknown("the snapshot is gone, under whatever name"),
+            Some(_) => Resolution::SendAgain,
+            None => Resolution::Unknown("the snapshot is gone, under whatever name"),
         },
     };
-    match verdict {
-        Verdict::AskAgain if intent.asked >= MAX_ASKS => {
-            Verdict::Unknown("the call was lost each time that it was sent")
+    match resolution {
+        Resolution::SendAgain if intent.asked >= MAX_SENDS => {
+            Resolution::Unknown("the call was lost each time that it was sent")
         }
-        verdict => verdict,
+        resolution => resolution,
     }
 }
 
@@ -110,15 +112,15 @@ fn new_tasks<'e>(intent: &'e Intent, now: &'e Evidence) -> impl Iterator<Item = 
 
 /// The only snapshot that can be the one which the call made, if there is exactly one such.
 #[must_use]
-pub fn made(intent: &Intent, now: &Evidence, name: &str) -> Option<SnapshotId> {
-    let mut ours = new_of_name(intent, now, name)
+pub fn created_snapshot(intent: &Intent, now: &Evidence, name: &str) -> Option<SnapshotId> {
+    let mut ours = new_snapshots_named(intent, now, name)
         .filter(|snapshot| snapshot.parent == intent.before.current_snapshot)
         .map(|snapshot| snapshot.id.clone());
     let only = ours.next()?;
     ours.next().is_none().then_some(only)
 }
 
-fn new_of_name<'e>(
+fn new_snapshots_named<'e>(
     intent: &'e Intent,
     now: &'e Evidence,
     name: &'e str,
@@ -127,52 +129,64 @@ fn new_of_name<'e>(
     now.snapshots.iter().filter(is_new).filter(move |snapshot| snapshot.name == name)
 }
 
-fn by_new_snapshot(intent: &Intent, now: &Evidence, name: &str) -> Verdict {
-    if let Some(snapshot) = made(intent, now, name) {
-        return Verdict::Made(snapshot);
+fn resolve_creation(intent: &Intent, now: &Evidence, name: &str) -> Resolution {
+    if let Some(snapshot) = created_snapshot(intent, now, name) {
+        return Resolution::SnapshotCreated(snapshot);
     }
     let boots = (&intent.before.host_boot_time, &now.host_boot_time);
     let rebooted = matches!(boots, (Some(before), Some(now)) if before != now);
-    if rebooted && new_of_name(intent, now, name).next().is_none() {
-        return Verdict::Failed("the host itself restarted before the snapshot was made");
+    if rebooted && new_snapshots_named(intent, now, name).next().is_none() {
+        return Resolution::NotDone("the host itself restarted before the snapshot was made");
     }
-    Verdict::Unknown("the machine may still be at it, and a second snapshot is not the same as one")
+    Resolution::Unknown(
+        "the machine may still be at it, and a second snapshot is not the same as one",
+    )
 }
 
-fn by_absence(intent: &Intent, now: &Evidence, snapshot: &SnapshotId, children: bool) -> Verdict {
+fn resolve_removal(
+    intent: &Intent,
+    now: &Evidence,
+    snapshot: &SnapshotId,
+    children: bool,
+) -> Resolution {
     let here = |id: &SnapshotId| now.snapshot(id).is_some();
     let recorded = |id: &SnapshotId| intent.before.snapshot(id).is_some();
     match here(snapshot) {
         false if children && intent.before.descendants(snapshot).iter().any(here) => {
-            Verdict::Unknown("the snapshot is gone and some of those below it are left")
+            Resolution::Unknown("the snapshot is gone and some of those below it are left")
         }
-        false => Verdict::Succeeded,
-        true if children && !now.descendants(snapshot).iter().all(recorded) => Verdict::Unknown(
+        false => Resolution::Succeeded,
+        true if children && !now.descendants(snapshot).iter().all(recorded) => Resolution::Unknown(
             "it was not done, and doing it now would take snapshots that came later",
         ),
-        true => Verdict::AskAgain,
+        true => Resolution::SendAgain,
     }
 }
 
-fn by_absence_of_all(intent: &Intent, now: &Evidence) -> Verdict {
+fn resolve_removal_of_all(intent: &Intent, now: &Evidence) -> Resolution {
     let recorded =
         now.snapshots.iter().filter(|seen| intent.before.snapshot(&seen.id).is_some()).count();
     match recorded {
-        0 => Verdict::Succeeded,
-        all if all == now.snapshots.len() => Verdict::AskAgain,
-        _ => Verdict::Unknown(
+        0 => Resolution::Succeeded,
+        all if all == now.snapshots.len() => Resolution::SendAgain,
+        _ => Resolution::Unknown(
             "not all of it was done, and doing it again would take snapshots that came later",
         ),
     }
 }
 
-fn by_power_state(intent: &Intent, now: &Evidence, wanted: PowerState, foreign: bool) -> Verdict {
-    if now.power_state == Some(wanted) {
-        Verdict::Succeeded
+fn resolve_power(
+    intent: &Intent,
+    now: &Evidence,
+    expected: PowerState,
+    foreign: bool,
+) -> Resolution {
+    if now.power_state == Some(expected) {
+        Resolution::Succeeded
     } else if now.power_state == intent.before.power_state && !foreign {
-        Verdict::AskAgain
+        Resolution::SendAgain
     } else {
-        Verdict::Unknown(
+        Resolution::Unknown(
             "the machine is neither as it was before the call nor as the call was to make it",
         )
     }
@@ -185,7 +199,7 @@ mod tests {
     use super::*;
     use crate::domain::call::CallKind;
     use crate::domain::ids::QuestionId;
-    use crate::service::jobs::samples::{evidence, seen};
+    use crate::service::jobs::samples::{evidence, snapshot_evidence};
 
     fn create() -> HostCall {
         let (name, description) = ("new".to_owned(), String::new());
@@ -242,22 +256,23 @@ mod tests {
         }
     }
 
-    fn unknown(verdict: &Verdict) -> bool {
-        matches!(verdict, Verdict::Unknown(_))
+    fn is_unknown(resolution: &Resolution) -> bool {
+        matches!(resolution, Resolution::Unknown(_))
     }
 
     #[test]
     fn power_calls_in_the_wanted_state_have_succeeded() {
-        let on = judge(&intent(HostCall::PowerOn, PowerState::Off), &evidence(PowerState::On), &[]);
+        let on =
+            resolve(&intent(HostCall::PowerOn, PowerState::Off), &evidence(PowerState::On), &[]);
         let off =
-            judge(&intent(HostCall::PowerOff, PowerState::On), &evidence(PowerState::Off), &[]);
-        assert_eq!((on, off), (Verdict::Succeeded, Verdict::Succeeded));
+            resolve(&intent(HostCall::PowerOff, PowerState::On), &evidence(PowerState::Off), &[]);
+        assert_eq!((on, off), (Resolution::Succeeded, Resolution::Succeeded));
     }
 
     #[test]
     fn power_calls_in_the_recorded_state_are_asked_again() {
         let intent = intent(HostCall::PowerOn, PowerState::Off);
-        assert_eq!(judge(&intent, &evidence(PowerState::Off), &[]), Verdict::AskAgain);
+        assert_eq!(resolve(&intent, &evidence(PowerState::Off), &[]), Resolution::SendAgain);
     }
 
     #[test]
@@ -265,25 +280,25 @@ mod tests {
         let intent = intent(HostCall::PowerOn, PowerState::Off);
         let mut beside = evidence(PowerState::Off);
         beside.recent_tasks = vec![task("t-9", CallKind::PowerOff, false)];
-        assert!(unknown(&judge(&intent, &beside, &[])));
-        assert!(unknown(&judge(&intent, &evidence(PowerState::Suspended), &[])));
+        assert!(is_unknown(&resolve(&intent, &beside, &[])));
+        assert!(is_unknown(&resolve(&intent, &evidence(PowerState::Suspended), &[])));
     }
 
     #[test]
     fn a_revert_is_never_judged_by_looking() {
         // The wanted snapshot is current, and was before.
         assert_eq!(
-            judge(&intent(revert(), PowerState::Off), &evidence(PowerState::Off), &[]),
-            Verdict::AskAgain
+            resolve(&intent(revert(), PowerState::Off), &evidence(PowerState::Off), &[]),
+            Resolution::SendAgain
         );
         let mut beside = evidence(PowerState::Off);
         beside.recent_tasks = vec![task("t-9", CallKind::RevertToSnapshot, false)];
-        assert!(unknown(&judge(&intent(revert(), PowerState::Off), &beside, &[])));
+        assert!(is_unknown(&resolve(&intent(revert(), PowerState::Off), &beside, &[])));
     }
 
     #[test]
     fn a_reset_without_its_own_task_is_unknown() {
-        assert!(unknown(&judge(
+        assert!(is_unknown(&resolve(
             &intent(HostCall::Reset, PowerState::On),
             &evidence(PowerState::On),
             &[]
@@ -295,10 +310,13 @@ mod tests {
         let (on, off) = (evidence(PowerState::On), evidence(PowerState::Off));
         let shutdown = intent(HostCall::ShutdownGuest, PowerState::On);
         assert_eq!(
-            (judge(&shutdown, &on, &[]), judge(&shutdown, &off, &[])),
-            (Verdict::Wait, Verdict::Succeeded)
+            (resolve(&shutdown, &on, &[]), resolve(&shutdown, &off, &[])),
+            (Resolution::WaitForGuest, Resolution::Succeeded)
         );
-        assert_eq!(judge(&intent(HostCall::RebootGuest, PowerState::On), &on, &[]), Verdict::Wait);
+        assert_eq!(
+            resolve(&intent(HostCall::RebootGuest, PowerState::On), &on, &[]),
+            Resolution::WaitForGuest
+        );
     }
 
     #[test]
@@ -308,9 +326,9 @@ mod tests {
             question: question.map(QuestionId::from_backend),
             ..evidence(PowerState::Off)
         };
-        assert_eq!(judge(&intent, &asks(Some("q")), &[]), Verdict::AskAgain);
-        assert!(unknown(&judge(&intent, &asks(Some("another")), &[])));
-        assert!(unknown(&judge(&intent, &asks(None), &[])));
+        assert_eq!(resolve(&intent, &asks(Some("q")), &[]), Resolution::SendAgain);
+        assert!(is_unknown(&resolve(&intent, &asks(Some("another")), &[])));
+        assert!(is_unknown(&resolve(&intent, &asks(None), &[])));
     }
 
     #[test]
@@ -322,26 +340,38 @@ mod tests {
             now.host_boot_time = boot.map(str::to_owned);
             now
         };
-        let (ours, twin) =
-            (seen("n", Some("16-snapshot-1"), "new"), seen("m", Some("16-snapshot-1"), "new"));
-        assert_eq!(
-            judge(&intent, &with(std::slice::from_ref(&ours), None), &[]),
-            Verdict::Made(SnapshotId::from_backend("n"))
+        let (ours, twin) = (
+            snapshot_evidence("n", Some("16-snapshot-1"), "new"),
+            snapshot_evidence("m", Some("16-snapshot-1"), "new"),
         );
-        assert!(unknown(&judge(&intent, &with(&[], None), &[])), "it may still come");
-        assert!(unknown(&judge(&intent, &with(&[ours, twin], None), &[])), "which of the two?");
-        assert!(unknown(&judge(&intent, &with(&[seen("n", None, "new")], None), &[])), "elsewhere");
-        assert!(unknown(&judge(
+        assert_eq!(
+            resolve(&intent, &with(std::slice::from_ref(&ours), None), &[]),
+            Resolution::SnapshotCreated(SnapshotId::from_backend("n"))
+        );
+        assert!(is_unknown(&resolve(&intent, &with(&[], None), &[])), "it may still come");
+        assert!(
+            is_unknown(&resolve(&intent, &with(&[ours, twin], None), &[])),
+            "which of the two?"
+        );
+        assert!(
+            is_unknown(&resolve(&intent, &with(&[snapshot_evidence("n", None, "new")], None), &[])),
+            "elsewhere"
+        );
+        assert!(is_unknown(&resolve(
             &intent,
-            &with(&[seen("n", Some("16-snapshot-1"), "other")], None),
+            &with(&[snapshot_evidence("n", Some("16-snapshot-1"), "other")], None),
             &[]
         )));
         let booted = Intent { before: with(&[], Some("1")), ..intent.clone() };
-        assert!(matches!(judge(&booted, &with(&[], Some("2")), &[]), Verdict::Failed(_)));
-        assert!(unknown(&judge(&booted, &with(&[], Some("1")), &[])), "hostd alone restarted");
-        assert!(unknown(&judge(&booted, &with(&[seen("n", None, "new")], Some("2")), &[])));
+        assert!(matches!(resolve(&booted, &with(&[], Some("2")), &[]), Resolution::NotDone(_)));
+        assert!(is_unknown(&resolve(&booted, &with(&[], Some("1")), &[])), "hostd alone restarted");
+        assert!(is_unknown(&resolve(
+            &booted,
+            &with(&[snapshot_evidence("n", None, "new")], Some("2")),
+            &[]
+        )));
         assert!(
-            unknown(&judge(&intent, &with(&[], Some("2")), &[])),
+            is_unknown(&resolve(&intent, &with(&[], Some("2")), &[])),
             "the boot time was not known before"
         );
     }
@@ -349,52 +379,55 @@ mod tests {
     #[test]
     fn a_removal_is_judged_by_what_is_left() {
         let tree = |ids: &[(&str, Option<&str>)]| Evidence {
-            snapshots: ids.iter().map(|(id, parent)| seen(id, *parent, id)).collect(),
+            snapshots: ids.iter().map(|(id, parent)| snapshot_evidence(id, *parent, id)).collect(),
             ..evidence(PowerState::Off)
         };
         let (one, two) = ("16-snapshot-1", "16-snapshot-2");
         let before = tree(&[(one, None), (two, Some(one))]);
         let judged = |call: HostCall, now: &Evidence| {
-            judge(&Intent { call, before: before.clone(), asked: 1 }, now, &[])
+            resolve(&Intent { call, before: before.clone(), asked: 1 }, now, &[])
         };
         assert_eq!(
             judged(remove(false), &tree(&[(two, None)])),
-            Verdict::Succeeded,
+            Resolution::Succeeded,
             "children move up"
         );
-        assert_eq!(judged(remove(true), &tree(&[])), Verdict::Succeeded);
-        assert_eq!(judged(remove(true), &tree(&[("late", None)])), Verdict::Succeeded);
-        assert!(unknown(&judged(remove(true), &tree(&[(two, None)]))), "a recorded child is left");
-        assert_eq!(judged(remove(false), &before), Verdict::AskAgain);
-        assert_eq!(judged(remove(true), &before), Verdict::AskAgain);
+        assert_eq!(judged(remove(true), &tree(&[])), Resolution::Succeeded);
+        assert_eq!(judged(remove(true), &tree(&[("late", None)])), Resolution::Succeeded);
+        assert!(
+            is_unknown(&judged(remove(true), &tree(&[(two, None)]))),
+            "a recorded child is left"
+        );
+        assert_eq!(judged(remove(false), &before), Resolution::SendAgain);
+        assert_eq!(judged(remove(true), &before), Resolution::SendAgain);
         let grown = tree(&[(one, None), (two, Some(one)), ("late", Some(two))]);
-        assert_eq!(judged(remove(false), &grown), Verdict::AskAgain);
-        assert!(unknown(&judged(remove(true), &grown)), "it would take the late one");
+        assert_eq!(judged(remove(false), &grown), Resolution::SendAgain);
+        assert!(is_unknown(&judged(remove(true), &grown)), "it would take the late one");
         let all = HostCall::RemoveAllSnapshots;
-        assert_eq!(judged(all.clone(), &tree(&[])), Verdict::Succeeded);
-        assert_eq!(judged(all.clone(), &tree(&[("late", None)])), Verdict::Succeeded);
-        assert_eq!(judged(all.clone(), &tree(&[(two, None)])), Verdict::AskAgain);
-        assert!(unknown(&judged(all, &grown)));
+        assert_eq!(judged(all.clone(), &tree(&[])), Resolution::Succeeded);
+        assert_eq!(judged(all.clone(), &tree(&[("late", None)])), Resolution::Succeeded);
+        assert_eq!(judged(all.clone(), &tree(&[(two, None)])), Resolution::SendAgain);
+        assert!(is_unknown(&judged(all, &grown)));
     }
 
     #[test]
     fn a_rename_is_judged_by_the_words() {
         let intent = intent(rename(), PowerState::Off);
         let mut now = evidence(PowerState::Off);
-        assert_eq!(judge(&intent, &now, &[]), Verdict::AskAgain);
+        assert_eq!(resolve(&intent, &now, &[]), Resolution::SendAgain);
         now.snapshots[0].name = "renamed".to_owned();
-        assert_eq!(judge(&intent, &now, &[]), Verdict::Succeeded);
+        assert_eq!(resolve(&intent, &now, &[]), Resolution::Succeeded);
         let described = HostCall::RenameSnapshot {
             snapshot: SnapshotId::from_backend("16-snapshot-1"),
             name: None,
             description: Some("why".to_owned()),
         };
         assert_eq!(
-            judge(&Intent { call: described, ..intent.clone() }, &now, &[]),
-            Verdict::AskAgain
+            resolve(&Intent { call: described, ..intent.clone() }, &now, &[]),
+            Resolution::SendAgain
         );
         now.snapshots.clear();
-        assert!(unknown(&judge(&intent, &now, &[])));
+        assert!(is_unknown(&resolve(&intent, &now, &[])));
     }
 
     #[test]
@@ -403,10 +436,13 @@ mod tests {
             let mut now = evidence(PowerState::On);
             now.recent_tasks = vec![task("t-1", call.kind(), true)];
             let intent = intent(call, PowerState::Off);
-            assert_eq!(judge(&intent, &now, &[]), Verdict::Follow(TaskId::from_backend("t-1")));
+            assert_eq!(
+                resolve(&intent, &now, &[]),
+                Resolution::FollowTask(TaskId::from_backend("t-1"))
+            );
             assert_ne!(
-                judge(&intent, &now, &[TaskId::from_backend("t-1")]),
-                Verdict::Follow(TaskId::from_backend("t-1"))
+                resolve(&intent, &now, &[TaskId::from_backend("t-1")]),
+                Resolution::FollowTask(TaskId::from_backend("t-1"))
             );
         }
     }
@@ -416,12 +452,12 @@ mod tests {
         let mut now = evidence(PowerState::On);
         let intent = intent(HostCall::Reset, PowerState::On);
         now.recent_tasks = vec![task("t-1", CallKind::Reset, false)];
-        assert!(unknown(&judge(&intent, &now, &[])), "not ours");
+        assert!(is_unknown(&resolve(&intent, &now, &[])), "not ours");
         now.recent_tasks =
             vec![task("t-1", CallKind::Reset, true), task("t-2", CallKind::Reset, true)];
-        assert!(unknown(&judge(&intent, &now, &[])), "which of the two?");
+        assert!(is_unknown(&resolve(&intent, &now, &[])), "which of the two?");
         let recorded = Intent { before: now.clone(), ..intent };
-        assert!(unknown(&judge(&recorded, &now, &[])), "both were there before");
+        assert!(is_unknown(&resolve(&recorded, &now, &[])), "both were there before");
     }
 
     fn any_power() -> impl Strategy<Value = Option<PowerState>> {
@@ -439,7 +475,7 @@ mod tests {
             let mut above: Option<String> = None;
             let below = |(id, name): (u8, &str)| {
                 let id = format!("16-snapshot-{id}");
-                let snapshot = seen(&id, above.as_deref(), name);
+                let snapshot = snapshot_evidence(&id, above.as_deref(), name);
                 above = Some(id);
                 snapshot
             };
@@ -448,7 +484,7 @@ mod tests {
     }
 
     /// What is never sent again after a loss.
-    fn once(call: &HostCall) -> bool {
+    fn must_not_repeat(call: &HostCall) -> bool {
         matches!(
             call.kind(),
             CallKind::Reset
@@ -476,7 +512,7 @@ mod tests {
 
     proptest! {
         /// Whatever the evidence: what cannot be repeated is never sent again, nothing is sent more
-        /// than `MAX_ASKS` times, success is claimed only where it can be seen, and only a new task
+        /// than `MAX_SENDS` times, success is claimed only where it can be seen, and only a new task
         /// of ours is followed.
         #[test]
         fn the_table_never_promises_too_much(
@@ -484,17 +520,17 @@ mod tests {
             powers in (any_power(), any_power()),
             tasks in (any_tasks(), any_tasks()),
             trees in (any_tree(), any_tree()),
-            asked in 1..=MAX_ASKS,
+            asked in 1..=MAX_SENDS,
         ) {
             let before = Evidence { power_state: powers.0, recent_tasks: tasks.0, snapshots: trees.0, ..evidence(PowerState::Off) };
             let now = Evidence { power_state: powers.1, recent_tasks: tasks.1, snapshots: trees.1, ..evidence(PowerState::Off) };
             let intent = Intent { call, before, asked };
-            match judge(&intent, &now, &[]) {
-                Verdict::AskAgain => {
-                    prop_assert!(asked < MAX_ASKS);
-                    prop_assert!(!once(&intent.call));
+            match resolve(&intent, &now, &[]) {
+                Resolution::SendAgain => {
+                    prop_assert!(asked < MAX_SENDS);
+                    prop_assert!(!must_not_repeat(&intent.call));
                 }
-                Verdict::Succeeded => {
+                Resolution::Succeeded => {
                     let here = |id: &SnapshotId| now.snapshot(id).is_some();
                     let seen = match &intent.call {
                         HostCall::PowerOn => now.power_state == Some(PowerState::On),
@@ -509,18 +545,18 @@ mod tests {
                     };
                     prop_assert!(seen);
                 }
-                Verdict::Made(id) => {
+                Resolution::SnapshotCreated(id) => {
                     prop_assert!(intent.call.kind() == CallKind::CreateSnapshot);
                     prop_assert!(intent.before.snapshot(&id).is_none() && now.snapshot(&id).is_some());
                 }
-                Verdict::Wait => prop_assert!(intent.call.kind().is_guest_operation()),
-                Verdict::Failed(_) => prop_assert!(false, "the host did not reboot"),
-                Verdict::Follow(id) => {
+                Resolution::WaitForGuest => prop_assert!(intent.call.kind().is_guest_operation()),
+                Resolution::NotDone(_) => prop_assert!(false, "the host did not reboot"),
+                Resolution::FollowTask(id) => {
                     let found = now.recent_tasks.iter().find(|task| task.id == id).unwrap();
                     prop_assert!(found.by_us && found.call == Some(intent.call.kind()));
                     prop_assert!(intent.before.recent_tasks.iter().all(|task| task.id != id));
                 }
-                Verdict::Unknown(_) => {}
+                Resolution::Unknown(_) => {}
             }
         }
     }

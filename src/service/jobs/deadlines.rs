@@ -7,9 +7,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Jobs;
-use super::clocks::{Jumps, Moment, count_downtime};
-use super::driver::Driver;
+use super::deadline_clocks::{JumpDetector, Moment, count_downtime};
 use super::runner::sleep_until;
+use super::state_machine::JobStateMachine;
 use crate::domain::event::Subject;
 use crate::domain::ids::JobId;
 use crate::domain::job::Job;
@@ -19,7 +19,7 @@ use crate::storage::StorageError;
 struct StoringDeadline<'a>(&'a watch::Sender<Option<JobId>>);
 
 /// How often otter reads the wall clock. A crash just after a jump costs at most this much time.
-const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
+const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Jobs {
     /// Ends queued jobs at their deadlines. Runs until `stop` is cancelled.
@@ -39,7 +39,7 @@ impl Jobs {
                 () = wait => {}
             }
             while let Some(overdue) = self.0.table.withdraw_overdue(self.0.parts.clock.elapsed()) {
-                self.end_queued(overdue, Driver::expire_queued);
+                self.end_queued(overdue, JobStateMachine::expire_queued);
             }
         }
     }
@@ -48,15 +48,15 @@ impl Jobs {
     /// deadlines again. While there are jobs, records that otter runs.
     pub async fn follow_wall_clock(self, stop: CancellationToken) {
         let parts = &self.0.parts;
-        let mut jumps = Jumps::since(Moment::now(&parts.clock));
+        let mut jumps = JumpDetector::new(Moment::now(&parts.clock));
         loop {
             let stopping = tokio::select! {
                 biased;
                 () = stop.cancelled() => true,
-                () = parts.clock.sleep(LOOK_AT_CLOCK) => false,
+                () = parts.clock.sleep(CLOCK_INTERVAL) => false,
             };
             let now = Moment::now(&parts.clock);
-            if let Some(by) = jumps.find(now) {
+            if let Some(by) = jumps.detect(now) {
                 self.wall_clock_jumped(by, now.wall).await;
             }
             if self.counts() != (0, 0) {

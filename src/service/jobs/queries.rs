@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::driver::Blocker;
+use super::state_machine::Blocker;
 use super::status::JobStatus;
 use super::table::JobReading;
-use super::view::{BlockedBy, JobView};
+use super::view::{BlockedBy, BlockedByKind, JobView};
 use super::{Jobs, JobsPage};
 use crate::domain::failure::Failure;
 use crate::domain::ids::{JobId, LeaseId, MachineId};
@@ -127,10 +127,10 @@ impl Jobs {
     }
 
     fn view(&self, reading: JobReading) -> JobView {
-        let JobReading { status, position, behind } = reading;
-        let blocked_by = match behind {
+        let JobReading { status, position, waits_for } = reading;
+        let blocked_by = match waits_for {
             Some(active) => Some(BlockedBy {
-                kind: "job",
+                kind: BlockedByKind::Job,
                 id: Some(active.to_string()),
                 since: status.job.created_at,
                 detail: "One job at a time runs on a machine.".to_owned(),
@@ -156,7 +156,7 @@ impl Jobs {
             machine.and_then(|machine| machine.question.as_ref()).filter(|_| waits_for_answer)
         {
             return Some(BlockedBy {
-                kind: "question",
+                kind: BlockedByKind::Question,
                 id: Some(question.id.to_string()),
                 since: status.blocker.as_ref().map_or(job.updated_at, |(_, since)| *since),
                 detail: question.text.clone(),
@@ -165,19 +165,21 @@ impl Jobs {
         let (blocker, since) = status.blocker.clone()?;
         let (kind, id, detail) = match blocker {
             Blocker::HostTask(task) => (
-                "host_task",
+                BlockedByKind::HostTask,
                 Some(task.to_string()),
                 "Another task of the host works on the machine.".to_owned(),
             ),
             Blocker::Question(question) => (
-                "question",
+                BlockedByKind::Question,
                 Some(question.to_string()),
                 "The machine waits on a question.".to_owned(),
             ),
-            Blocker::HostAway(reason) => ("host_away", None, reason),
-            Blocker::Busy => {
-                ("host_task", None, "The host says that the machine is busy.".to_owned())
-            }
+            Blocker::HostAway(reason) => (BlockedByKind::HostAway, None, reason),
+            Blocker::Busy => (
+                BlockedByKind::HostTask,
+                None,
+                "The host says that the machine is busy.".to_owned(),
+            ),
         };
         Some(BlockedBy { kind, id, since, detail })
     }

@@ -1,5 +1,5 @@
 //! The end of each call is lost in each way, and then the machine shows itself in each way. The
-//! rows are the table of `judgement`, written again from the contract.
+//! rows are the table of `lost_call`, written again from the contract.
 
 use super::script::Ending::{Cancelled, Changed, Failed, Unknown};
 use super::script::ScriptLine::{
@@ -8,8 +8,8 @@ use super::script::ScriptLine::{
 };
 use super::script::{Ending, ScriptLine, play};
 use super::{
-    another_machine, answer, create, id, machine, off, on, remove, rename, revert, seen,
-    with_question, with_running_task, with_snapshot, with_task, without,
+    another_machine, answer, create, id, machine, off, on, remove, rename, revert,
+    snapshot_evidence, with_question, with_running_task, with_snapshot, with_task, without,
 };
 use crate::domain::call::{CallKind, Evidence};
 use crate::domain::failure::FailureKind;
@@ -17,15 +17,15 @@ use crate::domain::ids::TaskId;
 use crate::domain::job::JobRequest;
 use crate::domain::power::PowerState::Suspended;
 use crate::hypervisor::HostErrorKind;
-use crate::service::jobs::driver::Others;
+use crate::service::jobs::state_machine::OtherJobs;
 
 /// An end, and how often the call is sent for it.
-type Verdict = (Ending, usize);
+type Expected = (Ending, usize);
 
-const SUCCEEDED: Verdict = (Changed, 1);
-const SENT_AGAIN: Verdict = (Changed, 2);
-const UNKNOWN: Verdict = (Unknown, 1);
-const CANCELLED: Verdict = (Cancelled, 1);
+const SUCCEEDED: Expected = (Changed, 1);
+const SENT_AGAIN: Expected = (Changed, 2);
+const UNKNOWN: Expected = (Unknown, 1);
+const CANCELLED: Expected = (Cancelled, 1);
 
 struct Row {
     request: JobRequest,
@@ -35,15 +35,15 @@ struct Row {
     /// The machine as the call changes it.
     after: Evidence,
     /// The machine is unchanged.
-    unchanged: Verdict,
+    unchanged: Expected,
     /// The same, and the job is cancelled meanwhile.
-    cancelled: Verdict,
+    cancelled: Expected,
     /// The machine is as the call changes it.
-    done: Verdict,
+    done: Expected,
     /// Somebody else's task ran, and the machine is unchanged.
-    foreign: Verdict,
+    foreign: Expected,
     /// Somebody else's task ran, and the machine is as the call changes it.
-    foreign_done: Verdict,
+    foreign_done: Expected,
     /// Other states of the machine. The end is unknown for each.
     unclear: Vec<Evidence>,
 }
@@ -89,8 +89,8 @@ fn table() -> Vec<Row> {
         foreign_done: SUCCEEDED,
         unclear,
     };
-    let late = |parent| with_snapshot(off(), seen("late", Some(parent), "late"));
-    let made = |snapshot| seen(snapshot, Some("kickstart"), "new");
+    let late = |parent| with_snapshot(off(), snapshot_evidence("late", Some(parent), "late"));
+    let made = |snapshot| snapshot_evidence(snapshot, Some("kickstart"), "new");
     let mut renamed = off();
     renamed.snapshots[1].name = "renamed".to_owned();
     let suspended = || machine(Suspended);
@@ -137,7 +137,7 @@ fn table() -> Vec<Row> {
             foreign_done: SUCCEEDED,
             unclear: vec![
                 with_snapshot(with_snapshot(off(), made("new")), made("twin")),
-                with_snapshot(off(), seen("new", Some("leaf"), "new")),
+                with_snapshot(off(), snapshot_evidence("new", Some("leaf"), "new")),
                 late("kickstart"),
             ],
         },
@@ -214,21 +214,22 @@ impl Row {
     }
 
     #[track_caller]
-    fn check(&self, loss: &[ScriptLine], lines: &[ScriptLine], verdict: Verdict) {
+    fn check(&self, loss: &[ScriptLine], lines: &[ScriptLine], expected: Expected) {
         let mut script = [loss, lines].concat();
-        if verdict == SENT_AGAIN {
+        if expected == SENT_AGAIN {
             script.extend(self.second_sending());
         }
         let played = play(self.request.clone(), &script);
         let sendings = played.calls.iter().filter(|call| **call == self.call).count();
         assert_eq!(sendings, played.calls.len());
-        assert_eq!((played.ending(), sendings), verdict, "{:?}: {script:?}", self.request);
+        assert_eq!((played.ending(), sendings), expected, "{:?}: {script:?}", self.request);
     }
 
     /// Somebody else's task ran: a stranger's, or one of another job of otter's.
     fn after_foreign_task(&self, evidence: &Evidence) -> [Vec<ScriptLine>; 2] {
         let task = |by_us| with_task(evidence.clone(), "foreign", self.call, by_us);
-        let others = Others { tasks: vec![TaskId::from_backend("foreign")], ..Others::default() };
+        let others =
+            OtherJobs { tasks: vec![TaskId::from_backend("foreign")], ..OtherJobs::default() };
         let saw = || SawWithOthers(task(true), others.clone());
         [vec![Settled(task(false))], vec![saw(), Paused, saw()]]
     }
@@ -294,8 +295,8 @@ fn a_lost_call_that_is_cancelled_is_not_sent_again() {
         for (loss, ran) in row.losses() {
             let saw = || Saw(row.before.clone());
             // A task that vanished may still be at work.
-            let verdict = if ran { UNKNOWN } else { row.cancelled };
-            row.check(&loss, &[saw(), Cancel, Paused, saw()], verdict);
+            let expected = if ran { UNKNOWN } else { row.cancelled };
+            row.check(&loss, &[saw(), Cancel, Paused, saw()], expected);
         }
     }
 }
@@ -322,7 +323,7 @@ fn a_snapshot_is_known_not_to_exist_if_the_host_itself_restarted() {
 
 #[test]
 fn a_removal_without_children_is_sent_again_beside_a_later_snapshot() {
-    let later = with_snapshot(off(), seen("late", Some("kickstart"), "late"));
+    let later = with_snapshot(off(), snapshot_evidence("late", Some("kickstart"), "late"));
     let lines = [Saw(off()), Lost, Settled(later), Accepted("second"), TaskSucceeded];
     let played = play(remove(false), &lines);
     assert_eq!((played.ending(), played.calls.len()), SENT_AGAIN);
