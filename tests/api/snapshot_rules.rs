@@ -555,7 +555,7 @@ async fn check_lost_removal(guarded: &Guarded, race: Option<Race>, path: &str, c
     // The recovery never repeats a removal that would remove a later snapshot, no matter who
     // created it.
     if race == Race::ForeignSnapshotAppears {
-        assert!(detail.contains("would take snapshots that came later"), "{path}: {detail}");
+        assert!(detail.contains("would remove newer snapshots"), "{path}: {detail}");
     } else {
         assert!(detail.contains("the call is not repeated"), "{race:?} {path}: {detail}");
         assert!(detail.contains(race.in_the_way()), "{race:?} {path}: {detail}");

@@ -1,4 +1,5 @@
-//! An engine over the backend in this process and a store in memory, on time that is stepped.
+//! Jobs with a simulated host in this process, a store in memory, and a clock that the test
+//! advances.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::scripted_host::ScriptedHost;
 use crate::in_process::{InProcess, SimulatedHost};
 
-/// An engine, its host and its store. Time stands still until it is moved.
+/// The jobs, their host and their store. Time stands still until the test advances it.
 pub struct JobsFixture {
     pub clock: Clock,
     pub store: Store,
@@ -61,7 +62,7 @@ impl JobsFixture {
         Self { clock, store, host: script, inventory, jobs, backend, supervisor, stop }
     }
 
-    /// The session is with a vCenter from now on.
+    /// Makes the session report a vCenter.
     pub fn set_vcenter_product(&self) {
         let product = HostProduct {
             full_name: "VMware vCenter Server 7.0.3".to_owned(),
@@ -75,7 +76,7 @@ impl JobsFixture {
         Observer::session(&*self.inventory, status);
     }
 
-    /// Stops the daemon softly; what is begun comes to its commit.
+    /// Stops otter gracefully: work in progress reaches its next commit.
     pub async fn stop(&self) {
         self.supervisor.stop();
         let (_signals, from) = Signals::from_sender();
@@ -87,19 +88,19 @@ impl JobsFixture {
         self.supervisor.stop();
     }
 
-    /// A new engine over the same store and host, which has taken up what was left.
+    /// Starts the jobs again with the same store and host. Returns the number of resumed jobs.
     pub async fn restart(&mut self) -> usize {
         let (supervisor, jobs) = new_jobs(&self.clock, &self.store, &self.backend, &self.inventory);
         (self.supervisor, self.jobs) = (supervisor, jobs);
         self.jobs.recover().await.unwrap()
     }
 
-    /// Lets the deadlines of queued jobs pass.
+    /// Starts the task that ends queued jobs at their deadlines.
     pub fn expire(&self) {
         self.supervisor.spawn("deadlines", |stop| self.jobs.clone().expire(stop));
     }
 
-    /// Lets deadlines follow the wall clock.
+    /// Starts the task that moves deadlines after jumps of the wall clock.
     pub fn follow_wall_clock(&self) {
         self.supervisor.spawn("wall clock", |stop| self.jobs.clone().follow_wall_clock(stop));
     }
@@ -129,12 +130,12 @@ impl JobsFixture {
         self.jobs.ended(id).await.unwrap().unwrap()
     }
 
-    /// The same, while time passes a second at a time.
+    /// Waits for the end of a job, while time passes one second at a time.
     pub async fn end_as_time_passes(&self, id: JobId) -> JobView {
         let time_passes = async {
             loop {
                 self.clock.advance(Duration::from_secs(1));
-                // Whatever the step woke comes to its next commit before the next one.
+                // Each task that this woke reaches its next commit before the next second.
                 for _ in 0..10 {
                     self.store.job(id).await.unwrap();
                     tokio::task::yield_now().await;

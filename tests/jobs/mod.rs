@@ -1,5 +1,5 @@
-//! The whole engine over the backend in this process and a store in memory, on time that is
-//! stepped.
+//! Tests of the job service with a simulated host in this process, a store in memory, and a clock
+//! that the test advances.
 
 mod fixture;
 mod scripted_host;
@@ -35,7 +35,7 @@ async fn stored(fixture: &JobsFixture, id: JobId) -> otter::domain::job::Job {
 }
 
 #[tokio::test]
-async fn jobs_of_one_machine_run_one_by_one_in_order_and_machines_side_by_side() {
+async fn jobs_of_one_machine_run_in_order_and_jobs_of_two_machines_in_parallel() {
     let fixture = JobsFixture::new(2).await;
     fixture.host.set_behavior(&[CallBehavior::Hold, CallBehavior::Hold]);
     let first = fixture.start(1, JobRequest::PowerOn).await;
@@ -56,7 +56,7 @@ async fn jobs_of_one_machine_run_one_by_one_in_order_and_machines_side_by_side()
 }
 
 #[tokio::test]
-async fn who_hears_of_the_end_finds_the_machine_changed_and_without_a_job() {
+async fn a_reader_of_the_end_finds_the_machine_changed_and_without_a_job() {
     let fixture = JobsFixture::new(1).await;
     for round in 0..50 {
         let (request, state) = match round % 2 {
@@ -71,7 +71,7 @@ async fn who_hears_of_the_end_finds_the_machine_changed_and_without_a_job() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_waiters_wake_at_once_and_none_asks_the_store() {
+async fn ten_thousand_waiters_wake_at_once_without_a_read_of_the_store() {
     let fixture = JobsFixture::new(1).await;
     fixture.host.set_behavior(&[CallBehavior::Hold]);
     let id = fixture.start(1, JobRequest::PowerOn).await;
@@ -108,7 +108,7 @@ async fn ten_thousand_waiters_wake_at_once_and_none_asks_the_store() {
 }
 
 #[tokio::test]
-async fn queued_and_running_jobs_are_taken_up_at_the_start() {
+async fn queued_and_running_jobs_are_resumed_at_the_start() {
     let mut fixture = JobsFixture::new(2).await;
     fixture.host.set_behavior(&[CallBehavior::Hold]);
     let running = fixture.start(1, JobRequest::PowerOn).await;
@@ -118,17 +118,21 @@ async fn queued_and_running_jobs_are_taken_up_at_the_start() {
     let waiter = tokio::spawn(async move { waiting.ended(running).await });
     fixture.stop().await;
     let left = waiter.await.unwrap().unwrap().unwrap().job.state;
-    assert_eq!(left, JobState::Running, "who waits is told that it goes on");
+    assert_eq!(left, JobState::Running, "a waiting caller gets the unfinished job");
     assert!(stored(&fixture, running).await.host_task.is_some());
     assert_eq!(fixture.restart().await, 2);
     fixture.host.release();
     assert_eq!(fixture.end(running).await.job.state, SUCCEEDED);
     assert_eq!(fixture.end(queued).await.job.state, SUCCEEDED);
-    assert_eq!(fixture.host.calls().len(), 2, "the running one was followed, not asked again");
+    assert_eq!(
+        fixture.host.calls().len(),
+        2,
+        "the task of the running job is followed, and the call is not repeated"
+    );
 }
 
 #[tokio::test]
-async fn a_job_on_what_otter_does_no_work_on_ends_unknown_and_leaves_its_queue() {
+async fn a_job_on_an_unsupported_target_ends_unknown_and_leaves_its_queue() {
     let mut fixture = JobsFixture::new(1).await;
     let on_machine = fixture.start(1, JobRequest::PowerOn).await;
     let template = fixture.end(on_machine).await.job;
@@ -155,13 +159,13 @@ async fn a_job_on_what_otter_does_no_work_on_ends_unknown_and_leaves_its_queue()
         assert_eq!((failure.kind, failure.machine), (FailureKind::OutcomeUnknown, None));
         assert_eq!(stored(&fixture, job.id).await.state, JobState::Unknown);
     }
-    assert_eq!(fixture.host.calls().len(), 1, "the host was asked for the machine alone");
+    assert_eq!(fixture.host.calls().len(), 1, "the host was called only for the machine");
     let last = fixture.start(1, JobRequest::PowerOff).await;
     assert_eq!(fixture.end(last).await.job.state, SUCCEEDED);
 }
 
 #[tokio::test]
-async fn a_shutdown_lets_a_call_come_to_its_answer() {
+async fn a_shutdown_waits_for_the_answer_to_a_call() {
     let mut fixture = JobsFixture::new(1).await;
     fixture.host.set_behavior(&[CallBehavior::AnswerLate]);
     let id = fixture.start(1, JobRequest::Reset).await;
@@ -180,7 +184,7 @@ async fn a_shutdown_lets_a_call_come_to_its_answer() {
 }
 
 #[tokio::test]
-async fn a_job_that_panics_is_judged_as_after_a_crash_and_its_waiters_hear_of_the_end() {
+async fn a_job_that_panics_is_resumed_as_after_a_crash_and_its_waiters_get_the_end() {
     for (request, state, calls) in
         [(JobRequest::PowerOn, SUCCEEDED, 2), (JobRequest::Reset, JobState::Unknown, 2)]
     {
@@ -194,12 +198,12 @@ async fn a_job_that_panics_is_judged_as_after_a_crash_and_its_waiters_hear_of_th
         assert_eq!(fixture.end_as_time_passes(id).await.job.state, state);
         assert_eq!(fixture.host.calls().len(), calls);
         let next = fixture.start(1, JobRequest::PowerOff).await;
-        assert_eq!(fixture.end(next).await.job.state, SUCCEEDED, "the queue goes on");
+        assert_eq!(fixture.end(next).await.job.state, SUCCEEDED, "the next job runs");
     }
 }
 
 #[tokio::test]
-async fn a_job_that_panics_each_time_ends_unknown_and_its_machine_goes_on() {
+async fn a_job_that_panics_each_time_ends_unknown_and_the_next_job_runs() {
     let fixture = JobsFixture::new(1).await;
     fixture.host.panic_if_examined(true);
     let id = fixture.start(1, JobRequest::PowerOn).await;
@@ -213,7 +217,7 @@ async fn a_job_that_panics_each_time_ends_unknown_and_its_machine_goes_on() {
 }
 
 #[tokio::test]
-async fn a_job_that_the_store_lost_leaves_its_machine() {
+async fn a_job_that_is_no_longer_in_the_store_leaves_its_queue() {
     let fixture = JobsFixture::new(1).await;
     fixture.host.set_behavior(&[CallBehavior::Hold]);
     let id = fixture.start(1, JobRequest::PowerOn).await;
@@ -231,7 +235,7 @@ async fn a_job_that_the_store_lost_leaves_its_machine() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_during_the_start_leaves_a_whole_job() {
+async fn a_job_is_accepted_completely_if_the_client_disconnects() {
     let fixture = JobsFixture::new(1).await;
     {
         let mut start = pin!(fixture.jobs.start(fixture.new_job(1, JobRequest::PowerOn)));
@@ -278,7 +282,7 @@ async fn a_job_whose_deadline_passed_while_the_daemon_was_down_never_starts() {
     // The host remembers a task for ten minutes.
     fixture.clock.advance(Duration::from_mins(5));
     fixture.restart().await;
-    assert_eq!(fixture.end(running).await.job.state, SUCCEEDED, "its task had ended well");
+    assert_eq!(fixture.end(running).await.job.state, SUCCEEDED, "its task had succeeded");
     let job = fixture.end(queued).await.job;
     assert_eq!((job.state, job.started_at), (JobState::Failed, None));
     assert_eq!(fixture.host.calls().len(), 1);
@@ -303,7 +307,7 @@ async fn a_queued_job_is_cancelled_at_once_and_a_running_one_by_its_task() {
 }
 
 #[tokio::test]
-async fn a_kill_passes_the_queue_and_cancels_what_runs() {
+async fn a_kill_goes_first_and_cancels_the_running_job() {
     let fixture = JobsFixture::new(1).await;
     let on = fixture.start(1, JobRequest::PowerOn).await;
     fixture.end(on).await;
@@ -322,9 +326,10 @@ async fn a_kill_passes_the_queue_and_cancels_what_runs() {
     assert_eq!(calls, expected);
 }
 
-/// The machine is off when the kill looks, and the call that turns it on has not come to the host.
+/// The machine is off when the kill reads it, and the call that powers it on has not reached the
+/// host.
 #[tokio::test]
-async fn a_kill_waits_for_a_call_that_is_on_its_way() {
+async fn a_kill_waits_for_a_call_that_has_not_reached_the_host() {
     let fixture = JobsFixture::new(1).await;
     fixture.host.set_behavior(&[CallBehavior::Delayed, CallBehavior::Hold]);
     let on = fixture.start(1, JobRequest::PowerOn).await;
@@ -344,7 +349,7 @@ async fn a_kill_waits_for_a_call_that_is_on_its_way() {
 }
 
 #[tokio::test]
-async fn after_a_restart_a_kill_cancels_what_runs_beside_it_again() {
+async fn after_a_restart_a_kill_cancels_the_running_job_again() {
     let mut fixture = JobsFixture::new(1).await;
     let on = fixture.start(1, JobRequest::PowerOn).await;
     fixture.end(on).await;
@@ -352,8 +357,8 @@ async fn after_a_restart_a_kill_cancels_what_runs_beside_it_again() {
     let create = fixture.start(1, create()).await;
     fixture.host.called(2).await;
     fixture.stop().await;
-    // The kill was committed and running when the daemon died, and the wish to cancel was not on
-    // the disk.
+    // The kill was committed and running when otter died, and the request to cancel was not on
+    // disk.
     let mut kill = stored(&fixture, create).await;
     kill.id = JobId::new(fixture.clock.uuid());
     (kill.request, kill.host_task, kill.intent) = (JobRequest::Kill, None, None);
@@ -367,7 +372,7 @@ async fn after_a_restart_a_kill_cancels_what_runs_beside_it_again() {
 }
 
 #[tokio::test]
-async fn full_queues_refuse_and_leave_nothing_behind() {
+async fn a_full_queue_refuses_a_job_without_a_trace() {
     let fixture = JobsFixture::new(3).await;
     fixture.host.set_behavior(&[CallBehavior::Hold; 3]);
     for machine in 1..=3 {
@@ -391,7 +396,7 @@ async fn full_queues_refuse_and_leave_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_key_at_the_same_moment_starts_one_job_and_both_hear_of_its_end() {
+async fn concurrent_calls_with_one_key_start_one_job_and_both_get_its_end() {
     let fixture = JobsFixture::new(1).await;
     for round in 0..50u8 {
         let key = IdempotencyKey {
@@ -429,7 +434,7 @@ async fn the_same_key_at_the_same_moment_starts_one_job_and_both_hear_of_its_end
 }
 
 #[tokio::test]
-async fn an_end_whose_commit_came_through_without_an_answer_is_an_end() {
+async fn an_end_that_was_committed_without_an_answer_is_an_end() {
     let fixture = JobsFixture::new(1).await;
     fixture.host.set_behavior(&[CallBehavior::Hold]);
     let id = fixture.start(1, JobRequest::PowerOn).await;
@@ -446,7 +451,7 @@ async fn an_end_whose_commit_came_through_without_an_answer_is_an_end() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_judged_after_the_settling() {
+async fn a_lost_call_is_resolved_after_the_settle_time() {
     let fixture = JobsFixture::new(1).await;
     fixture.host.set_behavior(&[CallBehavior::Lost]);
     let id = fixture.start(1, JobRequest::PowerOn).await;
@@ -458,20 +463,24 @@ async fn a_lost_answer_is_judged_after_the_settling() {
 }
 
 #[tokio::test]
-async fn a_task_that_failed_with_an_uncertain_outcome_is_judged_if_a_manager_is_between() {
+async fn a_task_that_failed_uncertainly_is_resolved_if_the_host_has_a_manager() {
     let fixture = JobsFixture::new(1).await;
     fixture.host.set_behavior(&[CallBehavior::UncertainFailure]);
     let id = fixture.start(1, JobRequest::PowerOn).await;
-    assert_eq!(fixture.end(id).await.job.state, JobState::Failed, "an ESX host knows what it did");
+    assert_eq!(fixture.end(id).await.job.state, JobState::Failed, "an ESX host knows the outcome");
     fixture.set_vcenter_product();
     fixture.host.set_behavior(&[CallBehavior::UncertainFailure]);
     let id = fixture.start(1, JobRequest::PowerOn).await;
     assert_eq!(fixture.end_as_time_passes(id).await.job.state, SUCCEEDED);
-    assert_eq!(fixture.host.calls().len(), 3, "the host is asked again once it is known to be off");
+    assert_eq!(
+        fixture.host.calls().len(),
+        3,
+        "the call is sent again once the machine is known to be off"
+    );
 }
 
 #[tokio::test]
-async fn a_task_that_outlives_its_job_keeps_the_machine_over_a_restart() {
+async fn an_orphaned_task_keeps_the_machine_busy_after_a_restart() {
     let mut fixture = JobsFixture::new(1).await;
     let (machine, busy) = (MachineId::from_backend("1"), |fixture: &JobsFixture| {
         fixture.jobs.is_host_busy(&MachineId::from_backend("1"), None)
@@ -497,7 +506,7 @@ async fn a_task_that_outlives_its_job_keeps_the_machine_over_a_restart() {
 }
 
 #[tokio::test]
-async fn a_question_that_the_picture_does_not_show_is_not_asked_for_in_a_spin() {
+async fn a_question_that_the_inventory_does_not_show_causes_no_tight_loop() {
     let fixture = JobsFixture::new(1).await;
     fixture.host.show_question(true);
     let id = fixture.start(1, JobRequest::PowerOn).await;
@@ -520,7 +529,8 @@ async fn a_question_that_the_picture_does_not_show_is_not_asked_for_in_a_spin() 
     assert_eq!(fixture.end_as_time_passes(id).await.job.state, SUCCEEDED);
 }
 
-/// Waits until a job on the disk has this much time left by the wall clock, to the second.
+/// Waits until the job on disk has this number of seconds left until its deadline, by the wall
+/// clock.
 async fn wait_for_stored_time_left(fixture: &JobsFixture, id: JobId, seconds: i64) {
     let mut left = 0;
     for _ in 0..10_000 {
@@ -534,7 +544,7 @@ async fn wait_for_stored_time_left(fixture: &JobsFixture, id: JobId, seconds: i6
 }
 
 #[tokio::test]
-async fn a_jump_of_the_wall_clock_ends_no_job_and_moves_the_deadline_that_is_shown() {
+async fn a_jump_of_the_wall_clock_ends_no_job_and_moves_the_shown_deadline() {
     let fixture = JobsFixture::new(1).await;
     fixture.expire();
     fixture.follow_wall_clock();
@@ -561,7 +571,7 @@ async fn a_jump_of_the_wall_clock_ends_no_job_and_moves_the_deadline_that_is_sho
 }
 
 #[tokio::test]
-async fn the_time_that_otter_is_down_counts_by_the_wall_clock_and_never_as_negative() {
+async fn downtime_counts_by_the_wall_clock_and_is_never_negative() {
     let mut fixture = JobsFixture::new(1).await;
     fixture.follow_wall_clock();
     fixture.host.set_behavior(&[CallBehavior::Hold]);

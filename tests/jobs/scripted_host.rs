@@ -1,4 +1,4 @@
-//! The host of these tests: each call is done at once, or as a test says.
+//! The host of these tests: it executes each call at once, or as the test says.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,24 +12,24 @@ use tokio::sync::{Notify, watch};
 
 use crate::in_process::{Hooks, Interruption, Request, SimulatedHost};
 
-/// What happens to a call that is not done at once.
+/// The host's behavior for a call that it does not execute at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallBehavior {
-    /// Its task runs until [`ScriptedHost::release`].
+    /// The task of the call runs until [`ScriptedHost::release`].
     Hold,
-    /// The host answers after [`ScriptedHost::release`] only.
+    /// The host answers only after [`ScriptedHost::release`].
     AnswerLate,
-    /// The call comes to the host after [`ScriptedHost::release`] only, and its task runs.
+    /// The call reaches the host only after [`ScriptedHost::release`], and its task then runs.
     Delayed,
     /// The backend itself fails, and the host does not act.
     Panic,
     /// The connection breaks, and the host does not act.
     Lost,
-    /// Its task fails, and a host behind a manager may have done the work all the same.
+    /// The task of the call fails. A host behind a manager may have done the work nevertheless.
     UncertainFailure,
 }
 
-/// What is to happen to calls, and what was asked of the host.
+/// The simulated host with the behavior of the next calls, and a record of the requests.
 pub struct ScriptedHost {
     host: SimulatedHost,
     state: Mutex<ScriptState>,
@@ -40,13 +40,13 @@ pub struct ScriptedHost {
 #[derive(Default)]
 struct ScriptState {
     behaviors: VecDeque<CallBehavior>,
-    /// The answer to the call that is under way on a machine.
+    /// The behavior of the call that is under way on a machine.
     current: BTreeMap<MachineId, CallBehavior>,
     calls: Vec<(MachineId, HostCall)>,
     cancels: usize,
     examinations: usize,
     panics_if_examined: bool,
-    /// Whether a machine asks something at the moment that it is read directly.
+    /// Whether a direct read of a machine shows a question.
     asks: bool,
 }
 
@@ -60,17 +60,17 @@ impl ScriptedHost {
         }
     }
 
-    /// The next calls are answered like this.
+    /// Sets the behavior of the next calls.
     pub fn set_behavior(&self, behaviors: &[CallBehavior]) {
         self.lock().behaviors.extend(behaviors);
     }
 
-    /// Whether the backend fails each time that a machine is examined.
+    /// Sets whether the backend panics each time that a machine is read directly.
     pub fn panic_if_examined(&self, panics: bool) {
         self.lock().panics_if_examined = panics;
     }
 
-    /// The calls that came to the host or were lost on the way, in order.
+    /// The calls that reached the host or were lost, in order.
     pub fn calls(&self) -> Vec<(MachineId, HostCall)> {
         self.lock().calls.clone()
     }
@@ -80,7 +80,7 @@ impl ScriptedHost {
         self.lock().examinations
     }
 
-    /// How often a task was to be cancelled.
+    /// How often otter asked the host to cancel a task.
     pub fn cancelled(&self) -> usize {
         self.lock().cancels
     }
@@ -90,14 +90,14 @@ impl ScriptedHost {
         self.called.subscribe().wait_for(|called| *called >= times).await.unwrap();
     }
 
-    /// Ends what is held.
+    /// Ends all waits and all running tasks.
     pub fn release(&self) {
         self.released.notify_waiters();
         self.host
             .mutate(|world| world.running_tasks().iter().for_each(|task| world.finish_task(task)));
     }
 
-    /// Whether a direct read of a machine shows a question, which no update shows.
+    /// Sets whether a direct read of a machine shows a question that the inventory does not have.
     pub fn show_question(&self, asks: bool) {
         self.lock().asks = asks;
     }
@@ -106,7 +106,8 @@ impl ScriptedHost {
         self.called.send_modify(|called| *called += 1);
     }
 
-    /// Ends the tasks of a machine; with a fault that leaves the outcome open if they fail.
+    /// Ends the tasks of a machine. If `fails`, they fail with a fault that does not prove that
+    /// nothing was done.
     fn finish(&self, machine: &MachineId, fails: bool) {
         self.host.mutate(|world| {
             for task in world.running_tasks() {

@@ -1,4 +1,5 @@
-//! Accepts a job: reserves its place, admits it and commits it. A refused job leaves no trace.
+//! Accepts a job: reserves a place in the queue, authorizes the job and commits it. A refused job
+//! leaves no trace.
 
 use std::sync::Arc;
 
@@ -27,19 +28,21 @@ impl Jobs {
     /// up which job it started.
     ///
     /// # Errors
-    /// `idempotency-mismatch` if it was used for another request; the store's.
+    /// `idempotency-mismatch` if the key was used for another request; errors of the store.
     pub async fn claim(&self, key: IdempotencyKey) -> Result<Claimed<JobId>, Failure> {
         self.0.keys.claim(key, KeyOwner::job).await
     }
 
-    /// Accepts a job: when this returns it is on disk and has exactly one end. A caller that goes
-    /// away meanwhile changes nothing.
+    /// Accepts a job. When this returns, the job is on disk, and it will have exactly one end. The
+    /// job is accepted even if the caller disconnects meanwhile.
     ///
     /// # Errors
     /// `shutting-down`, `host-unreachable` after a long outage, `question-pending`, `queue-full`;
-    /// `forbidden` for a change of a protected snapshot, or of one that is not the runner's.
+    /// `forbidden` for a change of a protected snapshot, or of a snapshot that the runner may not
+    /// change; the errors of
+    /// [`JobAuthorizer::authorize`](super::authorization::JobAuthorizer::authorize).
     pub async fn start(&self, new: NewJob) -> Result<JobId, Failure> {
-        // A task of its own: a caller that hangs up cannot stop it halfway.
+        // This runs in its own task, so that a client that disconnects cannot stop it halfway.
         let accepted =
             self.0.parts.supervisor.spawn_isolated("accept", self.clone().accept(new)).join();
         accepted.await.unwrap_or_else(|_| {
@@ -48,7 +51,7 @@ impl Jobs {
     }
 
     async fn accept(self, new: NewJob) -> Result<JobId, Failure> {
-        // A job that otter starts by itself waits until the host is back.
+        // A job that otter starts for a lease waits until the host is back.
         if !new.requester.is_internal() {
             self.require_accepting()?;
         }
@@ -77,7 +80,8 @@ impl Jobs {
         committed.map(|_| id)
     }
 
-    /// Admits a job that has its place in the queue, shows it and commits it to disk.
+    /// Authorizes a job that has its place in the queue, adds it to the table and commits it to
+    /// disk.
     async fn commit(
         &self,
         mut job: Job,
@@ -86,15 +90,17 @@ impl Jobs {
         requester: &Requester,
         key: Option<&IdempotencyKey>,
     ) -> Result<Arc<Job>, Failure> {
-        // The job has its place, so a lease of the machine that is granted from now on sees it.
+        // The job is in the queue already, so a grant of a lease that comes after this line finds
+        // it.
         let authorization = self.0.parts.authorizer.authorize(machine, requester)?;
-        // A caller without a right to the machine gets that refusal first.
+        // The authorization comes first: a caller without access to the machine must not learn
+        // about its question.
         has_question(machine, &job.request)?;
         job.lease = authorization.lease();
         let overrides_protection = self.check_snapshot_rules(&mut job, machine, requester).await?;
         let state_machine = JobStateMachine::from_queued(job.clone(), self.rules());
         self.0.table.show(state_machine, now.due(job.deadline_at));
-        // The job has its place already: two calls at the same moment count each other.
+        // The job is in the queue already, so two concurrent calls count each other.
         if let Some(most) = requester.caller.limits.queued_jobs
             && self.0.table.exceeds_caller_limit(job.id, most as usize)
         {
@@ -109,8 +115,8 @@ impl Jobs {
         Ok(Arc::new(job))
     }
 
-    /// Refuses a job whose change of the machine's snapshots is not allowed. Returns whether the
-    /// job needs its override; then its warnings record the override.
+    /// Checks whether the job may change the machine's snapshots. Returns whether it may only
+    /// because of an override, which this adds to the job's warnings.
     async fn check_snapshot_rules(
         &self,
         job: &mut Job,

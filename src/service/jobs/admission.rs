@@ -1,5 +1,5 @@
-//! Which jobs are taken, and what a taken one is at first. Pure; the keys and the places in the
-//! queues are not its own.
+//! The rules by which a job is accepted, and the first state of an accepted job. Pure. Idempotency
+//! keys and the limits of the queues are checked elsewhere.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::domain::machine::Machine;
 use crate::hypervisor::SessionState;
 use crate::service::machines::shorten;
 
-/// The job that is asked for, with this id.
+/// Creates the requested job with this id, or refuses it.
 ///
 /// # Errors
 /// `question-pending`; `invalid-request` if `force_after` is not before the deadline.
@@ -27,7 +27,7 @@ pub fn admit(
 ) -> Result<Job, Failure> {
     let NewJob { machine, request, requester, reference, deadline, key: _ } = new;
     let kind = request.kind();
-    // A job that otter starts by itself waits for the answer.
+    // A job that otter starts for a lease waits for the answer.
     let waits_for_answer = !kind.bypasses_queue() && !requester.is_internal();
     if let Some(question) = machine.question.as_ref().filter(|_| waits_for_answer) {
         let detail = format!(
@@ -42,7 +42,8 @@ pub fn admit(
         && after >= deadline
     {
         let detail = format!(
-            "force_after is {} and the job's deadline {}: the plug would never be pulled. Give a longer deadline.",
+            "force_after is {} and the job's deadline {}: the machine would never be powered \
+             off. Give a longer deadline.",
             duration::format(after),
             duration::format(deadline)
         );
@@ -82,8 +83,7 @@ pub fn admit(
     })
 }
 
-/// Refuses an answer to a question that the machine is not waiting on, because the question does
-/// not exist.
+/// Refuses an answer to a question that the machine does not ask.
 ///
 /// # Errors
 /// `not-found`
@@ -107,7 +107,7 @@ pub fn has_question(machine: &Machine, request: &JobRequest) -> Result<(), Failu
     }))
 }
 
-/// Whether jobs are taken although the host has been away for this long.
+/// Refuses a job if the host has been unreachable for too long.
 ///
 /// # Errors
 /// `host-login-refused`, or `host-unreachable` once the outage is longer than `grace`.
@@ -136,7 +136,7 @@ pub fn require_host_available(
     }
 }
 
-/// Why a job finds no place.
+/// The failure of a job that exceeds a limit of the queues.
 pub fn queue_full(full: QueueLimit, machine: &Machine) -> Failure {
     let detail = match full {
         QueueLimit::Machine => {

@@ -1,4 +1,4 @@
-//! By what right a job is asked for, and who says whether that is enough.
+//! Authorization of jobs: the requester with its role, its lease or its override, and the check.
 
 use crate::domain::access::{Authority, Role};
 use crate::domain::failure::Failure;
@@ -7,26 +7,28 @@ use crate::domain::lease::LeaseState;
 use crate::domain::machine::Machine;
 use crate::service::callers::Caller;
 
-/// By what right a job is asked for.
+/// The requester of a job, with its lease or its override.
 #[derive(Clone, Debug)]
 pub struct Requester {
     pub caller: Caller,
     pub credential: LeaseCredential,
-    /// The reason that an operator gave in `Otter-Override`. It is recorded if it is needed.
+    /// The reason that an operator gave in `Otter-Override`. otter records it if the job needs the
+    /// override.
     pub override_reason: Option<String>,
 }
 
-/// By which lease a caller asks.
+/// The lease that a requester presents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseCredential {
     Absent,
-    /// A lease, with its secret.
+    /// A caller's lease. Its secret was checked.
     Lease(LeaseId),
-    /// otter itself, for the lease that it prepares or releases, while the lease is so.
+    /// otter prepares or releases this lease. The job is authorized only while the lease is in this
+    /// state.
     Internal(LeaseId, LeaseState),
 }
 
-/// By what a job was let through to its machine.
+/// The reason for which a job may change its machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Authorization {
     /// No lease holds the machine.
@@ -37,10 +39,10 @@ pub enum Authorization {
     Override(LeaseId),
 }
 
-/// Says whether a job may be accepted. Asked once the job has its place in the queue: from then on
-/// a grant sees it.
+/// Decides whether a job may change its machine. It is called after the job got its place in the
+/// queue, so that a concurrent grant of a lease finds the job.
 pub trait JobAuthorizer: Send + Sync {
-    /// Lets a job through to its machine.
+    /// Authorizes a job on a machine.
     ///
     /// # Errors
     /// `machine-leased`, `lease-ended`, `forbidden`.
@@ -69,7 +71,7 @@ impl Authorization {
 }
 
 impl Requester {
-    /// otter's own, for a lease that is so.
+    /// otter itself, which prepares or releases a lease that is in this state.
     #[must_use]
     pub fn from_otter(lease: LeaseId, state: LeaseState) -> Self {
         Self {
@@ -79,7 +81,7 @@ impl Requester {
         }
     }
 
-    /// Whether an operator overrides what protects a machine or a snapshot.
+    /// Whether an operator overrides the protection of a machine or a snapshot.
     #[must_use]
     pub fn is_override(&self) -> bool {
         self.caller.role >= Role::Operator && self.override_reason.is_some()
@@ -99,7 +101,8 @@ impl Requester {
         }
     }
 
-    /// Whether otter itself asks, which neither an outage nor a question keeps from asking.
+    /// Whether otter itself requests the job. otter may start a job while the host is unreachable
+    /// or the machine waits on a question.
     #[must_use]
     pub const fn is_internal(&self) -> bool {
         matches!(self.credential, LeaseCredential::Internal(..))

@@ -10,7 +10,8 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::domain::job::Job;
 
-/// A smaller difference is not worth a write: clocks are slewed all the time.
+/// The smallest difference that counts as a jump. Time synchronization causes smaller ones all the
+/// time.
 const MIN_JUMP: SignedDuration = SignedDuration::from_secs(1);
 
 /// One moment, by both clocks.
@@ -92,7 +93,7 @@ impl JumpReceiver {
     /// Waits for the next jump and returns its size.
     pub async fn next(&mut self) -> SignedDuration {
         if self.sum.changed().await.is_err() {
-            // The sender is gone, and otter with it.
+            // The sender is gone: otter stops.
             std::future::pending::<()>().await;
         }
         self.take()
@@ -112,7 +113,7 @@ impl JumpReceiver {
 /// that it had left then. Returns whether the job changed.
 ///
 /// # Parameters
-/// - `last_seen`: when otter last ran, as far as that is known.
+/// - `last_seen`: the last time at which otter is known to have run.
 pub fn count_downtime(job: &mut Job, last_seen: Option<Timestamp>, now: Timestamp) -> bool {
     let ran = last_seen.map_or(job.updated_at, |seen| seen.max(job.updated_at));
     if now >= ran {
@@ -168,7 +169,7 @@ mod tests {
         assert_eq!(left(Some(100), 300), 300, "the time that otter was down counts");
         assert_eq!(left(Some(100), 100), 500);
         assert_eq!(left(Some(100), -5_000), 500, "the clock was set back while otter was down");
-        assert_eq!(left(None, 0), 590, "when it last ran is known from the job alone");
+        assert_eq!(left(None, 0), 590, "only the job's last change shows when otter last ran");
         assert_eq!(left(Some(5), 0), 590);
     }
 }

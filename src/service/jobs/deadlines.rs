@@ -1,4 +1,5 @@
-//! The deadlines of jobs that wait, and what jumps of the wall clock and downtime do to deadlines.
+//! Ends queued jobs at their deadlines, and moves deadlines after a jump of the wall clock or a
+//! downtime.
 
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use crate::domain::ids::JobId;
 use crate::domain::job::Job;
 use crate::storage::StorageError;
 
-/// Says which job's deadline is being stored, until it is dropped: also if the task ends early.
+/// Publishes which job's deadline is being stored. Dropping it publishes that none is, even if the
+/// task ends early.
 struct StoringDeadline<'a>(&'a watch::Sender<Option<JobId>>);
 
 /// How often otter reads the wall clock. A crash just after a jump costs at most this much time.
@@ -80,22 +82,26 @@ impl Jobs {
             storing.0.send_replace(Some(job.id));
             let Some(job) = self.0.table.pending_job(job.id) else { continue };
             if let Err(error) = self.0.parts.store.update_job(&job).await {
-                // An ended job needs no deadline. Otherwise a start would count by the old one.
+                // If the job ended meanwhile, it needs no deadline. Otherwise the next start uses
+                // the old deadline.
                 let error = &error as &dyn std::error::Error;
                 tracing::debug!(job = %job.id, error, "a deadline is not stored");
             }
         }
     }
 
-    /// Counts the time for which otter was down, see [`count_downtime`]. A store that refuses
-    /// writes keeps otter from nothing but writing: the next start counts the same again.
+    /// Subtracts otter's downtime from the deadlines, see [`count_downtime`]. A store that refuses
+    /// writes does not stop the start; the next start computes the same again.
     pub(super) async fn count_downtime(&self, jobs: &mut [Job]) -> Result<(), StorageError> {
         let parts = &self.0.parts;
         let last_seen = parts.store.last_seen().await?;
         let now = parts.clock.now();
         for job in jobs {
             if count_downtime(job, last_seen, now) {
-                tracing::warn!(job = %job.id, "the wall clock is behind the last run; no time counts as passed");
+                tracing::warn!(
+                    job = %job.id,
+                    "the wall clock is behind the last run; no time counts as passed"
+                );
                 unless_refused(parts.store.update_job(job).await)?;
             }
         }
@@ -109,8 +115,7 @@ impl Drop for StoringDeadline<'_> {
     }
 }
 
-/// The outcome of a write, of which a refusal of the disk or database is no error. The store logs
-/// refusals.
+/// Turns a refusal by the disk or the database into success. The store logs refusals.
 fn unless_refused(written: Result<(), StorageError>) -> Result<(), StorageError> {
     written.or_else(|error| if error.refusal().is_some() { Ok(()) } else { Err(error) })
 }

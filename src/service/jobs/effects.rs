@@ -1,4 +1,5 @@
-//! Does one effect of a [`JobStateMachine`](super::state_machine::JobStateMachine) with the host, the store and the picture.
+//! Performs one effect of a [`JobStateMachine`](super::state_machine::JobStateMachine) with the
+//! host, the store and the inventory.
 
 use std::time::Duration;
 
@@ -25,13 +26,13 @@ use crate::storage::StorageError;
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 impl Runner<'_> {
-    /// Does one effect, and returns the state_machine's next input.
+    /// Performs one effect, and returns the next input of the state machine.
     ///
     /// # Parameters
     /// - `tools_stops`: how often the guest's tools had stopped before the last call.
     ///
     /// # Errors
-    /// The store's, if it can never commit the job.
+    /// The error of the store if it can never commit the job.
     pub(super) async fn perform(
         &self,
         job: Job,
@@ -120,7 +121,7 @@ impl Runner<'_> {
                 fail_point!("synced");
                 Input::Synced(passed.is_ok().then(|| self.observed_machine()))
             }
-            // The loop of `run` ends before it comes here.
+            // Not reached: the loop of `run` ends at this effect.
             Effect::Finish => Input::Saved,
         };
         Ok(input)
@@ -130,25 +131,34 @@ impl Runner<'_> {
     /// the publication of an end may come before the commit.
     ///
     /// # Errors
-    /// The store's, if another try would fail as well.
+    /// The error of the store if another try would fail as well.
     async fn save(&self, job: &Job) -> Result<(), StorageError> {
         let begun = self.parts.clock.elapsed();
         let mut pause = Duration::from_millis(100);
         let mut refused = false;
         loop {
             let error = match self.parts.store.update_job(job).await {
-                // Already ended: an earlier try was committed although it failed.
+                // The job on disk has ended: an earlier try was committed although it reported an
+                // error.
                 Ok(()) | Err(StorageError::AlreadyEnded(_)) => break,
                 Err(error) => error,
             };
             if error.refusal().is_none() {
                 let cause = &error as &dyn std::error::Error;
-                tracing::error!(job = %job.id, error = cause, "the job can never be committed like this");
+                tracing::error!(
+                    job = %job.id,
+                    error = cause,
+                    "the job can never be committed in this state"
+                );
                 return Err(error);
             }
             if !std::mem::replace(&mut refused, true) {
                 let error = &error as &dyn std::error::Error;
-                tracing::error!(job = %job.id, error, "the job cannot be committed; it waits until it can be");
+                tracing::error!(
+                    job = %job.id,
+                    error,
+                    "the job cannot be committed; it waits until it can be"
+                );
             }
             self.parts.clock.sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(10));
@@ -185,11 +195,13 @@ impl Runner<'_> {
         match self.host.call(&self.machine.id, call, job.id).await {
             Ok(accepted) => CallResult::Accepted(accepted),
             Err(CallError::Refused(error)) => {
-                tracing::debug!(job = %job.id, error = &error as &dyn std::error::Error, "the host refused");
+                let cause = &error as &dyn std::error::Error;
+                tracing::debug!(job = %job.id, error = cause, "the host refused");
                 CallResult::Refused(HostFailure::from(&error))
             }
             Err(CallError::Lost(error)) => {
-                tracing::warn!(job = %job.id, error = &error as &dyn std::error::Error, "the answer was lost");
+                let cause = &error as &dyn std::error::Error;
+                tracing::warn!(job = %job.id, error = cause, "the answer was lost");
                 CallResult::Lost(HostFailure::from(&error))
             }
         }
@@ -230,7 +242,7 @@ impl Runner<'_> {
         }
     }
 
-    /// Whether a manager stands between otter and the host, and may lose touch with the host.
+    /// Whether otter talks to a manager such as vCenter, which may lose the connection to the host.
     fn is_behind_a_manager(&self) -> bool {
         self.parts.inventory.session().product.is_some_and(|product| !product.is_standalone_host())
     }
@@ -238,11 +250,12 @@ impl Runner<'_> {
     pub(super) async fn cancel_task(&self, task: TaskId) {
         fail_point!("cancel-task");
         if let Err(error) = self.host.cancel(&task).await {
-            tracing::info!(%task, error = &error as &dyn std::error::Error, "the host did not cancel its task");
+            let error = &error as &dyn std::error::Error;
+            tracing::info!(%task, error, "the host did not cancel its task");
         }
     }
 
-    /// Waits until the host is connected and the picture has caught up with it.
+    /// Waits until the host is connected and the inventory is up to date.
     async fn await_host(&self) {
         loop {
             self.parts.inventory.connected().await;
@@ -262,7 +275,7 @@ impl Runner<'_> {
         }
     }
 
-    /// Waits until the picture shows the guest in a state other than `known`.
+    /// Waits until the inventory shows the guest in a state other than `known`.
     async fn watch_guest(
         &self,
         known: Option<GuestObservation>,
@@ -270,7 +283,7 @@ impl Runner<'_> {
     ) -> GuestWatchResult {
         let machine = &self.machine.id;
         let mut changes = self.parts.inventory.watch(machine);
-        // The picture may still show the state before the call.
+        // The inventory may still show the state before the call.
         if known.is_none() {
             self.await_host().await;
         }
@@ -289,7 +302,8 @@ impl Runner<'_> {
         }
     }
 
-    /// Waits until the machine is ready. False if it is off or gone and so cannot become ready.
+    /// Waits until the machine is ready. Returns false if the machine is off or gone, so that it
+    /// cannot become ready.
     async fn await_ready(&self, readiness: Readiness) -> bool {
         let machine = &self.machine.id;
         let mut changes = self.parts.inventory.watch(machine);
@@ -323,8 +337,8 @@ impl Runner<'_> {
             if observation::question(&self.parts.inventory.contents(), &self.machine.id).as_ref()
                 != Some(question)
             {
-                // Without this pause a job reads the machine in a tight loop if the picture never
-                // shows the question.
+                // Without this pause, a job reads the machine in a tight loop if the inventory
+                // never shows the question.
                 if !seen {
                     self.parts.clock.sleep(Duration::from_secs(1)).await;
                 }
@@ -342,7 +356,7 @@ impl Runner<'_> {
     }
 }
 
-/// The fail points before and after a commit, by what is committed.
+/// The fail points before and after a commit. The job's progress selects them.
 fn fail_points_of_save(job: &Job) -> [&'static str; 2] {
     match &job.intent {
         _ if job.state.is_end() => ["end", "end-committed"],

@@ -1,4 +1,4 @@
-//! Starts the jobs whose turn has come, and brings each to its end, across panics and restarts.
+//! Starts each job when its turn comes, and brings it to its end, even after a panic or a restart.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,23 +24,23 @@ use crate::storage::{JobFilter, StorageError};
 /// How long a caller that cancels waits for the job's end to be committed.
 const CANCEL_WAIT: Duration = Duration::from_secs(5);
 
-/// A start looks through this many of the last jobs that ended `unknown` for tasks that still run.
+/// The number of the latest `unknown` jobs that a start searches for tasks that still run.
 const UNKNOWN_JOBS_READ: u32 = 100;
 
-/// After this many failed runs a job ends as unknown, so that its machine is not blocked for ever.
-/// A run fails by a panic or by a commit that can never succeed.
+/// The number of failed runs after which a job ends as `unknown`, so that it does not block its
+/// machine forever. A run fails if it panics or if a commit can never succeed.
 const MAX_FAILED_RUNS: u32 = 5;
 
-/// A job whose run failed, as it is on disk.
+/// The state on disk of a job whose run failed.
 enum Reloaded {
-    /// The job goes on, with its first effect if it had started.
+    /// The job has not ended. If it had started, this is its next effect.
     Unfinished(Option<Effect>),
     Ended,
     Stopping,
 }
 
 impl Jobs {
-    /// Takes up every job that had not ended when otter last stopped. Returns their number.
+    /// Resumes every job that had not ended when otter last stopped. Returns the number of jobs.
     ///
     /// # Errors
     /// The store's.
@@ -66,17 +66,17 @@ impl Jobs {
         Ok(count)
     }
 
-    /// Asks to cancel a job: one that waits ends at once, of one that runs the host is asked to
-    /// cancel the task, and it may still succeed. Repeatable; the audit names the first who asked.
-    /// The job as it is then. `None` if there is no such job.
+    /// Cancels a job. A queued job ends at once. For a running job, otter asks the host to cancel
+    /// the task, and the job may still succeed. Cancelling again changes nothing; the job records
+    /// the first requester. Returns the job after the request, or `None` if the job does not exist.
     ///
     /// # Errors
     /// As [`Jobs::get`].
     pub async fn cancel(&self, id: JobId, by: Actor) -> Result<Option<JobView>, Failure> {
         if let Some(queued) = self.0.table.withdraw(id) {
             self.end_queued(queued, |state_machine, now| state_machine.cancel_queued(by, now));
-            // A disk that takes no commits must not hold up the caller: the job ends when it can be
-            // committed.
+            // If the disk refuses commits, the job ends later, and the caller does not wait for
+            // that.
             tokio::select! {
                 biased;
                 ended = self.ended(id) => return ended,
@@ -86,8 +86,8 @@ impl Jobs {
         if let Some(mut changes) = self.0.table.follow(id) {
             fail_point!("cancel");
             self.0.table.interrupt(id, Interrupt::Cancel(by));
-            // The job shows the request as soon as it is committed. A job that is being read back
-            // takes it later.
+            // The job shows the request as soon as the request is committed. A job that is being
+            // reloaded takes it later.
             let is_taken = |status: &JobStatus| {
                 status.job.cancel_requested_at.is_some() || status.job.state.is_end()
             };
@@ -107,7 +107,7 @@ impl Jobs {
         }
     }
 
-    /// Publishes that a job entered or left a queue: the position of the waiting jobs and the
+    /// Publishes that a job entered or left a queue. The positions of the queued jobs and the
     /// active job of the machine may have changed.
     pub(super) fn queue_moved(&self, target: &TargetId) {
         self.0
@@ -119,32 +119,39 @@ impl Jobs {
         }
     }
 
-    /// Runs a job in a task of its own. A panic in it is judged like a crash: the job is read back
-    /// from the disk and taken up where it was committed, [`MAX_FAILED_RUNS`] times at most.
+    /// Runs a job in its own task. A panic is handled like a crash of otter: the job is reloaded
+    /// from disk and resumed from its last commit, at most [`MAX_FAILED_RUNS`] times.
     fn spawn(&self, target: TargetId, id: JobId, first: Option<Effect>) {
         let outer = self.clone();
-        // Dropped: the job's own record has the result.
+        // The handle is dropped, because the job on disk has the result.
         drop(self.0.parts.supervisor.spawn_isolated("job", async move {
             let mut first = first;
-            // A panic that comes back each time must not spin.
+            // A panic that recurs must not restart the job in a tight loop.
             let mut pause = Duration::from_secs(1);
             let mut failed_runs = 0;
             loop {
                 let (inner, from) = (outer.clone(), first.take());
-                let run = outer.0.parts.supervisor.spawn_isolated("job run", async move { inner.run(id, from).await });
+                let supervisor = &outer.0.parts.supervisor;
+                let run = inner.run(id, from);
+                let run = supervisor.spawn_isolated("job run", run);
                 match run.join().await {
                     Ok(Ok(())) => break,
                     Ok(Err(Incomplete::Stopped)) => return,
                     Ok(Err(Incomplete::Unsaved)) | Err(_) => failed_runs += 1,
                 }
-                tracing::error!(job = %id, failed_runs, "the job's run failed; it is judged as after a crash");
+                tracing::error!(
+                    job = %id,
+                    failed_runs,
+                    "the job's run failed; it is resumed as after a crash"
+                );
                 match outer.reload(id, failed_runs, &mut pause).await {
                     Reloaded::Unfinished(from) => first = from,
                     Reloaded::Ended => break,
                     Reloaded::Stopping => return,
                 }
             }
-            // A job that ended has left the table already.
+            // This removes a job that the store no longer has. An ended job is no longer in the
+            // table.
             outer.0.table.remove(&target, id);
             outer.dispatch(&target);
             outer.queue_moved(&target);
@@ -160,8 +167,8 @@ impl Jobs {
         self.run_to_end(pending, first).await
     }
 
-    /// Waits for `pause`, which grows, and reads a job whose run failed back from the disk. After
-    /// too many failed runs it ends the job.
+    /// Waits for `pause`, which this doubles, and reloads a job whose run failed from disk. Ends
+    /// the job after too many failed runs.
     async fn reload(&self, id: JobId, failed_runs: u32, pause: &mut Duration) -> Reloaded {
         loop {
             tokio::select! {
@@ -177,8 +184,9 @@ impl Jobs {
                 }
                 Ok(Some(job)) if failed_runs >= MAX_FAILED_RUNS => {
                     let detail = format!(
-                        "otter failed {failed_runs} times while it worked on this job, which is a fault of otter; its \
-                         log says where. What the host did is not known: look at the machine."
+                        "otter failed {failed_runs} times while it worked on this job. This is a \
+                         bug of otter; its log has the details. It is not known what the host did: \
+                         check the machine."
                     );
                     match self.abandon(job, &detail).await {
                         Ok(()) => return Reloaded::Ended,
@@ -204,11 +212,12 @@ impl Jobs {
             if matches!(error, StorageError::Closed) {
                 return Reloaded::Stopping;
             }
-            tracing::error!(job = %id, error = &error as &dyn std::error::Error, "the job cannot be read back; trying again");
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(job = %id, error, "the job cannot be read; trying again");
         }
     }
 
-    /// Ends a job that otter cannot work on: commits the end, then shows it.
+    /// Ends a job that otter cannot work on: commits the end, then publishes it.
     async fn abandon(&self, job: Job, detail: &str) -> Result<(), StorageError> {
         let mut state_machine = JobStateMachine::from_queued(job, self.rules());
         state_machine.abandon(detail, self.0.parts.clock.now());
@@ -222,7 +231,7 @@ impl Jobs {
         Ok(())
     }
 
-    /// Ends a job that was withdrawn from its queue.
+    /// Ends a job that was removed from its queue.
     pub(super) fn end_queued(
         &self,
         mut pending: PendingJob,
@@ -239,14 +248,15 @@ impl Jobs {
         }));
     }
 
-    /// Drives a job from `first` on, and publishes its end.
+    /// Runs a job from the effect `first` to its end, and publishes the end.
     async fn run_to_end(&self, pending: PendingJob, first: Effect) -> Result<(), Incomplete> {
         let job = pending.state_machine.job();
         let mut storing = self.0.storing_deadline_of.subscribe();
         // The sender lives as long as `self`, so this cannot fail.
         let _ = storing.wait_for(|storing| *storing != Some(job.id)).await;
         let Some(machine) = job.target.machine().cloned() else {
-            let detail = format!("This otter does no work on a {}.", job.target.id().kind());
+            let detail =
+                format!("This version of otter cannot run jobs on a {}.", job.target.id().kind());
             let abandoned = self.abandon(job.clone(), &detail).await;
             return abandoned.map_err(|_| Incomplete::Unsaved);
         };
@@ -265,7 +275,7 @@ impl Jobs {
         Ok(())
     }
 
-    /// Publishes the end of a job, which is committed. The job leaves the table.
+    /// Publishes the committed end of a job. The job leaves the table.
     fn publish_end(&self, job: Job) {
         let job = Arc::new(job);
         let orphaned = self.0.table.finish(&job);
@@ -279,7 +289,7 @@ impl Jobs {
         self.0.parts.metrics.job_ended(job.kind().as_str(), job.state.as_str(), took);
     }
 
-    /// Follows an orphaned task, and frees its machine once the task ended.
+    /// Follows an orphaned task, and releases its machine when the task has ended.
     fn track_orphaned_task(&self, orphaned: Option<OrphanedTask>) {
         let Some(orphaned) = orphaned else { return };
         let inner = self.clone();

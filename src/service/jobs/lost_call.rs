@@ -1,53 +1,73 @@
-//! What became of a host call whose answer was lost: a pure function, and this table.
+//! Resolves a lost call: a host call whose answer, or whose task, was lost. A pure function decides
+//! by this table.
 //!
-//! "Recorded" is what was committed before the call. "Own task" is the one task on the machine that
-//! was not recorded, belongs to no other job, is of the method and was started by our account; it
-//! is followed to its end, whatever the call. Every other new task is foreign, one of another job
-//! of otter's included. The state_machine judges once the machine was quiet for `esx.settle` (a kill: once
-//! that time is over), and a call is sent [`MAX_SENDS`] times at most, the first included and those
-//! not counted that are proven not to have run.
+//! "Recorded" is the evidence that was committed before the call. The "own task" is the only task
+//! on the machine that is not recorded, belongs to no other job, has the call's method and was
+//! started by otter's account. otter follows it to its end for each kind of call. Every other new
+//! task is foreign, including a task of another job of otter. The state machine resolves a call
+//! after no task ran on the machine for `esx.settle` (for a kill: after that time). A call is sent
+//! at most [`MAX_SENDS`] times. This counts the first sending, but not the sendings that are proven
+//! not to have run.
 //!
-//! | call | own task | otherwise |
-//! | --- | --- | --- |
-//! | `power_on`, `power_off` (a kill's too), `suspend` | follow it | wanted state: succeeded. Still the recorded state and no foreign task since: ask again. Else unknown |
-//! | `revert` | follow it; its success counts if the wanted snapshot is current | foreign task since: unknown. Else ask again: looking proves nothing, the same snapshot may have been current before, and twice gives the same state |
-//! | `create_snapshot` | follow it | exactly one new id of that name under the recorded parent: succeeded. None, and the host itself rebooted: failed. Else unknown; never sent again |
-//! | `remove_snapshot`, `remove_all_snapshots` | follow it | the ids are gone: succeeded; with children, recorded ones left: unknown. Still there: ask again, unless that would take snapshots that were not recorded: unknown |
-//! | `rename_snapshot` | follow it | named and described as asked: succeeded. Gone: unknown. Else ask again |
-//! | `reset` | follow it | unknown; never sent again |
-//! | `shutdown` | has none | off: succeeded. Else wait for it; never sent again |
-//! | `reboot` | has none | wait for the tools' cycle; never sent again |
-//! | `answer` | has none | the same question is still there: ask again. Gone: unknown |
+//! ```text
+//! call                  state of the machine, without an own task          resolution
+//! ────────────────────  ─────────────────────────────────────────────────  ──────────────────────
+//! power_on, power_off,  the expected power state                           succeeded
+//! suspend               the recorded power state, no new foreign task      send again
+//!                       any other state                                    unknown
+//! revert                a new foreign task                                 unknown
+//!                       any other state                                    send again
+//! create_snapshot       one new snapshot of the name below the recorded    succeeded
+//!                       current snapshot
+//!                       no new snapshot of the name, the host rebooted     not done
+//!                       any other state                                    unknown
+//! remove_snapshot,      the snapshots are gone                             succeeded
+//! remove_all_snapshots  some recorded children are left                    unknown
+//!                       still there, newer snapshots would be removed too  unknown
+//!                       still there                                        send again
+//! rename_snapshot       the requested name and description                 succeeded
+//!                       the snapshot is gone                               unknown
+//!                       any other state                                    send again
+//! reset                 any state                                          unknown
+//! shutdown              off                                                succeeded
+//!                       any other state                                    wait until it is off
+//! reboot                any state                                          wait for the tools
+//! answer                the same question                                  send again
+//!                       any other state                                    unknown
+//! ```
+//! A shutdown, a reboot and an answer have no task. The success of a revert's own task counts only
+//! if the requested snapshot is current. The current snapshot does not prove a lost revert, because
+//! it may have been current before; a second revert leads to the same state.
 
 use crate::domain::call::{Evidence, HostCall, RecentTask, SnapshotEvidence};
 use crate::domain::ids::{SnapshotId, TaskId};
 use crate::domain::job::Intent;
 use crate::domain::power::PowerState;
 
-/// How often one call may be sent, the first time included.
+/// The maximum number of sendings of one call, including the first.
 pub const MAX_SENDS: u32 = 4;
 
-/// What the evidence says of a lost call.
+/// The resolution of a lost call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resolution {
-    /// The machine is as the call was to make it.
+    /// The machine is in the state that the call causes.
     Succeeded,
-    /// It did not happen, or doing it twice is the same as once.
+    /// The call did not run, or running it twice has the same effect as once.
     SendAgain,
-    /// It made this snapshot.
+    /// The call created this snapshot.
     SnapshotCreated(SnapshotId),
-    /// It did not happen, and will not.
+    /// The call did not run and will not run. The text says why.
     NotDone(&'static str),
-    /// The guest does it by itself, or not: only waiting can tell.
+    /// The guest executes the call, or does not. The job must wait to find out.
     WaitForGuest,
-    /// This is the call's own task: its end is the call's.
+    /// The call's own task. The end of the task is the end of the call.
     FollowTask(TaskId),
-    /// What happened cannot be known. The sentence says why.
+    /// It cannot be known whether the call ran. The text says why.
     Unknown(&'static str),
 }
 
-/// Judges a lost call by what was recorded before it and what the machine shows now. `known` are
-/// the tasks of otter's other jobs on the machine.
+/// Resolves a lost call from the evidence before it and the evidence now. `known` are the tasks of
+/// otter's other jobs on the machine.
 #[must_use]
 pub fn resolve(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Resolution {
     if let Some(task) = own_task(intent, now, known) {
@@ -72,7 +92,9 @@ pub fn resolve(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Resolution 
         HostCall::Answer { question, .. } if now.question.as_ref() == Some(question) => {
             Resolution::SendAgain
         }
-        HostCall::Answer { .. } => Resolution::Unknown("the question is gone, whoever answered it"),
+        HostCall::Answer { .. } => {
+            Resolution::Unknown("the question is gone, and it is not known who answered it")
+        }
         HostCall::CreateSnapshot { name, .. } => resolve_creation(intent, now, name),
         HostCall::RemoveSnapshot { snapshot, children } => {
             resolve_removal(intent, now, snapshot, *children)
@@ -83,7 +105,7 @@ pub fn resolve(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Resolution 
                 Resolution::Succeeded
             }
             Some(_) => Resolution::SendAgain,
-            None => Resolution::Unknown("the snapshot is gone, under whatever name"),
+            None => Resolution::Unknown("the snapshot is gone"),
         },
     };
     match resolution {
@@ -94,7 +116,7 @@ pub fn resolve(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Resolution 
     }
 }
 
-/// The one task that can only be this call's, if there is exactly one such.
+/// The task of this call. `None` if no task, or more than one, can be the task of this call.
 #[must_use]
 pub fn own_task(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Option<TaskId> {
     let kind = intent.call.kind();
@@ -104,13 +126,13 @@ pub fn own_task(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Option<Tas
     candidates.next().is_none().then(|| only.id.clone())
 }
 
-/// The tasks that came after the evidence was recorded.
+/// The tasks that are not in the recorded evidence.
 fn new_tasks<'e>(intent: &'e Intent, now: &'e Evidence) -> impl Iterator<Item = &'e RecentTask> {
     let recorded = &intent.before.recent_tasks;
     now.recent_tasks.iter().filter(move |task| !recorded.iter().any(|known| known.id == task.id))
 }
 
-/// The only snapshot that can be the one which the call made, if there is exactly one such.
+/// The snapshot that the call created. `None` if no snapshot, or more than one, can be it.
 #[must_use]
 pub fn created_snapshot(intent: &Intent, now: &Evidence, name: &str) -> Option<SnapshotId> {
     let mut ours = new_snapshots_named(intent, now, name)
@@ -139,7 +161,7 @@ fn resolve_creation(intent: &Intent, now: &Evidence, name: &str) -> Resolution {
         return Resolution::NotDone("the host itself restarted before the snapshot was made");
     }
     Resolution::Unknown(
-        "the machine may still be at it, and a second snapshot is not the same as one",
+        "the snapshot may still be created, and two snapshots are not the same as one",
     )
 }
 
@@ -153,11 +175,11 @@ fn resolve_removal(
     let recorded = |id: &SnapshotId| intent.before.snapshot(id).is_some();
     match here(snapshot) {
         false if children && intent.before.descendants(snapshot).iter().any(here) => {
-            Resolution::Unknown("the snapshot is gone and some of those below it are left")
+            Resolution::Unknown("the snapshot is gone, and some of the snapshots below it are left")
         }
         false => Resolution::Succeeded,
         true if children && !now.descendants(snapshot).iter().all(recorded) => Resolution::Unknown(
-            "it was not done, and doing it now would take snapshots that came later",
+            "the call did not run, and running it now would remove newer snapshots",
         ),
         true => Resolution::SendAgain,
     }
@@ -170,7 +192,7 @@ fn resolve_removal_of_all(intent: &Intent, now: &Evidence) -> Resolution {
         0 => Resolution::Succeeded,
         all if all == now.snapshots.len() => Resolution::SendAgain,
         _ => Resolution::Unknown(
-            "not all of it was done, and doing it again would take snapshots that came later",
+            "the call ran in part, and running it again would remove newer snapshots",
         ),
     }
 }
@@ -187,7 +209,8 @@ fn resolve_power(
         Resolution::SendAgain
     } else {
         Resolution::Unknown(
-            "the machine is neither as it was before the call nor as the call was to make it",
+            "the machine is neither in the state before the call nor in the state that the call \
+             causes",
         )
     }
 }
@@ -261,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn power_calls_in_the_wanted_state_have_succeeded() {
+    fn a_power_call_succeeded_if_the_machine_has_the_expected_state() {
         let on =
             resolve(&intent(HostCall::PowerOn, PowerState::Off), &evidence(PowerState::On), &[]);
         let off =
@@ -270,30 +293,30 @@ mod tests {
     }
 
     #[test]
-    fn power_calls_in_the_recorded_state_are_asked_again() {
+    fn a_power_call_is_sent_again_if_the_machine_has_the_recorded_state() {
         let intent = intent(HostCall::PowerOn, PowerState::Off);
         assert_eq!(resolve(&intent, &evidence(PowerState::Off), &[]), Resolution::SendAgain);
     }
 
     #[test]
-    fn power_calls_beside_a_foreign_task_or_in_a_third_state_are_unknown() {
+    fn a_power_call_is_unknown_after_a_foreign_task_or_in_a_third_state() {
         let intent = intent(HostCall::PowerOn, PowerState::Off);
-        let mut beside = evidence(PowerState::Off);
-        beside.recent_tasks = vec![task("t-9", CallKind::PowerOff, false)];
-        assert!(is_unknown(&resolve(&intent, &beside, &[])));
+        let mut after_foreign_task = evidence(PowerState::Off);
+        after_foreign_task.recent_tasks = vec![task("t-9", CallKind::PowerOff, false)];
+        assert!(is_unknown(&resolve(&intent, &after_foreign_task, &[])));
         assert!(is_unknown(&resolve(&intent, &evidence(PowerState::Suspended), &[])));
     }
 
     #[test]
-    fn a_revert_is_never_judged_by_looking() {
-        // The wanted snapshot is current, and was before.
+    fn a_revert_is_not_resolved_by_the_current_snapshot() {
+        // The requested snapshot is current, and it was current before.
         assert_eq!(
             resolve(&intent(revert(), PowerState::Off), &evidence(PowerState::Off), &[]),
             Resolution::SendAgain
         );
-        let mut beside = evidence(PowerState::Off);
-        beside.recent_tasks = vec![task("t-9", CallKind::RevertToSnapshot, false)];
-        assert!(is_unknown(&resolve(&intent(revert(), PowerState::Off), &beside, &[])));
+        let mut after_foreign_task = evidence(PowerState::Off);
+        after_foreign_task.recent_tasks = vec![task("t-9", CallKind::RevertToSnapshot, false)];
+        assert!(is_unknown(&resolve(&intent(revert(), PowerState::Off), &after_foreign_task, &[])));
     }
 
     #[test]
@@ -306,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_guest_does_is_waited_for() {
+    fn a_call_to_the_guest_is_waited_for() {
         let (on, off) = (evidence(PowerState::On), evidence(PowerState::Off));
         let shutdown = intent(HostCall::ShutdownGuest, PowerState::On);
         assert_eq!(
@@ -320,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_given_again_while_the_same_question_is_there() {
+    fn an_answer_is_sent_again_while_the_same_question_is_there() {
         let intent = intent(answer(), PowerState::Off);
         let asks = |question: Option<&str>| Evidence {
             question: question.map(QuestionId::from_backend),
@@ -332,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_was_made_if_exactly_one_new_one_can_be_it() {
+    fn a_snapshot_was_created_if_exactly_one_new_snapshot_can_be_it() {
         let intent = intent(create(), PowerState::Off);
         let with = |more: &[SnapshotEvidence], boot: Option<&str>| {
             let mut now = evidence(PowerState::Off);
@@ -348,14 +371,11 @@ mod tests {
             resolve(&intent, &with(std::slice::from_ref(&ours), None), &[]),
             Resolution::SnapshotCreated(SnapshotId::from_backend("n"))
         );
-        assert!(is_unknown(&resolve(&intent, &with(&[], None), &[])), "it may still come");
-        assert!(
-            is_unknown(&resolve(&intent, &with(&[ours, twin], None), &[])),
-            "which of the two?"
-        );
+        assert!(is_unknown(&resolve(&intent, &with(&[], None), &[])), "it may still be created");
+        assert!(is_unknown(&resolve(&intent, &with(&[ours, twin], None), &[])), "two candidates");
         assert!(
             is_unknown(&resolve(&intent, &with(&[snapshot_evidence("n", None, "new")], None), &[])),
-            "elsewhere"
+            "another parent"
         );
         assert!(is_unknown(&resolve(
             &intent,
@@ -377,41 +397,41 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_is_judged_by_what_is_left() {
+    fn a_removal_is_resolved_by_the_remaining_snapshots() {
         let tree = |ids: &[(&str, Option<&str>)]| Evidence {
             snapshots: ids.iter().map(|(id, parent)| snapshot_evidence(id, *parent, id)).collect(),
             ..evidence(PowerState::Off)
         };
         let (one, two) = ("16-snapshot-1", "16-snapshot-2");
         let before = tree(&[(one, None), (two, Some(one))]);
-        let judged = |call: HostCall, now: &Evidence| {
+        let resolved = |call: HostCall, now: &Evidence| {
             resolve(&Intent { call, before: before.clone(), asked: 1 }, now, &[])
         };
         assert_eq!(
-            judged(remove(false), &tree(&[(two, None)])),
+            resolved(remove(false), &tree(&[(two, None)])),
             Resolution::Succeeded,
             "children move up"
         );
-        assert_eq!(judged(remove(true), &tree(&[])), Resolution::Succeeded);
-        assert_eq!(judged(remove(true), &tree(&[("late", None)])), Resolution::Succeeded);
+        assert_eq!(resolved(remove(true), &tree(&[])), Resolution::Succeeded);
+        assert_eq!(resolved(remove(true), &tree(&[("late", None)])), Resolution::Succeeded);
         assert!(
-            is_unknown(&judged(remove(true), &tree(&[(two, None)]))),
+            is_unknown(&resolved(remove(true), &tree(&[(two, None)]))),
             "a recorded child is left"
         );
-        assert_eq!(judged(remove(false), &before), Resolution::SendAgain);
-        assert_eq!(judged(remove(true), &before), Resolution::SendAgain);
+        assert_eq!(resolved(remove(false), &before), Resolution::SendAgain);
+        assert_eq!(resolved(remove(true), &before), Resolution::SendAgain);
         let grown = tree(&[(one, None), (two, Some(one)), ("late", Some(two))]);
-        assert_eq!(judged(remove(false), &grown), Resolution::SendAgain);
-        assert!(is_unknown(&judged(remove(true), &grown)), "it would take the late one");
+        assert_eq!(resolved(remove(false), &grown), Resolution::SendAgain);
+        assert!(is_unknown(&resolved(remove(true), &grown)), "it would remove the later snapshot");
         let all = HostCall::RemoveAllSnapshots;
-        assert_eq!(judged(all.clone(), &tree(&[])), Resolution::Succeeded);
-        assert_eq!(judged(all.clone(), &tree(&[("late", None)])), Resolution::Succeeded);
-        assert_eq!(judged(all.clone(), &tree(&[(two, None)])), Resolution::SendAgain);
-        assert!(is_unknown(&judged(all, &grown)));
+        assert_eq!(resolved(all.clone(), &tree(&[])), Resolution::Succeeded);
+        assert_eq!(resolved(all.clone(), &tree(&[("late", None)])), Resolution::Succeeded);
+        assert_eq!(resolved(all.clone(), &tree(&[(two, None)])), Resolution::SendAgain);
+        assert!(is_unknown(&resolved(all, &grown)));
     }
 
     #[test]
-    fn a_rename_is_judged_by_the_words() {
+    fn a_rename_is_resolved_by_name_and_description() {
         let intent = intent(rename(), PowerState::Off);
         let mut now = evidence(PowerState::Off);
         assert_eq!(resolve(&intent, &now, &[]), Resolution::SendAgain);
@@ -431,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn the_only_new_task_of_ours_is_followed_for_every_call() {
+    fn the_only_new_task_of_the_account_is_followed_for_every_call() {
         for call in every_call() {
             let mut now = evidence(PowerState::On);
             now.recent_tasks = vec![task("t-1", call.kind(), true)];
@@ -448,16 +468,16 @@ mod tests {
     }
 
     #[test]
-    fn recorded_foreign_and_doubled_tasks_are_not_followed() {
+    fn recorded_foreign_and_ambiguous_tasks_are_not_followed() {
         let mut now = evidence(PowerState::On);
         let intent = intent(HostCall::Reset, PowerState::On);
         now.recent_tasks = vec![task("t-1", CallKind::Reset, false)];
-        assert!(is_unknown(&resolve(&intent, &now, &[])), "not ours");
+        assert!(is_unknown(&resolve(&intent, &now, &[])), "another account");
         now.recent_tasks =
             vec![task("t-1", CallKind::Reset, true), task("t-2", CallKind::Reset, true)];
-        assert!(is_unknown(&resolve(&intent, &now, &[])), "which of the two?");
+        assert!(is_unknown(&resolve(&intent, &now, &[])), "two candidates");
         let recorded = Intent { before: now.clone(), ..intent };
-        assert!(is_unknown(&resolve(&recorded, &now, &[])), "both were there before");
+        assert!(is_unknown(&resolve(&recorded, &now, &[])), "both are recorded");
     }
 
     fn any_power() -> impl Strategy<Value = Option<PowerState>> {
@@ -483,7 +503,7 @@ mod tests {
         })
     }
 
-    /// What is never sent again after a loss.
+    /// Whether the call is never sent again after a loss.
     fn must_not_repeat(call: &HostCall) -> bool {
         matches!(
             call.kind(),
@@ -511,19 +531,25 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the evidence: what cannot be repeated is never sent again, nothing is sent more
-        /// than `MAX_SENDS` times, success is claimed only where it can be seen, and only a new task
-        /// of ours is followed.
+        /// For any evidence: a call that must not be repeated is never sent again, no call is sent
+        /// more than `MAX_SENDS` times, a call succeeds only if the machine shows its effect, and
+        /// only a new task of otter's account is followed.
         #[test]
-        fn the_table_never_promises_too_much(
+        fn a_resolution_is_proven_by_the_evidence(
             call in prop::sample::select(every_call()),
             powers in (any_power(), any_power()),
             tasks in (any_tasks(), any_tasks()),
             trees in (any_tree(), any_tree()),
             asked in 1..=MAX_SENDS,
         ) {
-            let before = Evidence { power_state: powers.0, recent_tasks: tasks.0, snapshots: trees.0, ..evidence(PowerState::Off) };
-            let now = Evidence { power_state: powers.1, recent_tasks: tasks.1, snapshots: trees.1, ..evidence(PowerState::Off) };
+            let state = |power_state, recent_tasks, snapshots| Evidence {
+                power_state,
+                snapshots,
+                recent_tasks,
+                ..evidence(PowerState::Off)
+            };
+            let before = state(powers.0, tasks.0, trees.0);
+            let now = state(powers.1, tasks.1, trees.1);
             let intent = Intent { call, before, asked };
             match resolve(&intent, &now, &[]) {
                 Resolution::SendAgain => {
@@ -534,20 +560,28 @@ mod tests {
                     let here = |id: &SnapshotId| now.snapshot(id).is_some();
                     let seen = match &intent.call {
                         HostCall::PowerOn => now.power_state == Some(PowerState::On),
-                        HostCall::PowerOff | HostCall::ShutdownGuest => now.power_state == Some(PowerState::Off),
+                        HostCall::PowerOff | HostCall::ShutdownGuest => {
+                            now.power_state == Some(PowerState::Off)
+                        }
                         HostCall::Suspend => now.power_state == Some(PowerState::Suspended),
                         HostCall::RemoveSnapshot { snapshot, .. } => !here(snapshot),
-                        HostCall::RemoveAllSnapshots => !intent.before.snapshots.iter().any(|seen| here(&seen.id)),
+                        HostCall::RemoveAllSnapshots => {
+                            !intent.before.snapshots.iter().any(|snapshot| here(&snapshot.id))
+                        }
                         HostCall::RenameSnapshot { snapshot, .. } => {
                             now.snapshot(snapshot).is_some_and(|seen| seen.name == "renamed")
                         }
-                        _ => return Err(TestCaseError::fail("looking proves nothing of it")),
+                        _ => {
+                            let reason = "the state of the machine does not prove this call";
+                            return Err(TestCaseError::fail(reason));
+                        }
                     };
                     prop_assert!(seen);
                 }
                 Resolution::SnapshotCreated(id) => {
                     prop_assert!(intent.call.kind() == CallKind::CreateSnapshot);
-                    prop_assert!(intent.before.snapshot(&id).is_none() && now.snapshot(&id).is_some());
+                    prop_assert!(intent.before.snapshot(&id).is_none());
+                    prop_assert!(now.snapshot(&id).is_some());
                 }
                 Resolution::WaitForGuest => prop_assert!(intent.call.kind().is_guest_operation()),
                 Resolution::NotDone(_) => prop_assert!(false, "the host did not reboot"),

@@ -1,5 +1,5 @@
-//! Jobs: accepted, committed to disk, run to their one end, and waited for by any number of
-//! callers.
+//! Jobs: accepts them, commits them to disk, runs each to its one end, and lets any number of
+//! callers wait for the end.
 
 mod accept;
 mod admission;
@@ -53,7 +53,8 @@ struct Shared {
     parts: JobsParts,
     table: JobTable,
     keys: IdempotencyKeys,
-    /// The pending job whose shifted deadline is being stored. Its runner waits for that.
+    /// The pending job whose shifted deadline is being stored. Its runner waits until the deadline
+    /// is stored.
     storing_deadline_of: watch::Sender<Option<JobId>>,
     stop: CancellationToken,
 }
@@ -75,39 +76,39 @@ pub struct JobsParts {
 /// The configuration of jobs.
 #[derive(Clone, Debug)]
 pub struct JobSettings {
-    /// How long a machine must be quiet before a lost call is judged.
+    /// How long no task may run on a machine before a lost call is resolved.
     pub settle: Duration,
-    /// For how long jobs are accepted while the host is away.
+    /// How long jobs are still accepted after the host became unreachable.
     pub outage_grace: Duration,
     pub queue_per_machine: usize,
     pub queue_in_all: usize,
     pub deadlines: Deadlines,
 }
 
-/// How long a job of each kind may take unless the caller says otherwise.
+/// The default deadline of each kind of job.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
-    /// On, off, reset, suspend and kill; answers and renames, which are as quick.
+    /// Power on, power off, reset, suspend and kill. Answers and renames have the same deadline.
     pub power: Duration,
-    /// What the guest does by itself: shutdown and reboot.
+    /// Operations of the guest: shutdown and reboot.
     pub guest: Duration,
     pub create: Duration,
     pub revert: Duration,
     /// Removals of snapshots.
     pub remove: Duration,
-    /// Making a machine ready for a lease, and bringing it back after one.
+    /// Prepares a machine for a lease, and releases it after one.
     pub prepare: Duration,
 }
 
-/// A job to be accepted.
+/// A request to start a job.
 #[derive(Clone, Debug)]
 pub struct NewJob {
     pub machine: Arc<Machine>,
     pub request: JobRequest,
-    /// The caller and the caller's right.
+    /// The caller, the lease that it presented, and the override.
     pub requester: Requester,
     pub reference: Option<String>,
-    /// `None`: the default of its kind.
+    /// `None` means the default of the job's kind.
     pub deadline: Option<Duration>,
     pub key: Option<KeyClaim>,
 }
@@ -139,7 +140,8 @@ impl Deadlines {
 }
 
 impl Jobs {
-    /// No jobs yet. Call [`Jobs::recover`] before the first job is accepted.
+    /// The service without jobs. The caller must call [`Jobs::recover`] before the first job is
+    /// accepted.
     #[must_use]
     pub fn new(parts: JobsParts) -> Self {
         let JobSettings { queue_per_machine, queue_in_all, .. } = parts.settings;

@@ -1,12 +1,14 @@
-//! What a job sees of its machine in the contents. Pure.
+//! The state of a job's machine in the inventory. Pure.
 
 use super::state_machine::{GuestObservation, ObservedMachine};
 use crate::domain::ids::{MachineId, QuestionId};
 use crate::domain::machine::MachineIdentity;
 use crate::service::inventory::InventoryContents;
 
-/// The guest of a machine, whose tools had stopped this often before the call; none where the
-/// machine that was meant is not there.
+/// The guest's state. `None` if the inventory does not have the job's machine.
+///
+/// # Parameters
+/// - `tools_stops`: how often VMware Tools had stopped before the call.
 #[must_use]
 pub fn guest(
     contents: &InventoryContents,
@@ -22,13 +24,13 @@ pub fn guest(
     })
 }
 
-/// What the machine asks.
+/// The question that the machine waits on.
 #[must_use]
 pub fn question(contents: &InventoryContents, machine: &MachineId) -> Option<QuestionId> {
     contents.machine(machine)?.question.as_ref().map(|question| question.id.clone())
 }
 
-/// The machine as readers see it.
+/// The machine's state as readers see it.
 #[must_use]
 pub fn machine(contents: &InventoryContents, machine: &MachineId) -> ObservedMachine {
     ObservedMachine {

@@ -1,4 +1,4 @@
-//! Which call a job makes next, by what it asks for, what it has done, and how the machine is.
+//! Decides the next call of a job from its request, its finished steps and the machine's state.
 //! Pure; `tests` has the table.
 
 #[cfg(test)]
@@ -14,15 +14,15 @@ use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState;
 use crate::service::jobs::lost_call::MAX_SENDS;
 
-/// What is next.
+/// The next action of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
     Call(HostCall),
-    /// Wait until the machine is so.
+    /// Wait until the machine is ready.
     Await(Readiness),
     /// Wait this long.
     Settle(Duration),
-    /// All that was asked for is so.
+    /// The request is fulfilled.
     Done,
     Fail(Failure),
 }
@@ -46,12 +46,12 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
         JobRequest::Shutdown { .. } if on && !has_attempted(job, CallKind::ShutdownGuest) => {
             Plan::Call(HostCall::ShutdownGuest)
         }
-        // The guest was asked in vain, or there is none that could be.
+        // The guest did not shut down, or it has no tools that could.
         JobRequest::Shutdown { force_after: Some(_) } => Plan::Call(HostCall::PowerOff),
         JobRequest::Shutdown { force_after: None } => fail_not_on("shut down by its guest"),
         JobRequest::Reboot if on => Plan::Call(HostCall::RebootGuest),
         JobRequest::Reboot => fail_not_on("restarted by its guest"),
-        // Whether the question is still there, the host knows best.
+        // The host checks whether the question is still there.
         JobRequest::Answer { question, choice } => {
             Plan::Call(HostCall::Answer { question: question.clone(), choice: choice.clone() })
         }
@@ -70,8 +70,9 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
                 None => Plan::Done,
             }
         }
-        // Off afterwards is a power-off of its own: with its power-on suppressed a snapshot with
-        // memory leaves the machine suspended, and hosts refuse to power that off.
+        // The job powers the machine off with a call of its own. If the power-on were suppressed, a
+        // snapshot with memory would leave the machine suspended, and hosts refuse to power off a
+        // suspended machine.
         JobRequest::Revert { snapshot, power_on: _, path } => {
             call_on_snapshot(now, snapshot, path, || HostCall::RevertToSnapshot {
                 snapshot: snapshot.clone(),
@@ -160,14 +161,16 @@ pub fn may_continue(job: &Job) -> bool {
     !has_done(job, CallKind::PowerOn) && !has_done(job, CallKind::PowerOff)
 }
 
-/// Whether the guest was asked to shut down, may still do so, and was not waited for any longer.
+/// Whether the guest was asked to shut down and may still do so, although the job no longer waits
+/// for it.
 #[must_use]
 pub fn guest_may_still_obey(job: &Job) -> bool {
     let shutdown = StepName::Call(CallKind::ShutdownGuest);
     job.steps.iter().any(|step| step.name == shutdown && step.state == JobStepState::Failed)
 }
 
-/// The call whose success is the job's, where looking at the machine does not tell.
+/// The call whose success ends the job. `None` if the state of the machine shows whether the
+/// request is fulfilled.
 const fn last_call(request: &JobRequest) -> Option<CallKind> {
     match request {
         JobRequest::Reset => Some(CallKind::Reset),
@@ -192,12 +195,12 @@ fn next_for_power(now: &Evidence, expected: PowerState) -> Plan {
     match expected {
         expected if now.power_state == Some(expected) => Plan::Done,
         PowerState::On => Plan::Call(HostCall::PowerOn),
-        // A suspended one is tried too: the host says what it thinks of that.
+        // A suspended machine too: the host decides whether it can be powered off.
         _ => Plan::Call(HostCall::PowerOff),
     }
 }
 
-/// As [`next_for_power`], so often at most as any call is sent: somebody may undo it each time.
+/// As [`next_for_power`], at most [`MAX_SENDS`] times: another user may undo the change each time.
 fn next_for_power_limited(job: &Job, now: &Evidence, expected: PowerState) -> Plan {
     let plan = next_for_power(now, expected);
     let Plan::Call(call) = &plan else { return plan };
@@ -207,8 +210,7 @@ fn next_for_power_limited(job: &Job, now: &Evidence, expected: PowerState) -> Pl
     if done.count() < MAX_SENDS as usize {
         return plan;
     }
-    let detail =
-        format!("{} was undone each time that it was done.", name.as_str().replace('_', " "));
+    let detail = format!("{} was undone each time.", name.as_str().replace('_', " "));
     Plan::Fail(Failure::new(FailureKind::InvalidPowerState, detail))
 }
 
@@ -236,14 +238,14 @@ fn has_done(job: &Job, call: CallKind) -> bool {
         .any(|step| step.name == StepName::Call(call) && step.state == JobStepState::Succeeded)
 }
 
-/// Whether it was waited for since the last call: what was ready before is not ready after.
+/// Whether the job finished this wait after its last call. A call makes earlier waits obsolete.
 fn has_waited(job: &Job, name: StepName) -> bool {
     let since_call =
         job.steps.iter().rev().take_while(|step| !matches!(step.name, StepName::Call(_)));
     since_call.into_iter().any(|step| step.name == name && step.state == JobStepState::Succeeded)
 }
 
-/// Whether it was called, or could not be, and is over.
+/// Whether the step of this call has ended, with any result.
 fn has_attempted(job: &Job, call: CallKind) -> bool {
     job.steps
         .iter()

@@ -1,4 +1,4 @@
-//! Jobs as callers see them: read, waited for and listed.
+//! Reads of jobs: one job, its end, and lists.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::service::storage_watch::store_failure;
 use crate::storage::{JobCursor, JobFilter};
 
 impl Jobs {
-    /// A job as it is now. `None` if there is no such job.
+    /// The current state of a job. `None` if the job does not exist.
     ///
     /// # Errors
-    /// The store's, for a job that ended.
+    /// The store's errors if the job is not in memory.
     pub async fn get(&self, id: JobId) -> Result<Option<JobView>, Failure> {
         if let Some(reading) = self.0.table.read(id) {
             return Ok(Some(self.view(reading)));
@@ -27,11 +27,11 @@ impl Jobs {
         Ok(stored.map(JobView::ended))
     }
 
-    /// Waits until a job ended. Reads the store only for a job that had ended before. `None` if
-    /// there is no such job. Returns a job that has not ended if otter stops first.
+    /// Waits until a job has ended. Reads the store only if the job had ended before. Returns a job
+    /// that has not ended if otter stops first, and `None` if the job does not exist.
     ///
     /// # Errors
-    /// The store's.
+    /// Errors of the store.
     pub async fn ended(&self, id: JobId) -> Result<Option<JobView>, Failure> {
         if let Some(mut changes) = self.0.table.follow(id) {
             tokio::select! {
@@ -47,10 +47,11 @@ impl Jobs {
         self.get(id).await
     }
 
-    /// A page of the jobs that fit, newest first; without `visible` all of them.
+    /// A page of the jobs that match the filter, newest first. If `visible` is given, only jobs for
+    /// which it returns true.
     ///
     /// # Errors
-    /// The store's.
+    /// Errors of the store.
     pub async fn list(
         &self,
         filter: &JobFilter,
@@ -69,8 +70,8 @@ impl Jobs {
         let mut page = read(after).await?;
         if let Some(visible) = visible {
             page.items.retain(visible);
-            // Reads until the page has one more job than the limit, which shows that there is a
-            // next page, or until all kept jobs are read.
+            // Reads until the page has one job more than the limit, which proves that there is a
+            // next page, or until all stored jobs are read.
             while let Some(after) = page.next
                 && page.items.len() <= limit as usize
             {
@@ -89,13 +90,13 @@ impl Jobs {
         Ok(JobsPage { items: page.items.into_iter().map(view).collect(), next: page.next })
     }
 
-    /// The job that is active on a machine: it runs, or is the first that waits.
+    /// The active job of a machine: the running job, or the first queued one.
     #[must_use]
     pub fn active(&self, machine: &MachineId) -> Option<JobId> {
         self.0.table.active(&TargetId::Machine(machine.clone()))
     }
 
-    /// Whether a machine has any job, one that is being admitted included.
+    /// Whether a machine has any job, including a job that is being accepted.
     #[must_use]
     pub fn has_any_on(&self, machine: &MachineId) -> bool {
         self.0.table.has_any(&TargetId::Machine(machine.clone()))
@@ -107,20 +108,21 @@ impl Jobs {
         self.0.table.jobs_of_lease(lease)
     }
 
-    /// The number of jobs that wait, and of those that run.
+    /// The numbers of queued and of running jobs.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         self.0.table.counts()
     }
 
-    /// Whether a task of the host works on a machine, or may, that is not the running job's own:
-    /// an orphaned task, a task that the active job waits for, or a lost call of the active job.
+    /// Whether a task of the host works on a machine, or may do so, other than the running job's
+    /// own task: an orphaned task, a task that the active job waits for, or a lost call of the
+    /// active job.
     #[must_use]
     pub fn is_host_busy(&self, machine: &MachineId, active: Option<JobId>) -> bool {
         self.0.table.is_host_busy(machine, active)
     }
 
-    /// Every machine that has a job, with its active one.
+    /// Every machine that has a job, with its active job.
     #[must_use]
     pub fn all_active(&self) -> HashMap<MachineId, JobId> {
         self.0.table.all_active()

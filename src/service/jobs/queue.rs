@@ -1,10 +1,10 @@
-//! Which job is next on each target, such as a machine. Pure: no I/O, no clock.
+//! The queue of each target, such as a machine. Pure: no I/O, no clock.
 //!
-//! One job at a time runs on a target, in order of arrival; different targets are independent. A
+//! One job at a time runs on a target, in order of arrival. Different targets are independent. A
 //! kill goes before all waiting jobs and does not wait for the running one. An answer to a question
-//! runs at the same time as the job that it unblocks. A job takes its place before it is committed
-//! to disk, and the place counts at once, so that the limits hold. The job can start when its place
-//! is [`QueueEntry::ready`].
+//! runs at the same time as the job that it unblocks. A job enters the queue before it is committed
+//! to disk, and it counts at once, so that the limits hold. It can start once its entry is
+//! [`QueueEntry::ready`].
 
 #[cfg(test)]
 mod tests;
@@ -75,7 +75,7 @@ pub struct Killed {
     pub by: JobId,
 }
 
-/// The limit that a job does not fit in.
+/// The limit that a new job would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueLimit {
     Machine,
@@ -89,7 +89,7 @@ impl Queues {
         Self { targets: HashMap::new(), per_machine, in_total, waiting: 0 }
     }
 
-    /// The number of jobs that wait, and of those that run.
+    /// The numbers of waiting and of running jobs.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         let run = |queue: &Queue| {
@@ -98,7 +98,7 @@ impl Queues {
         (self.waiting, self.targets.values().map(run).sum())
     }
 
-    /// Takes a place for a job that is not yet committed.
+    /// Adds a job that is not yet committed.
     pub fn reserve(&mut self, target: &TargetId, job: JobId, lane: Lane) -> Result<(), QueueLimit> {
         let full =
             self.targets.get(target).is_some_and(|queue| queue.waiting.len() >= self.per_machine);
@@ -122,14 +122,14 @@ impl Queues {
         *self.targets.entry(target.clone()).or_default().slot(lane) = Some(job);
     }
 
-    /// The job is committed: it may start when its turn comes.
+    /// Marks a job as committed: it may start when its turn comes.
     pub fn mark_ready(&mut self, target: &TargetId, job: JobId) {
         if let Some(place) = self.entry_mut(target, job) {
             place.ready = true;
         }
     }
 
-    /// Removes a waiting job. False if the job does not wait.
+    /// Removes a waiting job. Returns false if the job does not wait.
     pub fn withdraw(&mut self, target: &TargetId, job: JobId) -> bool {
         let Some(queue) = self.targets.get_mut(target) else { return false };
         let before = queue.waiting.len();
@@ -161,7 +161,7 @@ impl Queues {
         Some(place.job)
     }
 
-    /// A running job ended.
+    /// Removes a running job, which ended.
     pub fn finish(&mut self, target: &TargetId, job: JobId) {
         if let Some(queue) = self.targets.get_mut(target) {
             queue.running = queue.running.filter(|running| *running != job);
@@ -171,8 +171,8 @@ impl Queues {
         self.remove_if_idle(target);
     }
 
-    /// The job that runs on a target, a kill before the one that it ends; else the first that is
-    /// committed and waits.
+    /// The active job of a target: the running kill, else another running job, else the first
+    /// committed job that waits.
     #[must_use]
     pub fn active(&self, target: &TargetId) -> Option<JobId> {
         let queue = self.targets.get(target)?;
@@ -191,7 +191,7 @@ impl Queues {
         self.targets.get(target)?.running
     }
 
-    /// The running job that a running kill cancels.
+    /// The running job that a running kill cancels. `None` if no kill runs, or no other job.
     #[must_use]
     pub fn killed_job(&self, target: &TargetId) -> Option<Killed> {
         let queue = self.targets.get(target)?;
@@ -203,7 +203,7 @@ impl Queues {
         self.targets.get(target).into_iter().flat_map(Queue::committed)
     }
 
-    /// The committed jobs that wait for any target, in no order.
+    /// The committed jobs that wait for any target, in any order.
     pub fn all_waiting(&self) -> impl Iterator<Item = JobId> {
         self.targets.values().flat_map(Queue::committed)
     }
@@ -213,8 +213,8 @@ impl Queues {
         self.targets.keys().filter_map(|target| Some((target, self.active(target)?)))
     }
 
-    /// The number of jobs before this one in its queue, the running one included. `None` if it does
-    /// not wait.
+    /// The number of jobs before this one, including the running ones. `None` if the job does not
+    /// wait.
     #[must_use]
     pub fn position(&self, target: &TargetId, job: JobId) -> Option<usize> {
         let queue = self.targets.get(target)?;

@@ -1,5 +1,5 @@
-//! Runs one job: gives each effect of its [`JobStateMachine`] to `effects`, and each input and interrupt to
-//! the state_machine, until the end is committed.
+//! Runs one job until its end is committed: `effects` performs each effect of its
+//! [`JobStateMachine`], and the state machine takes each input and interrupt.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use crate::domain::machine::MachineIdentity;
 use crate::hypervisor::Hypervisor;
 use crate::storage::StorageError;
 
-/// How long after its deadline a job waits for the host to cancel its task.
+/// How long a job waits after its deadline for the host to cancel its task.
 pub const GRACE: Duration = Duration::from_secs(10);
 
-/// What a job on a machine works with.
+/// The resources of one run of a job.
 pub struct Runner<'a> {
     pub parts: &'a JobsParts,
     pub table: &'a JobTable,
@@ -43,18 +43,18 @@ pub struct Runner<'a> {
 /// Why a run did not reach the end of its job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Incomplete {
-    /// otter stops. The job is as committed and goes on with the next start.
+    /// otter stops. The next start resumes the job from its last commit.
     Stopped,
-    /// The store can never commit the job as the run has it. The job is as committed.
+    /// The store can never commit the state of the run. The job on disk is unchanged.
     Unsaved,
 }
 
 impl Runner<'_> {
-    /// Drives a job from `first` on. Returns the job with its end, which is committed and not
-    /// yet published.
+    /// Runs a job from the effect `first` to its end. Returns the job with its end, which is
+    /// committed and not yet published.
     ///
     /// # Errors
-    /// Why the run stopped before the end.
+    /// [`Incomplete`] if the run stopped before the end.
     pub async fn run(&self, pending: PendingJob, first: Effect) -> Result<Job, Incomplete> {
         let PendingJob { mut state_machine, status, mut interrupts, due, mut jumps } = pending;
         let mut machine = self.parts.inventory.watch(&self.machine.id);
@@ -64,8 +64,8 @@ impl Runner<'_> {
         let mut cancelling = FuturesUnordered::new();
         let mut effect = first;
         let mut tools_stops = self.tools_stops();
-        // A caller asked to cancel the job, and that is not committed yet. A crash would forget it,
-        // so readers do not see it.
+        // Whether a request to cancel is not committed yet. A crash would lose it, so readers do
+        // not see it.
         let mut cancel_unsaved = false;
         loop {
             if effect == Effect::Finish {
@@ -109,7 +109,7 @@ impl Runner<'_> {
                         continue;
                     }
                     Ok(()) = machine.changed() => {
-                        // Readers see a question of the machine as what blocks the job.
+                        // Readers see the machine's question as the reason why the job is blocked.
                         let asked = self.question();
                         if asked != question {
                             question = asked;
@@ -155,7 +155,8 @@ impl Runner<'_> {
         }
     }
 
-    /// Tries once to commit the job. The next commit includes the same change.
+    /// Tries once to commit the job. Returns whether it succeeded. The next commit includes the
+    /// same change.
     async fn try_to_save(&self, job: &Job) -> bool {
         self.parts.store.update_job(job).await.is_ok()
     }

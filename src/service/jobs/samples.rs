@@ -1,4 +1,4 @@
-//! A plain job, and what the host says of a plain machine, for the tests of this room.
+//! A job, and the evidence of a machine, for the tests of jobs.
 
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
@@ -16,7 +16,7 @@ pub fn start() -> Timestamp {
     "2026-03-01T12:00:00Z".parse().unwrap()
 }
 
-/// One that was accepted just now and has ten minutes.
+/// A job that was accepted at [`start`] and whose deadline is ten minutes later.
 #[must_use]
 pub fn job(request: JobRequest) -> Job {
     let machine = samples::machine("16", "qubes");
@@ -48,7 +48,7 @@ pub fn job(request: JobRequest) -> Job {
     }
 }
 
-/// Of a machine with one snapshot, `base`, which is current.
+/// The evidence of a machine with one snapshot, `base`, which is current.
 #[must_use]
 pub fn evidence(power_state: PowerState) -> Evidence {
     Evidence {

@@ -1,4 +1,4 @@
-//! The status of a job that has not ended: what its state_machine shows, as readers last got it.
+//! The published status of a job that has not ended, taken from its state machine.
 
 use std::sync::Arc;
 
@@ -14,16 +14,17 @@ pub struct JobStatus {
     pub job: Arc<Job>,
     /// The progress of the job's task in percent, if the host reports it.
     pub progress: Option<u8>,
-    /// What the job waits for that is not its own work, and since when.
+    /// The reason why the job is blocked, and since when.
     pub blocker: Option<(Blocker, Timestamp)>,
     /// The task of the host that works for the job.
     pub task: Option<TaskId>,
-    /// Whether otter lost a call of the job and looks at the machine to see whether it ran.
+    /// Whether a call of the job was lost and otter reads the machine to find out whether the call
+    /// ran.
     pub settling: bool,
 }
 
 impl JobStatus {
-    /// The status that a state_machine shows, without progress.
+    /// The status of a state machine, without progress.
     #[must_use]
     pub fn from_state_machine(state_machine: &JobStateMachine) -> Self {
         Self {
@@ -41,10 +42,10 @@ impl JobStatus {
         Self { job, progress: None, blocker: None, task: None, settling: false }
     }
 
-    /// Takes over what the state_machine shows now. Returns whether readers see a difference.
+    /// Updates the status from the state machine. Returns whether readers see a difference.
     ///
     /// # Parameters
-    /// - `hide_cancel`: whether the request to cancel is not committed yet and stays hidden.
+    /// - `hide_cancel`: whether to hide the request to cancel, because it is not committed yet.
     pub fn update(&mut self, state_machine: &JobStateMachine, hide_cancel: bool) -> bool {
         let mut next = Self::from_state_machine(state_machine);
         if hide_cancel {
@@ -52,7 +53,7 @@ impl JobStatus {
             next.job =
                 Arc::new(Job { cancel_requested_at: None, cancel_requested_by: None, ..job });
         }
-        // The table shows the end, once it is committed.
+        // The table publishes the end after it is committed.
         if next.job.state.is_end() {
             return false;
         }

@@ -30,10 +30,11 @@ use crate::domain::ids::{JobId, LeaseId, MachineId, TaskId};
 use crate::domain::job::{Job, JobKind, JobState, TargetId};
 use crate::domain::origin::Actor;
 
-/// The interrupts that a job has room for. More at once would repeat the same request to cancel.
+/// The size of a job's buffer of interrupts. Further interrupts would repeat the same request to
+/// cancel.
 const INTERRUPTS: usize = 4;
 
-/// All jobs that have not ended.
+/// The table of all jobs that have not ended.
 #[derive(Debug)]
 pub struct JobTable {
     inner: Mutex<Inner>,
@@ -45,12 +46,11 @@ pub struct JobTable {
 /// What the lock protects.
 #[derive(Debug)]
 struct Inner {
-    /// Which job is next on each target. A place without an entry belongs to a job that is being
-    /// admitted.
+    /// Which job is next on each target. A job in a queue without an entry here is being accepted.
     queues: Queues,
     /// In the order of their ids, so that a simulation replays identically.
     entries: BTreeMap<JobId, Entry>,
-    /// A machine is not free until these tasks ended.
+    /// A machine is not free until its tasks in this set have ended.
     orphaned_tasks: BTreeSet<OrphanedTask>,
 }
 
@@ -65,7 +65,7 @@ struct Entry {
     pending: Option<PendingJob>,
 }
 
-/// A job that no runner works on, with everything that a runner needs.
+/// A job without a runner, with everything that a runner needs.
 #[derive(Debug)]
 pub struct PendingJob {
     pub state_machine: JobStateMachine,
@@ -89,14 +89,14 @@ pub struct JobReading {
     pub status: JobStatus,
     /// The number of jobs before it. `None` if it does not wait in its queue.
     pub position: Option<usize>,
-    /// The active job of its target, if it waits for that one.
+    /// The active job of its target, if this job waits for it.
     pub waits_for: Option<JobId>,
 }
 
-/// The jobs that a restart puts back and that can go on.
+/// The jobs that a restart restored and that can continue.
 #[derive(Debug, Default)]
 pub struct Restored {
-    /// The jobs that ran, with their first effects.
+    /// The jobs that ran before the restart, each with its next effect.
     pub running: Vec<(TargetId, JobId, Effect)>,
     /// The targets on which a job may start.
     pub targets: BTreeSet<TargetId>,
@@ -117,8 +117,8 @@ impl JobTable {
         }
     }
 
-    /// Takes a place in the queue for a job that is being admitted. The place counts at once: a
-    /// lease of the machine that is granted from now on finds the job.
+    /// Adds a job that is being accepted to the queue. It counts at once: a later grant of a lease
+    /// of the machine finds the job.
     ///
     /// # Errors
     /// Fails if the machine's queue or the table is full.
@@ -126,8 +126,8 @@ impl JobTable {
         self.lock().queues.reserve(target, id, lane)
     }
 
-    /// Shows an admitted job. This comes before its commit, so that a reader who learns its id from
-    /// the disk finds it.
+    /// Makes an authorized job visible. This comes before the commit, so that a reader that learns
+    /// the job's id from the disk finds it here.
     ///
     /// # Parameters
     /// - `due`: the job's deadline, by the clock that never jumps.
@@ -149,8 +149,8 @@ impl JobTable {
         inner.queues.finish(target, id);
     }
 
-    /// Puts back the jobs that had not ended when otter stopped, in their order of arrival. Each
-    /// sees the tasks of the others before any of them goes on.
+    /// Restores the jobs that had not ended when otter stopped, in their order of arrival. Each job
+    /// knows the tasks of the others before any of them continues.
     pub fn restore(&self, jobs: Vec<Job>, rules: JobRules, now: Moment) -> Restored {
         let mut restored = Restored::default();
         let mut inner = self.lock();
@@ -190,12 +190,12 @@ impl JobTable {
         Some(job)
     }
 
-    /// Hands a job that started to its runner. `None` if another runner has it.
+    /// Gives a started job to its runner. `None` if another runner has it.
     pub fn take(&self, id: JobId) -> Option<PendingJob> {
         self.lock().entries.get_mut(&id)?.pending.take()
     }
 
-    /// Lets another runner take a job whose run failed. Those who follow the job go on following.
+    /// Lets another runner take a job whose run failed. The subscribers of the job stay subscribed.
     pub fn renew(&self, state_machine: JobStateMachine) {
         let mut inner = self.lock();
         if let Some(due) = inner.entries.get(&state_machine.job().id).map(|entry| entry.due) {
@@ -219,9 +219,9 @@ impl JobTable {
         inner.withdraw(id)
     }
 
-    /// Shows the committed end of a job. The job leaves its queue in the same moment: a reader who
-    /// learns of the end finds the machine without it. Returns the job's task if that may still
-    /// run.
+    /// Publishes the committed end of a job. The job leaves its queue at the same moment, so a
+    /// reader that learns of the end finds the machine without the job. Returns the job's task if
+    /// it may still run.
     pub fn finish(&self, job: &Arc<Job>) -> Option<OrphanedTask> {
         let mut inner = self.lock();
         let orphaned = inner.add_orphaned_task(job);
@@ -237,13 +237,13 @@ impl JobTable {
         self.lock().add_orphaned_task(job)
     }
 
-    /// The task ended, or the host does not know it any more.
+    /// Removes an orphaned task, which ended or which the host no longer knows.
     pub fn remove_orphaned_task(&self, orphaned: &OrphanedTask) {
         self.lock().orphaned_tasks.remove(orphaned);
     }
 
-    /// Interrupts a running job. If the job has no room for another interrupt, it has the same one
-    /// already.
+    /// Interrupts a running job. If the job's buffer of interrupts is full, it contains the same
+    /// interrupt already.
     pub fn interrupt(&self, id: JobId, interrupt: Interrupt) {
         self.lock().interrupt(id, interrupt);
     }
@@ -278,7 +278,8 @@ impl JobTable {
         self.deadline_added.notified().await;
     }
 
-    /// The job as last published, with its place in its queue. `None` if it is not in the table.
+    /// The last published status of a job, with its place in the queue. `None` if it is not in the
+    /// table.
     pub fn read(&self, id: JobId) -> Option<JobReading> {
         let inner = self.lock();
         let entry = inner.entries.get(&id)?;
@@ -288,8 +289,8 @@ impl JobTable {
         Some(JobReading { status, position, waits_for: active.filter(|active| *active != id) })
     }
 
-    /// Follows a job. The last value is its end; there is no end if otter stops first. `None` if
-    /// the job is not in the table.
+    /// Subscribes to a job. The last value is the end of the job, unless otter stops first. `None`
+    /// if the job is not in the table.
     pub fn follow(&self, id: JobId) -> Option<watch::Receiver<JobStatus>> {
         self.lock().entries.get(&id).map(|entry| entry.status.subscribe())
     }
@@ -301,7 +302,7 @@ impl JobTable {
         waiting.filter_map(|id| inner.entries.get(&id)).map(Entry::job).collect()
     }
 
-    /// Whether a job waits behind another one and more than `most` jobs of its caller do.
+    /// Whether this job waits behind another one, and more than `most` jobs of its caller do so.
     pub fn exceeds_caller_limit(&self, id: JobId, most: usize) -> bool {
         let inner = self.lock();
         let waits = |id: JobId, entry: &Entry| {
@@ -328,7 +329,7 @@ impl JobTable {
         jobs.map(|job| job.id).collect()
     }
 
-    /// What a job has to know of the other jobs on its machine.
+    /// The facts about the other jobs on a job's machine.
     pub fn others(&self, machine: &MachineId, id: JobId) -> OtherJobs {
         let inner = self.lock();
         let jobs = inner.entries.values().map(Entry::job);
@@ -337,8 +338,9 @@ impl JobTable {
         OtherJobs::from_jobs(others.iter().map(Arc::as_ref))
     }
 
-    /// Whether a task of the host works on a machine, or may, that is not the running job's own:
-    /// an orphaned task, a task that the active job waits for, or a lost call of the active job.
+    /// Whether a task of the host works on a machine, or may do so, other than the running job's
+    /// own task: an orphaned task, a task that the active job waits for, or a lost call of the
+    /// active job.
     pub fn is_host_busy(&self, machine: &MachineId, active: Option<JobId>) -> bool {
         let inner = self.lock();
         let is_blocked = |entry: &Entry| {
@@ -350,24 +352,24 @@ impl JobTable {
             || active.and_then(|id| inner.entries.get(&id)).is_some_and(is_blocked)
     }
 
-    /// The job that is active on a target: it runs, or is the first that waits.
+    /// The active job of a target: the running job, or the first queued one.
     pub fn active(&self, target: &TargetId) -> Option<JobId> {
         self.lock().queues.active(target)
     }
 
-    /// Every machine that has a job, with its active one.
+    /// Every machine that has a job, with its active job.
     pub fn all_active(&self) -> HashMap<MachineId, JobId> {
         let inner = self.lock();
         let active = inner.queues.all_active();
         active.filter_map(|(target, job)| Some((target.machine()?.clone(), job))).collect()
     }
 
-    /// Whether a target has any job, one that is being admitted included.
+    /// Whether a target has any job, including a job that is being accepted.
     pub fn has_any(&self, target: &TargetId) -> bool {
         self.lock().queues.has_any(target)
     }
 
-    /// The number of jobs that wait, and of those that run.
+    /// The numbers of queued and of running jobs.
     pub fn counts(&self) -> (usize, usize) {
         self.lock().queues.counts()
     }

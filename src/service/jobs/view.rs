@@ -8,7 +8,7 @@ use crate::domain::job::Job;
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobView {
     pub job: Job,
-    /// Percent, while the host reports it.
+    /// The progress of the job's task in percent. `None` if the host does not report it.
     pub progress: Option<u8>,
     /// The number of jobs before it in its target's queue. `None` if it does not wait there.
     pub position: Option<usize>,
@@ -16,7 +16,7 @@ pub struct JobView {
     pub cancelable: bool,
 }
 
-/// What a job waits for that is not its own work.
+/// The reason why a job is blocked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockedBy {
     pub kind: BlockedByKind,

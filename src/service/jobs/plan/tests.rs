@@ -1,4 +1,5 @@
-//! What comes next, as a table: what is asked for, what was done, how the machine is, what follows.
+//! The next action as a table: the request, the finished steps, the machine's state, and the
+//! expected action.
 
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ fn remove(children: bool) -> JobRequest {
     JobRequest::RemoveSnapshot { snapshot: base(), path: "base".to_owned(), children }
 }
 
-/// Of this job, which has these steps behind it.
+/// A job with this request and these steps.
 fn job_after(request: JobRequest, steps: &[(&str, JobStepState)]) -> Job {
     let step = |(name, state): &(&str, JobStepState)| JobStep {
         name: StepName::parse(name).unwrap(),
@@ -62,7 +63,7 @@ fn job_after(request: JobRequest, steps: &[(&str, JobStepState)]) -> Job {
     Job { steps: steps.iter().map(step).collect(), ..job(request) }
 }
 
-/// A step for each name, that went well.
+/// A succeeded step for each name.
 fn succeeded<'a>(names: &[&'a str]) -> Vec<(&'a str, JobStepState)> {
     names.iter().map(|name| (*name, JobStepState::Succeeded)).collect()
 }
@@ -74,7 +75,7 @@ fn next_after(request: &JobRequest, done: &[&str], power: PowerState) -> Plan {
 fn failure_kind(plan: &Plan) -> FailureKind {
     match plan {
         Plan::Fail(failure) => failure.kind,
-        other => panic!("{other:?} is no refusal"),
+        other => panic!("{other:?} is not a failure"),
     }
 }
 
@@ -83,7 +84,7 @@ fn reverted() -> Plan {
 }
 
 #[test]
-fn power_is_made_what_was_asked_for() {
+fn a_power_request_leads_to_its_call() {
     for (request, power, plan) in [
         (JobRequest::PowerOn, On, Done),
         (JobRequest::PowerOn, Off, Call(HostCall::PowerOn)),
@@ -137,7 +138,7 @@ fn a_guest_is_asked_once_to_shut_down() {
     }
     let asking = job_after(forced.clone(), &[("shutdown", JobStepState::Running)]);
     assert_eq!(next(&asking, &evidence(On)), Call(HostCall::ShutdownGuest));
-    // Another step tells nothing of it.
+    // Another step does not count.
     let other = job_after(forced.clone(), &[("power_off", JobStepState::Failed)]);
     assert_eq!(next(&other, &evidence(On)), Call(HostCall::ShutdownGuest));
 
@@ -157,7 +158,7 @@ fn a_guest_is_asked_once_to_shut_down() {
 }
 
 #[test]
-fn a_call_that_says_by_itself_that_it_is_done_is_made_once() {
+fn a_call_whose_success_ends_the_job_is_made_once() {
     let answer =
         JobRequest::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() };
     let create = JobRequest::CreateSnapshot {
@@ -203,7 +204,7 @@ fn a_call_that_says_by_itself_that_it_is_done_is_made_once() {
 }
 
 #[test]
-fn what_names_a_snapshot_needs_it() {
+fn a_request_that_names_a_snapshot_needs_it() {
     let bare = Evidence { snapshots: Vec::new(), current_snapshot: None, ..evidence(Off) };
     for request in [
         revert(None),
@@ -222,7 +223,7 @@ fn what_names_a_snapshot_needs_it() {
 }
 
 #[test]
-fn a_snapshot_that_is_called_so_is_not_renamed() {
+fn a_snapshot_that_has_the_name_is_not_renamed() {
     assert_eq!(next_after(&rename(Some("base"), None), &[], Off), Done);
     assert_eq!(next_after(&rename(Some("base"), Some("")), &[], Off), Done);
     assert!(matches!(next_after(&rename(Some("base"), Some("why")), &[], Off), Call(_)));
@@ -230,9 +231,13 @@ fn a_snapshot_that_is_called_so_is_not_renamed() {
 }
 
 #[test]
-fn a_revert_is_done_once_and_then_the_power_is_seen_to() {
+fn a_revert_is_done_once_and_then_the_power_is_set() {
     for power_on in [None, Some(true), Some(false)] {
-        assert_eq!(next_after(&revert(power_on), &[], On), reverted(), "also to what is current");
+        assert_eq!(
+            next_after(&revert(power_on), &[], On),
+            reverted(),
+            "also to the current snapshot"
+        );
     }
     for (power_on, power, plan) in [
         (None, On, Done),
@@ -295,9 +300,9 @@ fn a_preparation_reverts_powers_waits_and_settles_in_this_order() {
 }
 
 #[test]
-fn a_wait_counts_until_the_next_call_and_only_where_it_succeeded() {
+fn a_wait_counts_until_the_next_call_and_only_if_it_succeeded() {
     let all = prepare(false, Some(On), Some(Readiness::Tools), true);
-    // Somebody powered it off meanwhile, and it was powered on anew.
+    // Another user powered the machine off meanwhile, and the job powered it on again.
     assert_eq!(
         next_after(&all, &["power_on", "wait_tools", "power_on"], On),
         Await(Readiness::Tools)
@@ -306,7 +311,7 @@ fn a_wait_counts_until_the_next_call_and_only_where_it_succeeded() {
         next_after(&all, &["power_on", "wait_tools", "settle", "power_on", "wait_tools"], On),
         Settle(MINUTE)
     );
-    // Another wait is not this one, and does not take it back.
+    // Another wait neither counts as this one nor makes it obsolete.
     assert_eq!(next_after(&all, &["wait_ip"], On), Await(Readiness::Tools));
     assert_eq!(next_after(&all, &["wait_tools", "wait_ip"], On), Settle(MINUTE));
     let failed = [("wait_tools", JobStepState::Failed)];
@@ -316,7 +321,7 @@ fn a_wait_counts_until_the_next_call_and_only_where_it_succeeded() {
 }
 
 #[test]
-fn a_release_reverts_and_then_turns_off_what_it_may() {
+fn a_release_reverts_and_then_powers_off_unless_it_keeps_the_power() {
     assert_eq!(next_after(&release(true, false), &[], On), reverted());
     assert_eq!(next_after(&release(true, true), &[], On), reverted());
     for (request, done, power, plan) in [
@@ -347,12 +352,12 @@ fn a_revert_after_which_another_snapshot_is_current_has_failed() {
         assert_eq!(failure_kind(&plan), FailureKind::HostRejected, "{request:?}");
         assert_eq!(next_after(&request, &["revert"], Off), Done);
     }
-    // Where none was asked for, which one is current is the machine's own affair.
+    // If no snapshot was requested, any snapshot may be current.
     assert_eq!(next(&job(release(false, false)), &elsewhere), Done);
 }
 
 #[test]
-fn what_somebody_undoes_each_time_is_not_done_for_ever() {
+fn a_call_that_another_user_undoes_is_not_repeated_forever() {
     for (request, power, call) in [
         (prepare(false, Some(On), None, false), Off, HostCall::PowerOn),
         (prepare(false, Some(Off), None, false), On, HostCall::PowerOff),
@@ -364,7 +369,7 @@ fn what_somebody_undoes_each_time_is_not_done_for_ever() {
         assert_eq!(times(most - 1), Call(call.clone()));
         let given_up = times(most);
         assert_eq!(failure_kind(&given_up), FailureKind::InvalidPowerState);
-        // Only what was done counts, and only of this call.
+        // Only succeeded steps of this call count.
         let mut steps = succeeded(&vec![name; most - 1]);
         steps.extend([
             (name, JobStepState::Failed),

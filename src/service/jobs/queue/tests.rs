@@ -1,4 +1,4 @@
-//! The queues in examples, and against a simple model.
+//! Tests of the queues: examples, and a comparison with a simple model.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ fn machine(n: u8) -> TargetId {
 }
 
 #[test]
-fn a_job_that_is_being_accepted_has_its_place_already() {
+fn a_job_counts_before_it_is_committed() {
     let mut queues = Queues::new(16, 100);
     let m = machine(1);
     queues.reserve(&m, job(1), Lane::Ordinary).unwrap();
@@ -27,7 +27,7 @@ fn a_job_that_is_being_accepted_has_its_place_already() {
 }
 
 #[test]
-fn a_kill_passes_the_queue_and_runs_beside_what_runs() {
+fn a_kill_goes_first_and_runs_at_the_same_time_as_the_running_job() {
     let mut queues = Queues::new(16, 100);
     let m = machine(1);
     for n in 1..=3 {
@@ -63,7 +63,7 @@ fn limits_count_uncommitted_jobs_and_a_kill_always_fits_its_machine() {
 }
 
 #[test]
-fn an_answer_waits_for_answers_alone() {
+fn an_answer_waits_only_for_answers() {
     let mut queues = Queues::new(1, 100);
     let m = machine(1);
     for (n, lane) in [(1, Lane::Ordinary), (2, Lane::Answer), (3, Lane::Answer)] {
@@ -144,7 +144,7 @@ impl Model {
 #[derive(Clone, Debug)]
 enum Action {
     Arrive(Lane),
-    /// After a restart: a job that waited, or ran if true.
+    /// After a restart: a job that waited, or that ran if this is true.
     Restore(Lane, bool),
     Commit(prop::sample::Index),
     Withdraw(prop::sample::Index),
@@ -170,10 +170,11 @@ fn some<T: Copy>(index: prop::sample::Index, of: &[T]) -> Option<T> {
 }
 
 proptest! {
-    /// After any actions in any order the queues agree with the model, also about a job that is not
-    /// there.
+    /// After any sequence of actions, the queues agree with the model, also about an unknown job.
     #[test]
-    fn the_queues_agree_with_the_model(actions in prop::collection::vec((0..3u8, any_action()), 0..80)) {
+    fn the_queues_agree_with_the_model(
+        actions in prop::collection::vec((0..3u8, any_action()), 0..80)
+    ) {
         let mut queues = Queues::new(PER_MACHINE, IN_TOTAL);
         let mut models = vec![Model::default(); 3];
         let mut last = 0;
@@ -207,7 +208,8 @@ proptest! {
                 Action::Commit(index) => {
                     let Some((job, ..)) = some(index, &model.waiting) else { continue };
                     queues.mark_ready(&m, job);
-                    model.waiting.iter_mut().filter(|place| place.0 == job).for_each(|place| place.2 = true);
+                    let committed = model.waiting.iter_mut().filter(|place| place.0 == job);
+                    committed.for_each(|place| place.2 = true);
                 }
                 Action::Withdraw(index) => {
                     let Some((job, ..)) = some(index, &model.waiting) else { continue };
@@ -245,7 +247,9 @@ proptest! {
                 prop_assert!(!queues.withdraw(&m, job(0)));
                 active.extend(model.active().map(|job| (m, job)));
             }
-            let mut all_active: Vec<_> = queues.all_active().map(|(machine, job)| (machine.clone(), job)).collect();
+            let all_active = queues.all_active();
+            let mut all_active: Vec<_> =
+                all_active.map(|(machine, job)| (machine.clone(), job)).collect();
             all_active.sort();
             prop_assert_eq!(all_active, active);
             let mut all_waiting: Vec<JobId> = queues.all_waiting().collect();
@@ -261,7 +265,7 @@ proptest! {
 }
 
 #[test]
-fn kills_and_answers_have_lanes_of_their_own() {
+fn kills_and_answers_have_their_own_lanes() {
     assert_eq!(Lane::for_kind(JobKind::MachineKill), Lane::Kill);
     assert_eq!(Lane::for_kind(JobKind::MachineAnswer), Lane::Answer);
     assert_eq!(Lane::for_kind(JobKind::MachinePowerOn), Lane::Ordinary);

@@ -1,5 +1,4 @@
-//! The one end: the picture catches up, the end is committed, and people are told why it was no
-//! success.
+//! The one end of a job: the inventory catches up, the end is committed, and a failure says why.
 
 use jiff::Timestamp;
 
@@ -32,25 +31,24 @@ impl JobEnd {
 
 impl JobStateMachine {
     pub(super) fn end_machine_gone(&mut self, now: Timestamp) -> Effect {
-        let detail = "The machine that was meant is no longer on the host.";
+        let detail = "The job's machine is no longer on the host.";
         self.end_after_call_not_run(
             JobEnd::Failed(self.new_failure(FailureKind::MachineGone, detail)),
             now,
         )
     }
 
-    /// The machine is gone, and with it the only one who could tell whether the call ran.
+    /// The machine is gone, so nothing can prove whether the lost call ran.
     pub(super) fn end_machine_gone_after_loss(&mut self, now: Timestamp) -> Effect {
         self.end_unknown(
-            "The answer to the call was lost, and the machine that was meant is no longer on the host.",
+            "The answer to the call was lost, and the job's machine is no longer on the host.",
             now,
         )
     }
 
-    /// Ends the job where the last sending of its call is proven not to have run. An earlier one
-    /// that was lost may have: of most calls the machine itself told that it had not, of these
-    /// nothing can. Nor of one whose task the host forgot: it may still be at it, with no task to
-    /// see.
+    /// Ends the job if the last sending of its call is proven not to have run. An earlier lost
+    /// sending may have run. For most calls, the evidence proved that it did not. For the calls
+    /// below, nothing proves it. A call whose task vanished may even still run.
     pub(super) fn end_after_call_not_run(&mut self, end: JobEnd, now: Timestamp) -> Effect {
         let is_unprovable = |call: CallKind| {
             matches!(
@@ -70,7 +68,8 @@ impl JobStateMachine {
         let what = call.as_str().replace('_', " ");
         self.end_unknown(
             &format!(
-                "The answer to the call ({what}) was lost, and it was not done again; it may have run. {}",
+                "The answer to the call ({what}) was lost, and it was not done again; it may \
+                 have run. {}",
                 end.detail()
             ),
             now,
@@ -82,8 +81,8 @@ impl JobStateMachine {
         self.end(JobEnd::Unknown(failure), now)
     }
 
-    /// Ends the job; where the host was called, the picture first catches up with what the call
-    /// did.
+    /// Ends the job. If the host was called, the inventory first catches up with the effect of the
+    /// call.
     pub(super) fn end(&mut self, end: JobEnd, now: Timestamp) -> Effect {
         let end = match end {
             JobEnd::Failed(ref failure) | JobEnd::Cancelled(ref failure)
@@ -104,7 +103,7 @@ impl JobStateMachine {
         if self.is_grace_over() {
             return self.on_synced(end, None, now);
         }
-        self.set_phase("letting the picture catch up", now);
+        self.set_phase("letting the inventory catch up", now);
         self.run_state = RunState::AwaitingInventory(Box::new(end));
         Effect::Barrier
     }
@@ -118,7 +117,8 @@ impl JobStateMachine {
         match shown {
             Some(_) => self.close(end, shown, now),
             None if self.is_overdue() => {
-                let warning = "The machine could not be read again before the deadline; it may show an older state.";
+                let warning = "The machine could not be read again before the deadline; it may \
+                     show an older state.";
                 self.job.warnings.push(warning.to_owned());
                 self.close(end, None, now)
             }
@@ -153,7 +153,8 @@ impl JobStateMachine {
         if state == JobState::Succeeded {
             let shown = shown.unwrap_or_default();
             self.job.result = Some(JobResult {
-                // A guest that was off after all, just before the plug was pulled, was asked to.
+                // If the guest shut down just before it would have been powered off, the job still
+                // changed the machine.
                 changed: self.job.steps.iter().any(|step| step.state == JobStepState::Succeeded)
                     || plan::guest_may_still_obey(&self.job),
                 snapshot: match &self.job.request {
@@ -194,7 +195,7 @@ impl JobStateMachine {
     }
 
     pub(super) fn cancelled_failure(&self) -> Failure {
-        self.new_failure(FailureKind::JobCancelled, "The job was cancelled as it was asked to be.")
+        self.new_failure(FailureKind::JobCancelled, "The job was cancelled as requested.")
     }
 
     pub(super) fn deadline_failure(&self, detail: &str) -> Failure {
@@ -228,7 +229,10 @@ impl JobStateMachine {
             Some(Blocker::HostTask(task)) => self
                 .new_failure(
                     FailureKind::MachineBusy,
-                    &format!("Another task of the host, {task}, worked on the machine until the deadline."),
+                    &format!(
+                        "Another task of the host, {task}, worked on the machine until the \
+                         deadline."
+                    ),
                 )
                 .with_fault(fault),
             Some(Blocker::Busy) => self

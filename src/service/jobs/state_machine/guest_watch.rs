@@ -1,11 +1,12 @@
-//! Watching a guest that was asked to shut down or to restart: what the picture shows is all that
-//! tells.
+//! Watches a guest that was asked to shut down or to restart. Only the inventory shows whether it
+//! does.
 //!
 //! ```text
-//! shutdown: ask ─► off: done      ─ force_after over, or no tools run ─► power off, the job's second call
+//! shutdown: ask ─► off: done
+//!               └─► force_after over, or no tools: power off, the job's second call
 //! reboot:   ask ─► tools go ─► tools run: done
 //! ```
-//! A guest is asked once: whether an answer was lost or not, from then on it is watched until the
+//! A guest is asked once. Even if the answer was lost, the job then watches the guest until the
 //! deadline.
 
 use jiff::{SignedDuration, Timestamp};
@@ -18,7 +19,8 @@ use crate::domain::job::{Job, JobRequest, JobStepState, StepName};
 use crate::domain::power::PowerState;
 
 impl JobStateMachine {
-    /// Looks at the guest, or goes on looking where it was seen as `known`.
+    /// Waits until the guest's state differs from `known`. If `known` is `None`, this returns the
+    /// current state.
     pub(super) fn watch_guest(
         &mut self,
         known: Option<GuestObservation>,
@@ -38,7 +40,7 @@ impl JobStateMachine {
             GuestWatchResult::TimeUp => return self.power_off_after_timeout(now),
             GuestWatchResult::MachineGone => {
                 return self.end_unknown(
-                    "The guest was asked, and the machine that was meant is no longer on the host.",
+                    "The guest was asked, and the job's machine is no longer on the host.",
                     now,
                 );
             }
@@ -51,8 +53,8 @@ impl JobStateMachine {
                     observation.tools_stopped || (ran_before && !observation.tools_running);
                 if matches!(observation.power_state, Some(PowerState::Off | PowerState::Suspended))
                 {
-                    let detail = "The guest was asked to restart, and the machine was powered off or suspended \
-                                  before that was seen.";
+                    let detail = "The guest was asked to restart, and the machine was powered off \
+                                  or suspended before the restart was observed.";
                     return self.end_unknown(detail, now);
                 }
                 if self.tools_stopped && observation.tools_running {
@@ -67,7 +69,7 @@ impl JobStateMachine {
         self.watch_guest(Some(observation), now)
     }
 
-    /// The guest was not off in time: the plug is pulled.
+    /// `force_after` is over and the guest is not off: powers the machine off.
     fn power_off_after_timeout(&mut self, now: Timestamp) -> Effect {
         let JobRequest::Shutdown { force_after: Some(after) } = self.job.request else {
             return self.watch_guest(None, now);
@@ -75,11 +77,12 @@ impl JobStateMachine {
         let detail = format!("the guest was not off after {}", duration::format(after));
         self.finish_step(JobStepState::Failed, Some(&detail), now);
         self.job.intent = None;
-        self.set_phase("pulling the plug", now);
+        self.set_phase("powering the machine off", now);
         self.save(AfterSave::ReadMachine)
     }
 
-    /// Without tools there is no guest to be asked. Whether the plug is pulled instead.
+    /// A guest without tools cannot be asked. Powers the machine off if the job has `force_after`.
+    /// `None` if it does not.
     pub(super) fn power_off_without_tools(&mut self, now: Timestamp) -> Option<Effect> {
         let forced = matches!(self.job.request, JobRequest::Shutdown { force_after: Some(_) });
         if !forced || self.job.intent.as_ref()?.call != HostCall::ShutdownGuest {
@@ -91,8 +94,8 @@ impl JobStateMachine {
     }
 }
 
-/// When the plug is pulled: counted from when the guest was first asked. Never, once the job is to
-/// be cancelled.
+/// The time at which the machine is powered off: `force_after` after the guest was first asked.
+/// `None` if the job has no `force_after`, or after a request to cancel.
 pub(super) fn force_time(job: &Job) -> Option<Timestamp> {
     let JobRequest::Shutdown { force_after: Some(after) } = job.request else { return None };
     let asked =

@@ -1,5 +1,4 @@
-//! Before a call, the call, and its task: what the machine, the host's answer and the task's end
-//! lead to.
+//! A call of a job: the decision before it, its answer, and the end of its task.
 
 use jiff::Timestamp;
 
@@ -17,7 +16,7 @@ use crate::service::jobs::lost_call::{self, Resolution};
 use crate::service::jobs::plan::{self, Plan};
 use crate::service::snapshots;
 
-/// The detail of a step that was not needed.
+/// The detail of a skipped step.
 const ALREADY: &str = "the machine was in this state already";
 
 impl JobStateMachine {
@@ -38,9 +37,9 @@ impl JobStateMachine {
             return self.end_machine_gone(now);
         }
         let plan = plan::next(&self.job, &evidence);
-        // A kill neither waits for what runs nor minds a question: it is what ends both. But a
-        // machine that is off while a task works on it may be about to be on, unless the task hangs
-        // on a question.
+        // A kill waits neither for a running task nor for an answer, because it ends both. But if
+        // the machine is off while a task runs, the task may be about to power it on, unless it
+        // waits for an answer itself.
         let waits_for_others = !self.job.kind().bypasses_queue();
         let killing = self.job.kind() == JobKind::MachineKill;
         let not_off_yet = killing && plan == Plan::Done && evidence.question.is_none();
@@ -48,15 +47,15 @@ impl JobStateMachine {
             .recent_tasks
             .iter()
             .find(|task| task.running && (waits_for_others || not_off_yet));
-        // Nor has it killed what the job beside it is about to power on.
+        // Also, the kill is not done if another job is about to power the machine on.
         let about_to_be_on = not_off_yet && others.may_power_on;
         if plan == Plan::Done
             && !about_to_be_on
             && !self.job.steps.is_empty()
             && (waits_for_others || blocking_task.is_none())
         {
-            // Too late to be cancelled or to run out of time. A step that still waited was not
-            // needed.
+            // The request is fulfilled, so neither a request to cancel nor the deadline matters. A
+            // step that has not finished was not needed.
             self.finish_step(JobStepState::Skipped, Some(ALREADY), now);
             return self.end(JobEnd::Succeeded, now);
         }
@@ -94,8 +93,8 @@ impl JobStateMachine {
         }
     }
 
-    /// Why the job may not change the present snapshots. The snapshots may have changed since the
-    /// job was accepted, and the call may cover other snapshots than it did then.
+    /// The failure if the job may not change the machine's current snapshots. They may have changed
+    /// since the job was accepted, so the call may affect other snapshots than at that time.
     pub(super) fn snapshot_rules_refusal(
         &self,
         evidence: &Evidence,
@@ -130,14 +129,14 @@ impl JobStateMachine {
 
     pub(super) fn on_ready(&mut self, ready: bool, now: Timestamp) -> Effect {
         if !ready {
-            // It is off or gone: what that means the machine itself has to tell.
+            // The machine is off or gone. The next read of the machine decides what to do.
             return self.read_before_call();
         }
         self.finish_step(JobStepState::Succeeded, None, now);
         self.save(AfterSave::ReadMachine)
     }
 
-    /// A step that runs, or runs again: where it did before, it was proven to have had no effect.
+    /// Starts a step, or restarts a running step whose call was proven not to have run.
     fn start_step(&mut self, name: StepName, now: Timestamp) {
         let running =
             |step: &&mut JobStep| step.name == name && step.state == JobStepState::Running;
@@ -157,8 +156,8 @@ impl JobStateMachine {
     pub(super) fn on_called(&mut self, called: CallResult, now: Timestamp) -> Effect {
         match called {
             CallResult::Accepted(Accepted::Task(task)) => {
-                // Of two on one machine the first has come to its end, and the machine was as
-                // before it.
+                // An earlier task of this call that vanished has ended, because only one task runs
+                // on a machine, and it did not change the machine.
                 self.task_vanished = false;
                 self.job.host_task = Some(task.clone());
                 self.set_phase("waiting for the host's task", now);
@@ -201,15 +200,15 @@ impl JobStateMachine {
             TaskEnd::Vanished => {
                 self.task_vanished = true;
                 self.set_phase("the host's task vanished: finding out what happened", now);
-                // Its reference leads nowhere any more; after a restart the call is judged, not
-                // followed.
+                // The reference is useless now. Without it, a restart resolves the call and does
+                // not follow the task.
                 self.job.host_task = None;
                 self.await_host_after_loss(RETRY_PAUSE, now)
             }
         }
     }
 
-    /// The call or its task was refused, which proves that it had no effect.
+    /// The host refused the call or its task failed, which proves that this sending had no effect.
     pub(super) fn on_refused(&mut self, host_failure: HostFailure, now: Timestamp) -> Effect {
         match host_failure.kind {
             HostErrorKind::InvalidPowerState | HostErrorKind::NotFound => {
@@ -268,7 +267,8 @@ impl JobStateMachine {
             self.job.intent.as_ref().filter(removes).filter(|intent| intent.asked > 1)
             && lost_call::resolve(intent, &evidence, &others.tasks) == Resolution::Succeeded
         {
-            // What was to be removed went between the look at it and the sending that was refused.
+            // The snapshots disappeared after the evidence was read and before this sending was
+            // refused: the lost sending removed them.
             return self.call_succeeded(now);
         }
         let expected = match self.job.intent.as_ref().map(|intent| &intent.call) {
@@ -282,7 +282,7 @@ impl JobStateMachine {
             && evidence.power_state == expected
         {
             if self.was_sent_before() {
-                // The refusal says that the call whose answer was lost came through after all.
+                // The refusal proves that the lost sending ran.
                 self.finish_step(JobStepState::Succeeded, None, now);
             } else {
                 self.finish_step(JobStepState::Skipped, Some(ALREADY), now);
@@ -296,8 +296,8 @@ impl JobStateMachine {
     pub(super) fn call_succeeded(&mut self, now: Timestamp) -> Effect {
         self.last_host_failure = None;
         if self.job.kind() == JobKind::SnapshotCreate {
-            // Which one was made is on disk with the end alone; a start before that follows the
-            // task, or looks, again.
+            // The created snapshot is committed only with the end of the job. If otter restarts
+            // before that, it follows the task again, or reads the machine again.
             return self.end(JobEnd::Succeeded, now);
         }
         self.finish_step(JobStepState::Succeeded, None, now);
@@ -308,7 +308,7 @@ impl JobStateMachine {
         self.end(JobEnd::Succeeded, now)
     }
 
-    /// The machine could not be read, or the call proven not to have reached the host.
+    /// The machine could not be read, or the call is proven not to have reached the host.
     pub(super) fn on_unreadable(&mut self, host_failure: HostFailure, now: Timestamp) -> Effect {
         if host_failure.kind == HostErrorKind::NotFound {
             return self.end_machine_gone(now);
@@ -324,12 +324,11 @@ impl JobStateMachine {
         self.block(Blocker::HostAway(reason), Effect::AwaitHost(RETRY_PAUSE), now)
     }
 
-    /// Waits for something else to end; nothing of this job is under way on the host.
+    /// Blocks the job. No call of the job is under way.
     pub(super) fn block(&mut self, blocker: Blocker, effect: Effect, now: Timestamp) -> Effect {
         self.blocker = Some((blocker, now));
         match &mut self.job.intent {
-            // An earlier sending was lost, and what is known of the machine from before it still
-            // counts.
+            // An earlier sending was lost, so the evidence from before it is kept.
             Some(intent) if intent.asked > 1 => {
                 intent.asked -= 1;
                 self.job.host_task = None;
@@ -347,7 +346,7 @@ impl JobStateMachine {
         self.job.intent.as_ref().is_some_and(|intent| intent.call.kind().is_guest_operation())
     }
 
-    /// Whether a sending of the current call, before the last one, was lost.
+    /// Whether an earlier sending of the current call was lost.
     pub(super) fn was_sent_before(&self) -> bool {
         self.job.intent.as_ref().is_some_and(|intent| intent.asked > 1)
     }

@@ -1,18 +1,29 @@
-//! One job from its turn to its end: `step(input) → effect`, pure. `runner` does the I/O.
+//! The state machine of one job, from its turn to its end: `step(input) → effect`. Pure; `runner`
+//! and `effects` do the I/O.
 //!
 //! ```text
-//! queued ─► begin: examine ─► plan ─► commit the intent ─► call ─► follow the task ─► barrier ─► end
-//!             ▲  │ blocked          ▲ │ ask again           │ lost   │ vanished         ▲
-//!             └──┘                  │ │                     ▼        ▼                  │
-//!       busy, host away, question   └─┼───────────── judge: settle, examine ────────────┘
-//!                                     └─ next call of the same job (power after a revert)
+//! queued ─► read the machine ─► plan ─► commit intent ─► call ─► follow task ─► barrier ─► end
+//!            ▲ ▲  │ blocked               ▲                │ lost  │ vanished    ▲
+//!            │ └──┘                       │ send again     ▼       ▼             │
+//!            │ busy, host away,           └────── resolve the call: settle, ─────┘
+//!            │ question                                read the machine
+//!            └─ next call of the same job (power after a revert)
 //! ```
-//! What a guest does by itself (shutdown, reboot) has no task: after the call, or its loss, the
-//! guest is watched in the picture instead. Each way out leads through the store: the intent is
-//! committed before its call, the task's reference as soon as it is known, the end before anybody
-//! hears of it. After a crash [`JobStateMachine::resume`] enters this picture where the committed job says,
-//! and a call without a known end is judged like one whose answer was lost. A refusal proves only
-//! that its own sending did not run: after a loss it leads back to judging, or to unknown.
+//! - Before each call, the job reads the machine and decides the call (`plan`). It waits if the
+//!   machine is busy, the host is away or the machine asks a question.
+//! - The job commits its intent before the call, the reference of the task after the call, and its
+//!   end before readers see it.
+//! - A shutdown or a reboot by the guest has no task. After the call, or after its loss, the job
+//!   watches the guest in the inventory (`guest_watch`).
+//! - If the answer or the task of a call is lost, the job resolves the call from the evidence
+//!   (`recovery`, `lost_call`).
+//! - A refusal proves only that its own sending did not run. If an earlier sending was lost, the
+//!   job resolves the call again, or ends as `unknown`.
+//! - After a crash, [`JobStateMachine::resume`] continues from the committed job. A call without a
+//!   known end is treated like a lost call.
+//!
+//! Each event is an [`Input`], the result of the last effect, or an [`Interrupt`]: a request to
+//! cancel, the deadline, or the end of the grace after the deadline.
 
 mod finish;
 mod guest_watch;
@@ -39,101 +50,122 @@ use crate::domain::origin::Actor;
 use crate::service::host_failure::HostFailure;
 use crate::service::jobs::deadline_clocks;
 
-/// How long to wait before the host is tried again.
+/// The pause before the host is called again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is told of a call that could not be judged in time.
+/// The error detail if a lost call is not resolved before the deadline.
 const UNRESOLVED: &str =
-    "The answer to the call was lost, and the deadline passed before the machine could be judged.";
+    "The answer to the call was lost, and the deadline passed before the machine could be checked.";
 
-/// What is told of a guest that was not seen to obey in time.
+/// The error detail if the guest does not react before the deadline.
 const GUEST_DID_NOT_REACT: &str =
-    "The guest was asked and was not seen to have done it by the deadline; it may still do it.";
+    "The guest was asked, and did not do it before the deadline; it may still do it.";
 
-/// A job that runs.
+/// The state machine of one job.
 #[derive(Clone, Debug)]
 pub struct JobStateMachine {
     job: Job,
     rules: JobRules,
     run_state: RunState,
+    /// The reason why the job is blocked, and since when.
     blocker: Option<(Blocker, Timestamp)>,
-    /// The last refusal that was not final, for the report at the deadline.
+    /// The last refusal that was not final. A failure at the deadline reports it.
     last_host_failure: Option<HostFailure>,
-    /// The current call's answer or task was lost on the way, now or before a restart.
+    /// The answer or the task of the current call was lost, now or before a restart.
     after_loss: bool,
-    /// The current call was seen to run, and then its task vanished.
+    /// The current call ran, and then its task vanished from the host.
     task_vanished: bool,
-    /// The snapshot that the job made.
+    /// The snapshot that the job created.
     created_snapshot: Option<SnapshotId>,
-    /// The tools were seen to go after the guest was asked to restart.
+    /// The guest's tools stopped after the guest was asked to restart.
     tools_stopped: bool,
     deadline: DeadlineState,
 }
 
-/// Where the job stands against its deadline.
+/// The state of the job's deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum DeadlineState {
+    /// The deadline is in the future.
     Ahead,
+    /// The deadline passed. `question`: the machine waited on a question at that time.
     Passed { question: bool },
+    /// The grace after the deadline is over.
     GraceOver { question: bool },
 }
 
+/// The state of the run of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum RunState {
+    /// The job waits for its turn.
     Queued,
+    /// The job is being committed. Afterwards it continues as [`AfterSave`] says.
     Saving(AfterSave),
-    /// Reading the machine before a call.
+    /// The job reads the machine to decide its next call. No call is under way.
     ReadingBeforeCall,
-    /// Waiting for something before a call: nothing is under way on the host.
+    /// The job waits for another task, an answer or the host. No call is under way.
     Blocked,
+    /// The call is sent, and its answer is awaited.
     Calling,
+    /// The job follows the task of its call to its end.
     FollowingTask(TaskId),
-    /// The guest was asked, or may have been, and does it by itself.
+    /// The guest was asked, or may have been, to shut down or to reboot. The job watches it.
     WatchingGuest,
-    /// Waiting for the machine to be ready, or for time to pass: nothing is under way on the host.
+    /// The job waits until the machine is ready; if `None`, for a fixed time. No call is under way.
     AwaitingReadiness(Option<Readiness>),
-    /// Reading the machine after a refusal, to see whether the wanted state is there anyway.
+    /// The job reads the machine after a refusal, because it may have the expected state anyway.
     ReadingAfterRefusal(HostFailure),
-    /// The call may or may not run: waiting for the host.
+    /// The call was lost. The job waits for the host.
     AwaitingHostAfterLoss,
-    /// The same, reading the machine. `quiet`: the machine was quiet when the settling began.
+    /// The call was lost. The job reads the machine to resolve the call.
     ReadingAfterLoss {
+        /// Whether no task ran on the machine when the settle time began.
         quiet: bool,
     },
-    /// The same, waiting for another task or for quiet.
+    /// The call was lost. The job waits for the end of another task, or for the settle time.
     SettlingAfterLoss {
+        /// Whether no task ran on the machine when the settle time began.
         quiet: bool,
     },
-    /// Reading the machine after a lost revert's own task succeeded, or for the snapshot that a
-    /// task did not name.
+    /// The task succeeded. The job reads the machine to check the current snapshot after a lost
+    /// revert, or to find the created snapshot if the task did not name it.
     ReadingAfterTask,
+    /// The job's end is decided. The inventory must show the effect of its calls first.
     AwaitingInventory(Box<JobEnd>),
+    /// The same, while the host is away.
     AwaitingHostAtEnd(Box<JobEnd>),
+    /// The end is committed.
     Ended,
 }
 
+/// The continuation of a job after a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum AfterSave {
+    /// Read the machine to decide the next call.
     ReadMachine,
+    /// Send the committed intent.
     Call,
-    /// Wait as the effect says: the call was proven not to have run.
+    /// Perform this wait, then read the machine. The call is proven not to have run.
     Wait(Box<Effect>),
-    /// Wait as the effect says, then judge: this sending did not run, an earlier one may have.
+    /// Perform this wait, then resolve the call. The last sending did not run, but an earlier one
+    /// may have run.
     WaitAfterLoss(Box<Effect>),
+    /// Follow the task of the call.
     FollowTask(TaskId),
+    /// Watch the guest.
     WatchGuest,
+    /// Publish the end.
     Publish,
 }
 
 impl JobStateMachine {
-    /// A job that waits for its turn.
+    /// The state machine of a job that waits for its turn.
     #[must_use]
     pub fn from_queued(job: Job, rules: JobRules) -> Self {
         Self::new(job, rules, RunState::Queued)
     }
 
-    /// A job that ran when the daemon stopped, and its first effect. A job that waited is
-    /// [`JobStateMachine::from_queued`].
+    /// The state machine of a job that ran when otter stopped, and its next effect. For a job that
+    /// waited, use [`JobStateMachine::from_queued`].
     #[must_use]
     pub fn resume(job: Job, rules: JobRules) -> (Self, Effect) {
         let mut state_machine = Self::new(job, rules, RunState::Blocked);
@@ -149,25 +181,25 @@ impl JobStateMachine {
         (state_machine, effect)
     }
 
-    /// The durable part.
+    /// The job, as the next commit stores it.
     #[must_use]
     pub const fn job(&self) -> &Job {
         &self.job
     }
 
-    /// Whether its end is committed.
+    /// Whether the job's end is committed.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.run_state == RunState::Ended && self.job.state.is_end()
     }
 
-    /// What it waits for that is not its own work, and since when.
+    /// The reason why the job is blocked, and since when. `None` if it is not blocked.
     #[must_use]
     pub const fn blocker(&self) -> Option<&(Blocker, Timestamp)> {
         self.blocker.as_ref()
     }
 
-    /// The task that works for this job now.
+    /// The task of the host that works for this job. `None` if the job follows no task.
     #[must_use]
     pub const fn following(&self) -> Option<&TaskId> {
         match &self.run_state {
@@ -176,7 +208,7 @@ impl JobStateMachine {
         }
     }
 
-    /// Whether a call of it was made whose end is not known and is looked for on the machine.
+    /// Whether a call of the job was lost and is not resolved yet.
     #[must_use]
     pub const fn is_settling(&self) -> bool {
         matches!(
@@ -187,7 +219,8 @@ impl JobStateMachine {
         )
     }
 
-    /// The job's turn has come: it starts, unless its deadline passed while it waited.
+    /// Starts the job, because its turn has come, or ends it if its deadline passed while it
+    /// waited.
     ///
     /// # Parameters
     /// - `overdue`: whether the deadline passed, by the clock that never jumps.
@@ -195,14 +228,14 @@ impl JobStateMachine {
         if overdue { self.expire_queued(now) } else { self.start(now) }
     }
 
-    /// The wall clock jumped: the deadline moves with it. An end stays as it is being committed.
+    /// Moves the deadline after a jump of the wall clock. Does not change a job that has ended.
     pub fn shift_deadline(&mut self, by: SignedDuration, now: Timestamp) {
         if !self.job.state.is_end() {
             deadline_clocks::shift_deadline(&mut self.job, by, now);
         }
     }
 
-    /// The job starts.
+    /// Starts the job.
     pub fn start(&mut self, now: Timestamp) -> Effect {
         self.job.state = JobState::Running;
         self.job.started_at = Some(now);
@@ -210,7 +243,7 @@ impl JobStateMachine {
         self.save(AfterSave::ReadMachine)
     }
 
-    /// Ends a job that waits in its queue: nothing was done.
+    /// Cancels a job that waits in its queue. Nothing was done.
     pub fn cancel_queued(&mut self, by: Actor, now: Timestamp) -> Effect {
         self.job.request_cancel(by, now);
         self.close(JobEnd::Cancelled(self.cancelled_failure()), None, now)
@@ -223,14 +256,14 @@ impl JobStateMachine {
         self.close(JobEnd::Failed(failure), None, now)
     }
 
-    /// Ends a job that otter cannot work on. The end says nothing of what the host did.
+    /// Ends a job that otter cannot work on. It is not known what the host did.
     pub fn abandon(&mut self, detail: &str, now: Timestamp) {
         let failure = self.new_failure(FailureKind::OutcomeUnknown, detail);
         // The caller commits the job.
         let _ = self.close(JobEnd::Unknown(failure), None, now);
     }
 
-    /// Takes what became of the last effect and says what is next.
+    /// Takes the result of the last effect, and returns the next effect.
     pub fn step(&mut self, input: Input, now: Timestamp) -> Effect {
         let run_state = std::mem::replace(&mut self.run_state, RunState::Ended);
         match (run_state, input) {
@@ -275,7 +308,8 @@ impl JobStateMachine {
                 Effect::Barrier
             }
             (run_state, _) => {
-                // An answer that was not asked for changes nothing; ask again for the one that was.
+                // This input does not belong to the state. It changes nothing, and the pending
+                // effect is repeated.
                 let effect = pending_effect(&run_state, &self.job);
                 self.run_state = run_state;
                 effect
@@ -283,7 +317,7 @@ impl JobStateMachine {
         }
     }
 
-    /// Takes what came in while an effect is under way.
+    /// Takes an interrupt while an effect is under way.
     pub fn interrupt(&mut self, interrupt: Interrupt, now: Timestamp) -> Reaction {
         if self.job.state.is_end() {
             return Reaction::default();
@@ -293,7 +327,7 @@ impl JobStateMachine {
                 self.job.request_cancel(by.clone(), now);
                 self.job.updated_at = now;
             }
-            // What answers the question, or ends who asks, was not held up by it.
+            // A kill and an answer do not wait for the question.
             Interrupt::Deadline { question } => {
                 let question = *question && !self.job.kind().bypasses_queue();
                 self.deadline = DeadlineState::Passed { question };
@@ -311,8 +345,8 @@ impl JobStateMachine {
                 let failure = self.blocked_failure();
                 Self::replace_effect(self.end(JobEnd::Failed(failure), now))
             }
-            // The wish is committed first, so that a crash does not forget it; then the task is
-            // cancelled.
+            // The request to cancel is committed first, so that a crash does not lose it. Then the
+            // task is cancelled.
             (RunState::FollowingTask(task), Interrupt::Cancel(_)) => {
                 let task = task.clone();
                 Self::replace_effect(self.save(AfterSave::FollowTask(task)))
@@ -320,7 +354,7 @@ impl JobStateMachine {
             (RunState::FollowingTask(task), Interrupt::Deadline { .. }) => {
                 Reaction { cancel_task: Some(task.clone()), instead: None }
             }
-            // Nobody can call a guest back, and it may still obey.
+            // A request to a guest cannot be cancelled, and the guest may still obey.
             (RunState::WatchingGuest, Interrupt::Cancel(_)) => {
                 Self::replace_effect(self.save(AfterSave::WatchGuest))
             }
@@ -328,10 +362,11 @@ impl JobStateMachine {
                 Self::replace_effect(self.end_unknown(GUEST_DID_NOT_REACT, now))
             }
             (RunState::FollowingTask(_), Interrupt::GraceOver) => {
-                let detail = "The deadline passed and the host's task could not be stopped; it may still succeed.";
+                let detail = "The deadline passed and the host's task could not be stopped; it \
+                     may still succeed.";
                 Self::replace_effect(self.end_unknown(detail, now))
             }
-            // A host that is away is given the grace to come back: then a task of the job can be
+            // During the grace, a host that is away may come back, so that the job's task can be
             // found and cancelled.
             (
                 RunState::AwaitingHostAfterLoss | RunState::SettlingAfterLoss { .. },
@@ -417,7 +452,7 @@ impl JobStateMachine {
 
     fn follow(&mut self, task: TaskId) -> Effect {
         self.run_state = RunState::FollowingTask(task.clone());
-        // Who asked before there was a task meant this one.
+        // A request to cancel that came before the task existed applies to this task.
         if self.is_overdue() || self.job.cancel_requested_at.is_some() {
             Effect::CancelAndFollow(task)
         } else {
@@ -445,7 +480,7 @@ impl JobStateMachine {
     }
 }
 
-/// The effect that a stage waits for.
+/// The effect whose result a state waits for.
 fn pending_effect(run_state: &RunState, job: &Job) -> Effect {
     match run_state {
         RunState::Queued | RunState::Saving(_) => Effect::Save,

@@ -1,4 +1,4 @@
-//! What a [`JobStateMachine`](super::JobStateMachine) and its shell say to each other.
+//! The effects, inputs and interrupts of a [`JobStateMachine`](super::JobStateMachine).
 
 use std::time::Duration;
 
@@ -14,70 +14,79 @@ use crate::domain::snapshot_rules::SnapshotRules;
 use crate::hypervisor::Accepted;
 use crate::service::host_failure::HostFailure;
 
-/// What the shell is to do next; exactly one thing at a time.
+/// The next action, which the runner performs. Exactly one effect is under way at a time. Each
+/// variant names the input that answers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Commit the job to disk, answer [`Input::Saved`].
+    /// Commit the job to disk. Answer: [`Input::Saved`].
     Save,
-    /// Read the machine from the host, answer [`Input::Examined`].
+    /// Read the machine from the host. Answer: [`Input::Examined`].
     Examine,
-    /// Make the call, answer [`Input::Called`].
+    /// Send the call. Answer: [`Input::Called`].
     Call(HostCall),
-    /// Follow the job's own task, answer [`Input::TaskEnded`].
+    /// Follow the job's own task. Answer: [`Input::TaskEnded`].
     Follow(TaskId),
-    /// Ask the host to cancel the job's own task, and follow it; answer [`Input::TaskEnded`].
+    /// Ask the host to cancel the job's own task, and follow the task. Answer:
+    /// [`Input::TaskEnded`].
     CancelAndFollow(TaskId),
-    /// Look at the guest in the picture once that is whole, and wait until it is other than `known`
-    /// or it is `until`; answer [`Input::GuestObserved`].
+    /// Wait until the inventory is up to date and shows the guest in a state other than `known`, or
+    /// until the time `until`. Answer: [`Input::GuestObserved`].
     Watch { known: Option<GuestObservation>, until: Option<Timestamp> },
-    /// Wait this long, and then until the host is there and the picture is whole; answer
-    /// [`Input::Waited`].
+    /// Wait for this time, then until the host is connected and the inventory is up to date.
+    /// Answer: [`Input::Waited`].
     AwaitHost(Duration),
-    /// Wait until somebody else's task ended, answer [`Input::Waited`].
+    /// Wait until a task that is not the job's own has ended. Answer: [`Input::Waited`].
     AwaitTask(TaskId),
-    /// Wait until the question is gone, answer [`Input::Waited`].
+    /// Wait until the question is gone. Answer: [`Input::Waited`].
     AwaitAnswer(QuestionId),
-    /// Wait this long, answer [`Input::Waited`].
+    /// Wait for this time. Answer: [`Input::Waited`].
     Pause(Duration),
-    /// Wait until the machine is so, answer [`Input::Ready`].
+    /// Wait until the machine is ready. Answer: [`Input::Ready`].
     AwaitReady(Readiness),
-    /// Let the picture catch up with the host, answer [`Input::Synced`].
+    /// Wait until the inventory is up to date with the host. Answer: [`Input::Synced`].
     Barrier,
-    /// The end is committed: publish it. Nothing comes after.
+    /// Publish the committed end. This is the last effect.
     Finish,
 }
 
-/// What became of the last effect.
+/// The result of the last effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
+    /// The job is committed.
     Saved,
+    /// The machine was read, or could not be read.
     Examined(ExamineResult),
+    /// The host answered the call, or its answer was lost.
     Called(CallResult),
+    /// The followed task ended.
     TaskEnded(TaskEnd),
+    /// The guest changed, the time was up, or the machine is gone.
     GuestObserved(GuestWatchResult),
+    /// The wait is over.
     Waited,
-    /// Whether the machine is as it was waited for; else it cannot come to that any more.
+    /// Whether the machine is ready. False if it can no longer become ready.
     Ready(bool),
-    /// What the picture shows, or that the host went away before it was caught up.
+    /// The machine in the up-to-date inventory. `None` if the host went away first.
     Synced(Option<ObservedMachine>),
 }
 
-/// The evidence, and what otter itself knows around it.
+/// The evidence of a machine with the facts about otter's other jobs on it, or the error of the
+/// host.
 pub type ExamineResult = Result<(Evidence, OtherJobs), HostFailure>;
 
-/// What otter knows around a machine: its other jobs there, and the rules for snapshots.
+/// The facts about otter's other jobs on a machine, and the rules for its snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OtherJobs {
     pub tasks: Vec<TaskId>,
-    /// One of them made a call, or is about to, that may yet power the machine on, with no task
-    /// known to tell.
+    /// Whether another job has sent, or is about to send, a call that may power the machine on and
+    /// whose task is not known.
     pub may_power_on: bool,
-    /// What the job may do to the machine's snapshots.
+    /// The rules for changes of the machine's snapshots by this job.
     pub snapshot_rules: SnapshotRules,
 }
 
 impl OtherJobs {
-    /// Of these jobs.
+    /// The facts about these jobs.
     pub fn from_jobs<'j>(jobs: impl Iterator<Item = &'j Job>) -> Self {
         let mut others = Self::default();
         for job in jobs {
@@ -90,42 +99,46 @@ impl OtherJobs {
     }
 }
 
-/// What became of a call.
+/// The result of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallResult {
+    /// The host accepted the call.
     Accepted(Accepted),
+    /// The host refused the call, or the call did not reach the host. It did not run.
     Refused(HostFailure),
+    /// The call was sent and its answer was lost. It may have run.
     Lost(HostFailure),
 }
 
 /// How a task ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TaskEnd {
-    /// With the snapshot that it made, where it makes one and says so.
+    /// The snapshot that the task created, if the host names it.
     Succeeded {
         snapshot: Option<SnapshotId>,
     },
     Failed(HostFailure),
-    /// Who told of it had lost sight of the task: it may have done its work.
+    /// A manager lost the connection to the host, so the task may have done its work.
     Lost(HostFailure),
+    /// The host no longer knows the task.
     Vanished,
 }
 
-/// What came of watching a guest.
+/// The result of watching a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestWatchResult {
     Observed(GuestObservation),
     TimeUp,
-    /// The machine that was meant is no longer there.
+    /// The job's machine is no longer on the host.
     MachineGone,
 }
 
-/// A guest as the picture shows it.
+/// The state of a guest in the inventory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestObservation {
     pub power_state: Option<PowerState>,
     pub tools_running: bool,
-    /// Whether they were seen to stop since the last call was made.
+    /// Whether the tools stopped since the last call was sent.
     pub tools_stopped: bool,
 }
 
@@ -136,39 +149,39 @@ pub struct ObservedMachine {
     pub ip_address: Option<String>,
 }
 
-/// What may come while an effect is under way.
+/// An event that comes while an effect is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Interrupt {
-    /// Somebody asks to cancel.
+    /// A request to cancel.
     Cancel(Actor),
     /// The deadline passed. `question`: whether the machine waits on a question.
     Deadline { question: bool },
-    /// Some time after the deadline: what has not ended by now is given up.
+    /// The grace after the deadline is over. The job ends now.
     GraceOver,
 }
 
-/// The answer to an interrupt.
+/// The reaction to an interrupt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reaction {
-    /// Ask the host to cancel this task, beside the effect that is under way.
+    /// Ask the host to cancel this task. The effect that is under way continues.
     pub cancel_task: Option<TaskId>,
-    /// Drop the effect that is under way and do this instead.
+    /// Drop the effect that is under way, and perform this one instead.
     pub instead: Option<Effect>,
 }
 
-/// What a running job waits for that is not its own work.
+/// The reason why a running job is blocked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Blocker {
     HostTask(TaskId),
     Question(QuestionId),
     HostAway(String),
-    /// Something that the host did not name.
+    /// The host says that the machine is busy and does not name a task.
     Busy,
 }
 
-/// The time that the state_machine goes by.
+/// The settings of a job's state machine.
 #[derive(Clone, Copy, Debug)]
 pub struct JobRules {
-    /// `esx.settle`: how long a machine must be quiet before a lost call is judged.
+    /// `esx.settle`: how long no task may run on a machine before a lost call is resolved.
     pub settle: Duration,
 }

@@ -1,5 +1,5 @@
-//! After a loss: waiting for the host and for a quiet machine, then the verdict on the call whose
-//! end nobody saw.
+//! Recovery from a lost call: waits for the host, waits until no task runs on the machine, then
+//! resolves the call.
 
 use std::time::Duration;
 
@@ -58,13 +58,15 @@ impl JobStateMachine {
         }
         if self.is_overdue() {
             return self.end_unknown(
-                "The answer to the call was lost, and the deadline passed before it was judged.",
+                "The answer to the call was lost, and the deadline passed before it was known \
+                 whether the call ran.",
                 now,
             );
         }
-        // A guest takes its own time, whatever else works on the machine.
+        // Tasks on the machine do not affect an operation of the guest.
         let is_guest_operation = intent.call.kind().is_guest_operation();
-        // A kill and an answer settle by time alone: they must not wait for what they are to end.
+        // A kill and an answer wait only for the settle time. They must not wait for a task that
+        // they end.
         let waits_for_others = !is_guest_operation && !self.job.kind().bypasses_queue();
         if waits_for_others
             && let Some(task) = evidence.recent_tasks.iter().find(|task| task.running)
@@ -116,15 +118,16 @@ impl JobStateMachine {
             }
             Resolution::Unknown(why) => self.end_unknown(
                 &format!(
-                    "The answer of the host was lost, and what happened cannot be known: {why}."
+                    "The answer of the host was lost, and it cannot be known whether the call \
+                     ran: {why}."
                 ),
                 now,
             ),
         }
     }
 
-    /// The followed task says no more about the call than it has said: it is not found and followed
-    /// again.
+    /// Adds the followed task to the recorded evidence. Its end proved nothing, so it must not be
+    /// followed again.
     pub(super) fn mark_task_known(&mut self) {
         if let (Some(id), Some(intent)) = (self.job.host_task.take(), &mut self.job.intent) {
             let call = Some(intent.call.kind());
@@ -140,7 +143,7 @@ impl JobStateMachine {
                 if self.created_snapshot.is_none() {
                     self.job
                         .warnings
-                        .push("The host did not say which snapshot it made.".to_owned());
+                        .push("The host did not say which snapshot it created.".to_owned());
                 }
                 self.call_succeeded(now)
             }

@@ -1,5 +1,5 @@
-//! The end of each call is lost in each way, and then the machine shows itself in each way. The
-//! rows are the table of `lost_call`, written again from the contract.
+//! Loses the end of each call in each way, and then shows the machine in each state. The rows are
+//! the table of `lost_call`, written a second time from the contract.
 
 use super::script::Ending::{Cancelled, Changed, Failed, Unknown};
 use super::script::ScriptLine::{
@@ -19,7 +19,7 @@ use crate::domain::power::PowerState::Suspended;
 use crate::hypervisor::HostErrorKind;
 use crate::service::jobs::state_machine::OtherJobs;
 
-/// An end, and how often the call is sent for it.
+/// The expected end, and the expected number of sendings.
 type Expected = (Ending, usize);
 
 const SUCCEEDED: Expected = (Changed, 1);
@@ -32,17 +32,17 @@ struct Row {
     call: CallKind,
     /// The machine before the call.
     before: Evidence,
-    /// The machine as the call changes it.
+    /// The machine after the call ran.
     after: Evidence,
     /// The machine is unchanged.
     unchanged: Expected,
-    /// The same, and the job is cancelled meanwhile.
+    /// The machine is unchanged, and the job is cancelled meanwhile.
     cancelled: Expected,
-    /// The machine is as the call changes it.
+    /// The machine shows the effect of the call.
     done: Expected,
-    /// Somebody else's task ran, and the machine is unchanged.
+    /// A foreign task ran, and the machine is unchanged.
     foreign: Expected,
-    /// Somebody else's task ran, and the machine is as the call changes it.
+    /// A foreign task ran, and the machine shows the effect of the call.
     foreign_done: Expected,
     /// Other states of the machine. The end is unknown for each.
     unclear: Vec<Evidence>,
@@ -225,7 +225,7 @@ impl Row {
         assert_eq!((played.ending(), sendings), expected, "{:?}: {script:?}", self.request);
     }
 
-    /// Somebody else's task ran: a stranger's, or one of another job of otter's.
+    /// A foreign task ran: a task of another account, or of another job of otter.
     fn after_foreign_task(&self, evidence: &Evidence) -> [Vec<ScriptLine>; 2] {
         let task = |by_us| with_task(evidence.clone(), "foreign", self.call, by_us);
         let others =
@@ -236,7 +236,7 @@ impl Row {
 }
 
 #[test]
-fn the_end_of_a_lost_call_is_read_from_the_machine() {
+fn a_lost_call_is_resolved_from_the_machine() {
     for row in rows() {
         for (loss, _) in row.losses() {
             row.check(&loss, &[HostBack, Settled(row.before.clone())], row.unchanged);
@@ -302,7 +302,7 @@ fn a_lost_call_that_is_cancelled_is_not_sent_again() {
 }
 
 #[test]
-fn a_lost_call_that_is_not_judged_by_the_deadline_is_unknown() {
+fn a_lost_call_that_is_not_resolved_by_the_deadline_is_unknown() {
     for row in rows() {
         for (loss, _) in row.losses() {
             row.check(&loss, &[Saw(row.before.clone()), Deadline], UNKNOWN);
@@ -322,7 +322,7 @@ fn a_snapshot_is_known_not_to_exist_if_the_host_itself_restarted() {
 }
 
 #[test]
-fn a_removal_without_children_is_sent_again_beside_a_later_snapshot() {
+fn a_removal_without_children_is_sent_again_despite_a_later_snapshot() {
     let later = with_snapshot(off(), snapshot_evidence("late", Some("kickstart"), "late"));
     let lines = [Saw(off()), Lost, Settled(later), Accepted("second"), TaskSucceeded];
     let played = play(remove(false), &lines);

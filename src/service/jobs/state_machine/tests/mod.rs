@@ -1,7 +1,7 @@
-//! The state_machine under test: for each kind of job, what the host did and how the job must end.
+//! Tests of the state machine: for each kind of job, the actions of the host and the expected end.
 //!
 //! ```text
-//! table, lost_calls: request, answers of the host ──► script: the state_machine ──► end, calls
+//! table, lost_calls: request, answers of the host ──► script: the state machine ──► end, calls
 //! ```
 //! The machine and every answer of the host are written out. No test computes them.
 
@@ -69,7 +69,7 @@ fn off() -> Evidence {
     machine(PowerState::Off)
 }
 
-/// The same machine with another snapshot.
+/// The same machine with one more snapshot.
 fn with_snapshot(mut evidence: Evidence, snapshot: SnapshotEvidence) -> Evidence {
     evidence.snapshots.push(snapshot);
     evidence

@@ -1,5 +1,5 @@
-//! Plays one case: gives the state_machine a fixed list of answers and interrupts. At each line it checks
-//! the rules that hold in every case.
+//! Plays one case: gives the state machine a fixed list of answers and interrupts. At each line it
+//! checks the rules that hold in every case.
 
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ pub enum Ending {
 
 /// A case that was played to its end.
 pub struct Played {
-    /// The job as it is on disk.
+    /// The job on disk.
     pub job: Job,
     /// Every call that left otter.
     pub calls: Vec<CallKind>,
@@ -149,7 +149,7 @@ struct Play {
     state_machine: JobStateMachine,
     /// The effect that is under way.
     effect: Effect,
-    /// The job as it is on disk.
+    /// The job on disk.
     committed: Job,
     calls: Vec<CallKind>,
     /// The tasks that the host was asked to cancel.
@@ -158,7 +158,7 @@ struct Play {
 }
 
 impl Play {
-    /// What is true wherever a job is.
+    /// Checks the rules that hold in every state.
     fn check_rules(&self) {
         let is_held = matches!(self.effect, Effect::Save | Effect::Call(_) | Effect::Finish);
         for interrupts in [

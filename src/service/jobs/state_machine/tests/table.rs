@@ -1,5 +1,5 @@
-//! The table of cases: what a job asks for, what the host did and when, how the job must end, and
-//! which calls it made. `lost_calls` has the cases of a call whose end is not known.
+//! The table of cases: the request, the actions of the host, the expected end and the expected
+//! calls. `lost_calls` has the cases of lost calls.
 
 use std::time::Duration;
 
@@ -218,7 +218,7 @@ fn a_foreign_task_or_a_question_is_waited_for() {
 #[test]
 fn a_kill_waits_only_for_what_may_power_the_machine_on() {
     let call = [Saw(on()), Accepted("task"), TaskSucceeded];
-    // It asks at once, and again after the task that the host names.
+    // The kill calls at once, and again after the task that the host names.
     let foreign = || Saw(with_running_task(on(), "foreign", REVERT, false));
     let again = [&[foreign(), RefusedBecauseOf("foreign"), OtherTaskEnded], &call[..]].concat();
     check(JobRequest::Kill, &again, Changed, &[OFF, OFF]);
@@ -239,7 +239,7 @@ fn a_refusal_that_proves_that_nothing_ran_leads_to_another_call() {
         let lines = [Saw(on()), Refused(refusal), Saw(on()), Accepted("task"), TaskSucceeded];
         check(JobRequest::Reset, &lines, Changed, &[CallKind::Reset; 2]);
     }
-    // Somebody else powered the machine on while the job waited.
+    // Another user powered the machine on while the job waited.
     let lines = [Saw(off()), Refused(Error::Busy), Saw(on())];
     let played = check(JobRequest::PowerOn, &lines, Unchanged, &[ON]);
     assert_eq!(states(&played), [("power_on", JobStepState::Skipped)]);
@@ -272,7 +272,7 @@ fn a_call_is_sent_four_times_at_most() {
     let refused = || [vec![Refused(Error::Unreachable), Settled(off())], lost()].concat();
     let lines = [vec![Saw(off())], lost(), refused(), refused(), refused()].concat();
     check(revert(None), &lines, Unknown, &[REVERT; 7]);
-    // Somebody else powers the machine on each time.
+    // Another user powers the machine on each time.
     let release = JobRequest::Release { keep_power: false, snapshot: None };
     let undone = || [Saw(on()), Accepted("task"), TaskSucceeded];
     let lines = [&undone()[..], &undone(), &undone(), &undone(), &[Saw(on())]].concat();
@@ -280,7 +280,7 @@ fn a_call_is_sent_four_times_at_most() {
 }
 
 #[test]
-fn a_lost_call_that_the_machine_cannot_tell_of_is_unknown_if_it_is_not_done_again() {
+fn a_lost_call_that_the_machine_cannot_prove_is_unknown_if_it_is_not_sent_again() {
     let ran = || vec![Saw(off()), Lost, Settled(off())];
     let check = |lines: &[ScriptLine], calls| {
         check(revert(None), &[&ran(), lines].concat(), Unknown, &vec![REVERT; calls]);
@@ -306,7 +306,7 @@ fn a_removal_that_is_refused_after_a_loss_had_succeeded_if_the_snapshot_is_gone(
 }
 
 #[test]
-fn a_task_that_failed_uncertainly_is_judged_once() {
+fn a_task_that_failed_uncertainly_is_resolved_once() {
     let lines = |before: fn() -> Evidence, call| {
         let seen = || with_task(before(), "task", call, true);
         vec![Saw(before()), Accepted("task"), TaskUncertain, Settled(seen())]
