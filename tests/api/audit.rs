@@ -482,7 +482,7 @@ async fn only_an_admin_reads_the_audit() {
     {
         let read = guarded.request(role, Method::GET, "/v1/audit");
         let refused = Answer::from_request(read).await.problem(403, "forbidden");
-        let expected = format!("{role} is {said} and this needs an admin:");
+        let expected = format!("{role} is {said}, and this operation requires an admin:");
         assert!(refused.str("detail").starts_with(&expected), "{}", refused.text);
     }
     let tokens =
@@ -586,7 +586,7 @@ async fn invalid_filters_are_refused() {
         lab.get(&format!("/v1/audit?cursor={cursor}")).await.problem(400, "invalid-cursor");
     }
     lab.get("/v1/audit?user=ci").await.problem(400, "unknown-parameter");
-    for machine in ["nobody", "name:nobody"] {
+    for machine in ["missing", "name:missing"] {
         lab.get(&format!("/v1/audit?machine={machine}")).await.problem(404, "not-found");
     }
 }

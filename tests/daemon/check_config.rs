@@ -93,7 +93,7 @@ async fn check_config_refuses_what_serve_refuses() {
     let text = directory
         .assert_both_refuse("listen = \"unix:/nowhere/otter.sock\"", &["--state-dir", &state])
         .await;
-    assert!(text.contains("no directory /nowhere"), "{text}");
+    assert!(text.contains("the directory /nowhere does not exist"), "{text}");
 
     // Both commands report all problems at once.
     let text = directory

@@ -99,13 +99,13 @@ impl Host {
     pub async fn start(kind: HostKind, options: &LabOptions, clock: &Clock) -> Self {
         match kind {
             HostKind::Simulator => {
-                let options = SimulatorOptions::new(options.scenario.clone(), clock.clone());
-                let options = SimulatorOptions {
+                let defaults = SimulatorOptions::new(options.scenario.clone(), clock.clone());
+                let simulator = SimulatorOptions {
                     pace: options.pace,
                     on_answer: Some(record_answer),
-                    ..options
+                    ..defaults
                 };
-                Self::Simulator(Simulator::start(options).await.unwrap())
+                Self::Simulator(Simulator::start(simulator).await.unwrap())
             }
             HostKind::GovmomiEsx => Self::Govmomi(GovmomiSimulator::start("esx").await),
             HostKind::GovmomiVcenter => Self::Govmomi(GovmomiSimulator::start("vpx").await),
