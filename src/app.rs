@@ -93,8 +93,20 @@ pub struct SimulatedHost {
 /// # Errors
 /// The settings that are missing or invalid.
 pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Result<Settings> {
-    let Config { esx, http, machines, snapshots, jobs, leases, pools, audit, state, log, warnings } =
-        config;
+    let Config {
+        // A new section must be handled here.
+        esx,
+        http,
+        machines,
+        snapshots,
+        jobs,
+        leases,
+        pools,
+        audit,
+        state,
+        log,
+        warnings,
+    } = config;
     let state_dir = match &simulated {
         Some(_) => state.dir.clone(),
         None => Some(state.directory().to_owned()),

@@ -13,8 +13,8 @@ pub struct Machine {
     pub name: String,
     pub power_state: Option<PowerState>,
     pub template: bool,
-    /// `runtime.connectionState`: `connected`, `disconnected`, `inaccessible`, `invalid`, `orphaned`
-    /// or a word of a later API version.
+    /// `runtime.connectionState`: `connected`, `disconnected`, `inaccessible`, `invalid`,
+    /// `orphaned`, or a word of a later API version.
     pub connection_state: String,
     /// The path of the configuration file, `[datastore1] name/name.vmx`.
     pub path: Option<String>,
@@ -158,8 +158,8 @@ impl MachineIdentity {
         }
     }
 
-    /// Whether `other`, which was read from the host, is the same machine: it has the same moid, and
-    /// the same instance UUID, or the same path if one of the UUIDs is not known.
+    /// Whether `other`, which was read from the host, is the same machine: it has the same moid,
+    /// and the same instance UUID, or the same path if one of the UUIDs is not known.
     #[must_use]
     pub fn agrees_with(&self, other: &Self) -> bool {
         self.id == other.id

@@ -9,7 +9,7 @@ use crate::domain::datastore::Datastore;
 use crate::domain::ids::DatastoreId;
 use crate::domain::names::unescape_vim;
 
-/// The followed properties of a datastore.
+/// The properties of a datastore whose changes the host reports to otter.
 pub const DATASTORE_PATHS: &[&str] = &["name", "summary", "vm"];
 
 /// A datastore, decoded from the properties that the host has sent.

@@ -289,7 +289,7 @@ impl Session {
         self.state.send_modify(|state| state.confirmations += 1);
     }
 
-    /// Sets the login of all further calls.
+    /// Ends the outage: all further calls use this login.
     pub fn set_login(&self, login: &Arc<Login>) {
         self.state.send_modify(|state| state.link = Link::Up(Arc::clone(login)));
     }

@@ -333,7 +333,7 @@ impl HostError {
         }
     }
 
-    /// Adds the fault that the host answered.
+    /// Adds the fault from the host's answer.
     #[must_use]
     pub fn with_fault(mut self, fault: Fault) -> Self {
         self.fault = Some(fault);

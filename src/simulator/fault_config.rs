@@ -340,7 +340,8 @@ mod tests {
             (r#"{"method": "*", "what": {"fault": "NoSuchFault"}}"#, "NoSuchFault"),
             (r#"{"method": "*", "what": {"fault": "TaskInProgress"}}"#, "task"),
             (
-                r#"{"method": "*", "what": {"fault": {"type": "NoPermission", "fields": {"x": "y"}}}}"#,
+                r#"{"method": "*",
+                    "what": {"fault": {"type": "NoPermission", "fields": {"x": "y"}}}}"#,
                 "x",
             ),
             (

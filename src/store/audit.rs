@@ -402,7 +402,7 @@ mod tests {
         store.insert_job(&queued(1), Some(&key), None).await.unwrap();
         store.insert_job(&queued(2), Some(&key), None).await.unwrap_err();
         assert_eq!(actions(&store).await, [AuditAction::JobAccepted]);
-        assert!(!store.revoke_token("nobody", start()).await.unwrap());
+        assert!(!store.revoke_token("unknown", start()).await.unwrap());
         assert_eq!(all(&store).await.len(), 1);
     }
 

@@ -1,5 +1,5 @@
 //! `otter store restore`: creates a state directory from an archive. It ends all unfinished jobs
-//! and leases, so that the daemon calls no host for them.
+//! and leases, so that the daemon sends no call to the host for them.
 //!
 //! ```text
 //! lock the empty directory ─► extract the members and check their hashes ─► check the database

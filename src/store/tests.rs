@@ -1,5 +1,5 @@
-//! Tests of the store through its public functions: it stores every field, it refuses bad writes, and
-//! commits survive a crash.
+//! Tests of the store through its public functions: it stores every field, it refuses bad writes,
+//! and commits survive a crash.
 
 use std::path::Path;
 use std::time::Duration;

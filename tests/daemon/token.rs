@@ -329,7 +329,7 @@ async fn a_rotated_token_has_another_secret_and_the_old_one_is_refused() {
     assert!(before["rotated_at"].is_null() && after["rotated_at"].is_string(), "{after}");
     shown(&["rotate", "ci", "--expires", "180d"]);
     assert!(listed()["expires_at"].as_str() > after["expires_at"].as_str());
-    let (code, text) = run_to_exit(token(state, &["rotate", "nobody"])).await;
+    let (code, text) = run_to_exit(token(state, &["rotate", "missing"])).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(daemon.terminate().await.success());
 }

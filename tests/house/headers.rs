@@ -1,4 +1,4 @@
-//! Every file begins with a header that states its job.
+//! Every file says at its top what its one job is, and no line is longer than 100 columns.
 
 #[test]
 fn every_file_begins_with_a_header() {
@@ -8,4 +8,14 @@ fn every_file_begins_with_a_header() {
         .map(|(path, _)| path)
         .collect();
     assert!(without.is_empty(), "these files do not begin with a //! header: {without:?}");
+}
+
+#[test]
+fn no_line_is_longer_than_100_columns() {
+    let mut long = Vec::new();
+    for (path, text) in super::sources() {
+        let lines = text.lines().enumerate().filter(|(_, line)| line.chars().count() > 100);
+        long.extend(lines.map(|(at, _)| format!("{}:{}", path.display(), at + 1)));
+    }
+    assert!(long.is_empty(), "these lines of src are too long: {long:?}");
 }

@@ -1,10 +1,12 @@
 //! Rules for the source code that the compiler does not check.
 
+mod architecture;
 mod circles;
 mod headers;
 mod ids;
 mod imports;
 mod paths;
+mod words;
 
 use std::path::{Path, PathBuf};
 

@@ -221,8 +221,8 @@ async fn the_shell_example_ends_its_command_if_otter_stays_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_example_reports_why_otter_does_not_answer() {
     let job = CiJob::start().await;
-    let nobody = [("OTTER_URL", "http://127.0.0.1:1")];
-    let (code, text) = with_otter_sh(&job, "echo never", &nobody, async |_| {}).await;
+    let unreachable = [("OTTER_URL", "http://127.0.0.1:1")];
+    let (code, text) = with_otter_sh(&job, "echo never", &unreachable, async |_| {}).await;
     let message = "otter.sh: otter does not answer at http://127.0.0.1:1 (curl exits with 7)\n";
     assert_eq!((code, text.as_str()), (Some(69), message));
 

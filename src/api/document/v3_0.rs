@@ -446,7 +446,8 @@ mod tests {
             ),
             (
                 "an inline schema or null",
-                json!({ "anyOf": [{ "type": "integer", "description": "inner" }, { "type": "null" }],
+                json!({ "anyOf": [{ "type": "integer", "description": "inner" }, {
+                    "type": "null" }],
                     "description": "outer" }),
                 json!({ "type": "integer", "nullable": true, "description": "outer" }),
             ),
@@ -492,7 +493,8 @@ mod tests {
             ("no examples", json!({ "examples": [] }), json!({})),
             (
                 "text in base64",
-                json!({ "type": "string", "contentEncoding": "base64", "contentMediaType": "image/png" }),
+                json!({ "type": "string", "contentEncoding": "base64",
+                    "contentMediaType": "image/png" }),
                 json!({ "type": "string", "format": "byte" }),
             ),
             (
@@ -502,7 +504,8 @@ mod tests {
             ),
             (
                 "names of properties",
-                json!({ "type": "object", "propertyNames": { "pattern": "^a" }, "additionalProperties": reference }),
+                json!({ "type": "object", "propertyNames": { "pattern": "^a" },
+                    "additionalProperties": reference }),
                 json!({ "type": "object", "additionalProperties": reference }),
             ),
             (
@@ -512,9 +515,11 @@ mod tests {
             ),
             (
                 "one pattern of properties",
-                json!({ "type": "object", "patternProperties": { "^a": { "type": ["string", "null"] } },
+                json!({ "type": "object", "patternProperties": { "^a": { "type": ["string",
+                    "null"] } },
                     "additionalProperties": false }),
-                json!({ "type": "object", "additionalProperties": { "type": "string", "nullable": true } }),
+                json!({ "type": "object", "additionalProperties": { "type": "string",
+                    "nullable": true } }),
             ),
             (
                 "several patterns of properties",
@@ -523,8 +528,10 @@ mod tests {
             ),
             (
                 "a closed tuple",
-                json!({ "type": "array", "prefixItems": [{ "type": "string" }, { "const": 1 }], "items": false }),
-                json!({ "type": "array", "items": { "anyOf": [{ "type": "string" }, { "enum": [1] }] } }),
+                json!({ "type": "array", "prefixItems": [{ "type": "string" }, { "const": 1 }],
+                    "items": false }),
+                json!({ "type": "array", "items": { "anyOf": [{ "type": "string" }, {
+                    "enum": [1] }] } }),
             ),
             (
                 "an open tuple",
@@ -540,13 +547,15 @@ mod tests {
             ("nothing", json!(false), json!({ "not": {} })),
             (
                 "keywords without a counterpart",
-                json!({ "$comment": "c", "$defs": {}, "if": {}, "then": {}, "unevaluatedProperties": false,
+                json!({ "$comment": "c", "$defs": {}, "if": {}, "then": {},
+                    "unevaluatedProperties": false,
                     "dependentRequired": {}, "x-extensible-enum": ["a"], "title": "T" }),
                 json!({ "x-extensible-enum": ["a"], "title": "T" }),
             ),
             (
                 "a property that is named like a keyword",
-                json!({ "properties": { "const": { "const": 1 }, "examples": { "type": ["null", "string"] } } }),
+                json!({ "properties": { "const": { "const": 1 }, "examples": { "type": ["null",
+                    "string"] } } }),
                 json!({ "properties": { "const": { "enum": [1] },
                     "examples": { "type": "string", "nullable": true } } }),
             ),
@@ -576,7 +585,8 @@ mod tests {
                     "requestBody": { "content": { "application/json": { "schema": nullable } } },
                     "responses": { "200": { "description": "d",
                         "headers": { "H": { "schema": nullable } },
-                        "content": { "application/json": { "schema": nullable, "examples": { "e": { "value": 1 } } } } } },
+                        "content": { "application/json": { "schema": nullable, "examples": {
+                            "e": { "value": 1 } } } } } },
                     "callbacks": { "c": { "u": { "put": { "requestBody": {
                         "content": { "application/json": { "schema": nullable } } } } } } },
                 },
@@ -585,8 +595,10 @@ mod tests {
                 "pathItems": {},
                 "parameters": { "P": { "name": "p", "in": "query",
                     "content": { "application/json": { "schema": nullable } } } },
-                "requestBodies": { "B": { "content": { "application/json": { "schema": nullable } } } },
-                "responses": { "R": { "description": "d", "headers": { "H": { "schema": nullable } } } },
+                "requestBodies": { "B": { "content": { "application/json": {
+                    "schema": nullable } } } },
+                "responses": { "R": { "description": "d", "headers": { "H": {
+                    "schema": nullable } } } },
                 "headers": { "H": { "schema": nullable } },
             },
         });
@@ -601,21 +613,25 @@ mod tests {
                     "parameters": [{ "name": "a", "in": "query", "schema": nullable }],
                     "post": {
                         "parameters": [{ "$ref": "#/components/parameters/P" }],
-                        "requestBody": { "content": { "application/json": { "schema": nullable } } },
+                        "requestBody": { "content": { "application/json": {
+                            "schema": nullable } } },
                         "responses": { "200": { "description": "d",
                             "headers": { "H": { "schema": nullable } },
                             "content": { "application/json": { "schema": nullable,
                                 "examples": { "e": { "value": 1 } } } } } },
                         "callbacks": { "c": { "u": { "put": {
-                            "requestBody": { "content": { "application/json": { "schema": nullable } } },
+                            "requestBody": { "content": { "application/json": {
+                                "schema": nullable } } },
                             "responses": {} } } } },
                     },
                 } },
                 "components": {
                     "parameters": { "P": { "name": "p", "in": "query",
                         "content": { "application/json": { "schema": nullable } } } },
-                    "requestBodies": { "B": { "content": { "application/json": { "schema": nullable } } } },
-                    "responses": { "R": { "description": "d", "headers": { "H": { "schema": nullable } } } },
+                    "requestBodies": { "B": { "content": { "application/json": {
+                        "schema": nullable } } } },
+                    "responses": { "R": { "description": "d", "headers": { "H": {
+                        "schema": nullable } } } },
                     "headers": { "H": { "schema": nullable } },
                 },
             })
@@ -624,7 +640,10 @@ mod tests {
 
     #[test]
     fn a_json_response_gets_the_type_application_json_too() {
-        let content = |content: Value| json!({ "paths": { "/x": { "get": { "responses": { "4XX": { "content": content } } } } } });
+        let content = |content: Value| {
+            json!({ "paths": { "/x": { "get": { "responses": { "4XX": {
+            "content": content } } } } } })
+        };
         let (problem, other) =
             (json!({ "schema": { "type": "object" } }), json!({ "schema": { "type": "string" } }));
         for (new, old) in [

@@ -3,10 +3,10 @@
 //!
 //! "Recorded" is the evidence that was committed before the call. The "own task" is the only task
 //! on the machine that is not recorded, belongs to no other job, has the call's method and was
-//! started by otter's account. otter follows it to its end for each kind of call. Every other new
-//! task is foreign, including a task of another job of otter. The state machine resolves a call
-//! after no task ran on the machine for `esx.settle` (for a kill: after that time). A call is sent
-//! at most [`MAX_SENDS`] times. This counts the first sending, but not the sendings that are proven
+//! started by otter's account. Whatever the call is, otter follows its own task to the end. Every
+//! other new task is foreign, including a task of another job of otter. The state machine resolves
+//! a call once no task has run on the machine for `esx.settle`. A kill or an answer waits for
+//! `esx.settle` only, whether or not a task runs. A call is sent at most [`MAX_SENDS`] times. This counts the first sending, but not the sendings that are proven
 //! not to have run.
 //!
 //! ```text

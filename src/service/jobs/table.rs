@@ -179,8 +179,9 @@ impl JobTable {
         restored
     }
 
-    /// The next job that can start on a target. It counts as running from now on. A kill cancels
-    /// the job that runs, in the name of the caller who asked for the kill.
+    /// Takes the next job of a target from the queue and counts it as running. The caller starts
+    /// it. `None` if no job can start. A kill cancels the job that runs, in the name of the caller
+    /// who asked for the kill.
     pub fn start_next(&self, target: &TargetId) -> Option<JobId> {
         let mut inner = self.lock();
         let Turn { job, cancel } = inner.queues.next_turn(target)?;

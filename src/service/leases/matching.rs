@@ -82,9 +82,11 @@ enum SelectedMachine {
 }
 
 impl<'l> Selection<'l> {
+    /// Finds the machine that `select.machine` of a lease names.
+    ///
     /// # Parameters
-    /// - `machines`: every machine of the host. An excluded machine of the same name makes the name
-    ///   ambiguous, too.
+    /// - `machines`: every machine of the host, also the protected ones and the templates. If one
+    ///   of them has the same name, the name is ambiguous.
     #[must_use]
     pub fn new(lease: &'l Lease, machines: &[CandidateMachine]) -> Self {
         let machine = lease.select.machine.as_ref().map_or(SelectedMachine::Any, |reference| {

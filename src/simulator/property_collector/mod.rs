@@ -36,7 +36,7 @@ pub struct PropertyCollector {
     pub cancelled: u64,
 }
 
-/// The updates of a truncated set that were not sent yet.
+/// The updates of a truncated set that have not been sent yet.
 #[derive(Debug)]
 struct RemainingUpdates {
     version: u64,
@@ -44,7 +44,7 @@ struct RemainingUpdates {
     updates: VecDeque<(String, PendingUpdate)>,
 }
 
-/// The objects of a paged read that were not sent yet.
+/// The objects of a paged read that have not been sent yet.
 #[derive(Debug)]
 struct PagedRead {
     size: usize,

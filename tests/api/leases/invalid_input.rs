@@ -70,7 +70,7 @@ async fn leases_are_filtered_and_paged() {
         let actual = answer.str("code");
         assert!(actual == code || actual == "invalid-request", "{query}: {}", answer.text);
     }
-    lab.get("/v1/leases?machine=name:nobody").await.problem(404, "not-found");
+    lab.get("/v1/leases?machine=name:missing").await.problem(404, "not-found");
     lab.get("/v1/leases?machine=name:qubes-scratch").await.problem(409, "ambiguous-name");
     lab.get("/v1/leases?machine=999").await.problem(404, "not-found");
 }

@@ -281,7 +281,7 @@ async fn a_repeat_with_the_key_returns_the_first_response() {
     let found =
         lab.get("/v1/leases?reference=https%3A%2F%2Fci%2F7&state=active").await.expect(200).json;
     assert_eq!(found["items"][0]["id"], first.json["id"]);
-    for query in ["state=queued", "holder=nobody", "pool=ready", "machine=16&state=queued"] {
+    for query in ["state=queued", "holder=missing", "pool=ready", "machine=16&state=queued"] {
         assert_eq!(
             lab.get(&format!("/v1/leases?{query}")).await.expect(200).json["items"],
             json!([]),

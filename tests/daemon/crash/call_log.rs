@@ -51,7 +51,7 @@ struct Entry {
 struct KnownJob {
     machine: String,
     end: Option<ReportedEnd>,
-    /// When otter first reported that the job is to be cancelled.
+    /// When otter first reported that a caller asked to cancel the job.
     cancel_reported_at: Option<u64>,
     /// The run of the daemon in which it was last verified.
     verified_in_run: u32,

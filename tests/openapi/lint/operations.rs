@@ -109,7 +109,7 @@ pub(super) fn one_success(document: &Value) -> Vec<Broken> {
     let mut findings = Vec::new();
     for operation in walk::operations(document) {
         let successes = operation.responses.iter().filter(|(status, _)| status.starts_with('2'));
-        // A switch of protocols (101) has no body, nor a success beside it.
+        // A switch of protocols (101) has no body, and the operation has no other success.
         let switches = operation.responses.iter().any(|(status, _)| status == "101");
         let mut kinds: Vec<Option<&Value>> = Vec::new();
         for (_, response) in successes {
