@@ -6,8 +6,8 @@
 //! started by otter's account. Whatever the call is, otter follows its own task to the end. Every
 //! other new task is foreign, including a task of another job of otter. The state machine resolves
 //! a call once no task has run on the machine for `esx.settle`. A kill or an answer waits for
-//! `esx.settle` only, whether or not a task runs. A call is sent at most [`MAX_SENDS`] times. This counts the first sending, but not the sendings that are proven
-//! not to have run.
+//! `esx.settle` only, whether or not a task runs. A call is sent at most [`MAX_SENDS`] times. This
+//! counts the first sending, but not the sendings that are proven not to have run.
 //!
 //! ```text
 //! call                  state of the machine, without an own task          resolution
