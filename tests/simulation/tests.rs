@@ -121,8 +121,8 @@ fn mistakes_are_noticed() {
         (Mistake::Host(HostMistake::StaleAddress), 100, "is reported with"),
         (Mistake::FenceForgotten, 200, "fence"),
         (Mistake::GrantBeforeCommit, 100, "not on disk"),
-        (Mistake::FreeBeforeProven, 200, "was not proven"),
-        (Mistake::ExpiryByWallClock, 200, "before its time"),
+        (Mistake::FreeBeforeProven, 200, "did not succeed"),
+        (Mistake::ExpiryByWallClock, 200, "too early"),
     ] {
         let found = |seed: &u64| {
             violation(*seed, Some(mistake))
