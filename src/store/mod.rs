@@ -29,6 +29,8 @@ mod migrate;
 #[cfg(test)]
 mod migration_tests;
 mod open;
+#[cfg(test)]
+mod open_tests;
 mod purge;
 mod restore;
 #[cfg(test)]
