@@ -131,6 +131,11 @@ impl JobInvariants {
         disk: &Committed,
     ) {
         self.require(!before.state.is_end(), || format!("the end of {} was overwritten", job.id));
+        let is_queued_again = before.state == JobState::Running && job.state == JobState::Queued;
+        self.require(!is_queued_again, || format!("the start of {} was overwritten", job.id));
+        let is_forgotten =
+            before.cancel_requested_at.is_some() && job.cancel_requested_at.is_none();
+        self.require(!is_forgotten, || format!("the request to cancel {} was overwritten", job.id));
         if before.state == JobState::Queued && job.state == JobState::Running {
             self.check_order(job, now, disk);
             let runs = |other: &&Job| {

@@ -75,12 +75,13 @@ impl Jobs {
     async fn wall_clock_jumped(&self, by: SignedDuration, now: Timestamp) {
         tracing::warn!(seconds = by.as_secs(), "the wall clock jumped; deadlines move with it");
         let moved = self.0.table.shift_deadlines(by, now);
-        self.0.parts.event_stream.publish(moved.iter().map(Subject::from_job));
         let storing = StoringDeadline(&self.0.storing_deadline_of);
         for job in moved {
-            // The runner that takes the job after this line waits, so that its commits come later.
+            // A runner that takes the job after this line waits, so that its commits and events come
+            // later.
             storing.0.send_replace(Some(job.id));
             let Some(job) = self.0.table.pending_job(job.id) else { continue };
+            self.0.parts.event_stream.publish([Subject::from_job(&job)]);
             if let Err(error) = self.0.parts.store.update_job(&job).await {
                 // If the job ended meanwhile, it needs no deadline. Otherwise the next start uses
                 // the old deadline.

@@ -203,11 +203,6 @@ impl Queues {
         self.targets.get(target).into_iter().flat_map(Queue::committed)
     }
 
-    /// The committed jobs that wait for any target, in any order.
-    pub fn all_waiting(&self) -> impl Iterator<Item = JobId> {
-        self.targets.values().flat_map(Queue::committed)
-    }
-
     /// The targets that have an active job, each with that job.
     pub fn all_active(&self) -> impl Iterator<Item = (&TargetId, JobId)> {
         self.targets.keys().filter_map(|target| Some((target, self.active(target)?)))

@@ -50,6 +50,8 @@ struct Inner {
     queues: Queues,
     /// In the order of their ids, so that a simulation replays identically.
     entries: BTreeMap<JobId, Entry>,
+    /// The deadlines of the committed jobs that wait in a queue, by the clock that never jumps.
+    deadlines: BTreeSet<(Duration, JobId)>,
     /// A machine is not free until its tasks in this set have ended.
     orphaned_tasks: BTreeSet<OrphanedTask>,
 }
@@ -110,6 +112,7 @@ impl JobTable {
             inner: Mutex::new(Inner {
                 queues: Queues::new(per_machine, in_total),
                 entries: BTreeMap::new(),
+                deadlines: BTreeSet::new(),
                 orphaned_tasks: BTreeSet::new(),
             }),
             jumps: JumpSender::default(),
@@ -137,13 +140,20 @@ impl JobTable {
 
     /// The job is committed: it can start, be cancelled and expire.
     pub fn commit(&self, target: &TargetId, id: JobId) {
-        self.lock().queues.mark_ready(target, id);
+        let mut inner = self.lock();
+        inner.queues.mark_ready(target, id);
+        // The job may have been cancelled before its commit.
+        if inner.queues.position(target, id).is_some() {
+            inner.add_deadline(id);
+        }
+        drop(inner);
         self.deadline_added.notify_one();
     }
 
     /// Removes a job that has no end: it was refused, or the store does not have it.
     pub fn remove(&self, target: &TargetId, id: JobId) {
         let mut inner = self.lock();
+        inner.remove_deadline(id);
         inner.entries.remove(&id);
         inner.queues.withdraw(target, id);
         inner.queues.finish(target, id);
@@ -158,6 +168,7 @@ impl JobTable {
             let (id, target, lane) = (job.id, job.target.id(), Lane::for_kind(job.kind()));
             let due = now.due(job.deadline_at);
             restored.targets.insert(target.clone());
+            let waits = job.state != JobState::Running;
             let state_machine = if job.state == JobState::Running {
                 let (state_machine, first) = JobStateMachine::resume(job, rules);
                 inner.queues.restore_running(&target, id, lane);
@@ -168,6 +179,9 @@ impl JobTable {
                 JobStateMachine::from_queued(job, rules)
             };
             self.insert(&mut inner, state_machine, due);
+            if waits {
+                inner.add_deadline(id);
+            }
         }
         for target in &restored.targets {
             if let Some(killed) = inner.queues.killed_job(target) {
@@ -185,6 +199,7 @@ impl JobTable {
     pub fn start_next(&self, target: &TargetId) -> Option<JobId> {
         let mut inner = self.lock();
         let Turn { job, cancel } = inner.queues.next_turn(target)?;
+        inner.remove_deadline(job);
         if let Some(killed) = cancel {
             inner.cancel_killed(killed);
         }
@@ -216,7 +231,7 @@ impl JobTable {
     /// - `now`: by the clock that never jumps.
     pub fn withdraw_overdue(&self, now: Duration) -> Option<PendingJob> {
         let mut inner = self.lock();
-        let (_, id) = inner.first_deadline().filter(|(due, _)| *due <= now)?;
+        let (_, id) = inner.deadlines.first().copied().filter(|(due, _)| *due <= now)?;
         inner.withdraw(id)
     }
 
@@ -227,6 +242,7 @@ impl JobTable {
         let mut inner = self.lock();
         let orphaned = inner.add_orphaned_task(job);
         inner.queues.finish(&job.target.id(), job.id);
+        inner.remove_deadline(job.id);
         if let Some(entry) = inner.entries.remove(&job.id) {
             entry.status.send_replace(JobStatus::from_ended(Arc::clone(job)));
         }
@@ -271,7 +287,7 @@ impl JobTable {
 
     /// The earliest deadline of the queued jobs, by the clock that never jumps.
     pub fn first_deadline(&self) -> Option<Duration> {
-        self.lock().first_deadline().map(|(due, _)| due)
+        self.lock().deadlines.first().map(|(due, _)| *due)
     }
 
     /// Waits until a queued job is added.
@@ -401,13 +417,24 @@ impl JobTable {
 impl Inner {
     fn withdraw(&mut self, id: JobId) -> Option<PendingJob> {
         let entry = self.entries.get_mut(&id)?;
-        let withdrawn = self.queues.withdraw(&entry.target, id);
-        entry.pending.take_if(|_| withdrawn)
+        if !self.queues.withdraw(&entry.target, id) {
+            return None;
+        }
+        let pending = entry.pending.take();
+        self.remove_deadline(id);
+        pending
     }
 
-    fn first_deadline(&self) -> Option<(Duration, JobId)> {
-        let waiting = self.queues.all_waiting();
-        waiting.filter_map(|id| Some((self.entries.get(&id)?.due, id))).min()
+    fn add_deadline(&mut self, id: JobId) {
+        if let Some(entry) = self.entries.get(&id) {
+            self.deadlines.insert((entry.due, id));
+        }
+    }
+
+    fn remove_deadline(&mut self, id: JobId) {
+        if let Some(entry) = self.entries.get(&id) {
+            self.deadlines.remove(&(entry.due, id));
+        }
     }
 
     fn cancel_killed(&self, killed: Killed) {

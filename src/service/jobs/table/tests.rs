@@ -79,6 +79,17 @@ fn queued_jobs_expire_in_the_order_of_their_deadlines() {
 }
 
 #[test]
+fn a_job_that_is_cancelled_before_its_commit_does_not_expire() {
+    let (table, job) = (JobTable::new(16, 100), job(1));
+    let target = job.target.id();
+    table.reserve(&target, job.id, Lane::Ordinary).unwrap();
+    table.show(JobStateMachine::from_queued(job.clone(), RULES), seconds(1));
+    assert!(table.withdraw(job.id).is_some());
+    table.commit(&target, job.id);
+    assert_eq!(table.first_deadline(), None);
+}
+
+#[test]
 fn a_kill_cancels_the_running_job_in_the_name_of_its_caller() {
     let kill = Job { requested_by: "alice".to_owned(), request: JobRequest::Kill, ..job(2) };
     let jobs = [job(1), kill];
