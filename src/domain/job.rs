@@ -267,10 +267,10 @@ impl JobRequest {
 }
 
 impl JobKind {
-    /// Whether a job of this kind does not wait for the running job of its machine or for a pending
-    /// question. Jobs of these kinds end what the other jobs wait for.
+    /// Whether a job of this kind does not wait for a pending question or for other tasks on its
+    /// machine. Jobs of these kinds end what the other jobs wait for.
     #[must_use]
-    pub const fn bypasses_queue(self) -> bool {
+    pub const fn ignores_blockers(self) -> bool {
         matches!(self, Self::MachineKill | Self::MachineAnswer)
     }
 }

@@ -28,7 +28,7 @@ pub fn admit(
     let NewJob { machine, request, requester, reference, deadline, key: _ } = new;
     let kind = request.kind();
     // A job that otter starts for a lease waits for the answer.
-    let waits_for_answer = !kind.bypasses_queue() && !requester.is_internal();
+    let waits_for_answer = !kind.ignores_blockers() && !requester.is_internal();
     if let Some(question) = machine.question.as_ref().filter(|_| waits_for_answer) {
         let detail = format!(
             "{} waits on a question ({}); answer it first: {}",

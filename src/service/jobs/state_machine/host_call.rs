@@ -40,7 +40,7 @@ impl JobStateMachine {
         // A kill waits neither for a running task nor for an answer, because it ends both. But if
         // the machine is off while a task runs, the task may be about to power it on, unless it
         // waits for an answer itself.
-        let waits_for_others = !self.job.kind().bypasses_queue();
+        let waits_for_others = !self.job.kind().ignores_blockers();
         let killing = self.job.kind() == JobKind::MachineKill;
         let not_off_yet = killing && plan == Plan::Done && evidence.question.is_none();
         let blocking_task = evidence

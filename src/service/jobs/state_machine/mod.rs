@@ -187,12 +187,6 @@ impl JobStateMachine {
         &self.job
     }
 
-    /// Whether the job's end is committed.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
-        self.run_state == RunState::Ended && self.job.state.is_end()
-    }
-
     /// The reason why the job is blocked, and since when. `None` if it is not blocked.
     #[must_use]
     pub const fn blocker(&self) -> Option<&(Blocker, Timestamp)> {
@@ -329,7 +323,7 @@ impl JobStateMachine {
             }
             // A kill and an answer do not wait for the question.
             Interrupt::Deadline { question } => {
-                let question = *question && !self.job.kind().bypasses_queue();
+                let question = *question && !self.job.kind().ignores_blockers();
                 self.deadline = DeadlineState::Passed { question };
             }
             Interrupt::GraceOver => {

@@ -67,7 +67,7 @@ impl JobStateMachine {
         let is_guest_operation = intent.call.kind().is_guest_operation();
         // A kill and an answer wait only for the settle time. They must not wait for a task that
         // they end.
-        let waits_for_others = !is_guest_operation && !self.job.kind().bypasses_queue();
+        let waits_for_others = !is_guest_operation && !self.job.kind().ignores_blockers();
         if waits_for_others
             && let Some(task) = evidence.recent_tasks.iter().find(|task| task.running)
         {

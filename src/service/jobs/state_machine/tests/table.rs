@@ -336,6 +336,10 @@ fn power_after_a_revert_is_as_requested() {
             calls.push(call);
         }
         check(revert(Some(power_on)), &lines, Changed, &calls);
+        // A crash after the revert's task is on disk does not repeat the revert.
+        let crash = [Saw(on()), Accepted("task"), Committed, Crash, TaskSucceeded, Saw(off())];
+        let lines = [&crash[..], &lines[3..]].concat();
+        check(revert(Some(power_on)), &lines, Changed, &calls);
     }
     // Past its deadline the job succeeds if nothing is left to do.
     let late = [Saw(off()), Accepted("task"), Committed, Deadline, TaskSucceeded, Saw(on())];
@@ -451,6 +455,16 @@ fn a_preparation_reverts_powers_on_waits_and_settles() {
     let powered = [&[Saw(off())], &call[..], &[Saw(off())], &call[..], &[Saw(on())]].concat();
     let rest = [Ready(true), Saw(on()), Paused, Saw(on())];
     check(prepare(), &[&powered[..], &rest].concat(), Changed, &[REVERT, ON]);
+    // A crash does not repeat the revert, and a wait that is over is not repeated.
+    let crash = [Saw(off()), Accepted("task"), Committed, Crash, TaskSucceeded, Saw(off())];
+    let crashed =
+        [&crash[..], &[Saw(off())], &call, &[Saw(on()), Ready(true), Committed, Crash, Saw(on())]];
+    check(
+        prepare(),
+        &[&crashed.concat()[..], &[Paused, Saw(on())]].concat(),
+        Changed,
+        &[REVERT, ON],
+    );
     // Off again before the tools run.
     let again =
         [&powered[..], &[Ready(false), Saw(off())], &call[..], &[Saw(on())], &rest].concat();
