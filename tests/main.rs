@@ -1,5 +1,5 @@
-//! The one binary of integration tests. `harness` tells how to write one; the folders say what they
-//! are about.
+//! The one binary of integration tests. `harness` says how to write a test. Each folder says in its
+//! header what it tests.
 #![cfg(test)] // by which clippy knows that helpers, too, may unwrap
 
 mod api;

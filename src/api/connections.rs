@@ -51,7 +51,7 @@ pub struct ConnectionSlot {
     connections: Arc<Connections>,
     idle_since: AtomicU64,
     close: CancellationToken,
-    has_answered: AtomicBool,
+    has_accepted_request: AtomicBool,
     is_upgraded: Arc<AtomicBool>,
 }
 
@@ -113,7 +113,7 @@ impl Connections {
             connections,
             idle_since,
             close,
-            has_answered: AtomicBool::new(false),
+            has_accepted_request: AtomicBool::new(false),
             is_upgraded: Arc::default(),
         }))
     }
@@ -155,8 +155,8 @@ impl ConnectionSlot {
     /// Whether the connection has accepted a request. The end of the response may still be in
     /// transit.
     #[must_use]
-    pub fn has_answered(&self) -> bool {
-        self.has_answered.load(Ordering::Relaxed)
+    pub fn has_accepted_request(&self) -> bool {
+        self.has_accepted_request.load(Ordering::Relaxed)
     }
 
     /// The flag that the connection no longer speaks HTTP.
@@ -171,7 +171,7 @@ impl ConnectionSlot {
     pub fn begin_request(self: &Arc<Self>) -> Option<InFlight> {
         let since = self.idle_since.load(Ordering::Relaxed);
         self.connections.state().idle.remove(&since)?;
-        self.has_answered.store(true, Ordering::Relaxed);
+        self.has_accepted_request.store(true, Ordering::Relaxed);
         Some(InFlight(Arc::clone(self)))
     }
 }

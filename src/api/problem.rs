@@ -121,7 +121,7 @@ const TABLE: &[ProblemRow] = &[
         "The lease ended before it was active; its `end` says why.",
         "Read the lease, then request another one."),
     row(Kind::JobCancelled, Status::CONFLICT, Retry::No, "The job was cancelled",
-        "A caller cancelled the job.",
+        "The job was cancelled on request, by a kill, by the end of its lease, or by a restore.",
         "Start the job again if you still need it."),
     row(Kind::JobStillRunning, Status::CONFLICT, Retry::No, "The job is still running",
         "The wait timed out and the job is still running. A repeated POST without an \
@@ -187,7 +187,7 @@ const TABLE: &[ProblemRow] = &[
         "Check `esx.url`; try again later."),
     row(Kind::HostUnreachable, Status::SERVICE_UNAVAILABLE, Retry::After,
         "The host cannot be reached",
-        "otter lost the session with the host so long ago that it accepts no more jobs.",
+        "otter has had no session with the host for too long, or needs one for this call.",
         "Try again after `Retry-After`; GET /readyz?host=true says why."),
     row(Kind::HostLoginRefused, Status::SERVICE_UNAVAILABLE, Retry::After,
         "The host refuses otter's account",

@@ -433,7 +433,7 @@ pub fn unfinished_job(kind: FailureKind, id: JobId, view: &JobView) -> Failure {
             links::job(id)
         ),
         _ => format!(
-            "The job ({}, {}: {}) is still running: GET {}/wait",
+            "The job ({}, {}: {}) has not ended yet and continues: GET {}/wait",
             job.kind().as_str(),
             job.state.as_str(),
             job.phase,

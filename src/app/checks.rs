@@ -35,7 +35,7 @@ impl CheckedSettings {
         }
         let directory = state_dir.map_or("memory".into(), |directory| directory.to_string_lossy());
         let directory = &*directory;
-        tracing::info!(directory, "the state is kept in this directory");
+        tracing::info!(directory, "the state is kept here");
         match self.state.map(|found| found.existing) {
             Some(Existing::Nothing) => tracing::warn!(
                 directory,

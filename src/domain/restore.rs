@@ -37,8 +37,8 @@ pub fn end_job(job: &mut Job, now: Timestamp) {
         JobState::Queued => (
             JobState::Cancelled,
             FailureKind::JobCancelled,
-            "The store was restored from a backup in which the job was queued. The job called no \
-             host.",
+            "The store was restored from a backup in which the job was queued. otter did \
+             not start it after the restore. Check the machine.",
         ),
         JobState::Running => (
             JobState::Unknown,

@@ -190,7 +190,7 @@ impl Callers {
 
     /// Whether a token is in force, expired or revoked.
     #[must_use]
-    pub fn standing(&self, token: TokenId) -> TokenStatus {
+    pub fn status(&self, token: TokenId) -> TokenStatus {
         let known = self.known.load();
         match known.valid.iter().find(|known| known.id == token) {
             Some(known) if known.is_in_force(self.clock.now()) => TokenStatus::Valid,
@@ -455,7 +455,7 @@ mod tests {
         let identify = |token: &Token| callers.identify(Some(token.text()));
         let caller = identify(&ci).unwrap();
         assert_eq!((&*caller.name, caller.role), ("ci", Role::Runner));
-        assert_eq!(callers.standing(caller.token.unwrap()), TokenStatus::Valid);
+        assert_eq!(callers.status(caller.token.unwrap()), TokenStatus::Valid);
         assert_eq!(identify(&boss).unwrap().role, Role::Operator);
         let unknown = Token::new(&clock.random().unwrap());
         for refused in

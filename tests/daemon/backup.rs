@@ -107,14 +107,14 @@ async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
     succeeds(store("backup", Some(&archive), &state)).await;
     succeeds(store("check", None, &state)).await;
     let (code, text) = run_to_exit(store("compact", None, &state)).await;
-    assert!(code == Some(1) && text.contains("another otter"), "{text}");
+    assert!(code == Some(1) && text.contains("uses the state directory"), "{text}");
     stop.cancel();
     assert!(load.await.unwrap() > 0);
     assert_eq!(mode(&archive), 0o600);
     let (code, text) = run_to_exit(store("backup", Some(&archive), &state)).await;
     assert!(code == Some(1) && text.contains("exists already"), "{text}");
     let (code, text) = run_to_exit(store("restore", Some(&archive), &state)).await;
-    assert!(code == Some(1) && text.contains("another otter"), "{text}");
+    assert!(code == Some(1) && text.contains("uses the state directory"), "{text}");
     Arc::into_inner(daemon).expect("the load has ended").kill();
 
     let restored = directory.path().join("restored");

@@ -1,6 +1,5 @@
 //! Warnings about patterns in the configuration that match no machine: in the log of the daemon,
-//! and
-//! from `check-config --host`.
+//! and from `check-config --host`.
 
 use std::path::Path;
 use std::process::Command;

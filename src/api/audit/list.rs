@@ -102,10 +102,10 @@ async fn read_filter(
     };
     let (lease, job) = (lease.map(Parsed::value), job.map(Parsed::value));
     if let Err(failure) = named_lease(api, caller, lease).await {
-        require_facts(api, AuditFilter { lease, ..AuditFilter::default() }, failure).await?;
+        require_entries(api, AuditFilter { lease, ..AuditFilter::default() }, failure).await?;
     }
     if let Err(failure) = named_job(api, caller, job).await {
-        require_facts(api, AuditFilter { job, ..AuditFilter::default() }, failure).await?;
+        require_entries(api, AuditFilter { job, ..AuditFilter::default() }, failure).await?;
     }
     Ok(AuditFilter {
         actions: values(action),
@@ -129,16 +129,16 @@ async fn named_machine(api: &ApiState, reference: &str) -> Result<MachineId, Fai
         Err(failure) => failure,
     };
     let Ok(MachineReference::Id(id)) = reference.parse() else { return Err(failure) };
-    let facts_of_machine = AuditFilter { machine: Some(id.clone()), ..AuditFilter::default() };
-    require_facts(api, facts_of_machine, failure).await.map(|()| id)
+    let of_machine = AuditFilter { machine: Some(id.clone()), ..AuditFilter::default() };
+    require_entries(api, of_machine, failure).await.map(|()| id)
 }
 
 /// Fails with `missing` if no audit entry matches the filter.
-async fn require_facts(
+async fn require_entries(
     api: &ApiState,
     filter: AuditFilter,
     missing: Failure,
 ) -> Result<(), Failure> {
-    let facts = api.services().audit.list(&filter, None, 1).await?;
-    if facts.items.is_empty() { Err(missing) } else { Ok(()) }
+    let entries = api.services().audit.list(&filter, None, 1).await?;
+    if entries.items.is_empty() { Err(missing) } else { Ok(()) }
 }

@@ -211,24 +211,30 @@ function nullLast(one, other) {
 
 // The other facts about a value, or about each value of a list.
 function facts(schema) {
-  const facts = factsOf(schema);
-  return facts.length > 0 && element("div", { class: "dim" }, facts.map((fact, index) => [index > 0 && " · ", fact]));
+  const list = factsOf(schema);
+  return list.length > 0 && element("div", { class: "dim" },
+    list.map((fact, index) => [index > 0 && " · ", fact]));
 }
 
 function factsOf(schema) {
   const target = resolve(schema);
   if (!target || typeof target !== "object") return [];
-  const facts = [];
-  const values = (list) => list.filter((value) => value !== null).map((value) => [" ", element("code", {}, String(value))]);
+  const list = [];
+  const values = (all) => all.filter((value) => value !== null)
+    .map((value) => [" ", element("code", {}, String(value))]);
   const closed = target.enum ?? (target.const === undefined ? null : [target.const]);
-  if (closed) facts.push(["one of", values(closed)]);
-  if (target["x-extensible-enum"]) facts.push(["for now one of", values(target["x-extensible-enum"])]);
-  if (target.default !== undefined) facts.push(["default ", element("code", {}, JSON.stringify(target.default))]);
+  if (closed) list.push(["one of", values(closed)]);
+  const open = target["x-extensible-enum"];
+  if (open) list.push(["for now one of", values(open)]);
+  if (target.default !== undefined) {
+    list.push(["default ", element("code", {}, JSON.stringify(target.default))]);
+  }
   for (const [key, words] of Object.entries(BOUNDS)) {
-    if (target[key] !== undefined) facts.push([`${words} `, element("code", {}, String(target[key]))]);
+    if (target[key] === undefined) continue;
+    list.push([`${words} `, element("code", {}, String(target[key]))]);
   }
   const inner = target.items ?? alternativesOf(target)[0];
-  return inner && !fieldsOf(inner) ? facts.concat(factsOf(inner)) : facts;
+  return inner && !fieldsOf(inner) ? list.concat(factsOf(inner)) : list;
 }
 
 function resolve(value) {
@@ -248,8 +254,10 @@ function nameOf(reference) {
 
 function curl(path, method, operation, parameters, body) {
   const required = parameters.filter((parameter) => parameter.required);
-  const address = path.replaceAll(/\{(\w+)\}/g, (_, name) => sample(required.find((one) => one.name === name), name));
-  const query = required.filter((one) => one.in === "query").map((one) => `${one.name}=${sample(one, one.name)}`).join("&");
+  const named = (name) => required.find((one) => one.name === name);
+  const address = path.replaceAll(/\{(\w+)\}/g, (_, name) => sample(named(name), name));
+  const query = required.filter((one) => one.in === "query")
+    .map((one) => `${one.name}=${sample(one, one.name)}`).join("&");
   const parts = ["curl --fail-with-body"];
   if (method !== "get") parts.push(`-X ${method.toUpperCase()}`);
   parts.push(quoted(location.origin + address + (query && `?${query}`)));

@@ -52,8 +52,8 @@ pub fn problem_page(problem: &ProblemPage) -> HtmlPage {
              automatically."
         }
         "after" => {
-            "The problem is temporary: try again after the <code>Retry-After</code> of the \
-             response, or later."
+            "The problem may end without a change of the request: try again after the \
+             <code>Retry-After</code> of the response, or later."
         }
         "same-key" => {
             "Repeat the request with the same <code>Idempotency-Key</code>: it has its effect only \

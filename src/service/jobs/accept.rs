@@ -51,7 +51,7 @@ impl Jobs {
     }
 
     async fn accept(self, new: NewJob) -> Result<JobId, Failure> {
-        // A job that otter starts for a lease waits until the host is back.
+        // The jobs that otter starts for a lease are always accepted: they wait for the host.
         if !new.requester.is_internal() {
             self.require_accepting()?;
         }

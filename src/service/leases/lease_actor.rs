@@ -313,13 +313,13 @@ impl LeaseActor {
     async fn end_leases_of_invalid_tokens(&self, table: &mut LeaseTable) -> Result<(), Failure> {
         let tokens: BTreeSet<TokenId> =
             table.queued_leases().filter_map(|lease| lease.token).collect();
-        let standing = |token| (token, self.parts.callers.standing(token));
-        let standings: BTreeMap<TokenId, TokenStatus> = tokens.into_iter().map(standing).collect();
-        if standings.values().all(|standing| *standing == TokenStatus::Valid) {
+        let status = |token| (token, self.parts.callers.status(token));
+        let statuses: BTreeMap<TokenId, TokenStatus> = tokens.into_iter().map(status).collect();
+        if statuses.values().all(|status| *status == TokenStatus::Valid) {
             return Ok(());
         }
         let end = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
-            table.apply(LeaseInput::TokenStatuses(&standings), now)
+            table.apply(LeaseInput::TokenStatuses(&statuses), now)
         };
         self.commit(table, caused_by_otter(), None, Vec::new(), end).await.map(drop)
     }

@@ -2,7 +2,8 @@
 //! change of the domain types does not change the stored data.
 //!
 //! Each row contains [`VERSION`] in another column. A new field with `#[serde(default)]` does not
-//! change the version. Any other change needs a new version, and otter must still read the old one.
+//! change the version. Any other change needs a new version, and otter must still read the old one:
+//! also a new word, such as the name of a step, because an earlier otter refuses unknown words.
 //! Unknown fields are ignored.
 
 mod failure;

@@ -3,8 +3,7 @@
 //! every idempotency key is answered with its first job.
 //!
 //! A round has a kill at a random moment and a kill at a fail point (`fail_points`). All fail
-//! points
-//! come in turn. `tests/soak --rounds N --seed S` runs more rounds. The same seed makes the same
+//! points come in turn. `tests/soak --rounds N --seed S` runs more rounds. The same seed makes the same
 //! choices.
 
 mod audit;

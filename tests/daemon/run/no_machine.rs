@@ -17,7 +17,7 @@ async fn no_machine_is_free() {
     ended.assert_exit(75, "No matching machine is free now. Wait for one with --queue-for 30m");
     let late = fixture.run("--queue-for 1s", PRINT_NEVER).wait().await;
     late.assert_exit(75, "waiting for a machine, next in the queue");
-    assert!(late.stdout.is_empty() && !late.stderr.contains("back"), "{late:?}");
+    assert!(late.stdout.is_empty() && !late.stderr.contains("releas"), "{late:?}");
     let message = "\notter: The lease failed: no machine became free in time.\n";
     assert!(late.stderr.ends_with(message), "{late:?}");
     holder.signal(Signal::TERM);
@@ -226,7 +226,7 @@ async fn a_run_whose_token_is_revoked_while_it_waits_held_no_machine() {
     token(&["revoke", "--name", "second"]);
     let ended = next.wait().await;
     ended.assert_exit(77, "the lease ends: it was still queued and held no machine");
-    let wrong = ["A job that the call started continues", "given back", "comes back"];
+    let wrong = ["A job that the call started continues", "given back", "when the lease expires"];
     assert!(!wrong.iter().any(|wrong| ended.stderr.contains(wrong)), "{ended:?}");
     fixture.create_go_file();
     holder.wait().await.assert_exit(0, "the machine is given back");

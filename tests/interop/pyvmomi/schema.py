@@ -14,7 +14,8 @@ VERSION = "vim.version.v7_0_3_0"
 
 HEADER = """\
 # The declarations of vim25 7.0.3.0 for the types that the simulator knows: the fields in the order
-# of the wire, with ? for optional, * for repeated and @ for references, and the parameters of methods.
+# of the wire, with ? for optional, * for repeated and @ for references, and the parameters of
+# methods.
 #   enum NAME…
 #   managed NAME < BASE = property…
 #   data / fault NAME < BASE = field…

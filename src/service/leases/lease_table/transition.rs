@@ -38,7 +38,7 @@ impl<'t> Transition<'t> {
             LeaseInput::ForgetAbsentMachines(machines) => self.forget_absent_machines(machines),
             LeaseInput::Renew(id, ttl) => self.renew(id, ttl)?,
             LeaseInput::End { id, reason, by, detail } => self.end(id, reason, by, detail),
-            LeaseInput::TokenStatuses(standings) => self.end_leases_of_invalid_tokens(standings),
+            LeaseInput::TokenStatuses(statuses) => self.end_leases_of_invalid_tokens(statuses),
             LeaseInput::JobStarted(id, state, job) => self.job_started(id, state, job),
             LeaseInput::PrepareFinished(id, outcome) => self.prepare_finished(id, outcome),
             LeaseInput::ReleaseFinished(id, outcome) => self.release_finished(id, outcome),
@@ -240,11 +240,11 @@ impl<'t> Transition<'t> {
 
     /// Ends only queued leases. A lease that holds a machine goes on, because its holder may use
     /// the machine without calls to otter.
-    fn end_leases_of_invalid_tokens(&mut self, standings: &BTreeMap<TokenId, TokenStatus>) {
+    fn end_leases_of_invalid_tokens(&mut self, statuses: &BTreeMap<TokenId, TokenStatus>) {
         for id in self.table.queued_ids() {
             let Some(open) = self.table.leases.get(&id) else { continue };
-            let standing = open.lease.token.and_then(|token| standings.get(&token));
-            let verb = match standing {
+            let status = open.lease.token.and_then(|token| statuses.get(&token));
+            let verb = match status {
                 Some(TokenStatus::Revoked) => "was revoked",
                 Some(TokenStatus::Expired) => "has expired",
                 Some(TokenStatus::Valid) | None => continue,

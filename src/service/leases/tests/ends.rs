@@ -18,7 +18,7 @@ use crate::service::leases::matching::CandidateMachine;
 #[test]
 fn only_the_queued_leases_of_invalid_tokens_end() {
     let token = |number| TokenId::new(Uuid::from_u128(number));
-    let standings = BTreeMap::from([
+    let statuses = BTreeMap::from([
         (token(1), TokenStatus::Revoked),
         (token(2), TokenStatus::Expired),
         (token(3), TokenStatus::Valid),
@@ -35,7 +35,7 @@ fn only_the_queued_leases_of_invalid_tokens_end() {
     {
         ask(number, token, false, &[machine(1, false)]);
     }
-    let changes = table.apply(LeaseInput::TokenStatuses(&standings), at(1)).unwrap();
+    let changes = table.apply(LeaseInput::TokenStatuses(&statuses), at(1)).unwrap();
     assert_eq!(changes.leases.keys().collect::<Vec<_>>(), [&id(3), &id(4)]);
     for (number, detail) in [(3, "The token ci was revoked."), (4, "The token ci has expired.")] {
         let end = changes.leases[&id(number)].end.clone().unwrap();
