@@ -337,11 +337,11 @@ impl Supervisor {
             biased;
             () = services.tasks.wait() => {}
             () = signals.next_termination() => {
-                tracing::warn!("a second signal: dropping the remaining tasks");
+                tracing::warn!("received a second signal: otter does not wait for the remaining tasks");
             }
             () = clock.sleep(*grace) => {
                 let grace = grace.as_secs();
-                tracing::warn!("tasks still run after {grace} s: dropping the remaining tasks");
+                tracing::warn!("tasks still run after {grace} s: otter does not wait for them");
             }
         }
         services.hard.cancel();

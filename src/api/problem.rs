@@ -107,7 +107,7 @@ const TABLE: &[ProblemRow] = &[
     row(Kind::SelfProtection, Status::CONFLICT, Retry::No, "The machine is protected",
         "The configuration protects this machine, or otter itself runs in it.",
         "Use another machine, or change `machines.protected`."),
-    row(Kind::QuestionPending, Status::CONFLICT, Retry::No, "The machine waits on a question",
+    row(Kind::QuestionPending, Status::CONFLICT, Retry::No, "The machine waits for an answer",
         "ESX asks a question about the machine and does nothing else with it until the question is \
          answered.",
         "Answer the question, or kill the machine."),

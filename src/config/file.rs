@@ -408,7 +408,7 @@ impl<'a> Table<'a> {
 /// The type of a value, for messages.
 fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
-        DeValue::String(_) => "a text",
+        DeValue::String(_) => "a string",
         DeValue::Integer(_) => "an integer",
         DeValue::Float(_) => "a fraction",
         DeValue::Boolean(_) => "true or false",
@@ -419,7 +419,7 @@ fn kind(value: &DeValue<'_>) -> &'static str {
 }
 
 fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
-    value.as_str().ok_or_else(|| format!("expected a text in quotes, not {}", kind(value)))
+    value.as_str().ok_or_else(|| format!("expected a string in quotes, not {}", kind(value)))
 }
 
 fn parsed<T: FromStr<Err: Display>>(value: &DeValue<'_>) -> Result<T, String> {
@@ -431,12 +431,12 @@ fn some_path(value: &DeValue<'_>) -> Result<Option<PathBuf>, String> {
 }
 
 fn texts(value: &DeValue<'_>) -> Result<Vec<String>, String> {
-    let wrong = |value: &DeValue<'_>| format!("expected a list of texts, not {}", kind(value));
+    let wrong = |value: &DeValue<'_>| format!("expected a list of strings, not {}", kind(value));
     let list = value.as_array().ok_or_else(|| wrong(value))?;
     list.iter()
         .map(|item| match item.get_ref() {
             DeValue::String(text) => values::not_empty(text),
-            other => Err(format!("expected a list of texts, but it contains {}", kind(other))),
+            other => Err(format!("expected a list of strings, but one item is {}", kind(other))),
         })
         .collect()
 }

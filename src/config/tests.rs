@@ -238,10 +238,10 @@ fn a_misspelt_variable_of_the_host_is_an_error() {
 #[test]
 fn a_wrong_type_is_reported_with_the_expected_one() {
     for (text, expected) in [
-        ("[http]\nlisten = 8080", "2: http.listen: expected a text in quotes, not an integer"),
+        ("[http]\nlisten = 8080", "2: http.listen: expected a string in quotes, not an integer"),
         (
             "[http]\nmax_waits = 'many'",
-            "2: http.max_waits: expected a number from 1 to 4294967295, not a text",
+            "2: http.max_waits: expected a number from 1 to 4294967295, not a string",
         ),
         ("[http]\nmax_waits = 0", "2: http.max_waits: expected a number from 1 to 4294967295"),
         (
@@ -263,15 +263,15 @@ fn a_wrong_type_is_reported_with_the_expected_one() {
             "[esx]\nverify = 'yes'",
             "2: esx.verify: expected true, false, ca:<file> or sha256:<fingerprint>",
         ),
-        ("[esx.headers]\nx = 1", "2: esx.headers.x: expected a text in quotes, not an integer"),
+        ("[esx.headers]\nx = 1", "2: esx.headers.x: expected a string in quotes, not an integer"),
         ("[esx.headers]\n'a b' = 'x'", "2: esx.headers.a b: this cannot be the name of a header"),
         (
             "[machines]\nprotected = 'a'",
-            "2: machines.protected: expected a list of texts, not a text",
+            "2: machines.protected: expected a list of strings, not a string",
         ),
         (
             "[machines]\nprotected = ['a', 1]",
-            "2: machines.protected: expected a list of texts, but it contains an integer",
+            "2: machines.protected: expected a list of strings, but one item is an integer",
         ),
         (
             "[http]\ntrusted_proxies = ['10.0.0.0/8', 'proxy']",
@@ -316,7 +316,7 @@ fn a_syntax_error_is_reported_with_its_line() {
 }
 
 #[test]
-fn an_unreadable_file_is_named() {
+fn the_error_for_an_unreadable_file_names_it() {
     let load = |path: &Path| Config::load(Some(path), &BTreeMap::new(), &Flags::default());
     let error = load(Path::new("/nowhere/otter.toml")).unwrap_err();
     assert_eq!(error.problems[0].to_string(), "/nowhere/otter.toml: there is no such file");

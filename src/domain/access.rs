@@ -1,4 +1,5 @@
-//! Authentication and authorization: the roles of callers, and the tokens that carry a role.
+//! Authentication and authorization: the roles of callers, and the tokens that carry a role. The
+//! text of a token:
 //!
 //! ```text
 //! otter_<64 hexadecimal digits: 256 random bits><8 digits: the beginning of their SHA-256>

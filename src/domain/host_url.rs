@@ -7,8 +7,8 @@ use http::Uri;
 /// The text is not the address of a host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\u{201c}{url}\u{201d} is not the address of a host: {reason}; write https://<host> or \
-     https://<host>:<port>"
+    "otter cannot use \u{201c}{url}\u{201d} as the address of the host: {reason}; write \
+     https://<host> or https://<host>:<port>"
 )]
 pub struct InvalidHostUrl {
     /// The text without the account that may stand before an `@`.
@@ -130,7 +130,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn completing_an_address_twice_changes_nothing(
+        fn normalizing_an_address_again_does_not_change_it(
             text in "(https?://)?(\\PC|[a-z0-9.:/@\\[\\]]){0,24}",
         ) {
             if let Ok(url) = normalize(&text) {

@@ -166,7 +166,7 @@ mod tests {
         }
 
         #[test]
-        fn a_formatted_address_is_parsed(octets: [u8; 6]) {
+        fn parsing_a_formatted_address_returns_the_same_address(octets: [u8; 6]) {
             let address = MacAddress::new(octets);
             prop_assert_eq!(address.to_string().parse(), Ok(address));
         }

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_contain_their_addresses() {
+    fn a_network_contains_only_addresses_in_its_range() {
         let contains = |network: &str, address: &str| {
             network.parse::<Network>().unwrap().contains(address.parse().unwrap())
         };

@@ -44,17 +44,18 @@ use crate::clock::Clock;
 use crate::domain::ids::{MachineId, TaskId};
 use crate::hypervisor::{Fact, Facts, HostError, HostErrorKind, Observer};
 
-/// The most objects in one set. A host of 1,000 machines arrives in ten answers.
+/// The most objects in one answer. The first read of 1,000 machines takes ten answers.
 const OBJECTS_PER_SET: u32 = 100;
 
 /// The most objects that one call reads again.
 const OBJECTS_PER_READ: usize = 50;
 
-/// The number of consecutive failed waits after which the subscription is created again.
+/// The number of consecutive failed waits that the collector tolerates. After one more it creates
+/// the subscription again.
 const MAX_FAILED_WAITS: u32 = 3;
 
-/// The number of consecutive waits that may end early without an update. After that the collector
-/// pauses between waits, because the host does not hold them.
+/// After this number of consecutive waits without an update the collector pauses if a wait ends
+/// early, because the host does not hold its waits.
 const MAX_IDLE: u32 = 5;
 
 /// A request to the task of `run`.
@@ -62,7 +63,8 @@ const MAX_IDLE: u32 = 5;
 pub enum Command {
     /// Notify the waiter after the observer has received all earlier changes.
     Barrier(Waiter),
-    /// Report a fact that was read directly, in order with the other facts, and notify the sender.
+    /// Report a fact that was read directly, in order with the other facts, and confirm it on the
+    /// channel.
     Report(Fact, oneshot::Sender<()>),
 }
 
@@ -242,7 +244,7 @@ impl Collector {
             let (session, login) = (Arc::clone(&session), Arc::clone(login));
             let request = request::cancel_wait_for_updates(&login.content.property_collector);
             Box::pin(async move {
-                // The pending wait shows its effect.
+                // The result does not matter: the pending wait ends if the cancel worked.
                 let _ = session.send(&login, request, TimeoutClass::Ordinary).await;
             }) as InFlight<()>
         };
@@ -260,13 +262,14 @@ impl Collector {
             tokio::select! {
                 answer = &mut answer => {
                     if let Some(cancelling) = cancelling {
-                        // Otherwise it could reach the host later and cancel the next wait.
+                        // Otherwise the cancel could reach the host later and end the next wait.
                         cancelling.await;
                     }
                     return Ok(answer);
                 }
                 () = poll_in_flight(&mut cancelling) => {
-                    // The cancel can overtake its wait, which then continues: repeat it.
+                    // The cancel can reach the host before the wait does. Then the wait
+                    // continues, so otter sends the cancel again.
                     let clock = clock.clone();
                     repeat = Some(Box::pin(async move { clock.sleep(pause).await }));
                     pause = (pause * 2).min(LAST_REPEAT);
@@ -314,7 +317,7 @@ impl Collector {
     }
 
     /// Whether the stream continues from the last complete version after a failed wait. `false` if
-    /// it starts again from version "" on the same filters.
+    /// it starts again on the same filters: then this sets the version to "".
     ///
     /// # Errors
     /// The failure that ends the stream.
@@ -388,7 +391,7 @@ impl Collector {
         for (task, info) in &tasks {
             match info {
                 Some(info) => self.followers.report(task, info),
-                // It left the ListView, or only a part of its info came: a read shows which.
+                // The task left the list view, or its info is incomplete. A read shows which.
                 None => self.followers.relist(task),
             }
         }
@@ -455,15 +458,15 @@ impl Collector {
             .collect();
         if missing.iter().any(|id| present.contains(*id)) || empty && !present.is_empty() {
             let message = format!(
-                "The host {} reported that machines are gone and then returned them; \
-                 otter reads all machines again.",
+                "The host {} reported that machines are gone, but a second read still \
+                 shows them; otter reads all machines again.",
                 self.session.address()
             );
             return Err(HostError::new(HostErrorKind::Protocol, message));
         }
         tracing::info!(
             gone = missing.len(),
-            left = present.len(),
+            remaining = present.len(),
             "the host confirmed that machines are gone"
         );
         Ok(())
@@ -502,7 +505,7 @@ impl Collector {
 }
 
 fn refused_to_follow(error: ExchangeError) -> HostError {
-    error.into_error("The host refused to report changes")
+    error.into_error("otter cannot follow the changes of the host")
 }
 
 /// Awaits the future and removes it. Pending for ever if there is none.

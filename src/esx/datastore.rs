@@ -65,7 +65,7 @@ impl DatastoreProperties {
         true
     }
 
-    /// The datastore with the present properties.
+    /// The datastore as decoded from the properties that the host has sent so far.
     #[must_use]
     pub fn datastore(&self) -> Arc<Datastore> {
         Arc::clone(&self.datastore)

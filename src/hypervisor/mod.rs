@@ -244,7 +244,7 @@ pub enum Accepted {
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// It is proven that the call did not run.
-    #[error("the host refused the call")]
+    #[error("the call did not run")]
     Refused(#[source] HostError),
     /// The call may have run.
     #[error("the answer to the call was lost")]

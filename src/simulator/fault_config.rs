@@ -267,7 +267,7 @@ impl ContentType {
 
 fn known_method(name: &str) -> Result<&'static str, String> {
     schema::known_method_name(name)
-        .ok_or_else(|| format!("the simulator knows no method {name:?} of vim25"))
+        .ok_or_else(|| format!("the simulator has no vim25 method {name:?}"))
 }
 
 /// The message that hosts send with this fault, or a placeholder.

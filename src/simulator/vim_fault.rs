@@ -5,8 +5,8 @@ use super::value::{IntoValue, Moref, Object, Value, enum_value};
 /// A fault of vim25.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fault {
-    /// The vim25 type. Empty for an error that hosts answer without detail, for example if a
-    /// request cannot be parsed.
+    /// The vim25 type. Empty if the SOAP fault has no `detail` element, for example after a request
+    /// that cannot be parsed.
     pub type_name: &'static str,
     /// The message for people (`faultstring`, `localizedMessage`).
     pub message: String,

@@ -13,13 +13,13 @@ pub enum StorageError {
     /// the disk failed during the commit, a restart may find the write committed.
     #[error("the database refused a statement")]
     Refused {
-        /// The message of the database.
+        /// What the database said, for example `database or disk is full`.
         message: String,
         source: Arc<dyn Error + Send + Sync>,
     },
     /// The write conflicts with the stored data: a second lease would hold a machine, or the key or
     /// the id exists already.
-    #[error("the database refused a statement")]
+    #[error("the write conflicts with the stored data")]
     Conflict(#[source] Arc<dyn Error + Send + Sync>),
     /// This version of otter cannot decode a stored object, or cannot encode it.
     #[error("the stored {what} cannot be read")]

@@ -16,13 +16,14 @@ use crate::domain::lease::{Lease, LeaseState, Quarantine};
 pub struct LeaseTransaction {
     /// At most one entry for each lease.
     pub leases: Vec<ChangedLease>,
-    /// The new state of machines, by [`MachineIdentity::key`].
+    /// The new stored data of machines (fence, quarantine, last lease end, absence), by
+    /// [`MachineIdentity::key`].
     ///
     /// [`MachineIdentity::key`]: crate::domain::machine::MachineIdentity::key
     pub machines: BTreeMap<String, StoredMachine>,
     /// The keys of the machines whose stored state is deleted.
     pub deleted_machines: Vec<String>,
-    /// The minimum of the fence floor: every later grant gets a higher fence.
+    /// Raises the fence floor to at least this value: every later grant gets a higher fence.
     pub fence_floor: u64,
     /// The idempotency key of the call that requested a lease, and that lease.
     pub key: Option<(IdempotencyKey, LeaseId)>,

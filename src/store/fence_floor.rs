@@ -1,5 +1,5 @@
-//! The fence floor: every grant gets a higher fence, even on a machine that is not in the store. It
-//! is above all fences that were granted and are no longer in the store. It never falls.
+//! The fence floor: every grant gets a higher fence, even on a machine that is not in the store. No
+//! fence that left the store is higher than the floor. The floor never falls.
 
 use async_trait::async_trait;
 

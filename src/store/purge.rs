@@ -1,4 +1,5 @@
-//! Deletes ended jobs and leases, idempotency keys and audit records whose retention is over.
+//! Deletes ended jobs and leases with what belongs to them, idempotency keys and audit records
+//! whose retention is over.
 //!
 //! A job or lease is kept while its key is kept, and a key is kept while its job or lease has not
 //! ended, so that a repeated call finds both. The stored state of machines (fences, quarantines) is
@@ -72,7 +73,7 @@ async fn purge_records(
 
 /// The SQL statements for jobs or for leases, and for their keys.
 struct RecordStatements {
-    /// Selects the end at an offset, counted from the newest end.
+    /// Selects the record at an offset, in the order of the ends, newest first.
     newest_beyond: &'static str,
     delete: &'static str,
     delete_keys: &'static str,
@@ -117,7 +118,7 @@ macro_rules! records {
 static JOBS: RecordStatements = records!("jobs", "idempotency_keys", "job");
 static LEASES: RecordStatements = records!("leases", "lease_keys", "lease");
 
-/// The time this long ago, in microseconds. The earliest value if it does not fit.
+/// `now` minus `duration`, in microseconds. The earliest value if it does not fit.
 fn ago(now: Timestamp, duration: Duration) -> i64 {
     let duration = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
     microseconds(now).saturating_sub(duration)
@@ -137,14 +138,14 @@ async fn in_batches<W: Write<Output = u64>>(
     }
 }
 
-/// A position in the order of ends.
+/// A position in the records, which are ordered by `ended_at`.
 #[derive(Clone)]
 struct EndPosition {
     at: i64,
     id: String,
 }
 
-/// The newest end after the `count` newest ones. `None` if there are no more.
+/// The position after the `count` records that ended last. `None` if there are no more.
 async fn newest_beyond(
     store: &Store,
     records: &RecordStatements,
@@ -203,9 +204,9 @@ impl Write for DeleteKeys {
 
 /// Deletes the oldest audit records.
 enum DeleteAudit {
-    /// Records before this time, in microseconds.
+    /// Records older than this time, in microseconds.
     Before(i64),
-    /// Records beyond this number of bytes, counted from the newest record.
+    /// The oldest records that do not fit into this number of bytes.
     Over(i64),
 }
 
@@ -302,10 +303,10 @@ mod tests {
             number += 1;
         }
         let open = number;
-        for (place, state) in
+        for (index, state) in
             LeaseState::ALL.iter().filter(|state| state.is_end()).cycle().take(10).enumerate()
         {
-            let ended_at = after(u32::try_from(place).unwrap());
+            let ended_at = after(u32::try_from(index).unwrap());
             save(&store, &lease(number, *state, Some(ended_at)), None).await;
             number += 1;
         }
@@ -340,7 +341,7 @@ mod tests {
         assert_eq!(
             store.purge(start(), &few).await.unwrap(),
             purged(1),
-            "more leases than allowed are kept"
+            "no more leases than allowed are kept"
         );
         let left = left(&store).await;
         assert_eq!(left.len(), usize::try_from(open + 2).unwrap());

@@ -240,12 +240,11 @@ fn record_outcome(store: &Store, writes: usize, refusal: Option<&Arc<sqlx::Error
     }
 }
 
-/// Why a transaction was not committed.
+/// Why a transaction failed. After a failed `COMMIT` it may be committed all the same.
 enum TransactionError {
     /// A statement of a write failed. The other writes may succeed.
     Statement(sqlx::Error),
-    /// `BEGIN` or `COMMIT` failed. A failed `COMMIT` is not retried, because the transaction may be
-    /// committed.
+    /// `BEGIN` or `COMMIT` failed. A failed `COMMIT` is not retried.
     Commit(sqlx::Error),
 }
 

@@ -24,7 +24,7 @@ async fn counted(lab: &Lab, setting: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_pattern_that_matches_no_machine_is_reported_while_it_does_not_match() {
+async fn a_pattern_is_reported_only_while_it_matches_no_machine() {
     let settings = |settings: &mut Settings| {
         let texts =
             |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();

@@ -91,7 +91,7 @@ async fn check_config_warns_of_patterns_that_match_no_machine_of_the_host() {
 }
 
 #[tokio::test]
-async fn default_protection_of_a_simulation_is_no_warning() {
+async fn a_simulation_does_not_warn_about_its_default_protection() {
     for arguments in [&["--simulate"][..], &["--simulate", "--machines", "3"]] {
         let daemon = Daemon::start(arguments, &[]).await;
         eventually("the inventory to be loaded", async || {

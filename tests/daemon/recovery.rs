@@ -16,7 +16,7 @@ async fn host() -> Simulator {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_whose_task_continues_is_followed_to_its_end() {
+async fn after_a_crash_otter_follows_the_task_that_still_runs() {
     let (host, state) = (host().await, tempfile::tempdir().unwrap());
     let state = state.path().join("state");
     let daemon = Daemon::start_for_host(&host, &state).await;

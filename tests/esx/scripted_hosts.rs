@@ -321,7 +321,7 @@ async fn a_property_unknown_to_an_old_host_is_left_out() {
 }
 
 #[tokio::test]
-async fn changes_below_a_followed_path_are_read_again() {
+async fn an_object_is_read_again_after_a_change_that_otter_cannot_merge() {
     for path in ["snapshot.currentSnapshot", "config.hardware.device[4000].connectable", "to.come"]
     {
         let host = Scripted::default();

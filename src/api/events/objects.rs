@@ -168,8 +168,8 @@ fn raw_json<T: Serialize>(object: &T) -> Option<Box<RawValue>> {
 }
 
 /// All objects that match a filter: the session, datastores, machines with their snapshots, open
-/// leases, and jobs that have not ended. If the filter has a job or a reference, its jobs in any
-/// state.
+/// leases, and jobs that have not ended. If the filter names a job or a reference, ended jobs are
+/// included.
 pub struct InitialObjects {
     caller: Caller,
     filter: EventFilter,

@@ -47,8 +47,8 @@ pub struct JobsQuery {
 
 /// List jobs
 ///
-/// Newest first. Default `limit`: 100. otter keeps ended jobs for 30 days, and the last 10,000 for
-/// longer.
+/// Newest first. Default `limit`: 100. otter keeps an ended job for `jobs.retention_days` (default:
+/// 30 days). It keeps the newest 10,000 at any age, and never more than 1,000,000.
 #[utoipa::path(
     get,
     path = "/v1/jobs",

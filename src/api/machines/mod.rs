@@ -43,7 +43,7 @@ pub fn routes() -> Routes {
         .role(Role::Viewer, routes!(get::get_machine))
         .role(Role::Viewer, routes!(wait::wait_for_machine))
         .role(Role::Runner, routes!(power::power_machine))
-        // Properties can have secrets of the guest.
+        // Properties can contain secrets of the guest, so viewers must not read them.
         .role(Role::Operator, routes!(properties::get_properties))
         .role(Role::Runner, routes!(revert::revert_machine))
         .role(Role::Runner, routes!(answer::answer_machine))

@@ -109,7 +109,7 @@ async fn renew_until_lost(
                     Ok(remote) => {
                         expiry = LeaseExpiry::from_answer(&remote, &answer, asked, ttl);
                         if failed.take().is_some() {
-                            progress.info("the lease is renewed again");
+                            progress.info("renewing the lease works again");
                         }
                         if expiry.is_final {
                             progress.warn(

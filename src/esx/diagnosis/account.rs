@@ -228,7 +228,7 @@ impl<'a> AccountChecks<'a> {
         };
         if sessions.is_empty() {
             return Ok(
-                "The account may not list the host's sessions; otter does not need it.".to_owned()
+                "otter could not list the host's sessions. It works without this list.".to_owned()
             );
         }
         let ours = sessions.iter().filter(|agent| agent.starts_with("otter/")).count();
@@ -279,7 +279,10 @@ impl<'a> AccountChecks<'a> {
             .await
             .map_err(|error| error.into_error(prefix))?;
         let view = reply.reference().ok_or_else(|| {
-            HostError::new(HostErrorKind::Protocol, "The host created a view and did not name it.")
+            HostError::new(
+                HostErrorKind::Protocol,
+                "The host created a view, but its answer has no reference.",
+            )
         })?;
         let properties = [PropertySpec { object_type, paths: paths.to_vec() }];
         // The host destroys the view with the session.

@@ -31,7 +31,7 @@ pub fn admit(
     let waits_for_answer = !kind.ignores_blockers() && !requester.is_internal();
     if let Some(question) = machine.question.as_ref().filter(|_| waits_for_answer) {
         let detail = format!(
-            "{} waits on a question ({}); answer it first: {}",
+            "{} waits for the answer to a question ({}); answer it first: {}",
             machine.name, question.id, question.text
         );
         return Err(Failure::new(FailureKind::QuestionPending, detail)

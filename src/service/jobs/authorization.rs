@@ -102,7 +102,7 @@ impl Requester {
     }
 
     /// Whether otter itself requests the job. otter may start a job while the host is unreachable
-    /// or the machine waits on a question.
+    /// or the machine waits for an answer.
     #[must_use]
     pub const fn is_internal(&self) -> bool {
         matches!(self.credential, LeaseCredential::Internal(..))

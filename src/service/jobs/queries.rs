@@ -174,7 +174,7 @@ impl Jobs {
             Blocker::Question(question) => (
                 BlockedByKind::Question,
                 Some(question.to_string()),
-                "The machine waits on a question.".to_owned(),
+                "The machine waits for the answer to a question.".to_owned(),
             ),
             Blocker::HostAway(reason) => (BlockedByKind::HostAway, None, reason),
             Blocker::Busy => (

@@ -1,5 +1,6 @@
 //! The actor that owns the lease table. It takes one command after the other, applies each to a
-//! copy of the table, commits the changes, publishes the new table, and starts the follow-ups.
+//! copy of the table, commits the changes, publishes the new table, and starts the work
+//! that follows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -32,7 +33,7 @@ use crate::service::machines::{MachineFilter, NotFreeReason};
 use crate::service::storage_watch::write_failure;
 use crate::storage::{ChangedLease, IdempotencyKey, LeaseTransaction, StorageError, StoredMachine};
 
-/// How often the store records that otter runs, while leases have time that runs. After a crash
+/// How often otter stores the current time while a lease can expire. After a crash
 /// otter knows the time of the crash to this precision.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -42,7 +43,7 @@ const FORGET_INTERVAL: Duration = Duration::from_hours(1);
 /// The pause before a failed write, read or start is tried again.
 pub const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// The state that all clones of [`super::Leases`] share.
+/// The lease actor. All clones of [`super::Leases`] share it.
 pub struct LeaseActor {
     pub parts: LeasesParts,
     /// The idempotency keys of the requests for leases.
@@ -95,7 +96,7 @@ impl LeaseActor {
     /// Submits a command of otter itself and waits until it is committed.
     ///
     /// # Errors
-    /// The command's; `shutting-down`; `storage-unavailable`.
+    /// The failure of the command, `shutting-down`, or `storage-unavailable`.
     pub async fn submit(&self, command: LeaseCommand) -> Result<(), Failure> {
         self.submit_as(Actor::otter(), command).await
     }
@@ -138,7 +139,7 @@ impl LeaseActor {
         let _ = self.commands.try_send(command);
     }
 
-    /// Submits a command until it is committed. Returns false if otter stops first: then the next
+    /// Submits a command, and repeats it until it is committed. Returns false if otter stops first: then the next
     /// start repeats the work that the command reports.
     pub async fn submit_with_retry(&self, command: LeaseCommand) -> bool {
         loop {
@@ -201,8 +202,8 @@ impl LeaseActor {
                         if reached >= forget_at && this.forget_absent_machines(&mut table).await {
                             forget_at = reached + FORGET_INTERVAL;
                         }
-                        // Expiry waits for the next turn, so that polls that arrived meanwhile
-                        // count.
+                        // Leases expire in the next pass of the loop, so that polls that
+                        // arrived meanwhile count.
                         this.reevaluate(&mut table).await
                     } else {
                         this.expire_due(&mut table).await
@@ -359,7 +360,7 @@ impl LeaseActor {
     }
 
     /// Records in the store that otter runs. This is one statement for any number of leases. If the
-    /// wall clock jumped, first computes the stored and shown times again.
+    /// wall clock jumped, first recomputes the expiry times that are stored and that callers see.
     async fn checkpoint(&self, table: &mut LeaseTable, jumps: &mut JumpDetector) {
         if !table.has_running_time() {
             return;
@@ -375,7 +376,7 @@ impl LeaseActor {
         let _ = self.parts.store.record_last_seen(now.wall).await;
     }
 
-    /// Deletes the ledgers of machines that are absent from the host for longer than the retention
+    /// Deletes the ledgers of machines that have been absent from the host for longer than the retention
     /// time. Returns false if the inventory is not current or the store rejects the write.
     async fn forget_absent_machines(&self, table: &mut LeaseTable) -> bool {
         if !self.is_inventory_current() {
@@ -392,8 +393,8 @@ impl LeaseActor {
         self.parts.inventory.contents().machines.iter().map(|machine| machine.identity()).collect()
     }
 
-    /// Computes the stored and shown times again by the present wall clock. Returns false if the
-    /// store rejects the write.
+    /// Recomputes the stored and shown expiry times by the wall clock as it is now. Returns false if
+    /// the store rejects the write.
     async fn clock_jumped(&self, table: &mut LeaseTable) -> bool {
         let jumped = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
             table.apply(LeaseInput::ClockJumped, now)
@@ -401,13 +402,13 @@ impl LeaseActor {
         self.commit(table, caused_by_otter(), None, Vec::new(), jumped).await.is_ok()
     }
 
-    /// Applies `change` to a copy of the table, commits the changes, publishes the copy, and
-    /// reports the changes. If it fails, the table is unchanged.
+    /// Applies `change` to a copy of the table, commits the changes, publishes the copy, and sends
+    /// events for the changes. If it fails, the table is unchanged.
     ///
     /// # Parameters
     /// - `cause`: who caused the change, for the audit.
     /// - `key`: the idempotency key of the request, and its lease.
-    /// - `candidates`: the machines that `change` gets.
+    /// - `candidates`: the machines that are passed to `change`.
     async fn commit<F>(
         &self,
         table: &mut LeaseTable,
@@ -462,7 +463,7 @@ impl LeaseActor {
             .ledgers
             .iter()
             .map(|(machine, ledger)| (machine.0.clone(), StoredMachine::from(ledger)));
-        let step = LeaseTransaction {
+        let transaction = LeaseTransaction {
             leases: leases.collect(),
             machines: ledgers.collect(),
             deleted_machines: changes.forgotten.iter().map(|machine| machine.0.clone()).collect(),
@@ -470,7 +471,7 @@ impl LeaseActor {
             key,
             audit,
         };
-        self.parts.store.save_leases(step).await
+        self.parts.store.save_leases(transaction).await
     }
 
     /// The audit records of a transition.
@@ -491,7 +492,7 @@ impl LeaseActor {
         audit_records::for_transition(before, changes, cause, self.parts.clock.now(), machine_of)
     }
 
-    /// Publishes the changes after they have become visible to readers.
+    /// Sends events for the changes and wakes waiting calls. The table must be published before.
     fn publish_changes(&self, before: &LeaseTable, changes: &TableChanges) {
         if changes.is_empty() {
             return;
@@ -513,7 +514,8 @@ impl LeaseActor {
         self.changed.send_replace(());
     }
 
-    /// Every machine of the host, whether it is free, and which snapshots of these leases it lacks.
+    /// Every machine of the host, whether it is free, and which of the snapshots that these leases
+    /// require it lacks.
     /// No machine is free while the host is unreachable.
     pub fn candidates<'l>(
         &self,
@@ -557,7 +559,7 @@ fn granted_machines(before: &LeaseTable, changes: &TableChanges) -> Vec<MachineI
     new.filter_map(|lease| lease.machine.as_ref().map(|machine| machine.id.clone())).collect()
 }
 
-/// The cause of a transition that time or the host brings about.
+/// The cause of a transition that no caller caused.
 fn caused_by_otter() -> Cause<'static> {
     static OTTER: LazyLock<Actor> = LazyLock::new(Actor::otter);
     Cause { actor: &OTTER, renews: None }

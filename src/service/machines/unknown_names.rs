@@ -26,10 +26,10 @@ impl Machines {
         Ok(named.chain(configured.cloned()).collect())
     }
 
-    /// Checks that a pool exists.
+    /// Checks that the scope can see a pool with this name.
     ///
     /// # Errors
-    /// - `invalid-request`, with the names of the existing pools
+    /// - `invalid-request`, with the names of the pools that the scope can see
     /// - as for [`Machines::contents`]
     pub fn require_pool(&self, scope: &Scope, pool: &str) -> Result<(), Failure> {
         if !scope.is_restricted() && self.pools.get(pool).is_some() {

@@ -106,13 +106,13 @@ async fn a_limit_does_not_lose_a_lease_that_is_renewed() {
     })
     .await;
     fixture.create_go_file();
-    run.wait().await.assert_exit(0, "the lease is renewed again");
+    run.wait().await.assert_exit(0, "renewing the lease works again");
     assert_eq!(proxy.faults.load(Ordering::SeqCst), 1);
     fixture.assert_all_released().await;
 }
 
 #[tokio::test]
-async fn a_lasting_failure_is_temporary_if_otter_sends_retry_after() {
+async fn run_exits_with_75_after_its_retries_if_otter_sends_retry_after() {
     let fixture = RunFixture::start().await;
     for (retry_after, code) in [(Some(1), 75), (Some(3600), 75), (None, 69)] {
         let answer = refusal("503 Service Unavailable", "host-unreachable", retry_after);

@@ -158,7 +158,7 @@ fn a_guest_is_asked_once_to_shut_down() {
 }
 
 #[test]
-fn a_call_whose_success_ends_the_job_is_made_once() {
+fn a_job_with_one_call_repeats_the_call_until_it_succeeded() {
     let answer =
         JobRequest::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() };
     let create = JobRequest::CreateSnapshot {

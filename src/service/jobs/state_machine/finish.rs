@@ -7,7 +7,11 @@ use super::{AfterSave, DeadlineState, JobStateMachine, RETRY_PAUSE, RunState};
 use crate::domain::call::CallKind;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::job::{JobRequest, JobResult, JobState, JobStepState};
+use crate::domain::lease::Readiness;
 use crate::service::jobs::plan;
+
+const NOT_ANSWERED: &str = "The machine waited for an answer until the deadline; answer its \
+                            question, then start again.";
 
 /// How a job ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,9 +207,7 @@ impl JobStateMachine {
             self.deadline,
             DeadlineState::Passed { question: true } | DeadlineState::GraceOver { question: true }
         ) {
-            let detail =
-                "The machine waited on a question until the deadline; answer it, then start again.";
-            return self.new_failure(FailureKind::QuestionPending, detail);
+            return self.new_failure(FailureKind::QuestionPending, NOT_ANSWERED);
         }
         self.new_failure(FailureKind::DeadlineExceeded, detail)
     }
@@ -218,14 +220,25 @@ impl JobStateMachine {
         }
     }
 
+    /// The failure of a preparation whose deadline passed during its wait. `None`: during the
+    /// pause that the caller asked for.
+    pub(super) fn not_ready_failure(&self, readiness: Option<Readiness>) -> Failure {
+        let missing = match readiness {
+            Some(Readiness::On) => "the machine was on",
+            Some(Readiness::Address) => "the machine had an address",
+            Some(Readiness::Tools) => "the tools of the guest ran",
+            None => "the settle time was over",
+        };
+        self.deadline_failure(&format!("The deadline passed before {missing}."))
+    }
+
     pub(super) fn blocked_failure(&self) -> Failure {
         let fault =
             self.last_host_failure.as_ref().and_then(|host_failure| host_failure.fault.clone());
         match self.blocker.as_ref().map(|(blocker, _)| blocker) {
-            Some(Blocker::Question(_)) => self.new_failure(
-                FailureKind::QuestionPending,
-                "The machine waited on a question until the deadline; answer it, then start again.",
-            ),
+            Some(Blocker::Question(_)) => {
+                self.new_failure(FailureKind::QuestionPending, NOT_ANSWERED)
+            }
             Some(Blocker::HostTask(task)) => self
                 .new_failure(
                     FailureKind::MachineBusy,
@@ -246,7 +259,7 @@ impl JobStateMachine {
                 self.progress_text()
             )),
             None => self.deadline_failure(&format!(
-                "The deadline passed before the host could be asked; {}.",
+                "The deadline passed before otter could call the host; {}.",
                 self.progress_text()
             )),
         }

@@ -87,7 +87,7 @@ pub struct JobStateMachine {
 enum DeadlineState {
     /// The deadline is in the future.
     Ahead,
-    /// The deadline passed. `question`: the machine waited on a question at that time.
+    /// The deadline passed. `question`: the machine waited for an answer at that time.
     Passed { question: bool },
     /// The grace after the deadline is over.
     GraceOver { question: bool },
@@ -335,8 +335,12 @@ impl JobStateMachine {
             (RunState::Blocked | RunState::AwaitingReadiness(_), Interrupt::Cancel(_)) => {
                 Self::replace_effect(self.end(JobEnd::Cancelled(self.cancelled_failure()), now))
             }
-            (RunState::Blocked | RunState::AwaitingReadiness(_), _) => {
+            (RunState::Blocked, _) => {
                 let failure = self.blocked_failure();
+                Self::replace_effect(self.end(JobEnd::Failed(failure), now))
+            }
+            (RunState::AwaitingReadiness(readiness), _) => {
+                let failure = self.not_ready_failure(*readiness);
                 Self::replace_effect(self.end(JobEnd::Failed(failure), now))
             }
             // The request to cancel is committed first, so that a crash does not lose it. Then the

@@ -154,7 +154,7 @@ pub struct ObservedMachine {
 pub enum Interrupt {
     /// A request to cancel.
     Cancel(Actor),
-    /// The deadline passed. `question`: whether the machine waits on a question.
+    /// The deadline passed. `question`: whether the machine waits for an answer.
     Deadline { question: bool },
     /// The grace after the deadline is over. The job ends now.
     GraceOver,

@@ -471,7 +471,9 @@ fn a_preparation_reverts_powers_on_waits_and_settles() {
     check(prepare(), &again, Changed, &[REVERT, ON, ON]);
     check(prepare(), &[&powered[..], &[Cancel]].concat(), Cancelled, &[REVERT, ON]);
     let late = Failed(FailureKind::DeadlineExceeded);
-    check(prepare(), &[&powered[..], &[Deadline]].concat(), late, &[REVERT, ON]);
+    let played = check(prepare(), &[&powered[..], &[Deadline]].concat(), late, &[REVERT, ON]);
+    let detail = played.job.error.map(|failure| failure.detail);
+    assert_eq!(detail.as_deref(), Some("The deadline passed before the tools of the guest ran."));
     let released = JobRequest::Release {
         keep_power: false,
         snapshot: Some((id("kickstart"), "base/kickstart".to_owned())),
