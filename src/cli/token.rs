@@ -69,7 +69,7 @@ struct TokenName {
     /// The name of the token. Jobs and the log show it as the name of the caller.
     #[arg(value_name = "NAME")]
     name: Option<String>,
-    /// The same as NAME.
+    /// The name of the token, as an option instead of the argument.
     #[arg(long = "name", value_name = "NAME")]
     named: Option<String>,
 }

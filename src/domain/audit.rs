@@ -228,7 +228,8 @@ impl AuditRecord {
         Self { lease: holder, ..record.with_job(job) }.with_detail(detail)
     }
 
-    /// Adds the actor and the origin of its request.
+    /// Adds who acted (a token, `anonymous`, otter or one of its commands), and the address and the
+    /// id of the request.
     #[must_use]
     pub fn with_actor(self, actor: &Actor) -> Self {
         Self { actor: Some(actor.name.clone()), ..self }.with_origin(actor.origin)

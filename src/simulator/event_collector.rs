@@ -58,7 +58,8 @@ impl EventCollector {
     /// The maximum number of event collectors in a session.
     pub const MAX_PER_SESSION: usize = 32;
 
-    /// A collector whose position is before its oldest event.
+    /// A collector that has read nothing: `ReadNextEvents` starts at the oldest event that matches
+    /// the filter.
     pub fn new(filter: EventFilter) -> Self {
         let page_size = filter.max_count.unwrap_or(DEFAULT_PAGE_SIZE);
         Self { filter, page_size, position: 0 }

@@ -27,7 +27,7 @@ pub struct MissingProperty<'d> {
 /// The answer of `WaitForUpdatesEx` if there are updates.
 #[derive(Debug)]
 pub struct UpdateSet<'d> {
-    /// The version for the next call.
+    /// The version of this set. The next `WaitForUpdatesEx` sends it to get the changes after it.
     pub version: &'d str,
     /// Whether the next call returns more of the same set.
     pub truncated: bool,

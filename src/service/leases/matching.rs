@@ -77,7 +77,7 @@ pub struct Selection<'l> {
 enum SelectedMachine {
     Any,
     One(MachineId),
-    /// No machine has this name or address, or several have it.
+    /// No machine in the scope of the lease matches the reference, or several do.
     None,
 }
 
@@ -85,8 +85,8 @@ impl<'l> Selection<'l> {
     /// Finds the machine that `select.machine` of a lease names.
     ///
     /// # Parameters
-    /// - `machines`: every machine of the host, also the protected ones and the templates. If one
-    ///   of them has the same name, the name is ambiguous.
+    /// - `machines`: every machine of the host, also the protected ones and the templates. If
+    ///   several in the scope of the lease match the reference, it is ambiguous.
     #[must_use]
     pub fn new(lease: &'l Lease, machines: &[CandidateMachine]) -> Self {
         let machine = lease.select.machine.as_ref().map_or(SelectedMachine::Any, |reference| {
