@@ -187,6 +187,13 @@ fn pool_section(table: &mut Table<'_>) -> Pool {
         let expected = || "expected power_state:on, ip or tools".to_owned();
         Readiness::parse(text(value)?).map(Some).ok_or_else(expected)
     });
+    inner.set("cidr", &mut prepare.cidr, |value| parsed(value).map(Some));
+    if prepare.cidr.is_some() && prepare.until != Some(Readiness::Address) {
+        inner.problem(
+            "cidr",
+            "it is the network of the address that until waits for: set until to ip",
+        );
+    }
     inner.set("settle", &mut prepare.settle, |value| timeout(value).map(Some));
     inner.finish();
     pool.prepare = present.then_some(prepare);

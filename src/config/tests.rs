@@ -413,7 +413,7 @@ fn pools_are_read_and_their_problems_are_located() {
 machines = ["qubes-*", "17"]
 max_ttl = "2h"
 may_keep_power = true
-prepare = { snapshot = "base/kickstart", power = "on", until = "ip", settle = "90s" }
+prepare = { snapshot = "base/kickstart", power = "on", until = "ip", cidr = "10.0.0.0/8", settle = "90s" }
 release = { power = "keep", snapshot = "base" }
 [pools.plain]
 "#,
@@ -425,11 +425,25 @@ release = { power = "keep", snapshot = "base" }
         (prepare.until, prepare.settle),
         (Some(Readiness::Address), Some(Duration::from_secs(90)))
     );
+    assert_eq!(prepare.cidr, Some("10.0.0.0/8".parse().unwrap()));
     assert!(pool.may_keep_power && pool.release.as_ref().unwrap().keep_power);
     assert_eq!(config.pools["plain"], Pool::default());
     let messages = problems("[pools.qubes]\nmachine = []\nprepare = { power = \"up\" }\n");
     assert!(messages.iter().any(|line| line.contains("pools.qubes.machine")), "{messages:?}");
     assert!(messages.iter().any(|line| line.contains("pools.qubes.prepare.power")), "{messages:?}");
+    for (prepare, message) in [
+        ("until = \"ip\", cidr = \"ten\"", "cidr: write an IP network"),
+        ("until = \"tools\", cidr = \"10.0.0.0/8\"", "cidr: it is the network of the address"),
+        ("cidr = \"10.0.0.0/8\"", "set until to ip"),
+        ("until = \"ip\", cdir = \"10.0.0.0/8\"", "did you mean pools.qubes.prepare.cidr?"),
+    ] {
+        let messages = problems(&format!("[pools.qubes]\nprepare = {{ {prepare} }}\n"));
+        assert!(
+            messages.len() == 1 && messages[0].contains("pools.qubes.prepare.c"),
+            "{messages:?}"
+        );
+        assert!(messages[0].contains(message), "{messages:?}");
+    }
 }
 
 #[test]

@@ -26,6 +26,7 @@ use super::failure::Failure;
 use super::ids::{DatastoreId, JobId, LeaseId, MachineId, QuestionId, SnapshotId, TaskId};
 use super::lease::Readiness;
 use super::machine::MachineIdentity;
+use super::network::Network;
 use super::origin::{Actor, RequestOrigin};
 use super::power::PowerState;
 
@@ -86,6 +87,8 @@ pub enum JobRequest {
         snapshot: Option<(SnapshotId, String)>,
         power: Option<PowerState>,
         until: Option<Readiness>,
+        /// The network in which an awaited address must be.
+        cidr: Option<Network>,
         settle: Option<Duration>,
     },
     /// Cleans a machine up after its lease, and verifies the result.
@@ -496,7 +499,7 @@ pub struct JobResult {
     pub changed: bool,
     pub snapshot: Option<SnapshotId>,
     pub power_state: Option<PowerState>,
-    /// The machine's address when the job ended, if otter trusts the address.
+    /// The machine's address when the job ended, as readers saw it.
     pub ip_address: Option<String>,
 }
 

@@ -18,6 +18,7 @@ use super::ids::{JobId, LeaseId, TokenId};
 use super::mac::MacAddress;
 use super::machine::MachineIdentity;
 use super::machine_reference::MachineReference;
+use super::network::Network;
 use super::origin::RequestOrigin;
 use super::power::PowerState;
 use super::scope::Scope;
@@ -61,6 +62,9 @@ pub struct Prepare {
     pub snapshot: Option<String>,
     pub power: Option<PowerState>,
     pub until: Option<Readiness>,
+    /// The network of the machine's address: [`Readiness::Address`] waits for an address inside it,
+    /// and readers see no address of the leased machine outside it.
+    pub cidr: Option<Network>,
     /// How long to wait after these steps.
     pub settle: Option<Duration>,
 }
@@ -280,6 +284,12 @@ impl Lease {
             self.history.remove(MAX_ENTRIES / 2);
         }
         self.history.push(HistoryEntry { at, what: what.into() });
+    }
+
+    /// The network in which the address of its machine must be. `None` if any is good.
+    #[must_use]
+    pub fn cidr(&self) -> Option<Network> {
+        self.prepare.as_ref().and_then(|prepare| prepare.cidr)
     }
 
     /// Adds a warning. If there are too many, removes one from the middle.

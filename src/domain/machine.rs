@@ -1,7 +1,10 @@
 //! A machine as the host reports it, and the identity of a machine beyond its reusable moid.
 
+use std::net::IpAddr;
+
 use super::ids::{DatastoreId, MachineId, QuestionId};
 use super::mac::MacAddress;
+use super::network::{Network, is_global_or_private};
 use super::power::PowerState;
 use super::snapshot::Snapshots;
 
@@ -62,6 +65,43 @@ impl Machine {
         }
     }
 
+    /// The addresses under which other machines can reach the guest: the global and private ones of
+    /// the machine's own network cards. The one that the host prefers comes first, then those of the
+    /// cards in their order. An interface of the guest that is no card of the machine, such as the
+    /// bridge of a container engine, does not count.
+    ///
+    /// Old tools report only the preferred address, and no interfaces. Then it counts if it is
+    /// global or private.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let Guest { ip_address, interfaces, .. } = &self.guest;
+        let preferred = ip_address.as_deref().and_then(counting_address);
+        let of_cards = self
+            .network_cards
+            .iter()
+            .flat_map(|card| interfaces.iter().filter(|interface| interface.is_of(card)));
+        let of_cards: Vec<IpAddr> = of_cards
+            .flat_map(|interface| &interface.addresses)
+            .filter_map(|address| counting_address(address))
+            .collect();
+        let preferred =
+            preferred.filter(|address| interfaces.is_empty() || of_cards.contains(address));
+        let mut addresses = Vec::with_capacity(of_cards.len() + 1);
+        for address in preferred.into_iter().chain(of_cards) {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        addresses
+    }
+
+    /// The first of [`Machine::addresses`], or the first that is inside this network.
+    #[must_use]
+    pub fn address_within(&self, network: Option<Network>) -> Option<IpAddr> {
+        let is_inside = |address: &IpAddr| network.is_none_or(|network| network.contains(*address));
+        self.addresses().into_iter().find(is_inside)
+    }
+
     /// The identity of this machine, which a job or a lease stores.
     #[must_use]
     pub fn identity(&self) -> MachineIdentity {
@@ -80,10 +120,63 @@ pub struct Guest {
     pub tools_running: bool,
     /// `running`, `starting`, `not_running` or `not_installed`. `None` if the host reports nothing.
     pub tools_status: Option<String>,
-    /// `guest.ipAddress`: the address that the host prefers.
+    /// `guest.ipAddress`: the address that the host prefers. [`Machine::addresses`] says whether it
+    /// counts.
     pub ip_address: Option<String>,
-    /// The addresses of all cards, the preferred one first.
-    pub ip_addresses: Vec<String>,
+    /// `guest.net`: the network interfaces of the guest. Empty if the tools report none.
+    pub interfaces: Vec<GuestInterface>,
+}
+
+/// A network interface of a guest (`GuestNicInfo`): a network card of the machine, or an interface
+/// that exists only in the guest, such as a bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestInterface {
+    pub mac_address: Option<MacAddress>,
+    /// The key of the network card. `None` if the host knows no card for the interface, and in
+    /// reports of old tools.
+    pub card_key: Option<i32>,
+    /// The addresses that the guest can use, as text of the host.
+    pub addresses: Vec<String>,
+}
+
+impl Guest {
+    /// Whether the report has an address that an earlier report did not have, in the same place.
+    #[must_use]
+    pub fn has_new_address_since(&self, earlier: &Self) -> bool {
+        let is_preferred_new = self.ip_address.is_some() && self.ip_address != earlier.ip_address;
+        is_preferred_new
+            || self.interfaces.iter().any(|interface| {
+                // A bridge of the guest has the hardware address of its card.
+                let same = || {
+                    let all = earlier.interfaces.iter();
+                    all.filter(|other| other.is_same_interface(interface))
+                };
+                let is_known =
+                    |address: &String| same().any(|other| other.addresses.contains(address));
+                !interface.addresses.iter().all(is_known)
+            })
+    }
+}
+
+impl GuestInterface {
+    /// Whether the interface is this network card. The hardware address decides, because old tools
+    /// do not name the card.
+    fn is_of(&self, card: &NetworkCard) -> bool {
+        match (self.mac_address, card.mac_address) {
+            (Some(own), Some(address)) => own == address,
+            _ => self.card_key == Some(card.key),
+        }
+    }
+
+    fn is_same_interface(&self, other: &Self) -> bool {
+        (self.mac_address, self.card_key) == (other.mac_address, other.card_key)
+    }
+}
+
+/// Parses a guest's address. `None` if it is neither global nor private.
+fn counting_address(text: &str) -> Option<IpAddr> {
+    let address: IpAddr = text.trim().parse().ok()?;
+    is_global_or_private(address).then(|| address.to_canonical())
 }
 
 /// A virtual network card.
@@ -167,5 +260,94 @@ impl MachineIdentity {
                 (Some(ours), Some(theirs)) => ours.eq_ignore_ascii_case(theirs),
                 _ => self.path == other.path,
             }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: &str = "00:50:56:00:00:01";
+    const SECOND: &str = "00:50:56:00:00:02";
+    const BRIDGE: &str = "02:42:ac:11:00:01";
+
+    fn card(key: i32, mac: &str) -> NetworkCard {
+        NetworkCard {
+            key,
+            label: String::new(),
+            kind: "vmxnet3".to_owned(),
+            mac_address: mac.parse().ok(),
+            connected: true,
+            network: None,
+        }
+    }
+
+    fn interface(mac: &str, card_key: Option<i32>, addresses: &[&str]) -> GuestInterface {
+        GuestInterface {
+            mac_address: mac.parse().ok(),
+            card_key,
+            addresses: addresses.iter().map(|address| (*address).to_owned()).collect(),
+        }
+    }
+
+    /// The addresses that count of a machine with two cards.
+    fn counting(preferred: Option<&str>, interfaces: Vec<GuestInterface>) -> Vec<String> {
+        let mut machine = Machine::new(MachineId::from_backend("1"));
+        machine.network_cards = vec![card(4000, FIRST), card(4001, SECOND)];
+        machine.guest.ip_address = preferred.map(str::to_owned);
+        machine.guest.interfaces = interfaces;
+        machine.addresses().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_preferred_address_comes_first_and_then_those_of_the_cards_in_their_order() {
+        let second = || interface(SECOND, Some(4001), &["10.0.2.2", "fe80::2", "fd00::2"]);
+        let first = || interface(FIRST, Some(4000), &["169.254.7.9", "10.0.1.1"]);
+        let all = vec![second(), first()];
+        assert_eq!(counting(None, all.clone()), ["10.0.1.1", "10.0.2.2", "fd00::2"]);
+        assert_eq!(counting(Some("10.0.2.2"), all.clone()), ["10.0.2.2", "10.0.1.1", "fd00::2"]);
+        assert_eq!(
+            counting(Some("169.254.7.9"), all),
+            ["10.0.1.1", "10.0.2.2", "fd00::2"],
+            "a link-local address does not count"
+        );
+    }
+
+    #[test]
+    fn an_interface_that_is_no_card_of_the_machine_does_not_count() {
+        let bridge = || interface(BRIDGE, None, &["172.17.0.1"]);
+        assert_eq!(counting(Some("172.17.0.1"), vec![bridge()]), [""; 0]);
+        let card = interface(FIRST, Some(4000), &["10.0.0.31"]);
+        assert_eq!(counting(Some("172.17.0.1"), vec![bridge(), card]), ["10.0.0.31"]);
+        // A bridge of the guest over the card has the address of the card.
+        assert_eq!(counting(None, vec![interface(FIRST, None, &["10.0.0.31"])]), ["10.0.0.31"]);
+        // Without a hardware address the key of the card decides.
+        assert_eq!(counting(None, vec![interface("", Some(4001), &["10.0.0.9"])]), ["10.0.0.9"]);
+        assert_eq!(counting(None, vec![interface("", None, &["10.0.0.9"])]), [""; 0]);
+    }
+
+    #[test]
+    fn without_interfaces_the_preferred_address_counts_by_its_range() {
+        assert_eq!(counting(Some("10.0.0.31"), Vec::new()), ["10.0.0.31"]);
+        for other in ["169.254.7.9", "fe80::1", "2002:a00:1f::1", "fe80::1%eth0", "none"] {
+            assert_eq!(counting(Some(other), Vec::new()), [""; 0], "{other}");
+        }
+        assert_eq!(counting(Some("::ffff:10.0.0.31"), Vec::new()), ["10.0.0.31"]);
+    }
+
+    #[test]
+    fn a_network_selects_the_first_address_inside_it() {
+        let mut machine = Machine::new(MachineId::from_backend("1"));
+        machine.network_cards = vec![card(4000, FIRST)];
+        machine.guest.ip_address = Some("10.0.0.1".to_owned());
+        machine.guest.interfaces =
+            vec![interface(FIRST, Some(4000), &["10.0.0.1", "192.168.4.4", "192.168.4.5"])];
+        let within = |network: Option<&str>| {
+            let network = network.map(|network| network.parse().unwrap());
+            machine.address_within(network).map(|address| address.to_string())
+        };
+        assert_eq!(within(None).as_deref(), Some("10.0.0.1"));
+        assert_eq!(within(Some("192.168.0.0/16")).as_deref(), Some("192.168.4.4"));
+        assert_eq!(within(Some("172.16.0.0/12")), None);
     }
 }

@@ -1,7 +1,7 @@
-//! IP networks.
+//! IP networks, and the addresses under which other machines can reach one.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -21,6 +21,46 @@ impl Network {
     #[must_use]
     pub fn contains(self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
+    }
+}
+
+/// Whether an address is global or private, so that other machines of the lab may reach it. An
+/// IPv4-mapped IPv6 address counts as the IPv4 address.
+///
+/// These are neither: unspecified, loopback, link-local and multicast addresses, 6to4 and Teredo
+/// addresses, and the addresses that the registries of special-purpose addresses (RFC 6890) reserve
+/// for documentation, for protocols and for future use. The shared addresses of providers
+/// (100.64.0.0/10) and the addresses for benchmarks (198.18.0.0/15) count as private, because labs
+/// use them inside.
+#[must_use]
+pub fn is_global_or_private(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => is_global_or_private_v4(address),
+        IpAddr::V6(address) => is_global_or_private_v6(address),
+    }
+}
+
+const fn is_global_or_private_v4(address: Ipv4Addr) -> bool {
+    !matches!(
+        address.octets(),
+        // This network, loopback, multicast, and reserved.
+        [0 | 127 | 224.., ..]
+            // Link-local.
+            | [169, 254, ..]
+            // The relays of 6to4.
+            | [192, 88, 99, _]
+            // Protocols (192.0.0.0/24) and documentation.
+            | [192, 0, 0 | 2, _] | [198, 51, 100, _] | [203, 0, 113, _]
+    )
+}
+
+const fn is_global_or_private_v6(address: Ipv6Addr) -> bool {
+    match address.segments() {
+        // 6to4, then Teredo and other protocols (2001::/23), then documentation.
+        [0x2002, ..] | [0x2001, 0..=0x01ff | 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] => false,
+        // Global ones, and private ones: unique local addresses.
+        [0x2000..=0x3fff | 0xfc00..=0xfdff, ..] => true,
+        _ => false,
     }
 }
 
@@ -46,6 +86,59 @@ impl fmt::Display for Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn global_and_private_addresses_are_told_from_the_others() {
+        let reachable = [
+            "10.0.0.32",
+            "172.17.0.1",
+            "172.31.9.9",
+            "192.168.1.4",
+            "100.64.0.9",
+            "198.18.0.1",
+            "8.8.8.8",
+            "169.253.1.1",
+            "223.255.255.1",
+            "::ffff:10.0.0.1",
+            "fd12::1",
+            "2001:4860::1",
+            "2a00:1450::2",
+            "3ffe::1",
+        ];
+        let others = [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "169.254.7.9",
+            "192.0.0.8",
+            "192.0.2.1",
+            "192.88.99.1",
+            "198.51.100.7",
+            "203.0.113.9",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:169.254.7.9",
+            "64:ff9b::a00:1",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+            "2001::1",
+            "2001:0:53aa::1",
+            "2001:10::1",
+            "2001:db8::1",
+            "2002:a00:20::1",
+            "3fff::1",
+            "::a00:20",
+        ];
+        for (addresses, expected) in [(&reachable[..], true), (&others[..], false)] {
+            for address in addresses {
+                assert_eq!(is_global_or_private(address.parse().unwrap()), expected, "{address}");
+            }
+        }
+    }
 
     #[test]
     fn a_network_contains_only_addresses_in_its_range() {

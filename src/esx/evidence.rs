@@ -105,7 +105,7 @@ pub async fn read_guest(session: &Session, machine: &MachineId) -> Result<Fact, 
         machine: machine.clone(),
         tools_running: guest.tools_running,
         ip_address: guest.ip_address,
-        ip_addresses: guest.ip_addresses,
+        interfaces: guest.interfaces,
     })
 }
 

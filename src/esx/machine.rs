@@ -8,7 +8,7 @@ use super::soap::Reference;
 use super::soap::property::{boolean, number, references, text, timestamp};
 use super::soap::xml::Element;
 use crate::domain::ids::{DatastoreId, MachineId, QuestionId, SnapshotId};
-use crate::domain::machine::{Choice, Guest, Machine, Question};
+use crate::domain::machine::{Choice, Guest, GuestInterface, Machine, Question};
 use crate::domain::names::unescape_vim;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot::{Snapshot, Snapshots};
@@ -55,7 +55,7 @@ pub struct MachineProperties {
 #[derive(Clone, Debug, Default)]
 pub struct GuestProperties {
     ip_address: Option<String>,
-    card_addresses: Vec<String>,
+    interfaces: Vec<GuestInterface>,
     running_status: Option<String>,
     tools_status: Option<String>,
     version_status: Option<String>,
@@ -152,7 +152,10 @@ impl GuestProperties {
     pub fn assign(&mut self, path: &str, value: Option<Element<'_>>) -> bool {
         match path {
             "guest.ipAddress" => self.ip_address = value.and_then(text),
-            "guest.net" => self.card_addresses = value.map(card_addresses).unwrap_or_default(),
+            "guest.net" => {
+                let cards = value.into_iter().flat_map(Element::children);
+                self.interfaces = cards.map(guest_interface).collect();
+            }
             "guest.toolsRunningStatus" => self.running_status = value.and_then(text),
             "guest.toolsStatus" => self.tools_status = value.and_then(text),
             "guest.toolsVersionStatus2" => self.version_status = value.and_then(text),
@@ -164,8 +167,7 @@ impl GuestProperties {
     /// The guest as its tools report it.
     #[must_use]
     pub fn guest(&self) -> Guest {
-        let Self { ip_address, card_addresses, running_status, tools_status, version_status } =
-            self;
+        let Self { ip_address, interfaces, running_status, tools_status, version_status } = self;
         let installed = version_status.as_deref() != Some("guestToolsNotInstalled")
             && tools_status.as_deref() != Some("toolsNotInstalled");
         // `toolsStatus` is deprecated, but old hosts have no other status.
@@ -180,17 +182,11 @@ impl GuestProperties {
             }
             _ => None,
         };
-        let mut ip_addresses: Vec<String> = Vec::with_capacity(card_addresses.len() + 1);
-        for address in ip_address.iter().chain(card_addresses) {
-            if !ip_addresses.contains(address) {
-                ip_addresses.push(address.clone());
-            }
-        }
         Guest {
             tools_running: status == Some("running"),
             tools_status: status.map(str::to_owned),
             ip_address: ip_address.clone(),
-            ip_addresses,
+            interfaces: interfaces.clone(),
         }
     }
 }
@@ -265,25 +261,29 @@ pub fn snapshots(info: Element<'_>) -> Snapshots {
     Snapshots { current, items }
 }
 
-/// Reads the usable addresses of `guest.net`.
-fn card_addresses(cards: Element<'_>) -> Vec<String> {
+/// Reads a `GuestNicInfo`, with the addresses that the guest can use now.
+fn guest_interface(nic: Element<'_>) -> GuestInterface {
     let mut addresses = Vec::new();
-    for card in cards.children() {
-        match card.child("ipConfig") {
-            Some(config) => {
-                for address in config.children_named("ipAddress") {
-                    let unusable = matches!(
-                        address.child_text("state"),
-                        Some("invalid" | "inaccessible" | "duplicate")
-                    );
-                    addresses
-                        .extend(address.child("ipAddress").and_then(text).filter(|_| !unusable));
-                }
+    match nic.child("ipConfig") {
+        Some(config) => {
+            for address in config.children_named("ipAddress") {
+                // The guest still checks whether a tentative address is in use elsewhere.
+                let unusable = matches!(
+                    address.child_text("state"),
+                    Some("invalid" | "inaccessible" | "duplicate" | "tentative")
+                );
+                addresses.extend(address.child("ipAddress").and_then(text).filter(|_| !unusable));
             }
-            None => addresses.extend(card.children_named("ipAddress").filter_map(text)),
         }
+        None => addresses.extend(nic.children_named("ipAddress").filter_map(text)),
     }
-    addresses
+    let key: Option<i32> = nic.child("deviceConfigId").and_then(number);
+    GuestInterface {
+        mac_address: nic.child("macAddress").and_then(text).and_then(|mac| mac.parse().ok()),
+        // -1: an interface that exists only in the guest.
+        card_key: key.filter(|key| *key >= 0),
+        addresses,
+    }
 }
 
 #[cfg(test)]
@@ -381,15 +381,29 @@ mod tests {
             ("guest.ipAddress", "10.0.0.2"),
             (
                 "guest.net",
-                "<GuestNicInfo><ipConfig>\
+                "<GuestNicInfo><macAddress>00:50:56:00:00:01</macAddress>\
+                 <deviceConfigId>4000</deviceConfigId><ipConfig>\
                  <ipAddress><ipAddress>fe80::1</ipAddress><state>preferred</state></ipAddress>\
+                 <ipAddress><ipAddress>10.0.0.8</ipAddress><state>tentative</state></ipAddress>\
                  <ipAddress><ipAddress>10.0.0.9</ipAddress><state>duplicate</state></ipAddress>\
                  <ipAddress><ipAddress>10.0.0.2</ipAddress></ipAddress></ipConfig></GuestNicInfo>\
-                 <GuestNicInfo><ipAddress>172.17.0.1</ipAddress></GuestNicInfo>",
+                 <GuestNicInfo><macAddress>02:42:AC:11:00:01</macAddress>\
+                 <deviceConfigId>-1</deviceConfigId>\
+                 <ipAddress>172.17.0.1</ipAddress></GuestNicInfo>",
             ),
         ])
         .guest;
-        assert_eq!(guest.ip_addresses, ["10.0.0.2", "fe80::1", "172.17.0.1"]);
+        let interface = |mac: &str, card_key, addresses: &[&str]| GuestInterface {
+            mac_address: Some(mac.parse().unwrap()),
+            card_key,
+            addresses: addresses.iter().map(|address| (*address).to_owned()).collect(),
+        };
+        assert_eq!(guest.ip_address.as_deref(), Some("10.0.0.2"));
+        let expected = [
+            interface("00:50:56:00:00:01", Some(4000), &["fe80::1", "10.0.0.2"]),
+            interface("02:42:ac:11:00:01", None, &["172.17.0.1"]),
+        ];
+        assert_eq!(guest.interfaces, expected);
     }
 
     #[test]

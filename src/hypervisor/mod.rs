@@ -17,7 +17,7 @@ use crate::domain::call::{Evidence, HostCall};
 use crate::domain::datastore::Datastore;
 use crate::domain::failure::Fault;
 use crate::domain::ids::{DatastoreId, JobId, MachineId, SnapshotId, TaskId};
-use crate::domain::machine::Machine;
+use crate::domain::machine::{GuestInterface, Machine};
 
 /// A host with machines, or a manager of several hosts.
 ///
@@ -179,7 +179,7 @@ pub enum Fact {
         machine: MachineId,
         tools_running: bool,
         ip_address: Option<String>,
-        ip_addresses: Vec<String>,
+        interfaces: Vec<GuestInterface>,
     },
 }
 

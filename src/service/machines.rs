@@ -6,6 +6,7 @@ mod lookup;
 mod not_free;
 mod unknown_names;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -77,6 +78,8 @@ pub struct HoldingLease {
     pub holder: String,
     /// `None` before the lease is active and during its release.
     pub expires_at: Option<Timestamp>,
+    /// The network in which the address of the machine must be.
+    pub cidr: Option<Network>,
 }
 
 /// Selects machines. A machine matches if every field that is set matches.
@@ -95,7 +98,8 @@ pub struct MachineFilter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WaitCondition {
     PowerState(PowerState),
-    /// A trusted address, inside the network if one is named.
+    /// A trusted address that counts: inside the network if one is named, else the one that readers
+    /// see.
     Address(Option<Network>),
     Tools,
     Question,
@@ -259,6 +263,7 @@ impl Machines {
             lease: open.lease.id,
             holder: open.lease.holder.clone(),
             expires_at: open.expiry().map(|(at, _)| at),
+            cidr: open.lease.cidr(),
         });
         let quarantine = leases.ledger(machine).and_then(|ledger| ledger.quarantine.clone());
         let by_otter = [
@@ -286,16 +291,18 @@ impl Machines {
 }
 
 impl MachineView {
-    /// The guest's preferred address, if its addresses are trusted.
+    /// The first address of the guest that counts, if its addresses are trusted. If the lease of the
+    /// machine names a network, the first one inside it.
     #[must_use]
-    pub fn ip_address(&self) -> Option<&str> {
-        self.machine.guest.ip_address.as_deref().filter(|_| self.addresses_trusted)
+    pub fn ip_address(&self) -> Option<IpAddr> {
+        let cidr = self.lease.as_ref().and_then(|lease| lease.cidr);
+        self.machine.address_within(cidr).filter(|_| self.addresses_trusted)
     }
 
-    /// The addresses of the guest, if they are trusted.
+    /// The addresses of the guest that count, if they are trusted.
     #[must_use]
-    pub fn ip_addresses(&self) -> &[String] {
-        if self.addresses_trusted { &self.machine.guest.ip_addresses } else { &[] }
+    pub fn ip_addresses(&self) -> Vec<IpAddr> {
+        if self.addresses_trusted { self.machine.addresses() } else { Vec::new() }
     }
 }
 
@@ -340,10 +347,7 @@ impl WaitCondition {
             Self::PowerState(state) => machine.power_state == Some(*state),
             Self::Address(None) => view.ip_address().is_some(),
             Self::Address(Some(network)) => {
-                let within = |address: &String| {
-                    address.parse().is_ok_and(|address| network.contains(address))
-                };
-                view.ip_addresses().iter().any(within)
+                view.ip_addresses().into_iter().any(|address| network.contains(address))
             }
             Self::Tools => {
                 machine.guest.tools_running && machine.power_state == Some(PowerState::On)

@@ -64,14 +64,57 @@ async fn an_address_appears_after_a_start_and_cidr_selects_it() {
     let machine = lab.get(path).await.expect(200);
     assert_eq!(machine.str("ip_address"), "10.0.0.32");
     lab.get("/v1/machines/32/wait?until=tools&wait=15s").await.expect(200);
-    lab.get("/v1/machines/32/wait?until=ip&cidr=fe80::/10&wait=15s").await.expect(200);
-    lab.get("/v1/machines/32/wait?until=ip&cidr=192.168.0.0/16&wait=0")
-        .await
-        .problem(504, "wait-timeout");
+    // The machine has a link-local address, which does not count.
+    for other in ["192.168.0.0/16", "fe80::/10"] {
+        let path = format!("/v1/machines/32/wait?until=ip&cidr={other}&wait=0");
+        lab.get(&path).await.problem(504, "wait-timeout");
+    }
     lab.wait_for_end(&job).await;
     lab.power_and_wait("ci-runner-2", "off").await;
     let off = lab.machine("ci-runner-2").await;
     assert_eq!((&off["ip_address"], &off["ip_addresses"]), (&json!(null), &json!([])));
+}
+
+#[tokio::test]
+async fn a_wait_for_an_address_ends_at_one_that_counts() {
+    let lab = Lab::stepped().await;
+    // The tools report these as their preferred address, and the others on the network card.
+    // 172.17.0.1 is the address of a bridge in the guest.
+    let report = |preferred: &str, others: &[&str]| {
+        lab.control().mutate(|world| {
+            let machine = world.machine_mut("31").unwrap();
+            machine.guest.reported_address = Some(preferred.to_owned());
+            machine.guest.more_addresses =
+                others.iter().map(|address| (*address).to_owned()).collect();
+            preferred.clone_into(&mut machine.annotation);
+        });
+    };
+    for (preferred, others) in [
+        ("169.254.7.9", &["fe80::250:56ff:fe3f:31"][..]),
+        ("fe80::250:56ff:fe3f:31", &[]),
+        ("2002:a00:1f::1", &["169.254.7.9"]),
+        ("2001:0:53aa:64c::1", &[]),
+        ("127.0.0.1", &["::1", "ff02::1", "0.0.0.0"]),
+        ("172.17.0.1", &["fe80::250:56ff:fe3f:31"]),
+    ] {
+        report(preferred, others);
+        lab.wait_for_field("31", "annotation", json!(preferred)).await;
+        let machine = lab.machine("ci-runner-1").await;
+        assert_eq!(machine["ip_address"], json!(null), "{preferred}");
+        assert_eq!(machine["ip_addresses"], json!([]), "{preferred}");
+        let path = "/v1/machines/31/wait?until=ip&wait=0";
+        lab.get(path).await.problem(504, "wait-timeout");
+        let path = "/v1/machines/31/wait?until=ip&cidr=172.16.0.0/12&wait=0";
+        lab.get(path).await.problem(504, "wait-timeout");
+    }
+    let (waited, ()) = tokio::join!(lab.get("/v1/machines/31/wait?until=ip&wait=15s"), async {
+        report("172.17.0.1", &["169.254.7.9", "10.0.0.31", "fd00::31"]);
+    });
+    let waited = waited.expect(200);
+    assert_eq!(waited.str("ip_address"), "10.0.0.31");
+    assert_eq!(waited.json["ip_addresses"], json!(["10.0.0.31", "fd00::31"]));
+    report("fd00::31", &["10.0.0.31"]);
+    lab.wait_for_field("31", "ip_addresses", json!(["fd00::31", "10.0.0.31"])).await;
 }
 
 #[tokio::test]

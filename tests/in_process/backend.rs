@@ -277,7 +277,7 @@ impl Hypervisor for InProcess {
             machine: machine.clone(),
             tools_running: guest.tools_running,
             ip_address: guest.ip_address,
-            ip_addresses: guest.ip_addresses,
+            interfaces: guest.interfaces,
         };
         let (reported, was_reported) = oneshot::channel();
         self.report_requests.send(ReportRequest { fact, reported }).await.map_err(|_| stopped())?;

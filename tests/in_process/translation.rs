@@ -9,7 +9,8 @@ use otter::domain::call::{CallKind, Evidence, HostCall, RecentTask, SnapshotEvid
 use otter::domain::datastore::Datastore;
 use otter::domain::ids::{DatastoreId, MachineId, QuestionId, SnapshotId, TaskId};
 use otter::domain::machine::{
-    Choice, Guest, Machine, MachineIdentity, NetworkCard, Question, SerialBacking, SerialPort,
+    Choice, Guest, GuestInterface, Machine, MachineIdentity, NetworkCard, Question, SerialBacking,
+    SerialPort,
 };
 use otter::domain::power::PowerState;
 use otter::domain::snapshot::{Snapshot, Snapshots};
@@ -87,19 +88,20 @@ pub fn guest(machine: &world::Machine) -> Guest {
         (true, false) => "not_running",
         (true, true) => "running",
     };
-    let mut ip_addresses: Vec<String> = guest.reported_address.iter().cloned().collect();
-    if guest.reported_address.is_some() && !machine.network_cards.is_empty() {
-        for address in &guest.more_addresses {
-            if !ip_addresses.contains(address) {
-                ip_addresses.push(address.clone());
-            }
+    let interface = |interface: world::GuestInterface| {
+        let world::GuestInterface { mac_address, addresses } = interface;
+        let card = machine.network_cards.iter().find(|card| card.mac_address == mac_address);
+        GuestInterface {
+            mac_address: mac_address.parse().ok(),
+            card_key: card.map(|card| card.key),
+            addresses,
         }
-    }
+    };
     Guest {
         tools_running: guest.tools_installed && guest.tools_running,
         tools_status: Some(status.to_owned()),
         ip_address: guest.reported_address.clone(),
-        ip_addresses,
+        interfaces: machine.reported_interfaces().into_iter().map(interface).collect(),
     }
 }
 

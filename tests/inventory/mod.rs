@@ -68,8 +68,10 @@ async fn a_guest_that_cannot_be_read_delays_no_other_guest_and_is_not_read_in_a_
         async move { inventory.confirm_guests(Hosts::from_host(backend), stop).await }
     });
     let mut changes = inventory.watch(&MachineId::from_backend("3"));
-    let trusted_address =
-        |id: &str| inventory.contents().ip_address(&MachineId::from_backend(id)).map(str::to_owned);
+    let trusted_address = |id: &str| {
+        let address = inventory.contents().ip_address(&MachineId::from_backend(id), None);
+        address.map(|address| address.to_string())
+    };
     assert_eq!(trusted_address("3"), None);
     clock.advance(SETTLE);
     while trusted_address("3").is_none() {

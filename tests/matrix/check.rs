@@ -305,9 +305,7 @@ fn expected_machine(machine: &Machine) -> Value {
     // otter never reports an address that the host still has of an earlier run of the guest.
     let address =
         machine.guest.reported_address.as_ref().filter(|_| on && machine.guest.tools_running);
-    let addresses: Vec<&String> = address.map_or_else(Vec::new, |address| {
-        std::iter::once(address).chain(&machine.guest.more_addresses).collect()
-    });
+    let addresses: Vec<&String> = address.into_iter().collect();
     let mut reasons = Vec::new();
     match machine.power {
         PowerState::On => reasons.push("powered_on"),

@@ -230,12 +230,11 @@ impl InvariantChecker {
         let CheckerState { job_invariants, machines, .. } = &mut *state;
         for machine in &contents.machines {
             let id = machine.id.backend_text();
-            let (Some(address), Some(truth)) = (contents.ip_address(&machine.id), machines.get(id))
-            else {
-                continue;
-            };
+            let address = contents.ip_address(&machine.id, None);
+            let (Some(address), Some(truth)) = (address, machines.get(id)) else { continue };
+            let address = address.to_string();
             if truth.visible_revision(machine) == u64::MAX
-                && truth.address.as_deref() != Some(address)
+                && truth.address.as_ref() != Some(&address)
             {
                 job_invariants.report_violation(format!(
                     "{id} is reported with {address}, and its guest has {:?}",
@@ -263,7 +262,7 @@ impl GroundTruth {
         let is_shown = |(_, machine): &(u64, Machine)| {
             // A direct read of the guest may have added addresses.
             let mut machine = machine.clone();
-            machine.guest.ip_addresses.clone_from(&shown.guest.ip_addresses);
+            machine.guest.interfaces.clone_from(&shown.guest.interfaces);
             machine == *shown
         };
         let index = self.states.iter().rposition(is_shown);

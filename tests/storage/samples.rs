@@ -22,6 +22,7 @@ use otter::domain::lease::{
     EndReason, Lease, LeaseEnd, LeaseState, Readiness, Release, Select, TimeLeft,
 };
 use otter::domain::machine::MachineIdentity;
+use otter::domain::network::Network;
 use otter::domain::origin::{Actor, RequestId, RequestOrigin};
 use otter::domain::power::PowerState;
 use otter::domain::scope::Scope;
@@ -244,6 +245,11 @@ fn any_power_state() -> impl Strategy<Value = PowerState> {
     prop_oneof![Just(PowerState::On), Just(PowerState::Off), Just(PowerState::Suspended)]
 }
 
+fn any_network() -> impl Strategy<Value = Network> {
+    proptest::sample::select(vec!["10.0.0.0/8", "192.168.0.7", "fd00::/8"])
+        .prop_map(|network| network.parse().unwrap())
+}
+
 fn any_request() -> impl Strategy<Value = JobRequest> {
     prop_oneof![
         Just(JobRequest::PowerOn),
@@ -279,12 +285,14 @@ fn any_request() -> impl Strategy<Value = JobRequest> {
             option::of((any_snapshot(), any::<String>())),
             option::of(any_power_state()),
             option::of(proptest::sample::select(Readiness::ALL)),
+            option::of(any_network()),
             option::of(any::<u32>())
         )
-            .prop_map(|(snapshot, power, until, settle)| JobRequest::Prepare {
+            .prop_map(|(snapshot, power, until, cidr, settle)| JobRequest::Prepare {
                 snapshot,
                 power,
                 until,
+                cidr,
                 settle: settle.map(|seconds| Duration::from_secs(seconds.into())),
             }),
         (any::<bool>(), option::of((any_snapshot(), any::<String>())))

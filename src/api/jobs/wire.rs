@@ -135,6 +135,9 @@ pub struct JobRequestView {
     /// The condition for which a preparation waits: `power_state:on`, `ip` or `tools`.
     #[schema(required)]
     pub until: Option<String>,
+    /// The network in which an awaited address must be.
+    #[schema(required, example = "10.0.0.0/8")]
+    pub cidr: Option<String>,
     /// The time for which a preparation waits after its condition is true.
     #[schema(required, example = "1m30s")]
     pub settle: Option<String>,
@@ -179,7 +182,7 @@ pub struct JobResult {
     /// The power state of the machine at the end of the job.
     #[schema(required)]
     pub power_state: Option<crate::api::machines::wire::PowerStateName>,
-    /// The IP address of the machine at the end of the job, if it is known to be current.
+    /// The IP address of the machine at the end of the job: its `ip_address`.
     #[schema(required)]
     pub ip_address: Option<String>,
 }
@@ -317,11 +320,12 @@ impl JobRequestView {
                 description: description.clone(),
                 ..empty
             },
-            JobRequest::Prepare { snapshot, power, until, settle } => Self {
+            JobRequest::Prepare { snapshot, power, until, cidr, settle } => Self {
                 snapshot: snapshot.as_ref().map(|(id, _)| id.to_string()),
                 snapshot_path: snapshot.as_ref().map(|(_, path)| path.clone()),
                 power: power.map(Into::into),
                 until: until.map(|until| until.as_str().to_owned()),
+                cidr: cidr.map(|cidr| cidr.to_string()),
                 settle: settle.map(duration::format),
                 ..empty
             },

@@ -23,6 +23,7 @@ use crate::domain::duration;
 use crate::domain::failure::Failure;
 use crate::domain::lease::{LeaseState, Prepare, Readiness, Release, Select};
 use crate::domain::machine_reference::{InvalidMachineReference, MachineReference};
+use crate::domain::network::Network;
 use crate::domain::power::PowerState;
 use crate::service::callers::Caller;
 use crate::service::leases::{NewLease, RequestedLease};
@@ -183,7 +184,7 @@ fn parse_reference(text: &str) -> Result<MachineReference, Failure> {
 }
 
 fn parse_prepare(request: PrepareRequest) -> Result<Prepare, Failure> {
-    let PrepareRequest { snapshot, power, until, settle } = request;
+    let PrepareRequest { snapshot, power, until, cidr, settle } = request;
     let power = power.map(|name| match name.as_str() {
         "on" => Ok(PowerState::On),
         "off" => Ok(PowerState::Off),
@@ -199,16 +200,30 @@ fn parse_prepare(request: PrepareRequest) -> Result<Prepare, Failure> {
             failure_in_body("/prepare/until", "not-one-of", detail)
         })
     });
+    let cidr = cidr.map(|text| {
+        text.parse::<Network>().map_err(|error| {
+            let detail = format!("prepare.cidr is {}; {error}.", shorten(&text));
+            failure_in_body("/prepare/cidr", "not-a-network", detail)
+        })
+    });
     let prepare = Prepare {
         snapshot: snapshot.map(|snapshot| non_empty("/prepare/snapshot", snapshot)).transpose()?,
         power: power.transpose()?,
         until: until.transpose()?,
+        cidr: cidr.transpose()?,
         settle: settle.map(|text| parse_time("/prepare/settle", &text)).transpose()?,
     };
     if prepare.until.is_some() && prepare.power == Some(PowerState::Off) {
         let detail =
             "prepare.until waits for a machine that is on, but prepare.power is off.".to_owned();
         return Err(failure_in_body("/prepare/until", "not-applicable", detail));
+    }
+    if prepare.cidr.is_some() && prepare.until != Some(Readiness::Address) {
+        let detail =
+            "prepare.cidr is the network of the address that prepare.until waits for; set \
+                      prepare.until to ip."
+                .to_owned();
+        return Err(failure_in_body("/prepare/cidr", "not-applicable", detail));
     }
     Ok(prepare)
 }

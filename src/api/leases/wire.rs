@@ -119,6 +119,9 @@ pub struct LeasePrepare {
     pub power: Option<crate::api::machines::wire::PowerStateName>,
     #[schema(required)]
     pub until: Option<String>,
+    /// The network of the machine's address. `ip_address` of the machine shows no other.
+    #[schema(required, example = "10.0.0.0/8")]
+    pub cidr: Option<String>,
     #[schema(required)]
     pub settle: Option<String>,
 }
@@ -217,6 +220,10 @@ pub struct PrepareRequest {
     /// Wait for `power_state:on`, `ip` or `tools`.
     #[schema(nullable = false, example = "power_state:on")]
     pub until: Option<String>,
+    /// Only with `"until": "ip"`: the network in which the address must be. During the lease,
+    /// `ip_address` of the machine is the first address inside it.
+    #[schema(nullable = false, example = "10.0.0.0/8")]
+    pub cidr: Option<String>,
     /// Wait this long after the other steps.
     #[schema(nullable = false, example = "90s")]
     #[serde(default, deserialize_with = "some_duration_text")]
@@ -340,11 +347,12 @@ impl LeaseSelect {
 
 impl LeasePrepare {
     fn from_domain(prepare: &lease::Prepare) -> Self {
-        let lease::Prepare { snapshot, power, until, settle } = prepare;
+        let lease::Prepare { snapshot, power, until, cidr, settle } = prepare;
         Self {
             snapshot: snapshot.clone(),
             power: power.map(Into::into),
             until: until.map(|until| until.as_str().to_owned()),
+            cidr: cidr.map(|cidr| cidr.to_string()),
             settle: settle.map(duration::format),
         }
     }

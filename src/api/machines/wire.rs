@@ -52,11 +52,15 @@ pub struct Machine {
     pub storage_bytes: Option<u64>,
     #[schema(required)]
     pub nested_virtualization: Option<bool>,
-    /// The preferred IP address of the guest. Null if unknown, or if it may be from before the last
-    /// start or revert.
+    /// The IP address of the guest: the first of `ip_addresses`. If the machine is leased with
+    /// `prepare.cidr`, the first inside that network. Null if there is none.
     #[schema(required)]
     pub ip_address: Option<String>,
-    /// All IP addresses of the guest, with the same rule.
+    /// The IP addresses of the guest that other machines can reach: the global and private ones of
+    /// the machine's network cards, first the one that the host prefers, then by card. Link-local,
+    /// 6to4 and Teredo addresses do not count, nor those of an interface whose MAC address no card
+    /// has, such as the bridge of Docker. Empty while they may be from before the last start or
+    /// revert.
     pub ip_addresses: Vec<String>,
     /// The state of VMware Tools: `running`, `starting`, `not_running`, `not_installed`.
     #[schema(required, extensions(("x-extensible-enum" = json!([
@@ -289,8 +293,8 @@ impl Machine {
             memory_bytes: *memory_bytes,
             storage_bytes: *storage_bytes,
             nested_virtualization: *nested_virtualization,
-            ip_address: view.ip_address().map(str::to_owned),
-            ip_addresses: view.ip_addresses().to_vec(),
+            ip_address: view.ip_address().map(|address| address.to_string()),
+            ip_addresses: view.ip_addresses().iter().map(ToString::to_string).collect(),
             tools_status: guest.tools_status.clone(),
             network_cards: network_cards.iter().map(NetworkCard::from_domain).collect(),
             serial_ports: serial_ports.iter().map(SerialPort::from_domain).collect(),
@@ -321,7 +325,8 @@ impl Quarantine {
 
 impl MachineLease {
     fn from_domain(holder: &HoldingLease) -> Self {
-        let HoldingLease { lease, holder, expires_at } = holder;
+        // The network shows in the machine's address.
+        let HoldingLease { lease, holder, expires_at, cidr: _ } = holder;
         Self { id: lease.to_string(), holder: Some(holder.clone()), expires_at: *expires_at }
     }
 }

@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::domain::duration;
+use crate::domain::network::Network;
 use crate::domain::verify::Fingerprint;
 
 #[derive(Debug, Args)]
@@ -35,8 +36,8 @@ pub struct RunCommand {
     /// Take the machine with this MAC address.
     #[arg(long, value_name = "MAC")]
     mac: Option<String>,
-    /// Revert the machine to this snapshot first: an id, name or path. --snapshot, --power, --until
-    /// and --settle replace the preparation of the pool.
+    /// Revert the machine to this snapshot first: an id, name or path. --snapshot, --power, --until,
+    /// --cidr and --settle replace the preparation of the pool.
     #[arg(long, value_name = "SNAPSHOT")]
     snapshot: Option<String>,
     /// Then power it on or off.
@@ -45,6 +46,10 @@ pub struct RunCommand {
     /// Then wait until it is on, has an IP address, or runs VMware Tools.
     #[arg(long, value_name = "WHAT", value_parser = ["power_state:on", "ip", "tools"])]
     until: Option<String>,
+    /// With --until ip: the network in which the address must be, such as 10.0.0.0/8.
+    /// `OTTER_MACHINE_IP` is the first address inside it.
+    #[arg(long, value_name = "NETWORK", value_parser = network, requires = "until")]
+    cidr: Option<Network>,
     /// Then wait for this time.
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     settle: Option<Duration>,
@@ -99,7 +104,18 @@ impl RunCommand {
     /// The body of `POST /v1/leases`. Options that are not given are not in it.
     pub fn lease_request(&self) -> Value {
         let Self {
-            pool, machine, name, mac, snapshot, power, until, settle, ttl, queue_for, ..
+            pool,
+            machine,
+            name,
+            mac,
+            snapshot,
+            power,
+            until,
+            cidr,
+            settle,
+            ttl,
+            queue_for,
+            ..
         } = self;
         let Self { release_power, release_snapshot, holder, .. } = self;
         let text = |value: &Option<String>| value.clone().map(Value::from);
@@ -114,6 +130,7 @@ impl RunCommand {
             ("snapshot", text(snapshot)),
             ("power", text(power)),
             ("until", text(until)),
+            ("cidr", cidr.map(|cidr| Value::from(cidr.to_string()))),
             ("settle", settle.map(time)),
         ];
         let release = [("power", text(release_power)), ("snapshot", text(release_snapshot))];
@@ -139,6 +156,10 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
         Ok(Duration::ZERO) => Err("the time must be longer than zero".to_owned()),
         parsed => parsed.map_err(|error| error.to_string()),
     }
+}
+
+fn network(text: &str) -> Result<Network, String> {
+    text.parse().map_err(|error| format!("{error}"))
 }
 
 fn fingerprint(text: &str) -> Result<Fingerprint, String> {
@@ -167,11 +188,14 @@ mod tests {
         assert_eq!(run.lease_request(), json!({"select": {"pool": "qubes"}, "ttl": "10m"}));
         assert_eq!(run.command, ["./test.sh", "--pool"]);
         let all = "--machine name:a --name b --mac 1:2:3:4:5:6 --snapshot s --power on --until ip \
-            --settle 90s --ttl 5m --queue-for 1h --release-power keep --release-snapshot t \
+            --cidr 10.0.0.0/8 --settle 90s --ttl 5m --queue-for 1h --release-power keep --release-snapshot t \
             --holder me -- true";
         let expected = json!({
             "select": {"machine": "name:a", "name": "b", "mac": "1:2:3:4:5:6"},
-            "prepare": {"snapshot": "s", "power": "on", "until": "ip", "settle": "1m30s"},
+            "prepare": {
+                "snapshot": "s", "power": "on", "until": "ip", "cidr": "10.0.0.0/8",
+                "settle": "1m30s",
+            },
             "release": {"power": "keep", "snapshot": "t"},
             "ttl": "5m", "queue_for": "1h", "holder": "me",
         });
@@ -188,6 +212,8 @@ mod tests {
             "--pool a --ttl 0 -- true",
             "--pool a --ttl soon -- true",
             "--pool a --power up -- true",
+            "--pool a --until ip --cidr ten -- true",
+            "--pool a --cidr 10.0.0.0/8 -- true",
             "--pool a --fingerprint ab -- true",
             &format!("--pool a --fingerprint {digits} --cacert a.pem -- true"),
         ] {

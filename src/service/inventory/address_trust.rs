@@ -60,10 +60,7 @@ impl AddressTrust {
         // While no tools run, a reported address is an old one.
         let no_tools =
             matches!(after.guest.tools_status.as_deref(), Some("not_running" | "not_installed"));
-        let arrived = !no_tools
-            && after.guest.ip_address.is_some()
-            && (before.guest.ip_address != after.guest.ip_address
-                || before.guest.ip_addresses != after.guest.ip_addresses);
+        let arrived = !no_tools && after.guest.has_new_address_since(&before.guest);
         match self {
             _ if tools_stopped => Self::Untrusted { confirm_at: None },
             _ if tools_started || arrived => Self::Trusted,
@@ -158,6 +155,7 @@ fn reverted(before: &Snapshots, after: &Snapshots) -> bool {
 mod tests {
     use super::*;
     use crate::domain::ids::SnapshotId;
+    use crate::domain::machine::GuestInterface;
     use crate::domain::snapshot::Snapshot;
     use crate::service::inventory::samples;
 
@@ -171,8 +169,16 @@ mod tests {
         machine.power_state = Some(PowerState::On);
         machine.guest.tools_running = tools;
         machine.guest.ip_address = address.map(str::to_owned);
-        machine.guest.ip_addresses = address.map(str::to_owned).into_iter().collect();
+        machine.guest.interfaces = address.map(interface).into_iter().collect();
         machine
+    }
+
+    fn interface(address: &str) -> GuestInterface {
+        GuestInterface {
+            mac_address: "00:50:56:00:00:01".parse().ok(),
+            card_key: Some(4000),
+            addresses: vec![address.to_owned()],
+        }
     }
 
     fn off(address: Option<&str>) -> Machine {
@@ -224,9 +230,11 @@ mod tests {
             started.after_update(&running(true, stale), &running(true, None), NOW, SETTLE);
         assert_eq!(cleared, UNTRUSTED, "a removed address does not restore trust");
         let mut second = running(true, stale);
-        second.guest.ip_addresses.push("fe80::1".to_owned());
-        let second = started.after_update(&running(true, stale), &second, NOW, SETTLE);
-        assert_eq!(second, AddressTrust::Trusted, "a new address of another card restores trust");
+        second.guest.interfaces[0].addresses.push("10.0.0.7".to_owned());
+        let arrived = started.after_update(&running(true, stale), &second, NOW, SETTLE);
+        assert_eq!(arrived, AddressTrust::Trusted, "a second address restores trust");
+        let fewer = started.after_update(&second, &running(true, stale), NOW, SETTLE);
+        assert_eq!(fewer, UNTRUSTED, "fewer addresses do not restore trust");
     }
 
     #[test]

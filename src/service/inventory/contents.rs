@@ -2,6 +2,7 @@
 //! and the changes between both.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::domain::datastore::Datastore;
 use crate::domain::event::Subject;
 use crate::domain::ids::{DatastoreId, MachineId, SnapshotId};
 use crate::domain::machine::Machine;
+use crate::domain::network::Network;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot::Snapshots;
 use crate::hypervisor::{Fact, Facts};
@@ -94,11 +96,12 @@ impl InventoryContents {
         })
     }
 
-    /// The preferred address of the guest, if its addresses are trusted.
+    /// The first address of the guest that counts and is inside this network, if there is one. See
+    /// [`Machine::addresses`]. `None` if the addresses are not trusted.
     #[must_use]
-    pub fn ip_address(&self, id: &MachineId) -> Option<&str> {
+    pub fn ip_address(&self, id: &MachineId, within: Option<Network>) -> Option<IpAddr> {
         let machine = self.machine(id).filter(|_| self.has_trusted_addresses(id))?;
-        machine.guest.ip_address.as_deref()
+        machine.address_within(within)
     }
 
     /// How often the guest tools stopped since otter first saw the machine; 0 if the machine does
@@ -213,7 +216,7 @@ impl<'a> Editor<'a> {
                     self.insert(Arc::clone(machine), GuestHistory { address_trust, ..*guest });
                 }
             }
-            Fact::GuestConfirmed { machine, tools_running, ip_address, ip_addresses } => {
+            Fact::GuestConfirmed { machine, tools_running, ip_address, interfaces } => {
                 if let Some((machine, guest)) = self.machines.get(&machine) {
                     let (mut machine, mut guest) = (Arc::clone(machine), *guest);
                     guest.address_trust = guest.address_trust.after_confirmation(
@@ -222,8 +225,8 @@ impl<'a> Editor<'a> {
                         ip_address.as_deref(),
                         now,
                     );
-                    if guest.address_trust == AddressTrust::Trusted && !ip_addresses.is_empty() {
-                        Arc::make_mut(&mut machine).guest.ip_addresses = ip_addresses;
+                    if guest.address_trust == AddressTrust::Trusted && !interfaces.is_empty() {
+                        Arc::make_mut(&mut machine).guest.interfaces = interfaces;
                     }
                     self.insert(machine, guest);
                 }

@@ -4,7 +4,8 @@ use crate::domain::access::{Authority, Role};
 use crate::domain::failure::Failure;
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::LeaseState;
-use crate::domain::machine::Machine;
+use crate::domain::machine::{Machine, MachineIdentity};
+use crate::domain::network::Network;
 use crate::service::callers::Caller;
 
 /// The requester of a job, with its lease or its override.
@@ -48,6 +49,12 @@ pub trait JobAuthorizer: Send + Sync {
     /// `machine-leased`, `lease-ended`, `forbidden`.
     fn authorize(&self, machine: &Machine, requester: &Requester)
     -> Result<Authorization, Failure>;
+
+    /// The network in which the address of the machine must be, by the lease that holds it. `None`
+    /// if any address is good.
+    fn cidr(&self, _machine: &MachineIdentity) -> Option<Network> {
+        None
+    }
 }
 
 impl Authorization {

@@ -13,8 +13,9 @@ use super::state_machine::{
 use super::status::JobStatus;
 use crate::domain::call::HostCall;
 use crate::domain::ids::{QuestionId, TaskId};
-use crate::domain::job::Job;
+use crate::domain::job::{Job, JobRequest};
 use crate::domain::lease::Readiness;
+use crate::domain::network::Network;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::SnapshotRules;
 use crate::fail_points::fail_point;
@@ -107,7 +108,9 @@ impl Runner<'_> {
                 self.await_answer(&question).await;
                 Input::Waited
             }
-            Effect::AwaitReady(readiness) => Input::Ready(self.await_ready(readiness).await),
+            Effect::AwaitReady(readiness) => {
+                Input::Ready(self.await_ready(readiness, awaited_network(&job)).await)
+            }
             Effect::Pause(pause) => {
                 if status.borrow().settling {
                     fail_point!("settle");
@@ -304,7 +307,10 @@ impl Runner<'_> {
 
     /// Waits until the machine is ready. Returns false if the machine is off or gone, so that it
     /// cannot become ready.
-    async fn await_ready(&self, readiness: Readiness) -> bool {
+    ///
+    /// # Parameters
+    /// - `cidr`: the network in which an awaited address must be.
+    async fn await_ready(&self, readiness: Readiness, cidr: Option<Network>) -> bool {
         let machine = &self.machine.id;
         let mut changes = self.parts.inventory.watch(machine);
         self.await_host().await;
@@ -317,7 +323,7 @@ impl Runner<'_> {
             let on = known.power_state == Some(PowerState::On);
             let ready = match readiness {
                 Readiness::On => on,
-                Readiness::Address => contents.ip_address(machine).is_some(),
+                Readiness::Address => contents.ip_address(machine, cidr).is_some(),
                 Readiness::Tools => on && known.guest.tools_running,
             };
             if ready || !on {
@@ -352,7 +358,16 @@ impl Runner<'_> {
     }
 
     fn observed_machine(&self) -> ObservedMachine {
-        observation::machine(&self.parts.inventory.contents(), &self.machine.id)
+        let cidr = self.parts.authorizer.cidr(&self.machine);
+        observation::machine(&self.parts.inventory.contents(), &self.machine.id, cidr)
+    }
+}
+
+/// The network in which the address must be that a job waits for. `None` if any is good.
+const fn awaited_network(job: &Job) -> Option<Network> {
+    match &job.request {
+        JobRequest::Prepare { cidr, .. } => *cidr,
+        _ => None,
     }
 }
 

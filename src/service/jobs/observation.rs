@@ -3,6 +3,7 @@
 use super::state_machine::{GuestObservation, ObservedMachine};
 use crate::domain::ids::{MachineId, QuestionId};
 use crate::domain::machine::MachineIdentity;
+use crate::domain::network::Network;
 use crate::service::inventory::InventoryContents;
 
 /// The guest's state. `None` if the inventory does not have the job's machine.
@@ -31,10 +32,17 @@ pub fn question(contents: &InventoryContents, machine: &MachineId) -> Option<Que
 }
 
 /// The machine's state as readers see it.
+///
+/// # Parameters
+/// - `cidr`: the network in which the machine's address must be.
 #[must_use]
-pub fn machine(contents: &InventoryContents, machine: &MachineId) -> ObservedMachine {
+pub fn machine(
+    contents: &InventoryContents,
+    machine: &MachineId,
+    cidr: Option<Network>,
+) -> ObservedMachine {
     ObservedMachine {
         power_state: contents.machine(machine).and_then(|machine| machine.power_state),
-        ip_address: contents.ip_address(machine).map(str::to_owned),
+        ip_address: contents.ip_address(machine, cidr).map(|address| address.to_string()),
     }
 }

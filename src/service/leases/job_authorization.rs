@@ -6,7 +6,8 @@ use super::published::PublishedLeases;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::{Lease, LeaseState};
-use crate::domain::machine::Machine;
+use crate::domain::machine::{Machine, MachineIdentity};
+use crate::domain::network::Network;
 use crate::service::jobs::authorization::{
     Authorization, JobAuthorizer, LeaseCredential, Requester,
 };
@@ -53,6 +54,10 @@ impl JobAuthorizer for PublishedLeases {
             }
             _ => Err(leased_by_another(machine, open)),
         }
+    }
+
+    fn cidr(&self, machine: &MachineIdentity) -> Option<Network> {
+        self.load().holder_of(machine).and_then(|open| open.lease.cidr())
     }
 }
 

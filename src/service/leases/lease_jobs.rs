@@ -235,11 +235,16 @@ fn job_request(lease: &Lease, machine: &Machine, state: LeaseState) -> Result<Jo
             snapshot: resolve(&prepare.snapshot)?,
             power: prepare.power,
             until: prepare.until,
+            cidr: prepare.cidr,
             settle: prepare.settle,
         },
-        (LeaseState::Preparing, None) => {
-            JobRequest::Prepare { snapshot: None, power: None, until: None, settle: None }
-        }
+        (LeaseState::Preparing, None) => JobRequest::Prepare {
+            snapshot: None,
+            power: None,
+            until: None,
+            cidr: None,
+            settle: None,
+        },
         _ => JobRequest::Release {
             keep_power: lease.release.keep_power,
             snapshot: resolve(&lease.release.snapshot)?,

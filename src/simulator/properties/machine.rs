@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::super::schema::{self, Occurs};
 use super::super::value::{Forest, Moref, Object, Value, enum_value, list, references};
-use super::super::world::{Machine, PowerState, Question, Snapshot, World};
+use super::super::world::{GuestInterface, Machine, PowerState, Question, Snapshot, World};
 use super::{NETWORK, devices, entity_property};
 use crate::domain::names::escape_vim;
 
@@ -281,7 +281,7 @@ fn guest(machine: &Machine) -> Object {
         .with("guestFullName", up.then_some(&machine.guest_full_name))
         .with("hostName", up.then(|| machine.name.replace(['/', ' '], "-")))
         .with("ipAddress", address)
-        .with("net", address.map(|address| list("GuestNicInfo", guest_net(machine, address))))
+        .with("net", address.map(|_| list("GuestNicInfo", guest_net(machine))))
         .with("guestState", if up { "running" } else { "notRunning" })
         .with("appHeartbeatStatus", "appStatusGray")
         .with("guestOperationsReady", up)
@@ -289,28 +289,28 @@ fn guest(machine: &Machine) -> Object {
         .with("guestStateChangeSupported", up)
 }
 
-fn guest_net(machine: &Machine, address: &str) -> Vec<Object> {
-    let Some(card) = machine.network_cards.first() else { return Vec::new() };
-    // Some guests report link-local and bridge addresses first.
-    let addresses: Vec<&str> =
-        machine.guest.more_addresses.iter().map(String::as_str).chain([address]).collect();
-    let configured = addresses.iter().map(|address| {
-        Object::new("NetIpConfigInfoIpAddress")
-            .with("ipAddress", *address)
-            .with("prefixLength", if address.contains(':') { 64 } else { 24 })
-            .with("state", "preferred")
-    });
-    let ip_config = Object::new("NetIpConfigInfo")
-        .with("ipAddress", list("NetIpConfigInfoIpAddress", configured.collect()));
-    vec![
+fn guest_net(machine: &Machine) -> Vec<Object> {
+    let nic = |interface: GuestInterface| {
+        let GuestInterface { mac_address, addresses } = interface;
+        let card = machine.network_cards.iter().find(|card| card.mac_address == mac_address);
+        let configured = addresses.iter().map(|address| {
+            Object::new("NetIpConfigInfoIpAddress")
+                .with("ipAddress", address)
+                .with("prefixLength", if address.contains(':') { 64 } else { 24 })
+                .with("state", "preferred")
+        });
+        let ip_config = Object::new("NetIpConfigInfo")
+            .with("ipAddress", list("NetIpConfigInfoIpAddress", configured.collect()));
         Object::new("GuestNicInfo")
-            .with("network", &card.network)
-            .with("ipAddress", super::super::value::texts(addresses))
-            .with("macAddress", &card.mac_address)
-            .with("connected", card.connected)
-            .with("deviceConfigId", card.key)
-            .with("ipConfig", ip_config),
-    ]
+            .with("network", card.map(|card| &card.network))
+            .with("ipAddress", super::super::value::texts(addresses.iter().map(String::as_str)))
+            .with("macAddress", mac_address)
+            .with("connected", card.is_none_or(|card| card.connected))
+            // A host writes -1 for an interface that exists only in the guest.
+            .with("deviceConfigId", card.map_or(-1, |card| card.key))
+            .with("ipConfig", ip_config)
+    };
+    machine.reported_interfaces().into_iter().map(nic).collect()
 }
 
 fn summary(world: &World, machine: &Machine) -> Object {

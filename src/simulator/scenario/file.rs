@@ -10,7 +10,7 @@ use super::question::QuestionEntry;
 use super::{HostSettings, Scenario, ScenarioError};
 use crate::simulator::fault_config::FaultEntry;
 use crate::simulator::world::{
-    Datastore, Guest, Machine, NetworkCard, PowerState, SerialBacking, SerialPort,
+    Datastore, Guest, GuestInterface, Machine, NetworkCard, PowerState, SerialBacking, SerialPort,
 };
 
 /// The content of the file.
@@ -134,12 +134,25 @@ struct SerialEntry {
 #[serde(deny_unknown_fields)]
 struct ToolsEntry {
     address: Option<String>,
+    /// The address from the start of the tools until `address` arrives.
+    first_address: Option<String>,
     #[serde(default)]
     more_addresses: Vec<String>,
+    #[serde(default)]
+    interfaces: Vec<InterfaceEntry>,
     #[serde(default = "default_tools_after_ms")]
     tools_after_ms: u64,
     #[serde(default = "default_address_after_ms")]
     address_after_ms: u64,
+}
+
+/// A network interface in addition to the first card. If no card has this hardware address, it
+/// exists only in the guest.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InterfaceEntry {
+    mac: String,
+    addresses: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -327,11 +340,22 @@ impl SerialEntry {
 
 impl ToolsEntry {
     fn convert(self) -> Guest {
-        let Self { address, more_addresses, tools_after_ms, address_after_ms } = self;
+        let Self {
+            address,
+            first_address,
+            more_addresses,
+            interfaces,
+            tools_after_ms,
+            address_after_ms,
+        } = self;
+        let interface =
+            |InterfaceEntry { mac, addresses }| GuestInterface { mac_address: mac, addresses };
         Guest {
             tools_installed: true,
             address,
+            first_address,
             more_addresses,
+            interfaces: interfaces.into_iter().map(interface).collect(),
             tools_running: false,
             reported_address: None,
             tools_after: Duration::from_millis(tools_after_ms),

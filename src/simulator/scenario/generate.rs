@@ -120,7 +120,9 @@ impl Guest {
         Self {
             tools_installed: false,
             address: None,
+            first_address: None,
             more_addresses: Vec::new(),
+            interfaces: Vec::new(),
             tools_running: false,
             reported_address: None,
             tools_after: Duration::ZERO,

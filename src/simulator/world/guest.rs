@@ -89,7 +89,12 @@ impl World {
                 let Some(machine) = self.machine_mut(id) else { return };
                 let guest = &mut machine.guest;
                 match event {
-                    GuestEvent::ToolsStart => guest.tools_running = true,
+                    GuestEvent::ToolsStart => {
+                        guest.tools_running = true;
+                        if guest.first_address.is_some() {
+                            guest.reported_address.clone_from(&guest.first_address);
+                        }
+                    }
                     GuestEvent::AddressArrives => guest.reported_address.clone_from(&guest.address),
                     _ => guest.reported_address = None,
                 }

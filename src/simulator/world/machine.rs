@@ -78,8 +78,13 @@ pub struct Guest {
     pub tools_installed: bool,
     /// The address of the guest when it runs.
     pub address: Option<String>,
-    /// Further addresses, for example of a bridge. The host reports them in `guest.net` only.
+    /// The address that the tools report from their start until `address` arrives, for example a
+    /// link-local one. `None` if they report none until then.
+    pub first_address: Option<String>,
+    /// Further addresses of the first network card. The host reports them in `guest.net` only.
     pub more_addresses: Vec<String>,
+    /// Further network interfaces of the guest.
+    pub interfaces: Vec<GuestInterface>,
     pub tools_running: bool,
     /// The address that the host reports now, possibly a stale one.
     pub reported_address: Option<String>,
@@ -87,6 +92,16 @@ pub struct Guest {
     pub tools_after: Duration,
     /// The time from power-on to the address, unscaled.
     pub address_after: Duration,
+}
+
+/// A network interface of a guest in addition to the first network card: another card, or an
+/// interface that exists only in the guest, such as a bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestInterface {
+    /// The network card with this address is the interface. If no card has it, the interface exists
+    /// only in the guest.
+    pub mac_address: String,
+    pub addresses: Vec<String>,
 }
 
 /// A network adapter.
@@ -155,6 +170,26 @@ pub struct Choice {
 }
 
 impl Machine {
+    /// The network interfaces that the tools report now, with their addresses. Empty if they report
+    /// no address.
+    #[must_use]
+    pub fn reported_interfaces(&self) -> Vec<GuestInterface> {
+        let Guest { reported_address, more_addresses, interfaces, .. } = &self.guest;
+        let Some(reported) = reported_address else { return Vec::new() };
+        let elsewhere = interfaces.iter().any(|other| other.addresses.contains(reported));
+        let first = self.network_cards.first().map(|card| GuestInterface {
+            mac_address: card.mac_address.clone(),
+            // Some guests report their other addresses first.
+            addresses: more_addresses
+                .iter()
+                .chain([reported].into_iter().filter(|_| !elsewhere))
+                .cloned()
+                .collect(),
+        });
+        // The order is that of the guest, not that of the cards.
+        interfaces.iter().cloned().chain(first).collect()
+    }
+
     /// Whether the host can read the configuration file.
     #[must_use]
     pub fn is_readable(&self) -> bool {

@@ -22,7 +22,8 @@ use jiff::Timestamp;
 pub use event_history::{EventDetail, EventHistory, EventMachine, HostEvent, MachineEvent};
 pub use guest::GuestEvent;
 pub use machine::{
-    Choice, Guest, Machine, NetworkCard, PowerState, Question, SerialBacking, SerialPort, Snapshot,
+    Choice, Guest, GuestInterface, Machine, NetworkCard, PowerState, Question, SerialBacking,
+    SerialPort, Snapshot,
 };
 pub use task::{Operation, Task, TaskState};
 

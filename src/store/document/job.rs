@@ -103,6 +103,9 @@ pub enum RequestDocument {
         snapshot: Option<(String, String)>,
         power: Option<PowerDocument>,
         until: Option<ReadinessDocument>,
+        /// `None` also in jobs of earlier versions.
+        #[serde(default)]
+        cidr: Option<String>,
         settle_ms: Option<u64>,
     },
     Release {
@@ -240,7 +243,7 @@ impl TryFrom<JobDocument> for Job {
             host_task,
             intent,
         } = document;
-        let (request, lease) = (JobRequest::from(request), lease.map(lease_id).transpose()?);
+        let (request, lease) = (JobRequest::try_from(request)?, lease.map(lease_id).transpose()?);
         let authority =
             authority.map_or_else(|| assumed_authority(&request, lease.is_some()), Into::into);
         Ok(Self {
@@ -351,10 +354,11 @@ impl From<&JobRequest> for RequestDocument {
                     description: description.clone(),
                 }
             }
-            JobRequest::Prepare { snapshot, power, until, settle } => Self::Prepare {
+            JobRequest::Prepare { snapshot, power, until, cidr, settle } => Self::Prepare {
                 snapshot: snapshot.as_ref().map(|(id, path)| (id.to_string(), path.clone())),
                 power: power.map(PowerDocument::from),
                 until: until.map(ReadinessDocument::from),
+                cidr: cidr.map(|cidr| cidr.to_string()),
                 settle_ms: settle.as_ref().map(milliseconds),
             },
             JobRequest::Release { keep_power, snapshot } => Self::Release {
@@ -441,9 +445,11 @@ fn milliseconds(duration: &Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl From<RequestDocument> for JobRequest {
-    fn from(request: RequestDocument) -> Self {
-        match request {
+impl TryFrom<RequestDocument> for JobRequest {
+    type Error = DocumentError;
+
+    fn try_from(request: RequestDocument) -> Result<Self, DocumentError> {
+        Ok(match request {
             RequestDocument::PowerOn => Self::PowerOn,
             RequestDocument::PowerOff => Self::PowerOff,
             RequestDocument::Reset => Self::Reset,
@@ -476,17 +482,20 @@ impl From<RequestDocument> for JobRequest {
                     description,
                 }
             }
-            RequestDocument::Prepare { snapshot, power, until, settle_ms } => Self::Prepare {
+            RequestDocument::Prepare { snapshot, power, until, cidr, settle_ms } => Self::Prepare {
                 snapshot: snapshot.map(|(id, path)| (SnapshotId::from_backend(id), path)),
                 power: power.map(PowerState::from),
                 until: until.map(Readiness::from),
+                cidr: cidr
+                    .map(|cidr| word("network", cidr, |cidr| cidr.parse().ok()))
+                    .transpose()?,
                 settle: settle_ms.map(Duration::from_millis),
             },
             RequestDocument::Release { keep_power, snapshot } => Self::Release {
                 keep_power,
                 snapshot: snapshot.map(|(id, path)| (SnapshotId::from_backend(id), path)),
             },
-        }
+        })
     }
 }
 

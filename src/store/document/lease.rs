@@ -97,6 +97,9 @@ struct PrepareDocument {
     snapshot: Option<String>,
     power: Option<String>,
     until: Option<String>,
+    /// `None` also in leases of earlier versions.
+    #[serde(default)]
+    cidr: Option<String>,
     settle_ms: Option<u64>,
 }
 
@@ -321,11 +324,12 @@ impl From<ScopeDocument> for Scope {
 
 impl From<&Prepare> for PrepareDocument {
     fn from(prepare: &Prepare) -> Self {
-        let Prepare { snapshot, power, until, settle } = prepare;
+        let Prepare { snapshot, power, until, cidr, settle } = prepare;
         Self {
             snapshot: snapshot.clone(),
             power: power.map(|power| power.as_str().to_owned()),
             until: until.map(|until| until.as_str().to_owned()),
+            cidr: cidr.map(|cidr| cidr.to_string()),
             settle_ms: settle.map(milliseconds),
         }
     }
@@ -335,11 +339,12 @@ impl TryFrom<PrepareDocument> for Prepare {
     type Error = DocumentError;
 
     fn try_from(document: PrepareDocument) -> Result<Self, DocumentError> {
-        let PrepareDocument { snapshot, power: state, until, settle_ms } = document;
+        let PrepareDocument { snapshot, power: state, until, cidr, settle_ms } = document;
         Ok(Self {
             snapshot,
             power: state.map(power).transpose()?,
             until: until.map(|until| word("readiness", until, Readiness::parse)).transpose()?,
+            cidr: cidr.map(|cidr| word("network", cidr, |cidr| cidr.parse().ok())).transpose()?,
             settle: settle_ms.map(Duration::from_millis),
         })
     }

@@ -1,5 +1,6 @@
 //! Leases over HTTP: requests, the queue, preparations, releases, renewals and quarantines.
 
+mod addresses;
 mod expiry;
 mod fields;
 mod invalid_input;
@@ -42,6 +43,7 @@ fn with_pools(settings: &mut Settings) {
             snapshot: Some("installed/updated/kickstart".to_owned()),
             power: Some(PowerState::On),
             until: None,
+            cidr: None,
             settle: Some(Duration::from_millis(20)),
         }),
         ..qubes.clone()

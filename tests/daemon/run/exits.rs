@@ -24,6 +24,31 @@ async fn the_command_succeeds_and_knows_its_machine() {
 }
 
 #[tokio::test]
+async fn the_command_gets_an_address_inside_the_network_of_its_option() {
+    let lab =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/lab.toml")).unwrap();
+    let scenario = lab
+        .replace("[\"fe80::250:56ff:fe3f:32\"]", "[\"fe80::250:56ff:fe3f:32\", \"192.168.50.32\"]")
+        .replace("tools_after_ms = 2_000\naddress_after_ms = 3_000", "address_after_ms = 2_100");
+    assert!(scenario.contains("192.168.50.32") && scenario.contains("2_100"), "{scenario}");
+    let files = tempfile::tempdir().unwrap();
+    let file = files.path().join("two-networks.toml");
+    std::fs::write(&file, scenario).unwrap();
+    let fixture = RunFixture::with_arguments(&["--scenario", file.to_str().unwrap()]).await;
+    let script = r#"echo "$OTTER_MACHINE_IP""#;
+    let options = "--machine 32 --power on --until ip --cidr 192.168.0.0/16";
+    let ended = fixture.run(options, script).wait().await;
+    ended.assert_exit(0, "ci-runner-2 (32 at 192.168.50.32) is held");
+    assert_eq!(ended.stdout, ["192.168.50.32"]);
+    for wrong in ["--cidr 10.0.0.0/8", "--until ip --cidr ten"] {
+        fixture.run(wrong, script).wait().await.assert_exit(64, "--cidr");
+    }
+    let other = fixture.run("--until tools --cidr 10.0.0.0/8", script).wait().await;
+    other.assert_exit(64, "prepare.cidr");
+    fixture.assert_all_released().await;
+}
+
+#[tokio::test]
 async fn the_command_fails() {
     let fixture = RunFixture::start().await;
     let ended = fixture.run("--quiet", "exit 7").wait().await;

@@ -880,6 +880,7 @@ fn prepare_request(machine: u64, until: Readiness) -> JobRequest {
         snapshot: Some(kickstart(machine)),
         power: Some(On),
         until: Some(until),
+        cidr: None,
         settle: Some(Duration::from_secs(20)),
     }
 }

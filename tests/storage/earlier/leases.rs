@@ -108,6 +108,7 @@ fn lease(number: u32, state: LeaseState, reason: Option<EndReason>) -> Lease {
             snapshot: Some("base/kickstart".to_owned()),
             power: Some(PowerState::On),
             until: Some(Readiness::Tools),
+            cidr: None,
             settle: Some(Duration::from_secs(90)),
         }),
         release: Release { keep_power: true, snapshot: Some("base".to_owned()) },

@@ -35,7 +35,7 @@ fn prepare(
     settle: bool,
 ) -> JobRequest {
     let (snapshot, settle) = (snapshot.then(named), settle.then_some(MINUTE));
-    JobRequest::Prepare { snapshot, power, until, settle }
+    JobRequest::Prepare { snapshot, power, until, cidr: None, settle }
 }
 
 fn release(snapshot: bool, keep_power: bool) -> JobRequest {

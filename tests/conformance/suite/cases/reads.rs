@@ -162,7 +162,7 @@ async fn confirm_guest_returns_after_the_fact(test: &TestContext) -> Result<()> 
         machine: id.clone(),
         tools_running: actual.tools_running,
         ip_address: actual.ip_address,
-        ip_addresses: actual.ip_addresses,
+        interfaces: actual.interfaces,
     };
     ensure!(confirmed.as_ref() == Some(&expected), "reported {confirmed:?}, expected {expected:?}");
     Ok(())

@@ -449,6 +449,7 @@ fn a_preparation_reverts_powers_on_waits_and_settles() {
         snapshot: Some((id("kickstart"), "base/kickstart".to_owned())),
         power: Some(On),
         until: Some(Readiness::Tools),
+        cidr: None,
         settle: Some(Duration::from_mins(1)),
     };
     let call = [Accepted("task"), TaskSucceeded];
