@@ -20,6 +20,7 @@ mod methods;
 mod pace;
 mod properties;
 mod property_collector;
+mod property_path;
 mod read_scope;
 mod scenario;
 mod schema;

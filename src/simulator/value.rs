@@ -1,7 +1,10 @@
 //! The values of vim25 as a tree, and how they are written as XML.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 
+use super::property_path::{self, Key, Segment};
 use super::schema::{self, Field, Occurs};
 use crate::esx::soap::xml::Writer;
 
@@ -74,35 +77,68 @@ impl Object {
 }
 
 impl Value {
-    /// The value at a property path below this value. The path may contain keys in brackets. `None`
-    /// if there is no value.
+    /// The value at a property path below this value. `None` if there is no value or the path is
+    /// malformed.
     #[must_use]
-    pub fn descend(&self, path: &str) -> Option<&Value> {
-        let mut at = self;
-        for segment in path.split('.') {
-            let (name, key) = schema::split_key(segment);
-            let Value::Object(object) = at else { return None };
-            at = object.get(name)?;
-            if let Some(key) = key {
-                at = at.item_with_key(key)?;
-            }
-        }
-        Some(at)
+    pub fn descend(&self, path: &str) -> Option<Value> {
+        self.select(None, &property_path::parse(path)?)
     }
 
-    /// The item with this key in a list. `None` if there is none.
+    /// The item with this key, or this value itself without a key, and from there the value at the
+    /// path `below`. `None` if there is no value.
     #[must_use]
-    pub fn item_with_key(&self, key: &str) -> Option<&Value> {
-        let Value::List(_, items) = self else { return None };
-        items.iter().find(|item| match item {
-            Value::Object(object) => match object.get("key") {
-                Some(Value::Int(number)) => number.to_string() == key,
-                Some(Value::Text(text)) => text == key,
-                _ => false,
-            },
-            Value::Reference(moref) => moref.id == key,
+    pub fn select(&self, key: Option<Key<'_>>, below: &[Segment<'_>]) -> Option<Value> {
+        let mut at = match key {
+            Some(key) => self.item(key)?,
+            None => Cow::Borrowed(self),
+        };
+        for Segment { name, key } in below {
+            at = match at {
+                Cow::Borrowed(value) => value.field(name, *key)?,
+                Cow::Owned(value) => Cow::Owned(value.field(name, *key)?.into_owned()),
+            };
+        }
+        Some(at.into_owned())
+    }
+
+    fn field(&self, name: &str, key: Option<Key<'_>>) -> Option<Cow<'_, Self>> {
+        let Self::Object(object) = self else { return None };
+        let value = object.get(name)?;
+        match key {
+            Some(key) => value.item(key),
+            None => Some(Cow::Borrowed(value)),
+        }
+    }
+
+    fn item(&self, key: Key<'_>) -> Option<Cow<'_, Self>> {
+        match (self, key) {
+            (Self::List(_, items), key) => items
+                .iter()
+                .enumerate()
+                .find(|(index, item)| item.has_key(*index, key))
+                .map(|(_, item)| Cow::Borrowed(item)),
+            (Self::Forest(forest), Key::Number(index)) => {
+                let tree = forest.tree(usize::try_from(index).ok()?)?;
+                Some(Cow::Owned(Self::Object(tree)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether this item of a list has the key. An item without a key of its own has its index.
+    fn has_key(&self, index: usize, key: Key<'_>) -> bool {
+        let own = match self {
+            Self::Object(object) => object.get("key"),
+            Self::Reference(_) => Some(self),
+            _ => None,
+        };
+        match (own, key) {
+            (Some(Self::Int(own)), Key::Number(number)) => *own == number,
+            (Some(Self::Text(own)), Key::Text(text)) => own == text,
+            (Some(Self::Reference(moref)), Key::Text(text)) => moref.id == text,
+            (None, Key::Number(number)) => usize::try_from(number) == Ok(index),
             _ => false,
-        })
+        }
     }
 
     /// Writes the value as the element `name` of a field that declares `anyType`.
@@ -183,6 +219,17 @@ impl Value {
 }
 
 impl Forest {
+    /// The tree with this index among the roots. Its children are a forest. `None` if there are
+    /// fewer roots.
+    fn tree(&self, index: usize) -> Option<Object> {
+        let mut roots = self.0.iter().enumerate().filter(|(_, (depth, _))| *depth == 0);
+        let (at, (_, root)) = roots.nth(index)?;
+        let below = self.0[at + 1..].iter().take_while(|(depth, _)| *depth > 0);
+        let children: Vec<_> = below.map(|(depth, tree)| (depth - 1, tree.clone())).collect();
+        let children = (!children.is_empty()).then(|| Value::Forest(Self(children)));
+        Some(root.clone().with("childSnapshotList", children))
+    }
+
     fn write(&self, writer: &mut Writer, root_name: &str) {
         let mut open = 0;
         for (depth, tree) in &self.0 {

@@ -164,6 +164,25 @@ async fn tools_and_addresses_appear_late_and_addresses_linger() {
 }
 
 #[tokio::test]
+async fn a_shutdown_is_kept_whether_a_reboot_was_asked_before_or_after_it() {
+    for methods in [["RebootGuest", "ShutdownGuest"], ["ShutdownGuest", "RebootGuest"]] {
+        let lab = Lab::stepped().await;
+        for method in methods {
+            assert!(lab.call(method, "VirtualMachine", "31", "").await.is_empty_answer());
+        }
+        lab.control().step_guests();
+        assert_eq!(lab.power_state("31").await, "poweredOff", "{methods:?}");
+        // The next run begins without the old requests.
+        assert_eq!(lab.run_task("PowerOnVM_Task", "31", "").await.0, "success");
+        while lab.control().step_guests() > 0 {}
+        assert!(lab.call("RebootGuest", "VirtualMachine", "31", "").await.is_empty_answer());
+        lab.control().step_guests();
+        assert_eq!(lab.power_state("31").await, "poweredOn");
+        assert!(lab.control().look(|world| !world.machine("31").unwrap().guest.tools_running));
+    }
+}
+
+#[tokio::test]
 async fn requests_must_match_their_declarations() {
     let lab = Lab::stepped().await;
     let wrong_order = "<memory>true</memory><name>s</name><quiesce>false</quiesce>";

@@ -201,3 +201,63 @@ async fn a_wait_is_cancelled_and_invalid_requests_are_refused() {
         .await;
     assert_eq!(wrong.fault().as_deref(), Some("InvalidProperty"));
 }
+
+#[tokio::test]
+async fn a_path_names_an_item_of_an_array_by_the_kind_of_key_that_its_items_have() {
+    let lab = Lab::stepped().await;
+    let read = async |path: &str| {
+        let parameters = format!(
+            "<specSet><propSet><type>VirtualMachine</type><pathSet>{path}</pathSet></propSet>\
+             <objectSet><obj type=\"VirtualMachine\">16</obj></objectSet></specSet><options/>"
+        );
+        lab.call("RetrievePropertiesEx", "PropertyCollector", "ha-property-collector", &parameters)
+            .await
+    };
+    for (path, expected) in [
+        ("config.hardware.device[4000].key", "4000"),
+        ("config.extraConfig[\"svga.present\"].value", "TRUE"),
+        ("snapshot.rootSnapshotList[0].childSnapshotList[0].id", "2"),
+    ] {
+        let reply = read(path).await;
+        let property = reply.returned().descend(&["objects", "propSet"]).unwrap();
+        let found = (property.child_text("name"), property.child_text("val"));
+        assert_eq!(found, (Some(path), Some(expected)));
+    }
+    let whole = read("config.extraConfig[\"svga.present\"]").await;
+    let value = whole.returned().descend(&["objects", "propSet", "val"]).unwrap();
+    assert_eq!((value.type_name(), value.child_text("value")), (Some("OptionValue"), Some("TRUE")));
+    for absent in ["config.hardware.device[9999]", "config.extraConfig[\"guestinfo.a\"]"] {
+        let reply = read(absent).await;
+        assert!(reply.returned().descend(&["objects", "propSet"]).is_none(), "{absent}");
+    }
+    for wrong in [
+        "config.hardware[4000]",
+        "config.hardware.device[4000",
+        "config.hardware.device[\"4000\"]",
+        "config.extraConfig[svga.present]",
+        "snapshot.rootSnapshotList[\"base\"]",
+    ] {
+        assert_eq!(read(wrong).await.fault().as_deref(), Some("InvalidProperty"), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_spec_of_all_properties_ignores_its_paths() {
+    let lab = Lab::stepped().await;
+    let spec = "<propSet><type>Folder</type><all>true</all><pathSet>nonsense</pathSet>\
+                <pathSet>name</pathSet></propSet>\
+                <objectSet><obj type=\"Folder\">ha-folder-vm</obj></objectSet>";
+    let reply = lab
+        .call(
+            "RetrievePropertiesEx",
+            "PropertyCollector",
+            "ha-property-collector",
+            &format!("<specSet>{spec}</specSet><options/>"),
+        )
+        .await;
+    let object = reply.returned().child("objects").unwrap();
+    let names: Vec<&str> =
+        object.children_named("propSet").filter_map(|set| set.child_text("name")).collect();
+    assert!(names.contains(&"childEntity") && names.contains(&"name"), "{names:?}");
+    assert_eq!(names.iter().filter(|name| **name == "name").count(), 1);
+}

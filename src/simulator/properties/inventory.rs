@@ -1,8 +1,8 @@
-//! The properties of folders, the datacenter, the host, its resources, datastores and the network.
+//! The properties of folders, the datacenter, the resources of the host, datastores and the network.
 
 use super::super::value::{Moref, Object, Value, enum_value, list, references, texts};
 use super::super::world::{Datastore, World};
-use super::{NETWORK, children, entity_property, service};
+use super::{NETWORK, children, datastore_browser, entity_property, environment_browser};
 
 pub fn property(world: &World, object: &Moref, name: &str) -> Option<Value> {
     match object.kind {
@@ -10,11 +10,14 @@ pub fn property(world: &World, object: &Moref, name: &str) -> Option<Value> {
         "Datacenter" => datacenter(world, name),
         "ComputeResource" => compute_resource(world, name),
         "ResourcePool" => resource_pool(world, name),
-        "HostSystem" => host(world, name),
         "Network" => network(world, name),
         "Datastore" => datastore(world, world.datastore(&object.id)?, name),
         "HostDatastoreBrowser" => match name {
             "datastore" => Some(references(datastores(world))),
+            _ => None,
+        },
+        "EnvironmentBrowser" => match name {
+            "datastoreBrowser" => Some(datastore_browser()),
             _ => None,
         },
         _ => None,
@@ -25,7 +28,7 @@ pub fn datastores(world: &World) -> impl Iterator<Item = Moref> {
     world.datastores().map(|datastore| Moref::new("Datastore", datastore.id.clone()))
 }
 
-fn machines(world: &World) -> Value {
+pub fn machines(world: &World) -> Value {
     references(world.machines().map(|machine| Moref::new("VirtualMachine", machine.id.clone())))
 }
 
@@ -80,6 +83,7 @@ fn compute_resource(world: &World, name: &str) -> Option<Value> {
                 .with("numEffectiveHosts", 1)
                 .with("overallStatus", enum_value("ManagedEntityStatus", "green")),
         )),
+        "environmentBrowser" => Some(environment_browser()),
         "configurationEx" => Some(Value::Object(
             Object::new("ComputeResourceConfigInfo").with("vmSwapPlacement", "vmDirectory"),
         )),
@@ -141,73 +145,6 @@ fn resource_pool(world: &World, name: &str) -> Option<Value> {
             Some(Moref::new("ComputeResource", "ha-compute-res")),
         ),
     }
-}
-
-fn host(world: &World, name: &str) -> Option<Value> {
-    match name {
-        "vm" => Some(machines(world)),
-        "datastore" => Some(references(datastores(world))),
-        "network" => Some(references([Moref::new("Network", NETWORK)])),
-        "runtime" => Some(Value::Object(host_runtime(world))),
-        "summary" => Some(Value::Object(host_summary(world))),
-        "datastoreBrowser" => {
-            Some(Value::Reference(Moref::new("HostDatastoreBrowser", "ha-host-datastorebrowser")))
-        }
-        "config" => Some(Value::Object(
-            Object::new("HostConfigInfo")
-                .with("host", Moref::new("HostSystem", "ha-host"))
-                .with("product", service::about(world)),
-        )),
-        other => entity_property(
-            other,
-            &world.host.name,
-            Some(Moref::new("ComputeResource", "ha-compute-res")),
-        ),
-    }
-}
-
-fn host_runtime(world: &World) -> Object {
-    Object::new("HostRuntimeInfo")
-        .with("connectionState", enum_value("HostSystemConnectionState", "connected"))
-        .with("powerState", enum_value("HostSystemPowerState", "poweredOn"))
-        .with("inMaintenanceMode", world.host.in_maintenance_mode)
-        .with("bootTime", world.host.booted_at)
-        .with("hostMaxVirtualDiskCapacity", 68_169_720_922_112_i64)
-}
-
-fn host_summary(world: &World) -> Object {
-    let cores = world.host.cpu_count;
-    let hardware = Object::new("HostHardwareSummary")
-        .with("vendor", "Supermicro")
-        .with("model", "SYS-5019D")
-        .with("uuid", &world.host.uuid)
-        .with("memorySize", world.host.memory_bytes)
-        .with("cpuModel", "Intel(R) Xeon(R) D-2146NT CPU @ 2.30GHz")
-        .with("cpuMhz", 2_400)
-        .with("numCpuPkgs", 1_i16)
-        .with("numCpuCores", cores)
-        .with("numCpuThreads", cores)
-        .with("numNics", 2)
-        .with("numHBAs", 1);
-    let config = Object::new("HostConfigSummary")
-        .with("name", &world.host.name)
-        .with("port", 902)
-        .with("product", service::about(world))
-        .with("vmotionEnabled", false)
-        .with("faultToleranceEnabled", false);
-    let uptime = world.now().wall.as_second() - world.host.booted_at.as_second();
-    let quick = Object::new("HostListSummaryQuickStats")
-        .with("overallCpuUsage", 1_200)
-        .with("overallMemoryUsage", 32_768)
-        .with("uptime", i32::try_from(uptime / 60 * 60).unwrap_or(i32::MAX));
-    Object::new("HostListSummary")
-        .with("host", Moref::new("HostSystem", "ha-host"))
-        .with("hardware", hardware)
-        .with("runtime", host_runtime(world))
-        .with("config", config)
-        .with("quickStats", quick)
-        .with("overallStatus", enum_value("ManagedEntityStatus", "green"))
-        .with("rebootRequired", false)
 }
 
 fn network(world: &World, name: &str) -> Option<Value> {

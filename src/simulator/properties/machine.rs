@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 
-use super::super::schema::{self, Occurs};
+use super::super::schema;
 use super::super::value::{Forest, Moref, Object, Value, enum_value, list, references};
 use super::super::world::{GuestInterface, Machine, PowerState, Question, Snapshot, World};
-use super::{NETWORK, devices, entity_property};
+use super::{NETWORK, devices, entity_property, environment_browser, supported_features};
 use crate::domain::names::escape_vim;
+
+/// The version of the virtual hardware.
+const HARDWARE_VERSION: &str = "vmx-19";
 
 pub fn property(world: &World, machine: &Machine, name: &str) -> Option<Value> {
     match name {
@@ -26,6 +29,7 @@ pub fn property(world: &World, machine: &Machine, name: &str) -> Option<Value> {
         "network" => Some(references([Moref::new("Network", NETWORK)])),
         "resourcePool" => Some(Value::Reference(Moref::new("ResourcePool", "ha-root-pool"))),
         "capability" => Some(Value::Object(capability())),
+        "environmentBrowser" => Some(environment_browser()),
         "layoutEx" => machine.is_readable().then(|| Value::Object(layout(world, machine))),
         "storage" => Some(Value::Object(
             Object::new("VirtualMachineStorageInfo")
@@ -33,7 +37,7 @@ pub fn property(world: &World, machine: &Machine, name: &str) -> Option<Value> {
                     "perDatastoreUsage",
                     list("VirtualMachineUsageOnDatastore", vec![usage(machine)]),
                 )
-                .with("timestamp", world.now().wall),
+                .with("timestamp", machine.created_at),
         )),
         "guestHeartbeatStatus" => Some(enum_value("ManagedEntityStatus", heartbeat(machine))),
         "recentTask" => {
@@ -119,7 +123,7 @@ fn config(world: &World, machine: &Machine) -> Object {
         .with("modified", machine.created_at)
         .with("name", escape_vim(&machine.name))
         .with("guestFullName", &machine.guest_full_name)
-        .with("version", "vmx-19")
+        .with("version", HARDWARE_VERSION)
         .with("uuid", &machine.bios_uuid)
         .with("createDate", machine.created_at)
         .with("instanceUuid", &machine.instance_uuid)
@@ -177,23 +181,19 @@ fn allocation(shares: i32) -> Object {
 /// `VirtualMachineCapability`, the same for each machine. Everything is supported, except old
 /// features and features that need devices that the machines do not have.
 fn capability() -> Object {
-    const LACKING: [&str; 8] = [
-        "consolePreferencesSupported",
-        "vmNpivWwnSupported",
-        "npivWwnOnNonRdmVmSupported",
-        "vmNpivWwnDisableSupported",
-        "vmNpivWwnUpdateSupported",
-        "recordReplaySupported",
-        "hostBasedReplicationSupported",
-        "seSparseDiskSupported",
-    ];
-    let declared = schema::fields("VirtualMachineCapability").unwrap_or_default();
-    let supported = declared
-        .iter()
-        .filter(|field| field.occurs == Occurs::Once && field.type_name == "boolean");
-    supported.fold(Object::new("VirtualMachineCapability"), |object, field| {
-        object.with(field.name, !LACKING.contains(&field.name))
-    })
+    supported_features(
+        "VirtualMachineCapability",
+        &[
+            "consolePreferencesSupported",
+            "vmNpivWwnSupported",
+            "npivWwnOnNonRdmVmSupported",
+            "vmNpivWwnDisableSupported",
+            "vmNpivWwnUpdateSupported",
+            "recordReplaySupported",
+            "hostBasedReplicationSupported",
+            "seSparseDiskSupported",
+        ],
+    )
 }
 
 fn extra_config(machine: &Machine) -> Vec<Object> {
@@ -314,15 +314,6 @@ fn guest_net(machine: &Machine) -> Vec<Object> {
 }
 
 fn summary(world: &World, machine: &Machine) -> Object {
-    let (status, version_status, running) = tools_status(machine);
-    let guest = Object::new("VirtualMachineGuestSummary")
-        .with("guestId", machine.guest.tools_running.then_some(&machine.guest_id))
-        .with("guestFullName", machine.guest.tools_running.then_some(&machine.guest_full_name))
-        .with("toolsStatus", enum_value("VirtualMachineToolsStatus", status))
-        .with("toolsVersionStatus", version_status)
-        .with("toolsVersionStatus2", version_status)
-        .with("toolsRunningStatus", running)
-        .with("ipAddress", machine.guest.reported_address.as_ref());
     let readable = machine.is_readable();
     let cards = i32::try_from(machine.network_cards.len()).ok();
     let config = Object::new("VirtualMachineConfigSummary")
@@ -340,7 +331,8 @@ fn summary(world: &World, machine: &Machine) -> Object {
         .with("guestId", readable.then_some(&machine.guest_id))
         .with("guestFullName", readable.then_some(&machine.guest_full_name))
         .with("annotation", readable.then_some(&machine.annotation))
-        .with("installBootRequired", readable.then_some(false));
+        .with("installBootRequired", readable.then_some(false))
+        .with("hwVersion", readable.then_some(HARDWARE_VERSION));
     let storage = Object::new("VirtualMachineStorageSummary")
         .with("committed", machine.disk_bytes)
         .with("uncommitted", 0_i64)
@@ -359,11 +351,20 @@ fn summary(world: &World, machine: &Machine) -> Object {
     Object::new("VirtualMachineSummary")
         .with("vm", Moref::new("VirtualMachine", machine.id.clone()))
         .with("runtime", runtime(machine))
-        .with("guest", guest)
+        .with("guest", guest_summary(machine))
         .with("config", config)
         .with("storage", storage)
         .with("quickStats", quick)
         .with("overallStatus", enum_value("ManagedEntityStatus", "green"))
+}
+
+/// `VirtualMachineGuestSummary`: each field is a copy of the field with its name in `guest`.
+fn guest_summary(machine: &Machine) -> Object {
+    let guest = guest(machine);
+    let copied = schema::fields("VirtualMachineGuestSummary").unwrap_or_default();
+    copied.iter().fold(Object::new("VirtualMachineGuestSummary"), |summary, field| {
+        summary.with(field.name, guest.get(field.name).cloned())
+    })
 }
 
 const fn heartbeat(machine: &Machine) -> &'static str {

@@ -13,24 +13,30 @@
 
 mod devices;
 mod event;
+mod host;
 mod inventory;
 mod machine;
 mod service;
 mod task;
 
 use super::read_scope::ReadScope;
-use super::schema;
+use super::schema::{self, Occurs};
 use super::value::{Moref, Object, Value, enum_value, list, references};
 use super::world::{HostEvent, World};
 
 /// The moid of the only network.
 pub const NETWORK: &str = "HaNetwork-VM Network";
 
+/// The moid of the environment browser, which all machines share.
+const ENVIRONMENT_BROWSER: &str = "ha-env-browser";
+
 /// The name of a managed type as a static text. `None` if no object of the host has this type.
 #[must_use]
 pub fn managed_type(name: &str) -> Option<&'static str> {
     service::SINGLETONS
         .iter()
+        .chain(service::GUEST_MANAGERS)
+        .chain(host::MANAGERS)
         .map(|singleton| singleton.kind)
         .chain([
             "VirtualMachine",
@@ -48,6 +54,7 @@ pub fn managed_type(name: &str) -> Option<&'static str> {
             "ResourcePool",
             "HostSystem",
             "Network",
+            "EnvironmentBrowser",
         ])
         .find(|known| *known == name)
 }
@@ -86,7 +93,12 @@ pub fn exists(scope: ReadScope<'_>, object: &Moref) -> bool {
         "ResourcePool" => id == "ha-root-pool",
         "HostSystem" => id == "ha-host",
         "Network" => id == NETWORK,
-        _ => service::SINGLETONS.iter().any(|known| known.kind == object.kind && known.id == id),
+        "EnvironmentBrowser" => id == ENVIRONMENT_BROWSER,
+        kind => service::SINGLETONS
+            .iter()
+            .chain(service::GUEST_MANAGERS)
+            .chain(host::MANAGERS)
+            .any(|known| known.kind == kind && known.id == id),
     }
 }
 
@@ -110,14 +122,18 @@ pub fn property(scope: ReadScope<'_>, object: &Moref, name: &str) -> Option<Valu
         | "EventHistoryCollector"
         | "PropertyFilter"
         | "PropertyCollector" => scope.session?.property(scope.world, object, name),
+        "HostSystem" => host::property(scope.world, name),
+        "HostNetworkSystem" | "HostDatastoreSystem" => {
+            host::manager_property(scope.world, object.kind, name)
+        }
         "Folder"
         | "Datacenter"
         | "ComputeResource"
         | "ResourcePool"
-        | "HostSystem"
         | "Network"
         | "Datastore"
-        | "HostDatastoreBrowser" => inventory::property(scope.world, object, name),
+        | "HostDatastoreBrowser"
+        | "EnvironmentBrowser" => inventory::property(scope.world, object, name),
         _ => service::property(scope, object, name),
     }
 }
@@ -228,6 +244,27 @@ fn entity_property(name: &str, own_name: &str, parent: Option<Moref>) -> Option<
         "availableField" => empty("CustomFieldDef"),
         _ => None,
     }
+}
+
+/// The reference to the browser of all datastores of the host.
+fn datastore_browser() -> Value {
+    Value::Reference(Moref::new("HostDatastoreBrowser", "ha-host-datastorebrowser"))
+}
+
+/// The reference to the environment browser.
+fn environment_browser() -> Value {
+    Value::Reference(Moref::new("EnvironmentBrowser", ENVIRONMENT_BROWSER))
+}
+
+/// A data object of this type in which each required boolean is true, except those in `lacking`.
+fn supported_features(type_name: &'static str, lacking: &[&str]) -> Object {
+    let declared = schema::fields(type_name).unwrap_or_default();
+    let features = declared
+        .iter()
+        .filter(|field| field.occurs == Occurs::Once && field.type_name == "boolean");
+    features.fold(Object::new(type_name), |object, field| {
+        object.with(field.name, !lacking.contains(&field.name))
+    })
 }
 
 fn description(label: impl Into<String>, summary: impl Into<String>) -> Object {

@@ -5,14 +5,15 @@ use super::super::value::{Moref, Object, Value, list, references, texts};
 use super::super::world::{Task, World};
 use super::{event, task};
 
-/// A managed object that always exists, and the field of `ServiceContent` that refers to it.
+/// A managed object that always exists, and the field that refers to it: of `ServiceContent` or of
+/// another manager.
 pub struct Singleton {
     pub kind: &'static str,
     pub id: &'static str,
-    field: &'static str,
+    pub field: &'static str,
 }
 
-const fn singleton(field: &'static str, kind: &'static str, id: &'static str) -> Singleton {
+pub const fn singleton(field: &'static str, kind: &'static str, id: &'static str) -> Singleton {
     Singleton { kind, id, field }
 }
 
@@ -49,6 +50,19 @@ pub const SINGLETONS: &[Singleton] = &[
     singleton("guestOperationsManager", "GuestOperationsManager", "ha-guest-operations-manager"),
     singleton("vStorageObjectManager", "HostVStorageObjectManager", "ha-vstorage-object-manager"),
     singleton("cryptoManager", "CryptoManagerHost", "ha-crypto-manager"),
+];
+
+/// The managers of guest operations, and the field of `GuestOperationsManager` that refers to each.
+pub const GUEST_MANAGERS: &[Singleton] = &[
+    singleton("authManager", "GuestAuthManager", "ha-guest-operations-auth-manager"),
+    singleton("fileManager", "GuestFileManager", "ha-guest-operations-file-manager"),
+    singleton("processManager", "GuestProcessManager", "ha-guest-operations-process-manager"),
+    singleton(
+        "guestWindowsRegistryManager",
+        "GuestWindowsRegistryManager",
+        "ha-guest-operations-windows-registry-manager",
+    ),
+    singleton("aliasManager", "GuestAliasManager", "ha-guest-operations-alias-manager"),
 ];
 
 /// The `AboutInfo` of the host.
@@ -88,6 +102,16 @@ pub fn property(scope: ReadScope<'_>, object: &Moref, name: &str) -> Option<Valu
     let world = scope.world;
     match (object.kind, name) {
         ("ServiceInstance", "content") => Some(Value::Object(content(world))),
+        ("ServiceInstance", "capability") => Some(Value::Object(
+            Object::new("Capability")
+                .with("provisioningSupported", false)
+                .with("multiHostSupported", false)
+                .with("userShellAccessSupported", true),
+        )),
+        ("GuestOperationsManager", field) => GUEST_MANAGERS
+            .iter()
+            .find(|manager| manager.field == field)
+            .map(|manager| Value::Reference(Moref::new(manager.kind, manager.id))),
         ("ServiceInstance", "serverClock") => Some(Value::Time(world.now().wall)),
         ("SessionManager", "currentSession") => {
             scope.session.map(|session| Value::Object(session.user_session()))

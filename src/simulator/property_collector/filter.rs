@@ -287,7 +287,7 @@ impl Property {
         match (value, below) {
             (Some(value), Some(below)) if !below.is_empty() => {
                 for (path, below) in parts.iter().zip(below) {
-                    write_change(writer, path, value.descend(below));
+                    write_change(writer, path, value.descend(below).as_ref());
                 }
             }
             _ => write_change(writer, &self.path, value),

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::super::properties;
+use super::super::property_path::{self, Segment};
 use super::super::read_scope::ReadScope;
 use super::super::schema;
 use super::super::soap;
@@ -23,8 +24,15 @@ pub struct FilterSpec {
 #[derive(Debug)]
 struct PropertySpec {
     kind: String,
-    all: bool,
-    paths: Vec<String>,
+    paths: SelectedPaths,
+}
+
+/// The properties that a `PropertySpec` selects.
+#[derive(Debug)]
+enum SelectedPaths {
+    /// All properties of the type. The host ignores the paths of such a spec.
+    All,
+    Named(Vec<String>),
 }
 
 /// `ObjectSpec`
@@ -66,19 +74,7 @@ impl FilterSpec {
         for child in element.children() {
             match child.name() {
                 "propSet" => {
-                    let kind = child.child_text("type").unwrap_or_default().to_owned();
-                    let all = child.child_text("all").is_some_and(soap::is_true);
-                    let paths: Vec<String> = child
-                        .children_named("pathSet")
-                        .map(|path| path.text().to_owned())
-                        .collect();
-                    if schema::fields(&kind).is_some()
-                        && let Some(wrong) =
-                            paths.iter().find(|path| !schema::path_exists(&kind, path))
-                    {
-                        return Err(Fault::invalid_property(wrong));
-                    }
-                    spec.properties.push(PropertySpec { kind, all, paths });
+                    spec.properties.push(PropertySpec::read(child)?);
                 }
                 "objectSet" => spec.objects.push(ObjectSpec::read(child)?),
                 _ => {}
@@ -98,12 +94,11 @@ impl FilterSpec {
         let mut is_selected = false;
         for spec in self.properties.iter().filter(|spec| schema::is_a(kind, &spec.kind)) {
             is_selected = true;
-            let all = if spec.all {
-                properties::names(kind).map(str::to_owned).collect()
-            } else {
-                Vec::new()
+            let selected: Vec<String> = match &spec.paths {
+                SelectedPaths::All => properties::names(kind).map(str::to_owned).collect(),
+                SelectedPaths::Named(named) => named.clone(),
             };
-            for path in all.into_iter().chain(spec.paths.iter().cloned()) {
+            for path in selected {
                 if !paths.contains(&path) {
                     paths.push(path);
                 }
@@ -177,6 +172,23 @@ impl Selection {
     }
 }
 
+impl PropertySpec {
+    fn read(element: Element<'_>) -> Result<Self, Fault> {
+        let kind = element.child_text("type").unwrap_or_default().to_owned();
+        if element.child_text("all").is_some_and(soap::is_true) {
+            return Ok(Self { kind, paths: SelectedPaths::All });
+        }
+        let named: Vec<String> =
+            element.children_named("pathSet").map(|path| path.text().to_owned()).collect();
+        if schema::fields(&kind).is_some()
+            && let Some(wrong) = named.iter().find(|path| !property_path::exists(&kind, path))
+        {
+            return Err(Fault::invalid_property(wrong));
+        }
+        Ok(Self { kind, paths: SelectedPaths::Named(named) })
+    }
+}
+
 impl ObjectSpec {
     fn read(element: Element<'_>) -> Result<Self, Fault> {
         let object =
@@ -199,7 +211,7 @@ impl ObjectSpec {
                 let at = traversals.len();
                 let kind = select.child_text("type").unwrap_or_default().to_owned();
                 let path = select.child_text("path").unwrap_or_default().to_owned();
-                if schema::fields(&kind).is_some() && !schema::path_exists(&kind, &path) {
+                if schema::fields(&kind).is_some() && !property_path::exists(&kind, &path) {
                     return Err(Fault::invalid_property(&path));
                 }
                 let skip = select.child_text("skip").is_some_and(soap::is_true);
@@ -236,21 +248,18 @@ impl ObjectSpec {
 
 /// The objects that a property refers to.
 fn follow(scope: ReadScope<'_>, object: &Moref, path: &str) -> Result<Vec<Moref>, Fault> {
-    if !schema::path_exists(object.kind, path) {
+    if !property_path::exists(object.kind, path) {
         return Err(Fault::invalid_property(path));
     }
-    let (top, rest) = path.split_once('.').map_or((path, None), |(top, rest)| (top, Some(rest)));
-    let Some(value) = properties::property(scope, object, top) else { return Ok(Vec::new()) };
-    let at = match rest {
-        Some(rest) => value.descend(rest),
-        None => Some(&value),
+    let Some((_, value)) = read_properties(scope, object, &[path.to_owned()]).pop() else {
+        return Ok(Vec::new());
     };
-    Ok(match at {
-        Some(Value::Reference(moref)) => vec![moref.clone()],
+    Ok(match value? {
+        Some(Value::Reference(moref)) => vec![moref],
         Some(Value::List(_, items)) => items
-            .iter()
+            .into_iter()
             .filter_map(|item| match item {
-                Value::Reference(moref) => Some(moref.clone()),
+                Value::Reference(moref) => Some(moref),
                 _ => None,
             })
             .collect(),
@@ -270,35 +279,22 @@ pub fn read_properties(
     let mut top_level: HashMap<&str, Option<Value>> = HashMap::new();
     let mut readings = Vec::with_capacity(paths.len());
     for path in paths {
-        let end = path.find(['.', '[']).unwrap_or(path.len());
-        let top = &path[..end];
-        let value = if end == path.len() {
+        let segments = property_path::parse(path).unwrap_or_default();
+        let value = match segments.split_first() {
             // Usually no other path goes through this property, so it is not kept.
-            match top_level.get(top) {
+            Some((Segment { name, key: None }, [])) => match top_level.get(name) {
                 Some(value) => value.clone(),
-                None => properties::property(scope, object, top),
+                None => properties::property(scope, object, name),
+            },
+            Some((Segment { name, key }, below)) => {
+                let made = top_level
+                    .entry(*name)
+                    .or_insert_with(|| properties::property(scope, object, name));
+                made.as_ref().and_then(|value| value.select(*key, below))
             }
-        } else {
-            let made =
-                top_level.entry(top).or_insert_with(|| properties::property(scope, object, top));
-            let rest = &path[end..];
-            made.as_ref().and_then(|value| below(value, rest)).cloned()
+            None => None,
         };
         readings.push((path.clone(), Ok(value)));
     }
     readings
-}
-
-/// The value at a path below a top-level value, for example `.hardware.device` or
-/// `[4000].macAddress`.
-fn below<'v>(value: &'v Value, rest: &str) -> Option<&'v Value> {
-    if let Some(rest) = rest.strip_prefix('.') {
-        return value.descend(rest);
-    }
-    let (key, rest) = rest.strip_prefix('[')?.split_once(']')?;
-    let item = value.item_with_key(key.trim_matches('"'))?;
-    match rest.strip_prefix('.') {
-        Some(rest) => item.descend(rest),
-        None => Some(item),
-    }
 }

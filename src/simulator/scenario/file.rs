@@ -357,6 +357,7 @@ impl ToolsEntry {
             more_addresses,
             interfaces: interfaces.into_iter().map(interface).collect(),
             tools_running: false,
+            is_shutting_down: false,
             reported_address: None,
             tools_after: Duration::from_millis(tools_after_ms),
             address_after: Duration::from_millis(address_after_ms),

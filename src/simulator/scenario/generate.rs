@@ -124,6 +124,7 @@ impl Guest {
             more_addresses: Vec::new(),
             interfaces: Vec::new(),
             tools_running: false,
+            is_shutting_down: false,
             reported_address: None,
             tools_after: Duration::ZERO,
             address_after: Duration::ZERO,

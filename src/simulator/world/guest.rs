@@ -23,14 +23,17 @@ pub enum GuestEvent {
 }
 
 impl World {
-    /// `ShutdownGuest`
+    /// `ShutdownGuest`. A guest that is about to restart shuts down instead.
     pub fn shut_down_guest(&mut self, id: &str) -> Result<(), Fault> {
         self.check_guest(id)?;
+        if let Some(machine) = self.machine_mut(id) {
+            machine.guest.is_shutting_down = true;
+        }
         self.schedule_guest_event(id, SHUTDOWN_TIME, GuestEvent::PowersOff);
         Ok(())
     }
 
-    /// `RebootGuest`
+    /// `RebootGuest`. A guest that already shuts down ignores it.
     pub fn reboot_guest(&mut self, id: &str) -> Result<(), Fault> {
         self.check_guest(id)?;
         self.schedule_guest_event(id, SHUTDOWN_TIME / 4, GuestEvent::Restarts);
@@ -55,6 +58,7 @@ impl World {
         let Some(machine) = self.machine_mut(id) else { return };
         machine.run += 1;
         machine.guest.tools_running = false;
+        machine.guest.is_shutting_down = false;
         let guest = machine.guest.clone();
         if guest.tools_installed {
             if guest.reported_address.is_some() {
@@ -72,6 +76,7 @@ impl World {
         let Some(machine) = self.machine_mut(id) else { return };
         machine.run += 1;
         machine.guest.tools_running = false;
+        machine.guest.is_shutting_down = false;
         if machine.guest.reported_address.is_some() {
             self.schedule_guest_event(id, STALE_ADDRESS_FOR, GuestEvent::StaleAddressGoes);
         }
@@ -84,7 +89,11 @@ impl World {
         }
         match event {
             GuestEvent::PowersOff => self.power_off_now(id),
-            GuestEvent::Restarts => self.guest_starts(id),
+            GuestEvent::Restarts => {
+                if self.machine(id).is_some_and(|machine| !machine.guest.is_shutting_down) {
+                    self.guest_starts(id);
+                }
+            }
             GuestEvent::ToolsStart | GuestEvent::AddressArrives | GuestEvent::StaleAddressGoes => {
                 let Some(machine) = self.machine_mut(id) else { return };
                 let guest = &mut machine.guest;

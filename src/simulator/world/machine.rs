@@ -86,6 +86,8 @@ pub struct Guest {
     /// Further network interfaces of the guest.
     pub interfaces: Vec<GuestInterface>,
     pub tools_running: bool,
+    /// Whether the guest was asked to shut down and is still on.
+    pub is_shutting_down: bool,
     /// The address that the host reports now, possibly a stale one.
     pub reported_address: Option<String>,
     /// The time from power-on to running tools, unscaled.

@@ -330,10 +330,25 @@ func (r *run) hosts() error {
 		return err
 	}
 	var host mo.HostSystem
-	if err := found[0].Properties(r.ctx, found[0].Reference(), []string{"summary"}, &host); err != nil {
+	paths := []string{"summary", "hardware", "config.network", "configManager"}
+	if err := found[0].Properties(r.ctx, found[0].Reference(), paths, &host); err != nil {
 		return err
 	}
-	return first(expect(len(found), 1), expect(host.Summary.Hardware.Uuid != "", true))
+	system, err := found[0].ConfigManager().NetworkSystem(r.ctx)
+	if err != nil {
+		return err
+	}
+	var networkSystem mo.HostNetworkSystem
+	if err := system.Properties(r.ctx, system.Reference(), []string{"networkInfo"}, &networkSystem); err != nil {
+		return err
+	}
+	return first(
+		expect(len(found), 1),
+		expect(host.Summary.Hardware.Uuid != "", true),
+		expect(host.Hardware.SystemInfo.Uuid, host.Summary.Hardware.Uuid),
+		expect(host.Config.Network.Vnic[0].Device, "vmk0"),
+		expect(networkSystem.NetworkInfo.Vswitch[0].Name, host.Config.Network.Vswitch[0].Name),
+	)
 }
 
 // collect reads single paths, as named on the command line, and waits until one changes.

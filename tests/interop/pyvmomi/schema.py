@@ -34,6 +34,8 @@ MANAGED = """
     LicenseManager AuthorizationManager OptionManager FileManager EventManager VirtualApp
     ClusterComputeResource
     DistributedVirtualSwitch VmwareDistributedVirtualSwitch HistoryCollector EventHistoryCollector
+    EnvironmentBrowser GuestOperationsManager GuestAuthManager GuestFileManager GuestProcessManager
+    GuestWindowsRegistryManager GuestAliasManager HostNetworkSystem HostDatastoreSystem
 """
 
 DATA = """
@@ -80,7 +82,12 @@ DATA = """
     ResourcePoolRuntimeInfo ResourcePoolResourceUsage ResourceConfigSpec ResourceAllocationInfo
     SharesInfo
     ComputeResourceConfigInfo DatacenterConfigInfo VirtualMachineConfigInfoDatastoreUrlPair
-    LatencySensitivity
+    LatencySensitivity Capability HostCapability HostLicensableResourceInfo HostConfigManager
+    HostHardwareInfo HostSystemInfo HostCpuInfo HostCpuPackage HostBIOSInfo
+    HostNetworkInfo HostVirtualSwitch HostVirtualSwitchSpec HostVirtualSwitchBridge
+    HostVirtualSwitchBondBridge HostPortGroup HostPortGroupSpec HostNetworkPolicy
+    HostNetworkSecurityPolicy PhysicalNic PhysicalNicSpec PhysicalNicLinkInfo HostVirtualNic
+    HostVirtualNicSpec HostIpConfig HostDnsConfig HostIpRouteConfig
     LicenseManagerLicenseInfo AuthorizationRole KeyAnyValue KeyValue TaskInfo TaskReason
     TaskReasonUser TaskReasonSystem
     LocalizedMethodFault LocalizableMessage TaskDescription

@@ -96,6 +96,9 @@ def read_everything(machine):
                 expect(type(backing) is not vim.vm.device.VirtualDevice.BackingInfo, True)
     else:
         expect(machine.config, None)
+    for name in ("hostName", "ipAddress", "toolsRunningStatus"):
+        expect(getattr(machine.summary.guest, name), getattr(machine.guest, name))
+    expect(len(machine.environmentBrowser.datastoreBrowser.datastore) > 0, True)
 
 
 def walk_inventory(content, machines):
@@ -111,6 +114,7 @@ def walk_inventory(content, machines):
     expect(host.summary.config.product.apiVersion, "7.0.3.0")
     expect(host.summary.hardware.uuid != "", True)
     expect(host.runtime.bootTime is not None, True)
+    describe_host(content, host)
     expect(resource.resourcePool.name, "Resources")
     expect(resource.resourcePool.owner, resource)
     for entity in (
@@ -134,6 +138,23 @@ def walk_inventory(content, machines):
     expect(sum(len(datastore.vm) for datastore in datacenter.datastore), len(machines))
     str(content.licenseManager.licenses)
     expect(content.sessionManager.currentSession.userName, sys.argv[2])
+
+
+def describe_host(content, host):
+    """Follows the fields of a host that scripts follow without a check."""
+    expect(host.hardware.systemInfo.uuid, host.summary.hardware.uuid)
+    expect(host.hardware.cpuInfo.numCpuCores, host.summary.hardware.numCpuCores)
+    expect(host.hardware.memorySize, host.summary.hardware.memorySize)
+    network = host.config.network
+    expect(len(network.pnic), host.summary.hardware.numNics)
+    expect([card.device for card in network.vnic], ["vmk0"])
+    expect([group.spec.vswitchName for group in network.portgroup], [network.vswitch[0].name] * 2)
+    system = host.configManager.networkSystem
+    expect(system.networkInfo.vswitch[0].key, network.vswitch[0].key)
+    expect(host.capability.nestedHVSupported, True)
+    operations = content.guestOperationsManager
+    for name in ("authManager", "fileManager", "processManager"):
+        expect(getattr(operations, name) is not None, True)
 
 
 def read_by_collector(content, machines):
@@ -177,6 +198,20 @@ def read_by_collector(content, machines):
     expect(sorted(str(o) for o in found), sorted(str(m) for m in machines))
     spec.propSet[0].pathSet = ["nonsense"]
     raises(vmodl.query.InvalidProperty, lambda: content.propertyCollector.RetrieveContents([spec]))
+    spec.propSet[0].all = True
+    expect(len(content.propertyCollector.RetrieveContents([spec])), len(rows))
+
+    machine = next(one for one in machines if one.config)
+    spec = pc.FilterSpec(
+        objectSet=[pc.ObjectSpec(obj=machine, skip=False)],
+        propSet=[
+            pc.PropertySpec(
+                type=vim.VirtualMachine, all=False, pathSet=['config.extraConfig["svga.present"]']
+            )
+        ],
+    )
+    option = content.propertyCollector.RetrieveContents([spec])[0].propSet[0].val
+    expect((type(option), option.value), (vim.option.OptionValue, "TRUE"))
 
 
 def wait_for_updates(content, machine, machines):
