@@ -366,7 +366,8 @@ impl Collector {
         complete: bool,
     ) -> Result<(), HostError> {
         let incomplete = cache.take_incomplete();
-        for kind in ["VirtualMachine", "Datastore"] {
+        let kinds: Vec<&str> = self.paths.specs().iter().map(|spec| spec.object_type).collect();
+        for kind in kinds {
             let objects: Vec<Reference> =
                 incomplete.iter().filter(|object| object.kind == kind).cloned().collect();
             for objects in objects.chunks(OBJECTS_PER_READ) {
@@ -405,12 +406,12 @@ impl Collector {
         cache: &mut PropertyCache,
     ) -> Result<(), ExchangeError> {
         let properties = self.paths.specs();
-        match read_once(&self.session, login, &properties, Selection::Objects(objects)).await {
+        match read_once(&self.session, login, properties, Selection::Objects(objects)).await {
             Ok(contents) => contents.objects().for_each(|content| cache.replace(&content)),
             Err(error) if error.is_fault("ManagedObjectNotFound") => {
                 for object in objects {
                     let one = Selection::Objects(std::slice::from_ref(object));
-                    match read_once(&self.session, login, &properties, one).await {
+                    match read_once(&self.session, login, properties, one).await {
                         Ok(contents) => {
                             contents.objects().for_each(|content| cache.replace(&content));
                         }

@@ -25,21 +25,28 @@ pub fn network_card(device: Element<'_>) -> Option<NetworkCard> {
     if address.is_none() && !known.contains(&short) {
         return None;
     }
-    let backing = device.child("backing");
-    let network = backing.and_then(|backing| {
-        backing
-            .child_text("deviceName")
-            .or_else(|| backing.descend(&["port", "portgroupKey"]).map(Element::text))
-            .or_else(|| backing.child_text("opaqueNetworkId"))
-    });
+    let name = device.child("backing").and_then(|backing| backing.child_text("deviceName"));
     Some(NetworkCard {
         key: device.child("key").and_then(number).unwrap_or_default(),
         label: label(device),
         kind: short.to_lowercase(),
         mac_address: address.and_then(|address| address.text().trim().parse().ok()),
         connected: device.descend(&["connectable", "connected"]).and_then(boolean) == Some(true),
-        network: network.filter(|name| !name.is_empty()).map(str::to_owned),
+        network: name
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .or_else(|| network_key(device)),
     })
+}
+
+/// The key of the network of a card, if the card has no name of it: the key of a port group of a
+/// distributed switch, or the id of an opaque network.
+#[must_use]
+pub fn network_key(device: Element<'_>) -> Option<String> {
+    let backing = device.child("backing")?;
+    let port_group = backing.descend(&["port", "portgroupKey"]).map(Element::text);
+    let key = port_group.or_else(|| backing.child_text("opaqueNetworkId"))?;
+    Some(key).filter(|key| !key.is_empty()).map(str::to_owned)
 }
 
 /// Reads a serial port. `None` if the device is none.

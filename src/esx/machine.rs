@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::device::{network_card, serial_port};
+use super::device::{network_card, network_key, serial_port};
+use super::network::NetworkNames;
 use super::soap::Reference;
 use super::soap::property::{boolean, number, references, text, timestamp};
 use super::soap::xml::Element;
@@ -46,6 +47,8 @@ pub const MACHINE_PATHS: &[&str] = &[
 #[derive(Clone, Debug)]
 pub struct MachineProperties {
     machine: Arc<Machine>,
+    /// For each network card, the key of its network if the card has no name of it.
+    network_keys: Vec<Option<String>>,
     guest: GuestProperties,
     /// `config.guestFullName` and `config.guestId`, the preferred one first.
     guest_os_names: [Option<String>; 2],
@@ -65,8 +68,12 @@ impl MachineProperties {
     /// A machine without any property.
     #[must_use]
     pub fn new(id: MachineId) -> Self {
-        let machine = Arc::new(Machine::new(id));
-        Self { machine, guest: GuestProperties::default(), guest_os_names: [None, None] }
+        Self {
+            machine: Arc::new(Machine::new(id)),
+            network_keys: Vec::new(),
+            guest: GuestProperties::default(),
+            guest_os_names: [None, None],
+        }
     }
 
     /// Sets a property, or unsets it with `None`. Returns whether the path is one of
@@ -95,7 +102,9 @@ impl MachineProperties {
             }
             "config.hardware.device" => {
                 let devices = || value.into_iter().flat_map(Element::children);
-                machine.network_cards = devices().filter_map(network_card).collect();
+                let cards = devices()
+                    .filter_map(|device| Some((network_card(device)?, network_key(device))));
+                (machine.network_cards, self.network_keys) = cards.unzip();
                 machine.serial_ports = devices().filter_map(serial_port).collect();
             }
             "config.nestedHVEnabled" => machine.nested_virtualization = value.and_then(boolean),
@@ -123,10 +132,22 @@ impl MachineProperties {
         true
     }
 
-    /// The machine with the present properties.
+    /// The machine with the present properties. A card whose network has no name in `networks`
+    /// shows the key of its network.
     #[must_use]
-    pub fn machine(&self) -> Arc<Machine> {
-        Arc::clone(&self.machine)
+    pub fn machine(&self, networks: &NetworkNames) -> Arc<Machine> {
+        let mut machine = Arc::clone(&self.machine);
+        for (at, key) in self.network_keys.iter().enumerate() {
+            if let Some(name) = key.as_ref().and_then(|key| networks.get(key)) {
+                Arc::make_mut(&mut machine).network_cards[at].network = Some(name.clone());
+            }
+        }
+        machine
+    }
+
+    /// The keys of networks of which the cards have no name.
+    pub fn network_keys(&self) -> impl Iterator<Item = &str> {
+        self.network_keys.iter().flatten().map(String::as_str)
     }
 
     /// Whether the machine has the snapshot with this id.

@@ -13,6 +13,7 @@ mod device;
 mod diagnosis;
 mod evidence;
 mod machine;
+mod network;
 mod options;
 pub mod property_cache;
 mod property_reader;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::datastore::DatastoreProperties;
 use super::machine::MachineProperties;
+use super::network::{NETWORK_PATHS, NetworkNames, NetworkProperties};
 use super::soap::Reference;
 use super::soap::property::{ChangedValue, ObjectContent, ObjectUpdate, UpdateKind};
 use super::task_info::TaskInfo;
@@ -21,6 +22,10 @@ use crate::hypervisor::{Fact, Facts};
 pub struct PropertyCache {
     machines: BTreeMap<MachineId, MachineProperties>,
     datastores: BTreeMap<DatastoreId, DatastoreProperties>,
+    /// The networks that cards name by a key.
+    networks: BTreeMap<Reference, NetworkProperties>,
+    /// The names of networks in the last facts.
+    reported_names: NetworkNames,
     changed: BTreeSet<Reference>,
     removed: BTreeSet<Reference>,
     incomplete: BTreeSet<Reference>,
@@ -120,10 +125,17 @@ impl PropertyCache {
 
     /// Takes the changes since the last call, or all objects if `complete`.
     pub fn take_facts(&mut self, complete: bool) -> Facts {
-        let updated = std::mem::take(&mut self.changed);
+        let names: NetworkNames =
+            self.networks.values().filter_map(NetworkProperties::key_and_name).collect();
+        let earlier = std::mem::replace(&mut self.reported_names, names);
+        let mut updated = std::mem::take(&mut self.changed);
+        updated.extend(self.machines_on_renamed_networks(&earlier));
         let removed = std::mem::take(&mut self.removed);
         let changes = if complete {
-            let machines = self.machines.values().map(|machine| Fact::Machine(machine.machine()));
+            let machines = self
+                .machines
+                .values()
+                .map(|machine| Fact::Machine(machine.machine(&self.reported_names)));
             let datastores =
                 self.datastores.values().map(|datastore| Fact::Datastore(datastore.datastore()));
             datastores.chain(machines).collect()
@@ -146,7 +158,7 @@ impl PropertyCache {
         match object.kind.as_str() {
             "VirtualMachine" => {
                 let id = MachineId::from_backend(&object.value);
-                Some(Fact::Machine(self.machines.get(&id)?.machine()))
+                Some(Fact::Machine(self.machines.get(&id)?.machine(&self.reported_names)))
             }
             "Datastore" => {
                 let id = DatastoreId::from_backend(&object.value);
@@ -154,6 +166,18 @@ impl PropertyCache {
             }
             _ => None,
         }
+    }
+
+    /// The machines with a card whose network has another name than in `earlier`.
+    fn machines_on_renamed_networks(&self, earlier: &NetworkNames) -> Vec<Reference> {
+        let now = &self.reported_names;
+        if earlier == now {
+            return Vec::new();
+        }
+        let is_renamed = |key: &str| earlier.get(key) != now.get(key);
+        let machines =
+            self.machines.iter().filter(|(_, machine)| machine.network_keys().any(is_renamed));
+        machines.map(|(id, _)| Reference::new("VirtualMachine", id.backend_text())).collect()
     }
 
     fn apply_task(&mut self, update: &ObjectUpdate<'_>) {
@@ -186,6 +210,9 @@ impl PropertyCache {
                 let id = DatastoreId::from_backend(&object.value);
                 self.datastores.insert(id.clone(), DatastoreProperties::new(id));
             }
+            kind if is_network(kind) => {
+                self.networks.insert(object.clone(), NetworkProperties::default());
+            }
             _ => {}
         }
     }
@@ -200,6 +227,7 @@ impl PropertyCache {
             "Datastore" => {
                 self.datastores.remove(&DatastoreId::from_backend(&object.value)).is_some()
             }
+            kind if is_network(kind) => self.networks.remove(object).is_some(),
             _ => false,
         };
         if was_known {
@@ -223,6 +251,10 @@ impl PropertyCache {
                 .datastores
                 .get_mut(&DatastoreId::from_backend(&object.value))
                 .is_some_and(|properties| properties.assign(path, value)),
+            kind if is_network(kind) => self
+                .networks
+                .get_mut(object)
+                .is_some_and(|properties| properties.assign(path, value)),
             // No filter has other types.
             _ => true,
         }
@@ -231,4 +263,8 @@ impl PropertyCache {
     fn note_missing(&mut self, unauthenticated: bool) {
         self.unauthenticated |= unauthenticated;
     }
+}
+
+fn is_network(kind: &str) -> bool {
+    NETWORK_PATHS.iter().any(|(known, _)| *known == kind)
 }

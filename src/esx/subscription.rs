@@ -3,6 +3,7 @@
 
 use super::datastore::DATASTORE_PATHS;
 use super::machine::MACHINE_PATHS;
+use super::network::NETWORK_PATHS;
 use super::session::{ExchangeError, Login, Session};
 use super::soap::Reference;
 use super::soap::request::{self, PropertySpec, Request, Selection};
@@ -12,7 +13,7 @@ use crate::hypervisor::{HostError, HostErrorKind};
 /// The objects that the collector created on the host.
 #[derive(Clone, Debug)]
 pub struct Subscription {
-    /// The `ContainerView` of machines and datastores.
+    /// The `ContainerView` of machines, datastores and networks.
     pub machines: Reference,
     /// The `ListView` of followed tasks.
     pub tasks: Reference,
@@ -21,12 +22,10 @@ pub struct Subscription {
     generation: u64,
 }
 
-/// The followed properties of machines and datastores, without those that the host does not know.
+/// The followed properties of machines, datastores and networks, without those that the host does
+/// not know.
 #[derive(Debug)]
-pub struct FollowedPaths {
-    machine: Vec<&'static str>,
-    datastore: Vec<&'static str>,
-}
+pub struct FollowedPaths(Vec<PropertySpec<'static>>);
 
 impl Subscription {
     /// Creates the views and their filters. Paths that the host does not know are removed from
@@ -40,7 +39,8 @@ impl Subscription {
         paths: &mut FollowedPaths,
     ) -> Result<Self, ExchangeError> {
         let content = &login.content;
-        let types = ["VirtualMachine", "Datastore"];
+        // `Network` is the base type of all networks.
+        let types = ["VirtualMachine", "Datastore", "Network"];
         let view =
             request::create_container_view(&content.view_manager, &content.root_folder, &types);
         let machines = create_object(session, login, view).await?;
@@ -52,7 +52,7 @@ impl Subscription {
         let task_filter = create_object(session, login, filter).await?;
         let machine_filter = loop {
             let selection = Selection::View(&machines);
-            let filter = request::create_filter(collector, &paths.specs(), selection);
+            let filter = request::create_filter(collector, paths.specs(), selection);
             match create_object(session, login, filter).await {
                 Err(error) if paths.drop_unknown(&error) => {}
                 result => break result?,
@@ -81,18 +81,21 @@ impl Subscription {
 
 impl Default for FollowedPaths {
     fn default() -> Self {
-        Self { machine: MACHINE_PATHS.to_vec(), datastore: DATASTORE_PATHS.to_vec() }
+        let followed = [("VirtualMachine", MACHINE_PATHS), ("Datastore", DATASTORE_PATHS)];
+        let specs = followed.into_iter().chain(NETWORK_PATHS);
+        Self(
+            specs
+                .map(|(object_type, paths)| PropertySpec { object_type, paths: paths.to_vec() })
+                .collect(),
+        )
     }
 }
 
 impl FollowedPaths {
     /// The specs of a filter or a read.
     #[must_use]
-    pub fn specs(&self) -> [PropertySpec<'static>; 2] {
-        [
-            PropertySpec { object_type: "VirtualMachine", paths: self.machine.clone() },
-            PropertySpec { object_type: "Datastore", paths: self.datastore.clone() },
-        ]
+    pub fn specs(&self) -> &[PropertySpec<'static>] {
+        &self.0
     }
 
     /// Stops following a path that an old host does not know. Returns whether `error` names one.
@@ -102,11 +105,13 @@ impl FollowedPaths {
         else {
             return false;
         };
-        let before = self.machine.len() + self.datastore.len();
-        self.machine.retain(|followed| followed != path);
-        self.datastore.retain(|followed| followed != path);
+        let count = |specs: &[PropertySpec<'_>]| specs.iter().map(|spec| spec.paths.len()).sum();
+        let before: usize = count(&self.0);
+        for spec in &mut self.0 {
+            spec.paths.retain(|followed| followed != path);
+        }
         tracing::warn!(path, "the host does not know a property; it stays empty");
-        before > self.machine.len() + self.datastore.len()
+        before > count(&self.0)
     }
 }
 

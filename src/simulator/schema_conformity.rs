@@ -23,6 +23,13 @@ const UNSET: [&str; 2] = ["LicenseManager.source", "VirtualMachineSnapshot.confi
 fn every_property_of_every_object_conforms_to_the_schema() {
     let now = Moment { wall: Timestamp::constant(1_780_000_000, 0), elapsed: Duration::ZERO };
     let mut world = Scenario::lab().unwrap().build(Pace::Stepped, now);
+    for (machine, reference) in [
+        ("16", world::CardNetwork::PortGroup("dvportgroup-12".to_owned())),
+        ("17", world::CardNetwork::Opaque("6c1f".to_owned())),
+    ] {
+        world.machine_mut(machine).unwrap().network_cards[0].network = reference.clone();
+        world.add_network(world::Network { name: "lab".to_owned(), reference });
+    }
     world.fail_next_task(
         "PowerOnVM_Task",
         Fault::new("NoDiskSpace", "none").with("file", "x").with("datastore", "datastore1"),

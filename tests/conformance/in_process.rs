@@ -42,7 +42,11 @@ impl WorldAccess for InProcessAccess {
 
     async fn contents(&self) -> Result<HostContents> {
         Ok(self.host.look(|world| HostContents {
-            machines: world.machines().map(machine).map(|seen| (seen.id.clone(), seen)).collect(),
+            machines: world
+                .machines()
+                .map(|found| machine(world, found))
+                .map(|seen| (seen.id.clone(), seen))
+                .collect(),
             datastores: (world.datastores().map(|found| datastore(world, found)))
                 .map(|seen| (seen.id.clone(), seen))
                 .collect(),

@@ -45,6 +45,12 @@ async fn scenario(kind: HostKind) {
     assert_eq!(machine.power_state, Some(PowerState::On), "{machine:?}");
     assert!(machine.path.as_deref().unwrap().contains(".vmx"));
     assert!(machine.memory_bytes.unwrap() > 0 && !machine.network_cards.is_empty(), "{machine:?}");
+    // The machines of the vCenter are on a distributed switch.
+    let network = match kind {
+        HostKind::GovmomiVcenter => "DC0_DVPG0",
+        _ => "VM Network",
+    };
+    assert_eq!(machine.network_cards[0].network.as_deref(), Some(network), "{machine:?}");
     for (call, state) in
         [(HostCall::PowerOff, PowerState::Off), (HostCall::PowerOn, PowerState::On)]
     {

@@ -96,6 +96,67 @@ async fn every_field_of_the_lab_is_read() {
     running.stop().await;
 }
 
+/// A machine with a card on a port group, one on an opaque network, one on a port group that the
+/// host does not show, and one on a standard network.
+const NETWORKS: &str = r#"
+[[datastores]]
+id = "d"
+name = "datastore1"
+capacity_gb = 1
+free_gb = 1
+
+[[networks]]
+name = "lab/blue"
+port_group = "dvportgroup-12"
+
+[[networks]]
+name = "segment"
+opaque = "6c1f"
+
+[[machines]]
+id = "1"
+name = "m"
+datastore = "datastore1"
+network_cards = [
+    { mac = "00:50:56:00:00:01", network = "lab/blue" },
+    { mac = "00:50:56:00:00:02", network = "segment" },
+    { mac = "00:50:56:00:00:03", port_group = "dvportgroup-99" },
+    { mac = "00:50:56:00:00:04" },
+]
+
+[[machines]]
+id = "2"
+name = "other"
+datastore = "datastore1"
+network_cards = [{ mac = "00:50:56:00:00:05" }]
+"#;
+
+#[tokio::test]
+async fn a_card_shows_the_name_of_its_port_group_and_follows_its_changes() {
+    let (simulator, running) = connected_lab(Scenario::from_toml(NETWORKS).unwrap()).await;
+    let networks = async || -> Vec<String> {
+        running.esx.barrier().await.unwrap();
+        let recording = running.observer.recording();
+        let cards = &recording.machines[&MachineId::from_backend("1")].network_cards;
+        cards.iter().map(|card| card.network.clone().unwrap()).collect()
+    };
+    assert_eq!(networks().await, ["lab/blue", "segment", "dvportgroup-99", "VM Network"]);
+    let blue = world::CardNetwork::PortGroup("dvportgroup-12".to_owned());
+    let control = simulator.control();
+    control.mutate(|world| world.rename_network(&blue, "green%"));
+    assert_eq!(networks().await[0], "green%");
+    // An ESX shows a port group only while it uses it.
+    control.mutate(|world| world.remove_network(&blue));
+    assert_eq!(networks().await[0], "dvportgroup-12");
+    let late = world::CardNetwork::PortGroup("dvportgroup-99".to_owned());
+    control.mutate(|world| {
+        world.add_network(world::Network { name: "late".to_owned(), reference: late });
+    });
+    assert_eq!(networks().await, ["dvportgroup-12", "segment", "late", "VM Network"]);
+    assert_eq!(control.calls("RetrievePropertiesEx"), 0, "names come with the updates");
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn machines_with_unusual_values_are_listed() {
     let mut scenario = Scenario::generated(6);

@@ -294,7 +294,7 @@ impl Hypervisor for InProcess {
         paths: &[String],
     ) -> Result<Map<String, Value>, HostError> {
         self.read(Request::Properties(machine), machine, |world| {
-            let machine = translation::machine(translation::find_machine(world, machine)?);
+            let machine = translation::machine(world, translation::find_machine(world, machine)?);
             let value = |path: &String| match translation::property(&machine, path) {
                 Some(value) => Ok((path.clone(), value)),
                 None => Err(Fault::invalid_property(path)),

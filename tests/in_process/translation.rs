@@ -24,7 +24,7 @@ use serde_json::json;
 pub const OTTER_ACCOUNT: &str = "root";
 
 /// A machine as the inventory reports it.
-pub fn machine(machine: &world::Machine) -> Machine {
+pub fn machine(world: &World, machine: &world::Machine) -> Machine {
     let config = machine.is_readable();
     Machine {
         id: MachineId::from_backend(&machine.id),
@@ -49,7 +49,7 @@ pub fn machine(machine: &world::Machine) -> Machine {
             .network_cards
             .iter()
             .enumerate()
-            .map(|(at, card)| network_card(machine, at, card))
+            .map(|(at, card)| network_card(world, machine, at, card))
             .collect(),
         serial_ports: machine
             .serial_ports
@@ -162,7 +162,7 @@ pub fn call(
 /// The evidence that a job reads of a machine, without the recent tasks, and the ids of those
 /// tasks. They are read in a separate request.
 pub fn evidence(world: &World, id: &MachineId) -> Result<(Evidence, Vec<String>), Fault> {
-    let read = machine(find_machine(world, id)?);
+    let read = machine(world, find_machine(world, id)?);
     let seen = |snapshot: Snapshot| {
         let Snapshot { id, name, description, parent, .. } = snapshot;
         SnapshotEvidence { id, parent, name, description }
@@ -336,14 +336,19 @@ fn question(question: &world::Question) -> Question {
     }
 }
 
-fn network_card(machine: &world::Machine, at: usize, card: &world::NetworkCard) -> NetworkCard {
+fn network_card(
+    world: &World,
+    machine: &world::Machine,
+    at: usize,
+    card: &world::NetworkCard,
+) -> NetworkCard {
     NetworkCard {
         key: card.key,
         label: format!("Network adapter {}", at + 1),
         kind: card.kind.strip_prefix("Virtual").unwrap_or(card.kind).to_lowercase(),
         mac_address: card.mac_address.parse().ok(),
         connected: card.connected && machine.power == world::PowerState::On,
-        network: Some(card.network.clone()),
+        network: Some(world.network_name(&card.network).to_owned()),
     }
 }
 

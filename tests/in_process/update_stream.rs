@@ -43,6 +43,12 @@ impl UpdateStream {
             return None;
         };
         for object in changed {
+            if matches!(object.kind, "DistributedVirtualPortgroup" | "OpaqueNetwork") {
+                // Machines show the name of the network.
+                let machines = world.machines().filter(|machine| !machine.network_cards.is_empty());
+                self.pending
+                    .extend(machines.map(|machine| Moref::new("VirtualMachine", &machine.id)));
+            }
             let matters = match object.kind {
                 "VirtualMachine" | "Datastore" => true,
                 "Task" => followers.is_followed(&TaskId::from_backend(&object.id)),
@@ -109,7 +115,8 @@ impl UpdateStream {
     fn read(&mut self, world: &World, object: Moref) -> Option<Fact> {
         let id = object.id.clone();
         let fact = if object.kind == "VirtualMachine" {
-            world.machine(&id).map(|machine| Fact::Machine(Arc::new(translation::machine(machine))))
+            let found = world.machine(&id);
+            found.map(|found| Fact::Machine(Arc::new(translation::machine(world, found))))
         } else {
             let found = world.datastore(&id);
             found.map(|found| Fact::Datastore(Arc::new(translation::datastore(world, found))))

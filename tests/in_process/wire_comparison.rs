@@ -16,13 +16,15 @@ use otter::esx::{EsxHypervisor, EsxOptions};
 use otter::hypervisor::{Hypervisor, Observer};
 use otter::service::event_stream::EventStream;
 use otter::service::inventory::Inventory;
-use otter::simulator::world::{Operation, World};
+use otter::simulator::world::{CardNetwork, Network, Operation, World};
 use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 
 #[tokio::test]
 async fn the_vim25_backend_reads_what_the_translation_reports() {
     let clock = Clock::system();
-    let mut options = SimulatorOptions::new(Scenario::lab().unwrap(), clock.clone());
+    let mut scenario = Scenario::lab().unwrap();
+    put_on_distributed_switches(&mut scenario);
+    let mut options = SimulatorOptions::new(scenario, clock.clone());
     options.pace = Pace::Stepped;
     let simulator = Simulator::start(options).await.unwrap();
     let control = simulator.control();
@@ -43,7 +45,8 @@ async fn the_vim25_backend_reads_what_the_translation_reports() {
 
     let contents = inventory.contents();
     let (machines, datastores, evidence) = control.look(|world| {
-        let machines: Vec<_> = world.machines().map(translation::machine).collect();
+        let machines: Vec<_> =
+            world.machines().map(|machine| translation::machine(world, machine)).collect();
         let datastores: Vec<_> =
             world.datastores().map(|datastore| translation::datastore(world, datastore)).collect();
         let evidence: Vec<_> =
@@ -60,6 +63,22 @@ async fn the_vim25_backend_reads_what_the_translation_reports() {
     }
     stop.cancel();
     running.await.unwrap().unwrap();
+}
+
+/// Puts some cards on port groups, of which the host shows one, and on an opaque network.
+fn put_on_distributed_switches(scenario: &mut Scenario) {
+    let references = [
+        CardNetwork::PortGroup("dvportgroup-12".to_owned()),
+        CardNetwork::PortGroup("dvportgroup-99".to_owned()),
+        CardNetwork::Opaque("6c1f".to_owned()),
+    ];
+    for (reference, name) in [(&references[0], "lab/blue"), (&references[2], "segment")] {
+        scenario.networks.push(Network { name: name.to_owned(), reference: reference.clone() });
+    }
+    let cards = scenario.machines.iter_mut().flat_map(|machine| &mut machine.network_cards);
+    for (card, reference) in cards.zip(references) {
+        card.network = reference;
+    }
 }
 
 /// Starts tasks of two accounts, so that some run, some have failed and some have succeeded.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use otter::simulator::world::{Machine, PowerState, World};
+use otter::simulator::world::{CardNetwork, Machine, PowerState, World};
 use serde_json::{Value, json};
 
 use super::cell_run::{CellRun, DeliveryProof, TestBench};
@@ -342,7 +342,7 @@ fn expected_machine(machine: &Machine) -> Value {
                 "type": card.kind.trim_start_matches("Virtual").to_lowercase(),
                 "mac_address": card.mac_address,
                 "connected": card.connected && on,
-                "network": card.network,
+                "network": network_name(&card.network),
             })
         })
         .collect();
@@ -377,6 +377,13 @@ fn expected_machine(machine: &Machine) -> Value {
         "lease": null,
         "active_job": null,
     })
+}
+
+/// The name of a network. The benches have networks of standard switches only.
+fn network_name(network: &CardNetwork) -> &str {
+    let (CardNetwork::Standard(name) | CardNetwork::PortGroup(name) | CardNetwork::Opaque(name)) =
+        network;
+    name
 }
 
 fn expected_snapshots(machine: &Machine) -> Value {

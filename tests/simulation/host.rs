@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use otter::clock::Clock;
 use otter::simulator::world::{
-    Choice, Guest, Machine, NetworkCard, Operation, PowerState, Question, World,
+    CardNetwork, Choice, Guest, Machine, NetworkCard, Operation, PowerState, Question, World,
 };
 use otter::simulator::{Fault, Pace, Scenario};
 
@@ -40,7 +40,7 @@ pub fn add_machine(world: &mut World, random: &mut Random, id: &str, number: u64
         key: 4000,
         kind: "VirtualVmxnet3",
         mac_address: format!("00:0c:29:00:{:02x}:{:02x}", number / 256 % 256, number % 256),
-        network: "VM Network".to_owned(),
+        network: CardNetwork::Standard("VM Network".to_owned()),
         connected: true,
     });
     if random.percent(60) {

@@ -99,7 +99,7 @@ impl InvariantChecker {
             }
         }
         for machine in world.machines() {
-            let machine_now = in_process::machine(machine);
+            let machine_now = in_process::machine(world, machine);
             let (power, tools_running) = (machine_now.power_state, machine.guest.tools_running);
             let truth = machines.entry(machine.id.clone()).or_insert_with(|| GroundTruth {
                 power,
@@ -152,7 +152,7 @@ impl InvariantChecker {
             machines.get(job.machine_id().unwrap().backend_text()).and_then(|truth| truth.power);
         job_invariants.updated(&before, job, power, self.handle.true_time(), disk);
         if job.state == JobState::Succeeded {
-            let machines = world.machines().map(in_process::machine);
+            let machines = world.machines().map(|machine| in_process::machine(world, machine));
             for machine in machines.filter(|machine| job.target.is_machine(&machine.identity())) {
                 job_invariants.succeeded(job, &machine.snapshots);
             }
@@ -278,7 +278,7 @@ pub fn difference(contents: &InventoryContents, world: &World) -> Option<String>
             "the inventory has {inventory_count} machines, the host {host_count}"
         ));
     }
-    world.machines().map(in_process::machine).find_map(|expected| {
+    world.machines().map(|machine| in_process::machine(world, machine)).find_map(|expected| {
         let shown = contents.machine(&expected.id).map(Arc::as_ref);
         let id = &expected.id;
         (shown != Some(&expected))

@@ -115,6 +115,8 @@ pub struct NetworkCard {
     #[schema(required, example = "00:50:56:ab:cd:ef")]
     pub mac_address: Option<String>,
     pub connected: bool,
+    /// The name of the network or of the port group. If the host does not show the port group of a
+    /// distributed switch, its key, such as `dvportgroup-12`.
     #[schema(required, example = "VM Network")]
     pub network: Option<String>,
 }

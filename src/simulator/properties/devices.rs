@@ -1,11 +1,18 @@
 //! The virtual devices of a machine, with the keys that ESX uses.
 
 use super::super::value::{Moref, Object, Value, enum_value};
-use super::super::world::{Machine, NetworkCard, PowerState, SerialBacking, SerialPort};
-use super::{NETWORK, description};
+use super::super::world::{
+    CardNetwork, Machine, Network, NetworkCard, PowerState, SerialBacking, SerialPort, World,
+};
+use super::description;
+
+/// The UUID of the distributed switch.
+const SWITCH_UUID: &str = "50 2e 6b 1f 0c 1d 4a 55-9c 11 7d 0e 21 4b 8a 37";
+/// The kind of opaque networks.
+pub const OPAQUE_KIND: &str = "nsx.LogicalSwitch";
 
 /// All devices of a machine, in the order of ESX.
-pub fn virtual_devices(machine: &Machine) -> Vec<Object> {
+pub fn virtual_devices(world: &World, machine: &Machine) -> Vec<Object> {
     let keys = |keys: Vec<i32>| Value::List("int", keys.into_iter().map(Value::Int).collect());
     let controller = |kind, key: i32, label: &str, bus: i32| {
         Object::new(kind)
@@ -43,7 +50,11 @@ pub fn virtual_devices(machine: &Machine) -> Vec<Object> {
         disk(machine),
     ];
     devices.extend(
-        machine.network_cards.iter().enumerate().map(|(at, card)| network_card(machine, at, card)),
+        machine
+            .network_cards
+            .iter()
+            .enumerate()
+            .map(|(at, card)| network_card(world, machine, at, card)),
     );
     devices.extend(
         machine.serial_ports.iter().enumerate().map(|(at, port)| serial_port(machine, at, port)),
@@ -101,15 +112,34 @@ fn disk(machine: &Machine) -> Object {
         .with("capacityInBytes", machine.disk_bytes)
 }
 
-fn network_card(machine: &Machine, at: usize, card: &NetworkCard) -> Object {
-    let backing = Object::new("VirtualEthernetCardNetworkBackingInfo")
-        .with("deviceName", &card.network)
-        .with("useAutoDetect", false)
-        .with("network", Moref::new("Network", NETWORK));
+fn network_card(world: &World, machine: &Machine, at: usize, card: &NetworkCard) -> Object {
+    let (summary, backing) = match &card.network {
+        CardNetwork::Standard(name) => (
+            name.clone(),
+            Object::new("VirtualEthernetCardNetworkBackingInfo")
+                .with("deviceName", name)
+                .with("useAutoDetect", false)
+                .with("network", world.network(&card.network).map(Network::moref)),
+        ),
+        CardNetwork::PortGroup(key) => {
+            let port = Object::new("DistributedVirtualSwitchPortConnection")
+                .with("switchUuid", SWITCH_UUID)
+                .with("portgroupKey", key)
+                .with("portKey", card.key.to_string());
+            let backing = Object::new("VirtualEthernetCardDistributedVirtualPortBackingInfo");
+            (format!("DVSwitch: {SWITCH_UUID}"), backing.with("port", port))
+        }
+        CardNetwork::Opaque(id) => (
+            format!("{OPAQUE_KIND}: {id}"),
+            Object::new("VirtualEthernetCardOpaqueNetworkBackingInfo")
+                .with("opaqueNetworkId", id)
+                .with("opaqueNetworkType", OPAQUE_KIND),
+        ),
+    };
     let generated = card.mac_address.starts_with("00:0c:29");
     Object::new(card.kind)
         .with("key", card.key)
-        .with("deviceInfo", description(format!("Network adapter {}", at + 1), &card.network))
+        .with("deviceInfo", description(format!("Network adapter {}", at + 1), summary))
         .with("backing", backing)
         .with(
             "connectable",

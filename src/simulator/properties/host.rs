@@ -1,10 +1,10 @@
 //! The properties of the host itself, and of the managers that its `configManager` names.
 
 use super::super::value::{Moref, Object, Value, enum_value, list, references, texts};
-use super::super::world::World;
-use super::inventory::{datastores, machines};
+use super::super::world::{CardNetwork, World};
+use super::inventory::{datastores, machines, networks};
 use super::service::{self, Singleton, singleton};
-use super::{NETWORK, datastore_browser, entity_property, supported_features};
+use super::{datastore_browser, entity_property, supported_features};
 
 /// The managers of an ESX host, with its moids and in the order of `HostConfigManager`.
 pub const MANAGERS: &[Singleton] = &[
@@ -67,7 +67,7 @@ pub fn property(world: &World, name: &str) -> Option<Value> {
     match name {
         "vm" => Some(machines(world)),
         "datastore" => Some(references(datastores(world))),
-        "network" => Some(references([Moref::new("Network", NETWORK)])),
+        "network" => Some(references(networks(world))),
         "runtime" => Some(Value::Object(runtime(world))),
         "summary" => Some(Value::Object(summary(world))),
         "hardware" => Some(Value::Object(hardware(world))),
@@ -211,7 +211,11 @@ fn config_manager() -> Object {
 
 /// `HostNetworkInfo`: one switch with the port groups of the machines and of the management card.
 fn network(world: &World) -> Object {
-    let groups = ["VM Network", MANAGEMENT_PORT_GROUP];
+    let standard = world.networks().filter_map(|network| match &network.reference {
+        CardNetwork::Standard(_) => Some(network.name.as_str()),
+        CardNetwork::PortGroup(_) | CardNetwork::Opaque(_) => None,
+    });
+    let groups: Vec<&str> = standard.chain([MANAGEMENT_PORT_GROUP]).collect();
     let cards = PHYSICAL_CARDS.iter().map(|(device, pci, mac)| {
         let link = Object::new("PhysicalNicLinkInfo").with("speedMb", 10_000).with("duplex", true);
         Object::new("PhysicalNic")

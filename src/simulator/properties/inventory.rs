@@ -1,8 +1,8 @@
-//! The properties of folders, the datacenter, the resources of the host, datastores and the network.
+//! The properties of folders, the datacenter, the resources of the host, and datastores.
 
 use super::super::value::{Moref, Object, Value, enum_value, list, references, texts};
-use super::super::world::{Datastore, World};
-use super::{NETWORK, children, datastore_browser, entity_property, environment_browser};
+use super::super::world::{Datastore, Network, World};
+use super::{children, datastore_browser, entity_property, environment_browser};
 
 pub fn property(world: &World, object: &Moref, name: &str) -> Option<Value> {
     match object.kind {
@@ -10,7 +10,6 @@ pub fn property(world: &World, object: &Moref, name: &str) -> Option<Value> {
         "Datacenter" => datacenter(world, name),
         "ComputeResource" => compute_resource(world, name),
         "ResourcePool" => resource_pool(world, name),
-        "Network" => network(world, name),
         "Datastore" => datastore(world, world.datastore(&object.id)?, name),
         "HostDatastoreBrowser" => match name {
             "datastore" => Some(references(datastores(world))),
@@ -26,6 +25,10 @@ pub fn property(world: &World, object: &Moref, name: &str) -> Option<Value> {
 
 pub fn datastores(world: &World) -> impl Iterator<Item = Moref> {
     world.datastores().map(|datastore| Moref::new("Datastore", datastore.id.clone()))
+}
+
+pub fn networks(world: &World) -> impl Iterator<Item = Moref> {
+    world.networks().map(Network::moref)
 }
 
 pub fn machines(world: &World) -> Value {
@@ -56,7 +59,7 @@ fn datacenter(world: &World, name: &str) -> Option<Value> {
         "datastoreFolder" => folder("ha-folder-datastore"),
         "networkFolder" => folder("ha-folder-network"),
         "datastore" => Some(references(datastores(world))),
-        "network" => Some(references([Moref::new("Network", NETWORK)])),
+        "network" => Some(references(networks(world))),
         "configuration" => Some(Value::Object(Object::new("DatacenterConfigInfo"))),
         other => {
             entity_property(other, "ha-datacenter", Some(Moref::new("Folder", "ha-folder-root")))
@@ -70,7 +73,7 @@ fn compute_resource(world: &World, name: &str) -> Option<Value> {
         "resourcePool" => Some(Value::Reference(Moref::new("ResourcePool", "ha-root-pool"))),
         "host" => Some(references([Moref::new("HostSystem", "ha-host")])),
         "datastore" => Some(references(datastores(world))),
-        "network" => Some(references([Moref::new("Network", NETWORK)])),
+        "network" => Some(references(networks(world))),
         "summary" => Some(Value::Object(
             Object::new("ComputeResourceSummary")
                 .with("totalCpu", i32::from(cores) * 2_400)
@@ -144,23 +147,6 @@ fn resource_pool(world: &World, name: &str) -> Option<Value> {
             "Resources",
             Some(Moref::new("ComputeResource", "ha-compute-res")),
         ),
-    }
-}
-
-fn network(world: &World, name: &str) -> Option<Value> {
-    match name {
-        "summary" => Some(Value::Object(
-            Object::new("NetworkSummary")
-                .with("network", Moref::new("Network", NETWORK))
-                .with("name", "VM Network")
-                .with("accessible", true)
-                .with("ipPoolName", ""),
-        )),
-        "host" => Some(references([Moref::new("HostSystem", "ha-host")])),
-        "vm" => Some(machines(world)),
-        other => {
-            entity_property(other, "VM Network", Some(Moref::new("Folder", "ha-folder-network")))
-        }
     }
 }
 

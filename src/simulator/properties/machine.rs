@@ -1,11 +1,13 @@
 //! The properties of a machine and of its snapshots.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::super::schema;
 use super::super::value::{Forest, Moref, Object, Value, enum_value, list, references};
-use super::super::world::{GuestInterface, Machine, PowerState, Question, Snapshot, World};
-use super::{NETWORK, devices, entity_property, environment_browser, supported_features};
+use super::super::world::{
+    GuestInterface, Machine, Network, PowerState, Question, Snapshot, World,
+};
+use super::{devices, entity_property, environment_browser, supported_features};
 use crate::domain::names::escape_vim;
 
 /// The version of the virtual hardware.
@@ -15,7 +17,7 @@ pub fn property(world: &World, machine: &Machine, name: &str) -> Option<Value> {
     match name {
         "config" => machine.is_readable().then(|| Value::Object(config(world, machine))),
         "runtime" => Some(Value::Object(runtime(machine))),
-        "guest" => Some(Value::Object(guest(machine))),
+        "guest" => Some(Value::Object(guest(world, machine))),
         "summary" => Some(Value::Object(summary(world, machine))),
         "snapshot" => snapshot_info(machine).map(Value::Object),
         "rootSnapshot" => Some(references(
@@ -26,7 +28,7 @@ pub fn property(world: &World, machine: &Machine, name: &str) -> Option<Value> {
                 .map(snapshot_moref),
         )),
         "datastore" => Some(references([Moref::new("Datastore", machine.datastore.clone())])),
-        "network" => Some(references([Moref::new("Network", NETWORK)])),
+        "network" => Some(references(networks(world, machine))),
         "resourcePool" => Some(Value::Reference(Moref::new("ResourcePool", "ha-root-pool"))),
         "capability" => Some(Value::Object(capability())),
         "environmentBrowser" => Some(environment_browser()),
@@ -48,6 +50,12 @@ pub fn property(world: &World, machine: &Machine, name: &str) -> Option<Value> {
         }
         other => entity_property(other, &machine.name, None),
     }
+}
+
+/// The networks of the machine's cards, each once.
+fn networks(world: &World, machine: &Machine) -> BTreeSet<Moref> {
+    let cards = machine.network_cards.iter();
+    cards.filter_map(|card| world.network(&card.network)).map(Network::moref).collect()
 }
 
 pub fn snapshot_property(world: &World, id: &str, name: &str) -> Option<Value> {
@@ -111,7 +119,7 @@ fn config(world: &World, machine: &Machine) -> Object {
         .with("memoryMB", machine.memory_mb)
         .with("virtualICH7MPresent", false)
         .with("virtualSMCPresent", false)
-        .with("device", list("VirtualDevice", devices::virtual_devices(machine)));
+        .with("device", list("VirtualDevice", devices::virtual_devices(world, machine)));
     let url = world.datastore(&machine.datastore).map(|datastore| {
         let pair = Object::new("VirtualMachineConfigInfoDatastoreUrlPair")
             .with("name", &datastore.name)
@@ -266,7 +274,7 @@ fn tools_status(machine: &Machine) -> (&'static str, &'static str, &'static str)
     }
 }
 
-fn guest(machine: &Machine) -> Object {
+fn guest(world: &World, machine: &Machine) -> Object {
     let (status, version_status, running) = tools_status(machine);
     let address = machine.guest.reported_address.as_ref();
     let up = machine.guest.tools_running;
@@ -281,7 +289,7 @@ fn guest(machine: &Machine) -> Object {
         .with("guestFullName", up.then_some(&machine.guest_full_name))
         .with("hostName", up.then(|| machine.name.replace(['/', ' '], "-")))
         .with("ipAddress", address)
-        .with("net", address.map(|_| list("GuestNicInfo", guest_net(machine))))
+        .with("net", address.map(|_| list("GuestNicInfo", guest_net(world, machine))))
         .with("guestState", if up { "running" } else { "notRunning" })
         .with("appHeartbeatStatus", "appStatusGray")
         .with("guestOperationsReady", up)
@@ -289,7 +297,7 @@ fn guest(machine: &Machine) -> Object {
         .with("guestStateChangeSupported", up)
 }
 
-fn guest_net(machine: &Machine) -> Vec<Object> {
+fn guest_net(world: &World, machine: &Machine) -> Vec<Object> {
     let nic = |interface: GuestInterface| {
         let GuestInterface { mac_address, addresses } = interface;
         let card = machine.network_cards.iter().find(|card| card.mac_address == mac_address);
@@ -302,7 +310,7 @@ fn guest_net(machine: &Machine) -> Vec<Object> {
         let ip_config = Object::new("NetIpConfigInfo")
             .with("ipAddress", list("NetIpConfigInfoIpAddress", configured.collect()));
         Object::new("GuestNicInfo")
-            .with("network", card.map(|card| &card.network))
+            .with("network", card.map(|card| world.network_name(&card.network)))
             .with("ipAddress", super::super::value::texts(addresses.iter().map(String::as_str)))
             .with("macAddress", mac_address)
             .with("connected", card.is_none_or(|card| card.connected))
@@ -351,7 +359,7 @@ fn summary(world: &World, machine: &Machine) -> Object {
     Object::new("VirtualMachineSummary")
         .with("vm", Moref::new("VirtualMachine", machine.id.clone()))
         .with("runtime", runtime(machine))
-        .with("guest", guest_summary(machine))
+        .with("guest", guest_summary(world, machine))
         .with("config", config)
         .with("storage", storage)
         .with("quickStats", quick)
@@ -359,8 +367,8 @@ fn summary(world: &World, machine: &Machine) -> Object {
 }
 
 /// `VirtualMachineGuestSummary`: each field is a copy of the field with its name in `guest`.
-fn guest_summary(machine: &Machine) -> Object {
-    let guest = guest(machine);
+fn guest_summary(world: &World, machine: &Machine) -> Object {
+    let guest = guest(world, machine);
     let copied = schema::fields("VirtualMachineGuestSummary").unwrap_or_default();
     copied.iter().fold(Object::new("VirtualMachineGuestSummary"), |summary, field| {
         summary.with(field.name, guest.get(field.name).cloned())

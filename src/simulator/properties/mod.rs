@@ -8,7 +8,7 @@
 //!                                 ├ ha-folder-host ── ha-compute-res ─┬ ha-host
 //!                                 │                                   └ ha-root-pool
 //!                                 ├ ha-folder-datastore ── datastores ── browsers
-//!                                 └ ha-folder-network ── HaNetwork-VM Network
+//!                                 └ ha-folder-network ── networks
 //! ```
 
 mod devices;
@@ -16,16 +16,14 @@ mod event;
 mod host;
 mod inventory;
 mod machine;
+mod network;
 mod service;
 mod task;
 
 use super::read_scope::ReadScope;
 use super::schema::{self, Occurs};
 use super::value::{Moref, Object, Value, enum_value, list, references};
-use super::world::{HostEvent, World};
-
-/// The moid of the only network.
-pub const NETWORK: &str = "HaNetwork-VM Network";
+use super::world::{HostEvent, Network, World};
 
 /// The moid of the environment browser, which all machines share.
 const ENVIRONMENT_BROWSER: &str = "ha-env-browser";
@@ -54,6 +52,8 @@ pub fn managed_type(name: &str) -> Option<&'static str> {
             "ResourcePool",
             "HostSystem",
             "Network",
+            "DistributedVirtualPortgroup",
+            "OpaqueNetwork",
             "EnvironmentBrowser",
         ])
         .find(|known| *known == name)
@@ -92,7 +92,9 @@ pub fn exists(scope: ReadScope<'_>, object: &Moref) -> bool {
         "ComputeResource" => id == "ha-compute-res",
         "ResourcePool" => id == "ha-root-pool",
         "HostSystem" => id == "ha-host",
-        "Network" => id == NETWORK,
+        "Network" | "DistributedVirtualPortgroup" | "OpaqueNetwork" => {
+            network::find(scope.world, object).is_some()
+        }
         "EnvironmentBrowser" => id == ENVIRONMENT_BROWSER,
         kind => service::SINGLETONS
             .iter()
@@ -122,6 +124,9 @@ pub fn property(scope: ReadScope<'_>, object: &Moref, name: &str) -> Option<Valu
         | "EventHistoryCollector"
         | "PropertyFilter"
         | "PropertyCollector" => scope.session?.property(scope.world, object, name),
+        "Network" | "DistributedVirtualPortgroup" | "OpaqueNetwork" => {
+            network::property(scope.world, network::find(scope.world, object)?, name)
+        }
         "HostSystem" => host::property(scope.world, name),
         "HostNetworkSystem" | "HostDatastoreSystem" => {
             host::manager_property(scope.world, object.kind, name)
@@ -130,7 +135,6 @@ pub fn property(scope: ReadScope<'_>, object: &Moref, name: &str) -> Option<Valu
         | "Datacenter"
         | "ComputeResource"
         | "ResourcePool"
-        | "Network"
         | "Datastore"
         | "HostDatastoreBrowser"
         | "EnvironmentBrowser" => inventory::property(scope.world, object, name),
@@ -183,7 +187,7 @@ pub fn children(world: &World, parent: &Moref) -> Vec<Moref> {
         "ha-folder-vm" => machines().collect(),
         "ha-folder-host" => vec![Moref::new("ComputeResource", "ha-compute-res")],
         "ha-folder-datastore" => inventory::datastores(world).collect(),
-        "ha-folder-network" => vec![Moref::new("Network", NETWORK)],
+        "ha-folder-network" => world.networks().map(Network::moref).collect(),
         "ha-compute-res" => {
             vec![Moref::new("HostSystem", "ha-host"), Moref::new("ResourcePool", "ha-root-pool")]
         }
@@ -196,7 +200,10 @@ pub fn children(world: &World, parent: &Moref) -> Vec<Moref> {
 pub fn entity_name(world: &World, entity: &Moref) -> Option<String> {
     let name = match entity.kind {
         "VirtualMachine" => machine::property(world, world.machine(&entity.id)?, "name"),
-        _ => inventory::property(world, entity, "name"),
+        _ => match network::find(world, entity) {
+            Some(network) => network::property(world, network, "name"),
+            None => inventory::property(world, entity, "name"),
+        },
     };
     match name? {
         Value::Text(name) => Some(name),

@@ -7,10 +7,11 @@ use uuid::Uuid;
 
 use super::generate::{default_machine, derived_uuid};
 use super::question::QuestionEntry;
-use super::{HostSettings, Scenario, ScenarioError};
+use super::{DEFAULT_NETWORK, HostSettings, Scenario, ScenarioError};
 use crate::simulator::fault_config::FaultEntry;
 use crate::simulator::world::{
-    Datastore, Guest, GuestInterface, Machine, NetworkCard, PowerState, SerialBacking, SerialPort,
+    CardNetwork, Datastore, Guest, GuestInterface, Machine, Network, NetworkCard, PowerState,
+    SerialBacking, SerialPort,
 };
 
 /// The content of the file.
@@ -20,6 +21,8 @@ pub struct ScenarioFile {
     #[serde(default)]
     host: HostSettings,
     datastores: Vec<DatastoreEntry>,
+    #[serde(default)]
+    networks: Vec<NetworkEntry>,
     #[serde(default)]
     machines: Vec<MachineEntry>,
     #[serde(default)]
@@ -41,6 +44,17 @@ struct DatastoreEntry {
     accessible: bool,
     remote_host: Option<String>,
     remote_path: Option<String>,
+}
+
+/// A network. Networks of standard switches need no entry: those of the cards are added.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetworkEntry {
+    name: String,
+    /// The key of the port group, if it is one of a distributed switch.
+    port_group: Option<String>,
+    /// The id of the network, if it is an opaque one.
+    opaque: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -99,8 +113,10 @@ struct CardEntry {
     #[serde(default)]
     kind: CardKind,
     mac: String,
-    #[serde(default = "default_network")]
-    network: String,
+    /// The name of a network.
+    network: Option<String>,
+    /// The key of a port group that the host does not show.
+    port_group: Option<String>,
     #[serde(default = "default_true")]
     connected: bool,
 }
@@ -179,9 +195,13 @@ impl ScenarioFile {
     /// # Errors
     /// Fails if a value is invalid. The error names the path of the key.
     pub fn check(self) -> Result<Scenario, ScenarioError> {
-        let Self { host, datastores, machines, faults } = self;
+        let Self { host, datastores, networks, machines, faults } = self;
         let datastores: Vec<Datastore> =
             datastores.into_iter().map(DatastoreEntry::convert).collect();
+        let mut known_networks: Vec<Network> = Vec::with_capacity(networks.len());
+        for (at, entry) in networks.into_iter().enumerate() {
+            known_networks.push(entry.convert(&format!("networks[{at}]"))?);
+        }
         let mut checked: Vec<Machine> = Vec::with_capacity(machines.len());
         for (at, entry) in machines.into_iter().enumerate() {
             let path = format!("machines[{at}]");
@@ -191,14 +211,20 @@ impl ScenarioFile {
                     format!("the id {:?} is used twice", entry.id),
                 ));
             }
-            checked.push(entry.convert(&path, &datastores)?);
+            checked.push(entry.convert(&path, &datastores, &known_networks)?);
         }
         let mut checked_faults = Vec::with_capacity(faults.len());
         for (at, entry) in faults.into_iter().enumerate() {
             checked_faults
                 .push(entry.check().map_err(|message| invalid(format!("faults[{at}]"), message))?);
         }
-        Ok(Scenario { host, datastores, machines: checked, faults: checked_faults })
+        Ok(Scenario {
+            host,
+            datastores,
+            networks: known_networks,
+            machines: checked,
+            faults: checked_faults,
+        })
     }
 }
 
@@ -229,8 +255,29 @@ impl DatastoreEntry {
     }
 }
 
+impl NetworkEntry {
+    fn convert(self, path: &str) -> Result<Network, ScenarioError> {
+        let Self { name, port_group, opaque } = self;
+        let reference = match (port_group, opaque) {
+            (None, None) => CardNetwork::Standard(name.clone()),
+            (Some(key), None) => CardNetwork::PortGroup(key),
+            (None, Some(id)) => CardNetwork::Opaque(id),
+            (Some(_), Some(_)) => {
+                let message = "set one of port_group and opaque".to_owned();
+                return Err(invalid(path.to_owned(), message));
+            }
+        };
+        Ok(Network { name, reference })
+    }
+}
+
 impl MachineEntry {
-    fn convert(self, path: &str, datastores: &[Datastore]) -> Result<Machine, ScenarioError> {
+    fn convert(
+        self,
+        path: &str,
+        datastores: &[Datastore],
+        networks: &[Network],
+    ) -> Result<Machine, ScenarioError> {
         let Self {
             id,
             name,
@@ -279,10 +326,13 @@ impl MachineEntry {
             instance_uuid: instance_uuid
                 .unwrap_or_else(|| derived_uuid("instance", &id))
                 .to_string(),
-            network_cards: network_cards.into_iter().zip(4000..).map(CardEntry::convert).collect(),
             guest: tools.map_or_else(Guest::without_tools, ToolsEntry::convert),
             ..default_machine(&id, &name)
         };
+        for (at, (entry, key)) in network_cards.into_iter().zip(4000..).enumerate() {
+            let path = format!("{path}.network_cards[{at}]");
+            machine.network_cards.push(entry.convert(&path, key, networks)?);
+        }
         for (at, (entry, key)) in serial_ports.into_iter().zip(9000..).enumerate() {
             let backing = entry.convert(&format!("{path}.serial_ports[{at}]"))?;
             machine.serial_ports.push(SerialPort { key, backing });
@@ -311,15 +361,32 @@ impl PowerEntry {
 }
 
 impl CardEntry {
-    fn convert((entry, key): (Self, i32)) -> NetworkCard {
-        let Self { kind, mac, network, connected } = entry;
+    fn convert(
+        self,
+        path: &str,
+        key: i32,
+        networks: &[Network],
+    ) -> Result<NetworkCard, ScenarioError> {
+        let Self { kind, mac, network, port_group, connected } = self;
         let kind = match kind {
             CardKind::E1000 => "VirtualE1000",
             CardKind::E1000e => "VirtualE1000e",
             CardKind::Vmxnet3 => "VirtualVmxnet3",
             CardKind::Pcnet32 => "VirtualPCNet32",
         };
-        NetworkCard { key, kind, mac_address: mac, network, connected }
+        let network = match (network, port_group) {
+            (Some(_), Some(_)) => {
+                let message = "set one of network and port_group".to_owned();
+                return Err(invalid(path.to_owned(), message));
+            }
+            (None, Some(key)) => CardNetwork::PortGroup(key),
+            (name, None) => {
+                let name = name.unwrap_or_else(|| DEFAULT_NETWORK.to_owned());
+                let known = networks.iter().find(|network| network.name == name);
+                known.map_or(CardNetwork::Standard(name), |network| network.reference.clone())
+            }
+        };
+        Ok(NetworkCard { key, kind, mac_address: mac, network, connected })
     }
 }
 
@@ -418,9 +485,6 @@ fn default_connection_state() -> String {
 }
 fn default_pipe_end() -> String {
     "server".to_owned()
-}
-fn default_network() -> String {
-    "VM Network".to_owned()
 }
 fn default_guest_id() -> String {
     "otherGuest".to_owned()

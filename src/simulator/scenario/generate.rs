@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::DEFAULT_NETWORK;
 use crate::simulator::world::{
-    Datastore, Guest, Machine, NetworkCard, PowerState, SerialBacking, SerialPort,
+    CardNetwork, Datastore, Guest, Machine, NetworkCard, PowerState, SerialBacking, SerialPort,
 };
 
 impl Machine {
@@ -68,7 +69,7 @@ pub(super) fn machine(number: usize, datastore: &Datastore) -> Machine {
         key: 4000,
         kind: "VirtualE1000e",
         mac_address: format!("00:0c:29:00:{high:02x}:{low:02x}"),
-        network: "VM Network".to_owned(),
+        network: CardNetwork::Standard(DEFAULT_NETWORK.to_owned()),
         connected: true,
     });
     if runner {

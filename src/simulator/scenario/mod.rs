@@ -12,15 +12,22 @@ use uuid::Uuid;
 
 use super::fault_config::ConfiguredFault;
 use super::pace::Pace;
-use super::world::{Datastore, HostInfo, Machine, Moment, Operation, PowerState, World};
+use super::world::{
+    CardNetwork, Datastore, HostInfo, Machine, Moment, Network, Operation, PowerState, World,
+};
 use file::ScenarioFile;
 pub(super) use question::QuestionEntry;
+
+/// The network that every ESX has after its installation.
+const DEFAULT_NETWORK: &str = "VM Network";
 
 /// A checked scenario: a host with its datastores and machines.
 #[derive(Clone, Debug)]
 pub struct Scenario {
     pub host: HostSettings,
     pub datastores: Vec<Datastore>,
+    /// The networks, in addition to those of standard switches that the cards name.
+    pub networks: Vec<Network>,
     pub machines: Vec<Machine>,
     /// The faults that are planned at the start.
     pub faults: Vec<ConfiguredFault>,
@@ -97,7 +104,13 @@ impl Scenario {
             vec![generate::datastore("5f2c7a10-0c8e1b2a-7d31-0050569c0001", "datastore1")];
         let machines =
             (1..=machines).map(|number| generate::machine(number, &datastores[0])).collect();
-        Self { host: HostSettings::default(), datastores, machines, faults: Vec::new() }
+        Self {
+            host: HostSettings::default(),
+            datastores,
+            networks: Vec::new(),
+            machines,
+            faults: Vec::new(),
+        }
     }
 
     /// The world at the start.
@@ -118,7 +131,16 @@ impl Scenario {
         for datastore in &self.datastores {
             world.add_datastore(datastore.clone());
         }
+        world.add_network(Network::standard(DEFAULT_NETWORK));
+        for network in &self.networks {
+            world.add_network(network.clone());
+        }
         for machine in &self.machines {
+            for card in &machine.network_cards {
+                if let CardNetwork::Standard(name) = &card.network {
+                    world.add_network(Network::standard(name));
+                }
+            }
             let mut machine = machine.clone();
             if machine.power == PowerState::On {
                 machine.booted_at = Some(days_before(now.wall, 1));
@@ -196,6 +218,15 @@ mod tests {
         wrong("nmae = 1", "nmae");
         wrong("power = \"of\"", "machines[0].power");
         wrong("serial_ports = [{}]", "machines[0].serial_ports[0]");
+        wrong(
+            "network_cards = [{ mac = \"00:50:56:00:00:01\", network = \"a\", \
+             port_group = \"b\" }]",
+            "machines[0].network_cards[0]",
+        );
+        wrong(
+            "[[networks]]\nname = \"n\"\nport_group = \"dvportgroup-1\"\nopaque = \"o\"",
+            "networks[0]",
+        );
         wrong(
             "snapshots = [{ number = 1, name = \"a\", parent = 7 }]",
             "machines[0].snapshots[0].parent",

@@ -113,8 +113,19 @@ pub struct NetworkCard {
     /// The vim25 type, for example `VirtualE1000`.
     pub kind: &'static str,
     pub mac_address: String,
-    pub network: String,
+    pub network: CardNetwork,
     pub connected: bool,
+}
+
+/// The network of a card. A card names a network of a distributed switch only by a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CardNetwork {
+    /// A network of a standard switch, by its name.
+    Standard(String),
+    /// A port group of a distributed switch, by its key.
+    PortGroup(String),
+    /// An opaque network, which another system such as NSX manages, by its id.
+    Opaque(String),
 }
 
 /// A serial port.

@@ -22,8 +22,8 @@ use jiff::Timestamp;
 pub use event_history::{EventDetail, EventHistory, EventMachine, HostEvent, MachineEvent};
 pub use guest::GuestEvent;
 pub use machine::{
-    Choice, Guest, GuestInterface, Machine, NetworkCard, PowerState, Question, SerialBacking,
-    SerialPort, Snapshot,
+    CardNetwork, Choice, Guest, GuestInterface, Machine, NetworkCard, PowerState, Question,
+    SerialBacking, SerialPort, Snapshot,
 };
 pub use task::{Operation, Task, TaskState};
 
@@ -72,6 +72,33 @@ pub struct Datastore {
     pub remote: Option<(String, String)>,
 }
 
+/// A network of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    pub name: String,
+    /// How a card refers to the network.
+    pub reference: CardNetwork,
+}
+
+impl Network {
+    /// A network of a standard switch.
+    #[must_use]
+    pub fn standard(name: &str) -> Self {
+        Self { name: name.to_owned(), reference: CardNetwork::Standard(name.to_owned()) }
+    }
+
+    /// The reference to the managed object. On ESX the moid of a standard network has its name, and
+    /// the moid of a port group is its key.
+    #[must_use]
+    pub fn moref(&self) -> Moref {
+        match &self.reference {
+            CardNetwork::Standard(name) => Moref::new("Network", format!("HaNetwork-{name}")),
+            CardNetwork::PortGroup(key) => Moref::new("DistributedVirtualPortgroup", key.as_str()),
+            CardNetwork::Opaque(id) => Moref::new("OpaqueNetwork", format!("network-o-{id}")),
+        }
+    }
+}
+
 /// Rules of the host that a test may change.
 #[derive(Clone, Debug, Default)]
 pub struct HostRules {
@@ -100,6 +127,7 @@ pub struct World {
     /// The revision at which each machine was added, by moid. A moid may be used again.
     incarnations: BTreeMap<String, u64>,
     datastores: BTreeMap<String, Datastore>,
+    networks: Vec<Network>,
     tasks: BTreeMap<String, Task>,
     /// The ids of the tasks that hostd knows, oldest first.
     task_order: VecDeque<String>,
@@ -143,6 +171,7 @@ impl World {
             machines: BTreeMap::new(),
             incarnations: BTreeMap::new(),
             datastores: BTreeMap::new(),
+            networks: Vec::new(),
             tasks: BTreeMap::new(),
             task_order: VecDeque::new(),
             next_task: 100_000_000,
@@ -275,6 +304,53 @@ impl World {
         Some(removed)
     }
 
+    /// The networks in the order in which they were added.
+    pub fn networks(&self) -> impl Iterator<Item = &Network> {
+        self.networks.iter()
+    }
+
+    /// The network to which a card refers. `None` if the host does not show it.
+    #[must_use]
+    pub fn network(&self, reference: &CardNetwork) -> Option<&Network> {
+        self.networks.iter().find(|network| network.reference == *reference)
+    }
+
+    /// The name of the network of a card: its key if the host does not show the network.
+    #[must_use]
+    pub fn network_name<'a>(&'a self, reference: &'a CardNetwork) -> &'a str {
+        let (CardNetwork::Standard(own) | CardNetwork::PortGroup(own) | CardNetwork::Opaque(own)) =
+            reference;
+        self.network(reference).map_or(own, |network| &network.name)
+    }
+
+    /// Adds a network, unless the host has one with this reference.
+    pub fn add_network(&mut self, network: Network) {
+        if self.network(&network.reference).is_none() {
+            self.record_change(network.moref());
+            self.networks.push(network);
+            self.record_structure_change();
+        }
+    }
+
+    /// Renames a network, as an administrator of the switch does. Its moid stays the same.
+    pub fn rename_network(&mut self, reference: &CardNetwork, name: &str) {
+        let found = self.networks.iter_mut().find(|network| network.reference == *reference);
+        if let Some(network) = found {
+            name.clone_into(&mut network.name);
+            let moref = network.moref();
+            self.record_change(moref);
+        }
+    }
+
+    /// Removes a network, as when the host leaves the distributed switch.
+    pub fn remove_network(&mut self, reference: &CardNetwork) {
+        if let Some(at) = self.networks.iter().position(|network| network.reference == *reference) {
+            let moref = self.networks.remove(at).moref();
+            self.record_change(moref);
+            self.record_structure_change();
+        }
+    }
+
     /// The machine that has this snapshot. `None` if there is none.
     #[must_use]
     pub fn machine_of_snapshot(&self, snapshot: &str) -> Option<&Machine> {
@@ -341,9 +417,14 @@ impl World {
             ("Folder", "ha-folder-datastore"),
             ("Datacenter", "ha-datacenter"),
             ("ComputeResource", "ha-compute-res"),
-            ("Network", "HaNetwork-VM Network"),
+            ("Folder", "ha-folder-network"),
         ] {
             self.record_change(Moref::new(kind, id));
+        }
+        // Each network lists the machines on it.
+        let networks: Vec<Moref> = self.networks.iter().map(Network::moref).collect();
+        for network in networks {
+            self.record_change(network);
         }
         // Each datastore lists the machines on it.
         let datastores: Vec<String> = self.datastores.keys().cloned().collect();

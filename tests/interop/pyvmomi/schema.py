@@ -36,6 +36,7 @@ MANAGED = """
     DistributedVirtualSwitch VmwareDistributedVirtualSwitch HistoryCollector EventHistoryCollector
     EnvironmentBrowser GuestOperationsManager GuestAuthManager GuestFileManager GuestProcessManager
     GuestWindowsRegistryManager GuestAliasManager HostNetworkSystem HostDatastoreSystem
+    DistributedVirtualPortgroup OpaqueNetwork
 """
 
 DATA = """
@@ -68,7 +69,9 @@ DATA = """
     VirtualEthernetCard VirtualE1000 VirtualE1000e VirtualVmxnet VirtualVmxnet3 VirtualVmxnet2
     VirtualPCNet32
     VirtualSriovEthernetCard VirtualEthernetCardNetworkBackingInfo
-    VirtualEthernetCardDistributedVirtualPortBackingInfo
+    VirtualEthernetCardDistributedVirtualPortBackingInfo VirtualEthernetCardOpaqueNetworkBackingInfo
+    DistributedVirtualSwitchPortConnection DVPortgroupConfigInfo DVPortgroupPolicy
+    OpaqueNetworkSummary
     VirtualSerialPort VirtualSerialPortPipeBackingInfo VirtualSerialPortURIBackingInfo
     VirtualSerialPortFileBackingInfo VirtualSerialPortDeviceBackingInfo
     VirtualDeviceRemoteDeviceBackingInfo
@@ -146,7 +149,7 @@ METHODS = {
         StandbyGuest
         CreateSnapshot_Task RevertToCurrentSnapshot_Task RemoveAllSnapshots_Task AnswerVM
         CloneVM_Task
-        ReconfigVM_Task UnregisterVM AcquireTicket
+        ReconfigVM_Task UnregisterVM AcquireTicket ConsolidateVMDisks_Task
     """,
     "VirtualMachineSnapshot": "RevertToSnapshot_Task RemoveSnapshot_Task RenameSnapshot",
     "Task": "CancelTask",
