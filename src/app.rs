@@ -125,6 +125,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
         let Host { url, username, password } = esx.host()?;
         let mut options = EsxOptions::new(url, username, password);
         options.verify = esx.verify;
+        options.proxy = esx.proxy;
         options.headers =
             esx.headers.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
         options

@@ -6,12 +6,13 @@
 //! Kubernetes sets for a service, and those that `otter run` and `deploy/ci/otter.sh` use.
 
 /// The variables that the daemon reads. The last two exclude each other.
-pub const VARIABLES: [&str; 7] = [
+pub const VARIABLES: [&str; 8] = [
     "OTTER_LISTEN",
     "OTTER_STATE_DIR",
     "OTTER_ESX_URL",
     "OTTER_ESX_USERNAME",
     "OTTER_ESX_VERIFY",
+    "OTTER_ESX_PROXY",
     "OTTER_ESX_PASSWORD",
     "OTTER_ESX_PASSWORD_FILE",
 ];

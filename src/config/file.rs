@@ -218,6 +218,7 @@ fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {
         password: _, // read later, because the environment may name another file
         headers,
         verify,
+        proxy,
         machine_name,
         connect_timeout,
         read_timeout,
@@ -251,6 +252,7 @@ fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {
             kind(other)
         )),
     });
+    table.set("proxy", proxy, |value| parsed(value).map(Some));
     table.set("machine_name", machine_name, |value| values::not_empty(text(value)?).map(Some));
     table.set("connect_timeout", connect_timeout, timeout);
     table.set("read_timeout", read_timeout, timeout);

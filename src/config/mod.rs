@@ -102,11 +102,28 @@ impl Config {
                 problems.push(ConfigProblem::new(name, message));
             }
         }
+        if draft.config.esx.proxy.is_some()
+            && draft.config.esx.url.as_ref().is_some_and(|url| url.starts_with("http:"))
+        {
+            let message = "the address of the host (esx.url) is http://…, which is accepted only \
+                           for this machine: write https://<host>, or remove the proxy";
+            problems.push(ConfigProblem::new("esx.proxy", message));
+        }
+        let is_set = |name: &str| environment.get(name).is_some_and(|value| !value.is_empty());
+        if draft.config.esx.proxy.as_ref().is_some_and(|proxy| proxy.account.is_some())
+            && !is_set("OTTER_ESX_PROXY")
+            && let Some(path) = path
+        {
+            warnings.extend(readable_by_all_warning(
+                path,
+                "the configuration with the proxy's password",
+            ));
+        }
         let password = match draft.password {
             Password::None => None,
             Password::Given(password) => {
                 // The permissions of the file matter only if the password is in the file.
-                if environment.get("OTTER_ESX_PASSWORD").is_none_or(String::is_empty)
+                if !is_set("OTTER_ESX_PASSWORD")
                     && let Some(path) = path
                 {
                     warnings.extend(readable_by_all_warning(
@@ -203,6 +220,7 @@ fn override_setting(
         "OTTER_ESX_URL" => esx.url = Some(values::host_url(value)?),
         "OTTER_ESX_USERNAME" => esx.username = Some(value.to_owned()),
         "OTTER_ESX_VERIFY" => esx.verify = values::parsed(value)?,
+        "OTTER_ESX_PROXY" => esx.proxy = Some(values::parsed(value)?),
         "OTTER_ESX_PASSWORD" => draft.password = Password::Given(SecretString::from(value)),
         "OTTER_ESX_PASSWORD_FILE" => {
             draft.password =

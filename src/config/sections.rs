@@ -10,6 +10,7 @@ use super::{ConfigError, ConfigProblem, Listen, LogFormat};
 use crate::domain::host_limits::HostLimits;
 use crate::domain::network::Network;
 use crate::domain::pool::Pool;
+use crate::domain::proxy_url::ProxyUrl;
 use crate::domain::verify::Verify;
 use crate::domain::web_origin::WebOrigin;
 
@@ -46,6 +47,9 @@ pub struct Esx {
     /// Headers of every request to the host, for a proxy in between.
     pub headers: Vec<(http::HeaderName, SecretString)>,
     pub verify: Verify,
+    /// The HTTP proxy through which otter reaches the host. Proxies of the environment are not
+    /// used.
+    pub proxy: Option<ProxyUrl>,
     /// The name of the machine that otter runs in. `None`: otter finds the machine by its MAC.
     pub machine_name: Option<String>,
     pub connect_timeout: Duration,
@@ -200,6 +204,7 @@ impl Default for Esx {
             password: None,
             headers: Vec::new(),
             verify: Verify::default(),
+            proxy: None,
             machine_name: None,
             connect_timeout,
             read_timeout,

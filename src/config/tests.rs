@@ -263,6 +263,12 @@ fn a_wrong_type_is_reported_with_the_expected_one() {
             "[esx]\nverify = 'yes'",
             "2: esx.verify: expected true, false, ca:<file> or sha256:<fingerprint>",
         ),
+        ("[esx]\nproxy = 3128", "2: esx.proxy: expected a string in quotes, not an integer"),
+        (
+            "[esx]\nproxy = 'proxy:3128'",
+            "2: esx.proxy: proxy:3128 is not the address of an HTTP proxy: it does not begin with \
+             http://; write http://<host>:<port> or http://<user>:<password>@<host>:<port>",
+        ),
         ("[esx.headers]\nx = 1", "2: esx.headers.x: expected a string in quotes, not an integer"),
         ("[esx.headers]\n'a b' = 'x'", "2: esx.headers.a b: this cannot be the name of a header"),
         (
@@ -330,7 +336,8 @@ fn the_error_for_an_unreadable_file_names_it() {
 
 #[test]
 fn secrets_are_not_in_messages_or_debug_output() {
-    let text = "[esx]\npassword = 'hunter2'\n[esx.headers]\nauthorization = 'hunter2'";
+    let text = "[esx]\npassword = 'hunter2'\nproxy = 'http://me:hunter2@proxy:1'\n\
+                [esx.headers]\nauthorization = 'hunter2'";
     let config = loaded(text);
     assert!(!format!("{config:?}").contains("hunter2"));
     for text in [
@@ -339,6 +346,8 @@ fn secrets_are_not_in_messages_or_debug_output() {
         "[esx]\npassword = ['hunter2']",
         "[esx.headers]\nauthorization = \"hunter2\\n\"",
         "[esx]\nurl = 'https://root:hunter2@esx'",
+        "[esx]\nproxy = 'https://me:hunter2@proxy:1'",
+        "[esx]\nproxy = 'http://me:hunter2@proxy:x'",
     ] {
         let error = load(text, &[], &Flags::default()).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");

@@ -24,6 +24,7 @@ pub mod network;
 pub mod origin;
 pub mod pool;
 pub mod power;
+pub mod proxy_url;
 pub mod restore;
 pub mod scope;
 pub mod snapshot;

@@ -27,6 +27,7 @@ mod task_info;
 mod task_list_view;
 mod tls;
 mod transport;
+mod tunnel;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::domain::host_limits::HostLimits;
 use crate::domain::host_url::{self, InvalidHostUrl};
+use crate::domain::proxy_url::ProxyUrl;
 use crate::domain::verify::Verify;
 
 /// How to reach one host. [`EsxOptions::new`] sets the defaults.
@@ -19,6 +20,8 @@ pub struct EsxOptions {
     pub username: String,
     pub password: SecretString,
     pub verify: Verify,
+    /// The HTTP proxy through which every connection to the host goes. No other proxy is used.
+    pub proxy: Option<ProxyUrl>,
     /// HTTP headers of every request.
     pub headers: Vec<(String, SecretString)>,
     pub connect_timeout: Duration,
@@ -46,6 +49,7 @@ impl EsxOptions {
             username: username.into(),
             password,
             verify: Verify::SystemRoots,
+            proxy: None,
             headers: Vec::new(),
             connect_timeout,
             read_timeout,
@@ -61,7 +65,10 @@ impl EsxOptions {
     /// # Errors
     /// The first option that cannot work.
     pub fn check(&self) -> Result<(), OptionsError> {
-        service_url(&self.url)?;
+        let url = service_url(&self.url)?;
+        if self.proxy.is_some() && url.scheme() != "https" {
+            return Err(OptionsError::ProxyWithoutTls);
+        }
         if self.username.is_empty() {
             return Err(OptionsError::NoUsername);
         }
@@ -84,6 +91,11 @@ impl EsxOptions {
 pub enum OptionsError {
     #[error(transparent)]
     Url(#[from] InvalidHostUrl),
+    #[error(
+        "a proxy is set, but the address of the host is http://…, which is accepted only for this \
+         machine: write https://<host>, or remove esx.proxy (OTTER_ESX_PROXY)"
+    )]
+    ProxyWithoutTls,
     #[error("the user name is empty")]
     NoUsername,
     #[error("the header \u{201c}{0}\u{201d} cannot be sent: {1}")]
@@ -149,6 +161,7 @@ mod tests {
         let mut options = EsxOptions::new("https://127.0.0.1", "root", secret("hunter2"));
         options.verify = Verify::Off;
         options.headers.push(("X-Token".to_owned(), secret("hunter3")));
+        options.proxy = Some("http://me:hunter4@proxy:3128".parse().unwrap());
         let clock = crate::clock::Clock::system();
         let hypervisor = crate::esx::EsxHypervisor::new(&options, clock).unwrap();
         let manager = crate::esx::soap::Reference::new("SessionManager", "sm");

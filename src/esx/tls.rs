@@ -22,6 +22,8 @@ use rustls::{
 };
 use sha2::{Digest, Sha256};
 
+use super::tunnel;
+use crate::domain::proxy_url::ProxyUrl;
 use crate::domain::verify::{Fingerprint, Verify};
 use crate::hypervisor::{HostError, HostErrorKind};
 
@@ -96,20 +98,21 @@ impl Endpoint {
     }
 }
 
-/// Makes one TLS handshake within `timeout` and returns the fingerprint of the certificate.
+/// Makes one TLS handshake within `timeout`, through the proxy if there is one, and returns the
+/// fingerprint of the certificate.
 ///
 /// # Errors
 /// Fails if no connection or no TLS is possible, or if `verify` rejects the certificate.
 /// [`handshake_error_text`] describes the error.
 pub async fn handshake(
     endpoint: &Endpoint,
+    proxy: Option<&ProxyUrl>,
     verify: &Verify,
     timeout: Duration,
 ) -> io::Result<Fingerprint> {
     let config = client_config(verify).map_err(io::Error::other)?;
     let handshake = async {
-        let stream =
-            tokio::net::TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
+        let stream = tunnel::connect(&endpoint.host, endpoint.port, proxy).await?;
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let stream = connector.connect(endpoint.name.clone(), stream).await?;
         let certificates = stream.get_ref().1.peer_certificates();

@@ -1,5 +1,5 @@
 //! HTTP to the host: one client with its TLS configuration, timeouts and answer limit. The client
-//! follows no redirect, retries nothing, and uses no proxy of the environment.
+//! follows no redirect, retries nothing, and uses the configured proxy, none of the environment.
 
 use std::error::Error;
 use std::time::Duration;
@@ -13,6 +13,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::options::{EsxOptions, OptionsError, header, service_url};
 use super::tls::{self, certificate_error_text};
+use super::tunnel::{self, TunnelError};
+use crate::domain::proxy_url::{ProxyAccount, ProxyUrl};
 use crate::hypervisor::{HostError, HostErrorKind};
 
 /// The name of the session cookie.
@@ -22,6 +24,8 @@ const SESSION_COOKIE: &str = "vmware_soap_session";
 #[derive(Debug)]
 pub struct Transport {
     client: Client,
+    proxy: Option<ProxyUrl>,
+    connect_timeout: Duration,
     sdk: Url,
     versions: Url,
     answer_limit: usize,
@@ -72,13 +76,16 @@ impl Transport {
             let (name, value) = header(name, value)?;
             headers.append(name, value);
         }
-        let client = Client::builder()
+        let builder = match &options.proxy {
+            Some(proxy) => Client::builder().proxy(client_proxy(proxy)?),
+            None => Client::builder().no_proxy(),
+        };
+        let client = builder
             .tls_backend_preconfigured(tls::client_config(&options.verify)?)
             .user_agent(concat!("otter/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers)
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
-            .no_proxy()
             .http1_only()
             .gzip(true)
             .connect_timeout(options.connect_timeout)
@@ -89,6 +96,8 @@ impl Transport {
             .map_err(OptionsError::Client)?;
         Ok(Self {
             client,
+            proxy: options.proxy.clone(),
+            connect_timeout: options.connect_timeout,
             sdk,
             versions,
             answer_limit: options.answer_limit,
@@ -146,7 +155,10 @@ impl Transport {
         &self,
         request: reqwest::RequestBuilder,
     ) -> Result<HttpAnswer, TransportError> {
-        let mut answer = request.send().await.map_err(|error| self.failed(error))?;
+        let mut answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.not_sent_or_broken(error).await),
+        };
         let status = answer.status().as_u16();
         let cookie = session_cookie(answer.headers());
         let mut body = BytesMut::new();
@@ -168,6 +180,28 @@ impl Transport {
             body.extend_from_slice(&chunk);
         }
         Ok(HttpAnswer { status, body: body.freeze(), cookie })
+    }
+
+    async fn not_sent_or_broken(&self, error: reqwest::Error) -> TransportError {
+        let refusal = self.refusal_of_proxy(&error).await;
+        let mut failed = self.failed(error);
+        if let Some(refusal) = refusal {
+            failed.message = format!("No connection to the host {}: {refusal}.", self.address());
+        }
+        failed
+    }
+
+    /// Why the proxy opens no tunnel to the host: the HTTP client does not report its answer, so
+    /// this asks once more. `None` if another reason ended the request.
+    async fn refusal_of_proxy(&self, error: &reqwest::Error) -> Option<TunnelError> {
+        let proxy = self.proxy.as_ref()?;
+        if !error.is_connect() || root_error(error).is::<rustls::Error>() {
+            return None;
+        }
+        let host = self.sdk.host_str()?.trim_start_matches('[').trim_end_matches(']');
+        let port = self.sdk.port_or_known_default()?;
+        let opening = tunnel::open(proxy, host, port);
+        tokio::time::timeout(self.connect_timeout, opening).await.ok()?.err()
     }
 
     fn failed(&self, error: reqwest::Error) -> TransportError {
@@ -214,20 +248,36 @@ fn session_cookie(headers: &HeaderMap) -> Option<SecretString> {
         .map(|pair| SecretString::from(pair.to_owned()))
 }
 
-/// The text of the innermost cause, such as a refused connection or a refused certificate.
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn Error = error;
+/// The proxy as the HTTP client takes it.
+fn client_proxy(proxy: &ProxyUrl) -> Result<reqwest::Proxy, OptionsError> {
+    let client_proxy = reqwest::Proxy::all(proxy.address()).map_err(OptionsError::Client)?;
+    Ok(match &proxy.account {
+        Some(ProxyAccount { user, password }) => {
+            client_proxy.basic_auth(user, password.expose_secret())
+        }
+        None => client_proxy,
+    })
+}
+
+/// The innermost cause.
+fn root_error(error: &reqwest::Error) -> &(dyn Error + 'static) {
+    let mut cause: &(dyn Error + 'static) = error;
     loop {
         // `source` of an I/O error skips the error that it wraps.
         let wrapped = cause
             .downcast_ref::<std::io::Error>()
             .and_then(std::io::Error::get_ref)
-            .map(|inner| inner as &dyn Error);
+            .map(|inner| inner as &(dyn Error + 'static));
         match wrapped.or_else(|| cause.source()) {
             Some(inner) => cause = inner,
-            None => break,
+            None => return cause,
         }
     }
+}
+
+/// The text of the innermost cause, such as a refused connection or a refused certificate.
+fn root_cause(error: &reqwest::Error) -> String {
+    let cause = root_error(error);
     let text = match cause.downcast_ref::<rustls::Error>() {
         Some(rustls::Error::InvalidCertificate(CertificateError::Other(other)))
             if !other.0.is::<webpki::Error>() =>

@@ -226,7 +226,7 @@ impl Forest {
         let (at, (_, root)) = roots.nth(index)?;
         let below = self.0[at + 1..].iter().take_while(|(depth, _)| *depth > 0);
         let children: Vec<_> = below.map(|(depth, tree)| (depth - 1, tree.clone())).collect();
-        let children = (!children.is_empty()).then(|| Value::Forest(Self(children)));
+        let children = (!children.is_empty()).then_some(Value::Forest(Self(children)));
         Some(root.clone().with("childSnapshotList", children))
     }
 

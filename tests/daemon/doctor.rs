@@ -5,12 +5,17 @@ use otter::simulator::{
     Disruption, DownMode, Fault, HostdRestart, Scenario, Simulator, SimulatorOptions,
 };
 
-use crate::harness::{otter_command, record_answer, run_to_exit};
+use crate::harness::{ConnectProxy, otter_command, record_answer, run_to_exit};
 
 async fn host(scenario: Scenario) -> Simulator {
     let mut options = SimulatorOptions::new(scenario, Clock::system());
     options.on_answer = Some(record_answer);
     Simulator::start(options).await.unwrap()
+}
+
+/// An address of this machine where nothing listens.
+fn unused_address() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 async fn lab() -> Simulator {
@@ -112,11 +117,84 @@ async fn a_host_name_that_does_not_exist() {
 
 #[tokio::test]
 async fn a_port_where_nothing_listens() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let address = unused_address();
     let run = DoctorRun::with_variables(&[("OTTER_ESX_URL", &format!("https://{address}"))]).await;
     run.assert_fails_at("connection", &[&address.to_string(), "refused", "hostd"]);
+}
+
+/// The checks through a proxy, up to the one of the proxy.
+const THROUGH_PROXY: [&str; 2] = ["address", "proxy"];
+
+#[tokio::test]
+async fn a_host_behind_a_proxy_passes_all_checks() {
+    let (host, proxy) = (lab().await, ConnectProxy::start().await);
+    proxy.set_name("esx.invalid:443", host.url()["https://".len()..].parse().unwrap());
+    let through = [("OTTER_ESX_URL", "https://esx.invalid"), ("OTTER_ESX_PROXY", &proxy.url())];
+    let run = DoctorRun::for_host(&host, &through).await;
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    assert_eq!(run.checks()[..3], [THROUGH_PROXY.as_slice(), &["tls"]].concat());
+    assert!(run.text.contains(&format!("{} connects to esx.invalid:443", proxy.url())));
+    assert!(proxy.targets().iter().all(|target| target == "esx.invalid:443"));
+}
+
+#[tokio::test]
+async fn a_proxy_that_opens_no_tunnel() {
+    let (host, proxy) = (lab().await, ConnectProxy::start().await);
+    let url = format!("http://me:hunter2@{}", proxy.address());
+    for (refusal, words) in [
+        ("407 Proxy Authentication Required", ["407", "http://<user>:<password>@"]),
+        ("403 Forbidden", ["403 Forbidden", "CONNECT"]),
+        ("502 Bad Gateway", ["502", "cannot reach the host"]),
+        ("429 Too Many Requests", ["429", "log of the proxy"]),
+    ] {
+        proxy.refuse(Some(refusal));
+        let run = DoctorRun::for_host(&host, &[("OTTER_ESX_PROXY", &url)]).await;
+        run.assert_fails_at("proxy", &words);
+        assert_eq!(run.checks(), THROUGH_PROXY, "nothing is sent to the host");
+    }
+    let nothing = format!("http://{}", unused_address());
+    let run = DoctorRun::for_host(&host, &[("OTTER_ESX_PROXY", &nothing)]).await;
+    run.assert_fails_at("proxy", &[&nothing, "refused", "OTTER_ESX_PROXY"]);
+    let not_a_proxy = format!("http://{}", &host.url()["https://".len()..]);
+    let run = DoctorRun::for_host(&host, &[("OTTER_ESX_PROXY", &not_a_proxy)]).await;
+    run.assert_fails_at("proxy", &["did not answer like an HTTP proxy"]);
+    assert!(host.control().all_calls().is_empty());
+}
+
+#[tokio::test]
+async fn a_proxy_of_the_environment_is_not_used_for_the_host() {
+    let (host, proxy) = (lab().await, ConnectProxy::start().await);
+    let url = proxy.url();
+    let variables = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "http_proxy"];
+    let variables = variables.map(|name| (name, url.as_str()));
+    let run = DoctorRun::for_host(&host, &variables).await;
+    assert_eq!((run.code, run.checks()), (Some(0), ALL.to_vec()), "{}", run.text);
+    assert!(proxy.targets().is_empty(), "{:?}", proxy.targets());
+}
+
+#[tokio::test]
+async fn a_wrong_proxy_is_a_problem_of_the_configuration() {
+    for (proxy, words) in [
+        ("https://me:hunter2@proxy:3128", "without TLS"),
+        ("socks5://me:hunter2@proxy:1080", "SOCKS"),
+        ("http://me:hunter2@proxy", "its port is missing"),
+    ] {
+        let run = DoctorRun::with_variables(&[
+            ("OTTER_ESX_URL", "https://esx"),
+            ("OTTER_ESX_PROXY", proxy),
+        ])
+        .await;
+        assert_eq!(run.code, Some(78), "{}", run.text);
+        for part in ["OTTER_ESX_PROXY: ", words, "http://<host>:<port>"] {
+            assert!(run.text.contains(part), "{part} in {}", run.text);
+        }
+    }
+    let plain = [("OTTER_ESX_URL", "http://127.0.0.1"), ("OTTER_ESX_PROXY", "http://proxy:1")];
+    let run = DoctorRun::with_variables(&plain).await;
+    assert!(run.code == Some(78) && run.text.contains("esx.proxy: "), "{}", run.text);
+    let misspelt = [("OTTER_ESX_URL", "https://esx"), ("OTTER_ESX_PROXI", "http://proxy:1")];
+    let run = DoctorRun::with_variables(&misspelt).await;
+    assert!(run.text.contains("did you mean OTTER_ESX_PROXY?"), "{}", run.text);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod calls;
 mod interop;
 mod inventory;
 mod lost_sessions;
+mod proxy;
 mod scripted_hosts;
 mod support;
 mod update_stream;

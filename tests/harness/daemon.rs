@@ -212,13 +212,14 @@ impl Drop for Daemon {
     }
 }
 
-/// A command that runs the otter binary with these arguments, without the `OTTER_` variables of the
-/// test process.
+/// A command that runs the otter binary with these arguments, without the `OTTER_` variables and
+/// the proxies of the test process.
 pub fn otter_command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_otter"));
     command.args(arguments).stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("OTTER_") {
+        let text = name.to_string_lossy();
+        if text.starts_with("OTTER_") || text.to_ascii_lowercase().ends_with("_proxy") {
             command.env_remove(&name);
         }
     }

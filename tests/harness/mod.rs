@@ -7,6 +7,7 @@
 //! sleep: tests wait for conditions, for at most [`TIMEOUT`].
 
 mod answer;
+mod connect_proxy;
 mod daemon;
 mod document;
 mod events;
@@ -46,6 +47,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 pub use answer::Answer;
+pub use connect_proxy::ConnectProxy;
 #[cfg(feature = "interop")]
 pub use daemon::run_with_timeout;
 pub use daemon::{Daemon, log_lines, otter_command, run_to_exit};

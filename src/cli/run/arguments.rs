@@ -21,9 +21,13 @@ use crate::domain::verify::Fingerprint;
 ))]
 pub struct RunCommand {
     /// The address of otter: `http://…`, `https://…` or `unix:/path`. The default is `OTTER_URL`.
-    /// No proxy is used.
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
+    /// The HTTP proxy to otter: `http://[user:password@]host:port`, or "" for none. The default is
+    /// `https_proxy` or `HTTPS_PROXY` for an `https://` address, `http_proxy` for an `http://` one,
+    /// then `all_proxy` or `ALL_PROXY`. `no_proxy` or `NO_PROXY` names hosts without a proxy.
+    #[arg(long, value_name = "URL")]
+    pub proxy: Option<String>,
     /// Take a machine of this pool. If several options select the machine, it must match all.
     #[arg(long, value_name = "POOL")]
     pool: Option<String>,

@@ -1,5 +1,5 @@
-//! The HTTP client of `otter run`: TLS trust, token, timeouts and size limits. It follows no
-//! redirect, uses no proxy, and retries nothing by itself.
+//! The HTTP client of `otter run`: TLS trust, token, proxy, timeouts and size limits. It follows no
+//! redirect, and retries nothing by itself.
 
 use std::error::Error;
 use std::time::Duration;
@@ -78,6 +78,10 @@ struct ProblemError {
     code: String,
 }
 
+/// What to do if the proxy requires an account.
+const PROXY_ACCOUNT_ADVICE: &str = "the proxy requires an account, or refuses this one: pass \
+    --proxy http://<user>:<password>@<host>:<port>";
+
 /// The code of a part of the selection that no machine can match.
 const MATCHES_NONE: &str = "matches-none";
 
@@ -87,6 +91,7 @@ impl OtterClient {
     /// # Parameters
     /// - `url`: the address of otter.
     /// - `token`: the token to use if the command line names no token file.
+    /// - `proxy`: the proxy to otter.
     ///
     /// # Errors
     /// Fails with `Exit::Usage` if the address, a file or the token is wrong.
@@ -94,13 +99,18 @@ impl OtterClient {
         command: &RunCommand,
         url: &str,
         token: Option<SecretString>,
+        proxy: Option<reqwest::Proxy>,
     ) -> Result<Self, Failure> {
         let usage_error = |reason: String| Failure::new(Exit::Usage, reason);
-        let mut builder = reqwest::Client::builder()
+        let builder = reqwest::Client::builder();
+        let builder = match proxy {
+            Some(proxy) => builder.proxy(proxy),
+            None => builder.no_proxy(),
+        };
+        let mut builder = builder
             .user_agent(concat!("otter-run/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
-            .no_proxy()
             .http1_only()
             .connect_timeout(CONNECT_TIMEOUT)
             // otter closes idle connections when it stops. A request on such a connection is lost.
@@ -293,11 +303,14 @@ impl Answer {
             (_, "no-free-machine") | (429, _) => Exit::Temporary,
             (503, _) if self.retry_after.is_some() => Exit::Temporary,
             (401 | 403, _) => Exit::NotAllowed,
+            (407, _) => Exit::Usage,
             (423, _) => Exit::LeaseLost,
             (400..=499, code) if !code.is_empty() => Exit::Usage,
             _ => Exit::Unavailable,
         };
-        let reason = if code.is_empty() {
+        let reason = if self.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            PROXY_ACCOUNT_ADVICE.to_owned()
+        } else if code.is_empty() {
             format!("{}, from a server that is not otter", self.status)
         } else {
             format!("{code}: {detail}")
@@ -335,13 +348,20 @@ fn no_answer(error: &reqwest::Error) -> NoAnswer {
             "this port does not speak HTTP: write {corrected} if it serves TLS"
         )),
         None if error.is_timeout() => NoAnswer::temporary("no answer came in time"),
+        Some(ConnectionFailure::ProxyAccount) => {
+            NoAnswer::permanent(PROXY_ACCOUNT_ADVICE.to_owned())
+        }
+        Some(ConnectionFailure::NoTunnel) => NoAnswer::temporary(
+            "the proxy does not connect to otter: its rules forbid it, it cannot reach otter, or \
+             it is no HTTP proxy",
+        ),
         None => NoAnswer::temporary(
             causes(error).last().map_or_else(|| error.to_string(), ToString::to_string),
         ),
     }
 }
 
-/// A cause that a later attempt does not change.
+/// A cause that has a text of its own.
 enum ConnectionFailure<'e> {
     /// The server's certificate is not accepted.
     Certificate(&'e CertificateError),
@@ -349,6 +369,10 @@ enum ConnectionFailure<'e> {
     NoTls,
     /// The client spoke plain HTTP, and the server answered something else.
     NoHttp,
+    /// The proxy requires an account.
+    ProxyAccount,
+    /// The proxy opens no tunnel to otter.
+    NoTunnel,
 }
 
 impl<'e> ConnectionFailure<'e> {
@@ -359,6 +383,16 @@ impl<'e> ConnectionFailure<'e> {
             }
             Some(rustls::Error::InvalidMessage(_)) => Some(Self::NoTls),
             _ => {
+                // The type of this error is private to the HTTP client.
+                match error.to_string().strip_prefix("tunnel error: ") {
+                    Some("proxy authorization required") => return Some(Self::ProxyAccount),
+                    Some(
+                        "unsuccessful"
+                        | "unexpected end of file"
+                        | "proxy response headers too long",
+                    ) => return Some(Self::NoTunnel),
+                    _ => {}
+                }
                 let parse =
                     error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
                 parse.then_some(Self::NoHttp)

@@ -14,6 +14,7 @@ mod command;
 mod exit;
 mod lease;
 mod progress;
+mod proxy;
 mod renew;
 
 use std::cell::OnceCell;
@@ -33,6 +34,7 @@ use self::command::RunningCommand;
 pub use self::exit::Exit;
 use self::lease::{Lease, LeaseClient, ReleaseOutcome};
 use self::progress::Progress;
+use self::proxy::proxy_for;
 use self::renew::LeaseExpiry;
 use crate::clock::Clock;
 use crate::fail_points::fail_point;
@@ -116,7 +118,8 @@ async fn lease_client(
     if has_token && url.starts_with("http:") && !local {
         progress.warn(&format!("{url} has no TLS: the token and the lease can be read on the way"));
     }
-    let http = OtterClient::new(command, &url, token).await?;
+    let proxy = proxy_for(&url, command.proxy.as_deref(), variable)?;
+    let http = OtterClient::new(command, &url, token, proxy).await?;
     let queue_for = command.queue_for.unwrap_or_default();
     Ok(LeaseClient { http, clock: Clock::system(), retry_for: command.retry_for, queue_for })
 }

@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 use tokio::net::TcpStream;
 
 use super::{CheckReport, CheckResult, Problem, problem};
+use crate::domain::proxy_url::ProxyUrl;
 use crate::domain::verify::{Fingerprint, Verify};
 use crate::esx::options::{EsxOptions, service_url};
 use crate::esx::service_content::ServiceContent;
 use crate::esx::session::{ConnectError, Login, Session};
 use crate::esx::tls::{self, Endpoint};
+use crate::esx::tunnel;
 use crate::hypervisor::{HostError, HostErrorKind};
 
 /// The checks from the address to the login. `None` if one of them failed.
@@ -20,8 +22,12 @@ pub async fn connect_and_log_in(
     report: &mut CheckReport<'_>,
 ) -> Option<(Login, ServiceContent)> {
     let endpoint = report.step("address", endpoint(options))?;
-    let addresses = report.step("name", resolve(options, &endpoint).await)?;
-    report.step("connection", connect(options, &endpoint, &addresses).await)?;
+    if let Some(proxy) = &options.proxy {
+        report.step("proxy", open_tunnel(options, &endpoint, proxy).await)?;
+    } else {
+        let addresses = report.step("name", resolve(options, &endpoint).await)?;
+        report.step("connection", connect(options, &endpoint, &addresses).await)?;
+    }
     let (trusted, judged) = certificate(options, &endpoint).await;
     report.add("tls", judged);
     if !trusted {
@@ -37,6 +43,34 @@ fn endpoint(options: &EsxOptions) -> Result<(Endpoint, String), Problem> {
     let url = service_url(&options.url).map_err(|error| problem(error.to_string(), advice))?;
     let endpoint = Endpoint::from_url(&url).map_err(|error| problem(error.to_string(), advice))?;
     Ok((endpoint, format!("The host's API is at {url}.")))
+}
+
+/// Opens a tunnel through the proxy, which resolves the name of the host itself.
+async fn open_tunnel(
+    options: &EsxOptions,
+    endpoint: &Endpoint,
+    proxy: &ProxyUrl,
+) -> Result<((), String), Problem> {
+    let Endpoint { host, port, .. } = endpoint;
+    let opening = tunnel::open(proxy, host, *port);
+    match tokio::time::timeout(options.connect_timeout, opening).await {
+        Ok(Ok(_)) => Ok(((), format!("The proxy {proxy} connects to {host}:{port}."))),
+        Ok(Err(error)) => {
+            let advice = error.advice();
+            Err(problem(sentence(&error.to_string()), advice))
+        }
+        Err(_) => Err(problem(
+            format!("The proxy {proxy} did not connect to {host}:{port} in time."),
+            "Check esx.proxy (OTTER_ESX_PROXY), and that the proxy can reach the host.",
+        )),
+    }
+}
+
+/// The text with a capital letter and a full stop.
+fn sentence(text: &str) -> String {
+    let mut characters = text.chars();
+    let first = characters.next().map(|first| first.to_uppercase().to_string());
+    format!("{}{}.", first.unwrap_or_default(), characters.as_str().trim_end_matches('.'))
 }
 
 async fn resolve(
@@ -123,7 +157,14 @@ async fn certificate(options: &EsxOptions, endpoint: &Endpoint) -> (bool, CheckR
                    of `openssl x509 -noout -fingerprint -sha256 -in /etc/vmware/ssl/rui.crt` on \
                    the host. If they are the same, set";
     let pin = format!("{compare} esx.verify = \"sha256:{seen}\" (OTTER_ESX_VERIFY).");
-    let refused = match tls::handshake(endpoint, &options.verify, options.connect_timeout).await {
+    let refused = match tls::handshake(
+        endpoint,
+        options.proxy.as_ref(),
+        &options.verify,
+        options.connect_timeout,
+    )
+    .await
+    {
         Ok(_) => None,
         Err(error) => Some(tls::handshake_error_text(&error)),
     };
@@ -218,7 +259,8 @@ pub async fn presented_fingerprint(options: &EsxOptions) -> Result<Fingerprint, 
     let url = service_url(&options.url).map_err(|error| unreachable(error.to_string()))?;
     let endpoint = Endpoint::from_url(&url)?;
     let Endpoint { host, port, .. } = &endpoint;
-    tls::handshake(&endpoint, &Verify::Off, options.connect_timeout).await.map_err(|error| {
+    let proxy = options.proxy.as_ref();
+    tls::handshake(&endpoint, proxy, &Verify::Off, options.connect_timeout).await.map_err(|error| {
         unreachable(format!(
             "No TLS with the host {host}:{port}: {}.",
             tls::handshake_error_text(&error)

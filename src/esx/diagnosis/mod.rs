@@ -5,6 +5,7 @@
 //! name ─► connection ─► TLS ─► API ─► login ─► licence, inventory, rights, sessions ─► logout
 //!   └──────────┴─────────┴──────┴───────┴─ a failure here ends the diagnosis
 //! ```
+//! With a proxy, which resolves the name and connects, the check `proxy` replaces the first two.
 //! The password is never sent to a host whose certificate is rejected, and a refused login is never
 //! repeated.
 

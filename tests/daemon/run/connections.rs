@@ -6,7 +6,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{RunFixture, RunProcess};
-use crate::harness::{Daemon, otter_command};
+use crate::harness::{ConnectProxy, Daemon, otter_command};
 
 /// Starts `otter run`. It queues, because the machine of an earlier run may not be free yet.
 fn run(arguments: &[&str]) -> RunProcess {
@@ -69,6 +69,45 @@ async fn assert_fails_at_once(arguments: &[&str], messages: &[&str]) {
         ended.assert_exit(69, part);
     }
     assert!(ended.stdout.is_empty(), "{ended:?}");
+}
+
+#[tokio::test]
+async fn otter_is_reached_through_a_proxy_by_the_rules_of_curl() {
+    let directory = tempfile::tempdir().unwrap();
+    let daemon = start_with_tls(directory.path(), IsCa::NoCa).await;
+    let certificate = directory.path().join("otter.pem");
+    let proxy = ConnectProxy::start().await;
+    let run_with = async |url: &str, options: &[&str], variables: &[(&str, &str)]| {
+        let mut command = otter_command(&["run", "--name", "sdw-staging", "--queue-for", "10s"]);
+        command.args(["--retry-for", "1s", "--url", url, "--cacert"]).arg(&certificate);
+        command.args(options).args(["--", "echo", "mine"]).envs(variables.iter().copied());
+        RunProcess::start(command).wait().await
+    };
+    let by_address = format!("https://localhost:{}", port(&daemon));
+    let url = proxy.url();
+    let tunnels = || proxy.take_targets();
+    run_with(&by_address, &["--proxy", &url], &[]).await.assert_exit(0, "");
+    assert!(!tunnels().is_empty(), "the flag names the proxy");
+    run_with(&by_address, &[], &[("HTTPS_PROXY", &url)]).await.assert_exit(0, "");
+    assert!(!tunnels().is_empty(), "the variable names the proxy");
+    let without = [("all_proxy", url.as_str()), ("NO_PROXY", "otter.lab localhost")];
+    run_with(&by_address, &[], &without).await.assert_exit(0, "");
+    run_with(&by_address, &["--proxy", ""], &without[..1]).await.assert_exit(0, "");
+    run_with(&by_address, &[], &[("HTTP_PROXY", &url)]).await.assert_exit(0, "");
+    assert!(tunnels().is_empty(), "no proxy is used");
+
+    let socks = run_with(&by_address, &[], &[("https_proxy", "socks5://me:hunter2@proxy")]).await;
+    socks.assert_exit(64, "https_proxy: ");
+    assert!(!format!("{socks:?}").contains("hunter2"), "{socks:?}");
+    proxy.require_authorization("Basic bGFiOnNlY3JldA==");
+    let wrong = run_with(&by_address, &["--proxy", &url], &[]).await;
+    wrong.assert_exit(69, "the proxy requires an account");
+    let right = format!("http://lab:secret@{}", proxy.address());
+    run_with(&by_address, &["--proxy", &right], &[]).await.assert_exit(0, "");
+    proxy.refuse(Some("403 Forbidden"));
+    let refused = run_with(&by_address, &["--proxy", &right], &[]).await;
+    refused.assert_exit(69, "the proxy does not connect to otter");
+    assert!(daemon.terminate().await.success());
 }
 
 #[tokio::test]

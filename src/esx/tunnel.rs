@@ -1,0 +1,130 @@
+//! Connections to the host, direct or through an HTTP proxy (CONNECT, RFC 9110, section 9.3.6).
+//!
+//! Whatever speaks to the host without the HTTP client of `transport` connects here: the checks of
+//! `otter doctor` do, and so must each client of another protocol.
+
+use std::io;
+
+use secrecy::ExposeSecret;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::domain::proxy_url::ProxyUrl;
+
+/// The longest header of an answer to CONNECT, in bytes.
+const MAX_HEADER: usize = 16 * 1024;
+
+/// Why there is no connection through a proxy.
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelError {
+    /// No connection to the proxy itself.
+    #[error("no connection to the proxy {proxy}: {source}")]
+    Unreachable { proxy: String, source: io::Error },
+    /// The proxy refused the tunnel with this status, and this reason phrase.
+    #[error("the proxy {proxy} refused the connection to the host: {status} {reason}")]
+    Refused { proxy: String, status: u16, reason: String },
+    /// The server closed the connection, or did not answer like an HTTP proxy.
+    #[error("{proxy} did not answer like an HTTP proxy")]
+    NotAProxy { proxy: String },
+}
+
+impl TunnelError {
+    /// What to do, in sentences.
+    #[must_use]
+    pub const fn advice(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => {
+                "Check esx.proxy (OTTER_ESX_PROXY), and that the proxy runs and no firewall blocks \
+                 the connection to it."
+            }
+            Self::Refused { status: 407, .. } => {
+                "The proxy requires an account, or refuses this one: set esx.proxy \
+                 (OTTER_ESX_PROXY) to http://<user>:<password>@<host>:<port>."
+            }
+            Self::Refused { status: 403 | 405, .. } => {
+                "The proxy does not allow CONNECT to this host or port: allow it in the rules of \
+                 the proxy. Many proxies allow port 443 only."
+            }
+            Self::Refused { status: 502..=504, .. } => {
+                "The proxy cannot reach the host: check that the name in esx.url is known to the \
+                 proxy, that the host is up, and that the proxy may connect to it."
+            }
+            Self::Refused { .. } => "The log of the proxy says why.",
+            Self::NotAProxy { .. } => {
+                "Check the host and the port of esx.proxy (OTTER_ESX_PROXY): another service \
+                 answers there, or the proxy expects TLS, which otter does not speak to a proxy."
+            }
+        }
+    }
+}
+
+/// Connects to a port of the host. A proxy resolves the name itself.
+///
+/// # Errors
+/// The error of the direct connection. Through a proxy, the error contains a [`TunnelError`].
+pub async fn connect(host: &str, port: u16, proxy: Option<&ProxyUrl>) -> io::Result<TcpStream> {
+    match proxy {
+        None => TcpStream::connect((host, port)).await,
+        Some(proxy) => open(proxy, host, port).await.map_err(io::Error::other),
+    }
+}
+
+/// Opens a tunnel to a port of the host through a proxy.
+///
+/// # Errors
+/// As [`TunnelError`] says.
+pub async fn open(proxy: &ProxyUrl, host: &str, port: u16) -> Result<TcpStream, TunnelError> {
+    let address = proxy.address();
+    let not_a_proxy = || TunnelError::NotAProxy { proxy: address.clone() };
+    let mut stream = TcpStream::connect((proxy.host.as_str(), proxy.port))
+        .await
+        .map_err(|source| TunnelError::Unreachable { proxy: address.clone(), source })?;
+    let target =
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let authorization = proxy
+        .authorization()
+        .map(|value| format!("Proxy-Authorization: {}\r\n", value.expose_secret()))
+        .unwrap_or_default();
+    let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization}\r\n");
+    stream.write_all(request.as_bytes()).await.map_err(|_| not_a_proxy())?;
+    let mut header = Vec::new();
+    while !header.ends_with(b"\r\n\r\n") {
+        // Byte by byte, so that nothing behind the header is lost.
+        match stream.read_u8().await {
+            Ok(byte) if header.len() < MAX_HEADER => header.push(byte),
+            _ => return Err(not_a_proxy()),
+        }
+    }
+    let (status, reason) = read_status(&header).ok_or_else(not_a_proxy)?;
+    match status {
+        200..=299 => Ok(stream),
+        _ => Err(TunnelError::Refused { proxy: address, status, reason }),
+    }
+}
+
+/// The status and the reason phrase of an answer. `None` if it is not HTTP/1.
+fn read_status(header: &[u8]) -> Option<(u16, String)> {
+    let line = String::from_utf8_lossy(header.split(|byte| *byte == b'\r').next()?).into_owned();
+    let mut words = line.splitn(3, ' ');
+    if !words.next()?.starts_with("HTTP/1.") {
+        return None;
+    }
+    let status = words.next()?.parse().ok()?;
+    Some((status, words.next().unwrap_or_default().trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_answers_of_http_have_a_status() {
+        let status = |text: &str| read_status(text.as_bytes());
+        let established = Some((200, "Connection established".to_owned()));
+        assert_eq!(status("HTTP/1.1 200 Connection established\r\n\r\n"), established);
+        assert_eq!(status("HTTP/1.0 407\r\nA: b\r\n\r\n"), Some((407, String::new())));
+        for other in ["", "SSH-2.0-x\r\n\r\n", "HTTP/1.1\r\n\r\n", "HTTP/1.1 ok\r\n\r\n"] {
+            assert_eq!(status(other), None, "{other}");
+        }
+    }
+}
