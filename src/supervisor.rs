@@ -337,7 +337,7 @@ impl Supervisor {
             biased;
             () = services.tasks.wait() => {}
             () = signals.next_termination() => {
-                tracing::warn!("received a second signal: otter does not wait for the remaining tasks");
+                tracing::warn!("second signal: otter does not wait for the remaining tasks");
             }
             () = clock.sleep(*grace) => {
                 let grace = grace.as_secs();

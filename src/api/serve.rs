@@ -407,7 +407,9 @@ async fn serve_one(
         ended = connection.as_mut() => return log_end(ended),
         () = stop.cancelled() => LINGER,
         // A connection without a request has no response that could be truncated.
-        () = slot.close_requested() => if slot.has_accepted_request() { IDLE_CLOSE_LINGER } else { return },
+        () = slot.close_requested() => {
+            if slot.has_accepted_request() { IDLE_CLOSE_LINGER } else { return }
+        }
     };
     connection.as_mut().graceful_shutdown();
     tokio::select! {

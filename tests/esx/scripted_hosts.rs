@@ -355,7 +355,7 @@ async fn a_removal_that_a_second_read_denies_is_not_reported() {
     assert!(
         outage_reason(&running)
             .await
-            .contains("reported that machines are gone and then returned them")
+            .contains("reported that machines are gone, but a second read still shows them")
     );
     running.observer.wait_connected(1).await;
     let recording = running.observer.recording();

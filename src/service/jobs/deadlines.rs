@@ -77,8 +77,7 @@ impl Jobs {
         let moved = self.0.table.shift_deadlines(by, now);
         let storing = StoringDeadline(&self.0.storing_deadline_of);
         for job in moved {
-            // A runner that takes the job after this line waits, so that its commits and events come
-            // later.
+            // A runner that takes the job after this line waits. Its commits and events come later.
             storing.0.send_replace(Some(job.id));
             let Some(job) = self.0.table.pending_job(job.id) else { continue };
             self.0.parts.event_stream.publish([Subject::from_job(&job)]);

@@ -139,8 +139,8 @@ impl LeaseActor {
         let _ = self.commands.try_send(command);
     }
 
-    /// Submits a command, and repeats it until it is committed. Returns false if otter stops first: then the next
-    /// start repeats the work that the command reports.
+    /// Submits a command, and repeats it until it is committed. Returns false if otter stops first:
+    /// then the next start repeats the work that the command reports.
     pub async fn submit_with_retry(&self, command: LeaseCommand) -> bool {
         loop {
             match self.submit(command.clone()).await {
@@ -376,8 +376,9 @@ impl LeaseActor {
         let _ = self.parts.store.record_last_seen(now.wall).await;
     }
 
-    /// Deletes the ledgers of machines that have been absent from the host for longer than the retention
-    /// time. Returns false if the inventory is not current or the store rejects the write.
+    /// Deletes the ledgers of machines that have been absent from the host for longer than the
+    /// retention time. Returns false if the inventory is not current or the store rejects the
+    /// write.
     async fn forget_absent_machines(&self, table: &mut LeaseTable) -> bool {
         if !self.is_inventory_current() {
             return false;
@@ -393,8 +394,8 @@ impl LeaseActor {
         self.parts.inventory.contents().machines.iter().map(|machine| machine.identity()).collect()
     }
 
-    /// Recomputes the stored and shown expiry times by the wall clock as it is now. Returns false if
-    /// the store rejects the write.
+    /// Recomputes the stored and shown expiry times by the wall clock as it is now. Returns false
+    /// if the store rejects the write.
     async fn clock_jumped(&self, table: &mut LeaseTable) -> bool {
         let jumped = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
             table.apply(LeaseInput::ClockJumped, now)
