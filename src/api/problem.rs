@@ -123,6 +123,12 @@ const TABLE: &[ProblemRow] = &[
     row(Kind::JobCancelled, Status::CONFLICT, Retry::No, "The job was cancelled",
         "The job was cancelled on request, by a kill, by the end of its lease, or by a restore.",
         "Start the job again if you still need it."),
+    row(Kind::JobFailed, Status::CONFLICT, Retry::No, "The job failed",
+        "The job called the host, and then ended with a failure whose status (429, 500, 502, 503 \
+         or 504) makes clients repeat the request. A repeated request without an \
+         `Idempotency-Key` would start a second job. `errors` has the code of the failure.",
+        "Look at the machine and at the job, which `links` names, then decide. Send an \
+         `Idempotency-Key` with requests that you may repeat."),
     row(Kind::JobStillRunning, Status::CONFLICT, Retry::No, "The job is still running",
         "The wait timed out and the job is still running. A repeated POST without an \
          `Idempotency-Key` would start a second job.",
@@ -130,8 +136,10 @@ const TABLE: &[ProblemRow] = &[
          you may repeat."),
     row(Kind::OutcomeUnknown, Status::CONFLICT, Retry::No, "The outcome is unknown",
         "otter sent the call to the host but lost the answer, and the state of the machine does \
-         not show whether the call took effect.",
-        "Check the machine, then decide. A revert to a snapshot restores a known state."),
+         not show whether the call took effect. Or the request has no `Idempotency-Key`, and \
+         otter could not confirm that it stored the job or the lease.",
+        "Check the machine, and the job or the lease that `links` names, then decide. A revert to \
+         a snapshot restores a known state."),
     row(Kind::PayloadTooLarge, Status::PAYLOAD_TOO_LARGE, Retry::No, "The body is too large",
         "The body is larger than otter accepts.",
         "Send a smaller body."),
@@ -165,9 +173,12 @@ const TABLE: &[ProblemRow] = &[
     row(Kind::MachineLeased, Status::LOCKED, Retry::No, "Another caller leases the machine",
         "The machine is leased. To change it, send the lease: `Otter-Lease: <id>.<secret>`.",
         "Wait until the machine is free, or lease another one: POST /v1/leases."),
-    row(Kind::LeaseEnded, Status::LOCKED, Retry::No, "The lease is not active",
-        "The lease in the request has ended or is not active yet. The request had no effect.",
+    row(Kind::LeaseEnded, Status::LOCKED, Retry::No, "The lease has ended",
+        "The lease in the request has ended. The request had no effect.",
         "Request a new lease: POST /v1/leases."),
+    row(Kind::LeaseNotActive, Status::CONFLICT, Retry::No, "The lease is not active yet",
+        "The lease in the request is queued or is being prepared. The request had no effect.",
+        "Wait until the lease is active: GET /v1/leases/{lease}/wait."),
     row(Kind::QueueFull, Status::TOO_MANY_REQUESTS, Retry::After, "The queue is full",
         "Too many jobs are queued for this machine, for this token or in total, or too many leases \
          are queued.",
@@ -222,7 +233,7 @@ const TABLE: &[ProblemRow] = &[
         "Free resources, for example power other machines off."),
 ];
 
-/// An invalid part of a request.
+/// An invalid part of a request, or the failure of the job that the request started.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ProblemError {
     /// JSON Pointer (RFC 6901) to a field of the body.
@@ -231,10 +242,10 @@ pub struct ProblemError {
     /// The name of the query parameter, path parameter or header.
     #[schema(required, example = "limit")]
     pub parameter: Option<String>,
-    /// A stable code of the mistake.
+    /// A stable code of the mistake, or the code of the job's failure.
     #[schema(example = "out-of-range")]
     pub code: String,
-    /// The mistake in a sentence.
+    /// The mistake or the failure in a sentence.
     pub detail: String,
 }
 
@@ -285,7 +296,7 @@ pub struct Problem {
     /// same `Idempotency-Key`).
     #[schema(extensions(("x-extensible-enum" = json!(["no", "after", "same-key"]))))]
     pub retry: String,
-    /// The invalid parts of the request.
+    /// The invalid parts of the request. For `job-failed`: the failure of the job.
     pub errors: Vec<ProblemError>,
     /// The objects that an ambiguous name matches.
     pub candidates: Vec<Candidate>,
@@ -443,6 +454,13 @@ fn seconds(time: Duration) -> u64 {
 #[must_use]
 pub fn status(kind: FailureKind) -> StatusCode {
     find(kind).status
+}
+
+/// Whether clients such as `curl --retry` repeat a request that fails with this kind, whatever its
+/// retry advice is.
+#[must_use]
+pub fn invites_repetition(kind: FailureKind) -> bool {
+    matches!(status(kind).as_u16(), 408 | 429 | 500 | 502..=504)
 }
 
 /// The contents of the pages under `/problems/`.

@@ -25,10 +25,10 @@ use super::jobs::require_visible;
 use super::jobs::wire::Job;
 use super::lease_authorization;
 use super::long_poll::{WaitEnd, WaitMode, WaitPermit};
-use super::problem::ApiError;
+use super::problem::{self, ApiError};
 use super::roles::read_caller;
 use super::{links, respond};
-use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::ids::JobId;
 use crate::domain::job::{JobRequest, JobState};
 use crate::service::callers::Caller;
@@ -50,7 +50,9 @@ const MAX_REFERENCE: usize = 512;
 #[into_params(parameter_in = Query)]
 pub struct StartQuery {
     /// Waits for the outcome, at most this long: `30s`, `10m`. 200 if the job succeeded, its
-    /// problem if it failed, and `wait-timeout` or `job-still-running` if the time is up.
+    /// problem if it failed, and `wait-timeout` or `job-still-running` if the time is up. Without
+    /// an `Idempotency-Key`, a problem of status 429, 500 or 502 to 504 of a job that called the
+    /// host is `job-failed`, because clients repeat requests with those statuses.
     #[param(value_type = Option<String>)]
     wait: Option<Parsed<Duration>>,
     /// The time limit of the job, including its time in the queue: `1s` to `168h`.
@@ -275,7 +277,7 @@ impl JobStart {
         let (id, replayed) = started.parts();
         let mode = WaitMode::Outcome(self.wait.map_or(api.settings().max_wait, WaitMode::time));
         let result = match self.wait_for_end(api, id, mode.time(), permit).await? {
-            (ended, None) => succeeded(&ended).and_then(|()| respond(&self.version, &ended)),
+            (ended, None) => self.succeeded(&ended).and_then(|()| respond(&self.version, &ended)),
             (view, Some(kind)) => Err(self.unfinished(id, &view, kind)),
         };
         let mut response = result.unwrap_or_else(|failure| ApiError(failure).into_response());
@@ -324,7 +326,10 @@ impl JobStart {
         permit: WaitPermit,
     ) -> Result<Response, Failure> {
         match (self.wait_for_end(api, id, mode.time(), permit).await?, mode) {
-            ((ended, None), _) => outcome(api, &self.version, &ended),
+            ((ended, None), _) => {
+                self.succeeded(&ended)?;
+                Ok(succeeded_response(api, &self.version, &ended))
+            }
             ((view, Some(_)), WaitMode::Preferred(_)) => Ok(self.accepted(api, id, &view)),
             ((view, Some(kind)), WaitMode::Outcome(_)) => Err(self.unfinished(id, &view, kind)),
         }
@@ -341,8 +346,7 @@ impl JobStart {
     ) -> Result<(JobView, Option<FailureKind>), Failure> {
         let kind = match permit.wait(api, time, api.services().jobs.ended(id)).await {
             WaitEnd::Done(ended) => {
-                let ended =
-                    self.require_visible_job(api, ended?.ok_or_else(|| missing_job(id))?)?;
+                let ended = self.read_started(api, id, ended)?;
                 if ended.job.state.is_end() {
                     return Ok((ended, None));
                 }
@@ -362,15 +366,26 @@ impl JobStart {
     /// # Errors
     /// Those of the store; `not-found` if the machine of the job has left the caller's scope.
     async fn current(&self, api: &ApiState, id: JobId) -> Result<JobView, Failure> {
-        self.require_visible_job(
-            api,
-            api.services().jobs.get(id).await?.ok_or_else(|| missing_job(id))?,
-        )
+        self.read_started(api, id, api.services().jobs.get(id).await)
     }
 
-    fn require_visible_job(&self, api: &ApiState, view: JobView) -> Result<JobView, Failure> {
-        let id = view.job.id.to_string();
-        require_visible(api, self.caller(), Some(view), &id)
+    /// The job that this call started, as it was read. If it cannot be read, a call without a key
+    /// fails as `outcome-unknown`, because a repeat would start a second job.
+    fn read_started(
+        &self,
+        api: &ApiState,
+        id: JobId,
+        read: Result<Option<JobView>, Failure>,
+    ) -> Result<JobView, Failure> {
+        let view = read.and_then(|view| view.ok_or_else(|| missing_job(id))).map_err(|failure| {
+            if self.key.is_some() || !problem::invites_repetition(failure.kind) {
+                return failure;
+            }
+            let detail = "The job was accepted, and its state cannot be read now. Do not repeat \
+                          the call: read the job.";
+            Failure::new(FailureKind::OutcomeUnknown, detail).with_job(id)
+        })?;
+        require_visible(api, self.caller(), Some(view), &id.to_string())
     }
 
     /// Whether the job is visible to the caller.
@@ -391,6 +406,21 @@ impl JobStart {
         response
     }
 
+    /// Checks that the ended job succeeded.
+    ///
+    /// # Errors
+    /// The failure of the job, or `job-failed` in its place if the call has no key, the job may
+    /// have called the host, and clients repeat a call that fails so. A repeat would start a second
+    /// job.
+    fn succeeded(&self, view: &JobView) -> Result<(), Failure> {
+        succeeded(view).map_err(|failure| {
+            let keeps_code = self.key.is_some()
+                || !view.job.may_have_called_host()
+                || !problem::invites_repetition(failure.kind);
+            if keeps_code { failure } else { job_failed(&failure) }
+        })
+    }
+
     /// The failure of a call whose wait is over. Without a key, a repeated POST would start a
     /// second job, so the code is one that forbids a retry.
     fn unfinished(&self, id: JobId, view: &JobView, with_key: FailureKind) -> Failure {
@@ -405,9 +435,13 @@ impl JobStart {
 /// The failure of the job if it did not succeed.
 pub fn outcome(api: &ApiState, version: &Version, view: &JobView) -> Result<Response, Failure> {
     succeeded(view)?;
+    Ok(succeeded_response(api, version, view))
+}
+
+fn succeeded_response(api: &ApiState, version: &Version, view: &JobView) -> Response {
     let mut response = respond::object(api, version, &Job::from_view(view));
     respond::set(&mut response, LOCATION, &links::job(view.job.id));
-    Ok(response)
+    response
 }
 
 fn succeeded(view: &JobView) -> Result<(), Failure> {
@@ -418,6 +452,29 @@ fn succeeded(view: &JobView) -> Result<(), Failure> {
             tracing::error!(job = %view.job.id, "the job did not succeed and has no error");
             Err(Failure::new(FailureKind::Internal, "a job that did not succeed has no error"))
         }
+    }
+}
+
+/// The failure of a call whose job failed in a way that clients repeat. It has the machine, the job
+/// and the fault of the job's failure, whose code is in `errors`.
+fn job_failed(failure: &Failure) -> Failure {
+    let code = failure.kind.code();
+    let detail = match failure.kind {
+        // Only the log has the cause of an internal failure.
+        FailureKind::Internal => "otter failed; its log has the cause.",
+        _ => failure.detail.as_str(),
+    };
+    let error =
+        InputError { pointer: None, parameter: None, code: code.into(), detail: detail.to_owned() };
+    Failure {
+        kind: FailureKind::JobFailed,
+        detail: format!(
+            "The job may have called the host, and failed ({code}). Look at the machine before \
+             you start another job. {detail}"
+        ),
+        errors: vec![error],
+        retry_after: None,
+        ..failure.clone()
     }
 }
 

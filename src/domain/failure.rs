@@ -54,7 +54,11 @@ failure_kinds! {
     /// A caller waited for a lease that failed.
     LeaseFailed = "lease-failed",
     JobCancelled = "job-cancelled",
+    /// The job of a call without a key called the host and then failed in a way that invites a
+    /// repeat of the call.
+    JobFailed = "job-failed",
     JobStillRunning = "job-still-running",
+    /// The host's answer was lost, or a commit of the store was not confirmed.
     OutcomeUnknown = "outcome-unknown",
     PayloadTooLarge = "payload-too-large",
     UriTooLong = "uri-too-long",
@@ -71,6 +75,8 @@ failure_kinds! {
     MachineLeased = "machine-leased",
     /// The lease that the call names has ended.
     LeaseEnded = "lease-ended",
+    /// The lease that the call names is queued or being prepared.
+    LeaseNotActive = "lease-not-active",
     QueueFull = "queue-full",
     /// The call exceeds a limit of the caller's token.
     TooManyRequests = "too-many-requests",
@@ -124,13 +130,13 @@ pub struct Failure {
     pub lease: Option<LeaseId>,
     /// The ids and names of the objects that match an ambiguous name.
     pub candidates: Vec<(String, String)>,
-    /// The parts of the request that are wrong.
+    /// The parts of the request that are wrong, or the failure of the job.
     pub errors: Vec<InputError>,
     /// The time after which a retry may succeed. `None` if it is not known.
     pub retry_after: Option<Duration>,
 }
 
-/// One wrong part of a request.
+/// One wrong part of a request, or the failure of the job that it started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputError {
     /// JSON Pointer (RFC 6901) into the body.

@@ -380,6 +380,12 @@ impl Job {
         self.target.machine().map(|machine| &machine.id)
     }
 
+    /// Whether the job called the host, or may have: the intent of a call was committed.
+    #[must_use]
+    pub fn may_have_called_host(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.name, StepName::Call(_)))
+    }
+
     /// Adds the job's machine to a failure, if the job works on a machine.
     #[must_use]
     pub fn add_machine_to(&self, failure: Failure) -> Failure {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::failure::Failure;
+use super::failure::{Failure, FailureKind};
 use super::ids::{JobId, LeaseId, TokenId};
 use super::mac::MacAddress;
 use super::machine::MachineIdentity;
@@ -290,6 +290,19 @@ impl Lease {
     #[must_use]
     pub fn cidr(&self) -> Option<Network> {
         self.prepare.as_ref().and_then(|prepare| prepare.cidr)
+    }
+
+    /// The failure of a call that needs the lease to be active, while it is queued or being
+    /// prepared.
+    #[must_use]
+    pub fn not_active_failure(&self) -> Failure {
+        let Self { id, state, .. } = self;
+        let detail = format!(
+            "The lease {id} is {} and not active yet; nothing was done. Wait for it: GET \
+             /v1/leases/{id}/wait",
+            state.as_str()
+        );
+        Failure::new(FailureKind::LeaseNotActive, detail).with_lease(*id)
     }
 
     /// Adds a warning. If there are too many, removes one from the middle.

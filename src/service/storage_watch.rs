@@ -58,13 +58,36 @@ pub fn store_failure(error: &StorageError) -> Failure {
 
 /// The failure of a call whose write failed or was refused. Logs the error.
 pub fn write_failure(error: &StorageError) -> Failure {
-    match error.refusal() {
-        Some(cause) => {
+    match error {
+        StorageError::Refused { message: cause, .. } => {
             tracing::error!(cause, "the store refused a write");
             unavailable(cause)
         }
-        None => store_failure(error),
+        StorageError::Closed => {
+            tracing::error!("the store takes no more writes");
+            let detail = "otter is stopping, and stores nothing more; try again once it is back.";
+            Failure::new(FailureKind::ShuttingDown, detail)
+        }
+        _ => store_failure(error),
     }
+}
+
+/// The failure of a call that starts a job or a lease, if its write failed or was refused. Logs the
+/// error. If the write may be committed and the call has no idempotency key, a repeat could start a
+/// second job or lease.
+#[must_use]
+pub fn start_failure(error: &StorageError, has_key: bool) -> Failure {
+    let failure = write_failure(error);
+    if has_key || !error.may_be_committed() { failure } else { unconfirmed_start() }
+}
+
+/// The failure of a call without a key whose job or lease may be stored.
+#[must_use]
+pub fn unconfirmed_start() -> Failure {
+    let detail = "otter could not confirm that it stored the request, so the request may or may \
+                  not take effect. Look before you repeat it, and send an Idempotency-Key with \
+                  requests that you may repeat.";
+    Failure::new(FailureKind::OutcomeUnknown, detail)
 }
 
 /// The failure of calls while the storage refuses writes.
@@ -79,4 +102,30 @@ pub fn unavailable(cause: &str) -> Failure {
          otter goes on by itself."
     );
     Failure::new(FailureKind::StorageUnavailable, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_start_without_a_key_that_may_be_committed_is_unknown() {
+        let refused = |may_be_committed| StorageError::Refused {
+            message: "disk I/O error".to_owned(),
+            may_be_committed,
+            source: Arc::from(Box::<dyn std::error::Error + Send + Sync>::from("disk I/O error")),
+        };
+        for (error, has_key, kind) in [
+            (refused(false), false, FailureKind::StorageUnavailable),
+            (refused(false), true, FailureKind::StorageUnavailable),
+            (refused(true), false, FailureKind::OutcomeUnknown),
+            (refused(true), true, FailureKind::StorageUnavailable),
+            (StorageError::Closed, false, FailureKind::OutcomeUnknown),
+            (StorageError::Closed, true, FailureKind::ShuttingDown),
+            (StorageError::unreadable("job 1", "no JSON"), false, FailureKind::Internal),
+        ] {
+            assert_eq!(start_failure(&error, has_key).kind, kind, "{error:?}, key: {has_key}");
+        }
+        assert_eq!(write_failure(&refused(true)).kind, FailureKind::StorageUnavailable);
+    }
 }

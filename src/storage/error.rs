@@ -9,12 +9,14 @@ use crate::domain::ids::JobId;
 /// failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StorageError {
-    /// The disk is full or fails, or another process holds the database. A retry may succeed. If
-    /// the disk failed during the commit, a restart may find the write committed.
+    /// The disk is full or fails, or another process holds the database. A retry may succeed.
     #[error("the database refused a statement")]
     Refused {
         /// What the database said, for example `database or disk is full`.
         message: String,
+        /// Whether a restart may find the write committed, because the disk failed at the end of
+        /// the commit.
+        may_be_committed: bool,
         source: Arc<dyn Error + Send + Sync>,
     },
     /// The write conflicts with the stored data: a second lease would hold a machine, or the key or
@@ -44,6 +46,12 @@ impl StorageError {
         source: impl Into<Box<dyn Error + Send + Sync>>,
     ) -> Self {
         Self::Unreadable { what: what.into(), source: Arc::from(source.into()) }
+    }
+
+    /// Whether the write may be committed all the same.
+    #[must_use]
+    pub const fn may_be_committed(&self) -> bool {
+        matches!(self, Self::Refused { may_be_committed: true, .. } | Self::Closed)
     }
 
     /// The message of the database, if the failure is `Refused`. `None` for every other failure.

@@ -155,17 +155,41 @@ impl From<sqlx::Error> for StoreError {
 
 impl From<sqlx::Error> for StorageError {
     fn from(source: sqlx::Error) -> Self {
-        statement_error(Arc::new(source))
+        statement_error(Arc::new(source), false)
     }
 }
 
 /// The error for a failed statement. Writes of one transaction share the cause.
-pub fn statement_error(cause: Arc<sqlx::Error>) -> StorageError {
+///
+/// # Parameters
+/// - `may_be_committed`: whether the statement is a `COMMIT` that may have succeeded.
+pub fn statement_error(cause: Arc<sqlx::Error>, may_be_committed: bool) -> StorageError {
     if is_conflict(&cause) {
-        StorageError::Conflict(cause)
-    } else {
-        StorageError::Refused { message: super::database_message(&cause), source: cause }
+        return StorageError::Conflict(cause);
     }
+    let message = super::database_message(&cause);
+    StorageError::Refused { message, may_be_committed, source: cause }
+}
+
+/// Whether a transaction may be committed although its `COMMIT` failed for this cause. Without a
+/// result code of SQLite, nothing is proven.
+pub fn may_be_committed(cause: &sqlx::Error) -> bool {
+    let code = cause.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    let code = code.and_then(|code| code.parse().ok());
+    !code.is_some_and(proves_no_commit)
+}
+
+/// Whether a `COMMIT` that failed with this result code wrote no complete transaction to the log.
+///
+/// In the WAL mode, the last frame of a transaction commits it. SQLite writes that frame, syncs the
+/// log and updates the index of the log, in this order. If it cannot write, that frame is absent or
+/// its checksum is wrong. After a later failure, a restart may find the frame.
+/// See <https://www.sqlite.org/fileformat2.html#the_write_ahead_log> and
+/// <https://www.sqlite.org/rescode.html>.
+const fn proves_no_commit(code: u32) -> bool {
+    const IOERR_WRITE: u32 = 778;
+    // The primary codes PERM, BUSY, LOCKED, READONLY, FULL and CONSTRAINT.
+    code == IOERR_WRITE || matches!(code & 0xff, 3 | 5 | 6 | 8 | 13 | 19)
 }
 
 /// Whether the database refused a write because it conflicts with the stored data, and not because
@@ -174,4 +198,30 @@ pub fn is_conflict(cause: &sqlx::Error) -> bool {
     use sqlx::error::ErrorKind;
     let kind = cause.as_database_error().map(sqlx::error::DatabaseError::kind);
     kind.is_some_and(|kind| !matches!(kind, ErrorKind::Other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_commit_that_could_not_write_is_proven_not_to_have_happened() {
+        const BUSY_SNAPSHOT: u32 = 517;
+        const IOERR_FSYNC: u32 = 1_034;
+        const IOERR_SHMSIZE: u32 = 4_874;
+        const NOMEM: u32 = 7;
+        const FULL: u32 = 13;
+        const IOERR_WRITE: u32 = 778;
+        const READONLY_DBMOVED: u32 = 1_032;
+        for code in [BUSY_SNAPSHOT, FULL, IOERR_WRITE, READONLY_DBMOVED] {
+            assert!(proves_no_commit(code), "{code}");
+        }
+        for code in [IOERR_FSYNC, IOERR_SHMSIZE, NOMEM] {
+            assert!(!proves_no_commit(code), "{code}");
+        }
+        assert!(may_be_committed(&sqlx::Error::WorkerCrashed));
+        let closed = statement_error(Arc::new(sqlx::Error::WorkerCrashed), true);
+        assert!(closed.may_be_committed());
+        assert!(!StorageError::from(sqlx::Error::WorkerCrashed).may_be_committed());
+    }
 }

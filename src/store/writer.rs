@@ -17,7 +17,7 @@ use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::error::{is_conflict, statement_error};
+use super::error::{is_conflict, may_be_committed, statement_error};
 use super::{Store, StoreError};
 use crate::storage::StorageError;
 
@@ -108,7 +108,7 @@ struct WriteRequest<W: Write> {
 #[async_trait]
 trait PendingWrite: Send {
     async fn apply(&mut self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error>;
-    fn finish(self: Box<Self>, committed: Result<(), Arc<sqlx::Error>>);
+    fn finish(self: Box<Self>, committed: Result<(), Refusal>);
 }
 
 #[async_trait]
@@ -118,11 +118,13 @@ impl<W: Write> PendingWrite for WriteRequest<W> {
         Ok(())
     }
 
-    fn finish(self: Box<Self>, committed: Result<(), Arc<sqlx::Error>>) {
+    fn finish(self: Box<Self>, committed: Result<(), Refusal>) {
         let result = match (committed, self.output) {
             (Ok(()), Some(output)) => Ok(output),
             (Ok(()), None) => Err(StorageError::Closed),
-            (Err(source), _) => Err(statement_error(source)),
+            (Err(Refusal { cause, may_be_committed }), _) => {
+                Err(statement_error(cause, may_be_committed))
+            }
         };
         // The write stays committed if the caller does not wait any more.
         drop(self.reply.send(result));
@@ -193,17 +195,17 @@ async fn commit(store: &Store, group: &mut Vec<Box<dyn PendingWrite>>) {
             for mut request in group.drain(..) {
                 let alone = transaction(store, std::slice::from_mut(&mut request))
                     .await
-                    .map_err(TransactionError::cause);
+                    .map_err(TransactionError::refusal);
                 record_outcome(store, 1, alone.as_ref().err());
                 request.finish(alone);
             }
             return;
         }
         Err(error) => {
-            let cause = error.cause();
-            record_outcome(store, group.len(), Some(&cause));
+            let refusal = error.refusal();
+            record_outcome(store, group.len(), Some(&refusal));
             for request in group.drain(..) {
-                request.finish(Err(Arc::clone(&cause)));
+                request.finish(Err(refusal.clone()));
             }
             return;
         }
@@ -217,8 +219,9 @@ async fn commit(store: &Store, group: &mut Vec<Box<dyn PendingWrite>>) {
 /// # Parameters
 /// - `writes`: the number of writes that were refused.
 /// - `refusal`: the reason, if the commit was refused.
-fn record_outcome(store: &Store, writes: usize, refusal: Option<&Arc<sqlx::Error>>) {
+fn record_outcome(store: &Store, writes: usize, refusal: Option<&Refusal>) {
     let inner = &store.0;
+    let refusal = refusal.map(|refusal| &refusal.cause);
     let failed_before = {
         let mut last = inner.refusal.lock().unwrap_or_else(PoisonError::into_inner);
         // A write that conflicts with stored data is not a failure of the store.
@@ -244,14 +247,29 @@ fn record_outcome(store: &Store, writes: usize, refusal: Option<&Arc<sqlx::Error
 enum TransactionError {
     /// A statement of a write failed. The other writes may succeed.
     Statement(sqlx::Error),
-    /// `BEGIN` or `COMMIT` failed. A failed `COMMIT` is not retried.
+    /// `BEGIN` failed.
+    Begin(sqlx::Error),
+    /// `COMMIT` failed. It is not retried, because the transaction may be committed.
     Commit(sqlx::Error),
 }
 
+/// Why a write was refused. The writes of one transaction share it.
+#[derive(Clone)]
+struct Refusal {
+    cause: Arc<sqlx::Error>,
+    /// Whether a restart may find the write committed.
+    may_be_committed: bool,
+}
+
 impl TransactionError {
-    fn cause(self) -> Arc<sqlx::Error> {
+    fn refusal(self) -> Refusal {
         match self {
-            Self::Statement(source) | Self::Commit(source) => Arc::new(source),
+            Self::Statement(source) | Self::Begin(source) => {
+                Refusal { cause: Arc::new(source), may_be_committed: false }
+            }
+            Self::Commit(source) => {
+                Refusal { may_be_committed: may_be_committed(&source), cause: Arc::new(source) }
+            }
         }
     }
 }
@@ -281,7 +299,7 @@ async fn try_transaction(
     connection: &mut SqliteConnection,
     group: &mut [Box<dyn PendingWrite>],
 ) -> Result<(), TransactionError> {
-    run_statement(connection, "BEGIN IMMEDIATE").await.map_err(TransactionError::Commit)?;
+    run_statement(connection, "BEGIN IMMEDIATE").await.map_err(TransactionError::Begin)?;
     for request in group {
         let mut counted = Transaction { connection, statements: &store.0.statements };
         request.apply(&mut counted).await.map_err(TransactionError::Statement)?;

@@ -163,6 +163,64 @@ async fn a_failed_task_has_the_fault_of_the_host() {
     }
 }
 
+/// The host reboots while it creates a snapshot, so the job fails with a status that
+/// `curl --retry` repeats.
+#[tokio::test]
+async fn without_a_key_a_job_that_called_the_host_never_invites_a_repeat() {
+    let lab = Lab::stepped().await;
+    for (machine, headers) in [
+        ("16", vec![]),
+        ("18", vec![("prefer", "wait=30")]),
+        ("21", vec![("idempotency-key", "k")]),
+    ] {
+        let wait = if headers.iter().any(|(name, _)| *name == "prefer") { "" } else { "?wait=30s" };
+        let path = format!("/v1/machines/{machine}/snapshots{wait}");
+        let (answer, ()) =
+            tokio::join!(lab.post_with(&path, json!({"name": "new"}), &headers), async {
+                lab.wait_for_machine_task(machine).await;
+                lab.control().reboot_host();
+            });
+        let has_key = headers.iter().any(|(name, _)| *name == "idempotency-key");
+        let problem = if has_key {
+            answer.problem(503, "host-unreachable")
+        } else {
+            answer.problem(409, "job-failed")
+        };
+        let id = problem.str("job").to_owned();
+        if !has_key {
+            let error = &problem.json["errors"][0];
+            assert_eq!((problem.str("retry"), &error["code"]), ("no", &json!("host-unreachable")));
+            assert_eq!(error["pointer"], json!(null));
+            assert_eq!(problem.header("retry-after"), None);
+            assert_eq!(problem.json["links"]["job"], format!("/v1/jobs/{id}"));
+            assert_eq!(problem.str("machine"), machine);
+        }
+        lab.get(&format!("/v1/jobs/{id}/wait")).await.problem(503, "host-unreachable");
+        let job = lab.get(&format!("/v1/jobs/{id}")).await.expect(200);
+        assert_eq!(job.json["error"]["code"], "host-unreachable");
+    }
+}
+
+/// The revert of a revert with a power-on succeeds, and the deadline passes during the power-on.
+#[tokio::test]
+async fn a_job_with_several_calls_fails_without_inviting_a_repeat() {
+    let lab = Lab::stepped().await;
+    let path = "/v1/machines/16/revert?deadline=3s&wait=14s";
+    let body = json!({"snapshot": "installed", "power_on": true});
+    let (answer, ()) = tokio::join!(lab.post(path, body), async {
+        let revert = lab.wait_for_machine_task("16").await;
+        lab.control().finish_task(&revert);
+    });
+    let problem = answer.problem(409, "job-failed");
+    assert_eq!(problem.json["errors"][0]["code"], "deadline-exceeded");
+    let job = lab.get(problem.json["links"]["job"].as_str().unwrap()).await.expect(200).json;
+    assert_eq!(
+        (&job["state"], &job["error"]["code"]),
+        (&json!("failed"), &json!("deadline-exceeded"))
+    );
+    assert_eq!(job["steps"][0]["state"], "succeeded", "{job}");
+}
+
 #[tokio::test]
 async fn a_caller_that_hangs_up_cancels_nothing() {
     let lab = Lab::stepped().await;

@@ -123,6 +123,11 @@ pub fn without_capabilities(backend: Arc<dyn Hypervisor>) -> Arc<dyn Hypervisor>
     BrokenBackend::wrap(backend, M::CapabilityHidden)
 }
 
+/// A wrapper that reports a call whose answer was lost as one that did not reach the host.
+pub fn with_lost_calls_as_refused(backend: Arc<dyn Hypervisor>) -> Arc<dyn Hypervisor> {
+    BrokenBackend::wrap(backend, M::LostReportedAsRefused)
+}
+
 /// A wrapper with one defect.
 struct BrokenBackend {
     inner: Arc<dyn Hypervisor>,

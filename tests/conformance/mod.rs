@@ -15,7 +15,7 @@ mod proxy;
 mod suite;
 mod world_control;
 
-pub use broken_backends::without_capabilities;
+pub use broken_backends::{with_lost_calls_as_refused, without_capabilities};
 
 use std::time::Duration;
 

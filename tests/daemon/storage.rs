@@ -462,3 +462,22 @@ async fn a_lease_step_that_the_store_refuses_is_retried() {
     assert_eq!(daemon.get(&path).await.expect(200).json["state"], "released");
     assert!(daemon.terminate().await.success());
 }
+
+/// otter fails between the commit of a job and its answer, so it cannot say whether the job is
+/// stored. A repeat without a key would start a second job.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_without_a_key_that_is_not_confirmed_is_not_repeated() {
+    let daemon = Daemon::start(&["--simulate"], &[("FAILPOINTS", "accept-committed=panic")]).await;
+    eventually("the inventory", async || daemon.get("/readyz").await.status == 200).await;
+    let path = format!("/v1/machines/{MACHINE}/power");
+    let unknown = daemon.post(&path, json!({"action": "on"})).await.problem(409, "outcome-unknown");
+    assert_eq!(unknown.str("retry"), "no");
+    let job = unknown.str("job");
+    assert_eq!(daemon.get(&format!("/v1/jobs/{job}")).await.expect(200).str("id"), job);
+    let keyed = || daemon.request(reqwest::Method::POST, &path).header("idempotency-key", "k");
+    let keyed = async || Answer::from_request(keyed().json(&json!({"action": "on"}))).await;
+    keyed().await.problem(500, "internal");
+    let replayed = keyed().await.expect(202);
+    assert_eq!(replayed.header("idempotent-replayed"), Some("true"));
+    assert_ne!(replayed.str("id"), job);
+}

@@ -89,7 +89,7 @@ const MAX_HOLDER: usize = 255;
     extensions(("x-otter-problems" = json!([
         "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "request-timeout",
         "payload-too-large", "unsupported-media-type", "idempotency-mismatch", "no-free-machine",
-        "queue-full", "inventory-loading", "storage-unavailable", "shutting-down"
+        "queue-full", "inventory-loading", "storage-unavailable", "outcome-unknown", "shutting-down"
     ]))))]
 pub async fn create_lease(
     State(api): State<ApiState>,

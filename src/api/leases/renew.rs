@@ -42,8 +42,8 @@ pub struct RenewRequest {
     ),
     extensions(("x-otter-problems" = json!([
         "invalid-request", "unknown-parameter", "not-found", "request-timeout", "payload-too-large",
-        "unsupported-media-type", "machine-leased", "lease-ended", "storage-unavailable",
-        "shutting-down"
+        "unsupported-media-type", "machine-leased", "lease-ended", "lease-not-active",
+        "storage-unavailable", "shutting-down"
     ]))))]
 pub async fn renew_lease(
     State(api): State<ApiState>,

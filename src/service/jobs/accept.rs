@@ -20,7 +20,7 @@ use crate::fail_points::fail_point;
 use crate::service::idempotency::{Claimed, KeyClaim};
 use crate::service::limits::queue_full as queue_full_for_caller;
 use crate::service::snapshots;
-use crate::service::storage_watch::{store_failure, write_failure};
+use crate::service::storage_watch::{start_failure, store_failure, unconfirmed_start};
 use crate::storage::{IdempotencyKey, KeyOwner};
 
 impl Jobs {
@@ -38,19 +38,26 @@ impl Jobs {
     ///
     /// # Errors
     /// `shutting-down`, `host-unreachable` after a long outage, `question-pending`, `queue-full`;
+    /// `storage-unavailable`, or `outcome-unknown` if the job has no key and may be stored;
     /// `forbidden` for a change of a protected snapshot, or of a snapshot that the runner may not
     /// change; the errors of
     /// [`JobAuthorizer::authorize`](super::authorization::JobAuthorizer::authorize).
     pub async fn start(&self, new: NewJob) -> Result<JobId, Failure> {
+        let (id, has_key) = (JobId::new(self.0.parts.clock.uuid()), new.key.is_some());
         // This runs in its own task, so that a client that disconnects cannot stop it halfway.
         let accepted =
-            self.0.parts.supervisor.spawn_isolated("accept", self.clone().accept(new)).join();
+            self.0.parts.supervisor.spawn_isolated("accept", self.clone().accept(id, new)).join();
         accepted.await.unwrap_or_else(|_| {
-            Err(Failure::new(FailureKind::Internal, "accepting the job panicked"))
+            // The job may be committed.
+            Err(if has_key {
+                Failure::new(FailureKind::Internal, "accepting the job panicked")
+            } else {
+                unconfirmed_start().with_job(id)
+            })
         })
     }
 
-    async fn accept(self, new: NewJob) -> Result<JobId, Failure> {
+    async fn accept(self, id: JobId, new: NewJob) -> Result<JobId, Failure> {
         // The jobs that otter starts for a lease are always accepted: they wait for the host.
         if !new.requester.is_internal() {
             self.require_accepting()?;
@@ -60,8 +67,8 @@ impl Jobs {
             (Arc::clone(&new.machine), new.key.clone(), new.requester.clone());
         let clock = &self.0.parts.clock;
         let now = Moment::now(clock);
-        let job = admit(new, JobId::new(clock.uuid()), now.wall, &self.0.parts.settings.deadlines)?;
-        let (id, kind, target) = (job.id, job.kind(), job.target.id());
+        let job = admit(new, id, now.wall, &self.0.parts.settings.deadlines)?;
+        let (kind, target) = (job.kind(), job.target.id());
         let reserved = self.0.table.reserve(&target, id, Lane::for_kind(kind));
         reserved.map_err(|full| queue_full(full, &machine))?;
         let key = claim.as_ref().map(KeyClaim::key);
@@ -111,7 +118,11 @@ impl Jobs {
         fail_point!("accept");
         let overridden = override_record(&job, authorization, overrides_protection, requester);
         let inserted = self.0.parts.store.insert_job(&job, key, overridden).await;
-        inserted.map_err(|error| write_failure(&error))?;
+        inserted.map_err(|error| {
+            let failure = start_failure(&error, key.is_some());
+            let is_unknown = failure.kind == FailureKind::OutcomeUnknown;
+            if is_unknown { failure.with_job(job.id) } else { failure }
+        })?;
         Ok(Arc::new(job))
     }
 

@@ -46,7 +46,7 @@ pub trait JobAuthorizer: Send + Sync {
     /// Authorizes a job on a machine.
     ///
     /// # Errors
-    /// `machine-leased`, `lease-ended`, `forbidden`.
+    /// `machine-leased`, `lease-ended`, `lease-not-active`, `forbidden`.
     fn authorize(&self, machine: &Machine, requester: &Requester)
     -> Result<Authorization, Failure>;
 

@@ -57,6 +57,15 @@ impl LeaseCommand {
         }
     }
 
+    /// The lease that the command requests without an idempotency key. `None` for every other
+    /// command.
+    pub fn unkeyed_request(&self) -> Option<LeaseId> {
+        match self {
+            Self::Request { lease, key: None, .. } => Some(lease.id),
+            _ => None,
+        }
+    }
+
     /// Whether a machine may be free for a queued lease after this command.
     pub const fn may_free_a_machine(&self) -> bool {
         match self {

@@ -1,6 +1,8 @@
 //! Authorization of a job by the leases: whether the lease or the role of the caller suffices for
 //! its machine.
 
+use std::sync::Arc;
+
 use super::lease_table::OpenLease;
 use super::published::PublishedLeases;
 use crate::domain::failure::{Failure, FailureKind};
@@ -37,16 +39,15 @@ impl JobAuthorizer for PublishedLeases {
             {
                 Ok(Authorization::Lease(lease))
             }
-            // A preparation that starts after its lease has ended must not run after the release.
-            LeaseCredential::Internal(own, _) if *own == lease => {
-                Err(not_active(machine, &open.lease))
-            }
             LeaseCredential::Lease(given)
                 if *given == lease && open.lease.state == LeaseState::Active =>
             {
                 Ok(Authorization::Lease(lease))
             }
-            LeaseCredential::Lease(given) if *given == lease => {
+            // A preparation that starts after its lease has ended must not run after the release.
+            LeaseCredential::Internal(given, _) | LeaseCredential::Lease(given)
+                if *given == lease =>
+            {
                 Err(not_active(machine, &open.lease))
             }
             LeaseCredential::Absent if requester.is_override() => {
@@ -73,6 +74,10 @@ impl PublishedLeases {
                 return Err(failure_with_lease(FailureKind::LeaseEnded, detail, machine, *lease));
             }
             LeaseCredential::Lease(lease) => {
+                let open = self.load().table.get(*lease).map(|open| Arc::clone(&open.lease));
+                if let Some(queued) = open.filter(|open| open.state == LeaseState::Queued) {
+                    return Err(not_active(machine, &queued));
+                }
                 let detail = format!("The lease {lease} does not hold {}.", machine.name);
                 return Err(failure_with_lease(
                     FailureKind::MachineLeased,
@@ -108,15 +113,15 @@ fn leased_by_another(machine: &Machine, open: &OpenLease) -> Failure {
 
 /// The failure of a call whose lease holds the machine but is not active.
 fn not_active(machine: &Machine, lease: &Lease) -> Failure {
-    let detail = match &lease.end {
-        Some(end) => format!(
-            "The lease {} ended ({}, by {}) and its machine is being released; nothing was done.",
-            lease.id,
-            end.reason.as_str(),
-            end.by
-        ),
-        None => format!("The lease {} is {} and not active yet.", lease.id, lease.state.as_str()),
+    let Some(end) = &lease.end else {
+        return lease.not_active_failure().with_machine(&machine.id, &machine.name);
     };
+    let detail = format!(
+        "The lease {} ended ({}, by {}) and its machine is being released; nothing was done.",
+        lease.id,
+        end.reason.as_str(),
+        end.by
+    );
     failure_with_lease(FailureKind::LeaseEnded, detail, machine, lease.id)
 }
 

@@ -26,11 +26,12 @@ use crate::domain::lease::Lease;
 use crate::domain::machine::MachineIdentity;
 use crate::domain::origin::Actor;
 use crate::domain::scope::Scope;
+use crate::fail_points::fail_point;
 use crate::hypervisor::SessionState;
 use crate::service::idempotency::{IdempotencyKeys, KeyClaim};
 use crate::service::jobs::deadline_clocks::{JumpDetector, Moment};
 use crate::service::machines::{MachineFilter, NotFreeReason};
-use crate::service::storage_watch::write_failure;
+use crate::service::storage_watch::{start_failure, unconfirmed_start, write_failure};
 use crate::storage::{ChangedLease, IdempotencyKey, LeaseTransaction, StorageError, StoredMachine};
 
 /// How often otter stores the current time while a lease can expire. After a crash
@@ -114,17 +115,16 @@ impl LeaseActor {
         command: LeaseCommand,
     ) -> Result<(), Failure> {
         let (reply, answered) = oneshot::channel();
-        let stopped = || {
-            Failure::new(
-                FailureKind::ShuttingDown,
-                "otter is shutting down; try again once it has restarted.",
-            )
-        };
+        let unkeyed_request = command.unkeyed_request();
         self.commands
             .send(SubmittedCommand { command, claim, actor, reply: Some(reply) })
             .await
             .map_err(|_| stopped())?;
-        answered.await.map_err(|_| stopped())?
+        // Without an answer, the actor was dropped while it handled the command.
+        answered.await.map_err(|_| match unkeyed_request {
+            Some(lease) => unconfirmed_start().with_lease(lease),
+            None => stopped(),
+        })?
     }
 
     /// Records that a client polled a lease. Does nothing if the channel is full: the next poll
@@ -182,6 +182,11 @@ impl LeaseActor {
             let follow_ups = tokio::select! {
                 biased;
                 () = stop.cancelled() => {
+                    receiver.close();
+                    while let Some(SubmittedCommand { reply, .. }) = receiver.recv().await {
+                        // The caller may have disconnected.
+                        let _ = reply.map(|reply| reply.send(Err(stopped())));
+                    }
                     this.checkpoint(&mut table, &mut jumps).await;
                     return;
                 }
@@ -256,12 +261,12 @@ impl LeaseActor {
             let candidates = self.candidates(table.queued_leases().chain([&*lease]));
             self.check_grantable(&lease, &candidates)?;
             Self::check_token_limits(table, &lease, limits)?;
-            let key = key.map(|key| (key, lease.id));
+            let start = Some((lease.id, key));
             let request = |table: &mut LeaseTable, now: Moment, candidates: &[CandidateMachine]| {
                 table.apply(LeaseInput::Request(lease.clone(), candidates), now)
             };
             let cause = Cause { actor, renews: None };
-            return self.commit(table, cause, key, candidates, request).await;
+            return self.commit(table, cause, start, candidates, request).await;
         }
         // A job ends after the inventory shows its effects. If the machine is absent by then, its
         // lease ends as `machine-gone` and not as a failed preparation.
@@ -408,13 +413,13 @@ impl LeaseActor {
     ///
     /// # Parameters
     /// - `cause`: who caused the change, for the audit.
-    /// - `key`: the idempotency key of the request, and its lease.
+    /// - `start`: the lease that a caller requests, and the idempotency key of the request.
     /// - `candidates`: the machines that are passed to `change`.
     async fn commit<F>(
         &self,
         table: &mut LeaseTable,
         cause: Cause<'_>,
-        key: Option<(IdempotencyKey, LeaseId)>,
+        start: Option<(LeaseId, Option<IdempotencyKey>)>,
         mut candidates: Vec<CandidateMachine>,
         change: F,
     ) -> Result<Vec<FollowUp>, Failure>
@@ -437,9 +442,18 @@ impl LeaseActor {
             }
             if !changes.is_empty() {
                 let audit = self.audit_records(table, &changes, cause);
-                self.store_changes(&changes, key, audit)
-                    .await
-                    .map_err(|error| write_failure(&error))?;
+                let is_request = start.is_some();
+                let unkeyed = start.as_ref().filter(|(_, key)| key.is_none()).map(|(id, _)| *id);
+                let key = start.and_then(|(id, key)| Some((key?, id)));
+                self.store_changes(&changes, key, audit).await.map_err(|error| match unkeyed {
+                    Some(lease) if error.may_be_committed() => {
+                        start_failure(&error, false).with_lease(lease)
+                    }
+                    _ => write_failure(&error),
+                })?;
+                if is_request {
+                    fail_point!("lease-committed");
+                }
             }
             let before = std::mem::replace(table, next);
             self.parts.published.publish(table.clone());
@@ -548,6 +562,12 @@ impl LeaseActor {
     fn now(&self) -> Moment {
         Moment { wall: self.parts.clock.now(), elapsed: self.parts.clock.elapsed() }
     }
+}
+
+/// The failure of a command that the actor does not take any more.
+fn stopped() -> Failure {
+    let detail = "otter is shutting down; try again once it has restarted.";
+    Failure::new(FailureKind::ShuttingDown, detail)
 }
 
 /// The machines that a transition grants.

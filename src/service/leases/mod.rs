@@ -44,7 +44,7 @@ use super::idempotency::{Claimed, mismatch};
 use super::inventory::Inventory;
 use super::jobs::Jobs;
 use super::machines::Machines;
-use super::storage_watch::store_failure;
+use super::storage_watch::{store_failure, unconfirmed_start};
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
@@ -125,7 +125,8 @@ impl Leases {
     /// `no-free-machine`; `not-found`; `ambiguous-name`; `queue-full`; `too-many-requests`;
     /// `invalid-request` if `ttl` is too long; `forbidden` if the caller may not keep the power on;
     /// `idempotency-mismatch`, also if the machine of the earlier lease has left the caller's
-    /// scope.
+    /// scope; `storage-unavailable`, or `outcome-unknown` if the request has no key and the lease
+    /// may be stored.
     pub async fn request(&self, caller: &Caller, new: NewLease) -> Result<RequestedLease, Failure> {
         let lease = self.lease_from_request(caller, &new)?;
         let claim = match new.key.clone() {
@@ -142,11 +143,15 @@ impl Leases {
                 }
             }
         };
-        let id = lease.id;
+        let (id, has_key) = (lease.id, new.key.is_some());
         let command =
             LeaseCommand::Request { lease: Box::new(lease), key: new.key, limits: caller.limits };
         self.0.submit_with_claim(claim, caller.actor(), command).await?;
-        self.get_for(caller, id).await?.map(RequestedLease::New).ok_or_else(|| unknown_lease(id))
+        // The lease is stored now, and a repeat without a key would request another one.
+        let read = self.get_for(caller, id).await.map_err(|failure| {
+            if has_key { failure } else { unconfirmed_start().with_lease(id) }
+        })?;
+        read.map(RequestedLease::New).ok_or_else(|| unknown_lease(id))
     }
 
     /// A lease as a caller sees it. `None` if it does not exist for the caller. The call counts as
@@ -309,8 +314,8 @@ impl Leases {
     /// - `ttl`: the time from now. `None` means its original duration.
     ///
     /// # Errors
-    /// `lease-ended` if it is not active; `invalid-request` if `ttl` is too long; `not-found`;
-    /// `storage-unavailable`.
+    /// `lease-ended`; `lease-not-active` if it is queued or being prepared; `invalid-request` if
+    /// `ttl` is too long; `not-found`; `storage-unavailable`.
     pub async fn renew(
         &self,
         caller: &Caller,

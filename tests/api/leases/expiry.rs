@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{
     STAGING, end_lease, granted_lease, lease_header, lease_path, request_lease, with_lease,
 };
-use crate::harness::{EventStream, Lab, LabOptions, eventually};
+use crate::harness::{EventStream, Lab, LabOptions, eventually, machine_path};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -132,7 +132,12 @@ async fn time_begins_when_the_lease_is_active() {
         Some(json!({})),
     )
     .await;
-    early.problem(423, "lease-ended");
+    let early = early.problem(409, "lease-not-active");
+    assert_eq!((&early.json["lease"], early.str("retry")), (&lease["id"], "no"));
+    let on = (machine_path(STAGING, "/power"), Some(json!({"action": "on"})));
+    with_lease(&lab, Method::POST, &on.0, &lease_header(&lease), on.1)
+        .await
+        .problem(409, "lease-not-active");
     lab.wait_until(&lease_path(&lease, ""), |lease| !lease["job"].is_null()).await;
     let job = lab.get(&lease_path(&lease, "")).await.json["job"].as_str().unwrap().to_owned();
     lab.wait_until(&format!("/v1/jobs/{job}"), |job| {

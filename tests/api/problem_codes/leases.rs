@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::{Call, Pair, Verdict, plan, side_by_side};
-use crate::harness::{Answer, Lab, LabOptions, machine_path};
+use crate::harness::{Answer, Daemon, Lab, LabOptions, eventually, machine_path};
 
 /// An id that no lease has.
 const NONE: &str = "01936f5e-8c00-7000-8000-000000000002";
@@ -75,7 +75,12 @@ pub async fn by_a_lease(pairs: Vec<Pair>) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     for pair in pairs {
         let name = pair.operation.id.clone();
-        let lease = take(&lab, &name, json!({})).await.expect(201).json;
+        let more = if pair.code == "lease-not-active" {
+            json!({"prepare": {"settle": "10m"}})
+        } else {
+            json!({})
+        };
+        let lease = take(&lab, &name, more).await.expect(201).json;
         let shown = lease_header(&lease);
         let answer = match pair.code.as_str() {
             "machine-leased" if lease_path(&pair) => {
@@ -88,8 +93,10 @@ pub async fn by_a_lease(pairs: Vec<Pair>) -> Vec<Verdict> {
                 answer
             }
             "machine-leased" => pair.call().send(&lab).await,
-            "lease-ended" => {
-                end(&lab, &lease).await;
+            "lease-ended" | "lease-not-active" => {
+                if pair.code == "lease-ended" {
+                    end(&lab, &lease).await;
+                }
                 let call = if lease_path(&pair) { call_on(&pair, &lease) } else { pair.call() };
                 call.header("otter-lease", shown).send(&lab).await
             }
@@ -255,6 +262,19 @@ pub async fn without_storage(pairs: Vec<Pair>) -> Vec<Verdict> {
     let started = lab.post(&machine_path("get_readiness", "/power"), json!({"action": "on"})).await;
     started.problem(503, "storage-unavailable");
     side_by_side(pairs, async |pair| calls[&pair.operation.id].clone().send(&lab).await).await
+}
+
+/// otter fails between the commit of a lease and its answer.
+pub async fn without_an_answer_of_the_store(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    for pair in pairs {
+        let daemon =
+            Daemon::start(&["--simulate"], &[("FAILPOINTS", "lease-committed=panic")]).await;
+        let ready = async || daemon.get("/readyz").await.status == 200;
+        eventually("the inventory to be loaded", ready).await;
+        verdicts.push(pair.judge(pair.operation.call("qubes-scratch").send_to(&daemon).await));
+    }
+    verdicts
 }
 
 /// Whether the operation is on a lease.

@@ -53,8 +53,11 @@ const RECIPES: &[Recipe] = &[
     for_all(&["unauthenticated"], |pairs| Box::pin(leases::without_a_token(pairs))),
     for_all(&["too-many-requests"], |pairs| Box::pin(leases::over_a_limit(pairs))),
     for_operations(&["wait-timeout"], &["end_lease"], |pairs| Box::pin(leases::by_a_lease(pairs))),
-    for_all(&["machine-leased", "lease-ended", "lease-failed"], |pairs| {
+    for_all(&["machine-leased", "lease-ended", "lease-not-active", "lease-failed"], |pairs| {
         Box::pin(leases::by_a_lease(pairs))
+    }),
+    for_operations(&["outcome-unknown"], &["create_lease"], |pairs| {
+        Box::pin(leases::without_an_answer_of_the_store(pairs))
     }),
     for_operations(&["wait-timeout"], &["wait_for_lease"], |pairs| {
         Box::pin(leases::in_the_queue(pairs))
@@ -138,6 +141,7 @@ const RECIPES: &[Recipe] = &[
         |pairs| Box::pin(away::for_a_moment(pairs)),
     ),
     for_all(&["machine-gone"], |pairs| Box::pin(gone::unseen(pairs))),
+    for_all(&["job-failed"], |pairs| Box::pin(refusals::until_the_deadline(pairs))),
     for_all(
         &[
             "forbidden-by-host",
@@ -300,8 +304,9 @@ fn scenario(pairs: &[Pair]) -> Scenario {
     names.extend(["golden-image", "twin", "twin", "asking", "asked-later"]);
     // A machine with a question cannot be leased, and otter checks the authorization before the
     // question.
-    let is_answered =
-        !pairs.iter().any(|pair| matches!(&*pair.code, "machine-leased" | "lease-ended"));
+    let is_answered = !pairs
+        .iter()
+        .any(|pair| matches!(&*pair.code, "machine-leased" | "lease-ended" | "lease-not-active"));
     let mut scenario = Scenario::generated(names.len());
     for (machine, name) in scenario.machines.iter_mut().zip(names) {
         name.clone_into(&mut machine.name);

@@ -3,7 +3,7 @@
 use otter::simulator::{Disruption, Fault};
 
 use super::{Pair, Verdict, by_a_deadline, outcome, plan, side_by_side};
-use crate::conformance::without_capabilities;
+use crate::conformance::{with_lost_calls_as_refused, without_capabilities};
 use crate::harness::{Lab, LabOptions};
 
 /// The host calls that change a machine.
@@ -37,6 +37,22 @@ pub async fn of_jobs(pairs: Vec<Pair>) -> Vec<Verdict> {
         lab.control().clear_disruptions();
     }
     verdicts
+}
+
+/// The host cannot be reached for the calls of a job until its deadline.
+pub async fn until_the_deadline(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let lab = Lab::with_options(LabOptions {
+        wrap_backend: with_lost_calls_as_refused,
+        ..plan(&pairs, |_| {})
+    })
+    .await;
+    for method in CHANGES {
+        lab.control().disrupt(method, 0, None, Disruption::CloseBeforeRunning);
+    }
+    side_by_side(pairs, async |pair| {
+        by_a_deadline(pair, async |deadline| outcome(&lab, pair, deadline).await).await
+    })
+    .await
 }
 
 /// A backend without any optional capability.

@@ -163,6 +163,7 @@ impl Inner {
     fn refuse(&mut self, count: usize) -> Vec<Answer> {
         let refused = || StorageError::Refused {
             message: FULL.to_owned(),
+            may_be_committed: false,
             source: Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(FULL)),
         };
         self.waiting.drain(..count).map(|write| write(Err(refused()))).collect()

@@ -337,7 +337,7 @@ impl LeaseTable {
     ///
     /// # Errors
     /// The failure for the caller: `no-free-machine` or `queue-full` for a request, `lease-ended`
-    /// for a renewal.
+    /// or `lease-not-active` for a renewal.
     pub fn apply(&mut self, input: LeaseInput<'_>, now: Moment) -> Result<TableChanges, Failure> {
         Transition::new(self, now).apply(input)
     }

@@ -349,11 +349,13 @@ impl<'t> Transition<'t> {
     }
 
     fn renew(&mut self, id: LeaseId, ttl: Option<Duration>) -> Result<(), Failure> {
-        let Some(open) =
-            self.table.leases.get(&id).filter(|open| open.lease.state == LeaseState::Active)
-        else {
-            let detail = "Only an active lease can be renewed.";
-            return Err(Failure::new(FailureKind::LeaseEnded, detail));
+        let open = self.table.leases.get(&id);
+        let Some(open) = open.filter(|open| open.lease.state == LeaseState::Active) else {
+            let waiting = open.filter(|open| open.lease.state != LeaseState::Releasing);
+            return Err(waiting.map_or_else(
+                || Failure::new(FailureKind::LeaseEnded, "The lease has ended.").with_lease(id),
+                |open| open.lease.not_active_failure(),
+            ));
         };
         let left = open.time_left_at(self.now.elapsed);
         // A renewal never shortens the lease.

@@ -270,6 +270,9 @@ fn an_unexpected_end_of_a_preparation_or_a_release_changes_nothing() {
         }
     }
     let renewed = queued.apply(LeaseInput::Renew(id(1), None), at(3)).unwrap_err();
+    assert_eq!(renewed.kind, FailureKind::LeaseNotActive);
+    end(&mut active, 1, EndReason::Released, at(4));
+    let renewed = active.apply(LeaseInput::Renew(id(1), None), at(5)).unwrap_err();
     assert_eq!(renewed.kind, FailureKind::LeaseEnded);
 }
 

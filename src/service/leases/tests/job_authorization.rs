@@ -100,3 +100,18 @@ fn a_job_of_an_ended_lease_is_rejected_as_lease_ended() {
         Err(FailureKind::LeaseEnded)
     );
 }
+
+#[test]
+fn a_job_of_a_lease_that_is_not_active_yet_is_rejected_as_lease_not_active() {
+    let (mut preparing, machine) = held(true);
+    let credential = |number| LeaseCredential::Lease(id(number));
+    assert_eq!(admits(&preparing, &machine, credential(1)), Err(FailureKind::LeaseNotActive));
+    // The second lease is queued. The machine of the first one stays the first one's.
+    ask(&mut preparing, 2, false, true, &[super::machine(1, false)], at(1)).unwrap();
+    assert_eq!(admits(&preparing, &machine, credential(2)), Err(FailureKind::MachineLeased));
+    let mut queued = empty(rules());
+    ask(&mut queued, 1, false, true, &[super::machine(1, false)], at(0)).unwrap();
+    assert_eq!(admits(&queued, &machine, credential(1)), Err(FailureKind::LeaseNotActive));
+    end(&mut preparing, 1, EndReason::Released, at(2));
+    assert_eq!(admits(&preparing, &machine, credential(1)), Err(FailureKind::LeaseEnded));
+}
