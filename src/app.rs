@@ -165,14 +165,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
             audit: AuditRetention { time: days(audit.retention_days), max_bytes: audit.max_bytes },
             ..Retention::default()
         },
-        leases: LeaseRules {
-            ledger_retention: days(leases.retention_days),
-            max_ttl: leases.max_ttl,
-            max_total: leases.max_total,
-            abandon_after: leases.abandon_after,
-            grace: leases.grace,
-            ..LeaseRules::default()
-        },
+        leases: lease_rules(&leases),
         pools: Pools(pools),
         http: HttpSettings {
             max_wait: http.max_wait,
@@ -213,6 +206,26 @@ fn connection_limit(configured: usize) -> usize {
 
 fn record_retention(days: u32) -> RecordRetention {
     RecordRetention { time: self::days(days), ..RecordRetention::default() }
+}
+
+fn lease_rules(leases: &config::Leases) -> LeaseRules {
+    let config::Leases {
+        max_ttl,
+        max_total,
+        abandon_after,
+        grace,
+        quarantine_retry,
+        retention_days,
+    } = *leases;
+    LeaseRules {
+        ledger_retention: days(retention_days),
+        max_ttl,
+        max_total,
+        abandon_after,
+        grace,
+        quarantine_retry,
+        ..LeaseRules::default()
+    }
 }
 
 fn days(days: u32) -> Duration {

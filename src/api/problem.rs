@@ -337,6 +337,8 @@ impl Problem {
             candidates,
             errors,
             retry_after: _,
+            // The detail has it in words.
+            cause: _,
         } = failure;
         let internal = *kind == FailureKind::Internal;
         let shown = |yes: bool| yes && !internal;

@@ -132,14 +132,7 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
     inner.finish();
     table.finish();
 
-    let Leases { max_ttl, max_total, abandon_after, grace, retention_days } = leases;
-    let mut table = root.table("leases");
-    table.set("max_ttl", max_ttl, timeout);
-    table.set("max_total", max_total, timeout);
-    table.set("abandon_after", abandon_after, timeout);
-    table.set("grace", grace, any_duration);
-    table.set("retention_days", retention_days, days);
-    table.finish();
+    leases_section(root.table("leases"), leases);
 
     for (name, mut table) in root.table("pools").tables() {
         let pool = pool_section(&mut table);
@@ -166,6 +159,18 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
     table.finish();
 
     root.finish();
+}
+
+fn leases_section(mut table: Table<'_>, leases: &mut Leases) {
+    let Leases { max_ttl, max_total, abandon_after, grace, quarantine_retry, retention_days } =
+        leases;
+    table.set("max_ttl", max_ttl, timeout);
+    table.set("max_total", max_total, timeout);
+    table.set("abandon_after", abandon_after, timeout);
+    table.set("grace", grace, any_duration);
+    table.set("quarantine_retry", quarantine_retry, any_duration);
+    table.set("retention_days", retention_days, days);
+    table.finish();
 }
 
 fn pool_section(table: &mut Table<'_>) -> Pool {

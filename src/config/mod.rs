@@ -24,7 +24,8 @@ use secrecy::SecretString;
 
 pub use problem::{ConfigError, ConfigProblem};
 pub use sections::{
-    Config, DEFAULT_STATE_DIR, Deadlines, Esx, Host, Http, Jobs, Log, Machines, Snapshots, State,
+    Config, DEFAULT_STATE_DIR, Deadlines, Esx, Host, Http, Jobs, Leases, Log, Machines, Snapshots,
+    State,
 };
 pub use values::{InvalidValue, Listen, LogFormat};
 

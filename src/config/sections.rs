@@ -148,6 +148,9 @@ pub struct Leases {
     pub abandon_after: Duration,
     /// No lease expires earlier than this time after a restart.
     pub grace: Duration,
+    /// The first pause before otter tries to release a machine that it quarantined by itself. Zero:
+    /// never.
+    pub quarantine_retry: Duration,
     /// How long ended leases are kept.
     pub retention_days: u32,
 }
@@ -159,6 +162,7 @@ impl Default for Leases {
             max_total: Duration::from_hours(7 * 24),
             abandon_after: Duration::from_mins(2),
             grace: Duration::from_mins(1),
+            quarantine_retry: Duration::from_mins(15),
             retention_days: 30,
         }
     }

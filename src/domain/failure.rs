@@ -125,6 +125,8 @@ pub struct Failure {
     /// internal error.
     pub detail: String,
     pub fault: Option<Fault>,
+    /// For a passed deadline: the failure of the host for whose end the job waited until then.
+    pub cause: Option<FailureKind>,
     pub machine: Option<(MachineId, String)>,
     pub job: Option<JobId>,
     pub lease: Option<LeaseId>,
@@ -154,6 +156,7 @@ impl Failure {
             kind,
             detail: detail.into(),
             fault: None,
+            cause: None,
             machine: None,
             job: None,
             lease: None,
@@ -188,6 +191,13 @@ impl Failure {
     #[must_use]
     pub fn with_fault(mut self, fault: Option<Fault>) -> Self {
         self.fault = fault;
+        self
+    }
+
+    /// Adds the failure of the host for whose end the job waited until its deadline.
+    #[must_use]
+    pub const fn caused_by(mut self, cause: FailureKind) -> Self {
+        self.cause = Some(cause);
         self
     }
 

@@ -6,8 +6,9 @@
 //!   │ └─ failed ─┘ └── ends ──┴───────────┘
 //!   └─ ends before a grant ───────────────────────► released | revoked | failed
 //! ```
-//! A failed preparation queues the lease again if queue time is left. A lease whose machine is
-//! removed from the host fails without a release.
+//! A failed preparation queues the lease again if queue time is left. A release that meets a fault
+//! of the host, the account or the licence is tried again. A lease whose machine is removed from
+//! the host fails without a release.
 
 use std::time::Duration;
 
@@ -175,6 +176,37 @@ pub struct Lease {
     /// The failure, if it failed.
     pub error: Option<Failure>,
     pub warnings: Vec<String>,
+    /// The fault of the host, the account or the licence for whose end its preparation or its
+    /// release waits. `None` if it met none, or if the step has succeeded since.
+    pub setback: Option<Setback>,
+}
+
+/// A fault that is not the machine's, and that a lease or a release met. The step is tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setback {
+    /// The last failure.
+    pub failure: Failure,
+    /// When the first of them happened.
+    pub since: Timestamp,
+    /// How often the step has failed so.
+    pub attempts: u32,
+    /// The keys of the machines on which it failed, each once, the latest last.
+    pub machines: Vec<String>,
+}
+
+/// The release of a machine that no lease holds any more. otter tries it until it succeeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// The lease that held the machine last.
+    pub lease: LeaseId,
+    /// The snapshot to revert to, as in the release of that lease. The machine is powered off.
+    pub snapshot: Option<String>,
+    /// How often it has failed.
+    pub attempts: u32,
+    /// The pause before the next attempt.
+    pub pause: Duration,
+    /// When the next attempt is due.
+    pub retry_at: Timestamp,
 }
 
 /// The fields of a new lease, with the meaning that they have in [`Lease`].
@@ -247,6 +279,7 @@ impl Lease {
             ended_at: None,
             error: None,
             warnings: Vec::new(),
+            setback: None,
         }
     }
 }
@@ -274,10 +307,40 @@ pub struct Quarantine {
     pub job: Option<JobId>,
 }
 
-/// The largest number of history entries, and of warnings, of one lease.
+/// The largest number of history entries, of warnings, and of machines of a setback, of one lease.
 const MAX_ENTRIES: usize = 50;
 
+impl Setback {
+    /// The setback after one more failure on a machine.
+    ///
+    /// # Parameters
+    /// - `before`: the earlier failures. `None` if this is the first.
+    /// - `machine`: the key of the machine.
+    #[must_use]
+    pub fn after(before: Option<&Self>, failure: Failure, machine: &str, now: Timestamp) -> Self {
+        let mut machines = before.map(|before| before.machines.clone()).unwrap_or_default();
+        machines.retain(|known| known != machine);
+        if machines.len() >= MAX_ENTRIES {
+            machines.remove(0);
+        }
+        machines.push(machine.to_owned());
+        Self {
+            failure,
+            since: before.map_or(now, |before| before.since),
+            attempts: before.map_or(0, |before| before.attempts).saturating_add(1),
+            machines,
+        }
+    }
+}
+
 impl Lease {
+    /// The place of a machine among those on which the lease met a fault of the host, the longest
+    /// ago first. `None` if it met none on it.
+    #[must_use]
+    pub fn failed_on(&self, machine: &str) -> Option<usize> {
+        self.setback.as_ref()?.machines.iter().position(|failed| failed == machine)
+    }
+
     /// Adds an entry to the history. If it is full, removes an entry from the middle.
     pub fn note(&mut self, at: Timestamp, what: impl Into<String>) {
         if self.history.len() >= MAX_ENTRIES {

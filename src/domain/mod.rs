@@ -11,6 +11,7 @@ pub mod datastore;
 pub mod duration;
 pub mod event;
 pub mod failure;
+pub mod fault_origin;
 pub mod host_limits;
 pub mod host_url;
 pub mod ids;

@@ -43,29 +43,30 @@ impl HostFailure {
     /// The failure that the caller sees, with the host's own message.
     #[must_use]
     pub fn to_failure(&self) -> Failure {
-        Failure::new(failure_kind(self.kind), self.message.clone()).with_fault(self.fault.clone())
+        Failure::new(self.failure_kind(), self.message.clone()).with_fault(self.fault.clone())
     }
-}
 
-/// The kind of failure that callers see for an error of the host.
-const fn failure_kind(kind: HostErrorKind) -> FailureKind {
-    match kind {
-        HostErrorKind::Unreachable | HostErrorKind::NotAuthenticated => {
-            FailureKind::HostUnreachable
-        }
-        HostErrorKind::LoginRefused => FailureKind::HostLoginRefused,
-        HostErrorKind::Protocol => FailureKind::HostProtocol,
-        HostErrorKind::NotFound => FailureKind::NotFound,
-        HostErrorKind::InvalidPowerState => FailureKind::InvalidPowerState,
-        HostErrorKind::Busy => FailureKind::MachineBusy,
-        HostErrorKind::InvalidProperty => FailureKind::InvalidRequest,
-        HostErrorKind::InsufficientResources => FailureKind::InsufficientResources,
-        HostErrorKind::Forbidden => FailureKind::ForbiddenByHost,
-        HostErrorKind::LicenseRestricted => FailureKind::LicenseRestricted,
-        HostErrorKind::ToolsUnavailable => FailureKind::ToolsUnavailable,
-        HostErrorKind::NotSupported => FailureKind::NotSupported,
-        HostErrorKind::Cancelled | HostErrorKind::InvalidState | HostErrorKind::Rejected => {
-            FailureKind::HostRejected
+    /// The kind of the failure that the caller sees.
+    #[must_use]
+    pub const fn failure_kind(&self) -> FailureKind {
+        match self.kind {
+            HostErrorKind::Unreachable | HostErrorKind::NotAuthenticated => {
+                FailureKind::HostUnreachable
+            }
+            HostErrorKind::LoginRefused => FailureKind::HostLoginRefused,
+            HostErrorKind::Protocol => FailureKind::HostProtocol,
+            HostErrorKind::NotFound => FailureKind::NotFound,
+            HostErrorKind::InvalidPowerState => FailureKind::InvalidPowerState,
+            HostErrorKind::Busy => FailureKind::MachineBusy,
+            HostErrorKind::InvalidProperty => FailureKind::InvalidRequest,
+            HostErrorKind::InsufficientResources => FailureKind::InsufficientResources,
+            HostErrorKind::Forbidden => FailureKind::ForbiddenByHost,
+            HostErrorKind::LicenseRestricted => FailureKind::LicenseRestricted,
+            HostErrorKind::ToolsUnavailable => FailureKind::ToolsUnavailable,
+            HostErrorKind::NotSupported => FailureKind::NotSupported,
+            HostErrorKind::Cancelled | HostErrorKind::InvalidState | HostErrorKind::Rejected => {
+                FailureKind::HostRejected
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 
 use super::inventory::{Inventory, InventoryContents};
 use super::jobs::Jobs;
+use super::leases::lease_table::MachineLedger;
 use super::leases::published::PublishedLeases;
 use super::visibility::Visibility;
 use crate::domain::failure::{Failure, FailureKind};
@@ -265,10 +266,13 @@ impl Machines {
             expires_at: open.expiry().map(|(at, _)| at),
             cidr: open.lease.cidr(),
         });
-        let quarantine = leases.ledger(machine).and_then(|ledger| ledger.quarantine.clone());
+        let ledger = leases.ledger(machine);
+        let quarantine = ledger.and_then(|ledger| ledger.quarantine.clone());
+        let releasing = quarantine.is_none() && ledger.is_some_and(MachineLedger::is_set_aside);
         let by_otter = [
             (NotFreeReason::Leased, lease.is_some()),
             (NotFreeReason::Quarantined, quarantine.is_some()),
+            (NotFreeReason::Releasing, releasing),
             (NotFreeReason::Job, active_job.is_some()),
             (NotFreeReason::HostTask, self.jobs.is_host_busy(&machine.id, active_job)),
             (NotFreeReason::OtterItself, is_self),

@@ -37,6 +37,13 @@ impl SimulatorState {
                 self.world.rules.read_only_account = read_only;
             }
             HostChange::FailNextTask(method, fault) => self.world.fail_next_task(method, fault),
+            HostChange::FailTasks(method, Some(fault)) => {
+                self.world.rules.failing_tasks.insert(method, fault);
+            }
+            HostChange::FailTasks(method, None) => {
+                self.world.rules.failing_tasks.remove(method);
+            }
+            HostChange::MaintenanceMode(enabled) => self.world.set_maintenance_mode(enabled),
             HostChange::Question { machine, question, pending: true } => {
                 self.world.ask(&machine, *question);
             }
@@ -260,6 +267,17 @@ impl Control {
     /// Makes the next task of this method end with a fault instead of doing its work.
     pub fn fail_next_task(&self, method: &'static str, fault: Fault) {
         self.apply(HostChange::FailNextTask(method, fault));
+    }
+
+    /// Makes every task of this method end with a fault instead of doing its work. `None`: no
+    /// longer.
+    pub fn fail_tasks(&self, method: &'static str, fault: Option<Fault>) {
+        self.apply(HostChange::FailTasks(method, fault));
+    }
+
+    /// Sets whether the host is in maintenance mode.
+    pub fn set_maintenance_mode(&self, enabled: bool) {
+        self.apply(HostChange::MaintenanceMode(enabled));
     }
 
     /// Makes hostd forget every task. Running operations go on.

@@ -90,6 +90,15 @@ enum FaultKindEntry {
         task: String,
         fault: VimFaultEntry,
     },
+    FailTasks {
+        task: String,
+        /// Without it, the tasks no longer fail.
+        fault: Option<VimFaultEntry>,
+    },
+    MaintenanceMode {
+        #[serde(default = "default_true")]
+        enabled: bool,
+    },
     Question {
         machine: String,
         ask: QuestionEntry,
@@ -201,11 +210,16 @@ impl FaultKindEntry {
                 Disruption::HostChange(HostChange::ReadOnlyAccount(read_only))
             }
             Self::FailNextTask { task, fault } => {
-                let method = known_method(&task)?;
-                if !method.ends_with("_Task") {
-                    return Err(format!("{method} starts no task"));
-                }
+                let method = known_task_method(&task)?;
                 Disruption::HostChange(HostChange::FailNextTask(method, fault.check()?))
+            }
+            Self::FailTasks { task, fault } => {
+                let method = known_task_method(&task)?;
+                let fault = fault.map(VimFaultEntry::check).transpose()?;
+                Disruption::HostChange(HostChange::FailTasks(method, fault))
+            }
+            Self::MaintenanceMode { enabled } => {
+                Disruption::HostChange(HostChange::MaintenanceMode(enabled))
             }
             Self::Question { machine, ask } => {
                 let (question, pending) = ask.convert();
@@ -270,6 +284,11 @@ fn known_method(name: &str) -> Result<&'static str, String> {
         .ok_or_else(|| format!("the simulator has no vim25 method {name:?}"))
 }
 
+fn known_task_method(name: &str) -> Result<&'static str, String> {
+    let method = known_method(name)?;
+    if method.ends_with("_Task") { Ok(method) } else { Err(format!("{method} starts no task")) }
+}
+
 /// The message that hosts send with this fault, or a placeholder.
 fn usual_message(name: &str) -> String {
     match name {
@@ -324,6 +343,9 @@ mod tests {
             r#"{"licence": {"read_only": false}}"#,
             r#"{"account": {}}"#,
             r#"{"fail-next-task": {"task": "PowerOnVM_Task", "fault": "NoDiskSpace"}}"#,
+            r#"{"fail-tasks": {"task": "PowerOnVM_Task", "fault": "NoDiskSpace"}}"#,
+            r#"{"fail-tasks": {"task": "PowerOnVM_Task"}}"#,
+            r#"{"maintenance-mode": {}}"#,
         ] {
             read(&format!(r#"{{"method": "PowerOnVM_Task", "what": {what}}}"#))
                 .unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -348,6 +370,8 @@ mod tests {
                 r#"{"what": {"fail-next-task": {"task": "Login", "fault": "NoDiskSpace"}}}"#,
                 "starts no task",
             ),
+            (r#"{"what": {"fail-tasks": {"task": "RenameSnapshot"}}}"#, "starts no task"),
+            (r#"{"what": {"maintenance-mode": {"on": true}}}"#, "on"),
             (r#"{"method": "*", "what": {"answer": {"status": 99}}}"#, "99"),
         ] {
             let error = read(entry).expect_err(entry);

@@ -89,6 +89,10 @@ pub enum HostChange {
     ReadOnlyAccount(bool),
     /// The next task of this method ends with this fault.
     FailNextTask(&'static str, Fault),
+    /// Every task of this method ends with this fault from now on. `None`: no longer.
+    FailTasks(&'static str, Option<Fault>),
+    /// Whether the host is in maintenance mode, in which it powers on no machine.
+    MaintenanceMode(bool),
     /// A machine asks a question: now if `pending`, else at its next power-on.
     Question {
         machine: String,
@@ -109,6 +113,8 @@ pub enum HostChangeKind {
     Licence,
     Account,
     FailNextTask,
+    FailTasks,
+    MaintenanceMode,
     Question,
 }
 
@@ -126,6 +132,8 @@ impl HostChange {
             Self::ReadOnlyLicence(_) => HostChangeKind::Licence,
             Self::ReadOnlyAccount(_) => HostChangeKind::Account,
             Self::FailNextTask(..) => HostChangeKind::FailNextTask,
+            Self::FailTasks(..) => HostChangeKind::FailTasks,
+            Self::MaintenanceMode(_) => HostChangeKind::MaintenanceMode,
             Self::Question { .. } => HostChangeKind::Question,
         }
     }

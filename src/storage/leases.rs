@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::keys::IdempotencyKey;
 use crate::domain::audit::AuditRecord;
 use crate::domain::ids::{LeaseId, MachineId};
-use crate::domain::lease::{Lease, LeaseState, Quarantine};
+use crate::domain::lease::{Lease, LeaseState, Quarantine, Recovery};
 
 /// The changes of one transition of the leases. The storage commits all of them or none.
 #[derive(Clone, Debug, Default)]
@@ -61,6 +61,8 @@ pub struct StoredMachine {
     pub quarantine: Option<Quarantine>,
     /// The time since which the machine is absent from the host. `None` if it is present.
     pub absent_since: Option<Timestamp>,
+    /// The release that is still to come although no lease holds the machine.
+    pub recovery: Option<Recovery>,
 }
 
 /// Selects leases. An empty list or `None` matches every lease.

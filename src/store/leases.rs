@@ -64,22 +64,24 @@ struct MachineRow {
     last_lease_end: Option<i64>,
     quarantine: Option<String>,
     absent_since: Option<i64>,
+    recovery: Option<String>,
 }
 
 impl MachineRow {
     fn new(machine: String, stored: &StoredMachine) -> Result<Self, StorageError> {
-        let StoredMachine { fence, last_lease_end, quarantine, absent_since } = stored;
-        let quarantine = quarantine
-            .as_ref()
-            .map(document::encode_quarantine)
-            .transpose()
-            .map_err(|source| StorageError::unreadable(format!("machine {machine}"), source))?;
+        let StoredMachine { fence, last_lease_end, quarantine, absent_since, recovery } = stored;
+        let unreadable = |source| StorageError::unreadable(format!("machine {machine}"), source);
+        let quarantine = quarantine.as_ref().map(document::encode_quarantine).transpose();
+        let quarantine = quarantine.map_err(unreadable)?;
+        let recovery = recovery.as_ref().map(document::encode_recovery).transpose();
+        let recovery = recovery.map_err(unreadable)?;
         Ok(Self {
             machine,
             fence: i64::try_from(*fence).unwrap_or(i64::MAX),
             last_lease_end: last_lease_end.map(microseconds),
             quarantine,
             absent_since: absent_since.map(microseconds),
+            recovery,
         })
     }
 }
@@ -124,17 +126,20 @@ impl Write for SaveLeases {
             save(transaction, row).await?;
         }
         for row in &self.machines {
-            let MachineRow { machine, fence, last_lease_end, quarantine, absent_since } = row;
+            let MachineRow { machine, fence, last_lease_end, quarantine, absent_since, recovery } =
+                row;
             sqlx::query(
                 "INSERT INTO kept_machines (machine, fence, last_lease_end, quarantine, \
-                 absent_since) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (machine) DO UPDATE \
-                 SET fence = $2, last_lease_end = $3, quarantine = $4, absent_since = $5",
+                 absent_since, recovery) VALUES ($1, $2, $3, $4, $5, $6) \
+                 ON CONFLICT (machine) DO UPDATE SET fence = $2, last_lease_end = $3, \
+                 quarantine = $4, absent_since = $5, recovery = $6",
             )
             .bind(machine)
             .bind(fence)
             .bind(last_lease_end)
             .bind(quarantine)
             .bind(absent_since)
+            .bind(recovery)
             .execute(transaction.statement())
             .await?;
         }
@@ -245,7 +250,8 @@ pub async fn machines(
     reader: &mut Reader<'_>,
 ) -> Result<BTreeMap<String, StoredMachine>, StorageError> {
     let rows = sqlx::query(
-        "SELECT machine, fence, last_lease_end, quarantine, absent_since FROM kept_machines",
+        "SELECT machine, fence, last_lease_end, quarantine, absent_since, recovery \
+         FROM kept_machines",
     )
     .fetch_all(reader.statement())
     .await?;
@@ -259,15 +265,16 @@ pub fn read_machine(row: &SqliteRow) -> Result<(String, StoredMachine), StorageE
     let last: Option<i64> = row.try_get("last_lease_end")?;
     let quarantine: Option<&str> = row.try_get("quarantine")?;
     let absent: Option<i64> = row.try_get("absent_since")?;
-    let quarantine = quarantine
-        .map(document::decode_quarantine)
-        .transpose()
-        .map_err(|source| StorageError::unreadable(format!("machine {machine}"), source))?;
+    let recovery: Option<&str> = row.try_get("recovery")?;
+    let unreadable = |source| StorageError::unreadable(format!("machine {machine}"), source);
+    let quarantine = quarantine.map(document::decode_quarantine).transpose().map_err(unreadable)?;
+    let recovery = recovery.map(document::decode_recovery).transpose().map_err(unreadable)?;
     let stored = StoredMachine {
         fence: u64::try_from(fence).unwrap_or_default(),
         last_lease_end: last.and_then(|last| Timestamp::from_microsecond(last).ok()),
         quarantine,
         absent_since: absent.and_then(|absent| Timestamp::from_microsecond(absent).ok()),
+        recovery,
     };
     Ok((machine, stored))
 }

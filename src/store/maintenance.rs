@@ -22,7 +22,7 @@ use crate::storage::StorageError;
 const JOBS: &str = "SELECT id, document_version, document FROM jobs";
 const LEASES: &str = "SELECT id, document_version, document FROM leases";
 const MACHINES: &str =
-    "SELECT machine, fence, last_lease_end, quarantine, absent_since FROM kept_machines";
+    "SELECT machine, fence, last_lease_end, quarantine, absent_since, recovery FROM kept_machines";
 
 /// The maximum number of problems that a check reports.
 const MAX_PROBLEMS: usize = 50;

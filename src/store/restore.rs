@@ -166,7 +166,8 @@ async fn end_leases(
     restored: &mut RestoreReport,
 ) -> Result<(), StoreError> {
     let rows = sqlx::query(
-        "SELECT machine, fence, last_lease_end, quarantine, absent_since FROM kept_machines",
+        "SELECT machine, fence, last_lease_end, quarantine, absent_since, recovery \
+         FROM kept_machines",
     )
     .fetch_all(&mut *connection)
     .await?;
@@ -179,6 +180,14 @@ async fn end_leases(
     .await?;
     let mut ended = Vec::with_capacity(rows.len());
     let mut audit = Vec::new();
+    // Others may use the machine since the backup, so otter does not release it by itself.
+    for stored in machines.values_mut().filter(|stored| stored.recovery.is_some()) {
+        stored.recovery = None;
+        if stored.quarantine.is_none() {
+            stored.quarantine = Some(restore::quarantine(None, now));
+            restored.quarantined_machines += 1;
+        }
+    }
     for row in &rows {
         let mut lease = leases::read(row)?;
         restore::end_lease(&mut lease, now);

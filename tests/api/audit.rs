@@ -278,7 +278,7 @@ async fn quarantines_and_a_failed_preparation_are_audited() {
     );
     assert!(found.iter().all(|fact| fact["actor"] == "anonymous" && fact["outcome"] == "done"));
 
-    lab.control().fail_next_task("PowerOnVM_Task", Fault::new("NoDiskSpace", "Full."));
+    lab.control().fail_next_task("PowerOnVM_Task", Fault::new("FileLocked", "Locked."));
     let body = json!({"select": {"name": MACHINE}, "ttl": "10m", "prepare": {"power": "on"}});
     let lease = lab.post("/v1/leases", body).await.expect(201);
     let lease = lease.str("id");

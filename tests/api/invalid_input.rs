@@ -387,6 +387,7 @@ async fn a_request_without_a_body_has_no_other_content_type() {
         (Method::DELETE, lease.as_str()),
         (Method::DELETE, "/v1/machines/16/snapshots/installed"),
         (Method::DELETE, "/v1/machines/16/quarantine"),
+        (Method::DELETE, "/v1/pools/none/quarantine"),
     ] {
         for content_type in [
             "application/x-www-form-urlencoded",

@@ -281,7 +281,7 @@ async fn failed_preparations_and_releases_and_quarantines_are_counted() {
     assert_eq!([ASIDE, PREPARE, RELEASE].map(|name| before.count(name)), [0, 0, 0]);
     let lease_request =
         json!({"select": {"machine": "16"}, "ttl": "30m", "prepare": {"power": "on"}});
-    lab.control().fail_next_task("PowerOnVM_Task", Fault::new("NoDiskSpace", "Full."));
+    lab.control().fail_next_task("PowerOnVM_Task", Fault::new("FileLocked", "Locked."));
     lease(&lab, lease_request.clone()).await;
     assert_eq!(Metrics::read(&lab).await.count(&open("preparing")), 1);
     lab.control().finish_task(&lab.wait_for_machine_task("16").await);

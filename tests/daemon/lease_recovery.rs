@@ -223,3 +223,42 @@ async fn a_panic_in_a_preparation_fails_the_lease_and_quarantines_the_machine() 
     let open = "/v1/leases?state=queued,preparing,active,releasing";
     assert_eq!(daemon.get(open).await.expect(200).items("id").len(), 0);
 }
+
+/// With a licence that allows no change, neither a preparation nor a release works.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preparation_and_a_release_that_met_a_fault_of_the_host_continue_after_a_kill() {
+    let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
+    let host = Simulator::start(SimulatorOptions { pace: Pace::Auto { scale: 0.0 }, ..options });
+    let (host, state) = (host.await.unwrap(), tempfile::tempdir().unwrap());
+    let state = state.path().join("state");
+    let daemon = Daemon::start_for_host(&host, &state).await;
+    let held = json!({"select": {"machine": "18"}, "ttl": "30m", "prepare": {"power": "on"}});
+    let held = daemon.post("/v1/leases", held).await.expect(201).json;
+    daemon.get(&lease_path(&held, "/wait?wait=10s")).await.expect(200);
+    host.control().set_read_only_licence(true);
+    with_lease(&daemon, Method::DELETE, &lease_path(&held, ""), &held).await.expect(200);
+    let waiting =
+        granted_lease(&daemon, json!({"queue_for": "10m", "prepare": {"power": "on"}})).await;
+    for (lease, note) in [(&held, "tried again"), (&waiting, "license-restricted")] {
+        eventually("the fault to be met", async || {
+            let shown = daemon.get(&lease_path(lease, "")).await.json;
+            shown["history"].to_string().contains(note)
+        })
+        .await;
+    }
+    daemon.kill();
+    host.control().set_read_only_licence(false);
+
+    // After a start otter tries at once.
+    let daemon = Daemon::start_for_host(&host, &state).await;
+    daemon.get(&lease_path(&waiting, "/wait?wait=20s")).await.expect(200);
+    eventually("the release to end", async || {
+        daemon.get(&lease_path(&held, "")).await.json["state"] == "released"
+    })
+    .await;
+    for id in ["16", "18"] {
+        let path = format!("/v1/machines/{id}");
+        assert_eq!(daemon.get(&path).await.json["quarantine"], Value::Null, "{id}");
+    }
+    assert!(daemon.terminate().await.success());
+}

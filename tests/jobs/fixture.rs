@@ -1,21 +1,25 @@
 //! Jobs with a simulated host in this process, a store in memory, and a clock that the test
 //! advances.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use otter::clock::Clock;
 use otter::domain::access::Role;
-use otter::domain::ids::{JobId, MachineId};
-use otter::domain::job::JobRequest;
+use otter::domain::failure::{Failure, FailureKind};
+use otter::domain::ids::{JobId, LeaseId, MachineId};
+use otter::domain::job::{Job, JobRequest};
+use otter::domain::machine::Machine;
 use otter::hypervisor::{HostProduct, Hypervisor, Observer, SessionState, SessionStatus};
 use otter::service::callers::Caller;
 use otter::service::event_stream::EventStream;
 use otter::service::hosts::Hosts;
 use otter::service::inventory::Inventory;
-use otter::service::jobs::authorization::{LeaseCredential, Requester};
+use otter::service::jobs::authorization::{
+    Authorization, JobAuthorizer, LeaseCredential, Requester,
+};
 use otter::service::jobs::{Deadlines, JobSettings, JobView, Jobs, JobsParts, NewJob};
-use otter::service::leases::published::PublishedLeases;
 use otter::service::snapshots::{SnapshotProtection, SnapshotSettings};
 use otter::simulator::{Pace, Scenario};
 use otter::storage::Storage as _;
@@ -34,9 +38,32 @@ pub struct JobsFixture {
     pub host: Arc<ScriptedHost>,
     pub inventory: Arc<Inventory>,
     pub jobs: Jobs,
+    pub authorizer: Arc<EndingLease>,
     backend: Arc<InProcess>,
     supervisor: Supervisor,
     stop: CancellationToken,
+}
+
+/// Admits every job, each by one lease if the test says so, and lets jobs start until that lease has
+/// ended.
+#[derive(Default)]
+pub struct EndingLease {
+    pub lease: Mutex<Option<LeaseId>>,
+    pub has_ended: AtomicBool,
+}
+
+impl JobAuthorizer for EndingLease {
+    fn authorize(&self, _: &Machine, _: &Requester) -> Result<Authorization, Failure> {
+        let lease = *self.lease.lock().unwrap();
+        Ok(lease.map_or(Authorization::Unleased, Authorization::Lease))
+    }
+
+    fn may_start(&self, job: &Job) -> Result<(), Failure> {
+        if job.lease.is_some() && self.has_ended.load(Ordering::SeqCst) {
+            return Err(Failure::new(FailureKind::JobCancelled, "Its lease has ended."));
+        }
+        Ok(())
+    }
 }
 
 impl JobsFixture {
@@ -58,8 +85,9 @@ impl JobsFixture {
             (Arc::clone(&backend), Arc::clone(&inventory), stop.clone());
         tokio::spawn(async move { running.run(observer, stopped).await });
         inventory.connected().await;
-        let (supervisor, jobs) = new_jobs(&clock, &store, &backend, &inventory);
-        Self { clock, store, host: script, inventory, jobs, backend, supervisor, stop }
+        let authorizer = Arc::new(EndingLease::default());
+        let (supervisor, jobs) = new_jobs(&clock, &store, &backend, &inventory, &authorizer);
+        Self { clock, store, host: script, inventory, jobs, authorizer, backend, supervisor, stop }
     }
 
     /// Makes the session report a vCenter.
@@ -90,7 +118,8 @@ impl JobsFixture {
 
     /// Starts the jobs again with the same store and host. Returns the number of resumed jobs.
     pub async fn restart(&mut self) -> usize {
-        let (supervisor, jobs) = new_jobs(&self.clock, &self.store, &self.backend, &self.inventory);
+        let (supervisor, jobs) =
+            new_jobs(&self.clock, &self.store, &self.backend, &self.inventory, &self.authorizer);
         (self.supervisor, self.jobs) = (supervisor, jobs);
         self.jobs.recover().await.unwrap()
     }
@@ -160,6 +189,7 @@ fn new_jobs(
     store: &Store,
     backend: &Arc<InProcess>,
     inventory: &Arc<Inventory>,
+    authorizer: &Arc<EndingLease>,
 ) -> (Supervisor, Jobs) {
     let supervisor = Supervisor::new(clock.clone(), Duration::from_secs(30));
     let jobs = Jobs::new(JobsParts {
@@ -184,7 +214,7 @@ fn new_jobs(
             },
         },
         metrics: Metrics::default(),
-        authorizer: Arc::new(PublishedLeases::default()),
+        authorizer: Arc::clone(authorizer) as _,
         snapshots: Arc::new(SnapshotProtection::new(
             SnapshotSettings::default(),
             Arc::default(),

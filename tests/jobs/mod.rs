@@ -6,18 +6,20 @@ mod scripted_host;
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use otter::domain::call::{CallKind, HostCall};
 use otter::domain::failure::FailureKind;
-use otter::domain::ids::{DatastoreId, JobId, MachineId};
+use otter::domain::ids::{DatastoreId, JobId, LeaseId, MachineId};
 use otter::domain::job::{Job, JobRequest, JobState, JobTarget};
 use otter::domain::origin::Actor;
 use otter::domain::power::PowerState;
 use otter::service::idempotency::Claimed;
 use otter::service::jobs::BlockedByKind;
 use otter::storage::{IdempotencyKey, RecordRetention, Retention, Storage};
+use uuid::Uuid;
 
 use self::fixture::JobsFixture;
 use self::scripted_host::CallBehavior;
@@ -53,6 +55,30 @@ async fn jobs_of_one_machine_run_in_order_and_jobs_of_two_machines_in_parallel()
     let of_one = fixture.host.calls().into_iter().filter(|(machine, _)| *machine == *"1");
     let calls: Vec<HostCall> = of_one.map(|(_, call)| call).collect();
     assert_eq!(calls, [HostCall::PowerOn, HostCall::PowerOff, HostCall::PowerOn]);
+}
+
+#[tokio::test]
+async fn a_job_that_its_lease_admitted_does_not_start_after_the_end_of_the_lease() {
+    for restarts in [false, true] {
+        let mut fixture = JobsFixture::new(1).await;
+        *fixture.authorizer.lease.lock().unwrap() = Some(LeaseId::new(Uuid::from_u128(1)));
+        fixture.host.set_behavior(&[CallBehavior::Hold]);
+        let running = fixture.start(1, JobRequest::PowerOn).await;
+        fixture.host.called(1).await;
+        let admitted = fixture.start(1, JobRequest::Reset).await;
+        fixture.authorizer.has_ended.store(true, Ordering::SeqCst);
+        if restarts {
+            fixture.stop().await;
+            fixture.restart().await;
+        }
+        fixture.host.release();
+        assert_eq!(fixture.end(running).await.job.state, SUCCEEDED, "it ran already");
+        let ended = fixture.end(admitted).await.job;
+        assert_eq!(ended.state, JobState::Cancelled);
+        assert_eq!(ended.error.as_ref().unwrap().kind, FailureKind::JobCancelled);
+        assert_eq!(stored(&fixture, admitted).await, ended);
+        assert_eq!(fixture.host.calls().len(), 1);
+    }
 }
 
 #[tokio::test]

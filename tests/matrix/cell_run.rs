@@ -547,6 +547,8 @@ pub fn settings(settings: &mut Settings) {
     settings.esx.login_backoff = Duration::from_secs(30);
     // Only jobs read guests.
     settings.guest_settle = Duration::from_hours(10_000);
+    // A machine that otter quarantined stays so until the end of its cell.
+    settings.leases.quarantine_retry = Duration::ZERO;
 }
 
 /// The settings for faults that take effect by a time-out.

@@ -189,7 +189,7 @@ pub async fn settle_host(run: &mut CellRun<'_>) -> Result<(), String> {
 }
 
 /// Removes all disruptions and finishes all tasks of the host.
-pub async fn finish_host_tasks(run: &mut CellRun<'_>) -> Result<(), String> {
+async fn finish_host_tasks(run: &mut CellRun<'_>) -> Result<(), String> {
     run.control().clear_disruptions();
     run.control().mutate(|world| {
         world.rules.refuse_in_call = false;

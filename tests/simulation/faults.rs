@@ -49,6 +49,9 @@ pub enum InjectedFault {
     SessionLost,
     TasksForgotten,
     TaskFails,
+    /// For a while the whole host lacks resources or disk space or is in maintenance mode, or the
+    /// licence or the account allows no change.
+    HostWideFault,
     /// Another client starts an operation on a machine.
     ForeignOperation,
     Question,
@@ -65,7 +68,7 @@ pub enum InjectedFault {
 }
 
 impl InjectedFault {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Crash,
         Self::Stop,
         Self::HostdRestarts,
@@ -74,6 +77,7 @@ impl InjectedFault {
         Self::SessionLost,
         Self::TasksForgotten,
         Self::TaskFails,
+        Self::HostWideFault,
         Self::ForeignOperation,
         Self::Question,
         Self::Deleted,
@@ -91,10 +95,11 @@ impl FaultProfile {
         let some = |random: &mut Random, max: u64| {
             if random.percent(50) { random.below(max) } else { 0 }
         };
-        let faults = match random.below(4) {
+        let faults = match random.below(5) {
             0 => Vec::new(),
             1 => random.pick(&InjectedFault::ALL).copied().into_iter().collect(),
             2 => vec![InjectedFault::Crash],
+            3 => vec![InjectedFault::HostWideFault, InjectedFault::Crash],
             _ => InjectedFault::ALL.into_iter().filter(|_| random.percent(60)).collect(),
         };
         let leases = random.percent(75);
@@ -171,6 +176,7 @@ fn inject(run: &Arc<Run>, fault: InjectedFault) {
             let fault = Fault::new("FileLocked", "Unable to access file.");
             run.host.mutate(|world| world.fail_next_task(method, fault));
         }
+        InjectedFault::HostWideFault => start_host_wide_fault(run, outage * 3),
         InjectedFault::ForeignOperation => on_some_machine(run, host::start_foreign_operation),
         InjectedFault::Question => on_some_machine(run, |world, random, id| {
             host::ask(world, random, id);
@@ -235,6 +241,47 @@ fn forget_tasks(run: &Run) {
     run.checker.state().job_invariants.tasks_forgotten();
     let keep_running = run.random().percent(50);
     run.host.mutate(|world| world.forget_tasks(keep_running));
+}
+
+/// Makes the whole host, its licence or its account fail for this long.
+fn start_host_wide_fault(run: &Arc<Run>, duration: Duration) {
+    let kind = run.random().below(5);
+    set_host_wide_fault(run, kind, true);
+    let later = Arc::clone(run);
+    run.spawn(async move {
+        later.handle.pause(duration).await;
+        set_host_wide_fault(&later, kind, false);
+        later.observe_host();
+    });
+}
+
+fn set_host_wide_fault(run: &Run, kind: u64, begins: bool) {
+    run.checker.trace(|| format!("the host-wide fault {kind} begins: {begins}"));
+    run.host.mutate(|world| {
+        let failing: &[(&'static str, &'static str)] = match kind {
+            0 => &[
+                ("PowerOnVM_Task", "InsufficientResourcesFault"),
+                ("RevertToSnapshot_Task", "InsufficientMemoryResourcesFault"),
+            ],
+            1 => &[
+                ("PowerOnVM_Task", "NoDiskSpace"),
+                ("PowerOffVM_Task", "NoDiskSpace"),
+                ("RevertToSnapshot_Task", "NoDiskSpace"),
+                ("CreateSnapshot_Task", "NoDiskSpace"),
+            ],
+            2 => return world.set_maintenance_mode(begins),
+            3 => return world.rules.read_only_licence = begins,
+            _ => return world.rules.read_only_account = begins,
+        };
+        for (method, fault) in failing {
+            if begins {
+                let fault = Fault::new(fault, "The whole host fails.");
+                world.rules.failing_tasks.insert(method, fault);
+            } else {
+                world.rules.failing_tasks.remove(method);
+            }
+        }
+    });
 }
 
 /// Makes the host unreachable for this long.

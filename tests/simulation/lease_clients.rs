@@ -154,7 +154,16 @@ impl Client {
         let contents = services.inventory.contents();
         let machine = self.random(|random| random.pick(&contents.machines).cloned());
         let (Some(machine), caller) = (machine, self.caller.clone()) else { return };
-        let is_quarantine = self.random(|random| random.below(4) == 0);
+        let choice = self.random(|random| random.below(5));
+        if choice == 4 {
+            self.run.checker.trace(|| "the quarantines of the pool are cleared".to_owned());
+            let cleared = self.run.ask(move |services| async move {
+                services.leases.clear_automatic_quarantines(&caller, "ci").await.is_ok()
+            });
+            cleared.await;
+            return;
+        }
+        let is_quarantine = choice == 0;
         self.run.checker.trace(|| format!("{} is quarantined: {is_quarantine}", machine.name));
         let done = self.run.ask(move |services| async move {
             let done = if is_quarantine {

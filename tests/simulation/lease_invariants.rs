@@ -16,6 +16,16 @@ use otter::storage::LeaseTransaction;
 use super::committed::{Committed, Scope, scope};
 use super::lease_clients::{LIMITED_CALLER, MAX_LEASES};
 
+/// The faults of the whole host, of the account and of the licence that the simulation injects.
+const HOST_WIDE_FAULTS: [&str; 6] = [
+    "InsufficientResourcesFault",
+    "InsufficientMemoryResourcesFault",
+    "NoDiskSpace",
+    "InvalidState",
+    "RestrictedVersion",
+    "NoPermission",
+];
+
 /// How much later than its expiry a lease may end, because each transition waits for a commit.
 const LATE: Duration = Duration::from_mins(2);
 const ROUNDING: Duration = Duration::from_millis(5);
@@ -36,6 +46,10 @@ pub struct LeaseInvariants {
     released: BTreeMap<String, (MachineKey, bool, Option<String>)>,
     /// The machines that are unchanged since a job read their state.
     unchanged: BTreeSet<String>,
+    /// Whether a lease has met a fault that is not its machine's. Such a lease waits for its retry,
+    /// and so do the others with a preparation, so that a later lease may be granted before.
+    has_met_host_fault: bool,
+    pub host_faults: usize,
     down_at: Duration,
 }
 
@@ -101,6 +115,19 @@ impl LeaseInvariants {
                 self.holders.remove(&key);
             }
         }
+        self.has_met_host_fault |= leases.values().any(|lease| lease.setback.is_some());
+        self.host_faults += leases.values().filter(|lease| lease.setback.is_some()).count();
+        for (key, stored) in &transition.machines {
+            let aside = stored.quarantine.as_ref().filter(|quarantine| quarantine.automatic);
+            let job = aside.and_then(|quarantine| disk.job(quarantine.job?));
+            let error = job.filter(|job| job.state == JobState::Failed).and_then(|job| {
+                let fault = job.error.as_ref()?.fault.as_ref()?;
+                HOST_WIDE_FAULTS.contains(&fault.name.as_str()).then(|| fault.name.clone())
+            });
+            self.require(error.is_none(), || {
+                format!("{key} is set aside for a fault of the whole host: {error:?}")
+            });
+        }
         for lease in leases.values() {
             let was = before.get(&lease.id);
             self.require(was.is_none_or(|was| !was.state.is_end()), || {
@@ -144,11 +171,16 @@ impl LeaseInvariants {
         let fence = lease.fence.unwrap_or_default();
         let last = self.fences.insert(key.clone(), fence).unwrap_or_default();
         self.require(fence > last, || format!("the fence of {key:?} went from {last} to {fence}"));
+        let stored = disk.machines.get(&key.0);
+        let is_set_aside =
+            stored.is_some_and(|stored| stored.quarantine.is_some() || stored.recovery.is_some());
+        self.require(!is_set_aside, || format!("{key:?} is granted, and it is not proven free"));
         let candidate = candidates.iter().find(|candidate| candidate.identity == *machine);
         let earlier = disk.arrivals.iter().take_while(|id| **id != lease.id);
+        let may_wait = |other: &&Lease| self.has_met_host_fault && other.prepare.is_some();
         let waiting = earlier
             .filter_map(|id| disk.leases.get(id))
-            .filter(|other| other.state == LeaseState::Queued);
+            .filter(|other| other.state == LeaseState::Queued && !may_wait(other));
         let matches = |other: &&Lease, machine| {
             Selection::new(other, candidates).includes(machine) && has_snapshots(other, machine)
         };
@@ -260,11 +292,9 @@ impl LeaseInvariants {
         let holder = disk.leases.values().find(holds_machine).map(|lease| lease.id);
         let gone = job.lease.and_then(|lease| disk.leases.get(&lease)?.end.as_ref());
         let gone = gone.is_some_and(|end| end.reason == EndReason::MachineGone);
-        // A release may continue after the end of its lease if the machine was absent for a while.
-        // The machine is quarantined then.
-        let is_quarantined =
-            disk.machines.get(&key.0).is_some_and(|ledger| ledger.quarantine.is_some());
-        let outlives = holder.is_none() && job.kind() == JobKind::LeaseRelease && is_quarantined;
+        // A release may continue after the end of its lease if the machine was absent for a while,
+        // and otter releases the machines that it quarantined or that a preparation gave back.
+        let outlives = holder.is_none() && job.kind() == JobKind::LeaseRelease;
         let may = job.lease == holder || job.authority == Authority::Override || gone || outlives;
         self.require(may, || {
             format!(
@@ -288,7 +318,10 @@ impl LeaseInvariants {
             && job.state == JobState::Running
         {
             let other = disk.jobs.values().find(|other| {
-                other.lease == job.lease && other.id != job.id && !other.state.is_end()
+                other.lease == job.lease
+                    && other.id != job.id
+                    && other.machine_id() == job.machine_id()
+                    && !other.state.is_end()
             });
             let other = other.map(|job| job.id);
             self.require(other.is_none(), || {

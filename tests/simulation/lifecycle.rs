@@ -48,6 +48,7 @@ const SETTINGS: JobSettings = JobSettings {
 };
 const GUEST_SETTLE: Duration = Duration::from_secs(30);
 const MAX_TOTAL: Duration = Duration::from_mins(20);
+const QUARANTINE_RETRY: Duration = Duration::from_mins(2);
 /// How long a client waits for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 
@@ -133,7 +134,11 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
         machines: Arc::clone(&machines),
         published: published_leases,
         pools,
-        rules: LeaseRules { max_total: MAX_TOTAL, ..LeaseRules::default() },
+        rules: LeaseRules {
+            max_total: MAX_TOTAL,
+            quarantine_retry: QUARANTINE_RETRY,
+            ..LeaseRules::default()
+        },
         secrets: LeaseSecrets::new(SecretBox::new(Box::new([0; 32]))),
         supervisor: supervisor.clone(),
         metrics,

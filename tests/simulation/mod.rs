@@ -63,6 +63,8 @@ pub struct RunOutcome {
     pub unknowns: usize,
     pub leases: usize,
     pub grants: usize,
+    /// How often a lease met a fault of the whole host.
+    pub host_faults: usize,
     /// Writes that a full disk refused.
     pub refused: usize,
     /// Calls with a key that were answered with the job or lease of an earlier call.
@@ -215,6 +217,12 @@ impl Run {
         let state = self.checker.state();
         state.disk.jobs.values().all(|job| job.state.is_end())
             && state.disk.leases.values().all(|lease| lease.state.is_end())
+            // A machine that is not quarantined is released as soon as the host works.
+            && state
+                .disk
+                .machines
+                .values()
+                .all(|stored| stored.recovery.is_none() || stored.quarantine.is_some())
             && services.jobs.counts() == (0, 0)
             && services.inventory.away_for().is_none()
     }
@@ -245,7 +253,10 @@ impl Run {
         for machine in &contents.machines {
             let view = services.machines.get(&machine.id);
             let is_occupied = |reason: &NotFreeReason| {
-                matches!(reason, NotFreeReason::Leased | NotFreeReason::Job)
+                matches!(
+                    reason,
+                    NotFreeReason::Leased | NotFreeReason::Job | NotFreeReason::Releasing
+                )
             };
             if let Some(reason) =
                 view.and_then(|view| view.not_free_because.into_iter().find(is_occupied))
@@ -264,6 +275,7 @@ impl Run {
             unknowns: state.job_invariants.unknowns,
             leases: state.disk.leases.len(),
             grants: state.lease_invariants.grants,
+            host_faults: state.lease_invariants.host_faults,
             refused: state.refused,
             repeated: self.repeated.load(Ordering::Relaxed),
             starts: self.incarnation(),

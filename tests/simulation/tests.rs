@@ -52,13 +52,14 @@ fn invariants_hold_for_many_seeds() {
             unknowns,
             leases,
             grants,
+            host_faults,
             refused,
             repeated,
             starts,
         } = run(seed, None, true);
         println!(
             "{}\n{jobs} jobs, {unknowns} of them unknown, {grants} grants for {leases} leases, \
-             {repeated} calls made again, {refused} writes refused, in {starts} starts",
+             {host_faults} faults of the host, {repeated} calls made again, {refused} writes refused, in {starts} starts",
             trace.join("\n")
         );
         assert_eq!(violation, None, "OTTER_SEED={seed}");
@@ -102,10 +103,12 @@ fn runs_reach_the_interesting_cases() {
     let (jobs, unknowns) = (sum(|outcome| outcome.jobs), sum(|outcome| outcome.unknowns));
     let (grants, repeated) = (sum(|outcome| outcome.grants), sum(|outcome| outcome.repeated));
     let refused = sum(|outcome| outcome.refused);
+    let host_faults = sum(|outcome| outcome.host_faults);
     assert!(jobs > 500, "{jobs} jobs are few");
     assert!(grants > 200, "{grants} grants are few");
     assert!(repeated > 20, "{repeated} calls that were made again are few");
     assert!(refused > 100, "{refused} writes that a full disk refused are few");
+    assert!(host_faults > 20, "{host_faults} leases that met a fault of the host are few");
     assert!(unknowns > 0 && unknowns * 10 < jobs, "{unknowns} of {jobs} jobs are unknown");
 }
 

@@ -130,6 +130,17 @@ async fn host_changes_apply_at_once() {
         admin.lab.run_task("PowerOnVM_Task", "16", "").await.1.as_deref(),
         Some("NoDiskSpace")
     );
+    let full = json!({"task": "PowerOnVM_Task", "fault": "NoDiskSpace"});
+    apply("/fail-tasks", full).await;
+    for _ in 0..2 {
+        let ended = admin.lab.run_task("PowerOnVM_Task", "16", "").await;
+        assert_eq!(ended.1.as_deref(), Some("NoDiskSpace"));
+    }
+    apply("/fail-tasks", json!({"task": "PowerOnVM_Task"})).await;
+    apply("/maintenance-mode", json!({})).await;
+    assert!(control.look(|world| world.host.in_maintenance_mode));
+    assert_eq!(admin.power_on().await.unwrap().fault().as_deref(), Some("InvalidState"));
+    apply("/maintenance-mode", json!({"enabled": false})).await;
     admin.power_on().await.unwrap();
     apply("/vanish-tasks", json!({})).await;
     assert!(control.look(|world| world.tasks().all(|task| !task.known_to_hostd)));

@@ -14,9 +14,10 @@ use uuid::Uuid;
 
 use otter::domain::access::{Role, TokenDigest, TokenLimits};
 use otter::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
-use otter::domain::ids::{DatastoreId, MachineId, SnapshotId, TokenId};
+use otter::domain::failure::{Failure, FailureKind};
+use otter::domain::ids::{DatastoreId, LeaseId, MachineId, SnapshotId, TokenId};
 use otter::domain::job::{Job, JobKind, JobRequest, JobResult, JobState, JobTarget};
-use otter::domain::lease::{Lease, LeaseState, Quarantine};
+use otter::domain::lease::{Lease, LeaseState, Quarantine, Recovery, Setback};
 use otter::domain::scope::Scope;
 use otter::storage::{
     AuditFilter, AuditRetention, ChangedLease, IdempotencyKey, JobFilter, LeaseFilter,
@@ -389,17 +390,32 @@ fn step() -> BoxedStrategy<LeaseTransaction> {
     )
         .prop_map(|(n, state, ended_at, machine, reference, ttl)| {
             let created_at = start() + SignedDuration::from_nanos(i64::from(n / 2) * 1_000);
-            let lease = Lease { created_at, reference, ttl, ..lease(n, state, ended_at) };
+            let setback = (n % 3 == 0).then(|| {
+                let failure = Failure::new(FailureKind::InsufficientResources, "no memory");
+                Setback { failure, since: start(), attempts: n, machines: vec![format!("m-{n}")] }
+            });
+            let lease = Lease { created_at, reference, ttl, setback, ..lease(n, state, ended_at) };
             (n, ChangedLease::new(lease, machine))
         });
-    let stored =
-        (any::<u64>(), option::of(any_time()), option::of(quarantine()), option::of(any_time()))
-            .prop_map(|(fence, last_lease_end, quarantine, absent_since)| StoredMachine {
-                fence,
-                last_lease_end,
-                quarantine,
-                absent_since,
-            });
+    let recovery = (0..LEASES, any::<u32>(), 0..1_000_000_u64, any_time()).prop_map(
+        |(lease, attempts, pause, retry_at)| Recovery {
+            lease: LeaseId::new(Uuid::from_u128(lease.into())),
+            snapshot: (attempts % 2 == 0).then(|| "kickstart".to_owned()),
+            attempts,
+            pause: Duration::from_millis(pause),
+            retry_at,
+        },
+    );
+    let stored = (
+        any::<u64>(),
+        option::of(any_time()),
+        option::of(quarantine()),
+        option::of(any_time()),
+        option::of(recovery),
+    )
+        .prop_map(|(fence, last_lease_end, quarantine, absent_since, recovery)| {
+            StoredMachine { fence, last_lease_end, quarantine, absent_since, recovery }
+        });
     (
         vec(change, 0..3),
         proptest::collection::btree_map(machine(), stored, 0..2),

@@ -113,6 +113,7 @@ pub fn lease(n: u32, state: LeaseState, ended_at: Option<Timestamp>) -> Lease {
         ended_at,
         error: None,
         warnings: Vec::new(),
+        setback: None,
     }
 }
 
@@ -355,6 +356,7 @@ fn any_failure() -> impl Strategy<Value = Failure> {
     )
         .prop_map(|(kind, detail, fault, machine, job, lease, candidates, errors)| Failure {
             kind,
+            cause: fault.is_some().then_some(FailureKind::HostUnreachable),
             detail,
             fault,
             machine,

@@ -1,5 +1,6 @@
 //! `/v1/leases` and `/v1/pools`.
 
+mod clear_pool;
 mod create;
 mod end;
 mod read;
@@ -30,6 +31,7 @@ pub fn routes() -> Routes {
         .role(Role::Viewer, routes!(wait::wait_for_lease))
         .role(Role::Runner, routes!(renew::renew_lease))
         .role(Role::Viewer, routes!(read::list_pools))
+        .role(Role::Operator, routes!(clear_pool::clear_pool_quarantine))
 }
 
 /// The lease in the path.

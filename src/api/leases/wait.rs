@@ -11,7 +11,7 @@ use crate::api::long_poll::{WaitEnd, WaitMode, WaitQuery, wait};
 use crate::api::openapi_parts::Problems;
 use crate::api::problem::ApiError;
 use crate::api::{ApiState, respond};
-use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::{EndReason, LeaseState};
 use crate::service::callers::Caller;
@@ -100,5 +100,15 @@ fn failure_of_ended(view: &LeaseView) -> Failure {
         end.map(|end| format!(" ({}, by {})", end.reason.as_str(), end.by)).unwrap_or_default();
     let detail = format!("The lease is {}{by}.{why}", lease.state.as_str());
     let fault = lease.error.as_ref().and_then(|error| error.fault.clone());
-    Failure::new(kind, detail).with_lease(lease.id).with_fault(fault)
+    let failure = Failure::new(kind, detail).with_lease(lease.id).with_fault(fault);
+    // The problem of the lease has the code of what made it fail.
+    match lease.error.as_ref().filter(|error| error.kind != kind) {
+        Some(error) => failure.with_error(InputError {
+            pointer: None,
+            parameter: None,
+            code: error.kind.code().into(),
+            detail: error.detail.clone(),
+        }),
+        None => failure,
+    }
 }

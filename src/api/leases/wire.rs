@@ -10,6 +10,7 @@ use crate::api::extract::some_duration_text;
 use crate::api::links;
 use crate::domain::duration;
 use crate::domain::lease::{self, EndReason, LeaseState};
+use crate::service::leases::lease_table::PoolFault;
 use crate::service::leases::{LeaseView, PoolView};
 
 /// A lease: one machine for one holder, for a time.
@@ -176,6 +177,25 @@ pub struct Pool {
     pub quarantined_count: u32,
     /// The number of queued leases that select the pool.
     pub waiting_count: u32,
+    /// The fault of the host, of otter's account or of the licence that two machines of the pool
+    /// met. otter quarantines no machine for it, and tries again by itself. Null if there is none,
+    /// or once a machine was prepared or released again.
+    #[schema(required)]
+    pub held: Option<PoolHeld>,
+}
+
+/// Why the machines of a pool cannot be prepared or released at the moment.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct PoolHeld {
+    /// The code of the problem, such as `insufficient-resources`.
+    #[schema(example = "insufficient-resources")]
+    pub code: String,
+    /// When a machine of the pool first met it.
+    pub since: Timestamp,
+    /// What happened last, in the words of the host.
+    pub detail: String,
+    /// When otter tries again. If it is in the past, with the next lease.
+    pub retry_at: Timestamp,
 }
 
 /// All pools, by name.
@@ -287,6 +307,8 @@ impl Lease {
             // Shown as a problem by a wait, and in `end`.
             error: _,
             warnings,
+            // The history and the pool show it.
+            setback: _,
         } = &**lease;
         Self {
             id: id.to_string(),
@@ -387,7 +409,7 @@ impl Pool {
     #[must_use]
     pub fn from_view(pool: &PoolView) -> Self {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let PoolView { name, machines, free, held, quarantined, waiting } = pool;
+        let PoolView { name, machines, free, held, quarantined, waiting, fault } = pool;
         Self {
             name: name.clone(),
             machine_count: count(*machines),
@@ -395,6 +417,18 @@ impl Pool {
             held_count: count(*held),
             quarantined_count: count(*quarantined),
             waiting_count: count(*waiting),
+            held: fault.as_ref().map(PoolHeld::from_domain),
+        }
+    }
+}
+
+impl PoolHeld {
+    fn from_domain(fault: &PoolFault) -> Self {
+        Self {
+            code: fault.code.code().to_owned(),
+            since: fault.since,
+            detail: fault.detail.clone(),
+            retry_at: fault.retry_at,
         }
     }
 }

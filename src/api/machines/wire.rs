@@ -25,7 +25,7 @@ pub struct Machine {
     pub free: bool,
     #[schema(extensions(("x-extensible-enum" = json!([
         "powered_on", "suspended", "power_unknown", "template", "not_connected", "question",
-        "leased", "quarantined", "job", "host_task", "self", "protected"
+        "leased", "quarantined", "releasing", "job", "host_task", "self", "protected"
     ]))))]
     pub not_free_because: Vec<String>,
     pub template: bool,

@@ -3,6 +3,7 @@
 use crate::domain::access::{Authority, Role};
 use crate::domain::failure::Failure;
 use crate::domain::ids::LeaseId;
+use crate::domain::job::Job;
 use crate::domain::lease::LeaseState;
 use crate::domain::machine::{Machine, MachineIdentity};
 use crate::domain::network::Network;
@@ -27,6 +28,9 @@ pub enum LeaseCredential {
     /// otter prepares or releases this lease. The job is authorized only while the lease is in this
     /// state.
     Internal(LeaseId, LeaseState),
+    /// otter releases a machine that this lease held before. The job is authorized only while that
+    /// release is recorded for the machine and no lease holds it.
+    Recovery(LeaseId),
 }
 
 /// The reason for which a job may change its machine.
@@ -55,6 +59,14 @@ pub trait JobAuthorizer: Send + Sync {
     fn cidr(&self, _machine: &MachineIdentity) -> Option<Network> {
         None
     }
+
+    /// Checks, when the turn of a job has come, whether it may still start. A job that was
+    /// authorized by its lease must not run between the end of the lease and the release of the
+    /// machine, or after it.
+    ///
+    /// # Errors
+    /// `job-cancelled` if the lease of the job has ended.
+    fn may_start(&self, job: &Job) -> Result<(), Failure>;
 }
 
 impl Authorization {
@@ -88,6 +100,16 @@ impl Requester {
         }
     }
 
+    /// otter itself, which releases a machine that this lease held before.
+    #[must_use]
+    pub fn for_recovery(lease: LeaseId) -> Self {
+        Self {
+            caller: Caller::new("otter", Role::Admin),
+            credential: LeaseCredential::Recovery(lease),
+            override_reason: None,
+        }
+    }
+
     /// Whether an operator overrides the protection of a machine or a snapshot.
     #[must_use]
     pub fn is_override(&self) -> bool {
@@ -112,6 +134,6 @@ impl Requester {
     /// or the machine waits for an answer.
     #[must_use]
     pub const fn is_internal(&self) -> bool {
-        matches!(self.credential, LeaseCredential::Internal(..))
+        matches!(self.credential, LeaseCredential::Internal(..) | LeaseCredential::Recovery(_))
     }
 }

@@ -161,6 +161,10 @@ impl Jobs {
     async fn run(self, id: JobId, first: Option<Effect>) -> Result<(), Incomplete> {
         let Some(mut pending) = self.0.table.take(id) else { return Ok(()) };
         let first = first.unwrap_or_else(|| {
+            let may_start = self.0.parts.authorizer.may_start(pending.state_machine.job());
+            if let Err(refusal) = may_start {
+                return pending.state_machine.refuse_turn(refusal, self.0.parts.clock.now());
+            }
             let overdue = pending.due <= self.0.parts.clock.elapsed();
             pending.state_machine.take_turn(overdue, self.0.parts.clock.now())
         });

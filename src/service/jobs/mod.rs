@@ -15,7 +15,7 @@ mod queries;
 pub mod queue;
 mod runner;
 #[cfg(test)]
-mod samples;
+pub(super) mod samples;
 pub mod state_machine;
 mod status;
 mod table;

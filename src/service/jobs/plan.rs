@@ -36,7 +36,8 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
     let on = now.power_state == Some(PowerState::On);
     match &job.request {
         JobRequest::PowerOn => next_for_power(now, PowerState::On),
-        JobRequest::PowerOff | JobRequest::Kill => next_for_power(now, PowerState::Off),
+        JobRequest::PowerOff => next_for_power(now, PowerState::Off),
+        JobRequest::Kill => next_to_be_off(job, now),
         JobRequest::Reset if on => Plan::Call(HostCall::Reset),
         JobRequest::Reset => fail_not_on("reset; power it on instead"),
         JobRequest::Suspend if on => Plan::Call(HostCall::Suspend),
@@ -66,13 +67,12 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
         JobRequest::Revert { power_on, .. } if has_done(job, CallKind::RevertToSnapshot) => {
             match power_on {
                 Some(true) => next_for_power(now, PowerState::On),
-                Some(false) => next_for_power(now, PowerState::Off),
+                Some(false) => next_to_be_off(job, now),
                 None => Plan::Done,
             }
         }
         // The job powers the machine off with a call of its own. If the power-on were suppressed, a
-        // snapshot with memory would leave the machine suspended, and hosts refuse to power off a
-        // suspended machine.
+        // snapshot with memory would leave the machine suspended.
         JobRequest::Revert { snapshot, power_on: _, path } => {
             call_on_snapshot(now, snapshot, path, || HostCall::RevertToSnapshot {
                 snapshot: snapshot.clone(),
@@ -108,6 +108,15 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
 /// The next call of a job that prepares a machine for a lease or releases it.
 fn next_for_lease(job: &Job, now: &Evidence) -> Plan {
     match &job.request {
+        // The release of a machine that waits on a question does not wait for the answer: it pulls
+        // the plug, which ends the question.
+        JobRequest::Release { keep_power, snapshot }
+            if now.question.is_some()
+                && now.power_state == Some(PowerState::On)
+                && (!keep_power || snapshot.is_some()) =>
+        {
+            next_to_be_off(job, now)
+        }
         JobRequest::Prepare { snapshot: Some((snapshot, path)), .. }
         | JobRequest::Release { snapshot: Some((snapshot, path)), .. }
             if !has_done(job, CallKind::RevertToSnapshot) =>
@@ -116,6 +125,12 @@ fn next_for_lease(job: &Job, now: &Evidence) -> Plan {
                 snapshot: snapshot.clone(),
                 suppress_power_on: false,
             })
+        }
+        JobRequest::Prepare { power: Some(PowerState::Off), .. }
+        | JobRequest::Release { keep_power: false, .. }
+            if now.power_state != Some(PowerState::Off) =>
+        {
+            next_to_be_off(job, now)
         }
         JobRequest::Prepare { power: Some(expected), .. } if now.power_state != Some(*expected) => {
             next_for_power_limited(job, now, *expected)
@@ -133,11 +148,6 @@ fn next_for_lease(job: &Job, now: &Evidence) -> Plan {
         }
         JobRequest::Prepare { settle: Some(time), .. } if !has_waited(job, StepName::Settle) => {
             Plan::Settle(*time)
-        }
-        JobRequest::Release { keep_power: false, .. }
-            if now.power_state != Some(PowerState::Off) =>
-        {
-            next_for_power_limited(job, now, PowerState::Off)
         }
         JobRequest::Prepare { snapshot: Some((snapshot, path)), .. }
         | JobRequest::Release { snapshot: Some((snapshot, path)), .. }
@@ -157,8 +167,14 @@ pub fn may_continue(job: &Job) -> bool {
     if matches!(job.request, JobRequest::Prepare { .. } | JobRequest::Release { .. }) {
         return true;
     }
-    let JobRequest::Revert { power_on: Some(_), .. } = job.request else { return false };
-    !has_done(job, CallKind::PowerOn) && !has_done(job, CallKind::PowerOff)
+    match job.request {
+        JobRequest::Revert { power_on: Some(true), .. } => !has_done(job, CallKind::PowerOn),
+        // A machine that was suspended is on after the first power call.
+        JobRequest::Revert { power_on: Some(false), .. } | JobRequest::Kill => {
+            !has_done(job, CallKind::PowerOff)
+        }
+        _ => false,
+    }
 }
 
 /// Whether the guest was asked to shut down and may still do so, although the job no longer waits
@@ -198,6 +214,16 @@ fn next_for_power(now: &Evidence, expected: PowerState) -> Plan {
         // A suspended machine too: the host decides whether it can be powered off.
         _ => Plan::Call(HostCall::PowerOff),
     }
+}
+
+/// The next call of a job that must leave the machine off, whatever its state. Hosts refuse to
+/// power off a suspended machine, so it is powered on first.
+fn next_to_be_off(job: &Job, now: &Evidence) -> Plan {
+    let expected = match now.power_state {
+        Some(PowerState::Suspended) => PowerState::On,
+        _ => PowerState::Off,
+    };
+    next_for_power_limited(job, now, expected)
 }
 
 /// As [`next_for_power`], at most [`MAX_SENDS`] times: another user may undo the change each time.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::lease_table::{LeaseInput, MachineKey};
+use super::lease_table::{LeaseInput, MachineKey, RecoveryAttempt};
 use crate::domain::access::TokenLimits;
 use crate::domain::failure::Failure;
 use crate::domain::ids::{JobId, LeaseId, MachineId};
@@ -26,18 +26,22 @@ pub enum LeaseCommand {
     PrepareFinished(LeaseId, Result<(), Failure>),
     /// The release has ended.
     ReleaseFinished(LeaseId, Result<(), Failure>),
+    /// The release of a machine that no lease holds has ended.
+    RecoveryFinished(RecoveryAttempt, Result<(), Failure>),
     /// An operator changed the machine of this lease.
     RecordOverride { id: LeaseId, by: String, reason: String },
     /// An operator quarantines a machine, or changes the reason.
     QuarantineMachine(MachineKey, Quarantine, MachineId),
     /// An operator lifts the quarantine of a machine.
     ClearQuarantine(MachineKey, MachineId),
+    /// An operator lifts the quarantines of these machines that otter set by itself.
+    ClearAutomaticQuarantines(Vec<MachineKey>),
 }
 
 impl LeaseCommand {
     /// The input to the lease table. `Request` and `RecordPoll` have none of their own: the actor
     /// handles them before.
-    pub fn input(&self) -> LeaseInput<'static> {
+    pub fn input(&self) -> LeaseInput<'_> {
         match self {
             Self::Request { .. } | Self::RecordPoll(_) => LeaseInput::TimePassed,
             Self::Renew(id, ttl) => LeaseInput::Renew(*id, *ttl),
@@ -47,6 +51,9 @@ impl LeaseCommand {
             Self::JobStarted(id, state, job) => LeaseInput::JobStarted(*id, *state, *job),
             Self::PrepareFinished(id, outcome) => LeaseInput::PrepareFinished(*id, outcome.clone()),
             Self::ReleaseFinished(id, outcome) => LeaseInput::ReleaseFinished(*id, outcome.clone()),
+            Self::RecoveryFinished(attempt, outcome) => {
+                LeaseInput::RecoveryFinished(attempt.clone(), outcome.clone())
+            }
             Self::RecordOverride { id, by, reason } => {
                 LeaseInput::RecordOverride { id: *id, by: by.clone(), reason: reason.clone() }
             }
@@ -54,6 +61,9 @@ impl LeaseCommand {
                 LeaseInput::QuarantineMachine(machine.clone(), quarantine.clone())
             }
             Self::ClearQuarantine(machine, _) => LeaseInput::ClearQuarantine(machine.clone()),
+            Self::ClearAutomaticQuarantines(machines) => {
+                LeaseInput::ClearAutomaticQuarantines(machines)
+            }
         }
     }
 
@@ -72,7 +82,9 @@ impl LeaseCommand {
             Self::End { .. }
             | Self::PrepareFinished(..)
             | Self::ReleaseFinished(..)
-            | Self::ClearQuarantine(..) => true,
+            | Self::RecoveryFinished(..)
+            | Self::ClearQuarantine(..)
+            | Self::ClearAutomaticQuarantines(_) => true,
             Self::Request { .. }
             | Self::RecordPoll(_)
             | Self::Renew(..)

@@ -7,6 +7,7 @@ use super::lease_table::OpenLease;
 use super::published::PublishedLeases;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
+use crate::domain::job::{Job, JobKind};
 use crate::domain::lease::{Lease, LeaseState};
 use crate::domain::machine::{Machine, MachineIdentity};
 use crate::domain::network::Network;
@@ -60,6 +61,23 @@ impl JobAuthorizer for PublishedLeases {
     fn cidr(&self, machine: &MachineIdentity) -> Option<Network> {
         self.load().holder_of(machine).and_then(|open| open.lease.cidr())
     }
+
+    fn may_start(&self, job: &Job) -> Result<(), Failure> {
+        let needed = match job.kind() {
+            JobKind::LeaseRelease => return Ok(()),
+            JobKind::LeasePrepare => LeaseState::Preparing,
+            _ => LeaseState::Active,
+        };
+        let Some(lease) = job.lease else { return Ok(()) };
+        if self.load().table.get(lease).is_some_and(|open| open.lease.state == needed) {
+            return Ok(());
+        }
+        let detail = format!(
+            "The lease {lease} ended before the turn of the job came, so the job was withdrawn; \
+             nothing was done."
+        );
+        Err(Failure::new(FailureKind::JobCancelled, detail).with_lease(lease))
+    }
 }
 
 impl PublishedLeases {
@@ -85,6 +103,15 @@ impl PublishedLeases {
                     machine,
                     *lease,
                 ));
+            }
+            LeaseCredential::Recovery(lease) => {
+                let state = self.load();
+                let recovery = state.ledger(machine).and_then(|ledger| ledger.recovery.as_ref());
+                if recovery.is_some_and(|recovery| recovery.lease == *lease) {
+                    return Ok(Authorization::Lease(*lease));
+                }
+                let detail = format!("{} no longer has to be released.", machine.name);
+                return Err(failure_with_lease(FailureKind::LeaseEnded, detail, machine, *lease));
             }
             LeaseCredential::Absent => {}
         }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::audit_records::{self, Cause};
 use super::command::LeaseCommand;
 use super::lease_table::{
-    FollowUp, LeaseInput, LeaseTable, MachineKey, MachineLedger, TableChanges,
+    FollowUp, LeaseInput, LeaseTable, MachineKey, MachineLedger, RecoveryAttempt, TableChanges,
 };
 use super::matching::{CandidateMachine, required_snapshots};
 use super::{LeaseView, LeasesParts, metrics};
@@ -160,7 +160,7 @@ impl LeaseActor {
         let receiver = this.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut receiver) = receiver else { return };
         let mut table = this.parts.published.load().table.clone();
-        Self::spawn_follow_ups(this, table.unfinished_work());
+        Self::spawn_follow_ups(this, table.unfinished_work(this.parts.clock.now()));
         let types =
             vec![EventType::MachineChanged, EventType::MachineRemoved, EventType::SessionChanged];
         let mut changes =
@@ -290,6 +290,12 @@ impl LeaseActor {
         {
             self.parts.inventory.wake_watchers(machine);
         }
+        if let LeaseCommand::RecoveryFinished(RecoveryAttempt { machine, .. }, _) = &command {
+            self.wake_watchers_of(std::slice::from_ref(machine));
+        }
+        if let LeaseCommand::ClearAutomaticQuarantines(machines) = &command {
+            self.wake_watchers_of(machines);
+        }
         let more =
             if command.may_free_a_machine() { self.reevaluate(table).await } else { Vec::new() };
         Ok(follow_ups.into_iter().chain(more).collect())
@@ -331,7 +337,7 @@ impl LeaseActor {
     }
 
     /// Whether the inventory is loaded and the host is connected.
-    fn is_inventory_current(&self) -> bool {
+    pub fn is_inventory_current(&self) -> bool {
         self.parts.inventory.session().state == SessionState::Connected
             && self.parts.inventory.contents().loaded
     }
@@ -393,6 +399,16 @@ impl LeaseActor {
             table.apply(LeaseInput::ForgetAbsentMachines(&present), now)
         };
         self.commit(table, caused_by_otter(), None, Vec::new(), forget).await.is_ok()
+    }
+
+    /// Publishes that the ledgers of these machines may have changed.
+    fn wake_watchers_of(&self, keys: &[MachineKey]) {
+        let contents = self.parts.inventory.contents();
+        for machine in &contents.machines {
+            if keys.contains(&MachineKey::from_identity(&machine.identity())) {
+                self.parts.inventory.wake_watchers(&machine.id);
+            }
+        }
     }
 
     fn present_machines(&self) -> Vec<MachineIdentity> {
@@ -543,10 +559,16 @@ impl LeaseActor {
             self.parts.machines.list(&Scope::All, &MachineFilter::default()).unwrap_or_default();
         let candidates = views.into_iter().map(|view| {
             let machine = &view.machine;
-            // The table is the source for leases and quarantines. The view may lag behind it.
+            // The table is the source for leases, quarantines and recoveries. The view may lag
+            // behind it.
             let free = connected
                 && view.not_free_because.iter().all(|reason| {
-                    matches!(reason, NotFreeReason::Leased | NotFreeReason::Quarantined)
+                    matches!(
+                        reason,
+                        NotFreeReason::Leased
+                            | NotFreeReason::Quarantined
+                            | NotFreeReason::Releasing
+                    )
                 });
             CandidateMachine::new(
                 machine,
@@ -588,14 +610,15 @@ fn caused_by_otter() -> Cause<'static> {
 
 impl From<StoredMachine> for MachineLedger {
     fn from(kept: StoredMachine) -> Self {
-        let StoredMachine { fence, last_lease_end, quarantine, absent_since } = kept;
-        Self { fence, last_lease_end, quarantine, absent_since }
+        let StoredMachine { fence, last_lease_end, quarantine, absent_since, recovery } = kept;
+        Self { fence, last_lease_end, quarantine, absent_since, recovery }
     }
 }
 
 impl From<&MachineLedger> for StoredMachine {
     fn from(ledger: &MachineLedger) -> Self {
-        let MachineLedger { fence, last_lease_end, quarantine, absent_since } = ledger.clone();
-        Self { fence, last_lease_end, quarantine, absent_since }
+        let MachineLedger { fence, last_lease_end, quarantine, absent_since, recovery } =
+            ledger.clone();
+        Self { fence, last_lease_end, quarantine, absent_since, recovery }
     }
 }

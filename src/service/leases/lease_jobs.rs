@@ -1,13 +1,15 @@
 //! The preparation and the release of a machine. Each is a job that otter starts once for each
-//! grant, also if otter crashes in between.
+//! grant, also if otter crashes in between. A release that met a fault of the host is started once
+//! for each attempt, and so is the release of a machine that no lease holds (a recovery).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::command::LeaseCommand;
 use super::lease_actor::{LeaseActor, RETRY_DELAY};
-use super::lease_table::FollowUp;
+use super::lease_table::{FollowUp, MachineKey, RecoveryAttempt};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, LeaseId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState};
@@ -28,6 +30,15 @@ impl LeaseActor {
             match follow_up {
                 FollowUp::Prepare(id) => Self::spawn_lease_job(this, id, LeaseState::Preparing),
                 FollowUp::Release(id) => Self::spawn_lease_job(this, id, LeaseState::Releasing),
+                FollowUp::ReleaseAgain(id, pause) => {
+                    let later = Arc::clone(this);
+                    drop(this.parts.supervisor.spawn_isolated("lease retry", async move {
+                        if later.sleep(pause).await {
+                            Self::spawn_lease_job(&later, id, LeaseState::Releasing);
+                        }
+                    }));
+                }
+                FollowUp::Recover(attempt, pause) => Self::spawn_recovery(this, attempt, pause),
                 // The event of this transition has the warning in the history of the lease.
                 FollowUp::Warn(id) => tracing::info!(lease = %id, "the lease ends soon"),
             }
@@ -49,14 +60,41 @@ impl LeaseActor {
             if work.join().await.is_ok() || this.stop.is_cancelled() {
                 return;
             }
-            let detail = "otter had an internal error, so the state of the machine is unknown.";
-            let unknown = Err(Failure::new(FailureKind::OutcomeUnknown, detail));
+            let unknown = Err(internal_error());
             this.submit_with_retry(match state {
                 LeaseState::Preparing => LeaseCommand::PrepareFinished(id, unknown),
                 _ => LeaseCommand::ReleaseFinished(id, unknown),
             })
             .await;
         }));
+    }
+
+    /// Runs an attempt to release a machine that no lease holds, after a pause. If it panics,
+    /// reports the outcome as unknown.
+    fn spawn_recovery(this: &Arc<Self>, attempt: RecoveryAttempt, pause: Duration) {
+        let (worker, this) = (Arc::clone(this), Arc::clone(this));
+        let supervisor = this.parts.supervisor.clone();
+        let work_attempt = attempt.clone();
+        let work = supervisor.spawn_isolated("recovery work", async move {
+            if worker.sleep(pause).await {
+                worker.recover(work_attempt).await;
+            }
+        });
+        drop(supervisor.spawn_isolated("recovery", async move {
+            if work.join().await.is_err() && !this.stop.is_cancelled() {
+                let unknown = Err(internal_error());
+                this.submit_with_retry(LeaseCommand::RecoveryFinished(attempt, unknown)).await;
+            }
+        }));
+    }
+
+    /// Waits for this time. Returns false if otter stops first.
+    async fn sleep(&self, pause: Duration) -> bool {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => false,
+            () = self.parts.clock.sleep(pause) => true,
+        }
     }
 
     async fn prepare(&self, id: LeaseId) {
@@ -145,14 +183,100 @@ impl LeaseActor {
             return None;
         }
         fail_point!("lease-work");
+        self.outcome_of(job).await
+    }
+
+    /// The outcome of a job, once it has ended. `None` if otter stops first.
+    async fn outcome_of(&self, job: JobId) -> Option<Result<(), Failure>> {
         loop {
             let Ok(ended) = self.parts.jobs.ended(job).await else {
                 self.parts.clock.sleep(RETRY_DELAY).await;
                 continue;
             };
-            let ended = ended?.job;
-            return job_outcome(&ended);
+            return job_outcome(&ended?.job);
         }
+    }
+
+    /// Releases a machine that no lease holds, unless that is no longer the next attempt.
+    async fn recover(&self, attempt: RecoveryAttempt) {
+        let outcome = loop {
+            match self.start_recovery_job(&attempt).await {
+                Ok(Some(job)) => {
+                    fail_point!("recovery-work");
+                    match self.outcome_of(job).await {
+                        Some(outcome) => break outcome,
+                        None => return,
+                    }
+                }
+                Ok(None) => return,
+                Err(failure) if is_final(&failure) => break Err(failure),
+                Err(failure) => {
+                    let (machine, detail) = (&attempt.machine.0, failure.detail);
+                    tracing::debug!(machine, detail, "the recovery cannot be started yet");
+                }
+            }
+            if !self.sleep(RETRY_DELAY).await {
+                return;
+            }
+        };
+        self.submit_with_retry(LeaseCommand::RecoveryFinished(attempt, outcome)).await;
+    }
+
+    /// Starts the job of a recovery. Returns the existing job if it was started before, and `None`
+    /// if this is no longer the next attempt.
+    ///
+    /// # Errors
+    /// `machine-gone` if the machine is absent from the host; the failure of its snapshot; the
+    /// failure of the start.
+    async fn start_recovery_job(
+        &self,
+        attempt: &RecoveryAttempt,
+    ) -> Result<Option<JobId>, Failure> {
+        let state = self.parts.published.load();
+        if !state.table.is_next(attempt) {
+            return Ok(None);
+        }
+        let ledger = state.table.ledger(&attempt.machine);
+        let Some((fence, recovery)) =
+            ledger.and_then(|ledger| Some((ledger.fence, ledger.recovery.as_ref()?)))
+        else {
+            return Ok(None);
+        };
+        let is_current = self.is_inventory_current();
+        let contents = self.parts.inventory.contents();
+        let has_key = |machine: &&Arc<Machine>| {
+            MachineKey::from_identity(&machine.identity()) == attempt.machine
+        };
+        let Some(machine) = contents.machines.iter().find(has_key) else {
+            let kind =
+                if is_current { FailureKind::MachineGone } else { FailureKind::InventoryLoading };
+            return Err(Failure::new(kind, "The machine is not on the host."));
+        };
+        if let Some(view) = self.parts.machines.get(&machine.id) {
+            // The machine may have become protected.
+            self.parts.machines.may_change(&view)?;
+        }
+        let request = JobRequest::Release {
+            keep_power: false,
+            snapshot: resolve(machine, recovery.snapshot.as_ref())?,
+        };
+        let key = IdempotencyKey {
+            key: format!("recover-{fence}-{}", attempt.number),
+            ..key_of_otter(attempt.lease, self.parts.clock.now())
+        };
+        let key = match self.parts.jobs.claim(key).await? {
+            Claimed::New(key) => key,
+            Claimed::Used(job) => return Ok(Some(job)),
+        };
+        let new = NewJob {
+            machine: Arc::clone(machine),
+            request,
+            requester: Requester::for_recovery(attempt.lease),
+            reference: None,
+            deadline: None,
+            key: Some(key),
+        };
+        self.parts.jobs.start(new).await.map(Some)
     }
 
     /// Starts the job of a preparation or a release. Returns the existing job if it was started
@@ -188,18 +312,48 @@ impl LeaseActor {
     }
 }
 
-/// The idempotency key by which each grant has at most one preparation and one release.
+/// The idempotency key by which each grant has at most one preparation, and one release for each
+/// attempt.
 #[must_use]
 fn idempotency_key(lease: &Lease, state: LeaseState, now: Timestamp) -> IdempotencyKey {
-    let action = if state == LeaseState::Preparing { "prepare" } else { "release" };
+    let grants = lease.grants;
+    let failed = lease.setback.as_ref().map_or(0, |setback| setback.attempts);
+    let key = match (state, failed) {
+        (LeaseState::Preparing, _) => format!("prepare-{grants}"),
+        (_, 0) => format!("release-{grants}"),
+        (_, failed) => format!("release-{grants}-{failed}"),
+    };
+    IdempotencyKey { key, ..key_of_otter(lease.id, now) }
+}
+
+/// An idempotency key of otter's own jobs for a lease, without its text.
+#[must_use]
+fn key_of_otter(lease: LeaseId, now: Timestamp) -> IdempotencyKey {
     IdempotencyKey {
         caller: "otter".to_owned(),
         method: "LEASE".to_owned(),
-        path: format!("/v1/leases/{}", lease.id),
-        key: format!("{action}-{}", lease.grants),
+        path: format!("/v1/leases/{lease}"),
+        key: String::new(),
         fingerprint: [0; 32],
         created_at: now,
     }
+}
+
+/// The outcome of work that panicked.
+fn internal_error() -> Failure {
+    let detail = "otter had an internal error, so the state of the machine is unknown.";
+    Failure::new(FailureKind::OutcomeUnknown, detail)
+}
+
+/// Whether the recovery of a machine cannot be started at all for now, so that this attempt ends.
+const fn is_final(failure: &Failure) -> bool {
+    matches!(
+        failure.kind,
+        FailureKind::MachineGone
+            | FailureKind::SelfProtection
+            | FailureKind::NotFound
+            | FailureKind::AmbiguousName
+    )
 }
 
 /// The outcome of a job. `None` if it has not ended.
@@ -221,18 +375,9 @@ fn job_outcome(job: &Job) -> Option<Result<(), Failure>> {
 /// # Errors
 /// `not-found` if the machine does not have the snapshot; `ambiguous-name` if it has several.
 fn job_request(lease: &Lease, machine: &Machine, state: LeaseState) -> Result<JobRequest, Failure> {
-    let resolve = |name: &Option<String>| -> Result<Option<(SnapshotId, String)>, Failure> {
-        let Some(name) = name else { return Ok(None) };
-        let snapshot = machines::snapshot(machine, name)?;
-        let snapshots = &machine.snapshots;
-        let index = snapshots.items.iter().position(|other| other.id == snapshot.id);
-        let path =
-            index.and_then(|index| snapshots.paths().get(index).cloned()).unwrap_or_default();
-        Ok(Some((snapshot.id.clone(), path)))
-    };
     Ok(match (state, &lease.prepare) {
         (LeaseState::Preparing, Some(prepare)) => JobRequest::Prepare {
-            snapshot: resolve(&prepare.snapshot)?,
+            snapshot: resolve(machine, prepare.snapshot.as_ref())?,
             power: prepare.power,
             until: prepare.until,
             cidr: prepare.cidr,
@@ -247,7 +392,23 @@ fn job_request(lease: &Lease, machine: &Machine, state: LeaseState) -> Result<Jo
         },
         _ => JobRequest::Release {
             keep_power: lease.release.keep_power,
-            snapshot: resolve(&lease.release.snapshot)?,
+            snapshot: resolve(machine, lease.release.snapshot.as_ref())?,
         },
     })
+}
+
+/// The id and the path of the snapshot of this name.
+///
+/// # Errors
+/// `not-found`, `ambiguous-name`.
+fn resolve(
+    machine: &Machine,
+    name: Option<&String>,
+) -> Result<Option<(SnapshotId, String)>, Failure> {
+    let Some(name) = name else { return Ok(None) };
+    let snapshot = machines::snapshot(machine, name)?;
+    let snapshots = &machine.snapshots;
+    let index = snapshots.items.iter().position(|other| other.id == snapshot.id);
+    let path = index.and_then(|index| snapshots.paths().get(index).cloned()).unwrap_or_default();
+    Ok(Some((snapshot.id.clone(), path)))
 }

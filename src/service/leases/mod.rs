@@ -47,7 +47,7 @@ use super::machines::Machines;
 use super::storage_watch::{store_failure, unconfirmed_start};
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::LeaseId;
+use crate::domain::ids::{LeaseId, MachineId};
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
 use crate::domain::machine::Machine;
 use crate::domain::pool::Pools;
@@ -395,6 +395,20 @@ impl Leases {
     /// `inventory-loading`.
     pub fn pools(&self, caller: &Caller) -> Result<Vec<PoolView>, Failure> {
         self.0.pools(caller)
+    }
+
+    /// Lifts the quarantines that otter set by itself in a pool, not those that people set. Returns
+    /// their machines, by name.
+    ///
+    /// # Errors
+    /// `not-found` if the pool does not exist for the caller; `inventory-loading`;
+    /// `storage-unavailable`.
+    pub async fn clear_automatic_quarantines(
+        &self,
+        caller: &Caller,
+        pool: &str,
+    ) -> Result<Vec<MachineId>, Failure> {
+        self.0.clear_automatic_quarantines(caller, pool).await
     }
 
     /// Sets the metrics for open leases and quarantined machines.

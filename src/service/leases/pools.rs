@@ -1,13 +1,18 @@
-//! The pools as a caller sees them.
+//! The pools as a caller sees them, and the end of the quarantines that otter set in a pool.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use super::command::LeaseCommand;
 use super::lease_actor::LeaseActor;
-use super::lease_table::{MachineKey, OpenLease};
+use super::lease_table::{MachineKey, MachineLedger, OpenLease, PoolFault};
 use super::matching::CandidateMachine;
 use crate::domain::failure::Failure;
+use crate::domain::ids::MachineId;
 use crate::domain::lease::LeaseState;
+use crate::domain::machine::Machine;
 use crate::service::callers::Caller;
+use crate::service::machines::{MachineFilter, MachineView};
 
 /// A pool and the state of its machines.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +24,8 @@ pub struct PoolView {
     pub quarantined: usize,
     /// The queued leases that select this pool.
     pub waiting: usize,
+    /// The fault that two of its machines met and that is not a machine's own.
+    pub fault: Option<PoolFault>,
 }
 
 impl LeaseActor {
@@ -35,19 +42,26 @@ impl LeaseActor {
             configured.map(|name| (name.clone(), PoolView::empty(name))).collect();
         let in_scope =
             |candidate: &CandidateMachine| caller.scope.contains(&candidate.name, &candidate.pools);
+        let mut keys: BTreeMap<String, Vec<MachineKey>> = BTreeMap::new();
         for candidate in self.candidates([]).into_iter().filter(in_scope) {
             let held = state.holder_of(&candidate.identity).is_some();
-            let quarantined = state
-                .table
-                .ledger(&MachineKey::from_identity(&candidate.identity))
-                .is_some_and(|ledger| ledger.quarantine.is_some());
+            let key = MachineKey::from_identity(&candidate.identity);
+            let ledger = state.table.ledger(&key);
+            let quarantined = ledger.is_some_and(|ledger| ledger.quarantine.is_some());
+            let set_aside = ledger.is_some_and(MachineLedger::is_set_aside);
             for name in &candidate.pools {
                 let pool = pools.entry(name.clone()).or_insert_with(|| PoolView::empty(name));
                 pool.machines += 1;
                 pool.held += usize::from(held);
                 pool.quarantined += usize::from(quarantined);
                 pool.free +=
-                    usize::from(candidate.free && !candidate.excluded && !held && !quarantined);
+                    usize::from(candidate.free && !candidate.excluded && !held && !set_aside);
+                keys.entry(name.clone()).or_default().push(key.clone());
+            }
+        }
+        for (name, keys) in keys {
+            if let Some(pool) = pools.get_mut(&name) {
+                pool.fault = state.table.pool_fault(keys.iter());
             }
         }
         let visibility = self.parts.machines.visibility();
@@ -62,10 +76,42 @@ impl LeaseActor {
         }
         Ok(pools.into_values().collect())
     }
+
+    /// Lifts the quarantines that otter set by itself in a pool. Returns their machines, by name.
+    ///
+    /// # Errors
+    /// `not-found` if the pool does not exist for the caller; `inventory-loading`;
+    /// `storage-unavailable`.
+    pub async fn clear_automatic_quarantines(
+        &self,
+        caller: &Caller,
+        pool: &str,
+    ) -> Result<Vec<MachineId>, Failure> {
+        self.parts.machines.find_pool(&caller.scope, pool)?;
+        let filter = MachineFilter { pool: Some(pool.to_owned()), ..MachineFilter::default() };
+        let views = self.parts.machines.list(&caller.scope, &filter)?;
+        let by_otter = |view: &MachineView| {
+            view.quarantine.as_ref().is_some_and(|quarantine| quarantine.automatic)
+        };
+        let machines: Vec<Arc<Machine>> =
+            views.into_iter().filter(by_otter).map(|view| view.machine).collect();
+        let keys =
+            machines.iter().map(|machine| MachineKey::from_identity(&machine.identity())).collect();
+        self.submit_as(caller.actor(), LeaseCommand::ClearAutomaticQuarantines(keys)).await?;
+        Ok(machines.iter().map(|machine| machine.id.clone()).collect())
+    }
 }
 
 impl PoolView {
     fn empty(name: &str) -> Self {
-        Self { name: name.to_owned(), machines: 0, free: 0, held: 0, quarantined: 0, waiting: 0 }
+        Self {
+            name: name.to_owned(),
+            machines: 0,
+            free: 0,
+            held: 0,
+            quarantined: 0,
+            waiting: 0,
+            fault: None,
+        }
     }
 }

@@ -15,6 +15,8 @@ pub enum NotFreeReason {
     Question,
     Leased,
     Quarantined,
+    /// otter has to release the machine after a preparation that met a fault of the host.
+    Releasing,
     /// A job of otter works on the machine or waits for it.
     Job,
     /// Another client of the host works on the machine.
@@ -37,6 +39,7 @@ impl NotFreeReason {
             Self::Question => "question",
             Self::Leased => "leased",
             Self::Quarantined => "quarantined",
+            Self::Releasing => "releasing",
             Self::Job => "job",
             Self::HostTask => "host_task",
             Self::OtterItself => "self",

@@ -32,20 +32,38 @@ impl Machines {
     /// - `invalid-request`, with the names of the pools that the scope can see
     /// - as for [`Machines::contents`]
     pub fn require_pool(&self, scope: &Scope, pool: &str) -> Result<(), Failure> {
-        if !scope.is_restricted() && self.pools.get(pool).is_some() {
-            return Ok(());
-        }
-        let known = self.pool_names(scope)?;
-        if known.contains(pool) {
-            return Ok(());
-        }
-        let detail = format!("pool is {}: {}.", shorten(pool), no_such_pool(pool, &known));
+        let Some(reason) = self.missing_pool(scope, pool)? else { return Ok(()) };
+        let detail = format!("pool is {}: {reason}.", shorten(pool));
         Err(Failure::new(FailureKind::InvalidRequest, detail.clone()).with_error(InputError {
             pointer: None,
             parameter: Some("pool".to_owned()),
             code: "not-one-of".into(),
             detail,
         }))
+    }
+
+    /// Checks that the pool of a path exists.
+    ///
+    /// # Errors
+    /// - `not-found`, with the names of the existing pools
+    /// - as for [`Machines::contents`]
+    pub fn find_pool(&self, scope: &Scope, pool: &str) -> Result<(), Failure> {
+        match self.missing_pool(scope, pool)? {
+            None => Ok(()),
+            Some(reason) => {
+                let detail = format!("{}. List them: GET /v1/pools", capitalized(&reason));
+                Err(Failure::new(FailureKind::NotFound, detail))
+            }
+        }
+    }
+
+    /// Why a pool does not exist. `None` if it exists.
+    fn missing_pool(&self, scope: &Scope, pool: &str) -> Result<Option<String>, Failure> {
+        if !scope.is_restricted() && self.pools.get(pool).is_some() {
+            return Ok(None);
+        }
+        let known = self.pool_names(scope)?;
+        Ok((!known.contains(pool)).then(|| no_such_pool(pool, &known)))
     }
 
     /// The failure of a lease request that no machine can ever match. It names the part of the
@@ -161,4 +179,11 @@ fn no_such_pool(pool: &str, known: &BTreeSet<String>) -> String {
     let hint = nearest.filter(|name| near(name) > 0.7);
     let hint = hint.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
     format!("there is no pool {}{hint}; the pools are {}", shorten(pool), names.join(", "))
+}
+
+/// The text with an upper-case first letter.
+fn capitalized(text: &str) -> String {
+    let mut characters = text.chars();
+    let first = characters.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(characters).collect()
 }

@@ -108,6 +108,9 @@ pub struct HostRules {
     pub read_only_licence: bool,
     /// Whether every change is refused because the role of the account is `ReadOnly`.
     pub read_only_account: bool,
+    /// The methods whose tasks all end with a fault, as on a host without free memory or with a
+    /// full datastore.
+    pub failing_tasks: BTreeMap<&'static str, Fault>,
 }
 
 /// Something that happens later.
@@ -187,6 +190,12 @@ impl World {
             journal: VecDeque::new(),
             journal_start: 1,
         }
+    }
+
+    /// Sets whether the host is in maintenance mode. It then powers on no machine.
+    pub fn set_maintenance_mode(&mut self, enabled: bool) {
+        self.host.in_maintenance_mode = enabled;
+        self.record_change(Moref::new("HostSystem", "ha-host"));
     }
 
     /// The present of the world.

@@ -37,6 +37,12 @@ impl World {
         {
             return Err(Fault::not_supported());
         }
+        if self.host.in_maintenance_mode && Self::powers_on(self.require_machine(id)?, &operation) {
+            return Err(Fault::new(
+                "InvalidState",
+                "The operation is not allowed in the current state of the host.",
+            ));
+        }
         if let Operation::CreateSnapshot { name, .. } = &operation
             && (name.is_empty() || name.chars().count() > 80)
         {
@@ -318,12 +324,31 @@ impl World {
         }
     }
 
+    /// Whether the operation powers the machine on.
+    fn powers_on(machine: &super::Machine, operation: &Operation) -> bool {
+        let (snapshot, suppressed) = match operation {
+            Operation::PowerOn => return true,
+            Operation::RevertToSnapshot { snapshot, suppress_power_on } => {
+                (Some(snapshot), *suppress_power_on)
+            }
+            Operation::RevertToCurrentSnapshot { suppress_power_on } => {
+                (machine.current_snapshot.as_ref(), *suppress_power_on)
+            }
+            _ => return false,
+        };
+        let snapshot = snapshot.and_then(|id| machine.snapshot(id));
+        !suppressed && snapshot.is_some_and(|snapshot| snapshot.state == PowerState::On)
+    }
+
     /// Performs the operation of a task at its end.
     fn finish(&mut self, machine: &str, operation: &Operation) -> Result<Option<Value>, Fault> {
         let planned =
             self.planned_failures.iter().position(|(method, _)| *method == operation.method());
         if let Some(at) = planned {
             return Err(self.planned_failures.remove(at).1);
+        }
+        if let Some(fault) = self.rules.failing_tasks.get(operation.method()) {
+            return Err(fault.clone());
         }
         Self::check_power(self.require_machine(machine)?, operation)?;
         Self::check_snapshots(self.require_machine(machine)?, operation)?;

@@ -13,6 +13,9 @@ pub struct FailureDocument {
     kind: String,
     detail: String,
     fault: Option<FaultDocument>,
+    /// Not in documents of earlier versions.
+    #[serde(default)]
+    cause: Option<String>,
     machine: Option<(String, String)>,
     job: Option<String>,
     #[serde(default)]
@@ -43,6 +46,7 @@ impl From<&Failure> for FailureDocument {
             kind,
             detail,
             fault,
+            cause,
             machine,
             job,
             lease,
@@ -58,6 +62,7 @@ impl From<&Failure> for FailureDocument {
                 message: message.clone(),
                 details: details.clone(),
             }),
+            cause: cause.map(|cause| cause.code().to_owned()),
             machine: machine.as_ref().map(|(id, name)| (id.to_string(), name.clone())),
             job: job.as_ref().map(ToString::to_string),
             lease: lease.as_ref().map(ToString::to_string),
@@ -79,7 +84,7 @@ impl TryFrom<FailureDocument> for Failure {
     type Error = DocumentError;
 
     fn try_from(failure: FailureDocument) -> Result<Self, DocumentError> {
-        let FailureDocument { kind, detail, fault, machine, job, lease, candidates, errors } =
+        let FailureDocument { kind, detail, fault, cause, machine, job, lease, candidates, errors } =
             failure;
         Ok(Self {
             kind: word("kind of failure", kind, FailureKind::parse)?,
@@ -89,6 +94,9 @@ impl TryFrom<FailureDocument> for Failure {
                 message,
                 details,
             }),
+            cause: cause
+                .map(|cause| word("kind of failure", cause, FailureKind::parse))
+                .transpose()?,
             machine: machine.map(|(id, name)| (MachineId::from_backend(id), name)),
             job: job.map(job_id).transpose()?,
             lease: lease.map(lease_id).transpose()?,

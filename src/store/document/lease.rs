@@ -1,4 +1,4 @@
-//! The documents of a lease and of a quarantine.
+//! The documents of a lease, of a quarantine, and of the release of a machine that no lease holds.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use super::identity::IdentityDocument;
 use super::origin::OriginDocument;
 use super::{DocumentError, job_id, lease_id, power, time, token_id, word};
 use crate::domain::lease::{
-    EndReason, HistoryEntry, Lease, LeaseEnd, LeaseState, Prepare, Quarantine, Readiness, Release,
-    Select, TimeLeft,
+    EndReason, HistoryEntry, Lease, LeaseEnd, LeaseState, Prepare, Quarantine, Readiness, Recovery,
+    Release, Select, Setback, TimeLeft,
 };
 use crate::domain::scope::Scope;
 
@@ -35,6 +35,16 @@ pub fn encode_quarantine(quarantine: &Quarantine) -> Result<String, DocumentErro
 /// Decodes a quarantine.
 pub fn decode_quarantine(text: &str) -> Result<Quarantine, DocumentError> {
     serde_json::from_str::<QuarantineDocument>(text).map_err(DocumentError::Json)?.try_into()
+}
+
+/// Encodes the release of a machine that no lease holds.
+pub fn encode_recovery(recovery: &Recovery) -> Result<String, DocumentError> {
+    serde_json::to_string(&RecoveryDocument::from(recovery)).map_err(DocumentError::Json)
+}
+
+/// Decodes the release of a machine that no lease holds.
+pub fn decode_recovery(text: &str) -> Result<Recovery, DocumentError> {
+    serde_json::from_str::<RecoveryDocument>(text).map_err(DocumentError::Json)?.try_into()
 }
 
 #[derive(Serialize, Deserialize)]
@@ -76,6 +86,26 @@ struct LeaseDocument {
     ended_at: Option<String>,
     error: Option<FailureDocument>,
     warnings: Vec<String>,
+    /// Not in leases of earlier versions.
+    #[serde(default)]
+    setback: Option<SetbackDocument>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SetbackDocument {
+    failure: FailureDocument,
+    since: String,
+    attempts: u32,
+    machines: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RecoveryDocument {
+    lease: String,
+    snapshot: Option<String>,
+    attempts: u32,
+    pause_ms: u64,
+    retry_at: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -165,6 +195,7 @@ impl From<&Lease> for LeaseDocument {
             ended_at,
             error,
             warnings,
+            setback,
         } = lease;
         Self {
             id: id.to_string(),
@@ -199,6 +230,7 @@ impl From<&Lease> for LeaseDocument {
             ended_at: ended_at.map(|at| at.to_string()),
             error: error.as_ref().map(FailureDocument::from),
             warnings: warnings.clone(),
+            setback: setback.as_ref().map(SetbackDocument::from),
         }
     }
 }
@@ -240,6 +272,7 @@ impl TryFrom<LeaseDocument> for Lease {
             ended_at,
             error,
             warnings,
+            setback,
         } = document;
         Ok(Self {
             id: lease_id(id)?,
@@ -276,6 +309,56 @@ impl TryFrom<LeaseDocument> for Lease {
             ended_at: ended_at.map(time).transpose()?,
             error: error.map(TryInto::try_into).transpose()?,
             warnings,
+            setback: setback.map(TryInto::try_into).transpose()?,
+        })
+    }
+}
+
+impl From<&Setback> for SetbackDocument {
+    fn from(setback: &Setback) -> Self {
+        let Setback { failure, since, attempts, machines } = setback;
+        Self {
+            failure: failure.into(),
+            since: since.to_string(),
+            attempts: *attempts,
+            machines: machines.clone(),
+        }
+    }
+}
+
+impl TryFrom<SetbackDocument> for Setback {
+    type Error = DocumentError;
+
+    fn try_from(document: SetbackDocument) -> Result<Self, DocumentError> {
+        let SetbackDocument { failure, since, attempts, machines } = document;
+        Ok(Self { failure: failure.try_into()?, since: time(since)?, attempts, machines })
+    }
+}
+
+impl From<&Recovery> for RecoveryDocument {
+    fn from(recovery: &Recovery) -> Self {
+        let Recovery { lease, snapshot, attempts, pause, retry_at } = recovery;
+        Self {
+            lease: lease.to_string(),
+            snapshot: snapshot.clone(),
+            attempts: *attempts,
+            pause_ms: milliseconds(*pause),
+            retry_at: retry_at.to_string(),
+        }
+    }
+}
+
+impl TryFrom<RecoveryDocument> for Recovery {
+    type Error = DocumentError;
+
+    fn try_from(document: RecoveryDocument) -> Result<Self, DocumentError> {
+        let RecoveryDocument { lease, snapshot, attempts, pause_ms, retry_at } = document;
+        Ok(Self {
+            lease: lease_id(lease)?,
+            snapshot,
+            attempts,
+            pause: Duration::from_millis(pause_ms),
+            retry_at: time(retry_at)?,
         })
     }
 }

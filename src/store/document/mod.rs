@@ -17,7 +17,8 @@ use jiff::Timestamp;
 
 use self::job::JobDocument;
 pub use self::lease::{
-    decode as decode_lease, decode_quarantine, encode as encode_lease, encode_quarantine,
+    decode as decode_lease, decode_quarantine, decode_recovery, encode as encode_lease,
+    encode_quarantine, encode_recovery,
 };
 use crate::domain::ids::{JobId, LeaseId, TokenId};
 use crate::domain::job::Job;

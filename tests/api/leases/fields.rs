@@ -140,7 +140,7 @@ async fn a_lease_has_every_field_in_every_state() {
     has(&pools, "items next version");
     has(
         &pools["items"][0],
-        "name machine_count free_count held_count quarantined_count waiting_count",
+        "name machine_count free_count held_count quarantined_count waiting_count held",
     );
     let put = lab
         .request(Method::PUT, &machine_path(STAGING, "/quarantine"))

@@ -229,24 +229,6 @@ async fn a_rename_and_a_power_change_on_the_host_do_not_end_the_lease() {
     assert_eq!((&free["power_state"], &free["free"]), (&json!("off"), &json!(true)));
 }
 
-/// The release cannot power off a suspended machine, so otter quarantines it.
-#[tokio::test]
-async fn a_machine_that_its_holder_suspended_is_quarantined() {
-    let lab = lab().await;
-    let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
-    for action in ["on", "suspend"] {
-        let body = Some(json!({"action": action}));
-        let power = machine_path(STAGING, "/power?wait=20s");
-        with_lease(&lab, Method::POST, &power, &lease_header(&lease), body).await.expect(200);
-    }
-    let ended = end_lease(&lab, &lease).await;
-    let seen = lab.machine(STAGING).await;
-    assert_eq!(ended["state"], "released");
-    assert_eq!(seen["not_free_because"], json!(["suspended", "quarantined"]), "{seen}");
-    assert_eq!(ended["warnings"].as_array().unwrap().len(), 1);
-    assert_eq!(seen["quarantine"]["job"], ended["job"]);
-}
-
 #[tokio::test]
 async fn a_revoke_ends_the_waits_for_the_lease_at_once() {
     let lab = Lab::stepped().await;

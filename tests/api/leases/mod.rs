@@ -3,6 +3,7 @@
 mod addresses;
 mod expiry;
 mod fields;
+mod host_faults;
 mod invalid_input;
 mod lease_required;
 mod pools;
@@ -320,11 +321,11 @@ async fn of_many_simultaneous_requests_no_two_get_one_machine() {
 #[tokio::test]
 async fn a_failed_preparation_quarantines_the_machine_and_fails_the_lease() {
     let lab = lab().await;
-    lab.control().fail_next_task("RevertToSnapshot_Task", Fault::new("NoDiskSpace", "Full."));
+    lab.control().fail_next_task("RevertToSnapshot_Task", Fault::new("FileLocked", "Locked."));
     let lease = granted_lease(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await;
     let failed = lab.get(&lease_path(&lease, "/wait?wait=20s")).await.problem(409, "lease-failed");
     assert!(failed.str("detail").contains("prepare-failed"), "{}", failed.text);
-    assert_eq!(failed.json["fault"]["type"], "NoDiskSpace");
+    assert_eq!(failed.json["fault"]["type"], "FileLocked");
     lab.wait_until(&lease_path(&lease, ""), |lease| lease["state"] == "failed").await;
     let seen = lab.machine(STAGING).await;
     assert_eq!(seen["not_free_because"], json!(["quarantined"]));

@@ -165,7 +165,7 @@ async fn protected_machines_and_templates_are_never_granted() {
 #[tokio::test]
 async fn after_a_failed_preparation_another_machine_is_granted() {
     let lab = lab().await;
-    let fault = otter::simulator::Fault::new("NoDiskSpace", "Full.");
+    let fault = otter::simulator::Fault::new("FileLocked", "Locked.");
     lab.control().fail_next_task("PowerOnVM_Task", fault);
     let select = json!({"name": "qubes-4", "pool": "qubes"});
     let prepare = json!({"power": "on"});

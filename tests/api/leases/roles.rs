@@ -93,6 +93,9 @@ async fn a_runner_changes_only_the_machines_of_its_leases() {
     call(&guarded, "runner", Method::DELETE, &quarantine, None, Value::Null)
         .await
         .problem(403, "forbidden");
+    call(&guarded, "runner", Method::DELETE, "/v1/pools/qubes/quarantine", None, Value::Null)
+        .await
+        .problem(403, "forbidden");
     let properties = machine_path(STAGING, "/properties?path=name");
     call(&guarded, "runner", Method::GET, &properties, Some(&lease), Value::Null)
         .await

@@ -53,6 +53,7 @@ impl Operation {
         let path = path
             .replace("{job}", subject)
             .replace("{datastore}", &encode(subject))
+            .replace("{pool}", &encode(subject))
             .replace("{lease}", subject);
         let query = match self.id.as_str() {
             "get_machine_properties" => vec!["path=name".to_owned()],

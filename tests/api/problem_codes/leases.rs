@@ -248,6 +248,9 @@ pub async fn without_storage(pairs: Vec<Pair>) -> Vec<Verdict> {
                 let body = json!({"reason": "to be cleared"});
                 Answer::from_request(lab.request(Method::PUT, &path).json(&body)).await.expect(200);
             }
+            if pair.is_of("clear_pool_quarantine") {
+                quarantine_by_otter(&lab, &pair.operation.id).await;
+            }
             pair.call()
         };
         calls.insert(pair.operation.id.clone(), call);
@@ -275,6 +278,15 @@ pub async fn without_an_answer_of_the_store(pairs: Vec<Pair>) -> Vec<Verdict> {
         verdicts.push(pair.judge(pair.operation.call("qubes-scratch").send_to(&daemon).await));
     }
     verdicts
+}
+
+/// Lets a preparation of the machine fail, so that otter quarantines the machine.
+async fn quarantine_by_otter(lab: &Lab, name: &str) {
+    let locked = otter::simulator::Fault::new("FileLocked", "Locked.");
+    lab.control().fail_next_task("PowerOnVM_Task", locked);
+    let lease = take(lab, name, json!({"prepare": {"power": "on"}})).await.expect(201).json;
+    let path = format!("/v1/leases/{}", lease["id"].as_str().unwrap());
+    lab.wait_until(&path, |lease| lease["state"] == "failed").await;
 }
 
 /// Whether the operation is on a lease.

@@ -81,6 +81,7 @@ const RECIPES: &[Recipe] = &[
             "end_lease",
             "quarantine_machine",
             "clear_quarantine",
+            "clear_pool_quarantine",
         ],
         |pairs| Box::pin(leases::after_the_stop(pairs)),
     ),
@@ -310,6 +311,10 @@ fn scenario(pairs: &[Pair]) -> Scenario {
     let mut scenario = Scenario::generated(names.len());
     for (machine, name) in scenario.machines.iter_mut().zip(names) {
         name.clone_into(&mut machine.name);
+        if name == "clear_pool_quarantine" {
+            // A pool of the same name.
+            machine.annotation = format!("otter.pool: {name}");
+        }
         // The operation can change the machine.
         machine.power = if name == "kill_machine" { PowerState::On } else { PowerState::Off };
         machine.question =

@@ -89,27 +89,33 @@ async fn an_invalid_request_is_refused_at_once() {
 
 #[tokio::test]
 async fn the_machine_cannot_be_made_ready() {
-    let scenario =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/lab.toml")).unwrap();
-    let broken = tempfile::tempdir().unwrap();
-    let file = broken.path().join("broken.toml");
-    let fault = "\n[[faults]]\nmethod = \"PowerOnVM_Task\"\ntimes = 0\nwhat = { fault = \
-        \"InsufficientResourcesFault\" }\n";
-    std::fs::write(&file, scenario + fault).unwrap();
-    let fixture = RunFixture::with_arguments(&["--scenario", file.to_str().unwrap()]).await;
-    let ended = fixture.run("--power on", PRINT_NEVER).wait().await;
-    ended.assert_exit(73, "otter: The preparation failed");
-    assert!(ended.stderr.contains("the machine was taken back and is quarantined"), "{ended:?}");
-    assert!(ended.stdout.is_empty(), "{ended:?}");
-    eventually("the lease to end", async || {
-        fixture.leases("queued,preparing,active,releasing").await.is_empty()
-    })
-    .await;
-    let machine = fixture.daemon.get(&format!("/v1/machines/name:{NAME}")).await.expect(200).json;
-    assert_eq!(machine["quarantine"]["automatic"], true, "{machine}");
-    let clear = fixture.daemon.request(Method::DELETE, "/v1/machines/16/quarantine");
-    Answer::from_request(clear).await.expect(200);
-    fixture.assert_all_released().await;
+    for (fault, is_of_machine) in [("FileLocked", true), ("InsufficientResourcesFault", false)] {
+        let scenario =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/lab.toml"));
+        let broken = tempfile::tempdir().unwrap();
+        let file = broken.path().join("broken.toml");
+        let faults = format!(
+            "\n[[faults]]\nmethod = \"PowerOnVM_Task\"\ntimes = 0\nwhat = {{ fault = \"{fault}\" }}\n"
+        );
+        std::fs::write(&file, scenario.unwrap() + &faults).unwrap();
+        let fixture = RunFixture::with_arguments(&["--scenario", file.to_str().unwrap()]).await;
+        let ended = fixture.run("--power on", PRINT_NEVER).wait().await;
+        ended.assert_exit(73, "otter: The preparation failed");
+        let says_quarantined =
+            ended.stderr.contains("the machine was taken back and is quarantined");
+        assert_eq!(says_quarantined, is_of_machine, "{ended:?}");
+        assert!(ended.stderr.contains(fault) && ended.stdout.is_empty(), "{ended:?}");
+        eventually("the lease to end", async || {
+            fixture.leases("queued,preparing,active,releasing").await.is_empty()
+        })
+        .await;
+        let path = format!("/v1/machines/name:{NAME}");
+        let machine = fixture.daemon.get(&path).await.expect(200).json;
+        assert_eq!(machine["quarantine"]["automatic"] == true, is_of_machine, "{machine}");
+        let clear = fixture.daemon.request(Method::DELETE, "/v1/machines/16/quarantine");
+        Answer::from_request(clear).await.expect(200);
+        fixture.assert_all_released().await;
+    }
 }
 
 #[tokio::test]

@@ -5,13 +5,12 @@
 use otter::simulator::world::{Machine, PowerState};
 use serde_json::{Value, json};
 
-use super::super::cell_run::{CellRun, DeliveryProof, LeaseRun, ManualChangeRun};
+use super::super::cell_run::{CellRun, DeliveryProof, ManualChangeRun};
 use super::super::check::{
-    difference, end_is_right, end_matches_host, expected_inventory, finish_host_tasks, is_end,
-    polls_agree, reported_inventory, sends_are_allowed, settle_host,
+    difference, end_is_right, end_matches_host, expected_inventory, is_end, polls_agree,
+    reported_inventory, sends_are_allowed, settle_host,
 };
-use super::super::table::Fault;
-use super::table::{LeaseCell, LeaseExpected, LeaseKind, LeaseOutcome};
+use super::table::{LeaseCell, LeaseExpected, LeaseOutcome};
 
 /// The final states of a lease.
 const ENDS: [&str; 4] = ["released", "expired", "revoked", "failed"];
@@ -33,11 +32,7 @@ pub async fn check(
     sends_are_allowed(&run, &ended)?;
     end_matches_host(&run, ended["state"].as_str().unwrap_or_default())?;
     readiness_is_newest(&ended)?;
-    if stays_powered_on(&run) {
-        finish_host_tasks(&mut run).await?;
-    } else {
-        settle_host(&mut run).await?;
-    }
+    settle_host(&mut run).await?;
     answer_questions(&run);
     let active = run.lease_to_the_end().await?;
     let lease = run.lease().polls.last().cloned().unwrap_or_default();
@@ -102,16 +97,6 @@ fn one_end(polls: &[Value]) -> Result<(), String> {
     Err(format!("polls have {count} ends of the lease: {polls:?}"))
 }
 
-/// Whether the licence prevents the release from powering the machine off, as it prevented the
-/// preparation.
-fn stays_powered_on(run: &CellRun<'_>) -> bool {
-    let LeaseRun { kind, manual_change, spare, .. } = run.lease();
-    run.cell.fault == Fault::Licence
-        && manual_change.is_none()
-        && spare.is_none()
-        && *kind == LeaseKind::PrepareOff
-}
-
 /// The lease has the expected outcome.
 fn lease_ended_as_expected(
     run: &CellRun<'_>,
@@ -136,8 +121,8 @@ fn lease_ended_as_expected(
         (LeaseOutcome::Quarantined, Some(spare)) => {
             ("released", "released", Some(spare.clone()), 1)
         }
-        (LeaseOutcome::Quarantined, None) => {
-            ("failed", "prepare-failed", None, usize::from(stays_powered_on(run)))
+        (LeaseOutcome::Quarantined, None) | (LeaseOutcome::Failed, _) => {
+            ("failed", "prepare-failed", None, 0)
         }
         (LeaseOutcome::Gone, _) => ("failed", "machine-gone", None, 0),
         (LeaseOutcome::Free | LeaseOutcome::FreeAndTaken, _) => ("released", "released", None, 0),
@@ -204,7 +189,10 @@ async fn each_machine_is_free_or_quarantined(
                 | LeaseOutcome::Gone
                 | LeaseOutcome::NotReleased
                 | LeaseOutcome::NotReleasedGone => true,
-                LeaseOutcome::Active | LeaseOutcome::Free | LeaseOutcome::FreeAndTaken => false,
+                LeaseOutcome::Active
+                | LeaseOutcome::Failed
+                | LeaseOutcome::Free
+                | LeaseOutcome::FreeAndTaken => false,
             };
         if quarantined != right {
             return Err(format!(

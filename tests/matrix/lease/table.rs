@@ -88,6 +88,9 @@ pub enum LeaseOutcome {
     /// The machine is quarantined. The lease fails with the problem of the step, or is active on
     /// another machine if there is one.
     Quarantined,
+    /// The lease fails with the problem of the step, which is the whole host's. The machine is free
+    /// once the host recovers.
+    Failed,
     /// The lease fails because the machine is gone. If the machine comes back, it is quarantined.
     Gone,
     /// The lease is released, and the machine is free.
@@ -212,15 +215,18 @@ impl LeaseCell {
             LeaseFault::Injected(_) => self.at_a_call()?,
         };
         let has_succeeded = job.ends.iter().all(|(state, _)| *state == "succeeded");
+        let is_of_the_host = job.ends.iter().all(|(_, code)| *code == Some("license-restricted"));
         let lease_outcome = match (self.kind.prepares(), self.fault.removes_the_machine()) {
             (true, true) => LeaseOutcome::Gone,
             (true, false) if has_succeeded => LeaseOutcome::Active,
+            (true, false) if is_of_the_host => LeaseOutcome::Failed,
             (true, false) => LeaseOutcome::Quarantined,
             (false, true) => LeaseOutcome::NotReleasedGone,
             (false, false) if has_succeeded && self.taken_after_the_proof() => {
                 LeaseOutcome::FreeAndTaken
             }
-            (false, false) if has_succeeded => LeaseOutcome::Free,
+            // The release is tried again once the host recovers.
+            (false, false) if has_succeeded || is_of_the_host => LeaseOutcome::Free,
             (false, false) => LeaseOutcome::NotReleased,
         };
         if self.spare && !matches!(lease_outcome, LeaseOutcome::Quarantined | LeaseOutcome::Gone) {
@@ -253,7 +259,13 @@ impl LeaseCell {
         }
         let cell = self.as_job();
         let expected = cell.expected()?;
+        let pulls_the_plug = matches!(
+            self.kind,
+            LeaseKind::ReleaseOff | LeaseKind::ReleaseRevert | LeaseKind::ReleaseRevertOff
+        );
         Ok(match (self.point, cell.call_outcome()?) {
+            // The release of a machine that is on does not wait for the answer.
+            (_, CallOutcome::Asks { .. }) if pulls_the_plug => succeeded(1),
             // The machine is read again, and is gone.
             (InjectionPoint::Unreported, CallOutcome::GoneAfter) => machine_gone(1),
             // The next step waits for the answer.

@@ -46,6 +46,7 @@ pub fn machines() -> BTreeMap<String, StoredMachine> {
                 job: lease.job,
             }),
             absent_since: (lease.state == LeaseState::Expired).then(start),
+            recovery: None,
         };
         Some((lease.machine.as_ref()?.key(), stored))
     };
@@ -147,5 +148,6 @@ fn lease(number: u32, state: LeaseState, reason: Option<EndReason>) -> Lease {
             ..Failure::new(FailureKind::HostRejected, "The host refused to power it on.")
         }),
         warnings: vec!["An operator changed the machine.".to_owned()],
+        setback: None,
     }
 }

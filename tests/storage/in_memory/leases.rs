@@ -50,12 +50,14 @@ impl Tables {
             }
         }
         for (machine, stored) in machines {
-            let StoredMachine { fence, last_lease_end, quarantine, absent_since } = stored;
+            let StoredMachine { fence, last_lease_end, quarantine, absent_since, recovery } =
+                stored;
             let stored = StoredMachine {
                 fence: column(fence),
                 last_lease_end: last_lease_end.map(to_the_microsecond),
                 quarantine,
                 absent_since: absent_since.map(to_the_microsecond),
+                recovery,
             };
             self.machines.insert(machine, stored);
         }

@@ -94,7 +94,7 @@ fn a_power_request_leads_to_its_call() {
         (JobRequest::PowerOff, Suspended, Call(HostCall::PowerOff)),
         (JobRequest::Kill, Off, Done),
         (JobRequest::Kill, On, Call(HostCall::PowerOff)),
-        (JobRequest::Kill, Suspended, Call(HostCall::PowerOff)),
+        (JobRequest::Kill, Suspended, Call(HostCall::PowerOn)),
         (JobRequest::Suspend, Suspended, Done),
         (JobRequest::Suspend, On, Call(HostCall::Suspend)),
         (JobRequest::Reset, On, Call(HostCall::Reset)),
@@ -247,7 +247,7 @@ fn a_revert_is_done_once_and_then_the_power_is_set() {
         (Some(true), Suspended, Call(HostCall::PowerOn)),
         (Some(false), Off, Done),
         (Some(false), On, Call(HostCall::PowerOff)),
-        (Some(false), Suspended, Call(HostCall::PowerOff)),
+        (Some(false), Suspended, Call(HostCall::PowerOn)),
     ] {
         assert_eq!(
             next_after(&revert(power_on), &["revert"], power),
@@ -262,6 +262,34 @@ fn a_revert_is_done_once_and_then_the_power_is_set() {
     assert!(reverted(Some(false), &["revert"]));
     assert!(!reverted(Some(true), &["revert", "power_on"]));
     assert!(!reverted(Some(false), &["revert", "power_off"]));
+    assert!(reverted(Some(false), &["revert", "power_on"]), "it was suspended");
+}
+
+#[test]
+fn a_suspended_machine_that_must_be_off_is_powered_on_and_off() {
+    for request in [JobRequest::Kill, prepare(false, Some(Off), None, false), release(false, false)]
+    {
+        let next = |done: &[&str], power| next_after(&request, done, power);
+        assert_eq!(next(&[], Suspended), Call(HostCall::PowerOn), "{request:?}");
+        assert_eq!(next(&["power_on"], On), Call(HostCall::PowerOff), "{request:?}");
+        assert_eq!(next(&["power_on", "power_off"], Off), Done, "{request:?}");
+        assert!(may_continue(&job_after(request.clone(), &succeeded(&["power_on"]))));
+    }
+    // Where a snapshot is named, the revert sets the state.
+    assert_eq!(next_after(&release(true, false), &[], Suspended), reverted());
+    assert_eq!(next_after(&release(true, false), &["revert"], Suspended), Call(HostCall::PowerOn));
+    assert!(!may_continue(&job_after(JobRequest::Kill, &succeeded(&["power_off"]))));
+}
+
+#[test]
+fn the_release_of_a_machine_with_a_question_pulls_the_plug_first() {
+    let asks =
+        |power| Evidence { question: Some(QuestionId::from_backend("q")), ..evidence(power) };
+    for request in [release(false, false), release(true, false), release(true, true)] {
+        assert_eq!(next(&job(request.clone()), &asks(On)), Call(HostCall::PowerOff), "{request:?}");
+    }
+    assert_eq!(next(&job(release(false, true)), &asks(On)), Done, "its power is kept");
+    assert_eq!(next(&job(prepare(true, Some(On), None, false)), &asks(On)), reverted());
 }
 
 #[test]
@@ -326,7 +354,7 @@ fn a_release_reverts_and_then_powers_off_unless_it_keeps_the_power() {
     assert_eq!(next_after(&release(true, true), &[], On), reverted());
     for (request, done, power, plan) in [
         (release(false, false), &[][..], On, Call(HostCall::PowerOff)),
-        (release(false, false), &[], Suspended, Call(HostCall::PowerOff)),
+        (release(false, false), &[], Suspended, Call(HostCall::PowerOn)),
         (release(false, false), &[], Off, Done),
         (release(false, true), &[], On, Done),
         (release(true, false), &["revert"], On, Call(HostCall::PowerOff)),

@@ -8,6 +8,8 @@ use crate::domain::call::CallKind;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::job::{JobRequest, JobResult, JobState, JobStepState};
 use crate::domain::lease::Readiness;
+use crate::domain::origin::Actor;
+use crate::service::host_failure::HostFailure;
 use crate::service::jobs::plan;
 
 const NOT_ANSWERED: &str = "The machine waited for an answer until the deadline; answer its \
@@ -177,6 +179,12 @@ impl JobStateMachine {
         self.save(AfterSave::Publish)
     }
 
+    /// Ends a job that waited in its queue and may no longer start. Nothing was done.
+    pub fn refuse_turn(&mut self, refusal: Failure, now: Timestamp) -> Effect {
+        self.job.request_cancel(Actor::otter(), now);
+        self.close(JobEnd::Cancelled(self.with_context(refusal)), None, now)
+    }
+
     pub(super) fn finish_step(
         &mut self,
         state: JobStepState,
@@ -212,8 +220,12 @@ impl JobStateMachine {
         self.new_failure(FailureKind::DeadlineExceeded, detail)
     }
 
+    fn has_done_a_step(&self) -> bool {
+        self.job.steps.iter().any(|step| step.state == JobStepState::Succeeded)
+    }
+
     fn progress_text(&self) -> &'static str {
-        if self.job.steps.iter().any(|step| step.state == JobStepState::Succeeded) {
+        if self.has_done_a_step() {
             "only the steps that succeeded were done"
         } else {
             "nothing was done"
@@ -254,14 +266,38 @@ impl JobStateMachine {
                     "The host said until the deadline that the machine is busy.",
                 )
                 .with_fault(fault),
-            Some(Blocker::HostAway(reason)) => self.deadline_failure(&format!(
-                "The host could not be reached until the deadline, and {}. It last said: {reason}",
-                self.progress_text()
-            )),
-            None => self.deadline_failure(&format!(
-                "The deadline passed before otter could call the host; {}.",
-                self.progress_text()
-            )),
+            Some(Blocker::HostAway(reason)) => {
+                let last = self.last_host_failure.as_ref().map(HostFailure::failure_kind);
+                let detail = format!(
+                    "The host could not be reached until the deadline, and {}. It last said: \
+                     {reason}",
+                    self.progress_text()
+                );
+                let failure = self.deadline_failure(&detail);
+                Self::caused_by_host(failure, last.unwrap_or(FailureKind::HostUnreachable))
+            }
+            None => {
+                let failure = self.deadline_failure(&format!(
+                    "The deadline passed before otter could call the host; {}.",
+                    self.progress_text()
+                ));
+                // otter or the host was down until the deadline, so nothing is known of the
+                // machine. A machine that does not get ready is another case.
+                let awaits_readiness = matches!(self.run_state, RunState::AwaitingReadiness(_));
+                if awaits_readiness || self.has_done_a_step() {
+                    failure
+                } else {
+                    Self::caused_by_host(failure, FailureKind::HostUnreachable)
+                }
+            }
+        }
+    }
+    /// The failure with its cause, unless the question of the machine is the reason.
+    fn caused_by_host(failure: Failure, cause: FailureKind) -> Failure {
+        if failure.kind == FailureKind::DeadlineExceeded {
+            failure.caused_by(cause)
+        } else {
+            failure
         }
     }
 }

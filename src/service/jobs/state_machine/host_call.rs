@@ -62,7 +62,13 @@ impl JobStateMachine {
         if self.job.cancel_requested_at.is_some() {
             return self.end(JobEnd::Cancelled(self.cancelled_failure()), now);
         }
-        if waits_for_others && let Some(question) = evidence.question.clone() {
+        // The release of a machine that is on pulls the plug in spite of a question.
+        let ends_question = self.job.kind() == JobKind::LeaseRelease
+            && (plan == Plan::Done || evidence.power_state == Some(PowerState::On));
+        if waits_for_others
+            && !ends_question
+            && let Some(question) = evidence.question.clone()
+        {
             let effect = Effect::AwaitAnswer(question.clone());
             return self.block(Blocker::Question(question), effect, now);
         }

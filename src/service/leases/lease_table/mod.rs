@@ -13,6 +13,7 @@
 //! | a matching machine is free | preparing or active | – | – | – |
 //! | the preparation succeeds | – | active | – | – |
 //! | the preparation fails | – | queued or releasing | – | – |
+//! | the preparation meets a fault of the host | – | queued or releasing | – | – |
 //! | its holder ends it | released | releasing | releasing | – |
 //! | an operator revokes it | revoked | releasing | releasing | – |
 //! | its token is revoked or expires | revoked | – | – | – |
@@ -22,12 +23,26 @@
 //! | its machine is absent from the host | – | failed | failed | ended |
 //! | the release succeeds | – | – | – | ended |
 //! | the release fails | – | – | – | ended |
+//! | the release meets a fault of the host | – | – | – | tried again |
+//! | an operator quarantines its machine | – | – | – | ended if it met such a fault |
 //!
 //! - "–": the state does not change. "ended": the end state of the reason for the release.
 //! - A granted lease without a `prepare` is active at once.
 //! - A preparation or a release fails, too, if its outcome is unknown. The machine is quarantined.
 //!   After a failed preparation the lease is queued again if queue time is left. After a failed
 //!   release it has a warning.
+//! - "A fault of the host" is every fault that is not the machine's
+//!   ([`FaultOrigin`](crate::domain::fault_origin::FaultOrigin)). It never quarantines a machine.
+//!   - A preparation that meets one gives its machine back, and the lease returns to its place in
+//!     the queue if queue time is left. It gets another machine at once the first time. After that
+//!     it is tried again after a pause that grows, first on machines on which it has not failed. If
+//!     the queue time ends meanwhile, it fails with that fault.
+//!   - Once two machines of a pool met the same fault, the other queued leases with a preparation
+//!     wait for the retry, too.
+//!   - A release that meets one is tried again after a pause that grows.
+//! - A machine that was given back, and a machine that otter quarantined by itself, has a recovery:
+//!   a release without a lease, which is tried until it succeeds. It then clears the quarantine.
+//!   The machine is not granted before. A recovery that fails by its machine quarantines it.
 //! - A machine is absent, too, if its identity is present under another id. It is quarantined.
 //! - A new name or power state of the machine changes nothing. A removed snapshot makes the
 //!   preparation or the release fail.
@@ -41,6 +56,7 @@
 //! A ledger belongs to a machine's identity (its instance UUID, else its path), because the host
 //! reuses machine ids. The end of a lease is final.
 
+mod host_faults;
 mod transition;
 
 use std::collections::BTreeMap;
@@ -49,12 +65,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use self::host_faults::{HostFaults, LeaseStep};
+pub use self::host_faults::{PoolFault, pause_after};
 use self::transition::Transition;
 use super::matching::CandidateMachine;
 use crate::domain::access::TokenStatus;
 use crate::domain::failure::Failure;
 use crate::domain::ids::{JobId, LeaseId, TokenId};
-use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine, TimeLeft};
+use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine, Recovery, TimeLeft};
 use crate::domain::machine::MachineIdentity;
 use crate::service::jobs::deadline_clocks::Moment;
 
@@ -74,7 +92,17 @@ pub struct LeaseRules {
     /// otter deletes the ledger of a machine that is absent from the host for longer, unless the
     /// machine is quarantined or leased.
     pub ledger_retention: Duration,
+    /// The first pause after a fault that is not the machine's. It doubles with each failure.
+    pub fault_pause: Duration,
+    /// The longest of these pauses.
+    pub max_fault_pause: Duration,
+    /// The first pause before otter tries to release a machine that it quarantined by itself. It
+    /// doubles with each failure, up to [`MAX_QUARANTINE_RETRY`]. Zero: otter never tries.
+    pub quarantine_retry: Duration,
 }
+
+/// The longest pause before otter tries again to release a machine that it quarantined.
+pub const MAX_QUARANTINE_RETRY: Duration = Duration::from_hours(24);
 
 impl Default for LeaseRules {
     fn default() -> Self {
@@ -85,6 +113,9 @@ impl Default for LeaseRules {
             grace: Duration::from_mins(1),
             max_queued: 10_000,
             ledger_retention: Duration::from_hours(30 * 24),
+            fault_pause: Duration::from_secs(5),
+            max_fault_pause: Duration::from_mins(1),
+            quarantine_retry: Duration::from_mins(15),
         }
     }
 }
@@ -111,6 +142,8 @@ pub struct MachineLedger {
     pub quarantine: Option<Quarantine>,
     /// When otter first found the machine absent from the host; `None` if it is present.
     pub absent_since: Option<Timestamp>,
+    /// The release that is still to come although no lease holds the machine.
+    pub recovery: Option<Recovery>,
 }
 
 /// All leases that have not ended, and the ledgers. A clone is cheap enough to try a transition on.
@@ -123,6 +156,8 @@ pub struct LeaseTable {
     fence_floor: u64,
     /// The number of leases that were added.
     appended: u64,
+    /// The faults that are not of a machine. They are not stored.
+    host_faults: HostFaults,
 }
 
 /// A lease that has not ended, and its times by the monotonic clock.
@@ -136,6 +171,9 @@ pub struct OpenLease {
     measured_elapsed: Duration,
     /// When a client last polled it.
     last_polled: Duration,
+    /// If it is queued: the time before which it is not granted, because it met a fault of the
+    /// host. Not stored: after a restart it is tried at once.
+    retry_at: Option<Duration>,
 }
 
 /// An event that may change the table.
@@ -162,12 +200,16 @@ pub enum LeaseInput<'a> {
     PrepareFinished(LeaseId, Result<(), Failure>),
     /// The release has ended.
     ReleaseFinished(LeaseId, Result<(), Failure>),
+    /// The release of a machine that no lease holds has ended.
+    RecoveryFinished(RecoveryAttempt, Result<(), Failure>),
     /// An operator changed the machine of this lease.
     RecordOverride { id: LeaseId, by: String, reason: String },
     /// An operator quarantines a machine, or changes the reason.
     QuarantineMachine(MachineKey, Quarantine),
     /// An operator lifts the quarantine of a machine.
     ClearQuarantine(MachineKey),
+    /// An operator lifts the quarantines of these machines that otter set by itself.
+    ClearAutomaticQuarantines(&'a [MachineKey]),
     /// A lease may have run out of time.
     TimePassed,
     /// The wall clock jumped: compute the stored and shown times again.
@@ -194,8 +236,30 @@ pub enum FollowUp {
     Prepare(LeaseId),
     /// Start the release once every job of the lease has ended.
     Release(LeaseId),
+    /// The same after this pause, because the release met a fault of the host.
+    ReleaseAgain(LeaseId, Duration),
+    /// Start the release of a machine that no lease holds after this pause.
+    Recover(RecoveryAttempt, Duration),
     /// Log that the lease ends soon.
     Warn(LeaseId),
+}
+
+/// One attempt to release a machine that no lease holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryAttempt {
+    pub machine: MachineKey,
+    /// The lease that held the machine last.
+    pub lease: LeaseId,
+    /// The number of attempts before this one.
+    pub number: u32,
+}
+
+impl RecoveryAttempt {
+    /// The next attempt of a recovery.
+    #[must_use]
+    pub fn new(machine: MachineKey, recovery: &Recovery) -> Self {
+        Self { machine, lease: recovery.lease, number: recovery.attempts }
+    }
 }
 
 impl TableChanges {
@@ -224,8 +288,7 @@ impl LeaseTable {
         now: Moment,
     ) -> Self {
         let counts_to = last_seen.map_or(now.wall, |seen| seen.max(now.wall));
-        let mut table =
-            Self { rules, leases: BTreeMap::new(), ledgers, fence_floor: 0, appended: 0 };
+        let mut table = Self { rules, ledgers, ..Self::default() };
         for mut lease in leases {
             let passed =
                 Duration::try_from(counts_to.duration_since(lease.measured_at)).unwrap_or_default();
@@ -239,6 +302,7 @@ impl LeaseTable {
                 _ => lease.time_left,
             };
             lease.measured_at = now.wall;
+            table.record_setback(&lease, now);
             table.append(lease, now);
         }
         table
@@ -258,13 +322,67 @@ impl LeaseTable {
 
     /// The preparations and releases that a restart interrupted.
     #[must_use]
-    pub fn unfinished_work(&self) -> Vec<FollowUp> {
+    pub fn unfinished_work(&self, now: Timestamp) -> Vec<FollowUp> {
         let work = |open: &OpenLease| match open.lease.state {
             LeaseState::Preparing => Some(FollowUp::Prepare(open.lease.id)),
             LeaseState::Releasing => Some(FollowUp::Release(open.lease.id)),
             _ => None,
         };
-        self.leases.values().filter_map(work).collect()
+        let leases = self.leases.values().filter_map(work);
+        let recoveries = self.ledgers.iter().filter_map(|(machine, ledger)| {
+            let recovery = ledger.recovery.as_ref()?;
+            // The wall clock may have jumped, so the pause is never longer than it was.
+            let left = Duration::try_from(recovery.retry_at.duration_since(now));
+            let left = left.unwrap_or_default().min(recovery.pause);
+            self.recover(machine, ledger, left)
+        });
+        leases.chain(recoveries).collect()
+    }
+
+    /// The next attempt to release a machine that no lease holds, after this pause. `None` if there
+    /// is nothing to do, or if otter does not try to release the machines that it quarantined.
+    fn recover(
+        &self,
+        machine: &MachineKey,
+        ledger: &MachineLedger,
+        after: Duration,
+    ) -> Option<FollowUp> {
+        let recovery = ledger.recovery.as_ref()?;
+        let is_allowed = ledger.quarantine.is_none() || !self.rules.quarantine_retry.is_zero();
+        let attempt = RecoveryAttempt::new(machine.clone(), recovery);
+        is_allowed.then_some(FollowUp::Recover(attempt, after))
+    }
+
+    /// Whether this is the next attempt to release the machine.
+    #[must_use]
+    pub fn is_next(&self, attempt: &RecoveryAttempt) -> bool {
+        let recovery = self.ledger(&attempt.machine).and_then(|ledger| ledger.recovery.as_ref());
+        recovery.is_some_and(|recovery| {
+            recovery.lease == attempt.lease && recovery.attempts == attempt.number
+        })
+    }
+
+    /// The fault that two of these machines met and that is not a machine's own. `None` if there is
+    /// none.
+    #[must_use]
+    pub fn pool_fault<'m>(
+        &self,
+        machines: impl Iterator<Item = &'m MachineKey>,
+    ) -> Option<PoolFault> {
+        self.host_faults.of_pool(machines)
+    }
+
+    /// Records the fault that a lease met before a restart.
+    fn record_setback(&mut self, lease: &Lease, now: Moment) {
+        let Some(setback) = &lease.setback else { return };
+        let step = match lease.state {
+            LeaseState::Releasing => LeaseStep::Release,
+            _ => LeaseStep::Preparation,
+        };
+        for machine in &setback.machines {
+            let machine = MachineKey(machine.clone());
+            self.host_faults.record(machine, step, &setback.failure, Duration::ZERO, now);
+        }
     }
 
     /// Every lease that has not ended, in order of their ids.
@@ -321,6 +439,7 @@ impl LeaseTable {
             arrival: self.appended,
             measured_elapsed: now.elapsed,
             last_polled: now.elapsed,
+            retry_at: None,
             lease: Arc::new(lease),
         };
         self.leases.insert(open.lease.id, open);
@@ -330,7 +449,8 @@ impl LeaseTable {
     /// has time that runs.
     #[must_use]
     pub fn next_due(&self) -> Option<Duration> {
-        self.leases.values().filter_map(|open| self.due_at(open)).min()
+        let leases = self.leases.values().filter_map(|open| self.due_at(open));
+        leases.chain(self.host_faults.next_retry()).min()
     }
 
     /// Applies an event. Apply it to a copy: if it fails, the table may be partly changed.
@@ -370,11 +490,12 @@ impl LeaseTable {
     }
 
     fn due_at(&self, open: &OpenLease) -> Option<Duration> {
-        let OpenLease { lease, measured_elapsed, last_polled, arrival: _ } = open;
+        let OpenLease { lease, measured_elapsed, last_polled, retry_at, arrival: _ } = open;
         match lease.state {
             LeaseState::Queued => {
                 let abandoned = *last_polled + self.rules.abandon_after;
-                Some(abandoned.min(*measured_elapsed + lease.time_left.queue))
+                let due = abandoned.min(*measured_elapsed + lease.time_left.queue);
+                Some(retry_at.map_or(due, |retry_at| retry_at.min(due)))
             }
             LeaseState::Active => {
                 let left = if lease.warned {

@@ -1,5 +1,7 @@
 //! What each event does to the leases and the ledgers, as the table in the parent module says.
 
+mod recovery;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +10,15 @@ use jiff::Timestamp;
 
 use super::super::matching::{CandidateMachine, Selection, has_snapshots};
 use super::{
-    FollowUp, LeaseInput, LeaseTable, MachineKey, MachineLedger, Moment, OpenLease, TableChanges,
+    FollowUp, LeaseInput, LeaseStep, LeaseTable, MachineKey, MachineLedger, Moment, OpenLease,
+    TableChanges,
 };
 use crate::domain::access::TokenStatus;
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::fault_origin::FaultOrigin;
 use crate::domain::ids::{JobId, LeaseId, TokenId};
-use crate::domain::lease::{EndReason, Lease, LeaseEnd, LeaseState, Quarantine, TimeLeft};
+use crate::domain::lease::{EndReason, Lease, LeaseEnd, LeaseState, TimeLeft};
 use crate::domain::machine::MachineIdentity;
 
 /// The application of one event to the table.
@@ -46,11 +50,17 @@ impl<'t> Transition<'t> {
                 lease.warn(format!("{by} acted on the machine: {reason}"));
                 lease.note(now.wall, format!("overridden by {by}: {reason}"));
             }),
-            LeaseInput::QuarantineMachine(machine, quarantine) => {
-                self.change_ledger(&machine, |ledger| ledger.quarantine = Some(quarantine));
+            LeaseInput::RecoveryFinished(attempt, outcome) => {
+                self.recovery_finished(&attempt, outcome);
             }
-            LeaseInput::ClearQuarantine(machine) => {
-                self.change_ledger(&machine, |ledger| ledger.quarantine = None);
+            LeaseInput::QuarantineMachine(machine, quarantine) => {
+                self.quarantine_by_operator(&machine, quarantine);
+            }
+            LeaseInput::ClearQuarantine(machine) => self.clear_quarantine(&machine),
+            LeaseInput::ClearAutomaticQuarantines(machines) => {
+                for machine in machines {
+                    self.clear_automatic_quarantine(machine);
+                }
             }
             LeaseInput::TimePassed => self.time_passed(),
             LeaseInput::ClockJumped => self.clock_jumped(),
@@ -95,29 +105,34 @@ impl<'t> Transition<'t> {
     fn grant_queued(&mut self, candidates: &[CandidateMachine]) {
         let held: BTreeSet<MachineKey> = self.held_machines().collect();
         let queued = self.table.queued_ids();
-        let is_quarantined = |key: &MachineKey| {
-            self.table.ledger(key).is_some_and(|ledger| ledger.quarantine.is_some())
-        };
+        let is_set_aside =
+            |key: &MachineKey| self.table.ledger(key).is_some_and(MachineLedger::is_set_aside);
         let last_lease_end =
             |key: &MachineKey| self.table.ledger(key).and_then(|ledger| ledger.last_lease_end);
         let mut free: Vec<(MachineKey, &CandidateMachine)> = candidates
             .iter()
             .filter(|candidate| candidate.free)
             .map(|candidate| (MachineKey::from_identity(&candidate.identity), candidate))
-            .filter(|(key, _)| !is_quarantined(key) && !held.contains(key))
+            .filter(|(key, _)| !is_set_aside(key) && !held.contains(key))
             .collect();
         free.sort_by_key(|(key, _)| last_lease_end(key));
+        let waiting_pools = self.table.host_faults.waiting_pools(candidates, self.now.elapsed);
         for id in queued {
             if free.is_empty() {
                 return;
             }
             let Some(open) = self.table.leases.get(&id) else { continue };
             let selection = Selection::new(&open.lease, candidates);
-            let fits = |machine: &CandidateMachine| {
-                selection.includes(machine) && has_snapshots(&open.lease, machine)
+            let fits = |(key, machine): &(MachineKey, &CandidateMachine)| {
+                selection.includes(machine)
+                    && has_snapshots(&open.lease, machine)
+                    && open.may_try(key, machine, &waiting_pools, self.now.elapsed)
             };
-            let chosen = free.iter().position(|(_, candidate)| fits(candidate));
-            if let Some(index) = chosen {
+            // The first of the machines on which the lease has not failed, else the one on which it
+            // failed longest ago.
+            let fitting = free.iter().enumerate().filter(|(_, machine)| fits(machine));
+            let chosen = fitting.min_by_key(|(_, (key, _))| open.lease.failed_on(&key.0));
+            if let Some((index, _)) = chosen {
                 let (key, candidate) = free.remove(index);
                 // Two machines of the host with one identity share a ledger: grant only one.
                 free.retain(|(other, _)| *other != key);
@@ -135,6 +150,9 @@ impl<'t> Transition<'t> {
             fence = ledger.fence;
             ledger.absent_since = None;
         });
+        if let Some(open) = self.table.leases.get_mut(&id) {
+            open.retry_at = None;
+        }
         self.change_lease(id, |lease, now| {
             lease.machine = Some(candidate.identity.clone());
             lease.machine_name = Some(candidate.name.clone());
@@ -161,6 +179,7 @@ impl<'t> Transition<'t> {
             lease.time_left.lease = lease.ttl;
             lease.time_left.total = lease.max_total;
             lease.warned = false;
+            lease.setback = None;
             lease.note(now.wall, "active");
         });
     }
@@ -170,34 +189,58 @@ impl<'t> Transition<'t> {
         if open.lease.state != LeaseState::Preparing {
             return;
         }
-        let Err(failure) = outcome else { return self.activate(id) };
+        let Err(failure) = outcome else {
+            self.table.host_faults.succeeded(LeaseStep::Preparation);
+            return self.activate(id);
+        };
         if failure.kind == FailureKind::MachineGone {
             return self.machine_gone(id);
         }
-        let machine = open.lease.machine_name.clone().unwrap_or_default();
-        self.quarantine_machine(id, &format!("its preparation failed: {}", failure.detail));
-        let may_queue_again = self.table.leases.get(&id).is_some_and(|open| {
-            open.lease.queue_for.is_some() && !open.lease.time_left.queue.is_zero()
-        });
-        if may_queue_again {
-            self.change_lease(id, |lease, now| {
-                lease.note(
-                    now.wall,
-                    format!(
-                        "{machine} could not be prepared ({}); waiting for another",
-                        failure.kind.code()
-                    ),
-                );
-                lease.warn(format!("{machine} could not be prepared: {}", failure.detail));
-                lease.state = LeaseState::Queued;
-                (lease.machine, lease.machine_name, lease.fence, lease.job) =
-                    (None, None, None, None);
-            });
-            // No client had to poll the lease during the preparation.
-            let now = self.now;
-            self.table.record_poll(id, now);
-            return;
+        let is_of_machine = failure.origin() == FaultOrigin::Machine;
+        let may_queue_again =
+            open.lease.queue_for.is_some() && !open.lease.time_left.queue.is_zero();
+        let key = open.lease.machine.as_ref().map(MachineKey::from_identity);
+        if is_of_machine {
+            self.quarantine_machine(id, &format!("its preparation failed: {}", failure.detail));
+        } else {
+            let pause = self.meet_host_fault(id, LeaseStep::Preparation, &failure);
+            if let Some(key) = key.filter(|_| may_queue_again) {
+                self.give_back(&key, id);
+                if let Some(open) = self.table.leases.get_mut(&id) {
+                    open.retry_at = Some(self.now.elapsed.saturating_add(pause));
+                }
+            }
         }
+        if may_queue_again {
+            return self.queue_again(id, &failure);
+        }
+        self.fail_preparation(id, failure);
+    }
+
+    /// Queues a lease again whose preparation failed, at its place in the order of arrival.
+    fn queue_again(&mut self, id: LeaseId, failure: &Failure) {
+        self.change_lease(id, |lease, now| {
+            let machine = lease.machine_name.take().unwrap_or_default();
+            let next = match failure.origin() {
+                FaultOrigin::Machine => "waiting for another",
+                _ => "to be tried again",
+            };
+            let code = failure.kind.code();
+            lease.note(now.wall, format!("{machine} could not be prepared ({code}); {next}"));
+            let warning = format!("{machine} could not be prepared: {}", failure.detail);
+            // A lease that is tried again and again has each warning once.
+            if !lease.warnings.contains(&warning) {
+                lease.warn(warning);
+            }
+            lease.state = LeaseState::Queued;
+            (lease.machine, lease.fence, lease.job) = (None, None, None);
+        });
+        // No client had to poll the lease during the preparation.
+        let now = self.now;
+        self.table.record_poll(id, now);
+    }
+
+    fn fail_preparation(&mut self, id: LeaseId, failure: Failure) {
         self.change_lease(id, |lease, _| lease.error = Some(failure.clone()));
         self.end(id, EndReason::PrepareFailed, "otter".to_owned(), Some(failure.detail));
     }
@@ -207,15 +250,21 @@ impl<'t> Transition<'t> {
         if open.lease.state != LeaseState::Releasing {
             return;
         }
-        if let Err(failure) = outcome {
-            self.quarantine_machine(id, &format!("its release failed: {}", failure.detail));
-            self.change_lease(id, |lease, now| {
-                lease.warn(format!(
-                    "The release failed, and the machine is quarantined: {}",
-                    failure.detail
-                ));
-                lease.note(now.wall, "release failed; the machine is quarantined");
-            });
+        match outcome {
+            Ok(()) => self.table.host_faults.succeeded(LeaseStep::Release),
+            Err(failure) if failure.origin() != FaultOrigin::Machine => {
+                return self.release_again(id, &failure);
+            }
+            Err(failure) => {
+                self.quarantine_machine(id, &format!("its release failed: {}", failure.detail));
+                self.change_lease(id, |lease, now| {
+                    lease.warn(format!(
+                        "The release failed, and the machine is quarantined: {}",
+                        failure.detail
+                    ));
+                    lease.note(now.wall, "release failed; the machine is quarantined");
+                });
+            }
         }
         self.finish(id);
     }
@@ -230,6 +279,7 @@ impl<'t> Transition<'t> {
             lease.note(now.wall, format!("{} by {by}", reason.as_str()));
             lease.end = Some(LeaseEnd { reason, by, at: now.wall, detail });
             lease.state = LeaseState::Releasing;
+            lease.setback = None;
         });
         if state == LeaseState::Queued || reason == EndReason::MachineGone {
             self.finish(id);
@@ -306,13 +356,14 @@ impl<'t> Transition<'t> {
             let Some(ledger) = self.table.ledger(&key) else { continue };
             if present.contains(&key) {
                 self.change_ledger(&key, |ledger| ledger.absent_since = None);
-            } else if ledger.quarantine.is_none()
+            } else if !ledger.is_set_aside()
                 && !held.contains(&key)
                 && ledger.absent_since.is_some_and(is_over)
             {
                 self.table.fence_floor = self.table.fence_floor.max(ledger.fence);
                 self.changes.fence_floor = Some(self.table.fence_floor);
                 self.table.ledgers.remove(&key);
+                self.table.host_faults.forget(&key);
                 self.changes.forgotten.push(key);
             } else {
                 self.change_ledger(&key, |ledger| {
@@ -381,15 +432,22 @@ impl<'t> Transition<'t> {
             })
             .map(|open| open.lease.id)
             .collect();
+        self.table.host_faults.time_passed(elapsed);
         for id in due {
-            let Some(open) = self.table.leases.get(&id) else { continue };
-            let (left, state) = (self.time_left(open), open.lease.state);
+            let Some(open) = self.table.leases.get_mut(&id) else { continue };
+            open.retry_at.take_if(|retry_at| *retry_at <= elapsed);
+            let open = &*open;
+            let (left, state) = (open.time_left_at(elapsed), open.lease.state);
+            let is_abandoned = open.last_polled + self.table.rules.abandon_after <= elapsed;
             let otter = || "otter".to_owned();
             match state {
-                LeaseState::Queued if left.queue.is_zero() => {
-                    self.end(id, EndReason::QueueTimeout, otter(), None);
+                LeaseState::Queued if left.queue.is_zero() => match open.lease.setback.clone() {
+                    Some(setback) => self.fail_preparation(id, setback.failure),
+                    None => self.end(id, EndReason::QueueTimeout, otter(), None),
+                },
+                LeaseState::Queued if is_abandoned => {
+                    self.end(id, EndReason::Abandoned, otter(), None);
                 }
-                LeaseState::Queued => self.end(id, EndReason::Abandoned, otter(), None),
                 LeaseState::Active if left.lease.is_zero() => {
                     self.end(id, EndReason::Expired, otter(), None);
                 }
@@ -412,25 +470,6 @@ impl<'t> Transition<'t> {
             let Some(lease) = self.with_current_time_left(id) else { continue };
             self.save_lease(id, lease);
         }
-    }
-
-    fn quarantine_machine(&mut self, id: LeaseId, reason: &str) {
-        let Some(open) = self.table.leases.get(&id) else { return };
-        let Some(machine) = &open.lease.machine else { return };
-        let (key, job, since) = (MachineKey::from_identity(machine), open.lease.job, self.now.wall);
-        let quarantine = Quarantine {
-            reason: reason.to_owned(),
-            by: "otter".to_owned(),
-            since,
-            automatic: true,
-            job,
-        };
-        // A quarantine by an operator stays.
-        self.change_ledger(&key, |ledger| {
-            if ledger.quarantine.as_ref().is_none_or(|quarantine| quarantine.automatic) {
-                ledger.quarantine = Some(quarantine);
-            }
-        });
     }
 
     fn job_started(&mut self, id: LeaseId, state: LeaseState, job: JobId) {

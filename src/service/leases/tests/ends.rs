@@ -70,10 +70,10 @@ fn a_failed_preparation_quarantines_the_machine_and_queues_the_lease_again_if_ti
     let mut table = empty(rules());
     ask(&mut table, 1, true, false, &all(2), at(0)).unwrap();
     let failure = table.apply(LeaseInput::PrepareFinished(id(1), Err(failed())), at(5)).unwrap();
-    assert_eq!(
-        (state(&failure, 1), &*failure.follow_ups),
-        (LeaseState::Releasing, &[FollowUp::Release(id(1))][..])
-    );
+    assert_eq!(state(&failure, 1), LeaseState::Releasing);
+    let (again, release) = (&failure.follow_ups[0], &failure.follow_ups[1..]);
+    assert!(matches!(again, FollowUp::Recover(_, pause) if *pause == MINUTE * 15), "{again:?}");
+    assert_eq!(release, [FollowUp::Release(id(1))]);
     let freed = table.apply(LeaseInput::ReleaseFinished(id(1), Ok(())), at(6)).unwrap();
     let ended = &freed.leases[&id(1)];
     assert_eq!(
@@ -134,10 +134,8 @@ fn an_absent_machine_fails_its_lease_and_is_quarantined() {
                 (ended.state, ended.end.as_ref().unwrap().reason),
                 (LeaseState::Failed, EndReason::MachineGone)
             );
-            assert!(
-                changes.follow_ups.is_empty()
-                    && table.ledger(&key(1)).unwrap().quarantine.is_some()
-            );
+            assert!(table.ledger(&key(1)).unwrap().quarantine.is_some());
+            assert!(matches!(&*changes.follow_ups, [FollowUp::Recover(..)]), "no release");
         }
     }
     let mut table = empty(rules());
@@ -305,5 +303,6 @@ fn a_preparation_whose_machine_is_gone_fails_the_lease() {
         (ended.state, ended.end.as_ref().unwrap().reason),
         (LeaseState::Failed, EndReason::MachineGone)
     );
-    assert!(changes.follow_ups.is_empty() && table.ledger(&key(1)).unwrap().quarantine.is_some());
+    assert!(table.ledger(&key(1)).unwrap().quarantine.is_some());
+    assert!(matches!(&*changes.follow_ups, [FollowUp::Recover(..)]), "no release");
 }

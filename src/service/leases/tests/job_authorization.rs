@@ -4,6 +4,7 @@ use super::{ask, at, empty, end, id, rules};
 use crate::domain::access::Role;
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::LeaseId;
+use crate::domain::job::{Job, JobRequest};
 use crate::domain::lease::{EndReason, LeaseState};
 use crate::domain::machine::Machine;
 use crate::service::callers::Caller;
@@ -11,7 +12,8 @@ use crate::service::inventory::samples;
 use crate::service::jobs::authorization::{
     Authorization, JobAuthorizer, LeaseCredential, Requester,
 };
-use crate::service::leases::lease_table::{LeaseInput, LeaseTable};
+use crate::service::jobs::samples::job;
+use crate::service::leases::lease_table::{LeaseInput, LeaseTable, MachineKey, RecoveryAttempt};
 use crate::service::leases::matching::CandidateMachine;
 use crate::service::leases::published::PublishedLeases;
 
@@ -114,4 +116,54 @@ fn a_job_of_a_lease_that_is_not_active_yet_is_rejected_as_lease_not_active() {
     assert_eq!(admits(&queued, &machine, credential(1)), Err(FailureKind::LeaseNotActive));
     end(&mut preparing, 1, EndReason::Released, at(2));
     assert_eq!(admits(&preparing, &machine, credential(1)), Err(FailureKind::LeaseEnded));
+}
+
+#[test]
+fn a_job_starts_only_while_its_lease_is_in_the_state_of_the_job() {
+    let prepare = || JobRequest::Prepare {
+        snapshot: None,
+        power: None,
+        until: None,
+        cidr: None,
+        settle: None,
+    };
+    let release = || JobRequest::Release { keep_power: false, snapshot: None };
+    let may_start = |table: &LeaseTable, lease: Option<LeaseId>, request: JobRequest| {
+        let published = PublishedLeases::default();
+        published.publish(table.clone());
+        let started = published.may_start(&Job { lease, ..job(request) });
+        started.map_err(|failure| (failure.kind, failure.lease))
+    };
+    let refused = Err((FailureKind::JobCancelled, Some(id(1))));
+    let (mut table, _) = held(true);
+    assert_eq!(may_start(&table, Some(id(1)), prepare()), Ok(()));
+    assert_eq!(may_start(&table, Some(id(1)), JobRequest::PowerOn), refused);
+    table.apply(LeaseInput::PrepareFinished(id(1), Ok(())), at(1)).unwrap();
+    assert_eq!(may_start(&table, Some(id(1)), JobRequest::PowerOn), Ok(()));
+    end(&mut table, 1, EndReason::Released, at(2));
+    assert_eq!(may_start(&table, Some(id(1)), JobRequest::PowerOn), refused);
+    assert_eq!(may_start(&table, Some(id(1)), prepare()), refused);
+    assert_eq!(may_start(&table, Some(id(1)), release()), Ok(()));
+    assert_eq!(may_start(&table, None, JobRequest::PowerOn), Ok(()), "it has no lease");
+    table.apply(LeaseInput::ReleaseFinished(id(1), Ok(())), at(3)).unwrap();
+    assert_eq!(may_start(&table, Some(id(1)), JobRequest::Kill), refused);
+    assert_eq!(may_start(&table, Some(id(1)), release()), Ok(()), "the recovery of a machine");
+}
+
+#[test]
+fn a_recovery_is_authorized_while_it_is_recorded_and_no_lease_holds_the_machine() {
+    let machine = samples::machine("16", "qubes-1");
+    let candidate = CandidateMachine { identity: machine.identity(), ..super::machine(1, true) };
+    let mut table = empty(rules());
+    ask(&mut table, 1, true, true, std::slice::from_ref(&candidate), at(0)).unwrap();
+    let recovery = |number| LeaseCredential::Recovery(id(number));
+    assert_eq!(admits(&table, &machine, recovery(1)), Err(FailureKind::MachineLeased));
+    let failure = Err(super::host_failed());
+    table.apply(LeaseInput::PrepareFinished(id(1), failure), at(1)).unwrap();
+    assert_eq!(admits(&table, &machine, recovery(1)), Ok(Some(id(1))));
+    assert_eq!(admits(&table, &machine, recovery(2)), Err(FailureKind::LeaseEnded));
+    let key = MachineKey::from_identity(&machine.identity());
+    let attempt = RecoveryAttempt { machine: key, lease: id(1), number: 0 };
+    table.apply(LeaseInput::RecoveryFinished(attempt, Ok(())), at(2)).unwrap();
+    assert_eq!(admits(&table, &machine, recovery(1)), Err(FailureKind::LeaseEnded));
 }

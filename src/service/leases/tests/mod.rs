@@ -3,6 +3,7 @@
 
 mod ends;
 mod grants;
+mod host_faults;
 mod job_authorization;
 mod ledgers;
 mod random_histories;
@@ -16,7 +17,7 @@ use uuid::Uuid;
 
 use super::lease_table::{LeaseInput, LeaseRules, LeaseTable, MachineKey, TableChanges};
 use super::matching::CandidateMachine;
-use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::failure::{Failure, FailureKind, Fault};
 use crate::domain::ids::{LeaseId, MachineId};
 use crate::domain::lease::{EndReason, Lease, LeaseState, LeaseTerms, Prepare, Release, Select};
 use crate::domain::machine::MachineIdentity;
@@ -34,6 +35,9 @@ fn rules() -> LeaseRules {
         grace: MINUTE,
         max_queued: 100,
         ledger_retention: MINUTE * 60,
+        fault_pause: Duration::from_secs(5),
+        max_fault_pause: MINUTE,
+        quarantine_retry: MINUTE * 15,
     }
 }
 
@@ -103,6 +107,17 @@ fn empty(rules: LeaseRules) -> LeaseTable {
 
 fn failed() -> Failure {
     Failure::new(FailureKind::HostRejected, "injected by the test")
+}
+
+/// A failure of the whole host.
+fn host_failed() -> Failure {
+    let fault = Fault {
+        name: "InsufficientResourcesFault".to_owned(),
+        message: "No memory.".to_owned(),
+        details: BTreeMap::new(),
+    };
+    Failure::new(FailureKind::InsufficientResources, "the host has no memory")
+        .with_fault(Some(fault))
 }
 
 /// What a step left of a lease, ended or not.

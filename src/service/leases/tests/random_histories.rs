@@ -6,13 +6,14 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use proptest::prelude::*;
 
-use super::{MINUTE, at, empty, failed, identity, key, lease, machine, rules};
+use super::{MINUTE, at, empty, failed, host_failed, identity, key, lease, machine, rules};
+use crate::domain::failure::Failure;
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
 use crate::domain::machine::MachineIdentity;
 use crate::service::jobs::deadline_clocks::Moment;
 use crate::service::leases::lease_table::{
-    LeaseInput, LeaseRules, LeaseTable, MachineKey, MachineLedger, TableChanges,
+    LeaseInput, LeaseRules, LeaseTable, MachineKey, MachineLedger, RecoveryAttempt, TableChanges,
 };
 use crate::service::leases::matching::{CandidateMachine, Selection};
 
@@ -24,8 +25,9 @@ enum RandomEvent {
     Idle(u32),
     GrantQueued,
     End { which: usize, revoke: bool },
-    PrepareFinished { which: usize, success: bool },
-    ReleaseFinished { which: usize, success: bool },
+    PrepareFinished { which: usize, outcome: Outcome },
+    ReleaseFinished { which: usize, outcome: Outcome },
+    RecoveryFinished { machine: u32, outcome: Outcome },
     MachineRemoved(u32),
     MachineReturns(u32),
     ForgetAbsentMachines,
@@ -35,6 +37,32 @@ enum RandomEvent {
     Poll(usize),
     TimePasses(u16),
     Restart(u16),
+}
+
+/// How a preparation or a release ends.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    Success,
+    Failure,
+    HostFault,
+}
+
+impl Outcome {
+    fn result(self) -> Result<(), Failure> {
+        match self {
+            Self::Success => Ok(()),
+            Self::Failure => Err(failed()),
+            Self::HostFault => Err(host_failed()),
+        }
+    }
+}
+
+fn random_outcome() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        2 => Just(Outcome::Success),
+        1 => Just(Outcome::Failure),
+        1 => Just(Outcome::HostFault),
+    ]
 }
 
 fn random_event() -> impl Strategy<Value = RandomEvent> {
@@ -47,10 +75,12 @@ fn random_event() -> impl Strategy<Value = RandomEvent> {
         2 => Just(RandomEvent::GrantQueued),
         2 => (0..8_usize, any::<bool>())
             .prop_map(|(which, revoke)| RandomEvent::End { which, revoke }),
-        3 => (0..8_usize, any::<bool>())
-            .prop_map(|(which, success)| RandomEvent::PrepareFinished { which, success }),
-        3 => (0..8_usize, any::<bool>())
-            .prop_map(|(which, success)| RandomEvent::ReleaseFinished { which, success }),
+        3 => (0..8_usize, random_outcome())
+            .prop_map(|(which, outcome)| RandomEvent::PrepareFinished { which, outcome }),
+        3 => (0..8_usize, random_outcome())
+            .prop_map(|(which, outcome)| RandomEvent::ReleaseFinished { which, outcome }),
+        3 => (machine.clone(), random_outcome())
+            .prop_map(|(machine, outcome)| RandomEvent::RecoveryFinished { machine, outcome }),
         1 => machine.clone().prop_map(RandomEvent::MachineRemoved),
         1 => machine.clone().prop_map(RandomEvent::MachineReturns),
         1 => Just(RandomEvent::ForgetAbsentMachines),
@@ -96,6 +126,19 @@ impl Model {
         (!open.is_empty()).then(|| open[which % open.len()])
     }
 
+    /// The next attempt to release a machine that no lease holds.
+    fn attempt(&self, number: u32) -> Option<RecoveryAttempt> {
+        let recovery = self.table.ledger(&key(number))?.recovery.as_ref()?;
+        Some(RecoveryAttempt::new(key(number), recovery))
+    }
+
+    fn is_held(&self, machine: &MachineKey) -> bool {
+        self.table.open_leases().any(|open| {
+            let held = open.lease.machine.as_ref().map(MachineKey::from_identity);
+            open.lease.state.holds_machine() && held.as_ref() == Some(machine)
+        })
+    }
+
     #[expect(clippy::too_many_lines, reason = "one arm for each kind of event")]
     fn apply(&mut self, event: &RandomEvent) -> Result<(), String> {
         let candidates = self.candidates();
@@ -131,19 +174,24 @@ impl Model {
                 }
                 None => Ok(TableChanges::default()),
             },
-            RandomEvent::PrepareFinished { which, success } => match self.pick(which) {
-                Some(id) => apply(
-                    &mut self.table,
-                    LeaseInput::PrepareFinished(id, if success { Ok(()) } else { Err(failed()) }),
-                ),
+            RandomEvent::PrepareFinished { which, outcome } => match self.pick(which) {
+                Some(id) => {
+                    apply(&mut self.table, LeaseInput::PrepareFinished(id, outcome.result()))
+                }
                 None => Ok(TableChanges::default()),
             },
-            RandomEvent::ReleaseFinished { which, success } => match self.pick(which) {
-                Some(id) => apply(
-                    &mut self.table,
-                    LeaseInput::ReleaseFinished(id, if success { Ok(()) } else { Err(failed()) }),
-                ),
+            RandomEvent::ReleaseFinished { which, outcome } => match self.pick(which) {
+                Some(id) => {
+                    apply(&mut self.table, LeaseInput::ReleaseFinished(id, outcome.result()))
+                }
                 None => Ok(TableChanges::default()),
+            },
+            RandomEvent::RecoveryFinished { machine, outcome } => match self.attempt(machine) {
+                // Its job is not authorized while a lease holds the machine.
+                Some(attempt) if !self.is_held(&attempt.machine) => {
+                    apply(&mut self.table, LeaseInput::RecoveryFinished(attempt, outcome.result()))
+                }
+                _ => Ok(TableChanges::default()),
             },
             RandomEvent::MachineRemoved(number) => {
                 self.present.remove(&number);
@@ -256,6 +304,17 @@ impl Model {
             let grants_before =
                 lease.state == LeaseState::Preparing || lease.state == LeaseState::Active;
             let fence = lease.fence.unwrap_or_default();
+            let ledger = lease
+                .machine
+                .as_ref()
+                .and_then(|machine| self.table.ledger(&MachineKey::from_identity(machine)));
+            if grants_before
+                && changes.ledgers.len() == 1
+                && lease.history.last().is_some_and(|last| last.what.starts_with("granted"))
+                && ledger.is_some_and(|ledger| ledger.recovery.is_some())
+            {
+                return Err(format!("{id} was granted a machine that is not released yet"));
+            }
             if grants_before
                 && lease
                     .machine
@@ -285,6 +344,10 @@ impl Model {
             let still_queued =
                 self.table.get(*id).filter(|open| open.lease.state == LeaseState::Queued);
             let Some(open) = still_queued else { continue };
+            // A lease that may meet a fault of the host waits for its retry.
+            if open.lease.setback.is_some() || open.lease.prepare.is_some() {
+                continue;
+            }
             for later in &queued[place + 1..] {
                 let Some(granted) =
                     changes.leases.get(later).and_then(|lease| lease.machine.clone())

@@ -163,7 +163,10 @@ fn after_a_restart_preparations_and_releases_continue() {
     end(&mut table, 3, EndReason::Released, at(1));
     let leases: Vec<Lease> = table.open_leases().map(|open| Lease::clone(&open.lease)).collect();
     let restored = LeaseTable::from_stored(rules(), leases, table.ledgers().clone(), None, at(2));
-    assert_eq!(restored.unfinished_work(), [FollowUp::Prepare(id(2)), FollowUp::Release(id(3))]);
+    assert_eq!(
+        restored.unfinished_work(at(2).wall),
+        [FollowUp::Prepare(id(2)), FollowUp::Release(id(3))]
+    );
 }
 
 #[test]

@@ -1,0 +1,221 @@
+//! The origin of a failure: its machine, the host, otter's account or the licence. Only a failure
+//! of the machine is a reason to set the machine aside; the others are tried again. This is the one
+//! table that decides it.
+//!
+//! The types and their families are those of the vSphere Web Services API reference. A fault of a
+//! family has the origin of the family: every `Insufficient…`, every `NoPermission…`, every
+//! `…License…`.
+
+use super::failure::{Failure, FailureKind, Fault};
+
+/// The part that is at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultOrigin {
+    /// The machine: its files, its configuration, its guest, its question. Also a failure whose
+    /// origin is not known, because the machine may be in any state.
+    Machine,
+    /// The whole host: its resources, its datastores, its maintenance mode, its services, or the
+    /// way to it.
+    Host,
+    /// The account lacks a right.
+    Account,
+    /// The licence does not allow the operation.
+    Licence,
+}
+
+/// The faults of the host whose names do not begin with `Insufficient`.
+const OF_THE_HOST: &[&str] = &[
+    // Other members of the family of InsufficientResourcesFault.
+    "InvalidResourcePoolStructureFault",
+    "NumVirtualCpusExceedsLimit",
+    "VmFaultToleranceTooManyFtVcpusOnHost",
+    "VmFaultToleranceTooManyVMsOnHost",
+    "VmSmpFaultToleranceTooManyVMsOnHost",
+    // Datastores, which machines share.
+    "NoDiskSpace",
+    "DatastoreNotWritableOnHost",
+    "InaccessibleDatastore",
+    "InvalidDatastoreState",
+    "NasConnectionLimitReached",
+    "SwapDatastoreNotWritableOnHost",
+    "SwapDatastoreUnset",
+    // A host in maintenance mode answers InvalidState to a power-on. otter never works on a machine
+    // that is not connected, whose own state would be the other reason.
+    "DisallowedOperationOnFailoverHost",
+    "InvalidHostConnectionState",
+    "InvalidHostState",
+    "InvalidState",
+    "NoActiveHostInCluster",
+    "NoCompatibleHost",
+    "NoHost",
+    // hostd itself, and the way from a manager to the host. A fault without a type is a
+    // RuntimeFault.
+    "HostCommunication",
+    "HostConnectFault",
+    "HostNotConnected",
+    "HostNotReachable",
+    "RuntimeFault",
+    "SystemError",
+    "Timedout",
+];
+
+const OF_THE_ACCOUNT: &[&str] = &[
+    "AuthMinimumAdminPermission",
+    "InvalidLogin",
+    "InvalidPrivilege",
+    "NotAuthenticated",
+    "PasswordExpired",
+    "SecurityError",
+];
+
+/// What the kernel of the host says of a full datastore, in faults whose types do not tell.
+const NO_SPACE: &str = "No space left on device";
+
+impl Failure {
+    /// The origin of this failure. The type of the fault decides; without a fault, the kind.
+    #[must_use]
+    pub fn origin(&self) -> FaultOrigin {
+        let kind = self.cause.unwrap_or(self.kind);
+        if kind == FailureKind::OutcomeUnknown {
+            return FaultOrigin::Machine;
+        }
+        self.fault.as_ref().and_then(from_fault).unwrap_or_else(|| from_kind(kind))
+    }
+}
+
+/// The origin that the type of a fault shows. `None` if the kind of the failure decides.
+fn from_fault(fault: &Fault) -> Option<FaultOrigin> {
+    let name = fault.name.as_str();
+    let says_no_space = || {
+        fault.message.contains(NO_SPACE)
+            || fault.details.values().any(|text| text.contains(NO_SPACE))
+    };
+    if name == "RestrictedVersion" || name.contains("License") {
+        Some(FaultOrigin::Licence)
+    } else if OF_THE_ACCOUNT.contains(&name) || name.starts_with("NoPermission") {
+        Some(FaultOrigin::Account)
+    } else if OF_THE_HOST.contains(&name) || name.starts_with("Insufficient") || says_no_space() {
+        Some(FaultOrigin::Host)
+    } else {
+        None
+    }
+}
+
+/// The origin that the kind of a failure shows.
+const fn from_kind(kind: FailureKind) -> FaultOrigin {
+    match kind {
+        FailureKind::InsufficientResources
+        | FailureKind::HostUnreachable
+        | FailureKind::HostProtocol
+        | FailureKind::HostLoginRefused => FaultOrigin::Host,
+        FailureKind::ForbiddenByHost => FaultOrigin::Account,
+        FailureKind::LicenseRestricted => FaultOrigin::Licence,
+        _ => FaultOrigin::Machine,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn failure(kind: FailureKind, fault: &str) -> Failure {
+        let fault = Fault {
+            name: fault.to_owned(),
+            message: "Said so.".to_owned(),
+            details: BTreeMap::new(),
+        };
+        Failure::new(kind, "it failed").with_fault(Some(fault))
+    }
+
+    #[test]
+    fn the_type_of_a_fault_decides() {
+        for (origin, names) in [
+            (
+                FaultOrigin::Host,
+                &[
+                    "InsufficientResourcesFault",
+                    "InsufficientCpuResourcesFault",
+                    "InsufficientMemoryResourcesFault",
+                    "InsufficientHostCapacityFault",
+                    "InsufficientStandbyMemoryResource",
+                    "InsufficientStorageSpace",
+                    "NumVirtualCpusExceedsLimit",
+                    "NoDiskSpace",
+                    "InaccessibleDatastore",
+                    "InvalidState",
+                    "InvalidHostState",
+                    "HostCommunication",
+                    "HostNotConnected",
+                    "SystemError",
+                    "RuntimeFault",
+                ][..],
+            ),
+            (FaultOrigin::Account, &["NoPermission", "NoPermissionOnHost", "SecurityError"]),
+            (
+                FaultOrigin::Licence,
+                &["RestrictedVersion", "NotEnoughLicenses", "InvalidLicense", "LicenseExpired"],
+            ),
+            (
+                FaultOrigin::Machine,
+                &[
+                    "FileLocked",
+                    "FileNotFound",
+                    "FileFault",
+                    "CannotAccessFile",
+                    "VmConfigFault",
+                    "GenericVmConfigFault",
+                    "SnapshotFault",
+                    "InvalidPowerState",
+                    "InvalidVmState",
+                    "TaskInProgress",
+                    "SomethingToCome",
+                ],
+            ),
+        ] {
+            for name in names {
+                assert_eq!(failure(FailureKind::HostRejected, name).origin(), origin, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_fault_the_kind_decides() {
+        for (kind, origin) in [
+            (FailureKind::InsufficientResources, FaultOrigin::Host),
+            (FailureKind::HostUnreachable, FaultOrigin::Host),
+            (FailureKind::HostProtocol, FaultOrigin::Host),
+            (FailureKind::HostLoginRefused, FaultOrigin::Host),
+            (FailureKind::ForbiddenByHost, FaultOrigin::Account),
+            (FailureKind::LicenseRestricted, FaultOrigin::Licence),
+            (FailureKind::HostRejected, FaultOrigin::Machine),
+            (FailureKind::QuestionPending, FaultOrigin::Machine),
+            (FailureKind::DeadlineExceeded, FaultOrigin::Machine),
+            (FailureKind::NotFound, FaultOrigin::Machine),
+        ] {
+            assert_eq!(Failure::new(kind, "it failed").origin(), origin, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn the_cause_of_a_passed_deadline_decides() {
+        let late = Failure::new(FailureKind::DeadlineExceeded, "the host was away");
+        assert_eq!(late.caused_by(FailureKind::HostUnreachable).origin(), FaultOrigin::Host);
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_of_the_machine_whatever_the_fault() {
+        let unknown = failure(FailureKind::OutcomeUnknown, "InsufficientResourcesFault");
+        assert_eq!(unknown.origin(), FaultOrigin::Machine);
+    }
+
+    #[test]
+    fn a_full_datastore_is_recognized_by_the_words_of_the_kernel() {
+        let mut failed = failure(FailureKind::HostRejected, "GenericVmConfigFault");
+        let fault = failed.fault.as_mut().unwrap();
+        let words = "Failed to extend the swap file. No space left on device.".to_owned();
+        fault.details.insert("faultMessage".to_owned(), words);
+        assert_eq!(failed.origin(), FaultOrigin::Host);
+    }
+}

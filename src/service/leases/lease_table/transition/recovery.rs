@@ -1,0 +1,245 @@
+//! What faults of the host, quarantines and recoveries do to the leases and the ledgers, as the
+//! table of the leases says.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::super::{
+    FollowUp, LeaseStep, MAX_QUARANTINE_RETRY, MachineKey, MachineLedger, OpenLease,
+    RecoveryAttempt, pause_after,
+};
+use super::Transition;
+use crate::domain::failure::Failure;
+use crate::domain::fault_origin::FaultOrigin;
+use crate::domain::ids::LeaseId;
+use crate::domain::lease::{Lease, LeaseState, Quarantine, Recovery, Setback};
+use crate::service::leases::matching::CandidateMachine;
+
+impl Transition<'_> {
+    /// Tries a release again that met a fault of the host.
+    pub(super) fn release_again(&mut self, id: LeaseId, failure: &Failure) {
+        let pause = self.meet_host_fault(id, LeaseStep::Release, failure);
+        self.change_lease(id, |lease, now| {
+            lease.job = None;
+            let code = failure.kind.code();
+            let note = format!("the release met a fault of the host ({code}); it is tried again");
+            // A release that is tried for days must not push the rest out of the history.
+            if lease.history.last().is_none_or(|last| last.what != note) {
+                lease.note(now.wall, note);
+            }
+        });
+        self.changes.follow_ups.push(FollowUp::ReleaseAgain(id, pause));
+    }
+
+    /// Records that a lease met a fault that is not its machine's. Returns the pause before the
+    /// step is tried again.
+    pub(super) fn meet_host_fault(
+        &mut self,
+        id: LeaseId,
+        step: LeaseStep,
+        failure: &Failure,
+    ) -> Duration {
+        let Some(open) = self.table.leases.get(&id) else { return Duration::ZERO };
+        let Some(machine) = &open.lease.machine else { return Duration::ZERO };
+        let (key, before) = (MachineKey::from_identity(machine), open.lease.setback.as_ref());
+        let setback = Setback::after(before, failure.clone(), &key.0, self.now.wall);
+        let pause = self.fault_pause(setback.attempts);
+        self.change_lease(id, |lease, _| lease.setback = Some(setback));
+        self.table.host_faults.record(key, step, failure, pause, self.now);
+        pause
+    }
+
+    fn fault_pause(&self, failures: u32) -> Duration {
+        let rules = &self.table.rules;
+        pause_after(failures, rules.fault_pause, rules.max_fault_pause)
+    }
+
+    /// Releases a machine that its lease no longer holds. It is not granted until that succeeded.
+    pub(super) fn give_back(&mut self, machine: &MachineKey, id: LeaseId) {
+        let Some(open) = self.table.leases.get(&id) else { return };
+        let recovery = Recovery {
+            lease: id,
+            snapshot: open.lease.release.snapshot.clone(),
+            attempts: 0,
+            pause: Duration::ZERO,
+            retry_at: self.now.wall,
+        };
+        let now = self.now.wall;
+        self.change_ledger(machine, |ledger| {
+            ledger.last_lease_end = Some(now);
+            ledger.recovery = Some(recovery);
+        });
+        self.start_recovery(machine);
+    }
+
+    /// Starts the next attempt of a machine's recovery after its pause.
+    fn start_recovery(&mut self, machine: &MachineKey) {
+        let Some(ledger) = self.table.ledger(machine) else { return };
+        let pause = ledger.recovery.as_ref().map_or(Duration::ZERO, |recovery| recovery.pause);
+        let follow_up = self.table.recover(machine, ledger, pause);
+        self.changes.follow_ups.extend(follow_up);
+    }
+
+    pub(super) fn recovery_finished(
+        &mut self,
+        attempt: &RecoveryAttempt,
+        outcome: Result<(), Failure>,
+    ) {
+        if !self.table.is_next(attempt) {
+            return;
+        }
+        let machine = &attempt.machine;
+        let Err(failure) = outcome else {
+            self.table.host_faults.succeeded(LeaseStep::Release);
+            self.change_ledger(machine, |ledger| {
+                ledger.recovery = None;
+                ledger.quarantine.take_if(|quarantine| quarantine.automatic);
+            });
+            return;
+        };
+        let Some(ledger) = self.table.ledger(machine).cloned() else { return };
+        let attempts = attempt.number.saturating_add(1);
+        let is_of_machine = failure.origin() == FaultOrigin::Machine;
+        let retry = self.table.rules.quarantine_retry;
+        let pause = match (&ledger.quarantine, &ledger.recovery) {
+            (None, _) if is_of_machine => retry,
+            (None, _) => self.fault_pause(attempts),
+            (Some(_), Some(recovery)) => {
+                recovery.pause.saturating_mul(2).clamp(retry, MAX_QUARANTINE_RETRY.max(retry))
+            }
+            (Some(_), None) => retry,
+        };
+        let now = self.now;
+        if ledger.quarantine.is_none() && is_of_machine {
+            let quarantine = Quarantine {
+                reason: format!("its release failed: {}", failure.detail),
+                by: "otter".to_owned(),
+                since: now.wall,
+                automatic: true,
+                job: failure.job,
+            };
+            self.change_ledger(machine, |ledger| ledger.quarantine = Some(quarantine));
+        }
+        if !is_of_machine {
+            // The pause of a quarantined machine is too long for others to wait for it.
+            let (key, pause) = (machine.clone(), self.fault_pause(attempts));
+            self.table.host_faults.record(key, LeaseStep::Release, &failure, pause, now);
+        }
+        self.change_ledger(machine, |ledger| {
+            if let Some(recovery) = &mut ledger.recovery {
+                recovery.attempts = attempts;
+                recovery.pause = pause;
+                recovery.retry_at = now.wall.saturating_add(pause).unwrap_or(Timestamp::MAX);
+            }
+        });
+        self.start_recovery(machine);
+    }
+
+    /// A quarantine by an operator ends what otter tries by itself with the machine: its recovery,
+    /// and the release of its lease if that met a fault of the host.
+    pub(super) fn quarantine_by_operator(&mut self, machine: &MachineKey, quarantine: Quarantine) {
+        self.change_ledger(machine, |ledger| {
+            ledger.quarantine = Some(quarantine);
+            ledger.recovery = None;
+        });
+        let stuck = self.table.leases.values().find(|open| {
+            let lease = &open.lease;
+            let held = lease.machine.as_ref().map(MachineKey::from_identity);
+            lease.state == LeaseState::Releasing
+                && lease.setback.is_some()
+                && held.as_ref() == Some(machine)
+        });
+        let Some(id) = stuck.map(|open| open.lease.id) else { return };
+        self.change_lease(id, |lease, now| {
+            let detail =
+                lease.setback.as_ref().map_or("", |setback| setback.failure.detail.as_str());
+            let warning =
+                format!("An operator quarantined the machine before it was released: {detail}");
+            lease.warn(warning);
+            lease.note(now.wall, "not released; an operator quarantined the machine");
+        });
+        self.finish(id);
+    }
+
+    pub(super) fn clear_quarantine(&mut self, machine: &MachineKey) {
+        self.change_ledger(machine, |ledger| {
+            // A machine that was given back still has to be released.
+            if ledger.quarantine.take().is_some() {
+                ledger.recovery = None;
+            }
+        });
+    }
+
+    pub(super) fn clear_automatic_quarantine(&mut self, machine: &MachineKey) {
+        let quarantine = self.table.ledger(machine).and_then(|ledger| ledger.quarantine.as_ref());
+        if quarantine.is_some_and(|quarantine| quarantine.automatic) {
+            self.clear_quarantine(machine);
+        }
+    }
+
+    pub(super) fn quarantine_machine(&mut self, id: LeaseId, reason: &str) {
+        let Some(open) = self.table.leases.get(&id) else { return };
+        let Some(machine) = &open.lease.machine else { return };
+        let (key, job, since) = (MachineKey::from_identity(machine), open.lease.job, self.now.wall);
+        let quarantine = Quarantine {
+            reason: reason.to_owned(),
+            by: "otter".to_owned(),
+            since,
+            automatic: true,
+            job,
+        };
+        let pause = self.table.rules.quarantine_retry;
+        let recovery = Recovery {
+            lease: id,
+            snapshot: open.lease.release.snapshot.clone(),
+            attempts: 0,
+            pause,
+            retry_at: since.saturating_add(pause).unwrap_or(Timestamp::MAX),
+        };
+        // A quarantine by an operator stays.
+        let mut is_new = false;
+        self.change_ledger(&key, |ledger| {
+            if ledger.quarantine.as_ref().is_none_or(|quarantine| quarantine.automatic) {
+                ledger.quarantine = Some(quarantine);
+                is_new = ledger.recovery.is_none();
+                ledger.recovery.get_or_insert(recovery);
+            }
+        });
+        if is_new {
+            self.start_recovery(&key);
+        }
+    }
+}
+
+impl MachineLedger {
+    /// Whether the machine is not granted: it is quarantined, or it has not been released yet.
+    #[must_use]
+    pub const fn is_set_aside(&self) -> bool {
+        self.quarantine.is_some() || self.recovery.is_some()
+    }
+}
+
+impl OpenLease {
+    /// Whether the lease may be tried on this machine now, as far as faults of the host matter.
+    pub(super) fn may_try(
+        &self,
+        key: &MachineKey,
+        machine: &CandidateMachine,
+        waiting_pools: &BTreeSet<String>,
+        elapsed: Duration,
+    ) -> bool {
+        let waits = machine.pools.iter().any(|pool| waiting_pools.contains(pool));
+        let Lease { setback, prepare, queue_for, .. } = &*self.lease;
+        match (setback, self.retry_at) {
+            // After the first failure another machine may do better, so it is tried at once.
+            (Some(setback), Some(retry_at)) if retry_at > elapsed => {
+                setback.attempts == 1 && !setback.machines.contains(&key.0) && !waits
+            }
+            (Some(_), _) => true,
+            // A lease that cannot wait is tried, and fails with the fault.
+            (None, _) => !waits || prepare.is_none() || queue_for.is_none(),
+        }
+    }
+}
