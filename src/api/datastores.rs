@@ -16,11 +16,9 @@ use super::respond;
 use super::roles::Routes;
 use crate::domain::access::Role;
 use crate::domain::datastore;
-use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::{DatastoreId, EmptyId};
 use crate::domain::scope::Scope;
 use crate::service::callers::Caller;
-use crate::service::machines::{empty_name, shorten};
+use crate::service::datastores;
 
 /// The routes of this file.
 pub fn routes() -> Routes {
@@ -110,32 +108,27 @@ pub async fn list_datastores(
     path = "/v1/datastores/{datastore}",
     operation_id = "get_datastore",
     tag = "datastores",
-    params(("datastore" = String, Path, description = "The id of the datastore, percent-encoded, \
-                                                       because ids of NFS datastores have \
-                                                       slashes")),
+    params(("datastore" = String, Path, description = "An id, `name:<exact>` or `url:<…>`. The id \
+                                                       of an NFS datastore has slashes, which \
+                                                       some proxies refuse even as `%2F`: write \
+                                                       `%252F`, or use the name. A URL may lack \
+                                                       `ds:///vmfs/volumes/` and the last slash")),
     responses(
         (status = 200, description = "The datastore", body = Datastore),
         Problems,
     ),
     extensions(("x-otter-problems" = json!([
-        "invalid-request", "unknown-parameter", "not-found", "inventory-loading"
+        "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading"
     ]))))]
 pub async fn get_datastore(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
-    Segment(id): Segment,
+    Segment(reference): Segment,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
-    let id: DatastoreId = id.parse().map_err(|EmptyId| empty_name("datastore"))?;
     let version = api.services().event_stream.version();
     let contents = api.services().machines.contents()?;
-    let datastore = contents.datastore(&id).ok_or_else(|| {
-        let detail = format!(
-            "The datastore {} does not exist. List datastores: GET /v1/datastores",
-            shorten(&id.to_string())
-        );
-        Failure::new(FailureKind::NotFound, detail)
-    })?;
+    let datastore = datastores::resolve(&contents, &reference)?;
     Ok(respond::object(&api, &version, &Datastore::from_domain(&api, &caller.scope, datastore)))
 }
 

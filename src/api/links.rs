@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::domain::ids::{JobId, LeaseId, MachineId};
+use crate::domain::names::escape_vim;
 
-/// The path of a machine.
+/// The path of a machine. It has no `%2F`, because some proxies refuse it: a slash of an id has the
+/// escape of names, which is `%252f` in a path.
 #[must_use]
 pub fn machine(id: &MachineId) -> String {
-    format!("/v1/machines/{}", encode(&id.to_string()))
+    let id = id.to_string();
+    let id = if id.contains('/') { escape_vim(&id) } else { id };
+    format!("/v1/machines/{}", encode(&id))
 }
 
 /// The path of a job.

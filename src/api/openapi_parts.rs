@@ -11,7 +11,8 @@ use super::problem::Problem;
 #[expect(dead_code, reason = "documents the segment")]
 pub struct MachinePath {
     /// A machine: its id, `name:<exact name>`, `uuid:<instance UUID, else BIOS UUID>` or `mac:<MAC
-    /// address>`.
+    /// address>`. A name matches as the host sends it, unescaped once, and unescaped twice. If a
+    /// proxy refuses `%2F`, write `%252F`.
     machine: String,
 }
 
@@ -20,8 +21,8 @@ pub struct MachinePath {
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "documents the segment")]
 pub struct SnapshotPath {
-    /// A snapshot: its id, else its exact name, else its path `a/b/c`. Percent-encode the whole
-    /// value in the URL.
+    /// A snapshot: its id, else its name, else its path `a/b/c`. A name matches as the host sends
+    /// it, unescaped once, and unescaped twice. Percent-encode the whole value in the URL.
     snapshot: String,
 }
 

@@ -6,12 +6,13 @@ use std::str::FromStr;
 use super::ids::{EmptyId, MachineId};
 use super::mac::{InvalidMacAddress, MacAddress};
 use super::machine::Machine;
+use super::names::{is_name, unescape_vim};
 
 /// A caller's reference to a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MachineReference {
     Id(MachineId),
-    /// `name:…`, the complete name, case-sensitive.
+    /// `name:…`, the complete name in one of its forms ([`is_name`]), case-sensitive.
     Name(String),
     /// `uuid:…` in any case: the instance UUID, or the BIOS UUID if no machine has that instance
     /// UUID.
@@ -55,8 +56,13 @@ impl MachineReference {
             uuid.is_some_and(|uuid| uuid.eq_ignore_ascii_case(other))
         };
         match self {
-            Self::Id(id) => machines.filter(|machine| machine.id() == id).collect(),
-            Self::Name(name) => machines.filter(|machine| machine.name() == name).collect(),
+            Self::Id(id) => {
+                // An id may have the escapes of names, because some proxies refuse `%2F` in a URL.
+                let unescaped = unescape_vim(&id.to_string());
+                let has_id = |machine: &&M| machine.id() == id || *machine.id() == *unescaped;
+                machines.filter(has_id).collect()
+            }
+            Self::Name(name) => machines.filter(|machine| is_name(name, machine.name())).collect(),
             Self::Uuid(uuid) => {
                 let by_instance: Vec<&M> = machines
                     .clone()
@@ -180,6 +186,32 @@ mod tests {
             ("uuid:16", vec![]),
             ("mac:0-50-56-0-0-1", vec!["16"]),
             ("mac:00:50:56:00:00:03", vec![]),
+        ] {
+            let reference: MachineReference = text.parse().unwrap();
+            let found: Vec<&str> = reference
+                .matching(machines.iter())
+                .iter()
+                .map(|machine| machine.0.backend_text())
+                .collect();
+            assert_eq!(found, ids, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_and_an_id_are_found_with_the_escapes_of_names() {
+        let address = MacAddress::new([0; 6]);
+        let named = |id, name| Named(MachineId::from_backend(id), name, "-", "-", address);
+        let machines = [named("a/1", "11%2f13"), named("2", "11/13"), named("3", "11/14")];
+        for (text, ids) in [
+            ("a/1", vec!["a/1"]),
+            ("a%2f1", vec!["a/1"]),
+            ("a%2F1", vec!["a/1"]),
+            ("a%252f1", vec![]),
+            ("name:11/14", vec!["3"]),
+            ("name:11%2f14", vec!["3"]),
+            ("name:11/13", vec!["a/1", "2"]),
+            ("name:11%2f13", vec!["a/1", "2"]),
+            ("name:11%252f13", vec!["a/1"]),
         ] {
             let reference: MachineReference = text.parse().unwrap();
             let found: Vec<&str> = reference

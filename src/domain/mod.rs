@@ -8,6 +8,7 @@ pub mod access;
 pub mod audit;
 pub mod call;
 pub mod datastore;
+pub mod datastore_reference;
 pub mod duration;
 pub mod event;
 pub mod failure;

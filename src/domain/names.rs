@@ -1,5 +1,10 @@
 //! Rules for names: comparison, order, vim25 escapes, patterns, and the characters that a new name
 //! must not contain.
+//!
+//! vim25 escapes some characters of names. Some clients also escape a name before they send it, and
+//! the host then escapes it twice: `11/13/2019` becomes `11%252f13%252f2019`. otter shows a name
+//! unescaped once. It finds an object by all three forms of its name: as the host sends it,
+//! unescaped once, and unescaped twice.
 
 use std::cmp::Ordering;
 
@@ -47,10 +52,42 @@ const fn is_invisible(character: char) -> bool {
     )
 }
 
-/// Whether the name contains the fragment, without regard to case. Both are compared in Unicode
-/// lower case.
+/// Whether a caller's text is one of the three forms of a name. The case matters.
+///
+/// # Parameters
+/// - `name`: the name as otter shows it.
+#[must_use]
+pub fn is_name(given: &str, name: &str) -> bool {
+    fits_a_form(given, name, |given, form| given == form)
+}
+
+/// Whether one of the three forms of a name contains the fragment, without regard to case. Both are
+/// compared in Unicode lower case.
+///
+/// # Parameters
+/// - `name`: the name as otter shows it.
 #[must_use]
 pub fn contains_loosely(name: &str, fragment: &str) -> bool {
+    fits_a_form(fragment, name, |fragment, form| contains_in_lower_case(form, fragment))
+}
+
+/// Whether a comparison holds for a caller's text and one of the three forms of a name. A form with
+/// one more escape is compared by unescaping the caller's text, so `%2f` and `%2F` are equal.
+fn fits_a_form(given: &str, name: &str, fits: impl Fn(&str, &str) -> bool) -> bool {
+    if fits(given, name) {
+        return true;
+    }
+    // Lists compare every name, so the usual case allocates nothing.
+    if !given.contains('%') && !name.contains('%') {
+        return false;
+    }
+    let (unescaped_given, unescaped_name) = (unescape_vim(given), unescape_vim(name));
+    fits(given, &unescaped_name)
+        || fits(&unescaped_given, name)
+        || fits(&unescaped_given, &unescaped_name)
+}
+
+fn contains_in_lower_case(name: &str, fragment: &str) -> bool {
     if name.is_ascii() && fragment.is_ascii() {
         // Lists compare every name, so the usual case allocates nothing.
         let (name, fragment) = (name.as_bytes(), fragment.as_bytes());
@@ -93,10 +130,28 @@ pub fn escape_vim(name: &str) -> String {
     name.replace('%', "%25").replace('/', "%2f").replace('\\', "%5c")
 }
 
-/// Whether a pattern matches a name. `*` matches any text, `?` matches any one character, and every
-/// other character matches itself.
+/// Whether a pattern matches one of the three forms of a name. `*` matches any text, `?` matches
+/// any one character, and every other character matches itself.
+///
+/// # Parameters
+/// - `name`: the name as otter shows it.
 #[must_use]
 pub fn matches_pattern(pattern: &str, name: &str) -> bool {
+    fits_a_form(pattern, name, matches_wildcards)
+}
+
+/// Whether a pattern matches a path of names. In a path `/` of a name is written `%2F`, in either
+/// case, and `%` is written `%25`. A name that the host escapes twice also matches with its `%25`
+/// written `%`.
+#[must_use]
+pub fn matches_path_pattern(pattern: &str, path: &str) -> bool {
+    let upper = |text: &str| text.replace("%2f", "%2F");
+    let pattern = upper(pattern);
+    matches_wildcards(&pattern, &upper(path))
+        || (path.contains("%25") && matches_wildcards(&pattern, &upper(&path.replace("%25", "%"))))
+}
+
+fn matches_wildcards(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let name: Vec<char> = name.chars().collect();
     // `star` holds the position after the last `*`, and how much of the name the pattern up to
@@ -158,6 +213,50 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_found_as_the_host_sends_it_unescaped_once_and_unescaped_twice() {
+        // The name that otter shows, and the texts that find it.
+        for (name, found, not_found) in [
+            (
+                "11%2f13%2f2019",
+                vec!["11/13/2019", "11%2f13%2f2019", "11%2F13%2F2019", "11%252f13%252f2019"],
+                vec!["11%25252f13%25252f2019", "11/13"],
+            ),
+            ("11/13/2019", vec!["11/13/2019", "11%2f13%2F2019"], vec!["11%252f13%252f2019"]),
+            ("a\\b", vec!["a\\b", "a%5cb"], vec!["a/b"]),
+            ("100%", vec!["100%", "100%25"], vec!["100"]),
+            ("100%25", vec!["100%25", "100%", "100%2525"], vec!["100"]),
+            ("Kick", vec!["Kick"], vec!["kick"]),
+        ] {
+            for given in found {
+                assert!(is_name(given, name), "{given} finds {name}");
+                assert!(contains_loosely(name, &given.to_uppercase()), "{given} is in {name}");
+                assert!(matches_pattern(given, name), "{given} as a pattern finds {name}");
+                assert!(matches_pattern(&format!("{given}*"), &format!("{name} 2")), "{given}");
+            }
+            for given in not_found {
+                assert!(!is_name(given, name), "{given} does not find {name}");
+                assert!(!matches_pattern(given, name), "{given} does not match {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn patterns_match_paths_with_their_escapes() {
+        for (pattern, path, matches) in [
+            ("base/*", "base/a", true),
+            ("a%2fb", "a%2Fb", true),
+            ("a%2Fb", "a%2fb", true),
+            ("a/b", "a%2Fb", false),
+            ("a%2Fb", "a/b", false),
+            ("base/11%252f13", "base/11%252f13", true),
+            ("base/11%2F13", "base/11%252f13", true),
+            ("base/11/13", "base/11%252f13", false),
+        ] {
+            assert_eq!(matches_path_pattern(pattern, path), matches, "{pattern} {path}");
+        }
+    }
+
+    #[test]
     fn characters_that_hide_in_a_name_are_found() {
         use HiddenCharacter::{Control, Invisible, Surrounding};
         for (name, found) in [
@@ -207,6 +306,17 @@ mod tests {
             let escaped = escape_vim(&name);
             prop_assert!(!escaped.contains(['/', '\\']));
             prop_assert_eq!(unescape_vim(&escaped), name);
+        }
+
+        #[test]
+        fn every_form_of_a_name_finds_it(name in "(\\PC|[%/\\\\2f5c]){0,16}") {
+            // A client that does not escape the name, one that escapes it, and the host itself.
+            for shown in [name.clone(), escape_vim(&name)] {
+                for given in [unescape_vim(&shown), shown.clone(), escape_vim(&shown)] {
+                    prop_assert!(is_name(&given, &shown), "{} {}", given, shown);
+                    prop_assert!(contains_loosely(&shown, &given), "{} {}", given, shown);
+                }
+            }
         }
 
         #[test]

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use jiff::Timestamp;
 
 use super::ids::SnapshotId;
+use super::names::{is_name, unescape_vim};
 use super::power::PowerState;
 
 /// One snapshot of one machine.
@@ -80,7 +81,9 @@ impl Snapshots {
         segments.join("/")
     }
 
-    /// Finds a snapshot by its id, otherwise by its exact name, otherwise by its path.
+    /// Finds a snapshot by its id, otherwise by its name, otherwise by its path. Every form of a
+    /// name matches (see [`is_name`]). Paths count too unless a snapshot has the name exactly as it
+    /// is shown, so that an escaped name never takes the place of a path.
     ///
     /// # Errors
     /// `NotFound` if no snapshot matches. `Ambiguous`, with the ids, if several match.
@@ -88,9 +91,12 @@ impl Snapshots {
         if let Some(snapshot) = self.items.iter().find(|snapshot| snapshot.id == *reference) {
             return Ok(snapshot);
         }
-        let named: Vec<&Snapshot> =
-            self.items.iter().filter(|snapshot| snapshot.name == reference).collect();
-        let matching = if named.is_empty() { self.at_path(reference) } else { named };
+        let is_shown = self.items.iter().any(|snapshot| snapshot.name == reference);
+        let at_path = if is_shown { HashSet::new() } else { self.at_path(reference) };
+        let matches = |snapshot: &&Snapshot| {
+            is_name(reference, &snapshot.name) || at_path.contains(&snapshot.id)
+        };
+        let matching: Vec<&Snapshot> = self.items.iter().filter(matches).collect();
         match matching.as_slice() {
             [one] => Ok(one),
             [] => Err(SnapshotLookupError::NotFound),
@@ -115,24 +121,35 @@ impl Snapshots {
         below
     }
 
-    /// The snapshots with this path, found in one pass over the tree. The paths of all snapshots of
-    /// a deep tree are long, so they are not built.
-    fn at_path(&self, path: &str) -> Vec<&Snapshot> {
+    /// The snapshots with this path, as it is shown. If there is none, the snapshots whose names
+    /// have the forms in the path.
+    fn at_path(&self, path: &str) -> HashSet<&SnapshotId> {
         // `%2f` and `%2F` are the same escape.
-        let path = path.replace("%2f", "%2F");
+        let shown = path.replace("%2f", "%2F");
+        let exact = self.with_names(&shown, |segment, name| path_segment(name) == segment);
+        if exact.is_empty() {
+            self.with_names(path, |segment, name| is_name(&unescape_vim(segment), name))
+        } else {
+            exact
+        }
+    }
+
+    /// The snapshots for which each name from the root on fits its segment of the path, found in one
+    /// pass over the tree. The paths of all snapshots of a deep tree are long, so they are not
+    /// built.
+    fn with_names(&self, path: &str, fits: impl Fn(&str, &str) -> bool) -> HashSet<&SnapshotId> {
         let segments: Vec<&str> = path.split('/').collect();
         // How many segments match the path of each snapshot. `None` if its path differs.
         let mut matched: HashMap<&SnapshotId, Option<usize>> =
             HashMap::with_capacity(self.items.len());
-        let mut found = Vec::new();
+        let mut found = HashSet::new();
         for snapshot in &self.items {
             let above = snapshot.parent.as_ref().and_then(|parent| matched.get(parent)).copied();
-            let here = above.unwrap_or(Some(0)).and_then(|above| {
-                let segment = segments.get(above)?;
-                (path_segment(&snapshot.name) == *segment).then_some(above + 1)
-            });
+            let here = above
+                .unwrap_or(Some(0))
+                .and_then(|above| fits(segments.get(above)?, &snapshot.name).then_some(above + 1));
             if here == Some(segments.len()) {
-                found.push(snapshot);
+                found.insert(&snapshot.id);
             }
             matched.insert(&snapshot.id, here);
         }
@@ -179,7 +196,8 @@ mod tests {
     /// A forest with few different names. Some of them are hostile: they equal an id, contain
     /// slashes, or look like an escape.
     fn any_tree() -> impl Strategy<Value = Snapshots> {
-        let name = prop::sample::select(vec!["a", "b", "a/b", "%", "%2F", "a%2fb", "id-1", ""]);
+        let names = vec!["a", "b", "a/b", "%", "%2F", "a%2fb", "a%252Fb", "id-1", ""];
+        let name = prop::sample::select(names);
         let item = (name, prop::option::weighted(0.9, any::<prop::sample::Index>()));
         prop::collection::vec(item, 0..24).prop_map(|items| {
             let items = items.into_iter().enumerate().map(|(id, (name, parent))| {
@@ -231,6 +249,56 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_the_host_escapes_twice_is_found_by_each_form() {
+        let tree = tree(&[("base", None), ("11%2f13%2f2019", Some(0)), ("top", Some(1))]);
+        let found = |reference: &str| tree.find(reference).map(|snapshot| snapshot.id.to_string());
+        for (reference, id) in [
+            ("11/13/2019", "id-1"),
+            ("11%2f13%2f2019", "id-1"),
+            ("11%2F13%2F2019", "id-1"),
+            ("11%252f13%252f2019", "id-1"),
+            ("base/11%2F13%2F2019", "id-1"),
+            ("base/11%252f13%252f2019", "id-1"),
+            ("base/11%2f13%2f2019/top", "id-2"),
+            ("base/11%252f13%252f2019/top", "id-2"),
+        ] {
+            assert_eq!(found(reference).as_deref(), Ok(id), "{reference}");
+        }
+        for path in [tree.path(&tree.items[1]), tree.path(&tree.items[2])] {
+            assert!(tree.find(&path).is_ok(), "{path}");
+        }
+        for reference in ["base/11/13/2019", "11/13", "11/13/2019/top"] {
+            assert_eq!(found(reference), Err(SnapshotLookupError::NotFound), "{reference}");
+        }
+    }
+
+    #[test]
+    fn forms_of_several_names_are_ambiguous() {
+        let both = tree(&[("a/b", None), ("a%2fb", None), ("c", None)]);
+        let below_both =
+            tree(&[("a", None), ("b", None), ("c", None), ("a/b", Some(2)), ("a%2fb", Some(2))]);
+        let found = |tree: &Snapshots, reference: &str| {
+            tree.find(reference).map(|snapshot| snapshot.id.to_string())
+        };
+        let ids = |ids: [&str; 2]| {
+            Err(SnapshotLookupError::Ambiguous(ids.map(SnapshotId::from_backend).to_vec()))
+        };
+        for reference in ["a/b", "a%2fb", "a%2Fb"] {
+            assert_eq!(found(&both, reference), ids(["id-0", "id-1"]), "{reference}");
+        }
+        assert_eq!(found(&both, "a%252fb").as_deref(), Ok("id-1"), "only one has this form");
+        for snapshot in &below_both.items[3..] {
+            let path = below_both.path(snapshot);
+            assert_eq!(found(&below_both, &path), Ok(snapshot.id.to_string()), "the shown {path}");
+        }
+        assert_eq!(found(&below_both, "c/a%252Fb"), ids(["id-3", "id-4"]), "no shown path");
+        let beside_a_path = tree(&[("a", None), ("b", Some(0)), ("a%2fb", None)]);
+        assert_eq!(found(&beside_a_path, "a/b"), ids(["id-1", "id-2"]), "a path and a form");
+        let shown = tree(&[("a", None), ("b", Some(0)), ("a/b", None)]);
+        assert_eq!(found(&shown, "a/b").as_deref(), Ok("id-2"), "a shown name goes before a path");
+    }
+
+    #[test]
     fn a_parent_that_is_not_there_or_loops_does_no_harm() {
         let lost = tree(&[("a", Some(9)), ("b", Some(0))]);
         assert_eq!(lost.paths(), ["a", "a/b"]);
@@ -272,10 +340,11 @@ mod tests {
                     places.map(|place| tree.items[place].id.clone()).collect::<Vec<_>>()
                 };
                 let by_id = ids(&|place| tree.items[place].id.backend_text() == path);
-                let by_name = ids(&|place| tree.items[place].name == *path);
-                let by_path = ids(&|place| paths[place] == *path);
-                let matching = [by_id, by_name, by_path];
-                let matching = matching.into_iter().find(|ids| !ids.is_empty()).unwrap();
+                let is_shown = tree.items.iter().any(|snapshot| snapshot.name == *path);
+                let by_name_or_path = ids(&|place| {
+                    is_name(path, &tree.items[place].name) || (!is_shown && paths[place] == *path)
+                });
+                let matching = if by_id.is_empty() { by_name_or_path } else { by_id };
                 match tree.find(path) {
                     Ok(snapshot) => prop_assert_eq!(vec![snapshot.id.clone()], matching),
                     Err(SnapshotLookupError::Ambiguous(ids)) => {

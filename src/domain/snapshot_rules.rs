@@ -16,7 +16,7 @@ use super::access::Authority;
 use super::call::Evidence;
 use super::ids::{LeaseId, SnapshotId};
 use super::job::JobRequest;
-use super::names::matches_pattern;
+use super::names::{matches_path_pattern, matches_pattern};
 use super::snapshot::{Snapshots, path_segment};
 
 /// The rules for the snapshots of one machine, and the known origins of its snapshots.
@@ -314,11 +314,11 @@ impl SnapshotRules {
         Ok(())
     }
 
-    /// The pattern that protects a snapshot. `None` if no pattern matches. In a path, `%2f` and
-    /// `%2F` are equal.
+    /// The pattern that protects a snapshot by one of the forms of its name, or by its path. `None`
+    /// if no pattern matches.
     fn protecting(&self, name: &str, path: &str) -> Option<&str> {
         let protects = |pattern: &&String| {
-            matches_pattern(pattern, name) || matches_pattern(&pattern.replace("%2f", "%2F"), path)
+            matches_pattern(pattern, name) || matches_path_pattern(pattern, path)
         };
         self.protected.iter().find(protects).map(String::as_str)
     }
@@ -422,6 +422,9 @@ mod tests {
             ("work", "work", false),
             ("a/b", "a%2Fb", true),
             ("b", "a/b", false),
+            ("a%2fb", "a%252fb", true),
+            ("w%2frk", "installed/updated/w%252frk", false),
+            ("w%2frk", "w%252frk", false),
         ] {
             assert_eq!(rules.protecting(name, path).is_some(), protected, "{path}");
         }

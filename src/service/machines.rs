@@ -21,7 +21,7 @@ use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::lease::Quarantine;
 use crate::domain::mac::MacAddress;
 use crate::domain::machine::Machine;
-use crate::domain::names::{contains_loosely, matches_pattern};
+use crate::domain::names::{contains_loosely, is_name, matches_pattern};
 use crate::domain::network::Network;
 use crate::domain::pool::Pools;
 use crate::domain::power::PowerState;
@@ -334,7 +334,7 @@ impl Protection {
 
     fn is_self(&self, machine: &Machine) -> bool {
         match &self.own_name {
-            Some(name) => *name == machine.name,
+            Some(name) => is_name(name, &machine.name),
             None => machine
                 .network_cards
                 .iter()

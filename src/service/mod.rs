@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod callers;
+pub mod datastores;
 pub mod event_stream;
 pub mod host_failure;
 pub mod hosts;

@@ -52,3 +52,69 @@ async fn a_change_of_a_datastore_is_visible() {
     })
     .await;
 }
+
+/// Only on otter's simulator: govmomi has one datastore.
+#[tokio::test]
+async fn a_datastore_is_found_by_name_and_url_and_without_an_escaped_slash() {
+    let lab = Lab::start().await;
+    let isos = lab.get("/v1/datastores/10.0.0.5%3A%2Fexport%2Fisos").await.expect(200).json;
+    let url = isos["url"].as_str().unwrap();
+    let directory = url.trim_start_matches("ds:///vmfs/volumes/").trim_end_matches('/');
+    for reference in [
+        "name:isos".to_owned(),
+        "10.0.0.5:%252Fexport%252Fisos".to_owned(),
+        "10.0.0.5:%252fexport%252fisos".to_owned(),
+        format!("url:{}", encode(url)),
+        format!("url:{}", encode(url.trim_end_matches('/'))),
+        format!("url:{}", encode(directory)),
+        format!("url:{}", encode(&encode(url))),
+    ] {
+        let found = lab.get(&format!("/v1/datastores/{reference}")).await.expect(200);
+        assert_eq!(found.json, isos, "{reference}");
+    }
+    let problem = lab.get("/v1/datastores/isos").await.problem(404, "not-found");
+    assert!(problem.str("detail").ends_with("write \"name:isos\"."), "{}", problem.text);
+    for missing in ["name:Isos", "name:iso", "url:ds:%2F%2F%2Fvmfs%2Fvolumes", "uuid:isos"] {
+        lab.get(&format!("/v1/datastores/{missing}")).await.problem(404, "not-found");
+    }
+    for empty in ["name:", "url:"] {
+        let problem = lab.get(&format!("/v1/datastores/{empty}")).await;
+        problem.problem(400, "invalid-request").points_at("datastore", "empty");
+    }
+}
+
+/// Only on otter's simulator: govmomi has one datastore.
+#[tokio::test]
+async fn a_name_or_url_of_several_datastores_is_ambiguous() {
+    let lab = Lab::start().await;
+    let (isos, scratch) = ("10.0.0.5:/export/isos", "61aa04c2-98d1f3e0-2b14-0050569c0002");
+    lab.control().mutate(|world| {
+        let url = world.datastore_mut(isos).unwrap().url.clone();
+        let twin = world.datastore_mut(scratch).unwrap();
+        ("isos".clone_into(&mut twin.name), twin.url = url);
+    });
+    lab.wait_until(&format!("/v1/datastores/{scratch}"), |twin| twin["name"] == "isos").await;
+    let url = lab.get(&format!("/v1/datastores/{scratch}")).await.expect(200);
+    for reference in ["name:isos".to_owned(), format!("url:{}", encode(url.str("url")))] {
+        let problem = lab.get(&format!("/v1/datastores/{reference}")).await;
+        let problem = problem.problem(409, "ambiguous-name");
+        let candidates = json!([{"id": isos, "name": "isos"}, {"id": scratch, "name": "isos"}]);
+        assert_eq!(problem.json["candidates"], candidates, "{reference}");
+    }
+}
+
+/// Only on otter's simulator: govmomi's names have no characters that need escapes.
+#[tokio::test]
+async fn a_datastore_is_found_by_each_form_of_its_name() {
+    let lab = Lab::start().await;
+    let scratch = "61aa04c2-98d1f3e0-2b14-0050569c0002";
+    lab.control().mutate(|world| {
+        "lab%2fscratch".clone_into(&mut world.datastore_mut(scratch).unwrap().name);
+    });
+    let path = format!("/v1/datastores/{scratch}");
+    lab.wait_until(&path, |datastore| datastore["name"] == "lab%2fscratch").await;
+    for name in ["lab/scratch", "lab%2fscratch", "lab%252fscratch"] {
+        let found = lab.get(&format!("/v1/datastores/name:{}", encode(name))).await.expect(200);
+        assert_eq!(found.str("id"), scratch, "{name}");
+    }
+}

@@ -89,6 +89,70 @@ async fn a_slash_and_a_percent_of_a_name_are_escaped_in_paths() {
     assert_eq!(found.expect(200).json["id"], renamed.json["items"][1]["id"]);
 }
 
+/// Only on otter's simulator: govmomi's names have no characters that need escapes.
+#[tokio::test]
+async fn a_snapshot_is_found_by_the_name_that_its_maker_gave_it() {
+    let lab = Lab::start().await;
+    // The maker wrote `11/13/2019`, its client escaped the name, and the host escaped it again.
+    lab.control().mutate(|world| {
+        let snapshot = &mut world.machine_mut("16").unwrap().snapshots[0];
+        "11%2f13%2f2019".clone_into(&mut snapshot.name);
+    });
+    lab.wait_until("/v1/machines/16/snapshots", |list| list["items"][0]["name"] != "installed")
+        .await;
+    let at = "/v1/machines/16/snapshots";
+    let snapshot = lab.get(&format!("{at}/16-snapshot-1")).await.expect(200);
+    assert_eq!(
+        (snapshot.str("name"), snapshot.str("path")),
+        ("11%2f13%2f2019", "11%252f13%252f2019")
+    );
+    for given in ["11/13/2019", "11%2f13%2f2019", "11%2F13%2F2019", "11%252f13%252f2019"] {
+        let found = lab.get(&format!("{at}/{}", encode(given))).await.expect(200);
+        assert_eq!(found.json, snapshot.json, "{given}");
+        let body = json!({"snapshot": given});
+        let job = lab.post("/v1/machines/16/revert?wait=30s", body).await.expect(200);
+        assert_eq!(job.json["result"]["snapshot"], "16-snapshot-1", "{given}");
+    }
+    let below = lab.get(&format!("{at}/{}", encode("11%2F13%2F2019/updated"))).await.expect(200);
+    let shown = lab.get(&format!("{at}/{}", encode(below.str("path")))).await.expect(200);
+    assert_eq!(below.json, shown.json);
+    assert_eq!(shown.str("name"), "updated");
+
+    let lease = json!({"select": {"machine": "16"}, "ttl": "5m",
+        "prepare": {"snapshot": "11/13/2019"}});
+    let lease = lab.post("/v1/leases", lease).await.expect(201);
+    let path = format!("/v1/leases/{}/wait?wait=30s", lease.str("id"));
+    assert_eq!(lab.get(&path).await.expect(200).str("state"), "active");
+}
+
+/// Only on otter's simulator: govmomi's names have no characters that need escapes.
+#[tokio::test]
+async fn a_name_that_is_a_form_of_several_names_is_ambiguous() {
+    let lab = Lab::start().await;
+    lab.control().mutate(|world| {
+        let snapshots = &mut world.machine_mut("16").unwrap().snapshots;
+        "a/b".clone_into(&mut snapshots[0].name);
+        "a%2fb".clone_into(&mut snapshots[1].name);
+    });
+    lab.wait_until("/v1/machines/16/snapshots", |list| list["items"][1]["name"] == "a%2fb").await;
+    let at = "/v1/machines/16/snapshots";
+    for given in ["a/b", "a%2fb"] {
+        let problem = lab.get(&format!("{at}/{}", encode(given))).await;
+        let problem = problem.problem(409, "ambiguous-name");
+        let ids: Vec<&str> = problem.json["candidates"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|candidate| candidate["id"].as_str().unwrap())
+            .collect();
+        assert_eq!(ids, ["16-snapshot-1", "16-snapshot-2"], "{given}");
+        let body = json!({"snapshot": given});
+        lab.post("/v1/machines/16/revert?wait=30s", body).await.problem(409, "ambiguous-name");
+    }
+    let found = lab.get(&format!("{at}/{}", encode("a%252fb"))).await.expect(200);
+    assert_eq!(found.str("id"), "16-snapshot-2");
+}
+
 /// Only on otter's simulator: govmomi's snapshots have no branches.
 #[tokio::test]
 async fn a_path_distinguishes_equal_names_in_a_branch() {

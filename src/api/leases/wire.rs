@@ -231,7 +231,7 @@ pub struct SelectRequest {
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PrepareRequest {
-    /// Revert to this snapshot: its id, exact name or path.
+    /// Revert to this snapshot: its id, name or path.
     #[schema(nullable = false)]
     pub snapshot: Option<String>,
     /// `on` or `off`.
@@ -258,7 +258,7 @@ pub struct ReleaseRequest {
     /// caller is an operator.
     #[schema(nullable = false, example = "off")]
     pub power: Option<String>,
-    /// First revert to this snapshot: its id, exact name or path.
+    /// First revert to this snapshot: its id, name or path.
     #[schema(nullable = false)]
     pub snapshot: Option<String>,
 }

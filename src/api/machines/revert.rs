@@ -22,8 +22,7 @@ use crate::service::machines::MachineView;
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RevertRequest {
-    /// The snapshot: its id, else its exact name, else its path `a/b/c`. Default: the current
-    /// snapshot.
+    /// The snapshot: its id, else its name, else its path `a/b/c`. Default: the current snapshot.
     #[schema(nullable = false, example = "base/updated/kickstart")]
     snapshot: Option<String>,
     /// Whether the machine is on after the revert. Default: as the snapshot defines.

@@ -9,6 +9,7 @@ use crate::domain::ids::SnapshotId;
 use crate::domain::mac::InvalidMacAddress;
 use crate::domain::machine::Machine;
 use crate::domain::machine_reference::{InvalidMachineReference, MachineReference};
+use crate::domain::names::is_name;
 use crate::domain::scope::Scope;
 use crate::domain::snapshot::{Snapshot, SnapshotLookupError};
 use crate::service::inventory::InventoryContents;
@@ -46,7 +47,7 @@ impl Machines {
         self.resolve_parsed(scope, &parse_reference(&format!("name:{name}"))?, name)
     }
 
-    /// The snapshot that a path or a body names, by id, else by exact name, else by path.
+    /// The snapshot that a path or a body names, by id, else by name, else by path.
     ///
     /// # Errors
     /// As for the function [`snapshot`].
@@ -79,7 +80,7 @@ impl Machines {
     }
 }
 
-/// The snapshot of a machine by its id, else by its exact name, else by its path.
+/// The snapshot of a machine by its id, else by its name, else by its path.
 ///
 /// # Errors
 /// - `not-found`
@@ -138,8 +139,10 @@ fn matching(
     visible: Visible<'_>,
     reference: &MachineReference,
 ) -> Vec<Arc<Machine>> {
-    if let MachineReference::Id(id) = reference {
-        return Vec::from_iter(contents.machine(id).filter(|machine| visible(machine)).cloned());
+    if let MachineReference::Id(id) = reference
+        && let Some(machine) = contents.machine(id)
+    {
+        return Vec::from_iter(visible(machine).then(|| Arc::clone(machine)));
     }
     let machines = contents.machines.iter().filter(|machine| visible(machine)).map(Arc::as_ref);
     let found = reference.matching(machines);
@@ -155,7 +158,7 @@ fn no_match(
     as_written: &str,
 ) -> String {
     let is_name = || {
-        let called = |machine: &&Arc<Machine>| machine.name == as_written;
+        let called = |machine: &&Arc<Machine>| is_name(as_written, &machine.name);
         contents.machines.iter().filter(called).any(|machine| visible(machine))
     };
     if reference.is_id() && is_name() {

@@ -45,14 +45,14 @@ impl Operation {
         &self.path
     }
 
-    /// A call on an object: a machine by name, or a job, lease or datastore by id. Sets all
+    /// A call on an object: a machine or datastore by name, or a job or lease by id. Sets all
     /// required parameters and fields.
     pub fn call(&self, subject: &str) -> Call {
         let machine = format!("name:{}", encode(subject));
         let path = self.path.replace("{machine}", &machine).replace("{snapshot}", "base");
         let path = path
             .replace("{job}", subject)
-            .replace("{datastore}", &encode(subject))
+            .replace("{datastore}", &machine)
             .replace("{pool}", &encode(subject))
             .replace("{lease}", subject);
         let query = match self.id.as_str() {

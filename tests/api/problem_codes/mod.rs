@@ -21,7 +21,7 @@ use futures_util::future::{LocalBoxFuture, join_all};
 use otter::api::problem;
 use otter::app::Settings;
 use otter::domain::failure::FailureKind;
-use otter::simulator::world::{Choice, PowerState, Question};
+use otter::simulator::world::{Choice, Datastore, PowerState, Question};
 use otter::simulator::{Pace, Scenario};
 
 use self::call::{Call, Operation};
@@ -320,6 +320,12 @@ fn scenario(pairs: &[Pair]) -> Scenario {
         machine.question =
             (name == "asking" || (name == "answer_machine" && is_answered)).then(question);
     }
+    let twins = ["twin-1", "twin-2"].map(|id| Datastore {
+        id: id.to_owned(),
+        name: "twin".to_owned(),
+        ..scenario.datastores[0].clone()
+    });
+    scenario.datastores.extend(twins);
     scenario
 }
 
