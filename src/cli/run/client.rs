@@ -70,6 +70,14 @@ struct Problem {
     code: String,
     detail: String,
     errors: Vec<ProblemError>,
+    candidates: Vec<Candidate>,
+}
+
+/// A machine that an ambiguous reference may mean.
+#[derive(Deserialize)]
+struct Candidate {
+    id: String,
+    name: String,
 }
 
 /// An error in one part of the request.
@@ -295,7 +303,7 @@ impl Answer {
 
     /// The failure that the answer reports, with the exit code for it.
     pub fn failure(&self) -> Failure {
-        let Problem { code, detail, errors } = self.problem();
+        let Problem { code, detail, errors, candidates } = self.problem();
         let exit = match (self.status.as_u16(), code.as_str()) {
             (_, "no-free-machine") if errors.iter().any(|error| error.code == MATCHES_NONE) => {
                 Exit::NoSuchMachine
@@ -313,13 +321,22 @@ impl Answer {
         } else if code.is_empty() {
             format!("{}, from a server that is not otter", self.status)
         } else {
-            format!("{code}: {detail}")
+            format!("{code}: {detail}{}", candidates_text(&candidates))
         };
         Failure::new(exit, reason)
     }
 
     fn problem(&self) -> Problem {
         serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+}
+
+/// The candidates of an ambiguous reference as a sentence. Empty if there are none.
+fn candidates_text(candidates: &[Candidate]) -> String {
+    let each = candidates.iter().map(|Candidate { id, name }| format!("{id} ({name})"));
+    match candidates {
+        [] => String::new(),
+        _ => format!(" They are {}.", each.collect::<Vec<_>>().join(", ")),
     }
 }
 

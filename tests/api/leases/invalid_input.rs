@@ -177,6 +177,43 @@ async fn an_invalid_body_is_rejected_with_the_field() {
     assert_eq!(refused.json["candidates"].as_array().map(Vec::len), Some(2), "{}", refused.text);
 }
 
+/// A machine whose files were copied has both UUIDs of the original until the host asks about it.
+#[tokio::test]
+async fn a_uuid_of_two_copies_is_ambiguous_wherever_it_refers_to_a_machine() {
+    let lab = lab().await;
+    let uuids = lab.control().look(|world| {
+        let original = world.machine("21").unwrap();
+        [original.instance_uuid.clone(), original.bios_uuid.clone()]
+    });
+    lab.control().mutate(|world| {
+        let [instance, bios] = uuids.clone();
+        let copy = world.machine_mut("16").unwrap();
+        (copy.instance_uuid, copy.bios_uuid) = (instance, bios);
+    });
+    lab.wait_for_field("16", "uuid", json!(uuids[0])).await;
+    let candidates = json!([{"id": "16", "name": STAGING}, {"id": "21", "name": "qubes-scratch"}]);
+    for uuid in &uuids {
+        let reference = format!("uuid:{}", uuid.to_uppercase());
+        let body = json!({"select": {"machine": reference}, "ttl": "1m", "queue_for": "5m"});
+        let machine = format!("/v1/machines/{reference}");
+        for answer in [
+            request_lease(&lab, body).await,
+            lab.get(&machine).await,
+            lab.post(&format!("{machine}/power"), json!({"action": "on"})).await,
+            lab.post(&format!("{machine}/revert"), json!({})).await,
+            lab.get(&format!("{machine}/snapshots")).await,
+            lab.get(&format!("{machine}/wait?until=no_job&wait=0s")).await,
+            lab.get(&format!("/v1/jobs?machine={reference}")).await,
+            lab.get(&format!("/v1/leases?machine={reference}")).await,
+            lab.get(&format!("/v1/audit?machine={reference}")).await,
+            lab.get(&format!("/v1/events?machine={reference}&wait=0s")).await,
+        ] {
+            assert_eq!(answer.problem(409, "ambiguous-name").json["candidates"], candidates);
+        }
+    }
+    assert!(lab.get("/v1/jobs").await.expect(200).items("id").is_empty());
+}
+
 #[tokio::test]
 async fn a_queued_lease_waits_while_its_machine_name_is_ambiguous() {
     let lab = lab().await;

@@ -260,6 +260,20 @@ async fn a_selection_that_no_machine_can_match_has_its_own_code() {
 }
 
 #[tokio::test]
+async fn a_reference_to_several_machines_is_refused_with_their_ids() {
+    let fixture = RunFixture::start().await;
+    let pair = "They are 21 (qubes-scratch), 22 (qubes-scratch).";
+    for options in ["", "--queue-for 1h"] {
+        let options = format!("--machine name:qubes-scratch {options}");
+        let ended = fixture.run(&options, PRINT_NEVER).wait().await;
+        ended.assert_exit(64, "2 machines go by \"name:qubes-scratch\"; name one by its id.");
+        assert!(ended.stderr.contains(pair) && ended.stdout.is_empty(), "{ended:?}");
+    }
+    fixture.run("--machine 21", "true").wait().await.assert_exit(0, "");
+    fixture.assert_all_released().await;
+}
+
+#[tokio::test]
 async fn an_address_without_a_scheme_and_an_empty_token_file_are_reported() {
     let fixture = RunFixture::start().await;
     let address = fixture.daemon.address().to_owned();
