@@ -3,7 +3,9 @@
 # available, use it instead.
 #
 #   otter.sh run COMMAND…  takes a machine, runs the command, gives the machine back, and exits with
-#                          the status of the command
+#                          the status of the command. Write `exec otter.sh run` as the last line of
+#                          a script, so that the signals for the script reach it. If it is killed,
+#                          otter releases the machine when the lease expires
 #   otter.sh take          takes a machine, and prints the variables that `run` exports, one line
 #                          NAME=value for each
 #   otter.sh give-back     gives back the machine that this token took with this OTTER_KEY, even if

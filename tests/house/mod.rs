@@ -2,6 +2,7 @@
 
 mod architecture;
 mod circles;
+mod examples;
 mod headers;
 mod ids;
 mod imports;

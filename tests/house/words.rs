@@ -71,7 +71,7 @@ fn a_phrase_counts_only_as_whole_words_and_in_any_case() {
 }
 
 /// Every text file that the repository keeps, but for lock files and this file.
-fn texts() -> Vec<(PathBuf, String)> {
+pub fn texts() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output().unwrap();
     assert!(listed.status.success(), "git ls-files: {}", String::from_utf8_lossy(&listed.stderr));

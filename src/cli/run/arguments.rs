@@ -57,8 +57,9 @@ pub struct RunCommand {
     /// Then wait for this time.
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     settle: Option<Duration>,
-    /// The duration of the lease. It is renewed while the command runs. If `otter run` is killed or
-    /// loses the connection, the machine is released after this time.
+    /// The duration of the lease. It is renewed at half of this time while the command runs. If
+    /// `otter run` is killed or loses the connection, the machine is released when this time is
+    /// over.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = positive_duration)]
     pub ttl: Duration,
     /// The longest wait if no machine is free or a limit of the token is reached. By default

@@ -52,7 +52,8 @@ impl Exit {
     const fn meaning(self) -> &'static str {
         match self {
             Self::Usage => {
-                "the command line or the request is wrong: an unknown snapshot, a time too long"
+                "the command line or the request is wrong: an unknown snapshot, a time too long, a \
+                 reference to several machines"
             }
             Self::Unavailable => "otter cannot be reached, is not trusted, or fails",
             Self::Internal => "`otter run` itself failed",
@@ -91,9 +92,11 @@ pub fn after_help() -> String {
          OTTER_TOKEN unless --no-token is given.\n\n\
          SIGINT, SIGTERM and SIGHUP are forwarded to the command and its child processes. After \
          --kill-after, or at a second signal, they are killed. However the command ends, the \
-         machine is given back; another signal during that ends `otter run` at once. If `otter \
-         run` itself is killed with SIGKILL, the machine is released when the lease expires \
-         (--ttl).",
+         machine is given back; another signal during that ends `otter run` at once.\n\n\
+         In a script or a CI step, write `exec otter run … -- ./test.sh` as the last line: a \
+         cancelled step may signal only its shell, and a shell passes no signal on. If no signal \
+         arrives, as after SIGKILL, the machine is released when the lease expires: between half \
+         of --ttl and --ttl later (5 to 10 minutes by default).",
     );
     text
 }

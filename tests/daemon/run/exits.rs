@@ -3,7 +3,7 @@
 use rustix::process::{Pid, Signal, test_kill_process};
 
 use super::{MACHINE, NAME, RUN_UNTIL_GO_FILE, RUN_UNTIL_SIGNAL, RunFixture};
-use crate::harness::eventually;
+use crate::harness::{eventually, otter_command};
 
 #[tokio::test]
 async fn the_command_succeeds_and_knows_its_machine() {
@@ -148,6 +148,25 @@ async fn after_a_kill_9_the_machine_is_released_when_the_lease_expires() {
     run.signal(Signal::KILL);
     fixture.create_go_file();
     assert_eq!(run.wait().await.code, None);
+    fixture.assert_all_released().await;
+}
+
+/// A CI signals only the shell of a cancelled step.
+#[tokio::test]
+async fn a_signal_for_the_shell_reaches_a_run_that_replaced_it() {
+    let fixture = RunFixture::start().await;
+    let mut shell = std::process::Command::new("bash");
+    shell.args(["--noprofile", "--norc", "-eo", "pipefail", "-c"]);
+    // The second command keeps bash from replacing itself by the last command.
+    shell.arg(
+        "true; exec \"$0\" run --url \"$OTTER_URL\" --pool one --kill-after 5s -- sh -c \
+         'echo ready; exec sleep 600'; true",
+    );
+    shell.arg(otter_command(&[]).get_program()).env("OTTER_URL", fixture.url());
+    let mut run = super::RunProcess::start(shell);
+    run.expect_line("ready").await;
+    run.signal(Signal::INT);
+    run.wait().await.assert_exit(130, "the machine is given back");
     fixture.assert_all_released().await;
 }
 
