@@ -3,9 +3,10 @@
 
 mod checks;
 pub mod lease_key;
+mod own_machine;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::api::{ApiState, HttpSettings, connections};
 use crate::clock::Clock;
 use crate::config::{self, Config, Host, Listen};
 use crate::domain::audit::AuditAction;
-use crate::domain::mac::MacAddress;
+use crate::domain::machine_pattern::MachinePattern;
 use crate::domain::pool::Pools;
 use crate::domain::verify::Verify;
 use crate::domain::web_origin::Scheme;
@@ -48,6 +49,8 @@ use crate::supervisor::{Shutdown, Signals, Supervisor};
 use crate::telemetry::metrics::{Metrics, SampledMetrics};
 
 pub use checks::{CheckedSettings, check, check_with_state};
+
+use own_machine::OwnMachine;
 
 /// How long tasks have to finish in a shutdown before they are dropped.
 const GRACE: Duration = Duration::from_secs(30);
@@ -111,11 +114,12 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
         Some(_) => state.dir.clone(),
         None => Some(state.directory().to_owned()),
     };
+    let (own, is_simulated) = (OwnMachine::read(Path::new("/sys")), simulated.is_some());
     let protected = machines.protected;
     let mut built_in = Vec::new();
     let mut options = if let Some(SimulatedHost { url, fingerprint }) = simulated {
         if protected.is_empty() {
-            built_in.push("golden*".to_owned());
+            built_in.push(MachinePattern::NameOrId("golden*".to_owned()));
         }
         let mut options = EsxOptions::new(url, "root", SecretString::from("otter"));
         options.verify =
@@ -146,7 +150,9 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
             protected,
             built_in,
             own_name: esx.machine_name,
-            own_addresses: own_addresses(),
+            own_addresses: own.addresses,
+            own_uuids: own.uuids,
+            runs_in_vmware: own.is_vmware && !is_simulated,
         },
         snapshots: SnapshotSettings {
             protected: snapshots.protected,
@@ -319,7 +325,7 @@ impl App {
             )),
         });
         let patterns = Arc::new(PatternWatch::new(
-            MachinePatterns::new(&protection.protected, &pools),
+            MachinePatterns::new(&protection, &pools),
             Arc::clone(&inventory),
             event_stream.clone(),
         ));
@@ -540,17 +546,4 @@ fn sample_metrics(metrics: &Metrics, services: &Services, store: &Store, clock: 
         sampled.store_failing.set(i64::from(store.is_failing()));
         metrics.count_outage_until(clock.elapsed());
     });
-}
-
-/// The hardware addresses of the machine that otter runs on. otter finds its own machine on the
-/// host by them.
-fn own_addresses() -> Vec<MacAddress> {
-    let Ok(interfaces) = std::fs::read_dir("/sys/class/net") else { return Vec::new() };
-    let address = |interface: std::fs::DirEntry| {
-        let text = std::fs::read_to_string(interface.path().join("address")).ok()?;
-        text.trim().parse().ok()
-    };
-    // Loopback and some tunnels report zeros. Machines without an address may report zeros too.
-    let is_real = |address: &MacAddress| *address != MacAddress::new([0; 6]);
-    interfaces.flatten().filter_map(address).filter(is_real).collect()
 }

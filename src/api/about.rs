@@ -17,7 +17,7 @@ use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::hypervisor::{HostProduct, SessionState, SessionStatus};
 use crate::service::callers::Caller;
-use crate::service::patterns::UnmatchedPattern;
+use crate::service::patterns::PatternWarning;
 
 /// The features of this build.
 const FEATURES: &[&str] = &[
@@ -60,6 +60,7 @@ pub struct About {
     pub session: AboutSession,
     pub inventory: AboutInventory,
     /// The id of the machine in which otter itself runs, if it is on this host. otter protects it.
+    /// otter finds it by `esx.machine_name`, else by its hardware addresses and its BIOS UUID.
     #[schema(required)]
     pub self_machine: Option<String>,
     /// How callers authenticate: `token`, or `none` if no token exists. With `none`, otter serves
@@ -183,7 +184,7 @@ pub async fn about(
     warnings.extend(services.storage.refusal().map(|failure| failure.detail));
     if !caller.scope.is_restricted() {
         // The patterns can name machines that a restricted caller may not see.
-        warnings.extend(services.patterns.unmatched().iter().map(UnmatchedPattern::warning));
+        warnings.extend(services.patterns.warnings().iter().map(PatternWarning::text));
     }
     let about = About {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -1,5 +1,5 @@
 //! `otter check-config --host`: reads the machines of the host once, and warns of each pattern in
-//! the configuration that matches none of them.
+//! the configuration that matches none of them, and of each protected machine that is named by id.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,9 +54,9 @@ pub async fn check_host(settings: &Settings) -> anyhow::Result<()> {
     }
     read?;
     let machines = inventory.contents().machines.len();
-    let patterns = MachinePatterns::new(&settings.protection.protected, &settings.pools);
-    for unmatched in PatternWatch::new(patterns, inventory, event_stream).unmatched() {
-        print(&format!("Warning: {}\n", printable(&unmatched.warning())));
+    let patterns = MachinePatterns::new(&settings.protection, &settings.pools);
+    for warning in PatternWatch::new(patterns, inventory, event_stream).warnings() {
+        print(&format!("Warning: {}\n", printable(&warning.text())));
     }
     print(&format!("The host was reached and has {machines} machines.\n"));
     Ok(())

@@ -107,7 +107,7 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
 
     let Machines { protected } = machines;
     let mut table = root.table("machines");
-    table.set("protected", protected, texts);
+    table.set("protected", protected, parsed_list);
     table.finish();
 
     let Snapshots { protected, runners_may_remove } = snapshots;
@@ -175,7 +175,7 @@ fn leases_section(mut table: Table<'_>, leases: &mut Leases) {
 
 fn pool_section(table: &mut Table<'_>) -> Pool {
     let mut pool = Pool::default();
-    table.set("machines", &mut pool.machines, texts);
+    table.set("machines", &mut pool.machines, parsed_list);
     table.set("max_ttl", &mut pool.max_ttl, |value| timeout(value).map(Some));
     table.set("may_keep_power", &mut pool.may_keep_power, boolean);
     table.set("protected_snapshots", &mut pool.protected_snapshots, texts);

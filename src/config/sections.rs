@@ -8,6 +8,7 @@ use secrecy::SecretString;
 
 use super::{ConfigError, ConfigProblem, Listen, LogFormat};
 use crate::domain::host_limits::HostLimits;
+use crate::domain::machine_pattern::MachinePattern;
 use crate::domain::network::Network;
 use crate::domain::pool::Pool;
 use crate::domain::proxy_url::ProxyUrl;
@@ -50,7 +51,8 @@ pub struct Esx {
     /// The HTTP proxy through which otter reaches the host. Proxies of the environment are not
     /// used.
     pub proxy: Option<ProxyUrl>,
-    /// The name of the machine that otter runs in. `None`: otter finds the machine by its MAC.
+    /// The name of the machine that otter runs in. `None`: otter finds the machine by its MAC
+    /// or its BIOS UUID.
     pub machine_name: Option<String>,
     pub connect_timeout: Duration,
     /// The maximum duration of an ordinary call.
@@ -97,8 +99,8 @@ pub struct Http {
 /// `[machines]`: rules for the machines of the host.
 #[derive(Clone, Debug, Default)]
 pub struct Machines {
-    /// Ids, and patterns of names (`*`, `?`), of machines that no caller may change.
-    pub protected: Vec<String>,
+    /// The machines that no caller may change.
+    pub protected: Vec<MachinePattern>,
 }
 
 /// `[snapshots]`: the protection of snapshots.

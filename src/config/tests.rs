@@ -280,6 +280,21 @@ fn a_wrong_type_is_reported_with_the_expected_one() {
             "2: machines.protected: expected a list of strings, but one item is an integer",
         ),
         (
+            "[machines]\nprotected = ['golden-*', 'mac:00:50']",
+            "2: machines.protected: \"mac:00:50\": not a hardware address: write six octets of \
+             hexadecimal digits, such as 00:50:56:ab:cd:ef",
+        ),
+        (
+            "[machines]\nprotected = ['uuid:16']",
+            "2: machines.protected: \"uuid:16\": not a UUID: write 32 hexadecimal digits, such as \
+             uuid:564d4f5c-1f3a-4b60-8a65-7d2c6a1e0b42",
+        ),
+        (
+            "[pools.a]\nmachines = ['uid:564d4f5c-1f3a-4b60-8a65-7d2c6a1e0b42']",
+            "2: pools.a.machines: \"uid:564d4f5c-1f3a-4b60-8a65-7d2c6a1e0b42\": there is no prefix \
+             uid:; did you mean uuid:?",
+        ),
+        (
             "[http]\ntrusted_proxies = ['10.0.0.0/8', 'proxy']",
             "2: http.trusted_proxies: \"proxy\": write an IP network, such as 10.0.0.0/8 or \
              fd00::/8, or a single address",
@@ -428,7 +443,8 @@ release = { power = "keep", snapshot = "base" }
 "#,
     );
     let pool = &config.pools["qubes"];
-    assert_eq!(pool.machines, ["qubes-*", "17"]);
+    let machines: Vec<String> = pool.machines.iter().map(ToString::to_string).collect();
+    assert_eq!(machines, ["qubes-*", "17"]);
     let prepare = pool.prepare.as_ref().unwrap();
     assert_eq!(
         (prepare.until, prepare.settle),

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::ids::{DatastoreId, JobId, LeaseId, MachineId, SnapshotId};
 use super::job::Job;
 use super::lease::Lease;
+use super::machine_reference::MachineKeys;
 
 /// One event.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,7 +63,7 @@ pub struct PlacementChange {
 /// The properties of a machine that decide which scopes contain it, and its datastores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
-    pub name: String,
+    pub keys: MachineKeys,
     /// The pools that the machine's annotation names.
     pub annotated_pools: Vec<String>,
     /// The datastores that hold files of the machine.
@@ -191,7 +192,7 @@ fn placement_memory_size(change: &PlacementChange) -> usize {
     let size_of_one = |placement: &Placement| {
         let pools = placement.annotated_pools.iter().map(String::len).sum::<usize>();
         let datastores = placement.datastores.iter().map(|id| size_of::<DatastoreId>() + id.size());
-        placement.name.len() + pools + datastores.sum::<usize>()
+        placement.keys.memory_size() + pools + datastores.sum::<usize>()
     };
     let snapshots: usize =
         change.snapshots.iter().map(|id| size_of::<SnapshotId>() + id.size()).sum();
@@ -297,6 +298,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::domain::machine::Machine;
 
     #[test]
     fn a_filter_needs_every_condition() {
@@ -338,7 +340,7 @@ mod tests {
         let moved = Subject::Placement(Arc::new(PlacementChange {
             machine: MachineId::from_backend("16"),
             before: Some(Placement {
-                name: "qubes".to_owned(),
+                keys: MachineKeys::new(&Machine::new(MachineId::from_backend("16"))),
                 annotated_pools: Vec::new(),
                 datastores: Vec::new(),
             }),

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::ids::{EmptyId, MachineId};
 use super::mac::{InvalidMacAddress, MacAddress};
-use super::machine::Machine;
+use super::machine::{Machine, MachineIdentity};
 use super::names::{is_name, unescape_vim};
 
 /// A caller's reference to a machine.
@@ -37,6 +37,16 @@ pub trait ReferencedMachine {
     fn instance_uuid(&self) -> Option<&str>;
     fn bios_uuid(&self) -> Option<&str>;
     fn has_mac(&self, address: MacAddress) -> bool;
+}
+
+/// The properties of a machine by which references and patterns select it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineKeys {
+    pub id: MachineId,
+    pub name: String,
+    pub instance_uuid: Option<String>,
+    pub bios_uuid: Option<String>,
+    pub macs: Vec<MacAddress>,
 }
 
 impl MachineReference {
@@ -107,6 +117,62 @@ impl fmt::Display for MachineReference {
             Self::Uuid(uuid) => write!(formatter, "uuid:{uuid}"),
             Self::Mac(address) => write!(formatter, "mac:{address}"),
         }
+    }
+}
+
+impl MachineKeys {
+    /// The properties of a machine of the host.
+    #[must_use]
+    pub fn new(machine: &Machine) -> Self {
+        Self {
+            id: machine.id.clone(),
+            name: machine.name.clone(),
+            instance_uuid: machine.instance_uuid.clone(),
+            bios_uuid: machine.bios_uuid.clone(),
+            macs: machine.network_cards.iter().filter_map(|card| card.mac_address).collect(),
+        }
+    }
+
+    /// The size of the contents in memory, in bytes.
+    #[must_use]
+    pub fn memory_size(&self) -> usize {
+        let Self { id, name, instance_uuid, bios_uuid, macs } = self;
+        let uuids = [instance_uuid, bios_uuid].into_iter().flatten().map(String::len);
+        id.size() + name.len() + uuids.sum::<usize>() + size_of_val(macs.as_slice())
+    }
+
+    /// The known properties of a machine that is not on the host any more.
+    #[must_use]
+    pub fn from_identity(identity: &MachineIdentity, last_name: &str) -> Self {
+        Self {
+            id: identity.id.clone(),
+            name: last_name.to_owned(),
+            instance_uuid: identity.instance_uuid.clone(),
+            bios_uuid: None,
+            macs: Vec::new(),
+        }
+    }
+}
+
+impl ReferencedMachine for MachineKeys {
+    fn id(&self) -> &MachineId {
+        &self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn instance_uuid(&self) -> Option<&str> {
+        self.instance_uuid.as_deref()
+    }
+
+    fn bios_uuid(&self) -> Option<&str> {
+        self.bios_uuid.as_deref()
+    }
+
+    fn has_mac(&self, address: MacAddress) -> bool {
+        self.macs.contains(&address)
     }
 }
 

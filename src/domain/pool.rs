@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::ids::MachineId;
 use super::lease::{Prepare, Release};
 use super::machine::Machine;
-use super::names::matches_pattern;
+use super::machine_pattern::MachinePattern;
+use super::machine_reference::ReferencedMachine;
 
 /// The beginning of an annotation's line that names a pool of the machine.
 const ANNOTATION_PREFIX: &str = "otter.pool:";
@@ -19,8 +19,8 @@ pub struct Pools(pub BTreeMap<String, Pool>);
 /// The settings of a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pool {
-    /// Ids, and patterns of names, of the machines in the pool.
-    pub machines: Vec<String>,
+    /// The machines in the pool.
+    pub machines: Vec<MachinePattern>,
     /// The preparation for a lease that does not request one.
     pub prepare: Option<Prepare>,
     /// The release for a lease that does not request one.
@@ -37,26 +37,21 @@ impl Pools {
     /// The names of the pools that contain a machine, sorted.
     #[must_use]
     pub fn for_machine(&self, machine: &Machine) -> Vec<String> {
-        self.for_named_machine(
-            &machine.id,
-            &machine.name,
-            annotated_pools(machine.annotation.as_deref()),
-        )
+        self.for_keys(machine, annotated_pools(machine.annotation.as_deref()))
     }
 
-    /// The names of the pools that contain a machine, sorted.
+    /// The names of the pools that contain a machine with these properties, sorted.
     ///
     /// # Parameters
     /// - `annotated`: the pools that the machine's annotation names.
     #[must_use]
-    pub fn for_named_machine(
+    pub fn for_keys(
         &self,
-        id: &MachineId,
-        name: &str,
+        machine: &impl ReferencedMachine,
         annotated: Vec<String>,
     ) -> Vec<String> {
         let configured =
-            self.0.iter().filter(|(_, pool)| pool.includes(id, name)).map(|(pool, _)| pool.clone());
+            self.0.iter().filter(|(_, pool)| pool.includes(machine)).map(|(pool, _)| pool.clone());
         let mut pools: Vec<String> = configured.chain(annotated).collect();
         pools.sort();
         pools.dedup();
@@ -71,9 +66,8 @@ impl Pools {
 }
 
 impl Pool {
-    fn includes(&self, id: &MachineId, name: &str) -> bool {
-        let named = |pattern: &String| *id == **pattern || matches_pattern(pattern, name);
-        self.machines.iter().any(named)
+    fn includes(&self, machine: &impl ReferencedMachine) -> bool {
+        self.machines.iter().any(|pattern| pattern.matches(machine))
     }
 }
 

@@ -81,9 +81,9 @@ impl Snapshots {
         segments.join("/")
     }
 
-    /// Finds a snapshot by its id, otherwise by its name, otherwise by its path. Every form of a
-    /// name matches (see [`is_name`]). Paths count too unless a snapshot has the name exactly as it
-    /// is shown, so that an escaped name never takes the place of a path.
+    /// Finds a snapshot by its id, otherwise by its name or its path. Every form of a name matches
+    /// (see [`is_name`]). A name as it is shown goes before a path. A path as it is shown goes
+    /// before a path with other forms of its names.
     ///
     /// # Errors
     /// `NotFound` if no snapshot matches. `Ambiguous`, with the ids, if several match.
@@ -93,10 +93,14 @@ impl Snapshots {
         }
         let is_shown = self.items.iter().any(|snapshot| snapshot.name == reference);
         let at_path = if is_shown { HashSet::new() } else { self.at_path(reference) };
-        let matches = |snapshot: &&Snapshot| {
+        let is_named = |snapshot: &&Snapshot| {
             is_name(reference, &snapshot.name) || at_path.contains(&snapshot.id)
         };
-        let matching: Vec<&Snapshot> = self.items.iter().filter(matches).collect();
+        let mut matching: Vec<&Snapshot> = self.items.iter().filter(is_named).collect();
+        if matching.is_empty() {
+            let at_path = self.at_path_of_forms(reference);
+            matching = self.items.iter().filter(|found| at_path.contains(&found.id)).collect();
+        }
         match matching.as_slice() {
             [one] => Ok(one),
             [] => Err(SnapshotLookupError::NotFound),
@@ -121,22 +125,21 @@ impl Snapshots {
         below
     }
 
-    /// The snapshots with this path, as it is shown. If there is none, the snapshots whose names
-    /// have the forms in the path.
+    /// The snapshots with this path, as it is shown.
     fn at_path(&self, path: &str) -> HashSet<&SnapshotId> {
         // `%2f` and `%2F` are the same escape.
         let shown = path.replace("%2f", "%2F");
-        let exact = self.with_names(&shown, |segment, name| path_segment(name) == segment);
-        if exact.is_empty() {
-            self.with_names(path, |segment, name| is_name(&unescape_vim(segment), name))
-        } else {
-            exact
-        }
+        self.with_names(&shown, |segment, name| path_segment(name) == segment)
     }
 
-    /// The snapshots for which each name from the root on fits its segment of the path, found in one
-    /// pass over the tree. The paths of all snapshots of a deep tree are long, so they are not
-    /// built.
+    /// The snapshots with this path, if its segments are forms of their names.
+    fn at_path_of_forms(&self, path: &str) -> HashSet<&SnapshotId> {
+        self.with_names(path, |segment, name| is_name(&unescape_vim(segment), name))
+    }
+
+    /// The snapshots for which each name from the root on fits its segment of the path, found in
+    /// one pass over the tree. The paths of all snapshots of a deep tree are long, so they are
+    /// not built.
     fn with_names(&self, path: &str, fits: impl Fn(&str, &str) -> bool) -> HashSet<&SnapshotId> {
         let segments: Vec<&str> = path.split('/').collect();
         // How many segments match the path of each snapshot. `None` if its path differs.

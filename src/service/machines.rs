@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::inventory::{Inventory, InventoryContents};
 use super::jobs::Jobs;
@@ -21,7 +22,10 @@ use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::lease::Quarantine;
 use crate::domain::mac::MacAddress;
 use crate::domain::machine::Machine;
-use crate::domain::names::{contains_loosely, is_name, matches_pattern};
+use crate::domain::machine_pattern::MachinePattern;
+use crate::domain::machine_reference::ReferencedMachine;
+use crate::domain::machine_uuid::parse_uuid;
+use crate::domain::names::{contains_loosely, is_name};
 use crate::domain::network::Network;
 use crate::domain::pool::Pools;
 use crate::domain::power::PowerState;
@@ -45,14 +49,18 @@ pub struct Machines {
 /// Which machines otter refuses to change: protected ones, and the one that otter runs in.
 #[derive(Clone, Debug, Default)]
 pub struct Protection {
-    /// The configured patterns of names, and ids.
-    pub protected: Vec<String>,
+    /// `machines.protected`
+    pub protected: Vec<MachinePattern>,
     /// Patterns that otter adds. No warning is logged if one of them matches no machine.
-    pub built_in: Vec<String>,
-    /// `esx.machine_name`. If it is set, `own_addresses` is not used.
+    pub built_in: Vec<MachinePattern>,
+    /// `esx.machine_name`. If it is set, the other properties of otter's machine are not used.
     pub own_name: Option<String>,
     /// The hardware addresses of the machine that otter runs in.
     pub own_addresses: Vec<MacAddress>,
+    /// The BIOS UUID of the machine that otter runs in, in each byte order.
+    pub own_uuids: Vec<Uuid>,
+    /// Whether otter runs in a VMware machine, which may be a machine of the host.
+    pub runs_in_vmware: bool,
 }
 
 /// A machine with everything that callers see of it.
@@ -208,8 +216,10 @@ impl Machines {
     #[must_use]
     pub fn self_machine(&self, scope: &Scope) -> Option<MachineId> {
         let visible = self.visibility.machines(scope);
-        let own = visible.iter().find(|machine| self.protection.is_self(machine));
-        own.map(|machine| machine.id.clone())
+        let mut own = visible.iter().filter(|machine| self.protection.is_self(machine));
+        // Copies of a machine can have its UUID, but their addresses differ.
+        let by_address = own.clone().find(|machine| self.protection.has_own_address(machine));
+        by_address.or_else(|| own.next()).map(|machine| machine.id.clone())
     }
 
     /// Waits until the machine fulfils the condition. Returns the machine.
@@ -326,21 +336,26 @@ impl MachineFilter {
 
 impl Protection {
     fn covers(&self, machine: &Machine) -> bool {
-        self.protected
-            .iter()
-            .chain(&self.built_in)
-            .any(|pattern| machine.id == **pattern || matches_pattern(pattern, &machine.name))
+        self.protected.iter().chain(&self.built_in).any(|pattern| pattern.matches(machine))
     }
 
-    fn is_self(&self, machine: &Machine) -> bool {
+    /// Whether otter itself runs in the machine. A copy of otter's machine with the same BIOS UUID
+    /// counts too.
+    #[must_use]
+    pub fn is_self(&self, machine: &Machine) -> bool {
         match &self.own_name {
             Some(name) => is_name(name, &machine.name),
-            None => machine
-                .network_cards
-                .iter()
-                .filter_map(|card| card.mac_address)
-                .any(|address| self.own_addresses.contains(&address)),
+            None => self.has_own_address(machine) || self.has_own_uuid(machine),
         }
+    }
+
+    fn has_own_address(&self, machine: &Machine) -> bool {
+        self.own_addresses.iter().any(|address| machine.has_mac(*address))
+    }
+
+    fn has_own_uuid(&self, machine: &Machine) -> bool {
+        let uuid = machine.bios_uuid.as_deref().filter(|_| !self.own_uuids.is_empty());
+        uuid.and_then(parse_uuid).is_some_and(|uuid| self.own_uuids.contains(&uuid))
     }
 }
 

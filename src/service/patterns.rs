@@ -1,5 +1,6 @@
-//! Warnings about patterns and ids of the configuration that match no machine. A misspelt pattern
-//! would otherwise silently leave machines unprotected or a pool empty.
+//! Warnings about how the configuration names machines: patterns that match no machine, ids that
+//! the host can give to another machine, and otter's own machine if otter does not find it. A
+//! misspelt pattern would otherwise silently leave machines unprotected or a pool empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,24 +9,42 @@ use tokio_util::sync::CancellationToken;
 
 use super::event_stream::EventStream;
 use super::inventory::Inventory;
+use super::machines::Protection;
 use crate::domain::event::{EventFilter, EventType};
-use crate::domain::ids::MachineId;
 use crate::domain::machine::Machine;
-use crate::domain::names::matches_pattern;
+use crate::domain::machine_pattern::{MachinePattern, PatternMatch};
+use crate::domain::machine_reference::MachineKeys;
+use crate::domain::names::is_name;
 use crate::domain::pool::Pools;
 
-/// A setting, such as `machines.protected`, and one of its patterns or ids that matches no machine.
+const PROTECTED: &str = "machines.protected";
+
+/// A fault in how the configuration names machines.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct UnmatchedPattern {
-    pub setting: Arc<str>,
-    pub pattern: String,
+pub enum PatternWarning {
+    /// A setting, such as `machines.protected`, and one of its entries that matches no machine.
+    Unmatched { setting: Arc<str>, pattern: String },
+    /// An entry of `machines.protected` that names a machine by its id alone. If the machine is
+    /// unregistered, it loses the protection, and another machine may get it.
+    ById {
+        pattern: String,
+        machine: String,
+        /// The instance UUID, else the BIOS UUID.
+        uuid: Option<String>,
+    },
+    /// otter runs in a VMware machine and finds it neither by address nor by UUID.
+    OwnMachineNotFound,
 }
 
-/// The patterns and ids of machines in the configuration, by setting.
+/// How the configuration names machines.
 #[derive(Clone, Debug, Default)]
-pub struct MachinePatterns(BTreeMap<Arc<str>, Vec<String>>);
+pub struct MachinePatterns {
+    /// The entries of each setting.
+    entries: BTreeMap<Arc<str>, Vec<MachinePattern>>,
+    protection: Protection,
+}
 
-/// Logs the patterns that match no machine: at the start, and when they change.
+/// Logs the warnings: at the start, and when they change.
 pub struct PatternWatch {
     patterns: MachinePatterns,
     inventory: Arc<Inventory>,
@@ -33,47 +52,135 @@ pub struct PatternWatch {
 }
 
 impl MachinePatterns {
-    /// The patterns of `machines.protected` and of every configured pool.
+    /// The entries of `machines.protected` and of every configured pool, and otter's own machine.
     #[must_use]
-    pub fn new(protected: &[String], pools: &Pools) -> Self {
-        let mut settings = BTreeMap::from([(Arc::from("machines.protected"), protected.to_vec())]);
+    pub fn new(protection: &Protection, pools: &Pools) -> Self {
+        let mut entries = BTreeMap::from([(Arc::from(PROTECTED), protection.protected.clone())]);
         for (name, pool) in &pools.0 {
-            settings.insert(Arc::from(format!("pools.{name}.machines")), pool.machines.clone());
+            entries.insert(Arc::from(format!("pools.{name}.machines")), pool.machines.clone());
         }
-        Self(settings)
+        Self { entries, protection: protection.clone() }
     }
 
-    /// The number of patterns of each setting that match no machine.
+    /// The number of entries of each setting that match no machine.
     #[must_use]
-    pub fn counts(&self, unmatched: &BTreeSet<UnmatchedPattern>) -> BTreeMap<Arc<str>, usize> {
-        let count =
-            |setting: &Arc<str>| unmatched.iter().filter(|found| found.setting == *setting).count();
-        self.0.keys().map(|setting| (Arc::clone(setting), count(setting))).collect()
+    pub fn counts(&self, warnings: &BTreeSet<PatternWarning>) -> BTreeMap<Arc<str>, usize> {
+        let count = |setting: &Arc<str>| {
+            warnings.iter().filter(|warning| warning.is_unmatched_in(setting)).count()
+        };
+        self.entries.keys().map(|setting| (Arc::clone(setting), count(setting))).collect()
     }
 
-    fn unmatched(&self, machines: &[(MachineId, String)]) -> BTreeSet<UnmatchedPattern> {
-        let matches = |pattern: &str| {
-            machines.iter().any(|(id, name)| *id == *pattern || matches_pattern(pattern, name))
-        };
-        let mut unmatched = BTreeSet::new();
-        for (setting, patterns) in &self.0 {
-            for pattern in patterns.iter().filter(|pattern| !matches(pattern)) {
-                unmatched.insert(UnmatchedPattern {
-                    setting: Arc::clone(setting),
-                    pattern: pattern.clone(),
-                });
+    fn warnings(&self, machines: &[Arc<Machine>]) -> BTreeSet<PatternWarning> {
+        let mut warnings = BTreeSet::new();
+        for (setting, patterns) in &self.entries {
+            for pattern in patterns {
+                warnings.extend(entry_warning(setting, pattern, machines));
             }
         }
-        unmatched
+        let is_own_named =
+            |name: &String| machines.iter().any(|machine| is_name(name, &machine.name));
+        let is_self = |machine: &Arc<Machine>| self.protection.is_self(machine);
+        match &self.protection.own_name {
+            Some(name) if !is_own_named(name) => {
+                let (setting, pattern) = (Arc::from("esx.machine_name"), name.clone());
+                warnings.insert(PatternWarning::Unmatched { setting, pattern });
+            }
+            None if self.protection.runs_in_vmware && !machines.iter().any(is_self) => {
+                warnings.insert(PatternWarning::OwnMachineNotFound);
+            }
+            _ => {}
+        }
+        warnings
     }
 }
 
-impl UnmatchedPattern {
+/// The warning about an entry. `None` if it names a machine, and not only by its id.
+fn entry_warning(
+    setting: &Arc<str>,
+    pattern: &MachinePattern,
+    machines: &[Arc<Machine>],
+) -> Option<PatternWarning> {
+    let named = machines
+        .iter()
+        .filter_map(|machine| pattern.match_with(machine.as_ref()).map(|by| (machine, by)));
+    let mut by_id = None;
+    for (machine, by) in named {
+        match by {
+            PatternMatch::Property => return None,
+            PatternMatch::Id => by_id = Some(machine),
+        }
+    }
+    match by_id {
+        Some(_) if **setting != *PROTECTED => None,
+        Some(machine) => Some(PatternWarning::ById {
+            pattern: pattern.to_string(),
+            machine: machine.name.clone(),
+            uuid: machine.instance_uuid.clone().or_else(|| machine.bios_uuid.clone()),
+        }),
+        None => Some(PatternWarning::Unmatched {
+            setting: Arc::clone(setting),
+            pattern: pattern.to_string(),
+        }),
+    }
+}
+
+impl PatternWarning {
     /// The warning for the operator.
     #[must_use]
-    pub fn warning(&self) -> String {
-        let Self { setting, pattern } = self;
-        format!("{setting}: {pattern:?} matches no machine. Check how it is spelt.")
+    pub fn text(&self) -> String {
+        match self {
+            Self::Unmatched { setting, pattern } => {
+                format!("{setting}: {pattern:?} matches no machine. Check how it is spelt.")
+            }
+            Self::ById { pattern, machine, uuid } => {
+                let remedy = uuid.as_ref().map_or_else(
+                    || "Write its name".to_owned(),
+                    |uuid| format!("Write \"uuid:{uuid}\""),
+                );
+                format!(
+                    "{PROTECTED}: {pattern:?} is the id of {machine}. If {machine} is \
+                     unregistered, the host can give the id to another machine. {remedy}."
+                )
+            }
+            Self::OwnMachineNotFound => {
+                "otter runs in a VMware machine and does not find it among the machines of the \
+                 host, so it does not protect it. If it is one of them, set esx.machine_name to \
+                 its name."
+                    .to_owned()
+            }
+        }
+    }
+
+    fn is_unmatched_in(&self, of: &Arc<str>) -> bool {
+        let Self::Unmatched { setting, .. } = self else { return false };
+        setting == of
+    }
+
+    fn log(&self) {
+        match self {
+            Self::Unmatched { setting, pattern } => tracing::warn!(
+                %setting,
+                %pattern,
+                "a pattern of the configuration matches no machine"
+            ),
+            Self::ById { .. } | Self::OwnMachineNotFound => tracing::warn!("{}", self.text()),
+        }
+    }
+
+    fn log_end(&self) {
+        match self {
+            Self::Unmatched { setting, pattern } => tracing::info!(
+                %setting,
+                %pattern,
+                "a pattern of the configuration matches a machine again"
+            ),
+            Self::ById { pattern, .. } => tracing::info!(
+                %pattern,
+                "an entry of machines.protected does not name its machine by the id alone any more"
+            ),
+            Self::OwnMachineNotFound => tracing::info!("otter has found its own machine"),
+        }
     }
 }
 
@@ -87,20 +194,21 @@ impl PatternWatch {
         Self { patterns, inventory, event_stream }
     }
 
-    /// The patterns that match no machine now. Empty before the inventory is loaded.
+    /// The present warnings. Empty before the inventory is loaded.
     #[must_use]
-    pub fn unmatched(&self) -> BTreeSet<UnmatchedPattern> {
-        self.machines().map_or_else(BTreeSet::new, |machines| self.patterns.unmatched(&machines))
+    pub fn warnings(&self) -> BTreeSet<PatternWarning> {
+        let contents = self.inventory.contents();
+        if contents.loaded { self.patterns.warnings(&contents.machines) } else { BTreeSet::new() }
     }
 
     /// The number of patterns of each setting that match no machine now.
     #[must_use]
     pub fn counts(&self) -> BTreeMap<Arc<str>, usize> {
-        self.patterns.counts(&self.unmatched())
+        self.patterns.counts(&self.warnings())
     }
 
-    /// Logs each change of the unmatched patterns, until `stop`. It waits for events of the
-    /// inventory and compares the patterns only if the ids or names of machines changed.
+    /// Logs each change of the warnings, until `stop`. It waits for events of the inventory and
+    /// compares the patterns only if a property changed by which patterns name machines.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let types = vec![
             EventType::MachineChanged,
@@ -110,18 +218,20 @@ impl PatternWatch {
         ];
         let mut changes =
             self.event_stream.subscribe(EventFilter { types, ..EventFilter::default() });
-        let (mut last_machines, mut logged) = (None, BTreeSet::new());
+        let (mut last_keys, mut logged): (Option<Vec<MachineKeys>>, _) = (None, BTreeSet::new());
         loop {
             // First skip the events, then read the inventory: a change in between wakes the loop
             // again.
             changes.skip_unread();
-            let machines = self.machines();
-            if machines.is_some() && machines != last_machines {
-                let now = machines
-                    .as_ref()
-                    .map_or_else(BTreeSet::new, |all| self.patterns.unmatched(all));
-                log_changes(&logged, &now);
-                (last_machines, logged) = (machines, now);
+            let contents = self.inventory.contents();
+            let keys = contents.loaded.then(|| {
+                contents.machines.iter().map(|machine| MachineKeys::new(machine)).collect()
+            });
+            if keys.is_some() && keys != last_keys {
+                let now = self.patterns.warnings(&contents.machines);
+                now.difference(&logged).for_each(PatternWarning::log);
+                logged.difference(&now).for_each(PatternWarning::log_end);
+                (last_keys, logged) = (keys, now);
             }
             tokio::select! {
                 biased;
@@ -130,51 +240,80 @@ impl PatternWatch {
             }
         }
     }
-
-    fn machines(&self) -> Option<Vec<(MachineId, String)>> {
-        let contents = self.inventory.contents();
-        let machine = |machine: &Arc<Machine>| (machine.id.clone(), machine.name.clone());
-        contents.loaded.then(|| contents.machines.iter().map(machine).collect())
-    }
-}
-
-fn log_changes(before: &BTreeSet<UnmatchedPattern>, now: &BTreeSet<UnmatchedPattern>) {
-    for UnmatchedPattern { setting, pattern } in now.difference(before) {
-        tracing::warn!(%setting, %pattern, "a pattern of the configuration matches no machine");
-    }
-    for UnmatchedPattern { setting, pattern } in before.difference(now) {
-        tracing::info!(
-            %setting,
-            %pattern,
-            "a pattern of the configuration matches a machine again"
-        );
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::ids::MachineId;
+    use crate::domain::machine_uuid::parse_uuid;
     use crate::domain::pool::Pool;
 
+    fn patterns(texts: &[&str]) -> Vec<MachinePattern> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn machine(id: &str, name: &str) -> Machine {
+        let mut machine = Machine::new(MachineId::from_backend(id));
+        name.clone_into(&mut machine.name);
+        machine.bios_uuid = Some(format!("564d4f5c-1f3a-4b60-8a65-{id:0>12}"));
+        machine
+    }
+
+    fn found(patterns: &MachinePatterns, machines: &[Machine]) -> Vec<String> {
+        let machines: Vec<Arc<Machine>> = machines.iter().cloned().map(Arc::new).collect();
+        patterns.warnings(&machines).iter().map(PatternWarning::text).collect()
+    }
+
     #[test]
-    fn patterns_and_ids_that_match_no_machine_are_found_by_setting() {
-        let texts =
-            |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        let pool = Pool { machines: texts(&["qubes-*", "40"]), ..Pool::default() };
+    fn entries_that_match_no_machine_and_ids_of_protected_machines_are_found() {
+        let pool = Pool { machines: patterns(&["qubes-*", "40", "8"]), ..Pool::default() };
         let pools = Pools([("qubes".to_owned(), pool)].into());
-        let patterns = MachinePatterns::new(&texts(&["golden-*", "7", "golden-debain-*"]), &pools);
-        let machines = [("7", "runner"), ("8", "golden-debian-12")];
-        let machines = machines.map(|(id, name)| (MachineId::from_backend(id), name.to_owned()));
-        let unmatched = patterns.unmatched(&machines);
-        let found: Vec<(&str, &str)> =
-            unmatched.iter().map(|found| (&*found.setting, found.pattern.as_str())).collect();
-        let pool = "pools.qubes.machines";
+        let uuid = "uuid:564d4f5c-1f3a-4b60-8a65-000000000008";
+        let protected = patterns(&["golden-*", "7", "golden-debain-*", uuid, "mac:1:2:3:4:5:6"]);
+        let protection = Protection { protected, ..Protection::default() };
+        let patterns = MachinePatterns::new(&protection, &pools);
+        let machines = [machine("7", "runner"), machine("8", "golden-debian-12")];
+        let unmatched = |setting: &str, pattern: &str| {
+            format!("{setting}: {pattern:?} matches no machine. Check how it is spelt.")
+        };
+        let by_id = "machines.protected: \"7\" is the id of runner. If runner is unregistered, \
+            the host can give the id to another machine. Write \
+            \"uuid:564d4f5c-1f3a-4b60-8a65-000000000007\".";
         assert_eq!(
-            found,
-            [("machines.protected", "golden-debain-*"), (pool, "40"), (pool, "qubes-*")]
+            found(&patterns, &machines),
+            [
+                unmatched("machines.protected", "golden-debain-*"),
+                unmatched("machines.protected", "mac:1:2:3:4:5:6"),
+                unmatched("pools.qubes.machines", "40"),
+                unmatched("pools.qubes.machines", "qubes-*"),
+                by_id.to_owned(),
+            ]
         );
-        let counts = patterns.counts(&unmatched);
-        assert_eq!(counts, BTreeMap::from([("machines.protected".into(), 1), (pool.into(), 2)]));
+        let warnings = patterns.warnings(&machines.map(Arc::new));
+        let counts = patterns.counts(&warnings);
+        let pool = "pools.qubes.machines";
+        assert_eq!(counts, BTreeMap::from([(PROTECTED.into(), 2), (pool.into(), 2)]));
         assert_eq!(patterns.counts(&BTreeSet::new()).values().sum::<usize>(), 0);
+    }
+
+    #[test]
+    fn a_vmware_machine_that_is_not_found_is_a_warning() {
+        let machines = [machine("7", "runner"), machine("8", "otter")];
+        let own = |change: &dyn Fn(&mut Protection)| {
+            let mut protection = Protection { runs_in_vmware: true, ..Protection::default() };
+            change(&mut protection);
+            found(&MachinePatterns::new(&protection, &Pools::default()), &machines)
+        };
+        assert_eq!(own(&|_| {}), [PatternWarning::OwnMachineNotFound.text()]);
+        assert!(own(&|own| own.runs_in_vmware = false).is_empty());
+        assert!(own(&|own| own.own_name = Some("otter".to_owned())).is_empty());
+        let uuid = parse_uuid(machines[1].bios_uuid.as_deref().unwrap()).unwrap();
+        assert!(own(&|own| own.own_uuids = vec![uuid]).is_empty());
+        let misspelt = own(&|own| own.own_name = Some("oter".to_owned()));
+        assert_eq!(
+            misspelt,
+            ["esx.machine_name: \"oter\" matches no machine. Check how it is spelt."]
+        );
     }
 }

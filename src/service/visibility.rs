@@ -7,10 +7,10 @@ use super::callers::Caller;
 use super::inventory::Inventory;
 use crate::domain::datastore::Datastore;
 use crate::domain::event::Placement;
-use crate::domain::ids::MachineId;
 use crate::domain::job::Job;
 use crate::domain::lease::Lease;
 use crate::domain::machine::{Machine, MachineIdentity};
+use crate::domain::machine_reference::MachineKeys;
 use crate::domain::pool::Pools;
 use crate::domain::scope::Scope;
 
@@ -35,9 +35,9 @@ impl Visibility {
 
     /// Whether a machine was in a scope while it had this placement.
     #[must_use]
-    pub fn had_machine(&self, scope: &Scope, id: &MachineId, placement: &Placement) -> bool {
-        let Placement { name, annotated_pools, datastores: _ } = placement;
-        scope.contains(name, &self.pools.for_named_machine(id, name, annotated_pools.clone()))
+    pub fn had_machine(&self, scope: &Scope, placement: &Placement) -> bool {
+        let Placement { keys, annotated_pools, datastores: _ } = placement;
+        scope.contains(&keys.name, &self.pools.for_keys(keys, annotated_pools.clone()))
     }
 
     /// The machines of a scope, in the order of their names.
@@ -111,6 +111,7 @@ impl Visibility {
             return self.has_machine(scope, known);
         }
         let last_pool = last_pool.map(str::to_owned).into_iter().collect();
-        scope.contains(last_name, &self.pools.for_named_machine(&machine.id, last_name, last_pool))
+        let keys = MachineKeys::from_identity(machine, last_name);
+        scope.contains(last_name, &self.pools.for_keys(&keys, last_pool))
     }
 }

@@ -1,6 +1,7 @@
 //! `/v1/about`, the health checks, the OpenAPI documents, and the HTML pages.
 
-use serde_json::json;
+use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::harness::{Lab, on_every_host};
 
@@ -59,6 +60,41 @@ async fn otter_finds_its_own_machine_by_mac_address() {
     })
     .await;
     assert_eq!(lab.get("/v1/about").await.expect(200).str("self_machine"), "31");
+}
+
+/// In a container with a network of its own, the address is not one of the machine.
+#[tokio::test]
+async fn otter_finds_its_own_machine_by_bios_uuid() {
+    let settings = |settings: &mut otter::app::Settings| {
+        settings.protection.own_addresses = vec!["02:42:ac:11:00:02".parse().unwrap()];
+        settings.protection.own_uuids =
+            vec![Uuid::from_u128(0x6ba7_b810_9dad_11d1_80b4_00c0_4fd4_30c8)];
+        settings.protection.runs_in_vmware = true;
+    };
+    let lab = Lab::with_settings(settings).await;
+    let warning = |about: &Value| {
+        about["warnings"].to_string().contains("otter runs in a VMware machine and does not find")
+    };
+    let about = lab.get("/v1/about").await.expect(200).json;
+    assert!(about["self_machine"].is_null() && warning(&about), "{about}");
+    lab.control().mutate(|world| {
+        for id in ["22", "31"] {
+            "6BA7B810-9DAD-11D1-80B4-00C04FD430C8"
+                .clone_into(&mut world.machine_mut(id).unwrap().bios_uuid);
+        }
+    });
+    lab.wait_until("/v1/about", |about| about["self_machine"] == "31").await;
+    assert!(!warning(&lab.get("/v1/about").await.expect(200).json));
+    for id in ["22", "31"] {
+        let problem = lab.post(&format!("/v1/machines/{id}/power"), json!({"action": "off"})).await;
+        problem.problem(409, "self-protection");
+    }
+    // Copies have the same UUID. The address tells which of them is otter's machine.
+    lab.control().mutate(|world| {
+        let card = &mut world.machine_mut("22").unwrap().network_cards[0];
+        "02:42:ac:11:00:02".clone_into(&mut card.mac_address);
+    });
+    lab.wait_until("/v1/about", |about| about["self_machine"] == "22").await;
 }
 
 #[tokio::test]

@@ -16,7 +16,8 @@ const RUNNER: &str = "ci-runner-2";
 
 async fn guarded() -> Guarded {
     let settings = |settings: &mut Settings| {
-        let pool = |pattern: &str| Pool { machines: vec![pattern.to_owned()], ..Pool::default() };
+        let pool =
+            |pattern: &str| Pool { machines: vec![pattern.parse().unwrap()], ..Pool::default() };
         settings.pools = Pools(
             [("qubes".to_owned(), pool("qubes-*")), ("runners".to_owned(), pool("ci-runner-*"))]
                 .into(),

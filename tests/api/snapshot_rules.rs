@@ -368,7 +368,7 @@ async fn patterns_of_paths_and_pools_protect_but_allow_reverts() {
     let settings = |settings: &mut Settings| {
         settings.snapshots.protected = vec!["installed/*rc/kick?tart".to_owned()];
         let pool = |name: &str, machines: &[&str], pattern: &str| {
-            let machines = machines.iter().map(|machine| (*machine).to_owned()).collect();
+            let machines = machines.iter().map(|machine| machine.parse().unwrap()).collect();
             let protected_snapshots = vec![pattern.to_owned()];
             (name.to_owned(), Pool { machines, protected_snapshots, ..Pool::default() })
         };

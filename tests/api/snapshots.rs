@@ -108,7 +108,7 @@ async fn a_snapshot_is_found_by_the_name_that_its_maker_gave_it() {
     );
     for given in ["11/13/2019", "11%2f13%2f2019", "11%2F13%2F2019", "11%252f13%252f2019"] {
         let found = lab.get(&format!("{at}/{}", encode(given))).await.expect(200);
-        assert_eq!(found.json, snapshot.json, "{given}");
+        assert_eq!(found.json["id"], snapshot.json["id"], "{given}");
         let body = json!({"snapshot": given});
         let job = lab.post("/v1/machines/16/revert?wait=30s", body).await.expect(200);
         assert_eq!(job.json["result"]["snapshot"], "16-snapshot-1", "{given}");

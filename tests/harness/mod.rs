@@ -347,7 +347,10 @@ pub fn settings(url: &str) -> Settings {
         esx,
         guest_settle: Duration::from_millis(200),
         snapshots: SnapshotSettings::default(),
-        protection: Protection { protected: vec!["golden-*".to_owned()], ..Protection::default() },
+        protection: Protection {
+            protected: vec!["golden-*".parse().unwrap()],
+            ..Protection::default()
+        },
         jobs: JobSettings {
             settle: Duration::from_millis(100),
             outage_grace: Duration::from_mins(1),

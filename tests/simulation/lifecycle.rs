@@ -173,7 +173,7 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
 
 /// A pool of the machines that were not renamed.
 fn pools() -> Pools {
-    let pool = Pool { machines: vec!["machine-*".to_owned()], ..Pool::default() };
+    let pool = Pool { machines: vec!["machine-*".parse().unwrap()], ..Pool::default() };
     Pools([("ci".to_owned(), pool)].into())
 }
 

@@ -106,9 +106,7 @@ fn placement_payloads(
     let machines = &api.services().machines;
     let visibility = machines.visibility();
     let visible_placement = |placement: &Option<Placement>| {
-        placement
-            .clone()
-            .filter(|placement| visibility.had_machine(&caller.scope, machine, placement))
+        placement.clone().filter(|placement| visibility.had_machine(&caller.scope, placement))
     };
     let (was, is) = (visible_placement(before), visible_placement(after));
     let mut payloads: Vec<(EventType, EventPayload)> = match (&was, &is) {

@@ -18,7 +18,7 @@ use crate::service::machines::empty_name;
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "documents the segment")]
 pub struct PoolPath {
-    /// The name of the pool.
+    /// The name of the pool. If a proxy refuses `%2F`, write `%252F`.
     pool: String,
 }
 

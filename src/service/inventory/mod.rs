@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::domain::event::{Placement, PlacementChange, Subject};
 use crate::domain::ids::MachineId;
 use crate::domain::machine::Machine;
+use crate::domain::machine_reference::MachineKeys;
 use crate::domain::pool::annotated_pools;
 use crate::hypervisor::{Facts, Observer, SessionState, SessionStatus};
 
@@ -209,7 +210,7 @@ fn placement_change(
     }
     let known = before.machine(id);
     let placement = |machine: &Arc<Machine>| Placement {
-        name: machine.name.clone(),
+        keys: MachineKeys::new(machine),
         annotated_pools: annotated_pools(machine.annotation.as_deref()),
         datastores: machine.datastores.clone(),
     };

@@ -87,8 +87,8 @@ impl LeaseActor {
         caller: &Caller,
         pool: &str,
     ) -> Result<Vec<MachineId>, Failure> {
-        self.parts.machines.find_pool(&caller.scope, pool)?;
-        let filter = MachineFilter { pool: Some(pool.to_owned()), ..MachineFilter::default() };
+        let pool = self.parts.machines.find_pool(&caller.scope, pool)?;
+        let filter = MachineFilter { pool: Some(pool), ..MachineFilter::default() };
         let views = self.parts.machines.list(&caller.scope, &filter)?;
         let by_otter = |view: &MachineView| {
             view.quarantine.as_ref().is_some_and(|quarantine| quarantine.automatic)

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::{MachineView, Machines, shorten};
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::lease::Select;
-use crate::domain::names::contains_loosely;
+use crate::domain::names::{contains_loosely, unescape_vim};
 use crate::domain::scope::Scope;
 
 /// The error code for the part of a lease request that no machine can ever match.
@@ -42,19 +42,20 @@ impl Machines {
         }))
     }
 
-    /// Checks that the pool of a path exists.
+    /// The name of the pool in a path. A slash may have the escape of names, because some proxies
+    /// refuse `%2F` in a URL.
     ///
     /// # Errors
     /// - `not-found`, with the names of the existing pools
     /// - as for [`Machines::contents`]
-    pub fn find_pool(&self, scope: &Scope, pool: &str) -> Result<(), Failure> {
-        match self.missing_pool(scope, pool)? {
-            None => Ok(()),
-            Some(reason) => {
-                let detail = format!("{}. List them: GET /v1/pools", capitalized(&reason));
-                Err(Failure::new(FailureKind::NotFound, detail))
-            }
+    pub fn find_pool(&self, scope: &Scope, pool: &str) -> Result<String, Failure> {
+        let Some(reason) = self.missing_pool(scope, pool)? else { return Ok(pool.to_owned()) };
+        let unescaped = unescape_vim(pool);
+        if self.missing_pool(scope, &unescaped)?.is_none() {
+            return Ok(unescaped);
         }
+        let detail = format!("{}. List them: GET /v1/pools", capitalized(&reason));
+        Err(Failure::new(FailureKind::NotFound, detail))
     }
 
     /// Why a pool does not exist. `None` if it exists.

@@ -85,7 +85,7 @@ async fn a_pool_names_the_network_of_its_leases() {
             ..Prepare::default()
         };
         let pool = Pool {
-            machines: vec!["ci-runner-2".to_owned()],
+            machines: vec!["ci-runner-2".parse().unwrap()],
             prepare: Some(prepare),
             ..Pool::default()
         };

@@ -20,7 +20,7 @@ const MACHINES: [&str; 3] = [STAGING, "qubes-4.3-nightly", "qubes-third"];
 
 /// Short pauses, so that a test sees many attempts.
 fn hasty(settings: &mut Settings) {
-    let qubes = Pool { machines: vec!["qubes-*".to_owned()], ..Pool::default() };
+    let qubes = Pool { machines: vec!["qubes-*".parse().unwrap()], ..Pool::default() };
     settings.pools = Pools([("qubes".to_owned(), qubes)].into());
     settings.leases.fault_pause = Duration::from_millis(50);
     settings.leases.max_fault_pause = Duration::from_millis(200);
@@ -242,6 +242,12 @@ async fn the_quarantines_that_otter_set_in_a_pool_are_cleared_together() {
     assert!(cleared.json["items"][0]["quarantine"].is_null(), "{}", cleared.text);
     assert_eq!(pool(&lab).await["quarantined_count"], 1);
     assert_eq!(delete("qubes").await.expect(200).json["items"], json!([]));
+    lab.annotate("22", "otter.pool: lab/one");
+    lab.wait_until("/v1/machines/22", |machine| machine["pools"] == json!(["lab/one", "qubes"]))
+        .await;
+    for (path, status) in [("lab%2Fone", 200), ("lab%252Fone", 200), ("lab%25252Fone", 404)] {
+        assert_eq!(delete(path).await.status, status, "{path}");
+    }
 }
 
 #[tokio::test]

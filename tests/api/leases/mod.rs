@@ -32,14 +32,14 @@ async fn lab() -> Lab {
 
 fn with_pools(settings: &mut Settings) {
     let qubes = Pool {
-        machines: vec!["qubes-*".to_owned()],
+        machines: vec!["qubes-*".parse().unwrap()],
         prepare: None,
         release: Some(Release::default()),
         max_ttl: Some(Duration::from_hours(2)),
         ..Pool::default()
     };
     let ready = Pool {
-        machines: vec![STAGING.to_owned()],
+        machines: vec![STAGING.parse().unwrap()],
         prepare: Some(Prepare {
             snapshot: Some("installed/updated/kickstart".to_owned()),
             power: Some(PowerState::On),

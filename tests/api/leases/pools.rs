@@ -138,7 +138,7 @@ async fn protected_machines_and_templates_are_never_granted() {
         with_pools(settings);
         // Patterns match the exact case, and ids match as well.
         settings.protection.protected =
-            ["golden-*", "QUBES-4.3*", "16"].map(str::to_owned).to_vec();
+            ["golden-*", "QUBES-4.3*", "16"].map(|pattern| pattern.parse().unwrap()).to_vec();
     })
     .await;
     lab.annotate("42", "otter.pool: gold");

@@ -123,7 +123,7 @@ fn a_grant_gets_a_fence_above_the_floor_and_above_the_last_fence_of_its_machine(
 #[test]
 fn a_machine_is_in_the_pools_of_the_configuration_and_of_its_annotation() {
     let pool = |patterns: &[&str]| Pool {
-        machines: patterns.iter().map(|pattern| (*pattern).to_owned()).collect(),
+        machines: patterns.iter().map(|pattern| pattern.parse().unwrap()).collect(),
         ..Pool::default()
     };
     let pools = Pools(BTreeMap::from([
