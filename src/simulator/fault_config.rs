@@ -252,7 +252,7 @@ impl VimFaultEntry {
                 Some(id) if field.reference => Value::Reference(Moref::new(field.type_name, id)),
                 Some(text) => Value::Text(text),
                 None if field.occurs == Occurs::Once && !field.reference => {
-                    Value::Text("simulated".to_owned())
+                    Value::Text(placeholder(field.type_name).to_owned())
                 }
                 None if field.occurs == Occurs::Once => {
                     return Err(format!("the field {} of {name} is required", field.name));
@@ -287,6 +287,15 @@ fn known_method(name: &str) -> Result<&'static str, String> {
 fn known_task_method(name: &str) -> Result<&'static str, String> {
     let method = known_method(name)?;
     if method.ends_with("_Task") { Ok(method) } else { Err(format!("{method} starts no task")) }
+}
+
+/// The value of a required field of this type that an entry leaves out.
+fn placeholder(type_name: &str) -> &'static str {
+    match type_name {
+        "byte" | "short" | "int" | "long" | "float" | "double" => "0",
+        "boolean" => "false",
+        _ => "simulated",
+    }
 }
 
 /// The message that hosts send with this fault, or a placeholder.
@@ -333,6 +342,8 @@ mod tests {
             r#""empty-answer""#,
             r#"{"delay": {"ms": 20}}"#,
             r#"{"fault": "InsufficientResourcesFault"}"#,
+            r#"{"fault": "InsufficientMemoryResourcesFault"}"#,
+            r#"{"fault": "InvalidHostState"}"#,
             r#"{"fault": {"type": "NoPermission", "fields": {"privilegeId": "System.View"}}}"#,
             r#""expire-sessions""#,
             r#"{"restart-hostd": {"away": "unavailable", "drop_running": true}}"#,

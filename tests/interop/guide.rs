@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::pages::{Page, isolate};
 use super::program::Program;
 use super::{TIMEOUT, python, repository, start_simulated};
-use crate::harness::{Daemon, otter_command, run_with_timeout};
+use crate::harness::{Daemon, eventually, otter_command, run_with_timeout};
 
 /// The paths that otter serves in addition to the operations of the OpenAPI document.
 const OTHER_PATHS: [&str; 5] =
@@ -21,7 +21,13 @@ async fn each_command_of_the_guide_does_what_it_says_and_none_is_missing() {
     const ADMIN: &str = "  admin        http://";
     let page = Page::read("GUIDE.md");
     page.assert_every_curl_is_run();
-    let daemon = start_simulated().await;
+    // The guide lists a pool.
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("otter.toml");
+    std::fs::write(&config, "[pools.nightly]\nmachines = [\"nightly-*\"]\n").unwrap();
+    let daemon = Daemon::start(&["--simulate", "--config", config.to_str().unwrap()], &[]).await;
+    eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200)
+        .await;
     let simulate = ["simulate", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     let mut simulator = Program::start(otter_command(&simulate));
     let admin = simulator.wait_for_line("the admin address", |line| line.starts_with(ADMIN)).await;

@@ -261,7 +261,7 @@ fn set_host_wide_fault(run: &Run, kind: u64, begins: bool) {
         let failing: &[(&'static str, &'static str)] = match kind {
             0 => &[
                 ("PowerOnVM_Task", "InsufficientResourcesFault"),
-                ("RevertToSnapshot_Task", "InsufficientMemoryResourcesFault"),
+                ("RevertToSnapshot_Task", "InsufficientHostCapacityFault"),
             ],
             1 => &[
                 ("PowerOnVM_Task", "NoDiskSpace"),

@@ -19,7 +19,7 @@ use super::lease_clients::{LIMITED_CALLER, MAX_LEASES};
 /// The faults of the whole host, of the account and of the licence that the simulation injects.
 const HOST_WIDE_FAULTS: [&str; 6] = [
     "InsufficientResourcesFault",
-    "InsufficientMemoryResourcesFault",
+    "InsufficientHostCapacityFault",
     "NoDiskSpace",
     "InvalidState",
     "RestrictedVersion",

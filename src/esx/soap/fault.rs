@@ -85,6 +85,12 @@ impl VimFault {
             "HostCommunication" | "HostNotConnected" | "HostNotReachable" => {
                 HostErrorKind::Unreachable
             }
+            // The other members of the family of InsufficientResourcesFault.
+            "InvalidResourcePoolStructureFault"
+            | "NumVirtualCpusExceedsLimit"
+            | "VmFaultToleranceTooManyFtVcpusOnHost"
+            | "VmFaultToleranceTooManyVMsOnHost"
+            | "VmSmpFaultToleranceTooManyVMsOnHost" => HostErrorKind::InsufficientResources,
             name if name.starts_with("Insufficient") => HostErrorKind::InsufficientResources,
             _ => HostErrorKind::Rejected,
         }
@@ -171,6 +177,7 @@ mod tests {
             ("InsufficientResourcesFault", HostErrorKind::InsufficientResources),
             ("InsufficientMemoryResourcesFault", HostErrorKind::InsufficientResources),
             ("InsufficientHostCapacityFault", HostErrorKind::InsufficientResources),
+            ("NumVirtualCpusExceedsLimit", HostErrorKind::InsufficientResources),
             ("FileLocked", HostErrorKind::Rejected),
             ("FileNotFound", HostErrorKind::Rejected),
             ("FileFault", HostErrorKind::Rejected),

@@ -121,7 +121,11 @@ FAULTS = """
     ToolsUnavailable RestrictedVersion VmConfigFault GenericVmConfigFault NotEnoughLicenses
     SnapshotFault
     TooManySnapshotLevels InvalidName DuplicateName ConcurrentAccess ResourceInUse
-    InsufficientResourcesFault
+    InsufficientResourcesFault InsufficientCpuResourcesFault InsufficientMemoryResourcesFault
+    InsufficientHostCapacityFault InsufficientStandbyResource InsufficientStorageSpace
+    InvalidResourcePoolStructureFault NumVirtualCpusExceedsLimit
+    InaccessibleDatastore DatastoreNotWritableOnHost InvalidDatastoreState InvalidHostState
+    HostNotReachable InvalidLicense CannotAccessFile
     FileFault FileLocked FileNotFound HostCommunication HostNotConnected SystemError NotFound
     InvalidType NoDiskSpace
     Timedout QuestionPending VmToolsUpgradeFault InvalidDatastore InvalidSnapshotFormat

@@ -13,12 +13,16 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::{JobRules, JobStateMachine};
+use super::{Input, Interrupt, JobRules, JobStateMachine};
 use crate::domain::call::{CallKind, Evidence, RecentTask, SnapshotEvidence};
+use crate::domain::failure::FailureKind;
+use crate::domain::fault_origin::FaultOrigin;
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::job::JobRequest;
 use crate::domain::origin::Actor;
 use crate::domain::power::PowerState;
+use crate::hypervisor::HostErrorKind;
+use crate::service::host_failure::HostFailure;
 use crate::service::jobs::samples::{evidence, job, snapshot_evidence, start};
 
 const RULES: JobRules = JobRules { settle: Duration::from_secs(30) };
@@ -126,4 +130,24 @@ fn a_jump_of_the_wall_clock_does_not_change_an_end() {
     let ended = state_machine.job().clone();
     state_machine.shift_deadline(SignedDuration::from_hours(1), start());
     assert_eq!(*state_machine.job(), ended);
+}
+
+#[test]
+fn a_deadline_that_passes_while_the_host_is_away_has_the_outage_as_its_cause() {
+    let mut waiting = JobStateMachine::from_queued(job(JobRequest::PowerOff), RULES);
+    waiting.start(start());
+    waiting.step(Input::Saved, start());
+    let away = HostFailure {
+        kind: HostErrorKind::Unreachable,
+        message: "It does not answer.".to_owned(),
+        fault: None,
+        blocking_task: None,
+        outcome_uncertain: false,
+    };
+    waiting.step(Input::Examined(Err(away)), start());
+    waiting.interrupt(Interrupt::Deadline { question: false }, start());
+    let failure = waiting.job().error.clone().unwrap();
+    assert_eq!(failure.kind, FailureKind::DeadlineExceeded);
+    assert_eq!(failure.cause, Some(FailureKind::HostUnreachable));
+    assert_eq!(failure.origin(), FaultOrigin::Host);
 }
