@@ -129,6 +129,12 @@ impl Queues {
         }
     }
 
+    /// Whether a job waits and is committed.
+    #[must_use]
+    pub fn is_ready(&self, target: &TargetId, job: JobId) -> bool {
+        self.waiting_on(target).any(|ready| ready == job)
+    }
+
     /// Removes a waiting job. Returns false if the job does not wait.
     pub fn withdraw(&mut self, target: &TargetId, job: JobId) -> bool {
         let Some(queue) = self.targets.get_mut(target) else { return false };

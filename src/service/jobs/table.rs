@@ -142,10 +142,7 @@ impl JobTable {
     pub fn commit(&self, target: &TargetId, id: JobId) {
         let mut inner = self.lock();
         inner.queues.mark_ready(target, id);
-        // The job may have been cancelled before its commit.
-        if inner.queues.position(target, id).is_some() {
-            inner.add_deadline(id);
-        }
+        inner.add_deadline(id);
         drop(inner);
         self.deadline_added.notify_one();
     }
@@ -219,7 +216,8 @@ impl JobTable {
         }
     }
 
-    /// Takes a queued job out of its queue, to end it. `None` if the job does not wait.
+    /// Takes a queued job out of its queue, to end it. `None` if the job does not wait, or if it is
+    /// not committed yet.
     pub fn withdraw(&self, id: JobId) -> Option<PendingJob> {
         self.lock().withdraw(id)
     }
@@ -417,9 +415,11 @@ impl JobTable {
 impl Inner {
     fn withdraw(&mut self, id: JobId) -> Option<PendingJob> {
         let entry = self.entries.get_mut(&id)?;
-        if !self.queues.withdraw(&entry.target, id) {
+        // The end of a job cannot be committed before the job itself.
+        if !self.queues.is_ready(&entry.target, id) {
             return None;
         }
+        self.queues.withdraw(&entry.target, id);
         let pending = entry.pending.take();
         self.remove_deadline(id);
         pending

@@ -79,14 +79,16 @@ fn queued_jobs_expire_in_the_order_of_their_deadlines() {
 }
 
 #[test]
-fn a_job_that_is_cancelled_before_its_commit_does_not_expire() {
+fn a_job_is_withdrawn_only_after_its_commit() {
     let (table, job) = (JobTable::new(16, 100), job(1));
     let target = job.target.id();
     table.reserve(&target, job.id, Lane::Ordinary).unwrap();
     table.show(JobStateMachine::from_queued(job.clone(), RULES), seconds(1));
-    assert!(table.withdraw(job.id).is_some());
+    assert!(table.withdraw(job.id).is_none(), "its end cannot be committed before itself");
     table.commit(&target, job.id);
-    assert_eq!(table.first_deadline(), None);
+    assert_eq!(table.first_deadline(), Some(seconds(1)));
+    assert!(table.withdraw(job.id).is_some());
+    assert_eq!((table.first_deadline(), table.has_any(&target)), (None, false));
 }
 
 #[test]
