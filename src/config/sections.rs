@@ -133,7 +133,7 @@ pub struct Deadlines {
     pub guest: Duration,
     pub create: Duration,
     pub revert: Duration,
-    /// Removals of snapshots.
+    /// Removals of snapshots, and consolidations of disks.
     pub remove: Duration,
     /// The preparation of a machine for a lease, and its release afterwards.
     pub prepare: Duration,

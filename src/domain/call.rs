@@ -30,6 +30,8 @@ pub enum HostCall {
     RemoveSnapshot { snapshot: SnapshotId, children: bool },
     /// `RemoveAllSnapshots_Task`
     RemoveAllSnapshots,
+    /// `ConsolidateVMDisks_Task`
+    ConsolidateDisks,
     /// `RenameSnapshot`. There is no task. `None` leaves the name or the description unchanged.
     RenameSnapshot { snapshot: SnapshotId, name: Option<String>, description: Option<String> },
 }
@@ -48,6 +50,7 @@ pub enum CallKind {
     RevertToSnapshot,
     RemoveSnapshot,
     RemoveAllSnapshots,
+    ConsolidateDisks,
     RenameSnapshot,
 }
 
@@ -67,6 +70,7 @@ impl HostCall {
             Self::RevertToSnapshot { .. } => CallKind::RevertToSnapshot,
             Self::RemoveSnapshot { .. } => CallKind::RemoveSnapshot,
             Self::RemoveAllSnapshots => CallKind::RemoveAllSnapshots,
+            Self::ConsolidateDisks => CallKind::ConsolidateDisks,
             Self::RenameSnapshot { .. } => CallKind::RenameSnapshot,
         }
     }
@@ -86,6 +90,7 @@ impl CallKind {
         Self::RevertToSnapshot,
         Self::RemoveSnapshot,
         Self::RemoveAllSnapshots,
+        Self::ConsolidateDisks,
         Self::RenameSnapshot,
     ];
 
@@ -111,6 +116,7 @@ impl CallKind {
             Self::RevertToSnapshot => "revert",
             Self::RemoveSnapshot => "remove_snapshot",
             Self::RemoveAllSnapshots => "remove_all_snapshots",
+            Self::ConsolidateDisks => "consolidate_disks",
             Self::RenameSnapshot => "rename_snapshot",
         }
     }
@@ -132,6 +138,9 @@ pub struct Evidence {
     pub snapshots: Vec<SnapshotEvidence>,
     pub tools_running: bool,
     pub question: Option<QuestionId>,
+    /// Whether the disks of the machine need a consolidation. `None` if the host does not report
+    /// it, and in evidence of earlier versions.
+    pub consolidation_needed: Option<bool>,
     /// The time at which the host booted, as the host writes it. otter compares it for equality
     /// only, never with its own clock.
     pub host_boot_time: Option<String>,

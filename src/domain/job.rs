@@ -73,6 +73,8 @@ pub enum JobRequest {
         children: bool,
     },
     RemoveAllSnapshots,
+    /// Consolidates the disks of the machine, if the host says that they need it.
+    Consolidate,
     /// At least one of `name` and `description` is set.
     RenameSnapshot {
         /// Resolved as in a revert.
@@ -187,6 +189,7 @@ pub enum JobKind {
     MachineReboot,
     MachineKill,
     MachineAnswer,
+    MachineConsolidate,
     SnapshotCreate,
     SnapshotRevert,
     SnapshotRemove,
@@ -207,6 +210,7 @@ impl JobKind {
         Self::MachineReboot,
         Self::MachineKill,
         Self::MachineAnswer,
+        Self::MachineConsolidate,
         Self::SnapshotCreate,
         Self::SnapshotRevert,
         Self::SnapshotRemove,
@@ -228,6 +232,7 @@ impl JobKind {
             Self::MachineReboot => "machine.reboot",
             Self::MachineKill => "machine.kill",
             Self::MachineAnswer => "machine.answer",
+            Self::MachineConsolidate => "machine.consolidate",
             Self::SnapshotCreate => "snapshot.create",
             Self::SnapshotRevert => "snapshot.revert",
             Self::SnapshotRemove => "snapshot.remove",
@@ -262,6 +267,7 @@ impl JobRequest {
             Self::Revert { .. } => JobKind::SnapshotRevert,
             Self::RemoveSnapshot { .. } => JobKind::SnapshotRemove,
             Self::RemoveAllSnapshots => JobKind::SnapshotRemoveAll,
+            Self::Consolidate => JobKind::MachineConsolidate,
             Self::RenameSnapshot { .. } => JobKind::SnapshotRename,
             Self::Prepare { .. } => JobKind::LeasePrepare,
             Self::Release { .. } => JobKind::LeaseRelease,

@@ -29,6 +29,8 @@ pub struct Machine {
     pub memory_bytes: Option<u64>,
     pub storage_bytes: Option<u64>,
     pub nested_virtualization: Option<bool>,
+    /// Whether a removal of snapshots left disks that must be consolidated.
+    pub consolidation_needed: Option<bool>,
     pub guest: Guest,
     pub network_cards: Vec<NetworkCard>,
     pub serial_ports: Vec<SerialPort>,
@@ -56,6 +58,7 @@ impl Machine {
             memory_bytes: None,
             storage_bytes: None,
             nested_virtualization: None,
+            consolidation_needed: None,
             guest: Guest::default(),
             network_cards: Vec::new(),
             serial_ports: Vec::new(),

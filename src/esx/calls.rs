@@ -63,6 +63,7 @@ fn request_for(machine: &MachineId, call: &HostCall, operation: &str) -> Request
         HostCall::ShutdownGuest => plain("ShutdownGuest"),
         HostCall::RebootGuest => plain("RebootGuest"),
         HostCall::RemoveAllSnapshots => plain("RemoveAllSnapshots_Task"),
+        HostCall::ConsolidateDisks => plain("ConsolidateVMDisks_Task"),
         HostCall::Answer { question, choice } => {
             request::answer_question(&object, question.backend_text(), choice, operation)
         }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::machine::{GuestProperties, power_state, question, snapshots};
 use super::property_reader::{Contents, first_value, permission_denied, read_object};
 use super::session::Session;
-use super::soap::property::references;
+use super::soap::property::{boolean, references};
 use super::soap::xml::Element;
 use super::soap::{Reference, json};
 use super::task_info::{TaskInfo, TaskState};
@@ -17,12 +17,13 @@ use crate::domain::snapshot::{Snapshot, Snapshots};
 use crate::hypervisor::{Fact, HostError, HostErrorKind};
 
 /// The properties that [`read_evidence`] reads.
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 10] = [
     "runtime.powerState",
     "snapshot",
     "guest.toolsRunningStatus",
     "guest.toolsStatus",
     "runtime.question",
+    "runtime.consolidationNeeded",
     "runtime.host",
     "recentTask",
     "config.instanceUuid",
@@ -84,6 +85,7 @@ pub async fn read_evidence(session: &Session, machine: &MachineId) -> Result<Evi
         snapshots: items.into_iter().map(snapshot_evidence).collect(),
         tools_running: guest.guest().tools_running,
         question,
+        consolidation_needed: value("runtime.consolidationNeeded").and_then(boolean),
         host_boot_time,
         recent_tasks,
     })

@@ -32,6 +32,7 @@ pub const MACHINE_PATHS: &[&str] = &[
     "runtime.powerState",
     "runtime.connectionState",
     "runtime.question",
+    "runtime.consolidationNeeded",
     "guest.ipAddress",
     "guest.net",
     "guest.toolsRunningStatus",
@@ -114,6 +115,9 @@ impl MachineProperties {
                     value.and_then(text).unwrap_or_else(|| "unknown".to_owned());
             }
             "runtime.question" => machine.question = value.and_then(question),
+            "runtime.consolidationNeeded" => {
+                machine.consolidation_needed = value.and_then(boolean);
+            }
             "snapshot" => machine.snapshots = value.map(snapshots).unwrap_or_default(),
             "summary.storage.committed" => machine.storage_bytes = value.and_then(number),
             "datastore" => {

@@ -70,6 +70,7 @@ impl TaskInfo {
             "VirtualMachine.removeAllSnapshots" | "VirtualMachine.RemoveAllSnapshots" => {
                 Some(CallKind::RemoveAllSnapshots)
             }
+            "VirtualMachine.consolidateDisks" => Some(CallKind::ConsolidateDisks),
             "vm.Snapshot.rename" | "VirtualMachineSnapshot.rename" => {
                 Some(CallKind::RenameSnapshot)
             }
@@ -150,6 +151,7 @@ mod tests {
             ("VirtualMachineSnapshot.removeSnapshot", Some(CallKind::RemoveSnapshot)),
             ("VirtualMachine.removeAllSnapshots", Some(CallKind::RemoveAllSnapshots)),
             ("VirtualMachine.RemoveAllSnapshots", Some(CallKind::RemoveAllSnapshots)),
+            ("VirtualMachine.consolidateDisks", Some(CallKind::ConsolidateDisks)),
             ("vm.Snapshot.rename", Some(CallKind::RenameSnapshot)),
             ("VirtualMachine.reconfigure", None),
             ("", None),

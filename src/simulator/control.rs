@@ -36,6 +36,7 @@ impl SimulatorState {
             HostChange::ReadOnlyAccount(read_only) => {
                 self.world.rules.read_only_account = read_only;
             }
+            HostChange::RemovalsLeaveDisks(leave) => self.world.rules.removals_leave_disks = leave,
             HostChange::FailNextTask(method, fault) => self.world.fail_next_task(method, fault),
             HostChange::FailTasks(method, Some(fault)) => {
                 self.world.rules.failing_tasks.insert(method, fault);

@@ -86,6 +86,10 @@ enum FaultKindEntry {
         #[serde(default = "default_true")]
         read_only: bool,
     },
+    RemovalsLeaveDisks {
+        #[serde(default = "default_true")]
+        leave: bool,
+    },
     FailNextTask {
         task: String,
         fault: VimFaultEntry,
@@ -208,6 +212,9 @@ impl FaultKindEntry {
             }
             Self::Account { read_only } => {
                 Disruption::HostChange(HostChange::ReadOnlyAccount(read_only))
+            }
+            Self::RemovalsLeaveDisks { leave } => {
+                Disruption::HostChange(HostChange::RemovalsLeaveDisks(leave))
             }
             Self::FailNextTask { task, fault } => {
                 let method = known_task_method(&task)?;
@@ -353,6 +360,7 @@ mod tests {
             r#"{"refuse-logins": {}}"#,
             r#"{"licence": {"read_only": false}}"#,
             r#"{"account": {}}"#,
+            r#"{"removals-leave-disks": {}}"#,
             r#"{"fail-next-task": {"task": "PowerOnVM_Task", "fault": "NoDiskSpace"}}"#,
             r#"{"fail-tasks": {"task": "PowerOnVM_Task", "fault": "NoDiskSpace"}}"#,
             r#"{"fail-tasks": {"task": "PowerOnVM_Task"}}"#,

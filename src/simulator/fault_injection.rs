@@ -87,6 +87,8 @@ pub enum HostChange {
     ReadOnlyLicence(bool),
     /// Whether the role of the account is `ReadOnly` instead of `Admin`.
     ReadOnlyAccount(bool),
+    /// Whether removals of snapshots leave disks behind, so that the machine needs a consolidation.
+    RemovalsLeaveDisks(bool),
     /// The next task of this method ends with this fault.
     FailNextTask(&'static str, Fault),
     /// Every task of this method ends with this fault from now on. `None`: no longer.
@@ -112,6 +114,7 @@ pub enum HostChangeKind {
     RefuseLogins,
     Licence,
     Account,
+    RemovalsLeaveDisks,
     FailNextTask,
     FailTasks,
     MaintenanceMode,
@@ -131,6 +134,7 @@ impl HostChange {
             Self::RefuseLogins(_) => HostChangeKind::RefuseLogins,
             Self::ReadOnlyLicence(_) => HostChangeKind::Licence,
             Self::ReadOnlyAccount(_) => HostChangeKind::Account,
+            Self::RemovalsLeaveDisks(_) => HostChangeKind::RemovalsLeaveDisks,
             Self::FailNextTask(..) => HostChangeKind::FailNextTask,
             Self::FailTasks(..) => HostChangeKind::FailTasks,
             Self::MaintenanceMode(_) => HostChangeKind::MaintenanceMode,

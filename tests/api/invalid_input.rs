@@ -495,6 +495,7 @@ async fn a_deadline_has_a_range() {
         (Method::POST, "/v1/machines/51/answer", Some(json!({"question": "19", "choice": "0"}))),
         (Method::POST, POWER, Some(json!({"action": "off"}))),
         (Method::POST, "/v1/machines/16/revert", None),
+        (Method::POST, "/v1/machines/16/consolidate", None),
         (Method::POST, "/v1/machines/16/snapshots", Some(json!({"name": "n"}))),
         (Method::PATCH, "/v1/machines/16/snapshots/installed", Some(json!({"name": "n"}))),
         (Method::DELETE, "/v1/machines/16/snapshots/installed", None),

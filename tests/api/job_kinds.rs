@@ -121,6 +121,43 @@ async fn a_snapshot_is_renamed_and_described() {
     assert!(problem.json["job"].is_string());
 }
 
+/// Only on otter's simulator: govmomi has no `ConsolidateVMDisks_Task`.
+#[tokio::test]
+async fn disks_that_a_removal_left_are_shown_and_consolidated() {
+    let lab = Lab::start().await;
+    let path = machine_path(lab.machines.with_snapshots, "");
+    let shown = async || lab.get(&path).await.expect(200).json["consolidation_needed"].clone();
+    let consolidate =
+        async || lab.post(&format!("{path}/consolidate?wait=10s"), json!({})).await.expect(200);
+    assert_eq!(shown().await, json!(false));
+    let nothing = consolidate().await;
+    assert_eq!(nothing.str("kind"), "machine.consolidate");
+    assert_eq!(nothing.json["result"]["changed"], false);
+    assert_eq!(lab.control().calls("ConsolidateVMDisks_Task"), 0);
+    let leaf = lab.get(&format!("{path}/snapshots")).await.expect(200);
+    let leaf = leaf.json["items"].as_array().unwrap().last().unwrap()["id"].clone();
+    let remove = format!("{path}/snapshots/{}?wait=10s", encode(leaf.as_str().unwrap()));
+    let remove_all = format!("{path}/snapshots?all=true&wait=10s");
+    for (leaves_disks, removal) in [(false, &remove), (true, &remove_all)] {
+        lab.control().mutate(|world| world.rules.removals_leave_disks = leaves_disks);
+        let removal = delete(&lab, removal).await.expect(200);
+        let warnings = removal.json["warnings"].to_string();
+        assert_eq!(warnings.contains("consolidation"), leaves_disks, "{warnings}");
+        assert_eq!(shown().await, json!(leaves_disks));
+    }
+    let done = consolidate().await;
+    assert_eq!(done.json["result"]["changed"], true);
+    assert_eq!(done.json["steps"][0]["name"], "consolidate_disks");
+    assert_eq!(shown().await, json!(false));
+    // The default deadline is that of a removal.
+    let queued = lab.post(&format!("{path}/consolidate"), json!({})).await.expect(202);
+    let time = |field: &str| queued.str(field).parse::<jiff::Timestamp>().unwrap();
+    assert_eq!(time("deadline_at").duration_since(time("created_at")).as_hours(), 24);
+    lab.post(&format!("{path}/consolidate"), json!({"all": true}))
+        .await
+        .problem(400, "invalid-request");
+}
+
 #[tokio::test]
 async fn names_and_descriptions_out_of_bounds_are_refused() {
     let lab = Lab::start().await;

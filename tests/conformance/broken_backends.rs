@@ -289,6 +289,7 @@ impl Hypervisor for BrokenBackend {
                     snapshots: Vec::new(),
                     tools_running: false,
                     question: None,
+                    consolidation_needed: None,
                     host_boot_time: None,
                     recent_tasks: Vec::new(),
                 }),

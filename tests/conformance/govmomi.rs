@@ -38,6 +38,7 @@ pub const NOT_APPLICABLE: &[&str] = &[
     "a_task_that_cannot_be_cancelled_continues",
     "a_revert_restores_the_recorded_power_state",
     "a_snapshot_is_renamed",
+    "disks_are_consolidated",
     "a_refused_call_has_its_kind_and_did_not_run",
     "progress_is_reported_and_never_decreases",
     "a_running_task_can_be_followed",

@@ -227,6 +227,7 @@ pub const fn unsupported(ability: Ability) -> Option<&'static str> {
         Ability::Tools => "its guests have no tools",
         Ability::GuestReboot => "it has no RebootGuest",
         Ability::RenameSnapshots => "it has no RenameSnapshot",
+        Ability::Consolidation => "it has no ConsolidateVMDisks_Task",
         Ability::RecordedPowerStates => "its reverts do not change the power state",
         Ability::RefuseLogins => "a test cannot let it refuse logins",
         Ability::RefuseCalls => "a test cannot let it refuse calls",

@@ -226,6 +226,10 @@ impl<H: WorldAccess> HostControl for WorldControl<H> {
         self.change_machine(machine, |machine| machine.question_at_power_on = Some(question))
     }
 
+    async fn leave_disks(&self, machine: &MachineId) -> Result<()> {
+        self.change_machine(machine, |machine| machine.consolidation_needed = true)
+    }
+
     async fn expire_sessions(&self) -> Result<()> {
         self.access.drop_sessions();
         Ok(())

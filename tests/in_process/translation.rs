@@ -44,6 +44,7 @@ pub fn machine(world: &World, machine: &world::Machine) -> Machine {
             .filter(|_| config),
         storage_bytes: u64::try_from(machine.disk_bytes).ok(),
         nested_virtualization: config.then_some(machine.nested_virtualization),
+        consolidation_needed: Some(machine.consolidation_needed),
         guest: guest(machine),
         network_cards: machine
             .network_cards
@@ -135,6 +136,7 @@ pub fn call(
         HostCall::Reset => Operation::Reset,
         HostCall::Suspend => Operation::Suspend,
         HostCall::RemoveAllSnapshots => Operation::RemoveAllSnapshots,
+        HostCall::ConsolidateDisks => Operation::ConsolidateDisks,
         HostCall::CreateSnapshot { name, description, memory, quiesce } => {
             Operation::CreateSnapshot { name, description, memory, quiesce }
         }
@@ -178,6 +180,7 @@ pub fn evidence(world: &World, id: &MachineId) -> Result<(Evidence, Vec<String>)
         snapshots: read.snapshots.items.into_iter().map(seen).collect(),
         tools_running: read.guest.tools_running,
         question: read.question.map(|question| question.id),
+        consolidation_needed: read.consolidation_needed,
         host_boot_time: Some(world.host.booted_at.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()),
         recent_tasks: Vec::new(),
     };
@@ -278,6 +281,7 @@ fn call_kind(operation: &Operation) -> Option<CallKind> {
         Operation::RevertToCurrentSnapshot { .. } => return None,
         Operation::RemoveSnapshot { .. } => CallKind::RemoveSnapshot,
         Operation::RemoveAllSnapshots => CallKind::RemoveAllSnapshots,
+        Operation::ConsolidateDisks => CallKind::ConsolidateDisks,
     })
 }
 

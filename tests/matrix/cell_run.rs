@@ -230,6 +230,7 @@ impl<'b> CellRun<'b> {
         if cell.kind == Kind::Answer {
             before.question = Some(question());
         }
+        before.consolidation_needed = cell.kind == Kind::Consolidate;
         bench.place(&before).await?;
         let mut run = Self::new(bench, cell, expected, before, None);
         let proof = run.run_job().await?;
@@ -477,6 +478,7 @@ impl<'b> CellRun<'b> {
             Kind::Remove => (Method::DELETE, snapshot("middle"), None),
             Kind::RemoveChildren => (Method::DELETE, snapshot("middle") + "?children=true", None),
             Kind::RemoveAll => (Method::DELETE, on("/snapshots?all=true"), None),
+            Kind::Consolidate => (Method::POST, on("/consolidate"), None),
             Kind::Rename => (Method::PATCH, snapshot("middle"), Some(json!({"name": "renamed"}))),
         };
         let mut request = self.bench.lab.request(method, &path);

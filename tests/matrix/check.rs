@@ -149,6 +149,7 @@ fn done(kind: Kind, before: &Machine, now: &Machine) -> bool {
                 && now.snapshots.len() == before.snapshots.len() - 2
         }
         Kind::RemoveAll => now.snapshots.is_empty(),
+        Kind::Consolidate => !now.consolidation_needed,
         Kind::Rename => (has("middle"), has("renamed")) == (0, 1),
     }
 }
@@ -363,6 +364,7 @@ fn expected_machine(machine: &Machine) -> Value {
         "memory_bytes": i64::from(machine.memory_mb) << 20,
         "storage_bytes": machine.disk_bytes,
         "nested_virtualization": machine.nested_virtualization,
+        "consolidation_needed": machine.consolidation_needed,
         "ip_address": address,
         "ip_addresses": addresses,
         "tools_status": if machine.guest.tools_running { "running" } else { "not_running" },

@@ -60,6 +60,7 @@ named_enum! {
         Remove = "snapshot remove",
         RemoveChildren = "snapshot remove with children",
         RemoveAll = "snapshot remove_all",
+        Consolidate = "consolidate",
         Rename = "snapshot rename",
     }
 }
@@ -204,6 +205,7 @@ impl Kind {
             Self::Revert | Self::RevertOn | Self::RevertOff => "RevertToSnapshot_Task",
             Self::Remove | Self::RemoveChildren => "RemoveSnapshot_Task",
             Self::RemoveAll => "RemoveAllSnapshots_Task",
+            Self::Consolidate => "ConsolidateVMDisks_Task",
             Self::Rename => "RenameSnapshot",
         }
     }
@@ -575,6 +577,7 @@ impl Cell {
                 | Kind::Remove
                 | Kind::RemoveChildren
                 | Kind::RemoveAll
+                | Kind::Consolidate
                 | Kind::Rename => again(),
                 // The reboot has the same effect.
                 Kind::PowerOff

@@ -264,7 +264,7 @@ fn some_request(random: &mut Random, machine: &Machine) -> JobRequest {
     let paths: Vec<(SnapshotId, String)> =
         snapshots.items.iter().map(|snapshot| snapshot.id.clone()).zip(snapshots.paths()).collect();
     let snapshot = random.pick(&paths).cloned();
-    match (random.below(16), snapshot) {
+    match (random.below(17), snapshot) {
         (0..=2, _) => JobRequest::PowerOn,
         (3 | 4, _) => JobRequest::PowerOff,
         (5, _) => JobRequest::Reset,
@@ -286,6 +286,7 @@ fn some_request(random: &mut Random, machine: &Machine) -> JobRequest {
             JobRequest::RenameSnapshot { snapshot, path, name, description: None }
         }
         (14, _) if random.percent(40) => JobRequest::RemoveAllSnapshots,
+        (15, _) => JobRequest::Consolidate,
         _ => JobRequest::CreateSnapshot {
             name: (*random.pick(&["new", "other"]).unwrap()).to_owned(),
             description: String::new(),

@@ -17,6 +17,7 @@ pub fn new(random: &mut Random, clock: Clock, all_off: bool) -> SimulatedHost {
     let host = SimulatedHost::new(&Scenario::generated(0), Pace::Auto { scale }, clock);
     host.mutate(|world| {
         world.rules.refuse_in_call = random.percent(50);
+        world.rules.removals_leave_disks = random.percent(50);
         for number in 0..=random.below(3) {
             add_machine(world, random, &(16 + number).to_string(), 1 + number);
         }

@@ -162,6 +162,11 @@ impl JobHistory {
                     || self.changed_by_others
                     || job.steps.is_empty()
             }
+            JobRequest::Consolidate => {
+                self.had_effect(CallKind::ConsolidateDisks)
+                    || self.changed_by_others
+                    || job.steps.is_empty()
+            }
             JobRequest::RenameSnapshot { .. } => {
                 self.had_effect(CallKind::RenameSnapshot)
                     || self.changed_by_others
@@ -213,6 +218,7 @@ impl JobHistory {
             JobKind::SnapshotRevert
             | JobKind::SnapshotRemove
             | JobKind::SnapshotRemoveAll
+            | JobKind::MachineConsolidate
             | JobKind::LeasePrepare
             | JobKind::LeaseRelease
                 if self.cancel_asked || self.sends > 1 =>

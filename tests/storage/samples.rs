@@ -273,6 +273,7 @@ fn any_request() -> impl Strategy<Value = JobRequest> {
             JobRequest::RemoveSnapshot { snapshot, path, children }
         }),
         Just(JobRequest::RemoveAllSnapshots),
+        Just(JobRequest::Consolidate),
         (any_snapshot(), any::<String>(), any::<Option<String>>(), any::<Option<String>>())
             .prop_map(|(snapshot, path, name, description)| JobRequest::RenameSnapshot {
                 snapshot,
@@ -386,6 +387,7 @@ fn any_intent() -> impl Strategy<Value = Intent> {
         (any_snapshot(), any::<bool>())
             .prop_map(|(snapshot, children)| HostCall::RemoveSnapshot { snapshot, children }),
         Just(HostCall::RemoveAllSnapshots),
+        Just(HostCall::ConsolidateDisks),
         (any_snapshot(), any::<Option<String>>(), any::<Option<String>>()).prop_map(
             |(snapshot, name, description)| HostCall::RenameSnapshot {
                 snapshot,
@@ -424,7 +426,7 @@ fn any_evidence() -> impl Strategy<Value = Evidence> {
         proptest::collection::vec(seen, 0..4),
         any::<bool>(),
         option::of(any::<String>().prop_map(QuestionId::from_backend)),
-        any::<Option<String>>(),
+        any::<(Option<bool>, Option<String>)>(),
         proptest::collection::vec(task, 0..4),
     )
         .prop_map(
@@ -435,7 +437,7 @@ fn any_evidence() -> impl Strategy<Value = Evidence> {
                 snapshots,
                 tools_running,
                 question,
-                host_boot_time,
+                (consolidation_needed, host_boot_time),
                 recent_tasks,
             )| {
                 Evidence {
@@ -445,6 +447,7 @@ fn any_evidence() -> impl Strategy<Value = Evidence> {
                     snapshots,
                     tools_running,
                     question,
+                    consolidation_needed,
                     host_boot_time,
                     recent_tasks,
                 }

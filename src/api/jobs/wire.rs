@@ -287,7 +287,8 @@ impl JobRequestView {
             | JobRequest::Suspend
             | JobRequest::Reboot
             | JobRequest::Kill
-            | JobRequest::RemoveAllSnapshots => empty,
+            | JobRequest::RemoveAllSnapshots
+            | JobRequest::Consolidate => empty,
             JobRequest::Shutdown { force_after } => {
                 Self { force_after: force_after.map(duration::format), ..empty }
             }

@@ -1,6 +1,7 @@
 //! `/v1/machines`: reads and operations of machines and their snapshots.
 
 mod answer;
+mod consolidate;
 mod find;
 mod get;
 mod kill;
@@ -47,6 +48,7 @@ pub fn routes() -> Routes {
         .role(Role::Operator, routes!(properties::get_properties))
         .role(Role::Runner, routes!(revert::revert_machine))
         .role(Role::Runner, routes!(answer::answer_machine))
+        .role(Role::Runner, routes!(consolidate::consolidate_machine))
         .role(Role::Operator, routes!(quarantine::quarantine_machine, quarantine::clear_quarantine))
         .role(Role::Viewer, routes!(snapshots::list_snapshots))
         .role(

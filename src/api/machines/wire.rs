@@ -52,6 +52,10 @@ pub struct Machine {
     pub storage_bytes: Option<u64>,
     #[schema(required)]
     pub nested_virtualization: Option<bool>,
+    /// Whether a removal of snapshots left disks that must be consolidated
+    /// (`POST …/consolidate`). Null if the host does not report it.
+    #[schema(required)]
+    pub consolidation_needed: Option<bool>,
     /// The IP address of the guest: the first of `ip_addresses`. If the machine is leased with
     /// `prepare.cidr`, the first inside that network. Null if there is none.
     #[schema(required)]
@@ -267,6 +271,7 @@ impl Machine {
             memory_bytes,
             storage_bytes,
             nested_virtualization,
+            consolidation_needed,
             guest,
             network_cards,
             serial_ports,
@@ -295,6 +300,7 @@ impl Machine {
             memory_bytes: *memory_bytes,
             storage_bytes: *storage_bytes,
             nested_virtualization: *nested_virtualization,
+            consolidation_needed: *consolidation_needed,
             ip_address: view.ip_address().map(|address| address.to_string()),
             ip_addresses: view.ip_addresses().iter().map(ToString::to_string).collect(),
             tools_status: guest.tools_status.clone(),

@@ -25,6 +25,8 @@
 //! remove_all_snapshots  some recorded children are left                    unknown
 //!                       still there, newer snapshots would be removed too  unknown
 //!                       still there                                        send again
+//! consolidate_disks     no consolidation is needed                         succeeded
+//!                       any other state                                    send again
 //! rename_snapshot       the requested name and description                 succeeded
 //!                       the snapshot is gone                               unknown
 //!                       any other state                                    send again
@@ -81,7 +83,10 @@ pub fn resolve(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Resolution 
         HostCall::RevertToSnapshot { .. } if foreign => Resolution::Unknown(
             "another task worked on the machine meanwhile, so the revert may have been undone",
         ),
-        HostCall::RevertToSnapshot { .. } => Resolution::SendAgain,
+        HostCall::ConsolidateDisks if now.consolidation_needed == Some(false) => {
+            Resolution::Succeeded
+        }
+        HostCall::RevertToSnapshot { .. } | HostCall::ConsolidateDisks => Resolution::SendAgain,
         HostCall::Reset => Resolution::Unknown(
             "a reset leaves no trace, and resetting twice is not the same as once",
         ),
@@ -255,6 +260,7 @@ mod tests {
             HostCall::ShutdownGuest,
             HostCall::RebootGuest,
             HostCall::RemoveAllSnapshots,
+            HostCall::ConsolidateDisks,
             revert(),
             create(),
             remove(false),
@@ -431,6 +437,18 @@ mod tests {
     }
 
     #[test]
+    fn a_consolidation_is_resolved_by_whether_it_is_still_needed() {
+        let intent = intent(HostCall::ConsolidateDisks, PowerState::Off);
+        let now =
+            |consolidation_needed| Evidence { consolidation_needed, ..evidence(PowerState::Off) };
+        assert_eq!(resolve(&intent, &now(Some(false)), &[]), Resolution::Succeeded);
+        assert_eq!(resolve(&intent, &now(Some(true)), &[]), Resolution::SendAgain);
+        assert_eq!(resolve(&intent, &now(None), &[]), Resolution::SendAgain);
+        let last = Intent { asked: MAX_SENDS, ..intent };
+        assert!(is_unknown(&resolve(&last, &now(Some(true)), &[])));
+    }
+
+    #[test]
     fn a_rename_is_resolved_by_name_and_description() {
         let intent = intent(rename(), PowerState::Off);
         let mut now = evidence(PowerState::Off);
@@ -540,6 +558,7 @@ mod tests {
             powers in (any_power(), any_power()),
             tasks in (any_tasks(), any_tasks()),
             trees in (any_tree(), any_tree()),
+            consolidation_needed in any::<Option<bool>>(),
             asked in 1..=MAX_SENDS,
         ) {
             let state = |power_state, recent_tasks, snapshots| Evidence {
@@ -549,7 +568,8 @@ mod tests {
                 ..evidence(PowerState::Off)
             };
             let before = state(powers.0, tasks.0, trees.0);
-            let now = state(powers.1, tasks.1, trees.1);
+            let now =
+                Evidence { consolidation_needed, ..state(powers.1, tasks.1, trees.1) };
             let intent = Intent { call, before, asked };
             match resolve(&intent, &now, &[]) {
                 Resolution::SendAgain => {
@@ -568,6 +588,7 @@ mod tests {
                         HostCall::RemoveAllSnapshots => {
                             !intent.before.snapshots.iter().any(|snapshot| here(&snapshot.id))
                         }
+                        HostCall::ConsolidateDisks => consolidation_needed == Some(false),
                         HostCall::RenameSnapshot { snapshot, .. } => {
                             now.snapshot(snapshot).is_some_and(|seen| seen.name == "renamed")
                         }

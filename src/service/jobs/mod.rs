@@ -133,7 +133,9 @@ impl Deadlines {
             JobKind::MachineShutdown | JobKind::MachineReboot => self.guest,
             JobKind::SnapshotCreate => self.create,
             JobKind::SnapshotRevert => self.revert,
-            JobKind::SnapshotRemove | JobKind::SnapshotRemoveAll => self.remove,
+            JobKind::SnapshotRemove | JobKind::SnapshotRemoveAll | JobKind::MachineConsolidate => {
+                self.remove
+            }
             JobKind::LeasePrepare | JobKind::LeaseRelease => self.prepare,
         }
     }

@@ -42,6 +42,9 @@ pub fn machine(
     cidr: Option<Network>,
 ) -> ObservedMachine {
     ObservedMachine {
+        consolidation_needed: contents
+            .machine(machine)
+            .and_then(|machine| machine.consolidation_needed),
         power_state: contents.machine(machine).and_then(|machine| machine.power_state),
         ip_address: contents.ip_address(machine, cidr).map(|address| address.to_string()),
     }

@@ -87,6 +87,8 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
         }
         JobRequest::RemoveAllSnapshots if now.snapshots.is_empty() => Plan::Done,
         JobRequest::RemoveAllSnapshots => Plan::Call(HostCall::RemoveAllSnapshots),
+        JobRequest::Consolidate if now.consolidation_needed == Some(false) => Plan::Done,
+        JobRequest::Consolidate => Plan::Call(HostCall::ConsolidateDisks),
         JobRequest::RenameSnapshot { snapshot, name, description, .. }
             if now
                 .snapshot(snapshot)
@@ -195,6 +197,7 @@ const fn last_call(request: &JobRequest) -> Option<CallKind> {
         JobRequest::CreateSnapshot { .. } => Some(CallKind::CreateSnapshot),
         JobRequest::RemoveSnapshot { .. } => Some(CallKind::RemoveSnapshot),
         JobRequest::RemoveAllSnapshots => Some(CallKind::RemoveAllSnapshots),
+        JobRequest::Consolidate => Some(CallKind::ConsolidateDisks),
         JobRequest::RenameSnapshot { .. } => Some(CallKind::RenameSnapshot),
         JobRequest::PowerOn
         | JobRequest::PowerOff

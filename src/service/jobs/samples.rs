@@ -58,6 +58,7 @@ pub fn evidence(power_state: PowerState) -> Evidence {
         snapshots: vec![snapshot_evidence("16-snapshot-1", None, "base")],
         tools_running: true,
         question: None,
+        consolidation_needed: Some(true),
         host_boot_time: None,
         recent_tasks: Vec::new(),
     }

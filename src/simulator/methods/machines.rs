@@ -81,6 +81,7 @@ fn operation(request: &Request) -> Result<Option<Operation>, Fault> {
             children: request.is_set("removeChildren"),
         },
         "RemoveAllSnapshots_Task" => Operation::RemoveAllSnapshots,
+        "ConsolidateVMDisks_Task" => Operation::ConsolidateDisks,
         _ => return Ok(None),
     }))
 }

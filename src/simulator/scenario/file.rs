@@ -86,6 +86,9 @@ struct MachineEntry {
     disk_gb: i64,
     #[serde(default)]
     nested_virtualization: bool,
+    /// Whether an earlier removal of snapshots left disks behind.
+    #[serde(default)]
+    consolidation_needed: bool,
     bios_uuid: Option<Uuid>,
     instance_uuid: Option<Uuid>,
     #[serde(default)]
@@ -293,6 +296,7 @@ impl MachineEntry {
             memory_mb,
             disk_gb,
             nested_virtualization,
+            consolidation_needed,
             bios_uuid,
             instance_uuid,
             network_cards,
@@ -322,6 +326,7 @@ impl MachineEntry {
             memory_mb,
             disk_bytes: disk_gb << 30,
             nested_virtualization,
+            consolidation_needed,
             bios_uuid: bios_uuid.unwrap_or_else(|| derived_uuid("bios", &id)).to_string(),
             instance_uuid: instance_uuid
                 .unwrap_or_else(|| derived_uuid("instance", &id))

@@ -183,7 +183,8 @@ impl MachineEvent {
             | Operation::RevertToSnapshot { .. }
             | Operation::RevertToCurrentSnapshot { .. }
             | Operation::RemoveSnapshot { .. }
-            | Operation::RemoveAllSnapshots => None,
+            | Operation::RemoveAllSnapshots
+            | Operation::ConsolidateDisks => None,
         }
     }
 }

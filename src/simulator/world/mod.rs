@@ -101,6 +101,7 @@ impl Network {
 
 /// Rules of the host that a test may change.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent rules")]
 pub struct HostRules {
     /// Whether the call itself refuses a wrong power state. If not, the task fails.
     pub refuse_in_call: bool,
@@ -111,6 +112,9 @@ pub struct HostRules {
     /// The methods whose tasks all end with a fault, as on a host without free memory or with a
     /// full datastore.
     pub failing_tasks: BTreeMap<&'static str, Fault>,
+    /// Whether a removal of snapshots leaves disks behind, so that the machine needs a
+    /// consolidation.
+    pub removals_leave_disks: bool,
 }
 
 /// Something that happens later.

@@ -24,6 +24,7 @@ pub enum Operation {
     RevertToCurrentSnapshot { suppress_power_on: bool },
     RemoveSnapshot { snapshot: String, children: bool },
     RemoveAllSnapshots,
+    ConsolidateDisks,
 }
 
 impl Operation {
@@ -40,6 +41,7 @@ impl Operation {
             Self::RevertToCurrentSnapshot { .. } => "RevertToCurrentSnapshot_Task",
             Self::RemoveSnapshot { .. } => "RemoveSnapshot_Task",
             Self::RemoveAllSnapshots => "RemoveAllSnapshots_Task",
+            Self::ConsolidateDisks => "ConsolidateVMDisks_Task",
         }
     }
 
@@ -55,7 +57,7 @@ impl Operation {
             | Self::RemoveSnapshot { .. }
             | Self::RevertToSnapshot { .. }
             | Self::RevertToCurrentSnapshot { .. } => 1_500,
-            Self::RemoveAllSnapshots => 2_000,
+            Self::RemoveAllSnapshots | Self::ConsolidateDisks => 2_000,
         })
     }
 
@@ -72,6 +74,7 @@ impl Operation {
             Self::RevertToCurrentSnapshot { .. } => "VirtualMachine.revertToCurrentSnapshot",
             Self::RemoveSnapshot { .. } => "vm.Snapshot.remove",
             Self::RemoveAllSnapshots => "VirtualMachine.removeAllSnapshots",
+            Self::ConsolidateDisks => "VirtualMachine.consolidateDisks",
         }
     }
 

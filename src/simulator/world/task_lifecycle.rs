@@ -371,14 +371,23 @@ impl World {
                 }
             }
             Operation::RemoveSnapshot { snapshot, children } => {
+                let leaves_disks = self.rules.removals_leave_disks;
                 if let Some(machine) = self.machine_mut(machine) {
                     machine.remove_snapshot(snapshot, *children);
+                    machine.consolidation_needed |= leaves_disks;
                 }
             }
             Operation::RemoveAllSnapshots => {
+                let leaves_disks = self.rules.removals_leave_disks;
                 if let Some(machine) = self.machine_mut(machine) {
                     machine.snapshots.clear();
                     machine.current_snapshot = None;
+                    machine.consolidation_needed |= leaves_disks;
+                }
+            }
+            Operation::ConsolidateDisks => {
+                if let Some(machine) = self.machine_mut(machine) {
+                    machine.consolidation_needed = false;
                 }
             }
         }

@@ -29,6 +29,7 @@ pub enum CallDocument {
     RevertToSnapshot { snapshot: String, suppress_power_on: bool },
     RemoveSnapshot { snapshot: String, children: bool },
     RemoveAllSnapshots,
+    ConsolidateDisks,
     RenameSnapshot { snapshot: String, name: Option<String>, description: Option<String> },
 }
 
@@ -46,6 +47,7 @@ pub enum CallKindDocument {
     RevertToSnapshot,
     RemoveSnapshot,
     RemoveAllSnapshots,
+    ConsolidateDisks,
     RenameSnapshot,
 }
 
@@ -62,6 +64,9 @@ pub struct EvidenceDocument {
     #[serde(default)]
     tools_running: bool,
     question: Option<String>,
+    /// Absent in documents of earlier versions.
+    #[serde(default)]
+    consolidation_needed: Option<bool>,
     host_boot_time: Option<String>,
     recent_tasks: Vec<RecentTaskDocument>,
 }
@@ -119,6 +124,7 @@ impl From<&HostCall> for CallDocument {
                 Self::RemoveSnapshot { snapshot: snapshot.to_string(), children: *children }
             }
             HostCall::RemoveAllSnapshots => Self::RemoveAllSnapshots,
+            HostCall::ConsolidateDisks => Self::ConsolidateDisks,
             HostCall::RenameSnapshot { snapshot, name, description } => Self::RenameSnapshot {
                 snapshot: snapshot.to_string(),
                 name: name.clone(),
@@ -153,6 +159,7 @@ impl From<CallDocument> for HostCall {
                 Self::RemoveSnapshot { snapshot: SnapshotId::from_backend(snapshot), children }
             }
             CallDocument::RemoveAllSnapshots => Self::RemoveAllSnapshots,
+            CallDocument::ConsolidateDisks => Self::ConsolidateDisks,
             CallDocument::RenameSnapshot { snapshot, name, description } => Self::RenameSnapshot {
                 snapshot: SnapshotId::from_backend(snapshot),
                 name,
@@ -176,6 +183,7 @@ impl From<CallKind> for CallKindDocument {
             CallKind::RevertToSnapshot => Self::RevertToSnapshot,
             CallKind::RemoveSnapshot => Self::RemoveSnapshot,
             CallKind::RemoveAllSnapshots => Self::RemoveAllSnapshots,
+            CallKind::ConsolidateDisks => Self::ConsolidateDisks,
             CallKind::RenameSnapshot => Self::RenameSnapshot,
         }
     }
@@ -195,6 +203,7 @@ impl From<CallKindDocument> for CallKind {
             CallKindDocument::RevertToSnapshot => Self::RevertToSnapshot,
             CallKindDocument::RemoveSnapshot => Self::RemoveSnapshot,
             CallKindDocument::RemoveAllSnapshots => Self::RemoveAllSnapshots,
+            CallKindDocument::ConsolidateDisks => Self::ConsolidateDisks,
             CallKindDocument::RenameSnapshot => Self::RenameSnapshot,
         }
     }
@@ -209,6 +218,7 @@ impl From<&Evidence> for EvidenceDocument {
             snapshots,
             tools_running,
             question,
+            consolidation_needed,
             host_boot_time,
             recent_tasks,
         } = evidence;
@@ -225,6 +235,7 @@ impl From<&Evidence> for EvidenceDocument {
             parents: snapshots.iter().map(parent).collect(),
             tools_running: *tools_running,
             question: question.as_ref().map(ToString::to_string),
+            consolidation_needed: *consolidation_needed,
             host_boot_time: host_boot_time.clone(),
             recent_tasks: recent_tasks
                 .iter()
@@ -251,6 +262,7 @@ impl TryFrom<EvidenceDocument> for Evidence {
             parents,
             tools_running,
             question,
+            consolidation_needed,
             host_boot_time,
             recent_tasks,
         } = evidence;
@@ -268,6 +280,7 @@ impl TryFrom<EvidenceDocument> for Evidence {
             snapshots: snapshots.into_iter().zip(parents).map(snapshot).collect(),
             tools_running,
             question: question.map(QuestionId::from_backend),
+            consolidation_needed,
             host_boot_time,
             recent_tasks: recent_tasks
                 .into_iter()

@@ -93,6 +93,7 @@ pub enum RequestDocument {
         children: bool,
     },
     RemoveAllSnapshots,
+    Consolidate,
     RenameSnapshot {
         snapshot: String,
         path: String,
@@ -346,6 +347,7 @@ impl From<&JobRequest> for RequestDocument {
                 children: *children,
             },
             JobRequest::RemoveAllSnapshots => Self::RemoveAllSnapshots,
+            JobRequest::Consolidate => Self::Consolidate,
             JobRequest::RenameSnapshot { snapshot, path, name, description } => {
                 Self::RenameSnapshot {
                     snapshot: snapshot.to_string(),
@@ -474,6 +476,7 @@ impl TryFrom<RequestDocument> for JobRequest {
                 children,
             },
             RequestDocument::RemoveAllSnapshots => Self::RemoveAllSnapshots,
+            RequestDocument::Consolidate => Self::Consolidate,
             RequestDocument::RenameSnapshot { snapshot, path, name, description } => {
                 Self::RenameSnapshot {
                     snapshot: SnapshotId::from_backend(snapshot),

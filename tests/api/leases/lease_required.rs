@@ -25,6 +25,7 @@ fn changes() -> Vec<(Method, String, Option<Value>)> {
         (Method::POST, on("/answer?wait=20s"), Some(json!({"question": "q-7", "choice": "1"}))),
         (Method::POST, "/v1/machines/kill?wait=20s".to_owned(), Some(json!({"name": STAGING}))),
         (Method::DELETE, on("/snapshots?all=true&wait=20s"), None),
+        (Method::POST, on("/consolidate?wait=20s"), None),
     ]
 }
 
@@ -74,6 +75,8 @@ fn question(lab: &Lab) {
 #[tokio::test]
 async fn every_change_of_a_leased_machine_needs_its_lease() {
     let lab = lab().await;
+    // Otherwise there is nothing to consolidate.
+    lab.control().mutate(|world| world.rules.removals_leave_disks = true);
     let body = json!({"select": {"name": STAGING}, "ttl": "30m", "holder": "nightly 7"});
     let lease = granted_lease(&lab, body).await;
     let foreign =

@@ -317,6 +317,7 @@ fn scenario(pairs: &[Pair]) -> Scenario {
         }
         // The operation can change the machine.
         machine.power = if name == "kill_machine" { PowerState::On } else { PowerState::Off };
+        machine.consolidation_needed = true;
         machine.question =
             (name == "asking" || (name == "answer_machine" && is_answered)).then(question);
     }

@@ -7,8 +7,9 @@ use crate::conformance::{with_lost_calls_as_refused, without_capabilities};
 use crate::harness::{Lab, LabOptions};
 
 /// The host calls that change a machine.
-const CHANGES: [&str; 8] = [
+const CHANGES: [&str; 9] = [
     "AnswerVM",
+    "ConsolidateVMDisks_Task",
     "CreateSnapshot_Task",
     "PowerOffVM_Task",
     "PowerOnVM_Task",

@@ -62,6 +62,8 @@ pub enum Ability {
     GuestReboot,
     /// Snapshots can be renamed.
     RenameSnapshots,
+    /// Removals of snapshots can leave disks behind, and disks can be consolidated.
+    Consolidation,
     /// A revert restores the power state that the snapshot recorded.
     RecordedPowerStates,
     /// The host can end its sessions.
@@ -182,6 +184,11 @@ pub trait HostControl: Send + Sync {
     /// [`Ability::Questions`]: the next power-on of the machine asks a question. It continues after
     /// any answer.
     async fn ask_at_power_on(&self, _machine: &MachineId) -> anyhow::Result<()> {
+        not_implemented()
+    }
+
+    /// [`Ability::Consolidation`]: a machine needs a consolidation of its disks.
+    async fn leave_disks(&self, _machine: &MachineId) -> anyhow::Result<()> {
         not_implemented()
     }
 

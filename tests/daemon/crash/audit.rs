@@ -109,6 +109,7 @@ fn allowed(method: &str) -> u64 {
         | "RevertToSnapshot_Task"
         | "RemoveSnapshot_Task"
         | "RemoveAllSnapshots_Task"
+        | "ConsolidateVMDisks_Task"
         | "RenameSnapshot" => 4,
         _ => u64::MAX,
     }

@@ -127,6 +127,7 @@ impl Before {
             snapshots: (1..=3).map(snapshot_evidence).collect(),
             tools_running: self.tools,
             question: self.question.then(|| QuestionId::from_backend("q")),
+            consolidation_needed: None,
             host_boot_time: Some("2026-02-26T12:00:00.000000Z".to_owned()),
             recent_tasks: task.into_iter().collect(),
         }

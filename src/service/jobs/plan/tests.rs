@@ -188,6 +188,7 @@ fn a_job_with_one_call_repeats_the_call_until_it_succeeded() {
         (remove(false), HostCall::RemoveSnapshot { snapshot: base(), children: false }),
         (remove(true), HostCall::RemoveSnapshot { snapshot: base(), children: true }),
         (JobRequest::RemoveAllSnapshots, HostCall::RemoveAllSnapshots),
+        (JobRequest::Consolidate, HostCall::ConsolidateDisks),
         (rename(Some("renamed"), None), renamed),
     ] {
         assert_eq!(next_after(&request, &[], On), Call(call.clone()), "{request:?}");
@@ -220,6 +221,10 @@ fn a_request_that_names_a_snapshot_needs_it() {
         );
     }
     assert_eq!(next(&job(JobRequest::RemoveAllSnapshots), &bare), Done);
+    let consolidated = Evidence { consolidation_needed: Some(false), ..evidence(Off) };
+    assert_eq!(next(&job(JobRequest::Consolidate), &consolidated), Done);
+    let unknown = Evidence { consolidation_needed: None, ..evidence(Off) };
+    assert_eq!(next(&job(JobRequest::Consolidate), &unknown), Call(HostCall::ConsolidateDisks));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::protocol::{Blocker, Effect, ObservedMachine};
 use super::{AfterSave, DeadlineState, JobStateMachine, RETRY_PAUSE, RunState};
 use crate::domain::call::CallKind;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::job::{JobRequest, JobResult, JobState, JobStepState};
+use crate::domain::job::{JobKind, JobRequest, JobResult, JobState, JobStepState};
 use crate::domain::lease::Readiness;
 use crate::domain::origin::Actor;
 use crate::service::host_failure::HostFailure;
@@ -14,6 +14,10 @@ use crate::service::jobs::plan;
 
 const NOT_ANSWERED: &str = "The machine waited for an answer until the deadline; answer its \
                             question, then start again.";
+
+/// The warning of a removal of snapshots that left disks behind.
+const CONSOLIDATION_NEEDED: &str = "The host says that the disks of the machine need a \
+                                    consolidation: POST /v1/machines/{machine}/consolidate.";
 
 /// How a job ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +67,7 @@ impl JobStateMachine {
                     | CallKind::Answer
                     | CallKind::RemoveSnapshot
                     | CallKind::RemoveAllSnapshots
+                    | CallKind::ConsolidateDisks
             )
         };
         let call = self.job.intent.as_ref().map(|intent| intent.call.kind());
@@ -151,6 +156,12 @@ impl JobStateMachine {
             JobEnd::Unknown(failure) => (JobState::Unknown, JobStepState::Unknown, Some(failure)),
         };
         self.finish_step(step, None, now);
+        let removes =
+            matches!(self.job.kind(), JobKind::SnapshotRemove | JobKind::SnapshotRemoveAll);
+        let shown_needed = shown.as_ref().and_then(|shown| shown.consolidation_needed);
+        if removes && shown_needed == Some(true) {
+            self.job.warnings.push(CONSOLIDATION_NEEDED.to_owned());
+        }
         self.set_phase(state.as_str(), now);
         self.job.state = state;
         self.job.finished_at = Some(now);

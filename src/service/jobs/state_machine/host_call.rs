@@ -267,14 +267,19 @@ impl JobStateMachine {
             return self.end_machine_gone(now);
         }
         let removes = |intent: &&Intent| {
-            matches!(intent.call, HostCall::RemoveSnapshot { .. } | HostCall::RemoveAllSnapshots)
+            matches!(
+                intent.call,
+                HostCall::RemoveSnapshot { .. }
+                    | HostCall::RemoveAllSnapshots
+                    | HostCall::ConsolidateDisks
+            )
         };
         if let Some(intent) =
             self.job.intent.as_ref().filter(removes).filter(|intent| intent.asked > 1)
             && lost_call::resolve(intent, &evidence, &others.tasks) == Resolution::Succeeded
         {
-            // The snapshots disappeared after the evidence was read and before this sending was
-            // refused: the lost sending removed them.
+            // They disappeared after the evidence was read and before this sending was refused: the
+            // lost sending removed them.
             return self.call_succeeded(now);
         }
         let expected = match self.job.intent.as_ref().map(|intent| &intent.call) {

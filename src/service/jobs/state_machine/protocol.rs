@@ -147,6 +147,7 @@ pub struct GuestObservation {
 pub struct ObservedMachine {
     pub power_state: Option<PowerState>,
     pub ip_address: Option<String>,
+    pub consolidation_needed: Option<bool>,
 }
 
 /// An event that comes while an effect is under way.

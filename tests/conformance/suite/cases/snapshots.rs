@@ -20,6 +20,7 @@ case_table! {
         removing_a_branch_removes_its_children,
         all_snapshots_are_removed,
         a_snapshot_is_renamed needs [RenameSnapshots],
+        disks_are_consolidated needs [Consolidation],
         calls_of_an_unknown_snapshot_are_not_found;
 }
 
@@ -182,6 +183,22 @@ async fn a_snapshot_is_renamed(test: &TestContext) -> Result<()> {
         );
     }
     Ok(())
+}
+
+async fn disks_are_consolidated(test: &TestContext) -> Result<()> {
+    let machine = &test.machines.with_snapshots;
+    test.control.leave_disks(machine).await?;
+    test.barrier().await?;
+    ensure!(test.machine(machine)?.consolidation_needed == Some(true), "it is not reported");
+    let evidence = test.backend.read_evidence(machine).await?;
+    ensure!(evidence.consolidation_needed == Some(true), "it is not read: {evidence:?}");
+    // A second consolidation has nothing to do.
+    for _ in 0..2 {
+        test.run_task(machine, &HostCall::ConsolidateDisks).await?;
+        let evidence = test.backend.read_evidence(machine).await?;
+        ensure!(evidence.consolidation_needed == Some(false), "still needed: {evidence:?}");
+    }
+    test.check_matches_host().await.map(drop)
 }
 
 async fn calls_of_an_unknown_snapshot_are_not_found(test: &TestContext) -> Result<()> {

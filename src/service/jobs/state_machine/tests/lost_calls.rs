@@ -8,7 +8,7 @@ use super::script::ScriptLine::{
 };
 use super::script::{Ending, ScriptLine, play};
 use super::{
-    another_machine, answer, create, id, machine, off, on, remove, rename, revert,
+    another_machine, answer, consolidated, create, id, machine, off, on, remove, rename, revert,
     snapshot_evidence, with_question, with_running_task, with_snapshot, with_task, without,
 };
 use crate::domain::call::{CallKind, Evidence};
@@ -158,6 +158,12 @@ fn table() -> Vec<Row> {
             CallKind::RemoveAllSnapshots,
             without(off(), &["base", "kickstart", "leaf"]),
             vec![late("leaf")],
+        ),
+        removal(
+            JobRequest::Consolidate,
+            CallKind::ConsolidateDisks,
+            consolidated(off()),
+            Vec::new(),
         ),
         Row {
             request: rename(),

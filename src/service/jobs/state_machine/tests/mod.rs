@@ -85,6 +85,11 @@ fn without(mut evidence: Evidence, gone: &[&str]) -> Evidence {
     evidence
 }
 
+/// The same machine, whose disks need no consolidation.
+fn consolidated(evidence: Evidence) -> Evidence {
+    Evidence { consolidation_needed: Some(false), ..evidence }
+}
+
 /// The same machine with a task that ended.
 fn with_task(evidence: Evidence, task: &str, call: CallKind, by_us: bool) -> Evidence {
     with_tasks(evidence, task, call, by_us, false)

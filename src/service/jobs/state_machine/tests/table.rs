@@ -12,7 +12,7 @@ use super::script::ScriptLine::{
 };
 use super::script::{Ending, Played, ScriptLine, play};
 use super::{
-    another_machine, answer, create, id, machine, off, on, remove, rename, revert,
+    another_machine, answer, consolidated, create, id, machine, off, on, remove, rename, revert,
     snapshot_evidence, with_question, with_running_task, with_snapshot, with_task, without,
 };
 use crate::domain::call::{CallKind, Evidence};
@@ -74,6 +74,7 @@ fn every_kind() -> Vec<(JobRequest, Evidence, CallKind, Vec<ScriptLine>)> {
         (remove(false), off(), CallKind::RemoveSnapshot, task()),
         (remove(true), off(), CallKind::RemoveSnapshot, task()),
         (JobRequest::RemoveAllSnapshots, off(), CallKind::RemoveAllSnapshots, task()),
+        (JobRequest::Consolidate, off(), CallKind::ConsolidateDisks, task()),
         (rename(), off(), CallKind::RenameSnapshot, vec![Done]),
     ]
 }
@@ -180,6 +181,7 @@ fn the_requested_power_state_needs_no_call() {
         (JobRequest::Suspend, machine(Suspended)),
         (shutdown(false), off()),
         (JobRequest::RemoveAllSnapshots, without(off(), &["base", "kickstart", "leaf"])),
+        (JobRequest::Consolidate, consolidated(off())),
     ] {
         check(request.clone(), &[Saw(machine.clone())], Unchanged, &[]);
         // A cancel after the end changes nothing.
@@ -303,6 +305,9 @@ fn a_removal_that_is_refused_after_a_loss_had_succeeded_if_the_snapshot_is_gone(
         Saw(without(off(), &["kickstart"])),
     ];
     check(remove(false), &lines, Changed, &[CallKind::RemoveSnapshot; 2]);
+    let lines =
+        [Saw(off()), Lost, Settled(off()), Refused(Error::Forbidden), Saw(consolidated(off()))];
+    check(JobRequest::Consolidate, &lines, Changed, &[CallKind::ConsolidateDisks; 2]);
 }
 
 #[test]
