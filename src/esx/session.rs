@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::options::{EsxOptions, OptionsError};
 use super::service_content::{FALLBACK_VERSION, ServiceContent, choose_version};
-use super::soap::fault::VimFault;
+use super::soap::fault::{AccountRefusal, VimFault};
 use super::soap::property::object_contents;
 use super::soap::request::{self, PropertySpec, Request, Selection};
 use super::soap::response::{AnswerError, Reply, parse_answer};
@@ -78,9 +78,9 @@ pub enum ExchangeError {
 /// Why a login failed.
 #[derive(Debug)]
 pub enum ConnectError {
-    /// The host refused the login. Another try soon can lock the account.
-    Refused(HostError),
-    /// The host could not be reached, or did not answer as a vim25 host.
+    /// The host refused the account. Another try soon can lock it.
+    Refused { error: HostError, refusal: AccountRefusal },
+    /// The host could not be reached, did not answer as a vim25 host, or accepts no login now.
     Failed(HostError),
 }
 
@@ -473,18 +473,23 @@ impl Session {
         }
     }
 
-    /// Whether a failed login was refused. Any fault with a name counts as a refusal, because five
-    /// refused logins lock an account of ESX.
+    /// Whether the host refused the account, as [`VimFault::account_refusal`] decides, or accepts no
+    /// login now.
     fn login_error(&self, error: ExchangeError) -> ConnectError {
-        match error {
-            ExchangeError::Fault(fault) if !fault.name.is_empty() && !fault.may_have_run() => {
-                let prefix =
-                    format!("The host {} refused the account {}", self.address(), self.username);
-                let mut error = fault.into_error(&prefix);
-                error.kind = HostErrorKind::LoginRefused;
-                ConnectError::Refused(error)
-            }
-            error => ConnectError::Failed(error.into_error("The login failed")),
+        let fault = match error {
+            ExchangeError::Fault(fault) => fault,
+            error => return ConnectError::Failed(error.into_error("The login failed")),
+        };
+        let (refusal, address) = (fault.account_refusal(), self.address());
+        if let Some(refusal) = refusal {
+            let prefix = format!("The host {address} refused the account {}", self.username);
+            let mut error = fault.into_error(&prefix);
+            error.kind = HostErrorKind::LoginRefused;
+            ConnectError::Refused { error, refusal }
+        } else {
+            let mut error = fault.into_error(&format!("The host {address} accepts no login now"));
+            error.kind = HostErrorKind::Unreachable;
+            ConnectError::Failed(error)
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Keeps the session: connects, runs the collector on the login, and connects again after each
-//! failure, with growing pauses if the logins do not last. After a refused login it waits for
-//! `login_backoff` or a new password. It logs out when it is stopped.
+//! failure, with growing pauses if the logins do not last. If the host refuses the account, it
+//! waits for `login_backoff` or a new password. Any other failed login is an outage. It logs out
+//! when it is stopped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,7 +136,16 @@ impl SessionLoop {
                 self.failures = self.failures.saturating_add(1);
                 self.report_loss(&error);
             }
-            Err(ConnectError::Refused(error)) => self.wait_after_refusal(error, passwords).await,
+            Err(ConnectError::Refused { mut error, refusal }) => {
+                let minutes = self.login_backoff.as_secs().div_ceil(60);
+                error.message = format!(
+                    "{} {} otter tries again in {minutes} minutes, or on SIGHUP, because every \
+                     refused login counts towards the lock of the account.",
+                    error.message,
+                    refusal.advice()
+                );
+                self.wait_after_refusal(error, passwords).await;
+            }
         }
     }
 
@@ -174,15 +184,9 @@ impl SessionLoop {
 
     async fn wait_after_refusal(
         &mut self,
-        mut error: HostError,
+        error: HostError,
         mut passwords: watch::Receiver<SecretString>,
     ) {
-        let minutes = self.login_backoff.as_secs().div_ceil(60);
-        error.message = format!(
-            "{} Correct the user name or password. otter tries again in {minutes} minutes, or on \
-             SIGHUP, because every refused login counts towards the lock of the account.",
-            error.message
-        );
         tracing::error!(reason = %error, "the host refused the login");
         self.login = None;
         self.session.set_down(&error);

@@ -309,6 +309,7 @@ fn placeholder(type_name: &str) -> &'static str {
 fn usual_message(name: &str) -> String {
     match name {
         "RestrictedVersion" => Fault::restricted_version().message,
+        "InvalidLogin" => Fault::invalid_login().message,
         "NotAuthenticated" => Fault::not_authenticated().message,
         "ToolsUnavailable" => Fault::tools_unavailable().message,
         "NotSupported" => Fault::not_supported().message,

@@ -8,6 +8,7 @@ mod control_characters;
 mod datastores;
 mod event_streams;
 mod events;
+mod host_session;
 mod idempotency;
 mod invalid_input;
 mod job_kinds;

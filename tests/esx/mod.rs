@@ -5,6 +5,7 @@ mod calls;
 #[cfg(feature = "interop")]
 mod interop;
 mod inventory;
+mod login_faults;
 mod lost_sessions;
 mod proxy;
 mod scripted_hosts;

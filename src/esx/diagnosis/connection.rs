@@ -235,17 +235,25 @@ async fn log_in(
 ) -> Result<(Login, String), Problem> {
     match session.log_in(version, content, 1).await {
         Ok(login) => Ok((login, format!("The host accepts the account {}.", options.username))),
-        Err(ConnectError::Refused(error)) => Err(problem(
+        Err(ConnectError::Refused { error, refusal }) => Err(problem(
             error.message,
-            "Correct esx.username and the password. There was one login: five refused logins lock \
-             an ESX account for 15 minutes, also for the right password. The logins of a running \
-             otter count too.",
+            format!(
+                "{} There was one login: five refused logins lock an ESX account for 15 minutes, \
+                 also for the right password. The logins of a running otter count too.",
+                refusal.advice()
+            ),
         )),
-        Err(ConnectError::Failed(error)) => Err(problem(
-            error.message,
-            "The host accepts no login now. A 503 here usually means that the host has reached its \
-             limit of sessions: end the sessions of scripts that never log out, or restart hostd.",
-        )),
+        Err(ConnectError::Failed(error)) => {
+            let advice = if error.fault.is_some() {
+                "The host accepts no login now, and the account is not the reason: hostd may be \
+                 starting. Try again in a minute."
+            } else {
+                "The host accepts no login now. A 503 here usually means that the host has reached \
+                 its limit of sessions: end the sessions of scripts that never log out, or restart \
+                 hostd."
+            };
+            Err(problem(error.message, advice))
+        }
     }
 }
 

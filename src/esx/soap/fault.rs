@@ -23,6 +23,35 @@ pub struct VimFault {
     pub details: BTreeMap<String, String>,
 }
 
+/// Why a host refuses an account. Only a person can change it, and further logins can lock the
+/// account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccountRefusal {
+    /// The user name or the password is wrong, or the account is locked: hosts answer both alike.
+    Credentials,
+    /// The account is locked, and the host says so.
+    Locked,
+    PasswordExpired,
+    /// The account has no role on the host.
+    NoPermission,
+}
+
+impl AccountRefusal {
+    /// What a person can do, in one sentence.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::Credentials => "Correct esx.username or the password.",
+            Self::Locked => "Unlock the account on the host, or wait until the host unlocks it.",
+            Self::PasswordExpired => "Give the account a new password on the host.",
+            Self::NoPermission => {
+                "Give the account a role on the host (Host > Manage > Permissions). If the host is \
+                 in lockdown mode, add the account to its exception users."
+            }
+        }
+    }
+}
+
 impl VimFault {
     /// Reads `<soapenv:Fault>`.
     #[must_use]
@@ -93,6 +122,31 @@ impl VimFault {
             | "VmSmpFaultToleranceTooManyVMsOnHost" => HostErrorKind::InsufficientResources,
             name if name.starts_with("Insufficient") => HostErrorKind::InsufficientResources,
             _ => HostErrorKind::Rejected,
+        }
+    }
+
+    /// Why the host refuses the account, if this is a fault of `Login` that says so. Every other
+    /// fault of a login is an outage of the host, which passes without a person.
+    ///
+    /// | fault | meaning |
+    /// | --- | --- |
+    /// | `InvalidLogin` | wrong user name or password, or a locked account |
+    /// | `PasswordExpired`, which extends it | the password is right and too old |
+    /// | `NoPermission` | right credentials without any role on the host |
+    /// | any, with a text about a locked account | a locked account |
+    /// | no type, with a text about the user name or password | as `InvalidLogin` |
+    /// | any other, such as `RuntimeFault`, `InvalidState`, `ResourceInUse` | an outage |
+    #[must_use]
+    pub fn account_refusal(&self) -> Option<AccountRefusal> {
+        let text = self.message.to_lowercase();
+        let says_locked = text.contains("account") && text.contains("locked");
+        match self.name.as_str() {
+            _ if says_locked => Some(AccountRefusal::Locked),
+            "InvalidLogin" => Some(AccountRefusal::Credentials),
+            "" if text.contains("user name or password") => Some(AccountRefusal::Credentials),
+            "PasswordExpired" => Some(AccountRefusal::PasswordExpired),
+            "NoPermission" => Some(AccountRefusal::NoPermission),
+            _ => None,
         }
     }
 
@@ -217,6 +271,44 @@ mod tests {
             let error =
                 soap(&format!(r#"<v:{name}Fault i:type="v:{name}"/>"#)).into_error("it failed");
             assert!(!error.outcome_uncertain, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_faults_of_the_account_refuse_a_login() {
+        let fault = |name: &str, message: &str| VimFault {
+            name: name.to_owned(),
+            message: message.to_owned(),
+            ..VimFault::default()
+        };
+        let wrong = "Cannot complete login due to an incorrect user name or password.";
+        let table = [
+            ("InvalidLogin", wrong, Some(AccountRefusal::Credentials)),
+            ("InvalidLogin", "", Some(AccountRefusal::Credentials)),
+            ("", wrong, Some(AccountRefusal::Credentials)),
+            ("PasswordExpired", "", Some(AccountRefusal::PasswordExpired)),
+            ("NoPermission", "", Some(AccountRefusal::NoPermission)),
+            ("InvalidLogin", "The account is locked.", Some(AccountRefusal::Locked)),
+            ("SystemError", "User account 'root' is locked out.", Some(AccountRefusal::Locked)),
+            ("", "The request could not be processed.", None),
+            ("FileLocked", "Unable to access a file since it is locked.", None),
+            ("RuntimeFault", "The service is starting.", None),
+            ("InvalidState", "", None),
+            ("ResourceInUse", "", None),
+            ("InvalidLocale", "", None),
+            ("InvalidArgument", "", None),
+            ("SecurityError", "", None),
+            ("NotAuthenticated", "", None),
+            ("NotSupported", "", None),
+            ("SystemError", "", None),
+            ("HostCommunication", "", None),
+            ("LimitExceeded", "The maximum number of sessions has been exceeded.", None),
+            ("InsufficientResourcesFault", "", None),
+            ("RestrictedVersion", "", None),
+            ("SomethingToCome", "", None),
+        ];
+        for (name, message, refusal) in table {
+            assert_eq!(fault(name, message).account_refusal(), refusal, "{name}: {message}");
         }
     }
 

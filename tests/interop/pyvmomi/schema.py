@@ -113,7 +113,7 @@ DATA = """
 
 FAULTS = """
     MethodFault RuntimeFault VimFault InvalidPowerState InvalidState TaskInProgress InvalidLogin
-    InvalidLocale
+    InvalidLocale PasswordExpired
     NoPermission NotAuthenticated SecurityError ManagedObjectNotFound InvalidArgument
     InvalidProperty
     InvalidCollectorVersion RequestCanceled NotSupported NotImplemented MethodNotFound
