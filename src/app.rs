@@ -5,6 +5,7 @@ mod checks;
 pub mod lease_key;
 mod own_machine;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -418,7 +419,8 @@ impl App {
         ApiState::new(services.clone(), clock.clone(), stop, http.clone(), metrics.clone()).router()
     }
 
-    /// Resumes the unfinished jobs, serves the HTTP API, and returns after the shutdown.
+    /// Resumes the unfinished jobs, serves the HTTP API, and returns after the shutdown. On SIGHUP
+    /// it tries a host that is away at once.
     ///
     /// # Errors
     /// The unfinished jobs cannot be read from the store.
@@ -450,6 +452,12 @@ impl App {
         }
         let observer: Arc<dyn Observer> = Arc::clone(&services.inventory) as _;
         let host = Arc::clone(services.hosts.only());
+        // After the other handlers, so that the connect uses a new password.
+        let away = Arc::clone(&host);
+        supervisor.on_reload("the connection to the host", move || {
+            away.connect_now();
+            Ok::<(), Infallible>(())
+        });
         supervisor.spawn("host", |stop| async move { host.run(observer, stop).await });
         let (inventory, hosts) = (Arc::clone(&services.inventory), services.hosts.clone());
         supervisor.spawn("guest addresses", |stop| async move {

@@ -17,6 +17,7 @@ mod network;
 mod options;
 pub mod property_cache;
 mod property_reader;
+mod retry_pauses;
 mod service_content;
 mod session;
 mod session_loop;
@@ -186,6 +187,10 @@ impl Hypervisor for EsxHypervisor {
 
     fn set_password(&self, password: SecretString) {
         self.session.set_password(password);
+    }
+
+    fn connect_now(&self) {
+        self.session.connect_now();
     }
 }
 

@@ -40,6 +40,7 @@ pub struct Session {
     transport: Transport,
     username: String,
     password: watch::Sender<SecretString>,
+    connect_requests: watch::Sender<()>,
     recheck_timeout: Duration,
     clock: Clock,
     metrics: Metrics,
@@ -130,6 +131,7 @@ impl Session {
             transport: Transport::new(options)?,
             username: options.username.clone(),
             password: watch::Sender::new(options.password.clone()),
+            connect_requests: watch::Sender::new(()),
             recheck_timeout: options.read_timeout,
             clock,
             metrics,
@@ -393,6 +395,16 @@ impl Session {
     /// Changes whenever a password is set, also if it is the same as before.
     pub fn password_changes(&self) -> watch::Receiver<SecretString> {
         self.password.subscribe()
+    }
+
+    /// Requests a connect without a pause, if there is no session.
+    pub fn connect_now(&self) {
+        self.connect_requests.send_replace(());
+    }
+
+    /// Changes with each [`Session::connect_now`].
+    pub fn connect_requests(&self) -> watch::Receiver<()> {
+        self.connect_requests.subscribe()
     }
 
     /// Ends the session on the host, which has a limit of some hundred sessions.

@@ -11,16 +11,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::collector::Collector;
+use super::retry_pauses::RetryPauses;
 use super::session::{ConnectError, Login, Session};
 use crate::clock::Clock;
 use crate::hypervisor::{HostError, HostErrorKind, Observer, SessionState, SessionStatus};
 use crate::telemetry::metrics::Metrics;
-
-/// A login that lasted this long counts as good: the pauses after it start from zero again.
-const STABLE_LOGIN: Duration = Duration::from_mins(1);
-
-/// The longest pause between two connects.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The longest time that the shutdown waits for calls in flight, and again for the logout.
 const SHUTDOWN_STEP: Duration = Duration::from_secs(5);
@@ -35,8 +30,9 @@ pub struct SessionLoop {
     generation: u64,
     /// The last login, whose session may still be valid.
     login: Option<Arc<Login>>,
-    /// The number of consecutive connects that failed or did not last.
-    failures: u32,
+    pauses: RetryPauses,
+    /// Changes if a caller asks for a connect at once.
+    connect_requests: watch::Receiver<()>,
 }
 
 /// Reports the status of the session to the observer.
@@ -67,6 +63,7 @@ impl SessionLoop {
             metrics: session.metrics().clone(),
             status,
         };
+        let connect_requests = session.connect_requests();
         Self {
             session,
             clock,
@@ -75,7 +72,8 @@ impl SessionLoop {
             reporter,
             generation: 0,
             login: None,
-            failures: 0,
+            pauses: RetryPauses::default(),
+            connect_requests,
         }
     }
 
@@ -108,16 +106,9 @@ impl SessionLoop {
 
     /// Connects once and serves the login until it fails.
     async fn connect_once(&mut self) {
-        let pause = retry_delay(self.failures);
-        let reason = match &self.reporter.status.state {
-            SessionState::Away { reason } | SessionState::LoginRefused { reason } => reason.clone(),
-            SessionState::Connecting | SessionState::Connected => {
-                "The host is not connected yet.".to_owned()
-            }
-        };
-        if !pause.is_zero() {
-            self.collector.while_disconnected(&reason, self.clock.sleep(pause)).await;
-        }
+        self.pause().await;
+        self.connect_requests.mark_unchanged();
+        let reason = self.outage_reason();
         let (session, previous, next) =
             (Arc::clone(&self.session), self.login.clone(), self.generation + 1);
         // Subscribe before the login reads the password, so that no change is missed.
@@ -133,7 +124,7 @@ impl SessionLoop {
         match self.collector.while_disconnected(&reason, connecting).await {
             Ok(login) => self.serve(login).await,
             Err(ConnectError::Failed(error)) => {
-                self.failures = self.failures.saturating_add(1);
+                self.pauses.connect_failed();
                 self.report_loss(&error);
             }
             Err(ConnectError::Refused { mut error, refusal }) => {
@@ -145,6 +136,35 @@ impl SessionLoop {
                     refusal.advice()
                 );
                 self.wait_after_refusal(error, passwords).await;
+            }
+        }
+    }
+
+    /// Waits until the next connect is due, or until a caller asks for one.
+    async fn pause(&mut self) {
+        let pause = self.pauses.next();
+        if pause.is_zero() {
+            return;
+        }
+        let reason = self.outage_reason();
+        let Self { collector, clock, connect_requests, .. } = self;
+        let is_requested = async {
+            tokio::select! {
+                () = clock.sleep(pause) => false,
+                // The sender lives as long as the session, which `self` holds.
+                Ok(()) = connect_requests.changed() => true,
+            }
+        };
+        if collector.while_disconnected(&reason, is_requested).await {
+            self.pauses = RetryPauses::default();
+        }
+    }
+
+    fn outage_reason(&self) -> String {
+        match &self.reporter.status.state {
+            SessionState::Away { reason } | SessionState::LoginRefused { reason } => reason.clone(),
+            SessionState::Connecting | SessionState::Connected => {
+                "The host is not connected yet.".to_owned()
             }
         }
     }
@@ -169,15 +189,25 @@ impl SessionLoop {
                 reporter.report(SessionState::Connected);
             })
             .await;
-        let was_stable =
-            since.is_some_and(|since| self.clock.elapsed().saturating_sub(since) >= STABLE_LOGIN);
-        self.failures = if was_stable { 1 } else { self.failures.saturating_add(1) };
+        match since {
+            Some(since) => {
+                self.pauses.session_ended(self.clock.elapsed().saturating_sub(since));
+            }
+            None => self.pauses.connect_failed(),
+        }
         self.report_loss(&error);
     }
 
+    /// Logs an outage once when it begins, and again if its reason changes.
     fn report_loss(&mut self, error: &HostError) {
         let cause = std::error::Error::source(error).map(ToString::to_string);
-        tracing::warn!(reason = %error, cause, "the host is not connected");
+        match &self.reporter.status.state {
+            SessionState::Away { reason } if *reason == error.message => {}
+            SessionState::Away { .. } => {
+                tracing::info!(reason = %error, cause, "the outage has another reason now");
+            }
+            _ => tracing::warn!(reason = %error, cause, "the host is not connected"),
+        }
         self.session.set_down(error);
         self.reporter.report(SessionState::Away { reason: error.message.clone() });
     }
@@ -214,13 +244,5 @@ impl StatusReporter {
         self.metrics.record_session(state == SessionState::Connected, self.clock.elapsed());
         self.status.state = state;
         self.observer.session(self.status.clone());
-    }
-}
-
-/// The pause before the next connect: none after the first failure, then 100 ms, doubled each time.
-fn retry_delay(failures: u32) -> Duration {
-    match failures.checked_sub(2) {
-        None => Duration::ZERO,
-        Some(power) => Duration::from_millis(100 << power.min(10)).min(LONGEST_PAUSE),
     }
 }

@@ -135,6 +135,10 @@ pub trait Hypervisor: Send + Sync {
     /// the login, the backend tries again at once. The current session continues. A backend without
     /// a password ignores it.
     fn set_password(&self, _password: SecretString) {}
+
+    /// If the host is away, the backend tries to connect at once instead of after its pause. A
+    /// refused login waits for [`Hypervisor::set_password`]. A backend without pauses ignores it.
+    fn connect_now(&self) {}
 }
 
 /// An optional ability of a backend. Callers check [`Hypervisor::capabilities`] before they use it.

@@ -335,6 +335,10 @@ impl Hypervisor for BrokenBackend {
     fn set_password(&self, password: SecretString) {
         self.inner.set_password(password);
     }
+
+    fn connect_now(&self) {
+        self.inner.connect_now();
+    }
 }
 
 /// A receiver that gets other statuses than `from`.

@@ -1,15 +1,15 @@
 //! The effects of signals: SIGTERM drains, a second signal ends the daemon at once, SIGHUP reads
-//! the password again.
+//! the password again. What the log says of an outage.
 
 use otter::clock::Clock;
-use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
+use otter::simulator::{DownMode, HostdRestart, Pace, Scenario, Simulator, SimulatorOptions};
 use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Answer, Daemon, TIMEOUT, eventually};
+use crate::harness::{Answer, Daemon, TIMEOUT, eventually, log_lines};
 
 async fn host() -> Simulator {
     let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
@@ -209,6 +209,42 @@ async fn sighup_retries_the_login_of_an_unlocked_account() {
     wait_for_host_status(&daemon, 200).await;
     assert_eq!(host.control().calls("Login"), 2);
     assert!(daemon.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_has_one_line_for_the_start_of_an_outage() {
+    let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+    let log = directory.path().join("log");
+    let (url, state) = (host.url(), directory.path().join("state"));
+    let pin = format!("sha256:{}", host.fingerprint());
+    let variables = [
+        ("OTTER_ESX_URL", url.as_str()),
+        ("OTTER_ESX_USERNAME", "root"),
+        ("OTTER_ESX_PASSWORD", "otter"),
+        ("OTTER_ESX_VERIFY", pin.as_str()),
+    ];
+    let arguments = ["--state-dir", state.to_str().unwrap(), "--log-format", "json"];
+    let daemon = Daemon::start_with_log(&log, &arguments, &variables).await;
+    wait_for_host_status(&daemon, 200).await;
+    let down = HostdRestart { down: Some(DownMode::Refuse), drop_running: false };
+    host.control().restart_hostd(down);
+    let failed =
+        "otter_soap_call_seconds_count{method=\"RetrievePropertiesEx\",result=\"not_sent\"} ";
+    eventually("four failed connects", async || {
+        let metrics = daemon.request(Method::GET, "/metrics").send().await.unwrap();
+        let metrics = metrics.text().await.unwrap();
+        let count = metrics.lines().find_map(|line| line.strip_prefix(failed)?.parse().ok());
+        count.is_some_and(|count: u64| count >= 4)
+    })
+    .await;
+    host.control().resume();
+    wait_for_host_status(&daemon, 200).await;
+    assert!(daemon.terminate().await.success());
+    assert_eq!(log_lines(&log, "the host is not connected").len(), 1);
+    let again = log_lines(&log, "the outage has another reason now");
+    let reasons: Vec<&str> = again.iter().map(|line| line["reason"].as_str().unwrap()).collect();
+    assert!(reasons.windows(2).all(|pair| pair[0] != pair[1]), "{reasons:?}");
+    assert_eq!(log_lines(&log, "the host is connected").len(), 2);
 }
 
 /// With `Type=notify` systemd waits for the message that ends a reload.

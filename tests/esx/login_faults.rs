@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use otter::clock::Clock;
-use otter::hypervisor::SessionState;
+use otter::hypervisor::{Hypervisor, SessionState};
 use otter::simulator::{Disruption, Fault, Pace, Scenario, Simulator};
 
 use super::support::{Recording, RunningBackend, options, start_simulator};

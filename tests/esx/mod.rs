@@ -8,6 +8,7 @@ mod inventory;
 mod login_faults;
 mod lost_sessions;
 mod proxy;
+mod reconnects;
 mod scripted_hosts;
 mod support;
 mod update_stream;

@@ -306,6 +306,11 @@ impl Lab {
             .mutate(|world| text.clone_into(&mut world.machine_mut(id).unwrap().annotation));
     }
 
+    /// Makes otter reload as SIGHUP does.
+    pub async fn reload(&self) {
+        self.signals.send(Signal::Hangup).await.unwrap();
+    }
+
     /// Stops otter as SIGTERM does, and returns how it ended.
     pub async fn stop(self) -> Shutdown {
         self.signals.send(Signal::Terminate).await.unwrap();

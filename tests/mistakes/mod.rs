@@ -121,6 +121,10 @@ impl Hypervisor for HostWithMistake {
     fn set_password(&self, password: SecretString) {
         self.inner.set_password(password);
     }
+
+    fn connect_now(&self) {
+        self.inner.connect_now();
+    }
 }
 
 fn is_disconnected(error: &HostError) -> bool {

@@ -1,0 +1,97 @@
+//! The pauses between two connects. They grow while connects fail, stay short after a session that
+//! worked for a moment, and start from zero again after one that worked for longer.
+
+use std::time::Duration;
+
+/// A session that lasted this long after the inventory was loaded counts as good.
+const GOOD_SESSION: Duration = Duration::from_secs(5);
+
+/// The pause after the second failure in a row. It is doubled with each further failure.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest pause while no session works.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The longest pause after a session that worked: a host that comes and goes is not away for
+/// longer, and a host that ends each session at once is not flooded with logins.
+const LONGEST_PAUSE_AFTER_SESSION: Duration = Duration::from_secs(2);
+
+/// The pauses of one host. The first connect and the first one after a good session are at once.
+#[derive(Clone, Debug, Default)]
+pub struct RetryPauses {
+    /// `None` if the last session was good, or if there was no failure yet: no pause.
+    next: Option<Duration>,
+}
+
+impl RetryPauses {
+    /// The pause before the next connect.
+    #[must_use]
+    pub fn next(&self) -> Duration {
+        self.next.unwrap_or_default()
+    }
+
+    /// A connect failed, or its session failed before the inventory was loaded.
+    pub fn connect_failed(&mut self) {
+        self.lengthen(LONGEST_PAUSE);
+    }
+
+    /// A session failed, `held` after the inventory was loaded.
+    pub fn session_ended(&mut self, held: Duration) {
+        if held >= GOOD_SESSION {
+            self.next = Some(Duration::ZERO);
+        } else {
+            self.lengthen(LONGEST_PAUSE_AFTER_SESSION);
+        }
+    }
+
+    fn lengthen(&mut self, longest: Duration) {
+        self.next = Some(match self.next {
+            None => Duration::ZERO,
+            Some(Duration::ZERO) => FIRST_PAUSE,
+            Some(last) => (last * 2).min(longest),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn milliseconds(pauses: &mut RetryPauses, fail: impl Fn(&mut RetryPauses)) -> Vec<u128> {
+        let mut seen = Vec::new();
+        for _ in 0..12 {
+            fail(pauses);
+            seen.push(pauses.next().as_millis());
+        }
+        seen
+    }
+
+    #[test]
+    fn connects_that_fail_have_growing_pauses() {
+        let mut pauses = RetryPauses::default();
+        assert_eq!(pauses.next(), Duration::ZERO);
+        let seen = milliseconds(&mut pauses, RetryPauses::connect_failed);
+        let growing = [0, 100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600];
+        assert_eq!(seen, [&growing[..], &[30_000, 30_000]].concat());
+    }
+
+    #[test]
+    fn a_session_that_held_for_some_seconds_is_followed_by_a_connect_at_once() {
+        let mut pauses = RetryPauses::default();
+        milliseconds(&mut pauses, RetryPauses::connect_failed);
+        let seen = milliseconds(&mut pauses, |pauses| pauses.session_ended(GOOD_SESSION));
+        assert_eq!(seen, [0; 12]);
+    }
+
+    #[test]
+    fn a_session_that_worked_for_a_moment_is_followed_by_a_short_pause() {
+        let mut pauses = RetryPauses::default();
+        let seen = milliseconds(&mut pauses, |pauses| pauses.session_ended(Duration::ZERO));
+        assert_eq!(seen[..7], [0, 100, 200, 400, 800, 1_600, 2_000]);
+        assert_eq!(seen[7..], [2_000; 5]);
+        // Also after a long outage.
+        milliseconds(&mut pauses, RetryPauses::connect_failed);
+        pauses.session_ended(Duration::from_secs(1));
+        assert_eq!(pauses.next(), Duration::from_secs(2));
+    }
+}
