@@ -21,6 +21,7 @@ use crate::api::tls::{Tls, TlsFiles};
 use crate::api::{ApiState, HttpSettings, connections};
 use crate::clock::Clock;
 use crate::config::{self, Config, Host, Listen};
+use crate::domain::answers::AnswerRules;
 use crate::domain::audit::AuditAction;
 use crate::domain::machine_pattern::MachinePattern;
 use crate::domain::pool::Pools;
@@ -41,6 +42,7 @@ use crate::service::leases::published::PublishedLeases;
 use crate::service::leases::{Leases, LeasesParts};
 use crate::service::machines::{Machines, Protection};
 use crate::service::patterns::{MachinePatterns, PatternWatch};
+use crate::service::questions::QuestionWatch;
 use crate::service::retention;
 use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
 use crate::service::storage_watch::StorageWatch;
@@ -73,6 +75,8 @@ pub struct Settings {
     pub leases: LeaseRules,
     pub retention: Retention,
     pub pools: Pools,
+    /// The answers to questions of all machines. Those of pools come first.
+    pub answers: AnswerRules,
     pub http: HttpSettings,
     pub event_stream: EventStreamSettings,
     /// How long tasks have to finish in a shutdown before they are dropped.
@@ -105,6 +109,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
         snapshots,
         jobs,
         leases,
+        answers,
         pools,
         audit,
         state,
@@ -162,6 +167,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
         jobs: JobSettings {
             settle: esx.settle,
             outage_grace: esx.outage_grace,
+            question_grace: leases.question_grace,
             queue_per_machine: jobs.queue_per_machine,
             queue_in_all: jobs.queue_total,
             deadlines: Deadlines { power, guest, create, revert, remove, prepare },
@@ -174,6 +180,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
         },
         leases: lease_rules(&leases),
         pools: Pools(pools),
+        answers,
         http: HttpSettings {
             max_wait: http.max_wait,
             max_waits: http.max_waits,
@@ -223,6 +230,8 @@ fn lease_rules(leases: &config::Leases) -> LeaseRules {
         grace,
         quarantine_retry,
         retention_days,
+        // A setting of jobs.
+        question_grace: _,
     } = *leases;
     LeaseRules {
         ledger_retention: days(retention_days),
@@ -249,6 +258,7 @@ pub struct App {
     http: HttpSettings,
     metrics: Metrics,
     retention: Retention,
+    answers: AnswerRules,
 }
 
 impl App {
@@ -287,6 +297,7 @@ impl App {
             leases,
             retention,
             pools,
+            answers,
             mut http,
             event_stream,
             grace,
@@ -366,7 +377,7 @@ impl App {
             hosts,
         };
         sample_metrics(&metrics, &services, &store, &clock);
-        Ok(Self { clock, supervisor, store, services, listener, http, metrics, retention })
+        Ok(Self { clock, supervisor, store, services, listener, http, metrics, retention, answers })
     }
 
     /// The address that otter listens on, as text.
@@ -426,8 +437,17 @@ impl App {
     /// The unfinished jobs cannot be read from the store.
     pub async fn run(self, signals: Signals) -> anyhow::Result<Shutdown> {
         let router = self.router();
-        let Self { clock, supervisor, store, services, listener, http, metrics: _, retention } =
-            self;
+        let Self {
+            clock,
+            supervisor,
+            store,
+            services,
+            listener,
+            http,
+            metrics: _,
+            retention,
+            answers,
+        } = self;
         let (purged, purge_clock): (Arc<dyn Storage>, _) = (Arc::new(store.clone()), clock.clone());
         // The store stops last, because the other services commit to it until they end. The audit
         // stops just before it, because it counts refused calls until then.
@@ -469,6 +489,8 @@ impl App {
         }
         let patterns = Arc::clone(&services.patterns);
         supervisor.spawn("patterns", |stop| patterns.follow(stop));
+        let questions = QuestionWatch::new(answers, &services, clock.clone());
+        supervisor.spawn("questions", |stop| questions.run(stop));
         supervisor.spawn("leases", |stop| services.leases.clone().run(stop));
         supervisor.spawn("deadlines", |stop| services.jobs.clone().expire(stop));
         supervisor.spawn("wall clock", |stop| services.jobs.clone().follow_wall_clock(stop));

@@ -110,7 +110,8 @@ const TABLE: &[ProblemRow] = &[
     row(Kind::QuestionPending, Status::CONFLICT, Retry::No, "The machine waits for an answer",
         "ESX asks a question about the machine and does nothing else with it until the question is \
          answered.",
-        "Answer the question, or kill the machine."),
+        "Answer the question, or kill the machine. If it comes often, add a rule for it to \
+         [answers] of the configuration."),
     row(Kind::ToolsUnavailable, Status::CONFLICT, Retry::No, "VMware Tools do not run",
         "The operation needs VMware Tools in the guest, and they do not run.",
         "Use `off` or `reset` instead."),

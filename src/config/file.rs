@@ -19,6 +19,7 @@ use super::sections::{
     Snapshots, State,
 };
 use super::values;
+use crate::domain::answers::AnswerRules;
 use crate::domain::duration;
 use crate::domain::lease::{Prepare, Readiness, Release};
 use crate::domain::pool::Pool;
@@ -64,6 +65,7 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
         snapshots,
         jobs,
         leases,
+        answers,
         pools,
         audit,
         state,
@@ -133,6 +135,7 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
     table.finish();
 
     leases_section(root.table("leases"), leases);
+    *answers = answer_rules(root.table("answers"));
 
     for (name, mut table) in root.table("pools").tables() {
         let pool = pool_section(&mut table);
@@ -162,13 +165,21 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
 }
 
 fn leases_section(mut table: Table<'_>, leases: &mut Leases) {
-    let Leases { max_ttl, max_total, abandon_after, grace, quarantine_retry, retention_days } =
-        leases;
+    let Leases {
+        max_ttl,
+        max_total,
+        abandon_after,
+        grace,
+        quarantine_retry,
+        question_grace,
+        retention_days,
+    } = leases;
     table.set("max_ttl", max_ttl, timeout);
     table.set("max_total", max_total, timeout);
     table.set("abandon_after", abandon_after, timeout);
     table.set("grace", grace, any_duration);
     table.set("quarantine_retry", quarantine_retry, any_duration);
+    table.set("question_grace", question_grace, timeout);
     table.set("retention_days", retention_days, days);
     table.finish();
 }
@@ -213,7 +224,31 @@ fn pool_section(table: &mut Table<'_>) -> Pool {
     inner.set("snapshot", &mut release.snapshot, |value| values::not_empty(text(value)?).map(Some));
     inner.finish();
     pool.release = present.then_some(release);
+    pool.answers = answer_rules(table.table("answers"));
     pool
+}
+
+fn answer_rules(mut table: Table<'_>) -> AnswerRules {
+    AnswerRules(table.take_all(answer_rule).into_iter().collect())
+}
+
+/// The id of a message, and the label of the choice that answers it.
+fn answer_rule(message: &str, label: &DeValue<'_>) -> Result<(String, String), String> {
+    const EXAMPLE: &str = "\"msg.uuid.altered\" = \"button.uuid.copiedTheVM\"";
+    if message.is_empty()
+        || message.contains(|character: char| character.is_whitespace() || character.is_control())
+    {
+        return Err(format!("this cannot be the id of a message; write one, as in {EXAMPLE}"));
+    }
+    // Without quotes, the dots of the id make sections.
+    let label = label.as_str().ok_or_else(|| {
+        let kind = kind(label);
+        format!("expected the label of a choice, not {kind}; write both in quotes, as in {EXAMPLE}")
+    })?;
+    if label.trim().is_empty() || label != label.trim() || label.contains(char::is_control) {
+        return Err(format!("this cannot be the label of a choice; write one, as in {EXAMPLE}"));
+    }
+    Ok((message.to_owned(), label.to_owned()))
 }
 
 fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::{ConfigError, ConfigProblem, Listen, LogFormat};
+use crate::domain::answers::AnswerRules;
 use crate::domain::host_limits::HostLimits;
 use crate::domain::machine_pattern::MachinePattern;
 use crate::domain::network::Network;
@@ -29,6 +30,8 @@ pub struct Config {
     pub snapshots: Snapshots,
     pub jobs: Jobs,
     pub leases: Leases,
+    /// `[answers]`: the answers to questions of machines.
+    pub answers: AnswerRules,
     /// `[pools.<name>]`: the pools of machines.
     pub pools: BTreeMap<String, Pool>,
     pub audit: Audit,
@@ -153,6 +156,8 @@ pub struct Leases {
     /// The first pause before otter tries to release a machine that it quarantined by itself. Zero:
     /// never.
     pub quarantine_retry: Duration,
+    /// How long a preparation waits at a question that no caller answers.
+    pub question_grace: Duration,
     /// How long ended leases are kept.
     pub retention_days: u32,
 }
@@ -165,6 +170,7 @@ impl Default for Leases {
             abandon_after: Duration::from_mins(2),
             grace: Duration::from_mins(1),
             quarantine_retry: Duration::from_mins(15),
+            question_grace: Duration::from_mins(1),
             retention_days: 30,
         }
     }

@@ -11,6 +11,7 @@ use secrecy::ExposeSecret;
 use tempfile::NamedTempFile;
 
 use super::*;
+use crate::domain::answers::AnswerRules;
 use crate::domain::lease::Readiness;
 use crate::domain::pool::Pool;
 use crate::domain::verify::Verify;
@@ -437,8 +438,13 @@ fn pools_are_read_and_their_problems_are_located() {
 machines = ["qubes-*", "17"]
 max_ttl = "2h"
 may_keep_power = true
-prepare = { snapshot = "base/kickstart", power = "on", until = "ip", cidr = "10.0.0.0/8", settle = "90s" }
 release = { power = "keep", snapshot = "base" }
+[pools.qubes.prepare]
+snapshot = "base/kickstart"
+power = "on"
+until = "ip"
+cidr = "10.0.0.0/8"
+settle = "90s"
 [pools.plain]
 "#,
     );
@@ -468,6 +474,45 @@ release = { power = "keep", snapshot = "base" }
             "{messages:?}"
         );
         assert!(messages[0].contains(message), "{messages:?}");
+    }
+}
+
+#[test]
+fn answers_are_read_and_their_problems_are_located() {
+    let config = loaded(
+        r#"[answers]
+"msg.uuid.altered" = "button.uuid.copiedTheVM"
+[pools.qubes]
+answers = { "msg.serial.file.open" = "Append new content" }
+"#,
+    );
+    let rules = |rules: &AnswerRules| format!("{:?}", rules.0);
+    assert_eq!(rules(&config.answers), r#"{"msg.uuid.altered": "button.uuid.copiedTheVM"}"#);
+    let pool = &config.pools["qubes"];
+    assert_eq!(rules(&pool.answers), r#"{"msg.serial.file.open": "Append new content"}"#);
+    for (text, at, message) in [
+        ("[answers]\n\"msg.a\" = \"\"\n", "2: answers.msg.a: ", "cannot be the label"),
+        ("[answers]\n\"msg.a\" = \" b\"\n", "2: answers.msg.a: ", "cannot be the label"),
+        (
+            "[answers]\n\"msg.a\" = 4\n",
+            "2: answers.msg.a: ",
+            "not an integer; write both in quotes",
+        ),
+        ("[answers]\nmsg.a = \"b\"\n", "2: answers.msg: ", "write both in quotes, as in \"msg."),
+        ("[answers]\n\"\" = \"b\"\n", "2: answers.: ", "cannot be the id of a message"),
+        ("[answers]\n\"msg a\" = \"b\"\n", "2: answers.msg a: ", "cannot be the id of a message"),
+        ("answers = 4\n", "1: answers: ", "expected a section [answers]"),
+        ("[answer]\n\"msg.a\" = \"b\"\n", "1: answer: ", "did you mean answers?"),
+        (
+            "[pools.qubes]\nanswers = { \"msg.a\" = \"\" }\n",
+            "2: pools.qubes.answers.msg.a: ",
+            "cannot be the label",
+        ),
+        ("[leases]\nquestion_grace = 0\n", "2: leases.question_grace: ", "must not be zero"),
+    ] {
+        let messages = problems(text);
+        assert_eq!(messages.len(), 1, "{messages:?}");
+        assert!(messages[0].starts_with(at) && messages[0].contains(message), "{messages:?}");
     }
 }
 

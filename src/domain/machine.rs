@@ -69,9 +69,9 @@ impl Machine {
     }
 
     /// The addresses under which other machines can reach the guest: the global and private ones of
-    /// the machine's own network cards. The one that the host prefers comes first, then those of the
-    /// cards in their order. An interface of the guest that is no card of the machine, such as the
-    /// bridge of a container engine, does not count.
+    /// the machine's own network cards. The address that the host prefers comes first, then those
+    /// of the cards in their order. An interface of the guest that is no card of the machine, such
+    /// as the bridge of a container engine, does not count.
     ///
     /// Old tools report only the preferred address, and no interfaces. Then it counts if it is
     /// global or private.
@@ -218,6 +218,9 @@ pub enum SerialBacking {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     pub id: QuestionId,
+    /// The ids of its messages, such as `msg.uuid.altered`. Most questions have one message. Empty
+    /// if the host names none.
+    pub message_ids: Vec<String>,
     pub text: String,
     pub choices: Vec<Choice>,
 }

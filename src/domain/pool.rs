@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::answers::{AnswerRule, AnswerRules};
 use super::lease::{Prepare, Release};
-use super::machine::Machine;
+use super::machine::{Machine, Question};
 use super::machine_pattern::MachinePattern;
 use super::machine_reference::ReferencedMachine;
 
@@ -31,6 +32,8 @@ pub struct Pool {
     pub may_keep_power: bool,
     /// Patterns of names and paths of snapshots that only an operator with an override may change.
     pub protected_snapshots: Vec<String>,
+    /// The answers to questions of the machines in the pool.
+    pub answers: AnswerRules,
 }
 
 impl Pools {
@@ -56,6 +59,15 @@ impl Pools {
         pools.sort();
         pools.dedup();
         pools
+    }
+
+    /// The rule of the machine's pools for a question. If several pools have one, that of the first
+    /// pool by name. `None` if none has one.
+    #[must_use]
+    pub fn answer_rule(&self, machine: &Machine, question: &Question) -> Option<AnswerRule<'_>> {
+        let pools = self.for_machine(machine);
+        let mut configured = pools.iter().filter_map(|name| self.get(name));
+        configured.find_map(|pool| pool.answers.for_question(question))
     }
 
     /// The settings of a pool. `None` if the configuration does not contain it.

@@ -244,11 +244,31 @@ pub fn question(element: Element<'_>) -> Option<Question> {
             default: default == Some(index),
         })
         .collect();
+    let text = element.child_text("text").unwrap_or_default();
+    let messages = element.children_named("message");
+    let mut message_ids: Vec<String> = messages
+        .filter_map(|message| message.child_text("id"))
+        .filter(|id| !id.is_empty())
+        .map(str::to_owned)
+        .collect();
+    if message_ids.is_empty() {
+        message_ids.extend(text.lines().filter_map(message_id_in));
+    }
     Some(Question {
         id: QuestionId::from_backend(element.child_text("id")?),
-        text: element.child_text("text").unwrap_or_default().to_owned(),
+        message_ids,
+        text: text.to_owned(),
         choices,
     })
+}
+
+/// The id of a message at the beginning of a line, as in `msg.uuid.altered:This virtual machine …`.
+/// A host without support for localization names it only there.
+fn message_id_in(line: &str) -> Option<String> {
+    let (id, _) = line.split_once(':')?;
+    let id = id.trim();
+    let is_id = id.starts_with("msg.") && !id.contains(char::is_whitespace);
+    is_id.then(|| id.to_owned())
 }
 
 /// Reads a `VirtualMachineSnapshotInfo`: the whole tree, parents first, without recursion.
@@ -445,5 +465,22 @@ mod tests {
         let choices: Vec<(&str, bool)> =
             question.choices.iter().map(|choice| (choice.key.as_str(), choice.default)).collect();
         assert_eq!((question.id.backend_text(), choices), ("7", vec![("4", false), ("1", true)]));
+    }
+
+    #[test]
+    fn the_message_ids_of_a_question_are_those_of_its_messages_or_of_its_text() {
+        let message_ids = |inside: &str| {
+            let question = machine(&[("runtime.question", &format!("<id>7</id>{inside}"))]);
+            question.question.unwrap().message_ids
+        };
+        let message = |id: &str| format!("<message><id>{id}</id><text>t</text></message>");
+        let both = [message("msg.disk.notThere"), message("msg.retry")].concat();
+        assert_eq!(message_ids(&both), ["msg.disk.notThere", "msg.retry"]);
+        let altered = "<text>msg.uuid.altered:This virtual machine might: have moved.</text>";
+        assert_eq!(message_ids(altered), ["msg.uuid.altered"]);
+        assert_eq!(message_ids(&[altered, &message("msg.other")].concat()), ["msg.other"]);
+        for none in ["", "<text>Moved?</text>", "<text>Go on: msg.a</text>", "<text>msg</text>"] {
+            assert_eq!(message_ids(none), [""; 0], "{none}");
+        }
     }
 }

@@ -17,11 +17,12 @@ use super::jobs::Jobs;
 use super::leases::lease_table::MachineLedger;
 use super::leases::published::PublishedLeases;
 use super::visibility::Visibility;
+use crate::domain::answers::AnswerRule;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::lease::Quarantine;
 use crate::domain::mac::MacAddress;
-use crate::domain::machine::Machine;
+use crate::domain::machine::{Machine, Question};
 use crate::domain::machine_pattern::MachinePattern;
 use crate::domain::machine_reference::ReferencedMachine;
 use crate::domain::machine_uuid::parse_uuid;
@@ -206,6 +207,12 @@ impl Machines {
             .with_machine(&machine.id, &machine.name))
     }
 
+    /// The rule of the machine's pools for a question. `None` if there is none.
+    #[must_use]
+    pub fn answer_rule(&self, machine: &Machine, question: &Question) -> Option<AnswerRule<'_>> {
+        self.pools.answer_rule(machine, question)
+    }
+
     /// The machine with this id, if it is in the scope.
     #[must_use]
     pub fn get_in(&self, scope: &Scope, id: &MachineId) -> Option<MachineView> {
@@ -305,8 +312,8 @@ impl Machines {
 }
 
 impl MachineView {
-    /// The first address of the guest that counts, if its addresses are trusted. If the lease of the
-    /// machine names a network, the first one inside it.
+    /// The first address of the guest that counts, if its addresses are trusted. If the lease of
+    /// the machine names a network, the first one inside it.
     #[must_use]
     pub fn ip_address(&self) -> Option<IpAddr> {
         let cidr = self.lease.as_ref().and_then(|lease| lease.cidr);

@@ -13,6 +13,7 @@ pub mod leases;
 pub mod limits;
 pub mod machines;
 pub mod patterns;
+pub mod questions;
 pub mod retention;
 pub mod snapshots;
 pub mod storage_watch;

@@ -10,7 +10,7 @@ use super::fault_injection::{
     Disruption, HostChange, HostChangeKind, HostdRestart, PlannedDisruption, SessionLoss, TestHook,
 };
 use super::vim_fault::Fault;
-use super::world::World;
+use super::world::{Question, World};
 use super::{Shared, SimulatorState};
 
 impl SimulatorState {
@@ -45,12 +45,16 @@ impl SimulatorState {
                 self.world.rules.failing_tasks.remove(method);
             }
             HostChange::MaintenanceMode(enabled) => self.world.set_maintenance_mode(enabled),
-            HostChange::Question { machine, question, pending: true } => {
-                self.world.ask(&machine, *question);
-            }
-            HostChange::Question { machine, question, pending: false } => {
+            HostChange::Question { machine, question, pending, repeats } => {
                 if let Some(machine) = self.world.machine_mut(&machine) {
-                    machine.question_at_power_on = Some(*question);
+                    if repeats {
+                        machine.question_at_each_power_on = Some(Question::clone(&question));
+                    } else if !pending {
+                        machine.question_at_power_on = Some(Question::clone(&question));
+                    }
+                }
+                if pending {
+                    self.world.ask(&machine, *question);
                 }
             }
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::fault_injection::{Disruption, DownMode, HostChange, HostdRestart};
-use super::scenario::QuestionEntry;
+use super::scenario::{QuestionEntry, ScenarioQuestion};
 use super::schema::{self, Occurs, TypeKind};
 use super::value::{Moref, Value};
 use super::vim_fault::Fault;
@@ -229,11 +229,12 @@ impl FaultKindEntry {
                 Disruption::HostChange(HostChange::MaintenanceMode(enabled))
             }
             Self::Question { machine, ask } => {
-                let (question, pending) = ask.convert();
+                let ScenarioQuestion { question, pending, repeats } = ask.convert();
                 Disruption::HostChange(HostChange::Question {
                     machine,
                     question: Box::new(question),
                     pending,
+                    repeats,
                 })
             }
         })

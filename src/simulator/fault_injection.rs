@@ -95,11 +95,13 @@ pub enum HostChange {
     FailTasks(&'static str, Option<Fault>),
     /// Whether the host is in maintenance mode, in which it powers on no machine.
     MaintenanceMode(bool),
-    /// A machine asks a question: now if `pending`, else at its next power-on.
+    /// A machine asks a question: now if `pending`, else at its next power-on. If `repeats`, it
+    /// asks the question at each power-on from then on.
     Question {
         machine: String,
         question: Box<Question>,
         pending: bool,
+        repeats: bool,
     },
 }
 

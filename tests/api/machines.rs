@@ -237,7 +237,10 @@ async fn machines_of_every_state_are_listed() {
     }
     let copied = lab.machine("qubes-copied").await;
     let question = &copied["question"];
-    assert_eq!(question["id"], "19");
+    assert_eq!(
+        (&question["id"], &question["message_id"]),
+        (&json!("19"), &json!("msg.uuid.altered"))
+    );
     let keys: Vec<&str> = question["choices"]
         .as_array()
         .unwrap()

@@ -1,6 +1,7 @@
 //! The HTTP contract, subject by subject.
 
 mod about_and_pages;
+mod answers;
 mod audit;
 mod bad_headers;
 mod call_counts;

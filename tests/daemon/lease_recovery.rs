@@ -3,7 +3,7 @@
 
 use otter::clock::Clock;
 use otter::simulator::world::{Choice, PowerState, Question};
-use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
+use otter::simulator::{Disruption, Pace, Scenario, Simulator, SimulatorOptions};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -201,6 +201,48 @@ async fn an_interrupted_preparation_continues_and_makes_each_call_once() {
     let calls =
         ["RevertToSnapshot_Task", "PowerOnVM_Task"].map(|method| host.control().calls(method));
     assert_eq!(calls, [1, 1]);
+    assert!(daemon.terminate().await.success());
+}
+
+/// The host executes the answer of a rule, and the daemon is killed before it knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_a_rule_answers_is_answered_once_although_the_daemon_is_killed() {
+    let (host, state) = (host().await, tempfile::tempdir().unwrap());
+    let state = state.path().join("state");
+    let rule = "[answers]\n\"msg.test\" = \"button.ok\"\n";
+    let choice = Choice {
+        key: "1".to_owned(),
+        label: "button.ok".to_owned(),
+        summary: "OK".to_owned(),
+        fails_with: None,
+    };
+    let question = Question {
+        id: "q-7".to_owned(),
+        message_id: "msg.test".to_owned(),
+        text: "Go on?".to_owned(),
+        choices: vec![choice],
+        default_choice: Some(0),
+    };
+    let daemon = Daemon::start_with_config(&host, &state, rule).await;
+    host.control().disrupt_next("AnswerVM", Disruption::NeverAnswer { run: true });
+    host.control().mutate(|world| world.ask(MACHINE, question));
+    let called = host.control().until_called("AnswerVM", 1);
+    tokio::time::timeout(TIMEOUT, called).await.expect("the answer");
+    daemon.kill();
+
+    let daemon = Daemon::start_with_config(&host, &state, rule).await;
+    let mut jobs = Vec::new();
+    eventually("the job to end", async || {
+        let list = daemon.get("/v1/jobs?kind=machine.answer").await.expect(200).json;
+        jobs = list["items"].as_array().unwrap().clone();
+        jobs.iter().all(|job| !job["finished_at"].is_null())
+    })
+    .await;
+    assert_eq!(jobs.len(), 1, "{jobs:?}");
+    // The question is gone, but nothing proves that it was this answer.
+    assert_eq!((&jobs[0]["state"], &jobs[0]["requested_by"]), (&json!("unknown"), &json!("otter")));
+    assert_eq!(host.control().calls("AnswerVM"), 1);
+    assert_eq!(machine(&daemon).await["question"], Value::Null);
     assert!(daemon.terminate().await.success());
 }
 

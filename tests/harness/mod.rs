@@ -25,6 +25,7 @@ use otter::api::HttpSettings;
 use otter::app::{self, App, Settings};
 use otter::clock::Clock;
 use otter::config::Listen;
+use otter::domain::answers::AnswerRules;
 use otter::domain::pool::Pools;
 use otter::domain::verify::Verify;
 use otter::domain::web_origin::Scheme;
@@ -359,6 +360,7 @@ pub fn settings(url: &str) -> Settings {
         jobs: JobSettings {
             settle: Duration::from_millis(100),
             outage_grace: Duration::from_mins(1),
+            question_grace: Duration::from_mins(1),
             queue_per_machine: 16,
             queue_in_all: 10_000,
             deadlines: Deadlines {
@@ -373,6 +375,7 @@ pub fn settings(url: &str) -> Settings {
         leases: LeaseRules::default(),
         retention: Retention::default(),
         pools: Pools::default(),
+        answers: AnswerRules::default(),
         http: HttpSettings {
             max_wait: Duration::from_mins(10),
             max_waits: 20_000,

@@ -335,6 +335,7 @@ fn question(question: &world::Question) -> Question {
     });
     Question {
         id: QuestionId::from_backend(&question.id),
+        message_ids: vec![question.message_id.clone()],
         text: format!("{}: {}", question.message_id, question.text),
         choices: choices.collect(),
     }

@@ -330,6 +330,7 @@ fn expected_machine(machine: &Machine) -> Value {
             .collect();
         json!({
             "id": question.id,
+            "message_id": question.message_id,
             "text": format!("{}: {}", question.message_id, question.text),
             "choices": choices,
         })

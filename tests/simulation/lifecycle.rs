@@ -35,6 +35,7 @@ use super::unreliable_host::UnreliableHost;
 const SETTINGS: JobSettings = JobSettings {
     settle: Duration::from_secs(30),
     outage_grace: Duration::from_mins(1),
+    question_grace: Duration::from_mins(1),
     queue_per_machine: 16,
     queue_in_all: 40,
     deadlines: Deadlines {

@@ -148,6 +148,11 @@ async fn host_changes_apply_at_once() {
         "choices": [{"key": "0", "label": "l", "summary": "Yes"}]}});
     apply("/question", ask).await;
     assert!(control.look(|world| world.machine("17").unwrap().question.is_some()));
+    let ask = json!({"machine": "18", "ask": {"id": "7", "message_id": "m", "text": "Go on?",
+        "repeats": true, "choices": [{"key": "0", "label": "l", "summary": "Yes"}]}});
+    apply("/question", ask).await;
+    let machine = control.look(|world| world.machine("18").unwrap().clone());
+    assert!(machine.question_at_each_power_on.is_some() && machine.question.is_none());
     apply("/expire-sessions", json!({})).await;
     assert_eq!(control.sessions(), 0);
     apply("/refuse-logins", json!({})).await;

@@ -119,6 +119,27 @@ async fn a_question_holds_the_power_on_until_it_is_answered() {
 }
 
 #[tokio::test]
+async fn a_question_that_repeats_comes_at_each_power_on() {
+    let lab = Lab::stepped().await;
+    let ask = lab.control().look(|world| world.machine("51").unwrap().question.clone().unwrap());
+    lab.control().apply(otter::simulator::HostChange::Question {
+        machine: "16".to_owned(),
+        question: Box::new(ask),
+        pending: false,
+        repeats: true,
+    });
+    let parameters = "<questionId>19</questionId><answerChoice>4</answerChoice>";
+    for _ in 0..2 {
+        let task = lab.start_task("PowerOnVM_Task", "16", "").await;
+        lab.control().finish_task(&task);
+        assert_eq!(lab.power_state("16").await, "poweredOff", "it waits for the answer");
+        assert!(lab.call("AnswerVM", "VirtualMachine", "16", parameters).await.is_empty_answer());
+        assert_eq!(lab.finish(&task).await.0, "success");
+        assert_eq!(lab.run_task("PowerOffVM_Task", "16", "").await.0, "success");
+    }
+}
+
+#[tokio::test]
 async fn a_waiting_power_on_is_cancelled_or_ended_by_its_answer() {
     for cancel in [true, false] {
         let lab = Lab::stepped().await;

@@ -157,6 +157,10 @@ pub struct SerialPort {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Question {
     pub id: String,
+    /// The id of its message, by which rules in `[answers]` of the configuration answer it. Null if
+    /// the host names none.
+    #[schema(required, example = "msg.uuid.altered")]
+    pub message_id: Option<String>,
     pub text: String,
     pub choices: Vec<QuestionChoice>,
 }
@@ -406,7 +410,7 @@ impl SerialPort {
 
 impl Question {
     fn from_domain(question: &machine::Question) -> Self {
-        let machine::Question { id, text, choices } = question;
+        let machine::Question { id, message_ids, text, choices } = question;
         let choice = |choice: &machine::Choice| {
             let machine::Choice { key, label, summary, default } = choice;
             QuestionChoice {
@@ -418,6 +422,7 @@ impl Question {
         };
         Self {
             id: id.to_string(),
+            message_id: message_ids.first().cloned(),
             text: text.clone(),
             choices: choices.iter().map(choice).collect(),
         }

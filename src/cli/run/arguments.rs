@@ -40,8 +40,8 @@ pub struct RunCommand {
     /// Take the machine with this MAC address.
     #[arg(long, value_name = "MAC")]
     mac: Option<String>,
-    /// Revert the machine to this snapshot first: an id, name or path. --snapshot, --power, --until,
-    /// --cidr and --settle replace the preparation of the pool.
+    /// Revert the machine to this snapshot first: an id, name or path. --snapshot, --power,
+    /// --until, --cidr and --settle replace the preparation of the pool.
     #[arg(long, value_name = "SNAPSHOT")]
     snapshot: Option<String>,
     /// Then power it on or off.
@@ -193,7 +193,8 @@ mod tests {
         assert_eq!(run.lease_request(), json!({"select": {"pool": "qubes"}, "ttl": "10m"}));
         assert_eq!(run.command, ["./test.sh", "--pool"]);
         let all = "--machine name:a --name b --mac 1:2:3:4:5:6 --snapshot s --power on --until ip \
-            --cidr 10.0.0.0/8 --settle 90s --ttl 5m --queue-for 1h --release-power keep --release-snapshot t \
+            --cidr 10.0.0.0/8 --settle 90s --ttl 5m --queue-for 1h --release-power keep \
+            --release-snapshot t \
             --holder me -- true";
         let expected = json!({
             "select": {"machine": "name:a", "name": "b", "mac": "1:2:3:4:5:6"},

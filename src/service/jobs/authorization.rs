@@ -31,6 +31,9 @@ pub enum LeaseCredential {
     /// otter releases a machine that this lease held before. The job is authorized only while that
     /// release is recorded for the machine and no lease holds it.
     Recovery(LeaseId),
+    /// otter answers a question by a rule of the configuration. The job belongs to the lease of the
+    /// machine, if there is one.
+    Rule,
 }
 
 /// The reason for which a job may change its machine.
@@ -110,6 +113,16 @@ impl Requester {
         }
     }
 
+    /// otter itself, which answers a question by a rule of the configuration.
+    #[must_use]
+    pub fn for_rule() -> Self {
+        Self {
+            caller: Caller::new("otter", Role::Admin),
+            credential: LeaseCredential::Rule,
+            override_reason: None,
+        }
+    }
+
     /// Whether an operator overrides the protection of a machine or a snapshot.
     #[must_use]
     pub fn is_override(&self) -> bool {
@@ -134,6 +147,9 @@ impl Requester {
     /// or the machine waits for an answer.
     #[must_use]
     pub const fn is_internal(&self) -> bool {
-        matches!(self.credential, LeaseCredential::Internal(..) | LeaseCredential::Recovery(_))
+        matches!(
+            self.credential,
+            LeaseCredential::Internal(..) | LeaseCredential::Recovery(_) | LeaseCredential::Rule
+        )
     }
 }

@@ -12,6 +12,7 @@ pub mod lost_call;
 mod observation;
 mod plan;
 mod queries;
+mod question_timer;
 pub mod queue;
 mod runner;
 #[cfg(test)]
@@ -80,6 +81,8 @@ pub struct JobSettings {
     pub settle: Duration,
     /// How long jobs are still accepted after the host became unreachable.
     pub outage_grace: Duration,
+    /// How long a preparation waits at a question.
+    pub question_grace: Duration,
     pub queue_per_machine: usize,
     pub queue_in_all: usize,
     pub deadlines: Deadlines,
@@ -159,6 +162,7 @@ impl Jobs {
     }
 
     fn rules(&self) -> JobRules {
-        JobRules { settle: self.0.parts.settings.settle }
+        let JobSettings { settle, question_grace, .. } = self.0.parts.settings;
+        JobRules { settle, question_grace }
     }
 }

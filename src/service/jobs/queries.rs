@@ -108,6 +108,12 @@ impl Jobs {
         self.0.table.jobs_of_lease(lease)
     }
 
+    /// Whether a job that has not ended answers a question of a machine.
+    #[must_use]
+    pub fn is_answering(&self, machine: &MachineId) -> bool {
+        self.0.table.is_answering(machine)
+    }
+
     /// The numbers of queued and of running jobs.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {

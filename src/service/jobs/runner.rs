@@ -11,14 +11,14 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::JobsParts;
 use super::deadline_clocks::Moment;
-use super::state_machine::{Effect, Interrupt, JobStateMachine};
+use super::question_timer::QuestionTimer;
+use super::state_machine::{Effect, Interrupt, JobStateMachine, Reaction};
 use super::status::JobStatus;
 use super::table::{JobTable, PendingJob};
-use super::{JobsParts, observation};
 use crate::clock::Clock;
 use crate::domain::event::Subject;
-use crate::domain::ids::QuestionId;
 use crate::domain::job::Job;
 use crate::domain::machine::MachineIdentity;
 use crate::hypervisor::Hypervisor;
@@ -58,7 +58,8 @@ impl Runner<'_> {
     pub async fn run(&self, pending: PendingJob, first: Effect) -> Result<Job, Incomplete> {
         let PendingJob { mut state_machine, status, mut interrupts, due, mut jumps } = pending;
         let mut machine = self.parts.inventory.watch(&self.machine.id);
-        let mut question = self.question();
+        let mut question =
+            QuestionTimer::new(self.parts, self.table, &self.machine.id, state_machine.job());
         let mut timer: BoxFuture<'_, ()> = Box::pin(sleep_until(&self.parts.clock, due));
         let mut alarms = [Interrupt::GraceOver, Interrupt::Deadline { question: false }].to_vec();
         let mut cancelling = FuturesUnordered::new();
@@ -110,25 +111,31 @@ impl Runner<'_> {
                     }
                     Ok(()) = machine.changed() => {
                         // Readers see the machine's question as the reason why the job is blocked.
-                        let asked = self.question();
-                        if asked != question {
-                            question = asked;
+                        if question.update() {
                             self.publish_change(&status);
                         }
                         continue;
                     }
+                    text = question.unanswered() => Interrupt::QuestionUnanswered(text),
                     () = &mut timer, if !alarms.is_empty() => {
                         timer = Box::pin(self.parts.clock.sleep(GRACE));
                         match alarms.pop() {
                             Some(Interrupt::Deadline { .. }) => {
-                                Interrupt::Deadline { question: self.question().is_some() }
+                                question.update();
+                                Interrupt::Deadline { question: question.is_asked() }
                             }
                             _ => Interrupt::GraceOver,
                         }
                     }
                 };
                 let was_asked = state_machine.job().cancel_requested_at.is_some();
+                let is_question = matches!(interrupt, Interrupt::QuestionUnanswered(_));
                 let reaction = state_machine.interrupt(interrupt, self.parts.clock.now());
+                if is_question && reaction != Reaction::default() {
+                    // As at the deadline: the host has a grace to cancel the task.
+                    timer = Box::pin(self.parts.clock.sleep(GRACE));
+                    alarms.truncate(1);
+                }
                 cancel_unsaved |= !was_asked && state_machine.job().cancel_requested_at.is_some();
                 if let Some(task) = reaction.cancel_task {
                     cancelling.push(self.cancel_task(task));
@@ -163,11 +170,6 @@ impl Runner<'_> {
 
     fn tools_stops(&self) -> u64 {
         self.parts.inventory.contents().tools_stops(&self.machine.id)
-    }
-
-    /// The question that the machine waits on.
-    fn question(&self) -> Option<QuestionId> {
-        observation::question(&self.parts.inventory.contents(), &self.machine.id)
     }
 
     fn publish(

@@ -26,6 +26,7 @@ use super::deadline_clocks::{JumpReceiver, JumpSender, Moment};
 use super::queue::{Killed, Lane, QueueLimit, Queues, Turn};
 use super::state_machine::{Blocker, Effect, Interrupt, JobRules, JobStateMachine, OtherJobs};
 use super::status::JobStatus;
+use crate::domain::failure::FailureKind;
 use crate::domain::ids::{JobId, LeaseId, MachineId, TaskId};
 use crate::domain::job::{Job, JobKind, JobState, TargetId};
 use crate::domain::origin::Actor;
@@ -78,7 +79,8 @@ pub struct PendingJob {
     pub jumps: JumpReceiver,
 }
 
-/// A task of the host that may still run although its job ended as `unknown`.
+/// A task of the host that may still run although its job ended as `unknown`, or failed at a
+/// question.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OrphanedTask {
     pub machine: MachineId,
@@ -344,6 +346,13 @@ impl JobTable {
         jobs.map(|job| job.id).collect()
     }
 
+    /// Whether a job that has not ended answers a question of a machine.
+    pub fn is_answering(&self, machine: &MachineId) -> bool {
+        let inner = self.lock();
+        let mut jobs = inner.entries.values().map(Entry::job);
+        jobs.any(|job| job.kind() == JobKind::MachineAnswer && job.machine_id() == Some(machine))
+    }
+
     /// The facts about the other jobs on a job's machine.
     pub fn others(&self, machine: &MachineId, id: JobId) -> OtherJobs {
         let inner = self.lock();
@@ -452,7 +461,12 @@ impl Inner {
     fn add_orphaned_task(&mut self, job: &Job) -> Option<OrphanedTask> {
         let (machine, task) = (job.machine_id()?.clone(), job.host_task.clone()?);
         let orphaned = OrphanedTask { machine, task };
-        let is_new = job.state == JobState::Unknown && self.orphaned_tasks.insert(orphaned.clone());
+        // The task of a job that failed at a question may still wait for the answer.
+        let is_at_question =
+            job.error.as_ref().is_some_and(|failure| failure.kind == FailureKind::QuestionPending);
+        let may_run =
+            job.state == JobState::Unknown || (job.state == JobState::Failed && is_at_question);
+        let is_new = may_run && self.orphaned_tasks.insert(orphaned.clone());
         is_new.then_some(orphaned)
     }
 }

@@ -30,6 +30,8 @@ pub enum LeaseCommand {
     RecoveryFinished(RecoveryAttempt, Result<(), Failure>),
     /// An operator changed the machine of this lease.
     RecordOverride { id: LeaseId, by: String, reason: String },
+    /// A rule of the configuration answers a question of the machine of this lease.
+    RecordAnswer { id: LeaseId, what: String },
     /// An operator quarantines a machine, or changes the reason.
     QuarantineMachine(MachineKey, Quarantine, MachineId),
     /// An operator lifts the quarantine of a machine.
@@ -56,6 +58,9 @@ impl LeaseCommand {
             }
             Self::RecordOverride { id, by, reason } => {
                 LeaseInput::RecordOverride { id: *id, by: by.clone(), reason: reason.clone() }
+            }
+            Self::RecordAnswer { id, what } => {
+                LeaseInput::RecordAnswer { id: *id, what: what.clone() }
             }
             Self::QuarantineMachine(machine, quarantine, _) => {
                 LeaseInput::QuarantineMachine(machine.clone(), quarantine.clone())
@@ -90,6 +95,7 @@ impl LeaseCommand {
             | Self::Renew(..)
             | Self::JobStarted(..)
             | Self::RecordOverride { .. }
+            | Self::RecordAnswer { .. }
             | Self::QuarantineMachine(..) => false,
         }
     }

@@ -51,6 +51,7 @@ impl JobAuthorizer for PublishedLeases {
             {
                 Err(not_active(machine, &open.lease))
             }
+            LeaseCredential::Rule => Ok(Authorization::Lease(lease)),
             LeaseCredential::Absent if requester.is_override() => {
                 Ok(Authorization::Override(lease))
             }
@@ -113,7 +114,7 @@ impl PublishedLeases {
                 let detail = format!("{} no longer has to be released.", machine.name);
                 return Err(failure_with_lease(FailureKind::LeaseEnded, detail, machine, *lease));
             }
-            LeaseCredential::Absent => {}
+            LeaseCredential::Absent | LeaseCredential::Rule => {}
         }
         if self.is_reserved(&machine.id) {
             let detail = format!("{} is being leased now.", machine.name);

@@ -389,6 +389,18 @@ impl Leases {
         }
     }
 
+    /// Records in the history of a lease that a rule answers a question of its machine.
+    pub async fn record_answer(&self, id: LeaseId, what: String) {
+        // A failure is no loss: the job names the lease.
+        let _ = self.0.submit(LeaseCommand::RecordAnswer { id, what }).await;
+    }
+
+    /// The reference of a lease that has not ended.
+    #[must_use]
+    pub fn reference_of(&self, id: LeaseId) -> Option<String> {
+        self.0.view(id)?.lease.reference.clone()
+    }
+
     /// The pools that exist for a caller, with the state of the machines that it sees.
     ///
     /// # Errors

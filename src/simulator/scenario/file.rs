@@ -6,7 +6,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::generate::{default_machine, derived_uuid};
-use super::question::QuestionEntry;
+use super::question::{QuestionEntry, ScenarioQuestion};
 use super::{DEFAULT_NETWORK, HostSettings, Scenario, ScenarioError};
 use crate::simulator::fault_config::FaultEntry;
 use crate::simulator::world::{
@@ -346,10 +346,15 @@ impl MachineEntry {
             entry.add_to(&mut machine, &format!("{path}.snapshots[{at}]"))?;
         }
         if let Some(entry) = question {
-            let (question, pending) = entry.convert();
-            let slot =
-                if pending { &mut machine.question } else { &mut machine.question_at_power_on };
-            *slot = Some(question);
+            let ScenarioQuestion { question, pending, repeats } = entry.convert();
+            if repeats {
+                machine.question_at_each_power_on = Some(question.clone());
+            }
+            if pending {
+                machine.question = Some(question);
+            } else if !repeats {
+                machine.question_at_power_on = Some(question);
+            }
         }
         Ok(machine)
     }

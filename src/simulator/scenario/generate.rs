@@ -51,6 +51,7 @@ pub(super) fn default_machine(id: &str, name: &str) -> Machine {
         next_snapshot: 1,
         question: None,
         question_at_power_on: None,
+        question_at_each_power_on: None,
         created_at: Timestamp::constant(1_700_000_000, 0),
         booted_at: None,
         suspended_at: None,

@@ -16,7 +16,7 @@ use super::world::{
     CardNetwork, Datastore, HostInfo, Machine, Moment, Network, Operation, PowerState, World,
 };
 use file::ScenarioFile;
-pub(super) use question::QuestionEntry;
+pub(super) use question::{QuestionEntry, ScenarioQuestion};
 
 /// The network that every ESX has after its installation.
 const DEFAULT_NETWORK: &str = "VM Network";

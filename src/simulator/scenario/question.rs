@@ -17,6 +17,18 @@ pub struct QuestionEntry {
     /// Whether a power-on waits for its answer now. If not, the next power-on raises it.
     #[serde(default)]
     pending: bool,
+    /// Whether each power-on raises it, as a host asks for a serial port with an existing file.
+    #[serde(default)]
+    repeats: bool,
+}
+
+/// A question of a machine, and when the machine asks it.
+pub struct ScenarioQuestion {
+    pub question: Question,
+    /// Whether a power-on waits for its answer now.
+    pub pending: bool,
+    /// Whether each power-on raises it.
+    pub repeats: bool,
 }
 
 /// A choice. `cancels`: whether it ends the waiting power-on.
@@ -31,9 +43,9 @@ struct ChoiceEntry {
 }
 
 impl QuestionEntry {
-    /// The question, and whether it is pending.
-    pub fn convert(self) -> (Question, bool) {
-        let Self { id, message_id, text, default_choice, choices, pending } = self;
+    /// The question, and when it is asked.
+    pub fn convert(self) -> ScenarioQuestion {
+        let Self { id, message_id, text, default_choice, choices, pending, repeats } = self;
         let cancelled = |message_id: &str| {
             Fault::new(
                 "GenericVmConfigFault",
@@ -50,6 +62,7 @@ impl QuestionEntry {
                 fails_with: cancels.then(|| cancelled(&message_id)),
             })
             .collect();
-        (Question { id, message_id, text, choices, default_choice }, pending)
+        let question = Question { id, message_id, text, choices, default_choice };
+        ScenarioQuestion { question, pending, repeats }
     }
 }

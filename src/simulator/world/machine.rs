@@ -63,6 +63,8 @@ pub struct Machine {
     pub question: Option<Question>,
     /// The question that the next power-on raises.
     pub question_at_power_on: Option<Question>,
+    /// The question that each power-on raises, if no other question comes first.
+    pub question_at_each_power_on: Option<Question>,
     pub created_at: Timestamp,
     pub booted_at: Option<Timestamp>,
     pub suspended_at: Option<Timestamp>,

@@ -287,11 +287,11 @@ impl World {
         {
             return false;
         }
-        let Some(question) =
-            self.machine(machine).and_then(|machine| machine.question_at_power_on.clone())
-        else {
-            return false;
-        };
+        let question = self.machine(machine).and_then(|machine| {
+            let next = machine.question_at_power_on.clone();
+            next.or_else(|| machine.question_at_each_power_on.clone())
+        });
+        let Some(question) = question else { return false };
         if let Some(task) = self.task_mut(id) {
             task.question_progress = QuestionProgress::Pending;
         }

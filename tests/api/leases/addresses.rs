@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::{end_lease, granted_lease, lease_header, lease_path, with_lease};
 use crate::harness::{Lab, LabOptions};
 
-/// A lab in which machine 32 has an address in each of two networks.
+/// A lab in which machine 32 has an address in each of two networks. The second one is known as
+/// soon as its tools run.
 async fn lab(settings: fn(&mut Settings)) -> Lab {
     let mut scenario = Scenario::lab().unwrap();
     let machine = scenario.machines.iter_mut().find(|machine| machine.id == "32").unwrap();
@@ -30,8 +31,8 @@ async fn preparation(lab: &Lab, lease: &Value) -> Value {
 
 #[tokio::test]
 async fn a_preparation_waits_for_an_address_that_counts() {
-    let lab = lab(|_| {}).await;
-    // Until its address arrives, the tools of the machine report a link-local one.
+    // Until its address arrives, the tools of machine 32 report link-local ones.
+    let lab = Lab::start().await;
     let prepare = json!({"power": "on", "until": "ip"});
     let body = json!({"select": {"machine": "32"}, "ttl": "5m", "prepare": prepare});
     let lease = active(&lab, &granted_lease(&lab, body).await).await;
@@ -53,9 +54,8 @@ async fn a_lease_with_a_network_sees_only_addresses_inside_it() {
         (&job["request"]["cidr"], &job["result"]["ip_address"]),
         (&json!("192.168.50.0/24"), &json!("192.168.50.32"))
     );
-    let machine = lab.machine("ci-runner-2").await;
-    assert_eq!(machine["ip_address"], "192.168.50.32");
-    assert_eq!(machine["ip_addresses"], json!(["10.0.0.32", "192.168.50.32"]));
+    lab.wait_for_field("32", "ip_addresses", json!(["10.0.0.32", "192.168.50.32"])).await;
+    assert_eq!(lab.machine("ci-runner-2").await["ip_address"], "192.168.50.32");
     let waited = lab.get("/v1/machines/32/wait?until=ip&wait=0").await.expect(200);
     assert_eq!(waited.str("ip_address"), "192.168.50.32");
     // Every job on the machine shows the same address.

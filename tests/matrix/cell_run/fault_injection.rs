@@ -424,12 +424,8 @@ impl CellRun<'_> {
                     });
                 }
                 Fault::QuestionAnswered | Fault::QuestionLeft => {
-                    let question = HostChange::Question {
-                        machine: id.clone(),
-                        question: Box::new(question()),
-                        pending: between || !is_held_by_question(cell),
-                    };
-                    control.mutate_and_apply(finish, Some(question));
+                    let pending = between || !is_held_by_question(cell);
+                    control.mutate_and_apply(finish, Some(ask(&id, pending)));
                 }
                 Fault::Licence => {
                     control.mutate_and_apply(finish, Some(HostChange::ReadOnlyLicence(true)));
@@ -455,6 +451,12 @@ impl CellRun<'_> {
             }
         })
     }
+}
+
+/// Makes a machine ask a question: now if `pending`, else at its next power-on.
+fn ask(machine: &str, pending: bool) -> HostChange {
+    let question = Box::new(question());
+    HostChange::Question { machine: machine.to_owned(), question, pending, repeats: false }
 }
 
 /// Whether the task of the call is a power-on that has not raised its question yet. It does so at

@@ -92,6 +92,7 @@ async fn engine(clock: &Clock, store: &Store) -> Jobs {
         settings: JobSettings {
             settle: Duration::from_secs(30),
             outage_grace: Duration::from_mins(1),
+            question_grace: Duration::from_mins(1),
             queue_per_machine: 16,
             queue_in_all: 1_000,
             deadlines: Deadlines {

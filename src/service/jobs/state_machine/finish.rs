@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::protocol::{Blocker, Effect, ObservedMachine};
 use super::{AfterSave, DeadlineState, JobStateMachine, RETRY_PAUSE, RunState};
 use crate::domain::call::CallKind;
+use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::job::{JobKind, JobRequest, JobResult, JobState, JobStepState};
 use crate::domain::lease::Readiness;
@@ -90,6 +91,15 @@ impl JobStateMachine {
     pub(super) fn end_unknown(&mut self, detail: &str, now: Timestamp) -> Effect {
         let failure = self.new_failure(FailureKind::OutcomeUnknown, detail);
         self.end(JobEnd::Unknown(failure), now)
+    }
+
+    /// Ends the job although its task may still run. A preparation that waited at a question failed
+    /// for that reason; the release of its lease ends the task.
+    pub(super) fn end_while_task_runs(&mut self, detail: &str, now: Timestamp) -> Effect {
+        match self.question_failure() {
+            Some(failure) => self.end(JobEnd::Failed(failure), now),
+            None => self.end_unknown(detail, now),
+        }
     }
 
     /// Ends the job. If the host was called, the inventory first catches up with the effect of the
@@ -221,7 +231,21 @@ impl JobStateMachine {
         self.new_failure(FailureKind::JobCancelled, "The job was cancelled as requested.")
     }
 
+    /// The failure of a job that ends before its deadline because of a question.
+    fn question_failure(&self) -> Option<Failure> {
+        let text = self.unanswered.as_ref()?;
+        let grace = duration::format(self.rules.question_grace);
+        let detail = format!(
+            "The machine waited on a question for longer than leases.question_grace ({grace}), and \
+             neither a caller nor a rule in [answers] answered it: {text}"
+        );
+        Some(self.new_failure(FailureKind::QuestionPending, &detail))
+    }
+
     pub(super) fn deadline_failure(&self, detail: &str) -> Failure {
+        if let Some(failure) = self.question_failure() {
+            return failure;
+        }
         if matches!(
             self.deadline,
             DeadlineState::Passed { question: true } | DeadlineState::GraceOver { question: true }
@@ -256,6 +280,9 @@ impl JobStateMachine {
     }
 
     pub(super) fn blocked_failure(&self) -> Failure {
+        if let Some(failure) = self.question_failure() {
+            return failure;
+        }
         let fault =
             self.last_host_failure.as_ref().and_then(|host_failure| host_failure.fault.clone());
         match self.blocker.as_ref().map(|(blocker, _)| blocker) {

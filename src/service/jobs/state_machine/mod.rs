@@ -80,6 +80,8 @@ pub struct JobStateMachine {
     /// The guest's tools stopped after the guest was asked to restart.
     tools_stopped: bool,
     deadline: DeadlineState,
+    /// The text of the question because of which the job ends before its deadline.
+    unanswered: Option<String>,
 }
 
 /// The state of the job's deadline.
@@ -326,6 +328,13 @@ impl JobStateMachine {
                 let question = *question && !self.job.kind().ignores_blockers();
                 self.deadline = DeadlineState::Passed { question };
             }
+            Interrupt::QuestionUnanswered(text) => {
+                if self.is_overdue() || !self.may_wait_at_question() {
+                    return Reaction::default();
+                }
+                self.deadline = DeadlineState::Passed { question: true };
+                self.unanswered = Some(text.clone());
+            }
             Interrupt::GraceOver => {
                 let question = matches!(self.deadline, DeadlineState::Passed { question: true });
                 self.deadline = DeadlineState::GraceOver { question };
@@ -349,9 +358,10 @@ impl JobStateMachine {
                 let task = task.clone();
                 Self::replace_effect(self.save(AfterSave::FollowTask(task)))
             }
-            (RunState::FollowingTask(task), Interrupt::Deadline { .. }) => {
-                Reaction { cancel_task: Some(task.clone()), instead: None }
-            }
+            (
+                RunState::FollowingTask(task),
+                Interrupt::Deadline { .. } | Interrupt::QuestionUnanswered(_),
+            ) => Reaction { cancel_task: Some(task.clone()), instead: None },
             // A request to a guest cannot be cancelled, and the guest may still obey.
             (RunState::WatchingGuest, Interrupt::Cancel(_)) => {
                 Self::replace_effect(self.save(AfterSave::WatchGuest))
@@ -362,7 +372,7 @@ impl JobStateMachine {
             (RunState::FollowingTask(_), Interrupt::GraceOver) => {
                 let detail = "The deadline passed and the host's task could not be stopped; it \
                      may still succeed.";
-                Self::replace_effect(self.end_unknown(detail, now))
+                Self::replace_effect(self.end_while_task_runs(detail, now))
             }
             // During the grace, a host that is away may come back, so that the job's task can be
             // found and cancelled.
@@ -386,6 +396,17 @@ impl JobStateMachine {
         }
     }
 
+    /// Whether a question of the machine may be the reason why the job does not go on. After a lost
+    /// call the job first resolves the call.
+    fn may_wait_at_question(&self) -> bool {
+        let blocker = self.blocker.as_ref().map(|(blocker, _)| blocker);
+        match &self.run_state {
+            RunState::FollowingTask(_) | RunState::AwaitingReadiness(_) => true,
+            RunState::Blocked => !matches!(blocker, Some(Blocker::HostAway(_))),
+            _ => false,
+        }
+    }
+
     fn is_overdue(&self) -> bool {
         self.deadline != DeadlineState::Ahead
     }
@@ -406,6 +427,7 @@ impl JobStateMachine {
             created_snapshot: None,
             tools_stopped: false,
             deadline: DeadlineState::Ahead,
+            unanswered: None,
         }
     }
 
@@ -437,7 +459,7 @@ impl JobStateMachine {
                 let detail = format!(
                     "The deadline passed while the host's task {task} ran; it may still succeed."
                 );
-                self.end_unknown(&detail, now)
+                self.end_while_task_runs(&detail, now)
             }
             AfterSave::FollowTask(task) => self.follow(task),
             AfterSave::WatchGuest => self.watch_guest(None, now),

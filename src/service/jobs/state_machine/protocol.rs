@@ -157,6 +157,9 @@ pub enum Interrupt {
     Cancel(Actor),
     /// The deadline passed. `question`: whether the machine waits for an answer.
     Deadline { question: bool },
+    /// The machine waits on this question, and no caller answered it within
+    /// [`JobRules::question_grace`]. Only for a preparation.
+    QuestionUnanswered(String),
     /// The grace after the deadline is over. The job ends now.
     GraceOver,
 }
@@ -185,4 +188,6 @@ pub enum Blocker {
 pub struct JobRules {
     /// `esx.settle`: how long no task may run on a machine before a lost call is resolved.
     pub settle: Duration,
+    /// `leases.question_grace`: how long a preparation waits at a question.
+    pub question_grace: Duration,
 }

@@ -8,7 +8,7 @@ use crate::domain::job::JobRequest;
 use crate::service::jobs::samples;
 
 const LEASE: u128 = 3;
-const RULES: JobRules = JobRules { settle: Duration::ZERO };
+const RULES: JobRules = JobRules { settle: Duration::ZERO, question_grace: Duration::ZERO };
 
 fn job(n: u128) -> Job {
     let lease = Some(LeaseId::new(Uuid::from_u128(LEASE)));

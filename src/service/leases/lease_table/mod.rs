@@ -204,6 +204,8 @@ pub enum LeaseInput<'a> {
     RecoveryFinished(RecoveryAttempt, Result<(), Failure>),
     /// An operator changed the machine of this lease.
     RecordOverride { id: LeaseId, by: String, reason: String },
+    /// A rule of the configuration answers a question of the machine of this lease.
+    RecordAnswer { id: LeaseId, what: String },
     /// An operator quarantines a machine, or changes the reason.
     QuarantineMachine(MachineKey, Quarantine),
     /// An operator lifts the quarantine of a machine.

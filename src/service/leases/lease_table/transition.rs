@@ -53,6 +53,9 @@ impl<'t> Transition<'t> {
             LeaseInput::RecoveryFinished(attempt, outcome) => {
                 self.recovery_finished(&attempt, outcome);
             }
+            LeaseInput::RecordAnswer { id, what } => {
+                self.change_lease(id, |lease, now| lease.note(now.wall, what));
+            }
             LeaseInput::QuarantineMachine(machine, quarantine) => {
                 self.quarantine_by_operator(&machine, quarantine);
             }

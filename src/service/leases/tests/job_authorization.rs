@@ -52,6 +52,18 @@ fn a_preparation_after_the_end_of_its_lease_is_rejected() {
 }
 
 #[test]
+fn the_answer_of_a_rule_belongs_to_the_lease_of_the_machine_in_each_of_its_states() {
+    let (mut table, machine) = held(true);
+    assert_eq!(admits(&table, &machine, LeaseCredential::Rule), Ok(Some(id(1))));
+    table.apply(LeaseInput::PrepareFinished(id(1), Ok(())), at(1)).unwrap();
+    assert_eq!(admits(&table, &machine, LeaseCredential::Rule), Ok(Some(id(1))));
+    end(&mut table, 1, EndReason::Released, at(2));
+    assert_eq!(admits(&table, &machine, LeaseCredential::Rule), Ok(Some(id(1))));
+    table.apply(LeaseInput::ReleaseFinished(id(1), Ok(())), at(3)).unwrap();
+    assert_eq!(admits(&table, &machine, LeaseCredential::Rule), Ok(None));
+}
+
+#[test]
 fn a_machine_with_a_reused_id_is_not_the_holders() {
     let (table, machine) = held(false);
     assert_eq!(admits(&table, &machine, LeaseCredential::Lease(id(1))), Ok(Some(id(1))));

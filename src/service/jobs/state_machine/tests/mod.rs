@@ -25,7 +25,8 @@ use crate::hypervisor::HostErrorKind;
 use crate::service::host_failure::HostFailure;
 use crate::service::jobs::samples::{evidence, job, snapshot_evidence, start};
 
-const RULES: JobRules = JobRules { settle: Duration::from_secs(30) };
+const RULES: JobRules =
+    JobRules { settle: Duration::from_secs(30), question_grace: Duration::from_mins(1) };
 
 fn revert(power_on: Option<bool>) -> JobRequest {
     JobRequest::Revert { snapshot: id("kickstart"), path: "kickstart".to_owned(), power_on }

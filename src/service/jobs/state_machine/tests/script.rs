@@ -73,6 +73,8 @@ pub enum ScriptLine {
     Deadline,
     /// The deadline passes while the machine waits for an answer.
     DeadlineWithQuestion,
+    /// No caller answered the question of the machine within `leases.question_grace`.
+    QuestionUnanswered,
     GraceOver,
     /// The daemon dies and starts again.
     Crash,
@@ -345,6 +347,9 @@ fn interrupt_for(line: &ScriptLine) -> Option<Interrupt> {
         ScriptLine::Cancel => Some(Interrupt::Cancel(Actor::otter())),
         ScriptLine::Deadline => Some(Interrupt::Deadline { question: false }),
         ScriptLine::DeadlineWithQuestion => Some(Interrupt::Deadline { question: true }),
+        ScriptLine::QuestionUnanswered => {
+            Some(Interrupt::QuestionUnanswered("msg.test: Go on?".to_owned()))
+        }
         ScriptLine::GraceOver => Some(Interrupt::GraceOver),
         _ => None,
     }

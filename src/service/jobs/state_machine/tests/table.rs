@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::script::Ending::{Cancelled, Changed, Failed, Unchanged, Unknown};
 use super::script::ScriptLine::{
     Accepted, Cancel, Committed, Crash, Deadline, DeadlineWithQuestion, Done, ForceAfter,
-    GraceOver, Guest, GuestGone, HostBack, Lost, OtherTaskEnded, Paused, QuestionGone, Ready,
-    Refused, RefusedBecauseOf, Saw, SawWithOthers, Settled, TaskCancelled, TaskCreated, TaskFailed,
-    TaskSucceeded, TaskUncertain, TaskVanished, Unreadable, Unsynced,
+    GraceOver, Guest, GuestGone, HostBack, Lost, OtherTaskEnded, Paused, QuestionGone,
+    QuestionUnanswered, Ready, Refused, RefusedBecauseOf, Saw, SawWithOthers, Settled,
+    TaskCancelled, TaskCreated, TaskFailed, TaskSucceeded, TaskUncertain, TaskVanished, Unreadable,
+    Unsynced,
 };
 use super::script::{Ending, Played, ScriptLine, play};
 use super::{
@@ -446,6 +447,34 @@ fn a_guest_that_does_not_shut_down_is_powered_off() {
     // The guest may still shut down, so a refused power-off is not a failure.
     let refused = [&asked[..], &[Saw(on()), Refused(Error::Forbidden)]].concat();
     check(shutdown(true), &refused, Unknown, &[SHUTDOWN, OFF]);
+}
+
+#[test]
+fn a_preparation_fails_at_a_question_that_nobody_answers() {
+    let prepare = || JobRequest::Prepare {
+        snapshot: None,
+        power: Some(On),
+        until: Some(Readiness::Tools),
+        cidr: None,
+        settle: None,
+    };
+    let asks = || Saw(with_question(off(), "q-7"));
+    check(prepare(), &[asks(), QuestionUnanswered], QUESTION, &[]);
+    // The task of the power-on waits at the question, and the host cancels it or does not.
+    let held = [Saw(off()), Accepted("task"), Committed, QuestionUnanswered];
+    check(prepare(), &[&held[..], &[TaskCancelled]].concat(), QUESTION, &[ON]);
+    check(prepare(), &[&held[..], &[GraceOver]].concat(), QUESTION, &[ON]);
+    // The answer comes just then: what remains is not done.
+    check(prepare(), &[&held[..], &[TaskSucceeded, Saw(on())]].concat(), QUESTION, &[ON]);
+    let powered = [Saw(off()), Accepted("task"), TaskSucceeded, Saw(on())];
+    check(prepare(), &[&powered[..], &[QuestionUnanswered]].concat(), QUESTION, &[ON]);
+    // While the host is away, and while a lost call is being resolved, the question does not count.
+    let away = [Unreadable(Error::Unreachable), QuestionUnanswered, HostBack];
+    let rest = [&powered[..], &[Ready(true), Saw(on())]].concat();
+    check(prepare(), &[&away[..], &rest].concat(), Changed, &[ON]);
+    let lost = [Saw(off()), Lost, QuestionUnanswered, HostBack, Settled(on())];
+    let rest = [Saw(on()), Ready(true), Saw(on())];
+    check(prepare(), &[&lost[..], &rest].concat(), Changed, &[ON]);
 }
 
 #[test]
