@@ -70,11 +70,19 @@ impl FromStr for Network {
     /// Parses `address/prefix`. Without a prefix the network contains only that address.
     fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
         let network = match text.parse::<IpAddr>() {
-            Ok(address) => address.into(),
+            Ok(address) => IpNet::from(address),
             Err(_) => text.parse().map_err(|_| InvalidNetwork)?,
         };
-        Ok(Self(network))
+        Ok(Self(canonical(network)))
     }
+}
+
+/// The IPv4 network of an IPv4-mapped IPv6 network (`::ffff:10.0.0.0/104`).
+fn canonical(network: IpNet) -> IpNet {
+    let IpAddr::V4(address) = network.addr().to_canonical() else { return network };
+    let bits = if network.addr().is_ipv6() { 96 } else { 0 };
+    let prefix = network.prefix_len().checked_sub(bits);
+    prefix.and_then(|prefix| IpNet::new(address.into(), prefix).ok()).unwrap_or(network)
 }
 
 impl fmt::Display for Network {
@@ -88,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn global_and_private_addresses_are_told_from_the_others() {
+    fn only_global_and_private_addresses_count() {
         let reachable = [
             "10.0.0.32",
             "172.17.0.1",
@@ -147,6 +155,9 @@ mod tests {
         };
         assert!(contains("10.0.0.0/8", "10.200.3.4"));
         assert!(contains("10.0.0.0/8", "::ffff:10.200.3.4"));
+        assert!(contains("::ffff:10.0.0.0/104", "10.200.3.4"));
+        assert!(contains("::ffff:10.0.0.1", "10.0.0.1"));
+        assert!(!contains("::ffff:10.0.0.0/104", "11.0.0.1"));
         assert!(!contains("10.0.0.0/8", "11.0.0.1"));
         assert!(contains("0.0.0.0/0", "1.2.3.4"));
         assert!(contains("fd00::/8", "fd12::1"));

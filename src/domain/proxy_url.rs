@@ -29,7 +29,7 @@ pub struct ProxyAccount {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{address} is not the address of an HTTP proxy: {reason}")]
 pub struct InvalidProxyUrl {
-    /// The text without what stands before an `@`.
+    /// The scheme and the host, if it is sure that they are no part of an account.
     address: String,
     reason: String,
 }
@@ -74,10 +74,8 @@ impl ProxyUrl {
 
     fn parse(text: &str, default_port: Option<u16>) -> Result<Self, InvalidProxyUrl> {
         let text = text.trim();
-        // The text before an @ may be a password.
-        let shown = text.rsplit_once('@').map_or(text, |(_, host)| host);
         let wrong = |reason: &str| InvalidProxyUrl {
-            address: if shown.is_empty() { "an empty text".to_owned() } else { shown.to_owned() },
+            address: without_account(text),
             reason: format!("{reason}; {FORM}"),
         };
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -92,7 +90,7 @@ impl ProxyUrl {
             _ => return Err(wrong("it does not begin with http://")),
         }
         if rest.contains(['?', '#']) {
-            return Err(wrong("it has more than a host and a port"));
+            return Err(wrong("it has more than a host and a port (%3F and %23 are ? and #)"));
         }
         let (account, place) = match rest.rsplit_once('@') {
             Some((account, place)) => (Some(account), place),
@@ -137,6 +135,24 @@ impl fmt::Debug for ProxyUrl {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_tuple("ProxyUrl").field(&self.address()).finish()
     }
+}
+
+/// The text of an invalid address, as far as a message may show it: without what may be a password.
+fn without_account(text: &str) -> String {
+    if text.is_empty() {
+        return "an empty text".to_owned();
+    }
+    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+    if let Some((_, host)) = rest.rsplit_once('@') {
+        return host.to_owned();
+    }
+    // In `user:password` without a host, the password stands where the port does.
+    let (host, port) = rest.split_once(':').unwrap_or((rest, ""));
+    if port.chars().all(|character| character.is_ascii_digit()) && !rest.contains('%') {
+        return text.to_owned();
+    }
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    format!("{scheme}{separator}{host}:\u{2026}")
 }
 
 /// Reads `user:password`, percent-encoded. A password may be empty.
@@ -205,6 +221,10 @@ mod tests {
             ("http://me:hunter2@proxy:1?x", "more than a host"),
             ("http://:hunter2@proxy:1", "no user name"),
             ("http://me:hunter2%0a@proxy:1", "control characters"),
+            ("http://me:hunter2", "its port is not"),
+            ("me:hunter2", "does not begin with http://"),
+            ("http://me:hunter2%40proxy:3128", "it is not a URL"),
+            ("http://me:hunter2#x@proxy:1", "%23"),
         ] {
             let error = text.parse::<ProxyUrl>().unwrap_err().to_string();
             assert!(error.contains(reason) && error.contains(FORM), "{text}: {error}");

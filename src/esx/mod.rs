@@ -53,6 +53,7 @@ use task_followers::TaskFollowers;
 pub use diagnosis::{Finding, diagnose, presented_fingerprint};
 pub use options::{EsxOptions, OptionsError};
 pub use tls::{CertificateMismatch, TlsError, certificate_error_text, client_config, fingerprint};
+pub use tunnel::client_proxy;
 
 /// The number of commands that can wait for the task of `run`. Further senders wait.
 const COMMANDS: usize = 1_024;

@@ -98,9 +98,13 @@ impl FollowedPaths {
         &self.0
     }
 
-    /// Stops following a path that an old host does not know. Returns whether `error` names one.
+    /// Stops following a path or the types that an old host does not know. Returns whether `error`
+    /// is about one.
     pub fn drop_unknown(&mut self, error: &ExchangeError) -> bool {
         let ExchangeError::Fault(fault) = error else { return false };
+        if matches!(fault.name.as_str(), "InvalidType" | "InvalidArgument") {
+            return self.drop_networks();
+        }
         let Some(path) = fault.details.get("name").filter(|_| fault.name == "InvalidProperty")
         else {
             return false;
@@ -112,6 +116,19 @@ impl FollowedPaths {
         }
         tracing::warn!(path, "the host does not know a property; it stays empty");
         before > count(&self.0)
+    }
+
+    /// Stops following networks, whose types are newer than the others: `OpaqueNetwork` exists
+    /// since API 5.5. Returns whether otter followed them.
+    fn drop_networks(&mut self) -> bool {
+        let before = self.0.len();
+        let is_network = |name| NETWORK_PATHS.iter().any(|(network, _)| *network == name);
+        self.0.retain(|spec| !is_network(spec.object_type));
+        let dropped = before > self.0.len();
+        if dropped {
+            tracing::warn!("the host does not know the types of networks; cards show their keys");
+        }
+        dropped
     }
 }
 

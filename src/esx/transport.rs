@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::options::{EsxOptions, OptionsError, header, service_url};
 use super::tls::{self, certificate_error_text};
 use super::tunnel::{self, TunnelError};
-use crate::domain::proxy_url::{ProxyAccount, ProxyUrl};
+use crate::domain::proxy_url::ProxyUrl;
 use crate::hypervisor::{HostError, HostErrorKind};
 
 /// The name of the session cookie.
@@ -77,7 +77,9 @@ impl Transport {
             headers.append(name, value);
         }
         let builder = match &options.proxy {
-            Some(proxy) => Client::builder().proxy(client_proxy(proxy)?),
+            Some(proxy) => {
+                Client::builder().proxy(tunnel::client_proxy(proxy).map_err(OptionsError::Client)?)
+            }
             None => Client::builder().no_proxy(),
         };
         let client = builder
@@ -246,17 +248,6 @@ fn session_cookie(headers: &HeaderMap) -> Option<SecretString> {
         .map(str::trim)
         .find(|pair| pair.split_once('=').is_some_and(|(name, _)| name.trim() == SESSION_COOKIE))
         .map(|pair| SecretString::from(pair.to_owned()))
-}
-
-/// The proxy as the HTTP client takes it.
-fn client_proxy(proxy: &ProxyUrl) -> Result<reqwest::Proxy, OptionsError> {
-    let client_proxy = reqwest::Proxy::all(proxy.address()).map_err(OptionsError::Client)?;
-    Ok(match &proxy.account {
-        Some(ProxyAccount { user, password }) => {
-            client_proxy.basic_auth(user, password.expose_secret())
-        }
-        None => client_proxy,
-    })
 }
 
 /// The innermost cause.

@@ -1,10 +1,11 @@
 //! Connections to the host, direct or through an HTTP proxy (CONNECT, RFC 9110, section 9.3.6).
 //!
-//! Whatever speaks to the host without the HTTP client of `transport` connects here: the checks of
-//! `otter doctor` do, and so must each client of another protocol.
+//! The HTTP client of `transport` opens its own connections. All other connections to the host
+//! begin here, such as those of the checks of `otter doctor`.
 
 use std::io;
 
+use http::HeaderValue;
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -13,6 +14,9 @@ use crate::domain::proxy_url::ProxyUrl;
 
 /// The longest header of an answer to CONNECT, in bytes.
 const MAX_HEADER: usize = 16 * 1024;
+
+/// The longest reason phrase that a message repeats, in characters.
+const MAX_REASON: usize = 100;
 
 /// Why there is no connection through a proxy.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +60,24 @@ impl TunnelError {
             }
         }
     }
+}
+
+/// The proxy in the form that the HTTP client takes.
+///
+/// # Errors
+/// The client cannot use the address.
+pub fn client_proxy(proxy: &ProxyUrl) -> reqwest::Result<reqwest::Proxy> {
+    let client_proxy = reqwest::Proxy::all(proxy.address())?;
+    // The client would decode a percent sign of the password once more.
+    let authorization =
+        proxy.authorization().and_then(|value| HeaderValue::from_str(value.expose_secret()).ok());
+    Ok(match authorization {
+        Some(mut value) => {
+            value.set_sensitive(true);
+            client_proxy.custom_http_auth(value)
+        }
+        None => client_proxy,
+    })
 }
 
 /// Connects to a port of the host. A proxy resolves the name itself.
@@ -110,7 +132,9 @@ fn read_status(header: &[u8]) -> Option<(u16, String)> {
         return None;
     }
     let status = words.next()?.parse().ok()?;
-    Some((status, words.next().unwrap_or_default().trim().to_owned()))
+    let reason = words.next().unwrap_or_default().trim();
+    let reason = reason.chars().filter(|character| !character.is_control()).take(MAX_REASON);
+    Some((status, reason.collect()))
 }
 
 #[cfg(test)]
@@ -123,6 +147,9 @@ mod tests {
         let established = Some((200, "Connection established".to_owned()));
         assert_eq!(status("HTTP/1.1 200 Connection established\r\n\r\n"), established);
         assert_eq!(status("HTTP/1.0 407\r\nA: b\r\n\r\n"), Some((407, String::new())));
+        let hostile = format!("HTTP/1.1 403 \u{1b}[2J{}\r\n\r\n", "x".repeat(200));
+        let shown = format!("[2J{}", "x".repeat(97));
+        assert_eq!(status(&hostile), Some((403, shown)));
         for other in ["", "SSH-2.0-x\r\n\r\n", "HTTP/1.1\r\n\r\n", "HTTP/1.1 ok\r\n\r\n"] {
             assert_eq!(status(other), None, "{other}");
         }

@@ -78,6 +78,8 @@ fn parse_key(text: &str) -> Option<(Key<'_>, &str)> {
         return Some((Key::Text(key), rest));
     }
     let (number, rest) = text.split_once(']')?;
+    // `parse` accepts a sign that a path cannot have.
+    let number = Some(number).filter(|number| !number.starts_with('+'))?;
     Some((Key::Number(number.parse().ok()?), rest))
 }
 
@@ -119,7 +121,7 @@ mod tests {
         );
         for path in [
             "", ".", "a.", ".a", "a..b", "a[4000", "a4000]", "a[]", "a[b]", "a[\"b]", "a[1]b",
-            "\"a\"",
+            "a[+1]", "\"a\"",
         ] {
             assert_eq!(names(path), None, "{path}");
         }

@@ -321,6 +321,20 @@ async fn a_property_unknown_to_an_old_host_is_left_out() {
 }
 
 #[tokio::test]
+async fn types_unknown_to_an_old_host_are_left_out() {
+    let host = Scripted::default();
+    host.script("CreateFilter", [usual("CreateFilter", ""), fault("InvalidType", "")]);
+    let running = RunningBackend::start(&host.serve().await);
+    running.observer.wait_connected(1).await;
+    let filters = host.seen("CreateFilter");
+    assert_eq!(filters.len(), 3);
+    assert!(
+        filters[1].body.contains("OpaqueNetwork") && !filters[2].body.contains("OpaqueNetwork")
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn an_object_is_read_again_after_a_change_that_otter_cannot_merge() {
     for path in ["snapshot.currentSnapshot", "config.hardware.device[4000].connectable", "to.come"]
     {

@@ -7,11 +7,13 @@
 //! `no_proxy` or `NO_PROXY` names hosts without a proxy, for `--proxy` too. `HTTP_PROXY` in upper
 //! case does not count, because a web server sets it from the header `Proxy` of a request (CGI).
 
-use secrecy::ExposeSecret;
+use std::net::IpAddr;
 
 use super::Failure;
 use super::exit::Exit;
-use crate::domain::proxy_url::{ProxyAccount, ProxyUrl};
+use crate::domain::network::Network;
+use crate::domain::proxy_url::ProxyUrl;
+use crate::esx::client_proxy;
 
 /// The proxy for this address of otter. `None` if there is none.
 ///
@@ -28,18 +30,15 @@ pub fn proxy_for(
 ) -> Result<Option<reqwest::Proxy>, Failure> {
     let Some((name, value)) = select(url, flag, &variable) else { return Ok(None) };
     let wrong = |reason: String| Failure::new(Exit::Usage, format!("{name}: {reason}"));
-    let proxy = ProxyUrl::from_curl(&value).map_err(|error| wrong(error.to_string()))?;
-    let client_proxy =
-        reqwest::Proxy::all(proxy.address()).map_err(|error| wrong(error.to_string()))?;
-    let client_proxy = match &proxy.account {
-        Some(ProxyAccount { user, password }) => {
-            client_proxy.basic_auth(user, password.expose_secret())
-        }
-        None => client_proxy,
-    };
+    if url.starts_with("unix:") {
+        return Err(wrong(format!("otter is reached without a proxy at {url}")));
+    }
     let exceptions = first(&["no_proxy", "NO_PROXY"], &variable).map(|(_, hosts)| hosts);
-    let exceptions = exceptions.as_deref().map(with_commas).unwrap_or_default();
-    Ok(Some(client_proxy.no_proxy(reqwest::NoProxy::from_string(&exceptions))))
+    if exceptions.is_some_and(|hosts| is_exception(&hosts, url)) {
+        return Ok(None);
+    }
+    let proxy = ProxyUrl::from_curl(&value).map_err(|error| wrong(error.to_string()))?;
+    client_proxy(&proxy).map(Some).map_err(|error| wrong(error.to_string()))
 }
 
 /// The name of the flag or of the variable that decides, and its value.
@@ -48,13 +47,14 @@ fn select(
     flag: Option<&str>,
     variable: &impl Fn(&str) -> Option<String>,
 ) -> Option<(&'static str, String)> {
-    let (scheme, _) = url.split_once("://")?;
     if let Some(flag) = flag {
         return Some(("--proxy", flag.to_owned())).filter(|(_, value)| !value.trim().is_empty());
     }
+    let (scheme, _) = url.split_once("://")?;
     let of_scheme: &[&'static str] = match scheme.to_ascii_lowercase().as_str() {
         "https" => &["https_proxy", "HTTPS_PROXY"],
-        _ => &["http_proxy"],
+        "http" => &["http_proxy"],
+        _ => return None,
     };
     first(of_scheme, variable).or_else(|| first(&["all_proxy", "ALL_PROXY"], variable))
 }
@@ -70,11 +70,38 @@ fn first(
     })
 }
 
-/// The hosts of `no_proxy`, which curl separates by commas or spaces, with commas.
-fn with_commas(hosts: &str) -> String {
+/// Whether `no_proxy` names the host of this address.
+///
+/// `*` alone names every host. Otherwise the hosts are separated by commas or spaces. A name also
+/// stands for all names below it, with or without a dot before it. An address can be a network.
+fn is_exception(no_proxy: &str, url: &str) -> bool {
+    let Some(host) =
+        reqwest::Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned))
+    else {
+        return false;
+    };
+    if no_proxy.trim() == "*" {
+        return true;
+    }
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let address = host.parse::<IpAddr>().ok();
     let separator = |character: char| character == ',' || character.is_whitespace();
-    let hosts: Vec<&str> = hosts.split(separator).filter(|host| !host.is_empty()).collect();
-    hosts.join(",")
+    no_proxy.split(separator).filter(|entry| !entry.is_empty()).any(|entry| match address {
+        Some(address) => {
+            let entry = entry.trim_start_matches('[').trim_end_matches(']');
+            entry.parse::<Network>().is_ok_and(|network| network.contains(address))
+        }
+        None => is_below(host, entry),
+    })
+}
+
+/// Whether a host name equals a name or is below it.
+fn is_below(host: &str, name: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let name = name.strip_prefix('.').unwrap_or(&name);
+    let parent = host.strip_suffix(name);
+    !name.is_empty() && parent.is_some_and(|parent| parent.is_empty() || parent.ends_with('.'))
 }
 
 #[cfg(test)]
@@ -109,13 +136,56 @@ mod tests {
         assert_eq!(http(&all).as_deref(), Some("http_proxy=c"));
         assert_eq!(http(&[all[0], all[3]]), None);
         assert_eq!(http(&all[3..]).as_deref(), Some("all_proxy=e"));
-        assert_eq!(selected("unix:/run/otter.sock", Some("p"), &all), None);
+        assert_eq!(selected("unix:/run/otter.sock", None, &all), None);
         assert_eq!(selected("https://otter", Some("p"), &all).as_deref(), Some("--proxy=p"));
         assert_eq!(selected("https://otter", Some(""), &all), None);
     }
 
     #[test]
-    fn exceptions_are_separated_by_commas_or_spaces() {
-        assert_eq!(with_commas(" a.lab, .b.lab  10.0.0.0/8,"), "a.lab,.b.lab,10.0.0.0/8");
+    fn the_exceptions_are_those_of_curl() {
+        for (no_proxy, url, expected) in [
+            ("*", "https://otter.lab", true),
+            (" * ", "https://10.0.0.5", true),
+            ("a,*", "https://otter.lab", false),
+            ("otter.lab", "https://otter.lab:8443/x", true),
+            ("OTTER.lab.", "https://otter.LAB", true),
+            ("lab", "https://otter.lab", true),
+            (".lab", "https://otter.lab.", true),
+            ("a.lab, .b.lab  lab", "https://otter.lab", true),
+            ("ter.lab", "https://otter.lab", false),
+            ("otter.lab:8443", "https://otter.lab:8443", false),
+            (",", "https://otter.lab", false),
+            ("", "https://otter.lab", false),
+            ("10.0.0.0/8", "https://10.0.0.5", true),
+            ("10.0.0.5", "http://10.0.0.5:80", true),
+            ("10.0.0.5", "https://10.0.0.50", false),
+            ("0.5", "https://10.0.0.5", false),
+            ("fd00::/8", "https://[fd12::1]", true),
+            ("[fd12::1]", "https://[fd12::1]:8443", true),
+            ("10.0.0.0/8", "https://otter.lab", false),
+        ] {
+            assert_eq!(is_exception(no_proxy, url), expected, "{no_proxy} {url}");
+        }
+    }
+
+    #[test]
+    fn an_exception_comes_before_a_mistake_in_the_address_of_the_proxy() {
+        let variable = |no_proxy: &'static str| {
+            move |name: &str| match name {
+                "ALL_PROXY" => Some("socks5://localhost:1080".to_owned()),
+                "NO_PROXY" => Some(no_proxy.to_owned()),
+                _ => None,
+            }
+        };
+        assert!(proxy_for("https://otter.lab", None, variable("otter.lab")).unwrap().is_none());
+        assert!(proxy_for("https://otter.lab", None, variable("other")).is_err());
+    }
+
+    #[test]
+    fn a_unix_socket_takes_no_proxy() {
+        let proxy = |flag| proxy_for("unix:/run/otter.sock", flag, |_| None);
+        assert!(proxy(Some("http://proxy:3128")).is_err());
+        assert!(proxy(None).unwrap().is_none());
+        assert!(proxy(Some("")).unwrap().is_none());
     }
 }

@@ -225,7 +225,7 @@ impl<'a> Editor<'a> {
                         ip_address.as_deref(),
                         now,
                     );
-                    if guest.address_trust == AddressTrust::Trusted && !interfaces.is_empty() {
+                    if guest.address_trust == AddressTrust::Trusted {
                         Arc::make_mut(&mut machine).guest.interfaces = interfaces;
                     }
                     self.insert(machine, guest);
