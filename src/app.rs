@@ -51,7 +51,7 @@ use crate::store::Store;
 use crate::supervisor::{Shutdown, Signals, Supervisor};
 use crate::telemetry::metrics::{Metrics, SampledMetrics};
 
-pub use checks::{CheckedSettings, check, check_with_state};
+pub use checks::{CheckedSettings, check, check_with_state, wrong_host_settings};
 
 use own_machine::OwnMachine;
 

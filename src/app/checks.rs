@@ -10,9 +10,10 @@ use anyhow::{Context, anyhow};
 use super::Settings;
 use crate::api::serve::Listener;
 use crate::api::tls::Tls;
-use crate::config::{Listen, readable_by_all_warning};
+use crate::config::{ConfigError, ConfigProblem, Listen, readable_by_all_warning};
 use crate::domain::access::is_reserved_name;
 use crate::domain::verify::Verify;
+use crate::esx::OptionsError;
 use crate::store::{Existing, FoundState, Store, key, reachable_by_others};
 
 /// The results of the checks, if otter can start.
@@ -57,12 +58,13 @@ impl CheckedSettings {
 /// if other machines can reach the address.
 ///
 /// # Errors
-/// All reasons why otter cannot start, each with what to do.
+/// All reasons why otter cannot start, each with what to do. It is a [`ConfigError`] if one of them
+/// is a wrong setting of the host.
 pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
     let Settings { listen, tls, state_dir, esx, warnings, .. } = settings;
     let (mut warnings, mut problems) = (warnings.clone(), Vec::new());
+    let wrong_settings = esx.check().err().map(wrong_host_settings);
     let mut require = |checked: anyhow::Result<()>| problems.extend(checked.err());
-    require(esx.check().context("the host's settings are wrong"));
     if esx.verify == Verify::Off {
         warnings.push(
             "the host's certificate is not verified (esx.verify = false): an attacker in the \
@@ -114,6 +116,15 @@ pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
                 .with_context(|| format!("cannot listen on unix:{}", path.display())),
         ),
     }
+    if let Some(ConfigError { problems: mut all }) = wrong_settings {
+        all.extend(problems.iter().map(|problem| ConfigProblem {
+            file: None,
+            line: None,
+            at: String::new(),
+            message: format!("{problem:#}"),
+        }));
+        return Err(ConfigError { problems: all }.into());
+    }
     match problems.len() {
         0 => Ok(CheckedSettings { tls: loaded, is_unencrypted, warnings, state }),
         1 => Err(problems.remove(0)),
@@ -123,6 +134,14 @@ pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
             Err(anyhow!("{count} problems prevent a start of otter:{}", lines.concat()))
         }
     }
+}
+
+/// The configuration error for options of the host that cannot work, with the key that sets them.
+#[must_use]
+pub fn wrong_host_settings(error: OptionsError) -> ConfigError {
+    let at = error.setting().to_owned();
+    let message = format!("{:#}", anyhow::Error::from(error));
+    ConfigError { problems: vec![ConfigProblem { file: None, line: None, at, message }] }
 }
 
 /// The checks of [`check`], and those that `serve` makes when it opens the state: it reads the

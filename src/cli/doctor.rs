@@ -1,5 +1,5 @@
 //! `otter doctor`: checks the connection to the host step by step and prints one line for each
-//! finding. It exits with 0 only if every check succeeds.
+//! finding. It exits with 0 if no check fails; a warning is no failure.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -8,14 +8,15 @@ use super::{ConfigArgs, allows_colour, print};
 use crate::app;
 use crate::clock::Clock;
 use crate::domain::terminal::printable;
-use crate::esx::{Finding, diagnose};
+use crate::esx::{Finding, Outcome, diagnose};
 
 pub async fn doctor(config_args: ConfigArgs) -> anyhow::Result<ExitCode> {
     let options = app::settings(config_args.load()?, None)?.esx;
     let terminal = std::io::stdout().is_terminal() && allows_colour();
     let is_healthy =
         diagnose(&options, &Clock::system(), &mut |finding| print(&line(&finding, terminal)))
-            .await?;
+            .await
+            .map_err(app::wrong_host_settings)?;
     let verdict = if is_healthy {
         "All is well.\n"
     } else {
@@ -26,12 +27,14 @@ pub async fn doctor(config_args: ConfigArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn line(finding: &Finding, terminal: bool) -> String {
-    let Finding { check, good, found, advice } = finding;
-    let mark = match (terminal, good) {
-        (true, true) => "\u{1b}[32m✓\u{1b}[0m",
-        (true, false) => "\u{1b}[31m✗\u{1b}[0m",
-        (false, true) => "ok    ",
-        (false, false) => "FAILED",
+    let Finding { check, outcome, found, advice } = finding;
+    let mark = match (outcome, terminal) {
+        (Outcome::Good, true) => "\u{1b}[32m✓\u{1b}[0m",
+        (Outcome::Good, false) => "ok    ",
+        (Outcome::Warning, true) => "\u{1b}[33m!\u{1b}[0m",
+        (Outcome::Warning, false) => "warn  ",
+        (Outcome::Failed, true) => "\u{1b}[31m✗\u{1b}[0m",
+        (Outcome::Failed, false) => "FAILED",
     };
     let advice = advice.as_ref().map(|advice| format!(" {advice}")).unwrap_or_default();
     let text = format!("{found}{advice}");
@@ -46,14 +49,16 @@ mod tests {
     fn a_finding_is_a_line() {
         let bad = Finding {
             check: "login",
-            good: false,
+            outcome: Outcome::Failed,
             found: "Refused.".to_owned(),
             advice: Some("Correct it.".to_owned()),
         };
         let hostile = Finding { found: "A\u{1b}[2J\nB".to_owned(), advice: None, ..bad.clone() };
         assert_eq!(line(&hostile, false), "FAILED login       A\\u{1b}[2J\\nB\n");
         assert_eq!(line(&bad, false), "FAILED login       Refused. Correct it.\n");
-        let good = Finding { good: true, advice: None, ..bad };
+        let doubtful = Finding { outcome: Outcome::Warning, ..bad.clone() };
+        assert_eq!(line(&doubtful, false), "warn   login       Refused. Correct it.\n");
+        let good = Finding { outcome: Outcome::Good, advice: None, ..bad };
         assert_eq!(line(&good, true), "\u{1b}[32m✓\u{1b}[0m login       Refused.\n");
     }
 }

@@ -10,7 +10,8 @@ pub enum Verify {
     /// With the roots that the system trusts. The certificate must be valid for the host's name.
     #[default]
     SystemRoots,
-    /// With the roots in this PEM file. The certificate must be valid for the host's name.
+    /// With the certificates in this PEM file, which are authorities or the host's certificate
+    /// itself. The certificate must be valid for the host's name.
     CaFile(PathBuf),
     /// The certificate must have this SHA-256. Name, dates and issuer are not checked.
     Fingerprint(Fingerprint),

@@ -1,17 +1,22 @@
 //! The vim25 backend: speaks SOAP with a standalone ESX or a vCenter.
 //!
 //! `soap` encodes requests and parses answers, `transport` sends them, `session` and `session_loop`
-//! keep the login, `collector` follows the host and reports facts, `calls` changes machines,
+//! keep the login, `tls` and `certificate_verifiers` decide which server is trusted, `collector`
+//! follows the host and reports facts, `calls` changes machines,
 //! `evidence` reads them directly, and `diagnosis` is `otter doctor`. `README.md` in this directory
 //! lists the facts about vim25 that this code relies on.
 
 mod barrier;
 mod calls;
+mod certificate;
+mod certificate_error;
+mod certificate_verifiers;
 mod collector;
 mod datastore;
 mod device;
 mod diagnosis;
 mod evidence;
+mod handshake_error;
 mod machine;
 mod network;
 mod options;
@@ -50,9 +55,12 @@ use session::Session;
 use session_loop::SessionLoop;
 use task_followers::TaskFollowers;
 
-pub use diagnosis::{Finding, diagnose, presented_fingerprint};
+pub use certificate::fingerprint;
+pub use certificate_error::{RefusedCertificate, Remedy};
+pub use diagnosis::{Finding, Outcome, diagnose, presented_fingerprint};
+pub use handshake_error::HandshakeError;
 pub use options::{EsxOptions, OptionsError};
-pub use tls::{CertificateMismatch, TlsError, certificate_error_text, client_config, fingerprint};
+pub use tls::{TlsError, client_config};
 pub use tunnel::client_proxy;
 
 /// The number of commands that can wait for the task of `run`. Further senders wait.

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue};
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::tls::{self, TlsError};
 use crate::domain::host_limits::HostLimits;
 use crate::domain::host_url::{self, InvalidHostUrl};
 use crate::domain::proxy_url::ProxyUrl;
@@ -82,7 +83,7 @@ impl EsxOptions {
         if self.answer_limit < 64 << 10 {
             return Err(OptionsError::AnswerLimit(self.answer_limit));
         }
-        super::tls::client_config(&self.verify).map(|_| ()).map_err(OptionsError::Tls)
+        tls::client_config(&self.verify).map(|_| ()).map_err(OptionsError::Tls)
     }
 }
 
@@ -107,7 +108,25 @@ pub enum OptionsError {
     #[error("the HTTP client cannot be set up")]
     Client(#[source] reqwest::Error),
     #[error(transparent)]
-    Tls(#[from] super::tls::TlsError),
+    Tls(#[from] TlsError),
+}
+
+impl OptionsError {
+    /// The key of the configuration that sets the option.
+    #[must_use]
+    pub const fn setting(&self) -> &'static str {
+        match self {
+            Self::Url(_) => "esx.url",
+            Self::ProxyWithoutTls => "esx.proxy",
+            Self::NoUsername => "esx.username",
+            Self::Header(..) => "esx.headers",
+            Self::AnswerLimit(_) => "esx.answer_limit",
+            Self::Tls(TlsError::Setup(_) | TlsError::Verifier(_))
+            | Self::NoTime
+            | Self::Client(_) => "esx",
+            Self::Tls(_) => "esx.verify",
+        }
+    }
 }
 
 /// The URL of the SOAP service (`…/sdk`).

@@ -52,6 +52,17 @@ impl ServiceContent {
     }
 }
 
+/// Whether this is a host's `vimServiceVersions.xml`.
+#[must_use]
+pub fn is_version_list(body: &[u8]) -> bool {
+    Document::parse(body).is_ok_and(|document| {
+        document
+            .root()
+            .children_named("namespace")
+            .any(|namespace| namespace.child_text("name").map(str::trim) == Some("urn:vim25"))
+    })
+}
+
 /// Chooses the newest version that both the host and otter speak. `body` is the host's
 /// `vimServiceVersions.xml`.
 #[must_use]
@@ -92,5 +103,7 @@ mod tests {
         assert_eq!(choose_version(development.as_bytes()), "8.0.1.0");
         assert_eq!(choose_version(list("99.0", "").as_bytes()), FALLBACK_VERSION);
         assert_eq!(choose_version(b"<html>"), FALLBACK_VERSION);
+        assert!(is_version_list(seven.as_bytes()));
+        assert!(!is_version_list(b"<html>") && !is_version_list(b"<html><body/></html>"));
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::options::{EsxOptions, OptionsError};
-use super::service_content::{FALLBACK_VERSION, ServiceContent, choose_version};
+use super::service_content::{FALLBACK_VERSION, ServiceContent, choose_version, is_version_list};
 use super::soap::fault::{AccountRefusal, VimFault};
 use super::soap::property::object_contents;
 use super::soap::request::{self, PropertySpec, Request, Selection};
@@ -427,11 +427,17 @@ impl Session {
         self.transport.address()
     }
 
+    /// Whether the server lists API versions as hosts do. A host can do so while its API is down.
+    pub async fn lists_api_versions(&self) -> bool {
+        let listed = self.transport.versions().await;
+        listed.is_ok_and(|answer| answer.status == 200 && is_version_list(&answer.body))
+    }
+
     async fn negotiate_version(&self) -> Result<&'static str, HostError> {
         let answer = self.transport.versions().await?;
         match answer.status {
             200 => Ok(choose_version(&answer.body)),
-            500.. => Err(invalid_answer(&self.address(), AnswerError::Unavailable(answer.status))),
+            500.. => Err(invalid_answer(&self.address(), AnswerError::from_status(answer.status))),
             _ => Ok(FALLBACK_VERSION),
         }
     }
@@ -485,8 +491,8 @@ impl Session {
         }
     }
 
-    /// Whether the host refused the account, as [`VimFault::account_refusal`] decides, or accepts no
-    /// login now.
+    /// Whether the host refused the account or accepts no login now, as
+    /// [`VimFault::account_refusal`] decides.
     fn login_error(&self, error: ExchangeError) -> ConnectError {
         let fault = match error {
             ExchangeError::Fault(fault) => fault,
@@ -571,11 +577,7 @@ pub fn session_lost() -> HostError {
 }
 
 fn invalid_answer(address: &str, error: AnswerError) -> HostError {
-    let kind = match error {
-        AnswerError::Unavailable(_) => HostErrorKind::Unreachable,
-        AnswerError::NotSoap(_) | AnswerError::Unreadable(..) | AnswerError::OtherMethod(..) => {
-            HostErrorKind::Protocol
-        }
-    };
+    let kind =
+        if error.may_be_temporary() { HostErrorKind::Unreachable } else { HostErrorKind::Protocol };
     HostError::new(kind, format!("No vim25 answer from {address}: {error}.")).caused_by(error)
 }

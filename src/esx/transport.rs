@@ -1,18 +1,17 @@
 //! HTTP to the host: one client with its TLS configuration, timeouts and answer limit. The client
 //! follows no redirect, retries nothing, and uses the configured proxy, none of the environment.
 
-use std::error::Error;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderValue};
 use reqwest::{Client, Url};
-use rustls::CertificateError;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::handshake_error::{HandshakeError, causes};
 use super::options::{EsxOptions, OptionsError, header, service_url};
-use super::tls::{self, certificate_error_text};
+use super::tls;
 use super::tunnel::{self, TunnelError};
 use crate::domain::proxy_url::ProxyUrl;
 use crate::hypervisor::{HostError, HostErrorKind};
@@ -197,7 +196,8 @@ impl Transport {
     /// this asks once more. `None` if another reason ended the request.
     async fn refusal_of_proxy(&self, error: &reqwest::Error) -> Option<TunnelError> {
         let proxy = self.proxy.as_ref()?;
-        if !error.is_connect() || root_error(error).is::<rustls::Error>() {
+        let is_of_tls = causes(error).any(<dyn std::error::Error>::is::<rustls::Error>);
+        if !error.is_connect() || is_of_tls {
             return None;
         }
         let host = self.sdk.host_str()?.trim_start_matches('[').trim_end_matches(']');
@@ -208,14 +208,22 @@ impl Transport {
 
     fn failed(&self, error: reqwest::Error) -> TransportError {
         let host = self.address();
-        let cause = root_cause(&error);
         let message = if error.is_connect() && error.is_timeout() {
             format!("No connection to the host {host} before the timeout.")
         } else if error.is_connect() {
+            let cause = HandshakeError::from_causes(&error)
+                .map_or_else(|| root_cause(&error), |failed| failed.to_string());
             format!("No connection to the host {host}: {cause}.")
         } else if error.is_timeout() {
             format!("The host {host} did not answer in time.")
+        } else if is_not_http(&error) {
+            let advice = match self.sdk.scheme() {
+                "http" => "If it serves TLS, write https:// in esx.url.",
+                _ => "Check the port in esx.url.",
+            };
+            format!("The server at {host} does not speak HTTP. {advice}")
         } else {
+            let cause = root_cause(&error);
             format!("The connection to the host {host} broke before the answer ended: {cause}.")
         };
         TransportError {
@@ -250,36 +258,15 @@ fn session_cookie(headers: &HeaderMap) -> Option<SecretString> {
         .map(|pair| SecretString::from(pair.to_owned()))
 }
 
-/// The innermost cause.
-fn root_error(error: &reqwest::Error) -> &(dyn Error + 'static) {
-    let mut cause: &(dyn Error + 'static) = error;
-    loop {
-        // `source` of an I/O error skips the error that it wraps.
-        let wrapped = cause
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
-            .map(|inner| inner as &(dyn Error + 'static));
-        match wrapped.or_else(|| cause.source()) {
-            Some(inner) => cause = inner,
-            None => return cause,
-        }
-    }
+/// Whether the server answered with something that is not HTTP.
+fn is_not_http(error: &reqwest::Error) -> bool {
+    causes(error)
+        .filter_map(|cause| cause.downcast_ref::<hyper::Error>())
+        .any(|error| error.is_parse() && !error.is_incomplete_message())
 }
 
-/// The text of the innermost cause, such as a refused connection or a refused certificate.
+/// The text of the innermost cause, such as a refused connection.
 fn root_cause(error: &reqwest::Error) -> String {
-    let cause = root_error(error);
-    let text = match cause.downcast_ref::<rustls::Error>() {
-        Some(rustls::Error::InvalidCertificate(CertificateError::Other(other)))
-            if !other.0.is::<webpki::Error>() =>
-        {
-            other.0.to_string()
-        }
-        Some(rustls::Error::InvalidCertificate(certificate)) => format!(
-            "its certificate is not accepted ({}); pin its fingerprint or name its CA in `verify`",
-            certificate_error_text(certificate)
-        ),
-        _ => cause.to_string(),
-    };
+    let text = causes(error).last().map(ToString::to_string).unwrap_or_default();
     text.trim_end_matches('.').to_owned()
 }

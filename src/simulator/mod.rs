@@ -139,7 +139,10 @@ impl Simulator {
             password,
             on_answer,
         } = options;
-        let identity = server::TlsIdentity::generate(&scenario.host.certificate_names)?;
+        let identity = server::TlsIdentity::generate(
+            &scenario.host.certificate_names,
+            scenario.host.certificate_of_authority,
+        )?;
         if let Some(elsewhere) = admin.filter(|address| !address.ip().is_loopback()) {
             return Err(SimulatorError::AdminNotOnLoopback(elsewhere));
         }

@@ -56,13 +56,17 @@ pub struct TlsIdentity {
 impl TlsIdentity {
     /// Makes a key and a self-signed certificate for these names, like a newly installed host. The
     /// server speaks TLS 1.2, like ESX 7.
-    pub fn generate(names: &[String]) -> Result<Self, SimulatorError> {
+    /// `is_authority` makes it one of an authority (`CA:TRUE`).
+    pub fn generate(names: &[String], is_authority: bool) -> Result<Self, SimulatorError> {
         let key = rcgen::KeyPair::generate().map_err(SimulatorError::Certificate)?;
         let mut params =
             rcgen::CertificateParams::new(names.to_vec()).map_err(SimulatorError::Certificate)?;
         let common_name = names.first().map_or("localhost.localdomain", String::as_str);
         params.distinguished_name.push(rcgen::DnType::OrganizationName, "VMware, Inc");
         params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
+        if is_authority {
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        }
         let certificate = params.self_signed(&key).map_err(SimulatorError::Certificate)?;
         let digest = Sha256::digest(certificate.der());
         let fingerprint: Vec<String> = digest.iter().map(|byte| format!("{byte:02X}")).collect();
@@ -398,7 +402,7 @@ mod tests {
             Simulator::start(SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system()))
                 .await
                 .unwrap();
-        let identity = TlsIdentity::generate(&["localhost".to_owned()]).unwrap();
+        let identity = TlsIdentity::generate(&["localhost".to_owned()], false).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (shared, stop) = (Arc::clone(&simulator.control().shared), CancellationToken::new());

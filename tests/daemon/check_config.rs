@@ -509,3 +509,39 @@ async fn no_color_keeps_escape_sequences_out_of_the_log() {
     let plain = on_a_terminal("1").await;
     assert!(plain.contains("INFO") && !plain.contains('\u{1b}'), "{plain:?}");
 }
+
+#[tokio::test]
+async fn a_wrong_ca_file_is_a_wrong_setting_of_each_command() {
+    let directory = ConfigDirectory::new();
+    directory.write("empty.pem", "no certificate\n", 0o644);
+    let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    directory.write("damaged.pem", damaged, 0o644);
+    directory.write("cut.pem", "-----BEGIN CERTIFICATE-----\n!\n", 0o644);
+    let state = directory.text("state");
+    let table = [
+        (directory.text("missing.pem"), "cannot be read"),
+        (directory.0.path().to_str().unwrap().to_owned(), "cannot be read"),
+        (directory.text("empty.pem"), "holds no certificate in PEM"),
+        (directory.text("damaged.pem"), "is not usable: it is damaged"),
+    ];
+    for (file, problem) in table {
+        for verb in ["doctor", "check-config", "serve"] {
+            let arguments = ["--state-dir", state.as_str(), "--listen", "127.0.0.1:0"];
+            let mut command = directory.command(verb, "", &arguments);
+            command.env("OTTER_ESX_VERIFY", format!("ca:{file}"));
+            let (code, text) = run_to_exit(command).await;
+            assert_eq!(code, Some(78), "{verb}: {text}");
+            for part in ["esx.verify: ", &file, problem] {
+                assert!(text.contains(part), "{verb}: {part} in {text}");
+            }
+        }
+    }
+    // With another problem too, and then both are reported.
+    let missing = directory.text("missing/state");
+    let arguments = ["--state-dir", missing.as_str(), "--listen", "127.0.0.1:0"];
+    let mut command = directory.command("check-config", "", &arguments);
+    command.env("OTTER_ESX_VERIFY", format!("ca:{}", directory.text("cut.pem")));
+    let (code, text) = run_to_exit(command).await;
+    assert_eq!(code, Some(78), "{text}");
+    assert!(text.contains("esx.verify: ") && text.contains(&missing), "{text}");
+}

@@ -1,4 +1,7 @@
-//! `otter doctor`: each failure that it can find, and success with a healthy host.
+//! `otter doctor`: each failure that it can find, and success with a healthy host. `servers` has
+//! the servers that are no host.
+
+mod servers;
 
 use otter::clock::Clock;
 use otter::simulator::{
@@ -6,6 +9,7 @@ use otter::simulator::{
 };
 
 use crate::harness::{ConnectProxy, otter_command, record_answer, run_to_exit};
+use servers::{TlsServer, raw_server, web_server};
 
 async fn host(scenario: Scenario) -> Simulator {
     let mut options = SimulatorOptions::new(scenario, Clock::system());
@@ -228,22 +232,234 @@ async fn a_certificate_of_an_unknown_authority() {
 async fn a_certificate_that_is_not_checked() {
     let host = lab().await;
     let run = DoctorRun::for_host(&host, &[("OTTER_ESX_VERIFY", "false")]).await;
-    run.assert_fails_at("tls", &["not checked", &format!("sha256:{}", host.fingerprint())]);
-    assert_eq!(run.checks(), ALL, "the later checks run, as in serve");
+    let seen = format!("sha256:{}", host.fingerprint());
+    let warning = run.text.lines().find(|line| line.starts_with("warn ")).expect("a warning");
+    for part in ["tls", "not checked", &seen, "rui.crt"] {
+        assert!(warning.contains(part), "{part} in {warning}");
+    }
+    assert_eq!(run.checks().len() + 1, ALL.len(), "the later checks run, as in serve");
+    assert!(run.code == Some(0) && run.text.ends_with("All is well.\n"), "{}", run.text);
 }
 
 #[tokio::test]
-async fn a_server_without_tls() {
-    let address = web_server().await;
+async fn a_certificate_that_openssl_made_and_that_is_itself_trusted() {
+    let mut scenario = Scenario::lab().unwrap();
+    scenario.host.certificate_of_authority = true;
+    let host = host(scenario).await;
+    let directory = tempfile::tempdir().unwrap();
+    let own = directory.path().join("own.pem");
+    std::fs::write(&own, host.certificate_pem()).unwrap();
+    let run =
+        DoctorRun::for_host(&host, &[("OTTER_ESX_VERIFY", &format!("ca:{}", own.display()))]).await;
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    // The system trusts another certificate only.
+    let other = directory.path().join("other.pem");
+    std::fs::write(&other, lab().await.certificate_pem()).unwrap();
+    let trusted = other.to_str().unwrap();
+    let run =
+        DoctorRun::for_host(&host, &[("OTTER_ESX_VERIFY", "true"), ("SSL_CERT_FILE", trusted)])
+            .await;
+    let pin = format!("esx.verify = \"sha256:{}\"", host.fingerprint());
+    let line = run.assert_fails_at("tls", &["self-signed", "ca:<file>", "rui.crt", &pin]);
+    assert!(!line.contains("CaUsedAsEndEntity") && !line.contains("UnknownIssuer"), "{line}");
+    assert_eq!(host.control().calls("Login"), 1, "the password goes to a trusted host only");
+    // The system trusts this certificate.
+    let trusted = own.to_str().unwrap();
+    let run =
+        DoctorRun::for_host(&host, &[("OTTER_ESX_VERIFY", "true"), ("SSL_CERT_FILE", trusted)])
+            .await;
+    assert_eq!(run.code, Some(0), "{}", run.text);
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name() {
+    let mut scenario = Scenario::lab().unwrap();
+    scenario.host.certificate_names = vec!["esx.lab".to_owned(), "10.0.0.1".to_owned()];
+    let host = host(scenario).await;
+    let directory = tempfile::tempdir().unwrap();
+    let own = directory.path().join("own.pem");
+    std::fs::write(&own, host.certificate_pem()).unwrap();
+    let run =
+        DoctorRun::for_host(&host, &[("OTTER_ESX_VERIFY", &format!("ca:{}", own.display()))]).await;
+    let names = "it is valid for esx.lab, 10.0.0.1, and not for 127.0.0.1";
+    let line = run.assert_fails_at("tls", &[names, "esx.url", "OTTER_ESX_VERIFY"]);
+    assert!(!line.contains("DnsName"), "{line}");
+}
+
+/// A vCenter has another certificate file than a host, and its authority is known.
+#[tokio::test]
+async fn a_vcenter_gets_no_advice_for_the_certificate_file_of_a_host() {
+    let directory = tempfile::tempdir().unwrap();
+    let other = directory.path().join("other.pem");
+    std::fs::write(&other, lab().await.certificate_pem()).unwrap();
+    let server = TlsServer::of_product("VirtualCenter").await;
+    let verify = format!("ca:{}", other.display());
+    for verify in [verify.as_str(), "false"] {
+        let run = DoctorRun::with_variables(&[
+            ("OTTER_ESX_URL", &server.url),
+            ("OTTER_ESX_VERIFY", verify),
+        ])
+        .await;
+        let line = run.text.lines().find(|line| line.contains(" tls ")).unwrap();
+        assert!(!line.contains("rui.crt") && line.contains("of the vCenter"), "{line}");
+        assert!(
+            line.contains(&format!("esx.verify = \"sha256:{}\"", server.fingerprint)),
+            "{line}"
+        );
+    }
+    let server = TlsServer::of_product("HostAgent").await;
+    let run =
+        DoctorRun::with_variables(&[("OTTER_ESX_URL", &server.url), ("OTTER_ESX_VERIFY", &verify)])
+            .await;
+    run.assert_fails_at("tls", &["rui.crt", "on the host"]);
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_plain_http() {
+    let address = web_server(200, "<html>It works!</html>").await;
     let run = DoctorRun::with_variables(&[("OTTER_ESX_URL", &format!("https://{address}"))]).await;
-    run.assert_fails_at("tls", &["does not speak TLS"]);
+    run.assert_fails_at("tls", &["does not speak TLS", "plain HTTP", "esx.url"]);
+    // Some web servers close the connection instead of an answer to the handshake.
+    let address = raw_server(|mut client| async move {
+        if client.receive().await.starts_with(b"HEAD ") {
+            client.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        }
+    })
+    .await;
+    let run = DoctorRun::with_variables(&[("OTTER_ESX_URL", &format!("https://{address}"))]).await;
+    run.assert_fails_at("tls", &["does not speak TLS", "plain HTTP", "esx.url"]);
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_another_protocol() {
+    let address = raw_server(|mut client| async move {
+        client.send(b"SSH-2.0-OpenSSH_9.6\r\n").await;
+        client.receive().await;
+    })
+    .await;
+    let run = DoctorRun::with_variables(&[("OTTER_ESX_URL", &format!("https://{address}"))]).await;
+    let line = run.assert_fails_at("tls", &["does not speak TLS", "the port in esx.url"]);
+    assert!(!line.contains("HTTP"), "{line}");
+}
+
+/// What servers of TLS 1.1 send: the alert `protocol_version`, the alert `handshake_failure`, or a
+/// `ServerHello` of their version.
+#[tokio::test]
+async fn a_server_of_an_old_tls_version() {
+    let mut hello = vec![0x16, 3, 2, 0, 42, 2, 0, 0, 38, 3, 2];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 0x2f, 0]);
+    let table: [(&[u8], &str); 3] = [
+        (&[0x15, 3, 1, 0, 2, 2, 70], "UserVars.ESXiVPsDisabledProtocols"),
+        (&[0x15, 3, 1, 0, 2, 2, 40], "ECDHE"),
+        (&hello, "UserVars.ESXiVPsDisabledProtocols"),
+    ];
+    for (answer, advice) in table {
+        let answer = answer.to_vec();
+        let address = raw_server(move |mut client| {
+            let answer = answer.clone();
+            async move {
+                client.receive().await;
+                client.send(&answer).await;
+                client.receive().await;
+            }
+        })
+        .await;
+        let url = format!("https://{address}");
+        let run = DoctorRun::with_variables(&[("OTTER_ESX_URL", &url)]).await;
+        run.assert_fails_at("tls", &["does not speak TLS 1.2 or later", "Update the host", advice]);
+    }
+}
+
+#[tokio::test]
+async fn each_failed_handshake_has_its_own_advice() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("otter.toml");
+    std::fs::write(&config, "[esx]\nconnect_timeout = \"1s\"\n").unwrap();
+    let closed = raw_server(|mut client| async move {
+        client.receive().await;
+    })
+    .await;
+    // To close a connection with unread bytes resets it.
+    let reset = raw_server(|client| async move { client.has_bytes().await }).await;
+    let silent =
+        raw_server(|mut client| async move { while !client.receive().await.is_empty() {} }).await;
+    let denied = raw_server(|mut client| async move {
+        client.receive().await;
+        client.send(&[0x15, 3, 3, 0, 2, 2, 49]).await;
+        client.receive().await;
+    })
+    .await;
+    let mut advice = Vec::new();
+    for (address, words) in [
+        (closed, ["closed the connection", "restarting", "hostd status"]),
+        (reset, ["was reset", "firewall", "does not expect TLS"]),
+        (silent, ["did not answer in time", "Restart Management Agents", "esx.url"]),
+        (denied, ["\u{201c}access denied\u{201d}", "refuses this client", "esx.url"]),
+    ] {
+        let mut command = otter_command(&["doctor", "--config", config.to_str().unwrap()]);
+        command.env("OTTER_ESX_USERNAME", "root").env("OTTER_ESX_PASSWORD", "otter");
+        command.env("OTTER_ESX_URL", format!("https://{address}"));
+        let (code, text) = run_to_exit(command).await;
+        let run = DoctorRun { code, text };
+        let line = run.assert_fails_at("tls", &words).to_owned();
+        advice.push(line.split_once(". ").expect("a finding and its advice").1.to_owned());
+    }
+    advice.sort();
+    advice.dedup();
+    assert_eq!(advice.len(), 4, "{advice:?}");
+}
+
+#[tokio::test]
+async fn plain_http_to_a_tls_port() {
+    let server = TlsServer::of_product("HostAgent").await;
+    let url = server.url.replace("https", "http");
+    let run = DoctorRun::with_variables(&[("OTTER_ESX_URL", &url)]).await;
+    run.assert_fails_at("api", &["speaks TLS, and esx.url is http", "Write https://"]);
 }
 
 #[tokio::test]
 async fn a_server_that_is_no_host() {
-    let address = web_server().await;
-    let run = DoctorRun::with_variables(&[("OTTER_ESX_URL", &format!("http://{address}"))]).await;
-    run.assert_fails_at("api", &["neither an ESX nor a vCenter"]);
+    let starting = "hostd may be starting";
+    for (status, words) in [
+        (200, "neither an ESX nor a vCenter"),
+        (404, "neither an ESX nor a vCenter"),
+        (500, "neither an ESX nor a vCenter"),
+        (501, "neither an ESX nor a vCenter"),
+        (502, "A proxy answers that it does not reach the server"),
+        (504, "A proxy answers that it does not reach the server"),
+        (401, "[esx.headers]"),
+        (302, "to another address"),
+        (503, "If it is another web server, correct esx.url"),
+    ] {
+        let address = web_server(status, "<html>It works!</html>").await;
+        let url = format!("http://{address}");
+        let run = DoctorRun::with_variables(&[("OTTER_ESX_URL", &url)]).await;
+        let line = run.assert_fails_at("api", &[words, "esx.url"]);
+        assert_eq!(line.contains(starting), status == 503, "{line}");
+    }
+}
+
+/// The same statuses of a host, whose proxy and list of versions show that it is one.
+#[tokio::test]
+async fn a_host_whose_api_is_not_up_yet() {
+    for status in [404, 500, 503] {
+        let host = lab().await;
+        let answer = Disruption::Answer { status, content_type: "text/html", body: String::new() };
+        host.control().disrupt("RetrieveServiceContent", 0, None, answer);
+        let run = DoctorRun::for_host(&host, &[]).await;
+        run.assert_fails_at("api", &[&status.to_string(), "hostd may be starting"]);
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_accepts_no_login_yet() {
+    let host = lab().await;
+    let fault = Fault::new("RuntimeFault", "The service is starting.");
+    host.control().disrupt_next("Login", Disruption::Fault(fault));
+    let run = DoctorRun::for_host(&host, &[]).await;
+    let line = run.assert_fails_at("login", &["RuntimeFault", "hostd may be starting"]);
+    assert!(line.contains("the account is not the reason"), "{line}");
 }
 
 #[tokio::test]
@@ -321,13 +537,4 @@ async fn unreadable_facts_are_not_guessed() {
     for expected in ["licence cannot be read", "could not list"] {
         assert!(run.text.contains(expected), "{expected} in {}", run.text);
     }
-}
-
-/// Starts a web server that does not speak vim25. It ends with the test.
-async fn web_server() -> std::net::SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let router = axum::Router::new().fallback(async || "<html>It works!</html>");
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    address
 }

@@ -3,11 +3,15 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use base64::Engine;
 use otter::clock::Clock;
 use otter::domain::verify::{Fingerprint, Verify};
 use otter::esx::{EsxOptions, fingerprint, presented_fingerprint};
 use otter::hypervisor::SessionState;
 use otter::simulator::{Pace, Scenario};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -65,6 +69,150 @@ async fn each_way_accepts_or_rejects_the_certificate_with_a_reason() {
     assert!(outcome(&options).await.unwrap().contains("certificate is not accepted"));
 }
 
+/// A certificate for tests, and the server that presents it.
+struct Presented {
+    der: Vec<u8>,
+    key: KeyPair,
+}
+
+impl Presented {
+    /// A self-signed certificate of an authority for these names, as `openssl req -x509` makes it.
+    fn self_signed(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "127.0.0.1");
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        Self { der: params.self_signed(&key).unwrap().der().to_vec(), key }
+    }
+
+    fn pem(&self) -> String {
+        let text = base64::engine::general_purpose::STANDARD.encode(&self.der);
+        let lines: Vec<&str> =
+            text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+    }
+
+    /// The outcome of a connection that trusts the certificates of this PEM file.
+    async fn outcome(&self, trusted: &str) -> String {
+        let url = serve(&self.der, &self.key.serialize_der(), &rustls::version::TLS13).await;
+        let mut options = options(&url);
+        let mut file = CaFile::new(&url.replace(['/', ':', '.'], ""));
+        file.write(trusted);
+        options.verify = Verify::CaFile(file.path.clone());
+        outcome(&options).await.expect("the server does not speak vim25")
+    }
+
+    fn fingerprint(&self) -> String {
+        format!("sha256:{}", fingerprint(&self.der))
+    }
+}
+
+/// The answer of the server, which proves that the handshake succeeded.
+const CONNECTED: &str = "HTTP status 418";
+
+/// curl connects in each of these cases with `--cacert`.
+#[tokio::test]
+async fn a_certificate_that_is_itself_trusted_needs_no_authority() {
+    let plain = |_: &mut CertificateParams| {};
+    let with_name = Presented::self_signed(&["127.0.0.1"], plain);
+    let with_common_name = Presented::self_signed(&[], plain);
+    let mut first_version = Presented::self_signed(&[], plain);
+    first_version.der = without_version_three(&first_version.der);
+    let issuer_key = KeyPair::generate().unwrap();
+    let issuer = CertificateParams::new([]).unwrap();
+    let mut signed = Presented::self_signed(&["127.0.0.1"], plain);
+    signed.der = CertificateParams::new(["127.0.0.1".to_owned()])
+        .unwrap()
+        .signed_by(&signed.key, &Issuer::from_params(&issuer, &issuer_key))
+        .unwrap()
+        .der()
+        .to_vec();
+    for presented in [&with_name, &with_common_name, &first_version, &signed] {
+        let reason = presented.outcome(&presented.pem()).await;
+        assert!(reason.contains(CONNECTED), "{reason}");
+        // Among others too.
+        let both = with_name.pem() + &presented.pem();
+        let reason = presented.outcome(&both).await;
+        assert!(reason.contains(CONNECTED), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_trusted_certificate_must_have_the_name_the_dates_and_the_purpose() {
+    let table = [
+        (
+            Presented::self_signed(&["other.lab", "10.0.0.1"], |_| {}),
+            "it is valid for other.lab, 10.0.0.1, and not for 127.0.0.1. Use one of its names",
+        ),
+        (
+            Presented::self_signed(&[], |params| {
+                params.distinguished_name = DistinguishedName::new();
+                params.distinguished_name.push(DnType::CommonName, "other.lab");
+            }),
+            "it is valid for other.lab, and not for 127.0.0.1. Use one of its names in esx.url",
+        ),
+        (
+            Presented::self_signed(&["127.0.0.1"], |params| {
+                params.not_after = rcgen::date_time_ymd(2001, 2, 3);
+            }),
+            "it has expired on 2001-02-03. Renew the host's certificate, correct the clock",
+        ),
+        (
+            Presented::self_signed(&["127.0.0.1"], |params| {
+                params.not_before = rcgen::date_time_ymd(2090, 2, 3);
+                params.not_after = rcgen::date_time_ymd(2091, 2, 3);
+            }),
+            "it is not valid yet, but from 2090-02-03 on. Renew",
+        ),
+        (
+            Presented::self_signed(&["127.0.0.1"], |params| {
+                params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+            }),
+            "it may not identify a server. Replace the host's certificate, or",
+        ),
+    ];
+    for (presented, expected) in table {
+        let reason = presented.outcome(&presented.pem()).await;
+        assert!(reason.contains(expected), "{expected} in {reason}");
+        assert!(reason.contains(&presented.fingerprint()), "{reason}");
+        // The pin is what the message advises, and it works.
+        let key = presented.key.serialize_der();
+        let url = serve(&presented.der, &key, &rustls::version::TLS12).await;
+        let mut options = options(&url);
+        options.verify = presented.fingerprint().parse().unwrap();
+        assert!(outcome(&options).await.unwrap().contains(CONNECTED));
+    }
+    // The server must own the key.
+    let mut presented = Presented::self_signed(&["127.0.0.1"], |_| {});
+    let trusted = presented.pem();
+    presented.key = KeyPair::generate().unwrap();
+    let reason = presented.outcome(&trusted).await;
+    assert!(reason.contains("a signature is not valid"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_no_trusted_authority_has_signed_is_refused_with_advice() {
+    let authority = Presented::self_signed(&["127.0.0.1"], |_| {});
+    for presented in [
+        Presented::self_signed(&["127.0.0.1"], |_| {}),
+        Presented::self_signed(&["127.0.0.1"], |params| params.is_ca = IsCa::NoCa),
+    ] {
+        let reason = presented.outcome(&authority.pem()).await;
+        for part in [
+            "its certificate is not accepted: it is self-signed",
+            "no trusted authority has signed it",
+            "\"ca:<file>\"",
+            &format!("esx.verify = \"{}\"", presented.fingerprint()),
+        ] {
+            assert!(reason.contains(part), "{part} in {reason}");
+        }
+        assert!(!reason.contains("UnknownIssuer") && !reason.contains("CaUsed"), "{reason}");
+    }
+}
+
 #[test]
 fn an_unusable_ca_file_is_an_error_of_the_options() {
     let mut file = CaFile::new("bad");
@@ -74,7 +222,12 @@ fn an_unusable_ca_file_is_an_error_of_the_options() {
     options.verify = Verify::CaFile(file.path.clone());
     assert!(options.check().unwrap_err().to_string().contains("no certificate"));
     file.write("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let error = options.check().unwrap_err().to_string();
+    assert!(error.contains("not usable: it is damaged"), "{error}");
+    file.write("-----BEGIN CERTIFICATE-----\nAAAA\n");
     assert!(options.check().unwrap_err().to_string().contains("not usable"));
+    options.verify = Verify::CaFile(std::env::temp_dir());
+    assert!(options.check().unwrap_err().to_string().contains("cannot be read"));
 }
 
 #[tokio::test]
@@ -179,7 +332,13 @@ fn value(der: &[u8]) -> (&[u8], &[u8]) {
 
 fn sequence(contents: &[u8]) -> Vec<u8> {
     let length = u16::try_from(contents.len()).unwrap().to_be_bytes();
-    [&[0x30, 0x82, length[0], length[1]], contents].concat()
+    // DER has the shortest form of the length.
+    let head: &[u8] = match length {
+        [0, short @ 0..=0x7f] => &[0x30, short],
+        [0, long] => &[0x30, 0x81, long],
+        [high, low] => &[0x30, 0x82, high, low],
+    };
+    [head, contents].concat()
 }
 
 /// A CA file that is removed after the test.

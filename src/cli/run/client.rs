@@ -9,7 +9,6 @@ use http::header::{AUTHORIZATION, DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
 use reqwest::{RequestBuilder, Response};
-use rustls::CertificateError;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -20,7 +19,7 @@ use super::arguments::RunCommand;
 use super::exit::Exit;
 use crate::config::BYTE_ORDER_MARK;
 use crate::domain::verify::Verify;
-use crate::esx::{CertificateMismatch, certificate_error_text, client_config};
+use crate::esx::{HandshakeError, RefusedCertificate, Remedy, client_config};
 
 /// The header that carries the id and the secret of a lease.
 const OTTER_LEASE: HeaderName = HeaderName::from_static("otter-lease");
@@ -355,9 +354,12 @@ fn no_answer(error: &reqwest::Error) -> NoAnswer {
     let cause = causes(error).find_map(ConnectionFailure::from_error);
     let corrected = error.url().map(with_other_scheme).unwrap_or_default();
     match cause {
-        Some(ConnectionFailure::Certificate(certificate)) => {
-            NoAnswer::permanent(certificate_refusal(certificate))
+        Some(ConnectionFailure::Certificate(refused)) => {
+            NoAnswer::permanent(certificate_refusal(&refused))
         }
+        Some(ConnectionFailure::OldTls(reason)) => NoAnswer::permanent(format!(
+            "{reason}: update the server of otter, or the proxy in front of it"
+        )),
         Some(ConnectionFailure::NoTls) => NoAnswer::permanent(format!(
             "this port does not speak TLS: write {corrected}, or the port at which otter serves TLS"
         )),
@@ -379,9 +381,11 @@ fn no_answer(error: &reqwest::Error) -> NoAnswer {
 }
 
 /// A cause that has a text of its own.
-enum ConnectionFailure<'e> {
+enum ConnectionFailure {
     /// The server's certificate is not accepted.
-    Certificate(&'e CertificateError),
+    Certificate(RefusedCertificate),
+    /// The server speaks TLS in a way that is too old.
+    OldTls(HandshakeError),
     /// The client spoke TLS, and the server answered something else.
     NoTls,
     /// The client spoke plain HTTP, and the server answered something else.
@@ -392,50 +396,61 @@ enum ConnectionFailure<'e> {
     NoTunnel,
 }
 
-impl<'e> ConnectionFailure<'e> {
-    fn from_error(error: &'e (dyn Error + 'static)) -> Option<Self> {
-        match error.downcast_ref::<rustls::Error>() {
-            Some(rustls::Error::InvalidCertificate(certificate)) => {
-                Some(Self::Certificate(certificate))
-            }
-            Some(rustls::Error::InvalidMessage(_)) => Some(Self::NoTls),
-            _ => {
-                // The type of this error is private to the HTTP client.
-                match error.to_string().strip_prefix("tunnel error: ") {
-                    Some("proxy authorization required") => return Some(Self::ProxyAccount),
-                    Some(
-                        "unsuccessful"
-                        | "unexpected end of file"
-                        | "proxy response headers too long",
-                    ) => return Some(Self::NoTunnel),
-                    _ => {}
+impl ConnectionFailure {
+    fn from_error(error: &(dyn Error + 'static)) -> Option<Self> {
+        if error.is::<rustls::Error>() {
+            return match HandshakeError::from_causes(error)? {
+                HandshakeError::Certificate(refused) => Some(Self::Certificate(refused)),
+                HandshakeError::NotTls => Some(Self::NoTls),
+                old @ (HandshakeError::OldVersion | HandshakeError::NoCommonCipher) => {
+                    Some(Self::OldTls(old))
                 }
-                let parse =
-                    error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
-                parse.then_some(Self::NoHttp)
-            }
+                _ => None,
+            };
         }
+        // The type of this error is private to the HTTP client.
+        match error.to_string().strip_prefix("tunnel error: ") {
+            Some("proxy authorization required") => return Some(Self::ProxyAccount),
+            Some("unsuccessful" | "unexpected end of file" | "proxy response headers too long") => {
+                return Some(Self::NoTunnel);
+            }
+            _ => {}
+        }
+        let is_parse = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
+        is_parse.then_some(Self::NoHttp)
     }
 }
 
-/// Describes why the certificate of otter is not accepted, and how to accept it.
-fn certificate_refusal(certificate: &CertificateError) -> String {
-    if let CertificateError::Other(other) = certificate
-        && let Some(CertificateMismatch { seen, .. }) = other.0.downcast_ref()
-    {
-        return format!(
-            "the certificate of otter is not the one of --fingerprint: its SHA-256 is {seen}"
-        );
-    }
-    let authority = match certificate {
-        CertificateError::UnknownIssuer => "pass the file of its authority with --cacert FILE, or ",
-        _ => "",
+/// Describes why the certificate of otter is not accepted, and what to do.
+fn certificate_refusal(refused: &RefusedCertificate) -> String {
+    let RefusedCertificate { why, remedy, fingerprint } = refused;
+    let other = match remedy {
+        Remedy::ChangePin => {
+            let seen = fingerprint.map(|seen| seen.to_string()).unwrap_or_default();
+            return format!(
+                "the certificate of otter is not the one of --fingerprint: its SHA-256 is {seen}"
+            );
+        }
+        Remedy::Trust => {
+            "pass the file of its authority, or of the certificate itself, with --cacert FILE, or "
+        }
+        Remedy::Dates => "renew it, correct the clock of this machine if it is wrong, or ",
+        Remedy::Name => "use one of its names in the address, or ",
+        Remedy::Pin => "replace it, or ",
+        Remedy::Replace => {
+            return format!("the certificate of otter is not trusted: {why}; replace it");
+        }
+        Remedy::Investigate => {
+            return format!(
+                "the certificate of otter is not trusted: {why}; check that otter uses its \
+                 certificate with the right key, and that no other server answers in its place"
+            );
+        }
     };
     format!(
-        "the certificate of otter is not trusted: {}; {authority}trust this one certificate with \
+        "the certificate of otter is not trusted: {why}; {other}trust this one certificate with \
          --fingerprint SHA256, which `openssl x509 -noout -fingerprint -sha256 -in FILE` prints \
-         for its file on otter's machine",
-        certificate_error_text(certificate)
+         for its file on otter's machine"
     )
 }
 

@@ -1,23 +1,28 @@
-//! The checks from the address of the host to the login.
+//! The checks from the address of the host to the connection, and the order of those to the login.
 
 use std::io;
 use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 
-use super::{CheckReport, CheckResult, Problem, problem};
+use super::tls::{self, TlsCheck};
+use super::{CheckReport, Problem, api, problem};
+use crate::clock::Clock;
 use crate::domain::proxy_url::ProxyUrl;
 use crate::domain::verify::{Fingerprint, Verify};
+use crate::esx::certificate::fingerprint;
+use crate::esx::handshake_error::HandshakeError;
 use crate::esx::options::{EsxOptions, service_url};
 use crate::esx::service_content::ServiceContent;
-use crate::esx::session::{ConnectError, Login, Session};
-use crate::esx::tls::{self, Endpoint};
+use crate::esx::session::{Login, Session};
+use crate::esx::tls::{Endpoint, handshake};
 use crate::esx::tunnel;
 use crate::hypervisor::{HostError, HostErrorKind};
 
 /// The checks from the address to the login. `None` if one of them failed.
 pub async fn connect_and_log_in(
     options: &EsxOptions,
+    clock: &Clock,
     session: &Session,
     report: &mut CheckReport<'_>,
 ) -> Option<(Login, ServiceContent)> {
@@ -28,13 +33,16 @@ pub async fn connect_and_log_in(
         let addresses = report.step("name", resolve(options, &endpoint).await)?;
         report.step("connection", connect(options, &endpoint, &addresses).await)?;
     }
-    let (trusted, judged) = certificate(options, &endpoint).await;
-    report.add("tls", judged);
-    if !trusted {
+    let TlsCheck { result, may_continue, is_of_vmware } =
+        tls::check(options, clock, &endpoint).await;
+    report.add("tls", result);
+    if !may_continue {
         return None;
     }
-    let (version, content) = report.step("api", identify(session).await)?;
-    let login = report.step("login", log_in(options, session, version, content.clone()).await)?;
+    let identified = api::identify(options, session, &endpoint, is_of_vmware).await;
+    let (version, content) = report.step("api", identified)?;
+    let accepted = api::log_in(options, session, version, content.clone()).await;
+    let login = report.step("login", accepted)?;
     Some((login, content))
 }
 
@@ -137,126 +145,6 @@ async fn connect(
     Err(problem(format!("No connection to {address}: {error}."), advice))
 }
 
-/// Checks the certificate. The `bool` is whether the diagnosis may continue: if the certificate is
-/// accepted, or if verification is off.
-async fn certificate(options: &EsxOptions, endpoint: &Endpoint) -> (bool, CheckResult) {
-    if !endpoint.is_tls {
-        return (
-            true,
-            Ok("Not used: esx.url is http, which is allowed for this machine only.".to_owned()),
-        );
-    }
-    let seen = match presented_fingerprint(options).await {
-        Ok(seen) => seen,
-        Err(error) => {
-            let advice = "The server does not speak TLS: check the port in esx.url (usually 443).";
-            return (false, Err(problem(error.message, advice)));
-        }
-    };
-    let compare = "Compare the fingerprint with the one on the host's console, or with the output \
-                   of `openssl x509 -noout -fingerprint -sha256 -in /etc/vmware/ssl/rui.crt` on \
-                   the host. If they are the same, set";
-    let pin = format!("{compare} esx.verify = \"sha256:{seen}\" (OTTER_ESX_VERIFY).");
-    let refused = match tls::handshake(
-        endpoint,
-        options.proxy.as_ref(),
-        &options.verify,
-        options.connect_timeout,
-    )
-    .await
-    {
-        Ok(_) => None,
-        Err(error) => Some(tls::handshake_error_text(&error)),
-    };
-    match (&options.verify, refused) {
-        (Verify::Off, _) => (
-            true,
-            Err(problem(
-                format!(
-                    "The host's certificate is not checked, so another server could read the \
-                     password. It is sha256:{seen}."
-                ),
-                pin,
-            )),
-        ),
-        (Verify::Fingerprint(_), None) => {
-            (true, Ok(format!("The certificate is the pinned one, sha256:{seen}.")))
-        }
-        (Verify::SystemRoots | Verify::CaFile(_), None) => {
-            (true, Ok(format!("The certificate is trusted; it is sha256:{seen}.")))
-        }
-        (_, Some(reason)) => (
-            false,
-            Err(problem(
-                format!(
-                    "The certificate is not accepted: {reason}. The host presented sha256:{seen}."
-                ),
-                pin,
-            )),
-        ),
-    }
-}
-
-async fn identify(session: &Session) -> Result<((&'static str, ServiceContent), String), Problem> {
-    match session.identify().await {
-        Ok((version, content)) => {
-            let product = &content.product;
-            let kind = match product.api_type.as_str() {
-                "HostAgent" => "a standalone host",
-                "VirtualCenter" => "a vCenter",
-                other => other,
-            };
-            let text = format!(
-                "{}, {kind}, API {}; otter uses the API version {version}.",
-                product.full_name, product.api_version
-            );
-            Ok(((version, content), text))
-        }
-        Err(error) => {
-            let advice = match error.kind {
-                HostErrorKind::Protocol => {
-                    "The server is neither an ESX nor a vCenter: correct esx.url."
-                }
-                _ => {
-                    "The host is up but its API is not: hostd may be starting, or hang \
-                     (`/etc/init.d/hostd status`)."
-                }
-            };
-            Err(problem(error.message, advice))
-        }
-    }
-}
-
-async fn log_in(
-    options: &EsxOptions,
-    session: &Session,
-    version: &'static str,
-    content: ServiceContent,
-) -> Result<(Login, String), Problem> {
-    match session.log_in(version, content, 1).await {
-        Ok(login) => Ok((login, format!("The host accepts the account {}.", options.username))),
-        Err(ConnectError::Refused { error, refusal }) => Err(problem(
-            error.message,
-            format!(
-                "{} There was one login: five refused logins lock an ESX account for 15 minutes, \
-                 also for the right password. The logins of a running otter count too.",
-                refusal.advice()
-            ),
-        )),
-        Err(ConnectError::Failed(error)) => {
-            let advice = if error.fault.is_some() {
-                "The host accepts no login now, and the account is not the reason: hostd may be \
-                 starting. Try again in a minute."
-            } else {
-                "The host accepts no login now. A 503 here usually means that the host has reached \
-                 its limit of sessions: end the sessions of scripts that never log out, or restart \
-                 hostd."
-            };
-            Err(problem(error.message, advice))
-        }
-    }
-}
-
 /// The fingerprint of the certificate that the host presents now, for an operator who wants to pin
 /// it. Compare it with the fingerprint on the console of the host before you trust it.
 ///
@@ -268,11 +156,9 @@ pub async fn presented_fingerprint(options: &EsxOptions) -> Result<Fingerprint, 
     let endpoint = Endpoint::from_url(&url)?;
     let Endpoint { host, port, .. } = &endpoint;
     let proxy = options.proxy.as_ref();
-    tls::handshake(&endpoint, proxy, &Verify::Off, options.connect_timeout).await.map_err(|error| {
-        unreachable(format!(
-            "No TLS with the host {host}:{port}: {}.",
-            tls::handshake_error_text(&error)
-        ))
-        .caused_by(error)
+    let presented = handshake(&endpoint, proxy, &Verify::Off, options.connect_timeout).await;
+    presented.map(|certificate| fingerprint(&certificate)).map_err(|error| {
+        let reason = HandshakeError::from_io(&error);
+        unreachable(format!("No TLS with the host {host}:{port}: {reason}.")).caused_by(error)
     })
 }

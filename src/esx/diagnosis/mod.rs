@@ -7,10 +7,12 @@
 //! ```
 //! With a proxy, which resolves the name and connects, the check `proxy` replaces the first two.
 //! The password is never sent to a host whose certificate is rejected, and a refused login is never
-//! repeated.
+//! repeated. A warning, such as for a certificate that is not checked, ends nothing.
 
 mod account;
+mod api;
 mod connection;
+mod tls;
 
 use super::options::EsxOptions;
 use super::session::Session;
@@ -25,14 +27,24 @@ pub use connection::presented_fingerprint;
 pub struct Finding {
     /// The name of the check, such as `login`.
     pub check: &'static str,
-    pub good: bool,
+    pub outcome: Outcome,
     /// The finding, in sentences.
     pub found: String,
     /// What to do if something is wrong.
     pub advice: Option<String>,
 }
 
-/// Runs all checks, passes each finding to `on_finding`, and returns whether all are good.
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Good,
+    /// It works, but a person should know about it.
+    Warning,
+    Failed,
+}
+
+/// Runs all checks, passes each finding to `on_finding`, and returns whether none
+/// failed.
 ///
 /// # Errors
 /// As [`EsxOptions::check`].
@@ -43,9 +55,9 @@ pub async fn diagnose(
 ) -> Result<bool, super::OptionsError> {
     options.check()?;
     let session = Session::new(options, clock.clone(), Metrics::default())?;
-    let mut report = CheckReport { on_finding, all_good: true };
+    let mut report = CheckReport { on_finding, none_failed: true };
     if let Some((login, host)) =
-        connection::connect_and_log_in(options, &session, &mut report).await
+        connection::connect_and_log_in(options, clock, &session, &mut report).await
     {
         let checks = AccountChecks::new(&session, &login);
         report.add("licence", checks.licence(&host).await);
@@ -55,35 +67,40 @@ pub async fn diagnose(
         report.add("sessions", checks.sessions().await);
         session.logout(&login).await;
     }
-    Ok(report.all_good)
+    Ok(report.none_failed)
 }
 
 /// The finding of a good check, or the problem.
 type CheckResult = Result<String, Problem>;
 
 struct Problem {
+    outcome: Outcome,
     found: String,
     advice: String,
 }
 
 fn problem(found: impl Into<String>, advice: impl Into<String>) -> Problem {
-    Problem { found: found.into(), advice: advice.into() }
+    Problem { outcome: Outcome::Failed, found: found.into(), advice: advice.into() }
+}
+
+fn warning(found: impl Into<String>, advice: impl Into<String>) -> Problem {
+    Problem { outcome: Outcome::Warning, ..problem(found, advice) }
 }
 
 struct CheckReport<'a> {
     on_finding: &'a mut (dyn FnMut(Finding) + Send),
-    all_good: bool,
+    none_failed: bool,
 }
 
 impl CheckReport<'_> {
     fn add(&mut self, check: &'static str, result: CheckResult) {
         let finding = match result {
-            Ok(found) => Finding { check, good: true, found, advice: None },
-            Err(Problem { found, advice }) => {
-                Finding { check, good: false, found, advice: Some(advice) }
+            Ok(found) => Finding { check, outcome: Outcome::Good, found, advice: None },
+            Err(Problem { outcome, found, advice }) => {
+                Finding { check, outcome, found, advice: Some(advice) }
             }
         };
-        self.all_good &= finding.good;
+        self.none_failed &= finding.outcome != Outcome::Failed;
         (self.on_finding)(finding);
     }
 

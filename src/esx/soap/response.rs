@@ -11,9 +11,18 @@ pub struct Reply(Document);
 /// Why an HTTP answer is no vim25 answer. In each case the call may have run.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
-    /// The proxy of the host answered, because hostd is down or starting.
+    /// The proxy in front of hostd answered, because hostd is down or starting.
     #[error("HTTP status {0} without a SOAP answer: the host's service is down or starting")]
     Unavailable(u16),
+    /// There is no vim25 at this address, or the proxy does not know hostd yet.
+    #[error(
+        "HTTP status {0} without a SOAP answer: the server has no vim25 API, or the host's service \
+         is starting"
+    )]
+    Missing(u16),
+    /// Another proxy answered.
+    #[error("HTTP status {0} without a SOAP answer: a proxy does not reach the host")]
+    Gateway(u16),
     #[error("HTTP status {0} without a SOAP answer")]
     NotSoap(u16),
     #[error("HTTP status {0} with an answer that cannot be parsed")]
@@ -34,24 +43,61 @@ pub fn parse_answer(
     let document = match Document::parse(body) {
         Ok(document) => document,
         Err(error) if status == 200 => return Err(AnswerError::Unreadable(status, error)),
-        Err(_) => return Err(not_soap(status)),
+        Err(_) => return Err(AnswerError::from_status(status)),
     };
     let root = document.root();
     if !root.is(ENVELOPE, "Envelope") {
-        return Err(not_soap(status));
+        return Err(AnswerError::from_status(status));
     }
-    let Some(answer) = body_content(root) else { return Err(not_soap(status)) };
+    let Some(answer) = body_content(root) else { return Err(AnswerError::from_status(status)) };
     if answer.is(ENVELOPE, "Fault") {
         return Ok(Err(VimFault::from_soap(answer)));
     }
     if status != 200 {
-        return Err(not_soap(status));
+        return Err(AnswerError::from_status(status));
     }
     if answer.name().strip_suffix("Response") != Some(method) {
         let other = answer.name().chars().take(80).collect();
         return Err(AnswerError::OtherMethod(other, method));
     }
     Ok(Ok(Reply(document)))
+}
+
+impl AnswerError {
+    /// The error for an answer without SOAP.
+    #[must_use]
+    pub const fn from_status(status: u16) -> Self {
+        match status {
+            503 => Self::Unavailable(status),
+            404 => Self::Missing(status),
+            502 | 504 => Self::Gateway(status),
+            _ => Self::NotSoap(status),
+        }
+    }
+
+    /// The HTTP status. `None` if the answer is of another method.
+    #[must_use]
+    pub const fn status(&self) -> Option<u16> {
+        match self {
+            Self::Unavailable(status)
+            | Self::Missing(status)
+            | Self::Gateway(status)
+            | Self::NotSoap(status)
+            | Self::Unreadable(status, _) => Some(*status),
+            Self::OtherMethod(..) => None,
+        }
+    }
+
+    /// Whether the host itself may answer so while it starts. A server that does not know the
+    /// method (501) is no host.
+    #[must_use]
+    pub const fn may_be_temporary(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::Missing(_) | Self::Gateway(_) => true,
+            Self::NotSoap(status) => *status >= 500 && *status != 501,
+            Self::Unreadable(..) | Self::OtherMethod(..) => false,
+        }
+    }
 }
 
 impl Reply {
@@ -77,14 +123,6 @@ impl Reply {
 
 fn body_content(envelope: Element<'_>) -> Option<Element<'_>> {
     envelope.children().find(|child| child.is(ENVELOPE, "Body"))?.children().next()
-}
-
-/// The proxy answers 404 while hostd, which serves `/sdk`, is down.
-fn not_soap(status: u16) -> AnswerError {
-    match status {
-        404 | 500.. => AnswerError::Unavailable(status),
-        _ => AnswerError::NotSoap(status),
-    }
 }
 
 #[cfg(test)]
@@ -121,15 +159,26 @@ mod tests {
         let html: &[u8] = b"<html><body>503 Service Unavailable</body></html>";
         let long: Vec<u8> = vec![b'x'; 100_000];
         for body in [b"" as &[u8], b"no healthy upstream", html, &long] {
-            for status in [404, 500, 502, 503, 504] {
-                let answer = parse_answer(status, body, "Login");
-                assert!(matches!(answer, Err(AnswerError::Unavailable(s)) if s == status));
-            }
-            for status in [301, 400, 401, 403] {
-                assert!(matches!(
-                    parse_answer(status, body, "Login"),
-                    Err(AnswerError::NotSoap(_))
-                ));
+            for (status, is_temporary, text) in [
+                (404, true, "has no vim25 API, or the host's service is starting"),
+                (500, true, "without a SOAP answer"),
+                (502, true, "a proxy does not reach the host"),
+                (503, true, "down or starting"),
+                (504, true, "a proxy does not reach the host"),
+                (501, false, "without a SOAP answer"),
+                (301, false, "without a SOAP answer"),
+                (400, false, "without a SOAP answer"),
+                (401, false, "without a SOAP answer"),
+                (403, false, "without a SOAP answer"),
+            ] {
+                let error = parse_answer(status, body, "Login").unwrap_err();
+                assert_eq!(
+                    (error.status(), error.may_be_temporary()),
+                    (Some(status), is_temporary)
+                );
+                let expected = format!("HTTP status {status}");
+                let found = error.to_string();
+                assert!(found.starts_with(&expected) && found.ends_with(text), "{found}");
             }
         }
         assert!(matches!(parse_answer(200, html, "Login"), Err(AnswerError::NotSoap(200))));
@@ -145,10 +194,7 @@ mod tests {
             parse_answer(200, &complete, "Logout"),
             Err(AnswerError::OtherMethod(..))
         ));
-        assert!(matches!(
-            parse_answer(500, &complete, "Login"),
-            Err(AnswerError::Unavailable(500))
-        ));
+        assert!(matches!(parse_answer(500, &complete, "Login"), Err(AnswerError::NotSoap(500))));
         assert!(matches!(
             parse_answer(200, &envelope(""), "Login"),
             Err(AnswerError::NotSoap(200))

@@ -50,6 +50,8 @@ pub struct HostSettings {
     pub session_limit: usize,
     /// The names in the certificate.
     pub certificate_names: Vec<String>,
+    /// Whether the certificate is one of an authority (`CA:TRUE`), as `openssl req -x509` makes it.
+    pub certificate_of_authority: bool,
 }
 
 /// Why a scenario is unusable.
@@ -185,6 +187,7 @@ impl Default for HostSettings {
             certificate_names: ["localhost.localdomain", "localhost", "127.0.0.1"]
                 .map(str::to_owned)
                 .to_vec(),
+            certificate_of_authority: false,
         }
     }
 }
