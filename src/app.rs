@@ -187,6 +187,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
             body_limit: http.body_limit,
             body_timeout: http.body_timeout,
             header_timeout: http.header_timeout,
+            idle_timeout: http.idle_timeout,
             // Each wait holds a connection, and otter must serve other calls at the same time.
             max_connections: connection_limit(http.max_waits + 1_000),
             scheme: Scheme::Http,

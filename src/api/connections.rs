@@ -46,9 +46,13 @@ struct OpenConnections {
     idle: BTreeMap<u64, CancellationToken>,
 }
 
+/// The key of a connection that is not idle.
+const BUSY: u64 = u64::MAX;
+
 /// One open connection. It counts towards the limit until this is dropped.
 pub struct ConnectionSlot {
     connections: Arc<Connections>,
+    /// The key in `idle`, or [`BUSY`].
     idle_since: AtomicU64,
     close: CancellationToken,
     has_accepted_request: AtomicBool,
@@ -165,12 +169,20 @@ impl ConnectionSlot {
         Arc::clone(&self.is_upgraded)
     }
 
+    /// A number for the time since the connection became idle; each such time has another number.
+    /// `None` while a request is in flight, and after an upgrade.
+    #[must_use]
+    pub fn idle_period(&self) -> Option<u64> {
+        Some(self.idle_since.load(Ordering::Relaxed)).filter(|since| *since != BUSY)
+    }
+
     /// Marks the connection as busy until the result is dropped. `None` if the connection was asked
     /// to close.
     #[must_use]
     pub fn begin_request(self: &Arc<Self>) -> Option<InFlight> {
         let since = self.idle_since.load(Ordering::Relaxed);
         self.connections.state().idle.remove(&since)?;
+        self.idle_since.store(BUSY, Ordering::Relaxed);
         self.has_accepted_request.store(true, Ordering::Relaxed);
         Some(InFlight(Arc::clone(self)))
     }

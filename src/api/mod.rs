@@ -25,6 +25,7 @@ mod openapi_parts;
 mod pages;
 pub mod paging;
 pub mod problem;
+mod read_limits;
 mod request_checks;
 mod respond;
 mod roles;
@@ -77,8 +78,10 @@ pub struct HttpSettings {
     pub body_limit: usize,
     /// The time in which the whole body must arrive.
     pub body_timeout: Duration,
-    /// The time in which the headers of a request must arrive.
+    /// The time in which the headers of a request must arrive, from their first byte.
     pub header_timeout: Duration,
+    /// How long a connection may be idle between two requests.
+    pub idle_timeout: Duration,
     /// The largest number of open connections. At this number otter closes idle connections to
     /// accept new ones.
     pub max_connections: usize,

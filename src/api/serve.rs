@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use http::StatusCode;
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use rustix::fs::Access;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
@@ -27,6 +28,7 @@ use super::HttpSettings;
 use super::client_address::Peer;
 use super::connections::{Admission, Admitted, AnswerBody, ConnectionSlot, Connections};
 use super::hyper_errors::HyperErrorReplacer;
+use super::read_limits::{LimitedStream, ReadLimits};
 use super::tls::Tls;
 use crate::clock::Clock;
 use crate::connection_stream::ConnectionStream;
@@ -41,6 +43,13 @@ const WRITE_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The least time between two warnings of one kind.
 const BETWEEN_WARNINGS: Duration = Duration::from_mins(1);
+
+/// How long otter keeps an idle connection beyond the time that it announces. A request that a
+/// client sends at the last moment thus arrives on an open connection.
+const IDLE_MARGIN: Duration = Duration::from_secs(1);
+
+/// The header that announces how long an idle connection is kept (RFC 2068, section 19.7.1.1).
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// The time in which a client must read the rest of its response after its idle connection was
 /// selected for closing.
@@ -160,6 +169,11 @@ pub async fn serve(
 ) {
     let slots = Connections::new(settings.max_connections);
     let mut warnings = Warnings::new(clock.clone());
+    let limits = ReadLimits {
+        idle: settings.idle_timeout.saturating_add(IDLE_MARGIN),
+        header: settings.header_timeout,
+    };
+    let announced = format!("timeout={}", settings.idle_timeout.as_secs());
     let connections = tokio_util::task::TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -181,14 +195,14 @@ pub async fn serve(
             admitted = slots.admit() => admitted,
         };
         warnings.count_admission(admission, settings.max_connections);
-        let (router, timeout) = (router.clone(), settings.header_timeout);
+        let (router, announced) = (router.clone(), HeaderValue::from_str(&announced).ok());
         let (clock, stop) = (clock.clone(), stop.clone());
         let held = (Arc::clone(&slot), connections.token());
         let tracked = connections.track_future(async move {
             let secured = tokio::select! {
                 secured = handshake(connection) => secured,
                 () = slot.close_requested() => Err(io::ErrorKind::ConnectionAborted.into()),
-                () = clock.sleep(timeout) => Err(io::ErrorKind::TimedOut.into()),
+                () = clock.sleep(limits.header) => Err(io::ErrorKind::TimedOut.into()),
                 () = stop.cancelled() => Err(io::ErrorKind::Interrupted.into()),
             };
             match secured {
@@ -198,7 +212,9 @@ pub async fn serve(
                         HyperErrorReplacer::new(connection, clock.clone(), slot.is_upgraded());
                     let end = drain_deadline(stop.clone(), clock.clone());
                     let connection = ConnectionStream::new(connection, held, end);
-                    serve_one(connection, &slot, peer, router, timeout, clock, stop).await;
+                    let connection =
+                        LimitedStream::new(connection, Arc::clone(&slot), limits, clock.clone());
+                    serve_one(connection, &slot, peer, router, announced, clock, stop).await;
                 }
                 Err(error) => {
                     tracing::debug!(
@@ -367,35 +383,43 @@ async fn answer_https_only(mut stream: TcpStream) -> io::Result<()> {
     tokio::io::copy(&mut stream.take(UNREAD), &mut tokio::io::sink()).await.map(drop)
 }
 
+/// Serves the requests of a connection.
+///
+/// # Parameters
+/// - `announced`: the `Keep-Alive` of responses after which the connection stays open.
 async fn serve_one(
     connection: impl Stream + 'static,
     slot: &Arc<ConnectionSlot>,
     peer: Peer,
     router: Router,
-    header_timeout: Duration,
+    announced: Option<HeaderValue>,
     clock: Clock,
     stop: CancellationToken,
 ) {
-    let at = Arc::clone(slot);
+    let (at, stopping) = (Arc::clone(slot), stop.clone());
     let service = service_fn(move |mut request: http::Request<Incoming>| {
         let in_flight = at.begin_request();
         request.extensions_mut().insert(peer);
+        let announced = announced.clone().filter(|_| keeps_connection(&request));
+        let stopping = stopping.clone();
         let answer = router.clone().oneshot(request);
         async move {
             // The connection was selected for closing. The request had no effect, so the client may
             // repeat it.
             let in_flight = in_flight.ok_or(io::ErrorKind::ConnectionAborted)?;
-            let Ok(answer) = answer.await;
+            let Ok(mut answer) = answer.await;
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 in_flight.mark_upgraded();
+            } else if let Some(announced) = announced.filter(|_| !stopping.is_cancelled()) {
+                announce(announced, answer.headers_mut());
             }
             Ok::<_, io::Error>(answer.map(|body| AnswerBody::new(body, in_flight)))
         }
     });
     let mut connection = std::pin::pin!(
         http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(header_timeout)
+            // `LimitedStream` limits the time of a head.
+            .header_read_timeout(None)
             // Above otter's own limits, so that otter refuses most oversized requests itself.
             .max_headers(4 * super::request_checks::MAX_HEADERS)
             .max_buf_size(256 * 1024)
@@ -415,6 +439,28 @@ async fn serve_one(
     tokio::select! {
         ended = connection => log_end(ended),
         () = clock.sleep(linger) => {}
+    }
+}
+
+/// Whether a client keeps the connection open after its request (RFC 9112, section 9.3). A client of
+/// HTTP/1.0 closes it unless it says otherwise, and gets no `Keep-Alive`.
+fn keeps_connection<B>(request: &http::Request<B>) -> bool {
+    let closes = |value: &HeaderValue| {
+        value
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+    };
+    request.version() == Version::HTTP_11
+        && !request.headers().get_all(CONNECTION).iter().any(closes)
+}
+
+/// Announces how long the connection is kept. `Connection` names the header, so that proxies drop
+/// it.
+fn announce(timeout: HeaderValue, headers: &mut HeaderMap) {
+    if !headers.contains_key(CONNECTION) {
+        headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
+        headers.insert(KEEP_ALIVE, timeout);
     }
 }
 

@@ -82,6 +82,7 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
         max_waits,
         body_limit,
         header_timeout,
+        idle_timeout,
         body_timeout,
         allowed_origins,
         trusted_proxies,
@@ -102,6 +103,7 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
     table.set("max_waits", max_waits, count);
     table.set("body_limit", body_limit, count);
     table.set("header_timeout", header_timeout, timeout);
+    table.set("idle_timeout", idle_timeout, timeout);
     table.set("body_timeout", body_timeout, timeout);
     table.set("allowed_origins", allowed_origins, parsed_list);
     table.set("trusted_proxies", trusted_proxies, parsed_list);

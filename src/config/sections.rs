@@ -92,6 +92,8 @@ pub struct Http {
     /// The maximum size of a request's body, in bytes.
     pub body_limit: usize,
     pub header_timeout: Duration,
+    /// How long a connection may be idle between two requests.
+    pub idle_timeout: Duration,
     pub body_timeout: Duration,
     /// The origins of other servers whose pages may send changes.
     pub allowed_origins: Vec<WebOrigin>,
@@ -238,6 +240,7 @@ impl Default for Http {
             max_waits: 20_000,
             body_limit: MIB,
             header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),

@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
-use crate::harness::{Lab, RawConnection, send_raw};
+use otter::app::Settings;
+use otter::clock::Clock;
+
+use crate::harness::{Lab, LabOptions, RawConnection, pause, send_raw};
 
 const END: &str = "host: localhost\r\nconnection: close\r\n\r\n";
+
+/// A request after which the connection stays open.
+const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
 #[tokio::test]
 async fn a_uri_that_is_too_long_is_414() {
@@ -131,21 +137,69 @@ async fn slow_headers_end_the_connection_and_others_are_served() {
             .await;
     let mut slow = RawConnection::open(lab.address).await;
     slow.send(b"GET /healthz HTTP/1.1\r\nhost: local").await;
-    // Each request has its own connection, because otter also closes connections that are idle for
-    // so long.
-    let served = async || {
-        let mut other = RawConnection::open(lab.address).await;
-        other.send(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
-        other.answer().await.expect(200);
+    let mut other = RawConnection::open(lab.address).await;
+    let served = async |other: &mut RawConnection| {
+        other.send(HEALTH).await;
+        other.next_answer().await.expect(200);
     };
-    served().await;
+    served(&mut other).await;
     let rest = slow.until_closed().await;
     assert!(
         rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"),
         "{:?}",
         String::from_utf8_lossy(&rest)
     );
-    served().await;
+    // The limit of a head does not end an idle connection: it was idle for at least that time.
+    served(&mut other).await;
+    // A connection that carried a request has the limit too.
+    other.send(b"GET /healthz HTTP/1.1\r\n").await;
+    let rest = other.until_closed().await;
+    assert!(rest.is_empty(), "{:?}", String::from_utf8_lossy(&rest));
+}
+
+#[tokio::test]
+async fn an_idle_connection_closes_at_the_announced_time() {
+    let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+    let settings = |settings: &mut Settings| {
+        settings.http.idle_timeout = Duration::from_secs(75);
+    };
+    let options = LabOptions { settings, clock: clock.clone(), ..LabOptions::default() };
+    let lab = Lab::with_options(options).await;
+    let mut used = RawConnection::open(lab.address).await;
+    for _ in 0..3 {
+        used.send(HEALTH).await;
+        let answer = used.next_answer().await.expect(200);
+        assert_eq!(answer.header("keep-alive"), Some("timeout=75"));
+        assert_eq!(answer.header("connection"), Some("keep-alive"));
+        clock.advance(Duration::from_secs(75));
+    }
+    let unused = RawConnection::open(lab.address).await;
+    for mut idle in [used, unused] {
+        let advancing = async {
+            loop {
+                clock.advance(Duration::from_secs(30));
+                pause().await;
+            }
+        };
+        tokio::select! {
+            rest = idle.until_closed() => assert!(rest.is_empty(), "{rest:?}"),
+            () = advancing => unreachable!(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_a_connection_that_stays_open_announces_its_time() {
+    let lab = Lab::start().await;
+    for (version, header) in
+        [("1.1", "connection: close\r\n"), ("1.1", "connection: x, Close\r\n"), ("1.0", "")]
+    {
+        let request = format!("GET /healthz HTTP/{version}\r\nhost: localhost\r\n{header}\r\n");
+        let answer = send_raw(lab.address, request).await.expect(200);
+        assert_eq!(answer.header("keep-alive"), None, "{version} {header}");
+    }
+    lab.get("/nowhere").await.problem(404, "not-found");
+    assert!(lab.get("/nowhere").await.header("keep-alive").is_some(), "problems announce it too");
 }
 
 #[tokio::test]

@@ -382,6 +382,8 @@ pub fn settings(url: &str) -> Settings {
             body_limit: 1 << 20,
             body_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
+            // A test that advances the clock must not close the connections of its client.
+            idle_timeout: Duration::from_hours(24 * 365 * 100),
             max_connections: 20_000,
             scheme: Scheme::Http,
             allowed_origins: Vec::new(),

@@ -44,7 +44,31 @@ impl RawConnection {
     pub async fn answer(&mut self) -> Answer {
         let all = self.until_closed().await;
         let end = all.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
-        let head = String::from_utf8(all[..end].to_vec()).unwrap();
+        self.checked_answer(&all[..end], all[end + 4..].to_vec())
+    }
+
+    /// The next answer, whose body has a `Content-Length`, on a connection that stays open. All
+    /// requests of the connection must be the same.
+    pub async fn next_answer(&mut self) -> Answer {
+        let reading = timeout(TIMEOUT, async {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(self.stream.read_u8().await.expect("a whole head"));
+            }
+            head.truncate(head.len() - 4);
+            let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
+            let length = text.split("content-length: ").nth(1).expect("a length");
+            let length = length.split("\r\n").next().unwrap().parse().unwrap();
+            let mut body = vec![0; length];
+            self.stream.read_exact(&mut body).await.unwrap();
+            (head, body)
+        });
+        let (head, body) = reading.await.expect("an answer");
+        self.checked_answer(&head, body)
+    }
+
+    fn checked_answer(&self, head: &[u8], body: Vec<u8>) -> Answer {
+        let head = std::str::from_utf8(head).unwrap();
         let mut lines = head.split("\r\n");
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let mut headers = HeaderMap::new();
@@ -52,7 +76,7 @@ impl RawConnection {
             headers
                 .append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
         }
-        let answer = Answer::from_parts(status, headers, all[end + 4..].to_vec());
+        let answer = Answer::from_parts(status, headers, body);
         let (method, path) = self.request_line().unwrap_or_default();
         document::check(&method, &path, &answer);
         answer
