@@ -16,7 +16,8 @@ use rustix::process::{Resource, getrlimit};
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::serve::{Listener, serve};
+use crate::api::listener::Listener;
+use crate::api::serve::serve;
 use crate::api::tls::{Tls, TlsFiles};
 use crate::api::{ApiState, HttpSettings, connections};
 use crate::clock::Clock;
@@ -25,6 +26,7 @@ use crate::domain::answers::AnswerRules;
 use crate::domain::audit::AuditAction;
 use crate::domain::machine_pattern::MachinePattern;
 use crate::domain::pool::Pools;
+use crate::domain::socket_access::SocketAccess;
 use crate::domain::verify::Verify;
 use crate::domain::web_origin::Scheme;
 use crate::esx::{EsxHypervisor, EsxOptions};
@@ -48,7 +50,7 @@ use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
 use crate::service::storage_watch::StorageWatch;
 use crate::storage::{AuditRetention, RecordRetention, Retention, Storage};
 use crate::store::Store;
-use crate::supervisor::{Shutdown, Signals, Supervisor};
+use crate::supervisor::{PassedSocket, Shutdown, Signals, Supervisor};
 use crate::telemetry::metrics::{Metrics, SampledMetrics};
 
 pub use checks::{CheckedSettings, check, check_with_state, wrong_host_settings};
@@ -62,6 +64,11 @@ const GRACE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub listen: Listen,
+    /// Who may connect, if `listen` is a Unix socket.
+    pub socket_access: SocketAccess,
+    /// The sockets of the service manager. If there are any, otter serves on them and not on
+    /// `listen`.
+    pub passed_sockets: Vec<PassedSocket>,
     /// The certificate and the key for TLS on TCP. `None` serves plain HTTP.
     pub tls: Option<TlsFiles>,
     /// `None` keeps the state in memory. It is lost when the process ends.
@@ -145,11 +152,6 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
     options.answer_limit = esx.answer_limit;
     let config::Deadlines { power, guest, create, revert, remove, prepare } = jobs.deadlines;
     Ok(Settings {
-        listen: http.listen,
-        tls: http
-            .tls_certificate
-            .zip(http.tls_key)
-            .map(|(certificate, key)| TlsFiles { certificate, key }),
         state_dir,
         guest_settle: esx.guest_settle,
         protection: Protection {
@@ -181,28 +183,40 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
         leases: lease_rules(&leases),
         pools: Pools(pools),
         answers,
-        http: HttpSettings {
-            max_wait: http.max_wait,
-            max_waits: http.max_waits,
-            body_limit: http.body_limit,
-            body_timeout: http.body_timeout,
-            header_timeout: http.header_timeout,
-            idle_timeout: http.idle_timeout,
-            // Each wait holds a connection, and otter must serve other calls at the same time.
-            max_connections: connection_limit(http.max_waits + 1_000),
-            scheme: Scheme::Http,
-            allowed_origins: http.allowed_origins,
-            trusted_proxies: http.trusted_proxies,
-            access_log: log.access,
-            bookmark_interval: Duration::from_secs(15),
-            tls_verified: options.verify != Verify::Off,
-            is_unencrypted: false,
-        },
+        listen: http.listen.clone(),
+        socket_access: SocketAccess { mode: http.socket_mode, group: http.socket_group.clone() },
+        passed_sockets: Vec::new(),
+        tls: http
+            .tls_certificate
+            .clone()
+            .zip(http.tls_key.clone())
+            .map(|(certificate, key)| TlsFiles { certificate, key }),
+        http: http_settings(http, log.access, options.verify != Verify::Off),
         event_stream: EventStreamSettings::default(),
         esx: options,
         grace: GRACE,
         warnings,
     })
+}
+
+fn http_settings(http: config::Http, access_log: bool, tls_verified: bool) -> HttpSettings {
+    HttpSettings {
+        max_wait: http.max_wait,
+        max_waits: http.max_waits,
+        body_limit: http.body_limit,
+        body_timeout: http.body_timeout,
+        header_timeout: http.header_timeout,
+        idle_timeout: http.idle_timeout,
+        // Each wait holds a connection, and otter must serve other calls at the same time.
+        max_connections: connection_limit(http.max_waits + 1_000),
+        scheme: Scheme::Http,
+        allowed_origins: http.allowed_origins,
+        trusted_proxies: http.trusted_proxies,
+        access_log,
+        bookmark_interval: Duration::from_secs(15),
+        tls_verified,
+        is_unencrypted: false,
+    }
 }
 
 /// The configured number of connections, or fewer if the limit of open files allows fewer.
@@ -255,7 +269,7 @@ pub struct App {
     supervisor: Supervisor,
     store: Store,
     services: Services,
-    listener: Listener,
+    listeners: Vec<Listener>,
     http: HttpSettings,
     metrics: Metrics,
     retention: Retention,
@@ -288,6 +302,8 @@ impl App {
         let hosts = Hosts::from_host(backend(&settings, &clock, &metrics)?);
         let Settings {
             listen,
+            socket_access,
+            passed_sockets,
             tls: _,
             state_dir,
             esx: _,
@@ -311,13 +327,14 @@ impl App {
             None => Store::in_memory().await?,
         };
         let storage: Arc<dyn Storage> = Arc::new(store.clone());
-        if tls.is_some() && matches!(listen, Listen::Tcp(_)) {
-            http.scheme = Scheme::Https;
-        }
         let audit = Arc::new(Audit::new(Arc::clone(&storage), clock.clone()));
         let callers = Arc::new(Callers::load(Arc::clone(&storage), clock.clone()).await?);
         let supervisor = Supervisor::new(clock.clone(), grace);
-        let listener = bind_listener(&listen, tls, &supervisor, &audit).await?;
+        let listeners = bind_listeners(&listen, &socket_access, &passed_sockets).await?;
+        let listeners = with_tls(listeners, tls, &supervisor, &audit);
+        if listeners.iter().any(|listener| matches!(listener, Listener::Tls(..))) {
+            http.scheme = Scheme::Https;
+        }
         let event_stream = EventStream::with_settings(&clock, &event_stream);
         let inventory = Arc::new(Inventory::new(clock.clone(), event_stream.clone(), guest_settle));
         let (published_leases, pools) = (Arc::new(PublishedLeases::default()), Arc::new(pools));
@@ -378,21 +395,31 @@ impl App {
             hosts,
         };
         sample_metrics(&metrics, &services, &store, &clock);
-        Ok(Self { clock, supervisor, store, services, listener, http, metrics, retention, answers })
+        Ok(Self {
+            clock,
+            supervisor,
+            store,
+            services,
+            listeners,
+            http,
+            metrics,
+            retention,
+            answers,
+        })
     }
 
-    /// The address that otter listens on, as text.
+    /// The addresses that otter listens on, as text; at least one.
     ///
     /// # Errors
-    /// The operating system does not report the address.
-    pub fn listen_address_text(&self) -> std::io::Result<String> {
-        self.listener.describe()
+    /// The operating system does not report an address.
+    pub fn listen_addresses(&self) -> std::io::Result<Vec<String>> {
+        self.listeners.iter().map(Listener::describe).collect()
     }
 
-    /// The TCP address that otter listens on. `None` if it listens on a Unix socket.
+    /// The first TCP address that otter listens on. `None` if it listens only on Unix sockets.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
-        self.listener.address()
+        self.listeners.iter().find_map(Listener::address)
     }
 
     /// The store. Tests count its statements.
@@ -438,17 +465,8 @@ impl App {
     /// The unfinished jobs cannot be read from the store.
     pub async fn run(self, signals: Signals) -> anyhow::Result<Shutdown> {
         let router = self.router();
-        let Self {
-            clock,
-            supervisor,
-            store,
-            services,
-            listener,
-            http,
-            metrics: _,
-            retention,
-            answers,
-        } = self;
+        let Self { clock, supervisor, store, services, listeners, http, retention, answers, .. } =
+            self;
         let (purged, purge_clock): (Arc<dyn Storage>, _) = (Arc::new(store.clone()), clock.clone());
         // The store stops last, because the other services commit to it until they end. The audit
         // stops just before it, because it counts refused calls until then.
@@ -498,36 +516,50 @@ impl App {
         supervisor.spawn("storage", |stop| services.storage.clone().watch(stop));
         supervisor.spawn("retention", |stop| retention::run(purged, purge_clock, retention, stop));
         let own = supervisor.clone();
-        supervisor.spawn("http", |stop| serve(listener, router, http, clock, own, stop));
+        supervisor.spawn("http", |stop| serve(listeners, router, http, clock, own, stop));
         supervisor.ready();
         Ok(supervisor.run(signals).await)
     }
 }
 
-/// Binds the address. On TCP it serves TLS if a certificate is configured. SIGHUP reloads the
-/// certificate.
-async fn bind_listener(
+/// Binds the address, or takes over the sockets of the service manager.
+async fn bind_listeners(
     listen: &Listen,
+    access: &SocketAccess,
+    passed: &[PassedSocket],
+) -> anyhow::Result<Vec<Listener>> {
+    if passed.is_empty() {
+        let listener = match listen {
+            Listen::Tcp(address) => Listener::tcp(*address).await,
+            Listen::Unix(path) => Listener::unix(path, access).await,
+        };
+        return Ok(vec![listener.with_context(|| format!("cannot listen on {listen}"))?]);
+    }
+    let mut listeners = Vec::new();
+    for PassedSocket { name, listener } in passed {
+        tracing::info!(socket = name, "systemd passed a socket, which replaces http.listen");
+        let taken = Listener::passed(listener);
+        let context = || format!("cannot listen on the socket {name} of systemd");
+        listeners.push(taken.with_context(context)?);
+    }
+    Ok(listeners)
+}
+
+/// Adds TLS to the TCP listeners if a certificate is configured. SIGHUP reloads the certificate.
+fn with_tls(
+    listeners: Vec<Listener>,
     tls: Option<Tls>,
     supervisor: &Supervisor,
     audit: &Arc<Audit>,
-) -> anyhow::Result<Listener> {
-    let listener = match listen {
-        Listen::Tcp(address) => {
-            Listener::tcp(*address).await.with_context(|| format!("cannot listen on {address}"))?
-        }
-        Listen::Unix(path) => Listener::unix(path)
-            .await
-            .with_context(|| format!("cannot listen on unix:{}", path.display()))?,
-    };
-    let Some(tls) = tls else { return Ok(listener) };
+) -> Vec<Listener> {
+    let Some(tls) = tls else { return listeners };
     let (again, audit) = (tls.clone(), Arc::clone(audit));
     supervisor.on_reload("the certificate", move || {
         let reloaded = again.reload();
         audit.reloaded(AuditAction::CertificateReloaded, reloaded.is_ok());
         reloaded
     });
-    Ok(listener.with_tls(tls))
+    listeners.into_iter().map(|listener| listener.with_tls(tls.clone())).collect()
 }
 
 /// Creates the backend for the settings. Another hypervisor needs another implementation.

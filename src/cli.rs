@@ -23,13 +23,13 @@ use secrecy::SecretString;
 use self::run::{Exit, RunCommand};
 use self::store::StoreCommand;
 use self::token::TokenCommand;
-use crate::app::{self, App, CheckedSettings, SimulatedHost};
+use crate::app::{self, App, CheckedSettings, Settings, SimulatedHost};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Flags, LogFormat};
 use crate::domain::terminal::{printable, printable_lines};
 use crate::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 use crate::store::Existing;
-use crate::supervisor::{ShutdownCause, Signals};
+use crate::supervisor::{PassedSocket, ShutdownCause, Signals};
 use crate::telemetry::logs::{self, Style};
 
 /// A REST daemon in front of a VMware ESX host.
@@ -189,7 +189,10 @@ impl Command {
 pub fn run(command: Command) -> ExitCode {
     let Command { subcommand } = command;
     let outcome = match subcommand {
-        Subcommands::Serve(serve) => on_runtime(self::serve(serve)),
+        // Before the runtime starts its threads.
+        Subcommands::Serve(serve) => PassedSocket::take_all()
+            .context("otter cannot serve on the sockets that it was passed")
+            .and_then(|passed| on_runtime(self::serve(serve, passed))),
         Subcommands::Run(command) => run::run(&command),
         Subcommands::Token(command) => on_runtime(token::token(command)),
         Subcommands::Store(command) => on_runtime(store::store(command)),
@@ -211,7 +214,7 @@ fn on_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::R
     runtime.context("the runtime cannot be started")?.block_on(work)
 }
 
-async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
+async fn serve(args: ServeArgs, passed_sockets: Vec<PassedSocket>) -> anyhow::Result<ExitCode> {
     let ServeArgs { simulate, scenario, config_args } = args;
     if !simulate && scenario.is_given() {
         let wrong = "--scenario and --machines describe the simulated host: add --simulate\n";
@@ -237,14 +240,16 @@ async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
         fingerprint: simulator.fingerprint(),
     });
     let has_password = host.is_none();
-    let settings = app::settings(config, host)?;
+    let settings = Settings { passed_sockets, ..app::settings(config, host)? };
     let state = settings.state_dir.clone();
     let app = App::bind(settings, clock).await?;
     if has_password {
         app.reload_password_with(move || config_args.read()?.esx.host().map(|host| host.password));
     }
-    let bound = app.listen_address_text().context("the bound address cannot be read")?;
-    tracing::info!(address = bound, "listening");
+    let bound = app.listen_addresses().context("the bound address cannot be read")?;
+    for address in &bound {
+        tracing::info!(address, "listening");
+    }
     print(&printable_lines(&start_message(&bound, state.as_deref())));
     let ending = app.run(signals).await?;
     if let Some(simulator) = simulated {
@@ -397,11 +402,13 @@ fn raise_file_limit() {
 
 /// The message that `serve` prints when it listens: the address, the state directory, and commands
 /// to try.
-fn start_message(bound: &str, state: Option<&Path>) -> String {
-    let (curl, browser) = match bound.strip_prefix("unix:") {
+fn start_message(bound: &[String], state: Option<&Path>) -> String {
+    let first = bound.first().map_or("", String::as_str);
+    let (curl, browser) = match first.strip_prefix("unix:") {
         Some(path) => (format!("curl -s --unix-socket {path} http://localhost"), String::new()),
-        None => (format!("curl -s {bound}"), format!("In a browser: {bound}/docs\n")),
+        None => (format!("curl -s {first}"), format!("In a browser: {first}/docs\n")),
     };
+    let bound = bound.join(" and ");
     let state = state.map_or_else(
         || "in memory, and is gone when otter ends (--state-dir keeps it)".to_owned(),
         |directory| format!("in {}", directory.display()),
@@ -429,11 +436,13 @@ mod tests {
 
     #[test]
     fn the_start_message_names_what_works_where_it_listens() {
-        let tcp = start_message("http://127.0.0.1:8080", None);
+        let tcp = start_message(&["http://127.0.0.1:8080".to_owned()], None);
         assert!(tcp.contains("\n  curl -s http://127.0.0.1:8080/v1/machines\n"), "{tcp}");
         assert!(tcp.ends_with("\nIn a browser: http://127.0.0.1:8080/docs\n"), "{tcp}");
         assert!(tcp.contains("is kept in memory"), "{tcp}");
-        let unix = start_message("unix:/run/otter.sock", Some(Path::new("/var/lib/otter")));
+        let both = ["unix:/run/otter.sock".to_owned(), "http://[::1]:80".to_owned()];
+        let unix = start_message(&both, Some(Path::new("/var/lib/otter")));
+        assert!(unix.starts_with("otter listens on unix:/run/otter.sock and http://[::1]:80. "));
         assert!(unix.contains("is kept in /var/lib/otter."), "{unix}");
         assert!(
             unix.ends_with("\n  curl -s --unix-socket /run/otter.sock http://localhost/v1/about\n"),

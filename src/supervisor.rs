@@ -17,6 +17,7 @@
 //! A service task that ends before it is asked to, for any reason, shuts the daemon down, and the
 //! exit code is 1. An isolated task, such as a job, may panic: its starter gets the failure.
 
+mod activation;
 mod signals;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ use tracing::Instrument;
 
 use crate::clock::Clock;
 
+pub use activation::{PassedListener, PassedSocket};
 pub use signals::{Signal, Signals};
 
 /// How long the supervisor waits for dropped tasks and for the final services. The disk may be

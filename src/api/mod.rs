@@ -17,6 +17,7 @@ mod layers;
 mod lease_authorization;
 mod leases;
 mod links;
+pub mod listener;
 mod long_poll;
 mod machines;
 mod media_type;

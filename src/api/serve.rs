@@ -1,25 +1,19 @@
-//! Accepts connections and serves HTTP/1.1 over TCP, TLS or a Unix socket. Limits the time and
-//! memory that a slow or hostile client can take.
+//! Serves HTTP/1.1 on the connections of the listeners. Limits the time and memory that a slow or
+//! hostile client can take.
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::SocketAddr as SocketAddress;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::future::select_all;
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use rustix::fs::Access;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -28,8 +22,8 @@ use super::HttpSettings;
 use super::client_address::Peer;
 use super::connections::{Admission, Admitted, AnswerBody, ConnectionSlot, Connections};
 use super::hyper_errors::HyperErrorReplacer;
+use super::listener::{Accepted, Listener, Stream};
 use super::read_limits::{LimitedStream, ReadLimits};
-use super::tls::Tls;
 use crate::clock::Clock;
 use crate::connection_stream::ConnectionStream;
 use crate::supervisor::Supervisor;
@@ -55,112 +49,13 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// selected for closing.
 const IDLE_CLOSE_LINGER: Duration = Duration::from_millis(500);
 
-/// A bound socket on which otter accepts connections.
-pub enum Listener {
-    Tcp(TcpListener),
-    /// TCP with TLS.
-    Tls(TcpListener, Tls),
-    Unix(UnixListener, PathBuf),
-}
-
-impl Listener {
-    /// Binds a TCP address. Port 0 selects any free port.
-    ///
-    /// # Errors
-    /// Those of the system.
-    pub async fn tcp(address: SocketAddr) -> io::Result<Self> {
-        TcpListener::bind(address).await.map(Self::Tcp)
-    }
-
-    /// Adds TLS to a TCP listener. A Unix listener stays unchanged.
-    #[must_use]
-    pub fn with_tls(self, tls: Tls) -> Self {
-        match self {
-            Self::Tcp(listener) | Self::Tls(listener, _) => Self::Tls(listener, tls),
-            unix @ Self::Unix(..) => unix,
-        }
-    }
-
-    /// Binds a Unix socket. Replaces a socket on which no process listens. Does not replace a
-    /// socket in use, nor a file of another type.
-    ///
-    /// # Errors
-    /// Those of the system; `AddrInUse` if a process listens on the socket, `AlreadyExists` if the
-    /// path is not a socket.
-    pub async fn unix(path: &Path) -> io::Result<Self> {
-        Self::check_socket_path(path)?;
-        if tokio::fs::symlink_metadata(path).await.is_ok() {
-            if tokio::net::UnixStream::connect(path).await.is_ok() {
-                return Err(io::ErrorKind::AddrInUse.into());
-            }
-            tokio::fs::remove_file(path).await?;
-        }
-        UnixListener::bind(path).map(|listener| Self::Unix(listener, path.to_owned()))
-    }
-
-    /// Checks that a Unix socket can be created at a path: the path is not too long, its directory
-    /// exists and is writable, and no file of another type is there.
-    ///
-    /// # Errors
-    /// The reason why the socket cannot be created.
-    pub fn check_socket_path(path: &Path) -> io::Result<()> {
-        if SocketAddress::from_pathname(path).is_err() {
-            let error = format!(
-                "its path has {} bytes, which is too long for a socket",
-                path.as_os_str().len()
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
-        }
-        match std::fs::symlink_metadata(path) {
-            Ok(found) if !found.file_type().is_socket() => {
-                let error =
-                    "a file with this name exists and is not a socket; otter does not remove it";
-                Err(io::Error::new(io::ErrorKind::AlreadyExists, error))
-            }
-            Ok(_) => Ok(()),
-            Err(_) => match path.parent() {
-                Some(parent) if !parent.is_dir() => {
-                    let error = format!("the directory {} does not exist", parent.display());
-                    Err(io::Error::new(io::ErrorKind::NotFound, error))
-                }
-                Some(parent) => rustix::fs::access(parent, Access::WRITE_OK | Access::EXEC_OK)
-                    .map_err(|error| {
-                        let kind = io::Error::from(error).kind();
-                        let error =
-                            format!("a socket cannot be created in {}: {error}", parent.display());
-                        io::Error::new(kind, error)
-                    }),
-                None => Ok(()),
-            },
-        }
-    }
-
-    /// The bound address as a URL, for the log.
-    ///
-    /// # Errors
-    /// Those of the system.
-    pub fn describe(&self) -> io::Result<String> {
-        match self {
-            Self::Tcp(listener) => Ok(format!("http://{}", listener.local_addr()?)),
-            Self::Tls(listener, _) => Ok(format!("https://{}", listener.local_addr()?)),
-            Self::Unix(_, path) => Ok(format!("unix:{}", path.display())),
-        }
-    }
-
-    /// The TCP address. `None` for a Unix socket.
-    #[must_use]
-    pub fn address(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(listener) | Self::Tls(listener, _) => listener.local_addr().ok(),
-            Self::Unix(..) => None,
-        }
-    }
-}
-
 /// Serves until `stop` is cancelled, then finishes the responses in progress. An upgraded
 /// connection counts as open until its stream is dropped; the stream fails some time after `stop`.
+///
+/// # Parameters
+/// - `listeners`: at least one. They share the limit of connections.
 pub async fn serve(
-    listener: Listener,
+    listeners: Vec<Listener>,
     router: Router,
     settings: HttpSettings,
     clock: Clock,
@@ -175,10 +70,11 @@ pub async fn serve(
     };
     let announced = format!("timeout={}", settings.idle_timeout.as_secs());
     let connections = tokio_util::task::TaskTracker::new();
+    let mut accept = AcceptInTurn { listeners: &listeners, first: 0 };
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = accept(&listener) => accepted,
+            accepted = accept.next() => accepted,
         };
         let (connection, peer) = match accepted {
             Ok(connection) => connection,
@@ -200,7 +96,7 @@ pub async fn serve(
         let held = (Arc::clone(&slot), connections.token());
         let tracked = connections.track_future(async move {
             let secured = tokio::select! {
-                secured = handshake(connection) => secured,
+                secured = connection.handshake() => secured,
                 () = slot.close_requested() => Err(io::ErrorKind::ConnectionAborted.into()),
                 () = clock.sleep(limits.header) => Err(io::ErrorKind::TimedOut.into()),
                 () = stop.cancelled() => Err(io::ErrorKind::Interrupted.into()),
@@ -227,16 +123,31 @@ pub async fn serve(
         });
         drop(supervisor.spawn_isolated("connection", tracked));
     }
-    if let Listener::Unix(_, path) = &listener {
-        // If this fails, the next start replaces the socket.
-        let _ = tokio::fs::remove_file(path).await;
+    for listener in &listeners {
+        listener.remove_file().await;
     }
-    drop(listener);
+    drop(listeners);
     connections.close();
     tokio::select! {
         () = connections.wait() => {}
         // The user of an upgraded stream notices its failure only when it reads or writes.
         () = clock.sleep(2 * LINGER) => {}
+    }
+}
+
+/// Accepts from several listeners. Each is asked first in turn, so that a busy one does not delay the
+/// others.
+struct AcceptInTurn<'a> {
+    listeners: &'a [Listener],
+    first: usize,
+}
+
+impl AcceptInTurn<'_> {
+    /// The next connection of any listener.
+    async fn next(&mut self) -> io::Result<(Accepted, Peer)> {
+        self.first = (self.first + 1) % self.listeners.len();
+        let (others, first) = self.listeners.split_at(self.first);
+        select_all(first.iter().chain(others).map(|listener| Box::pin(listener.accept()))).await.0
     }
 }
 
@@ -320,67 +231,6 @@ impl Throttle {
         self.last = Some(now);
         Some(std::mem::take(&mut self.since_last))
     }
-}
-
-/// Any byte stream.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-
-/// An accepted connection, before the TLS handshake.
-enum Accepted {
-    Plain(Box<dyn Stream>),
-    Tls(tokio::net::TcpStream, Tls),
-}
-
-async fn accept(listener: &Listener) -> io::Result<(Accepted, Peer)> {
-    match listener {
-        Listener::Tcp(listener) => {
-            let (stream, address) = listener.accept().await?;
-            stream.set_nodelay(true)?;
-            Ok((Accepted::Plain(Box::new(stream)), Peer::Tcp(address.ip())))
-        }
-        Listener::Tls(listener, tls) => {
-            let (stream, address) = listener.accept().await?;
-            stream.set_nodelay(true)?;
-            Ok((Accepted::Tls(stream, tls.clone()), Peer::Tcp(address.ip())))
-        }
-        Listener::Unix(listener, _) => {
-            let (stream, _) = listener.accept().await?;
-            Ok((Accepted::Plain(Box::new(stream)), Peer::Unix))
-        }
-    }
-}
-
-async fn handshake(accepted: Accepted) -> io::Result<Box<dyn Stream>> {
-    match accepted {
-        Accepted::Plain(stream) => Ok(stream),
-        Accepted::Tls(stream, tls) if speaks_tls(&stream).await? => {
-            Ok(Box::new(tls.accept(stream).await?))
-        }
-        Accepted::Tls(stream, _) => {
-            answer_https_only(stream).await?;
-            Err(io::Error::new(io::ErrorKind::InvalidData, "the client speaks HTTP without TLS"))
-        }
-    }
-}
-
-/// Whether the client speaks TLS. An HTTP request begins with a letter, TLS with the byte 22.
-async fn speaks_tls(stream: &TcpStream) -> io::Result<bool> {
-    let mut first = [0];
-    let read = stream.peek(&mut first).await?;
-    Ok(read == 0 || !first[0].is_ascii_alphabetic())
-}
-
-/// Answers a request without TLS. The caller limits the time.
-async fn answer_https_only(mut stream: TcpStream) -> io::Result<()> {
-    const ANSWER: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n\
-        x-content-type-options: nosniff\r\nconnection: close\r\ncontent-length: 60\r\n\r\n\
-        This port serves HTTPS: write https:// in place of http://.\n";
-    // If a connection is closed while bytes are unread, the kernel discards the answer in transit.
-    const UNREAD: u64 = 64 * 1024;
-    stream.write_all(ANSWER.as_bytes()).await?;
-    stream.shutdown().await?;
-    tokio::io::copy(&mut stream.take(UNREAD), &mut tokio::io::sink()).await.map(drop)
 }
 
 /// Serves the requests of a connection.
@@ -476,6 +326,8 @@ fn log_end(ended: hyper::Result<()>) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[test]
@@ -508,22 +360,5 @@ mod tests {
         let (written, ()) = tokio::join!(server.write_all(b"0123"), reading);
         written.unwrap();
         assert!(clock.elapsed() >= 2 * timeout);
-    }
-
-    #[tokio::test]
-    async fn only_an_unused_socket_is_replaced() {
-        let directory = tempfile::tempdir().unwrap();
-        let socket = directory.path().join("otter.sock");
-        let listening = Listener::unix(&socket).await.unwrap();
-        let second = Listener::unix(&socket).await.err().unwrap();
-        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
-        drop(listening);
-        drop(Listener::unix(&socket).await.unwrap());
-
-        let file = directory.path().join("notes.txt");
-        std::fs::write(&file, "mine").unwrap();
-        let refused = Listener::unix(&file).await.err().unwrap();
-        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
     }
 }

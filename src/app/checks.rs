@@ -8,13 +8,15 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 
 use super::Settings;
-use crate::api::serve::Listener;
+use crate::api::listener::Listener;
 use crate::api::tls::Tls;
 use crate::config::{ConfigError, ConfigProblem, Listen, readable_by_all_warning};
 use crate::domain::access::is_reserved_name;
+use crate::domain::socket_access::SocketAccess;
 use crate::domain::verify::Verify;
 use crate::esx::OptionsError;
 use crate::store::{Existing, FoundState, Store, key, reachable_by_others};
+use crate::supervisor::{PassedListener, PassedSocket};
 
 /// The results of the checks, if otter can start.
 pub struct CheckedSettings {
@@ -61,7 +63,8 @@ impl CheckedSettings {
 /// All reasons why otter cannot start, each with what to do. It is a [`ConfigError`] if one of them
 /// is a wrong setting of the host.
 pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
-    let Settings { listen, tls, state_dir, esx, warnings, .. } = settings;
+    let Settings { listen, socket_access, passed_sockets, tls, state_dir, esx, warnings, .. } =
+        settings;
     let (mut warnings, mut problems) = (warnings.clone(), Vec::new());
     let wrong_settings = esx.check().err().map(wrong_host_settings);
     let mut require = |checked: anyhow::Result<()>| problems.extend(checked.err());
@@ -92,29 +95,42 @@ pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
         },
         None => None,
     };
-    let mut is_unencrypted = false;
-    match listen {
+    let addresses = match listen {
+        _ if !passed_sockets.is_empty() => tcp_addresses(passed_sockets)?,
         Listen::Tcp(address) => {
             require(require_bindable(*address));
-            if !address.ip().is_loopback() {
-                let has_tokens = state.as_ref().is_some_and(|state| state.has_tokens_in_force);
-                require(if has_tokens {
-                    Ok(())
-                } else {
-                    Err(missing_token_error(*address, state_dir.as_deref()))
-                });
-                is_unencrypted = tls.is_none();
-            }
-            if is_unencrypted {
-                warnings.push(format!(
-                    "tokens reach {address} in the clear: set http.tls_certificate and http.tls_key"
-                ));
-            }
+            vec![*address]
         }
-        Listen::Unix(path) => require(
-            Listener::check_socket_path(path)
-                .with_context(|| format!("cannot listen on unix:{}", path.display())),
-        ),
+        Listen::Unix(path) => {
+            require(
+                Listener::check_unix(path, socket_access)
+                    .with_context(|| format!("cannot listen on {listen}")),
+            );
+            Vec::new()
+        }
+    };
+    let makes_socket = passed_sockets.is_empty() && matches!(listen, Listen::Unix(_));
+    if !makes_socket && *socket_access != SocketAccess::default() {
+        let why = if passed_sockets.is_empty() {
+            "http.listen is no Unix socket"
+        } else {
+            "systemd makes the sockets of otter: set SocketMode= and SocketGroup= in their unit"
+        };
+        warnings.push(format!("http.socket_mode and http.socket_group have no effect: {why}"));
+    }
+    let has_tokens = state.as_ref().is_some_and(|state| state.has_tokens_in_force);
+    let reachable = addresses.into_iter().filter(|address| !address.ip().is_loopback());
+    let mut is_unencrypted = false;
+    for address in reachable {
+        if !has_tokens {
+            require(Err(missing_token_error(address, state_dir.as_deref())));
+        }
+        if tls.is_none() {
+            is_unencrypted = true;
+            warnings.push(format!(
+                "tokens reach {address} in the clear: set http.tls_certificate and http.tls_key"
+            ));
+        }
     }
     if let Some(ConfigError { problems: mut all }) = wrong_settings {
         all.extend(problems.iter().map(|problem| ConfigProblem {
@@ -176,6 +192,15 @@ pub async fn check_with_state(settings: &Settings) -> anyhow::Result<CheckedSett
         }));
     }
     Ok(checked)
+}
+
+/// The addresses of the TCP sockets that the service manager passed.
+fn tcp_addresses(passed: &[PassedSocket]) -> io::Result<Vec<SocketAddr>> {
+    let addresses = passed.iter().filter_map(|socket| match &*socket.listener {
+        PassedListener::Tcp(listener) => Some(listener.local_addr()),
+        PassedListener::Unix(_) => None,
+    });
+    addresses.collect()
 }
 
 /// Refuses an address that otter cannot listen on. A port that is in use is accepted, because a

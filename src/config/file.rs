@@ -74,40 +74,7 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
     } = &mut draft.config;
     esx_section(root.table("esx"), esx, &mut draft.password);
 
-    let Http {
-        listen,
-        tls_certificate,
-        tls_key,
-        max_wait,
-        max_waits,
-        body_limit,
-        header_timeout,
-        idle_timeout,
-        body_timeout,
-        allowed_origins,
-        trusted_proxies,
-    } = http;
-    let mut table = root.table("http");
-    table.set("listen", listen, parsed);
-    table.set("tls_certificate", tls_certificate, |value| some_path(value));
-    table.set("tls_key", tls_key, |value| some_path(value));
-    if tls_certificate.is_some() != tls_key.is_some() {
-        let (given, missing) = if tls_key.is_some() {
-            ("tls_key", "http.tls_certificate")
-        } else {
-            ("tls_certificate", "http.tls_key")
-        };
-        table.problem(given, format!("{missing} is missing: a certificate needs its key"));
-    }
-    table.set("max_wait", max_wait, timeout);
-    table.set("max_waits", max_waits, count);
-    table.set("body_limit", body_limit, count);
-    table.set("header_timeout", header_timeout, timeout);
-    table.set("idle_timeout", idle_timeout, timeout);
-    table.set("body_timeout", body_timeout, timeout);
-    table.set("allowed_origins", allowed_origins, parsed_list);
-    table.set("trusted_proxies", trusted_proxies, parsed_list);
-    table.finish();
+    http_section(root.table("http"), http);
 
     let Machines { protected } = machines;
     let mut table = root.table("machines");
@@ -183,6 +150,46 @@ fn leases_section(mut table: Table<'_>, leases: &mut Leases) {
     table.set("quarantine_retry", quarantine_retry, any_duration);
     table.set("question_grace", question_grace, timeout);
     table.set("retention_days", retention_days, days);
+    table.finish();
+}
+
+fn http_section(mut table: Table<'_>, http: &mut Http) {
+    let Http {
+        listen,
+        socket_mode,
+        socket_group,
+        tls_certificate,
+        tls_key,
+        max_wait,
+        max_waits,
+        body_limit,
+        header_timeout,
+        idle_timeout,
+        body_timeout,
+        allowed_origins,
+        trusted_proxies,
+    } = http;
+    table.set("listen", listen, parsed);
+    table.set("socket_mode", socket_mode, parsed);
+    table.set("socket_group", socket_group, |value| parsed(value).map(Some));
+    table.set("tls_certificate", tls_certificate, |value| some_path(value));
+    table.set("tls_key", tls_key, |value| some_path(value));
+    if tls_certificate.is_some() != tls_key.is_some() {
+        let (given, missing) = if tls_key.is_some() {
+            ("tls_key", "http.tls_certificate")
+        } else {
+            ("tls_certificate", "http.tls_key")
+        };
+        table.problem(given, format!("{missing} is missing: a certificate needs its key"));
+    }
+    table.set("max_wait", max_wait, timeout);
+    table.set("max_waits", max_waits, count);
+    table.set("body_limit", body_limit, count);
+    table.set("header_timeout", header_timeout, timeout);
+    table.set("idle_timeout", idle_timeout, timeout);
+    table.set("body_timeout", body_timeout, timeout);
+    table.set("allowed_origins", allowed_origins, parsed_list);
+    table.set("trusted_proxies", trusted_proxies, parsed_list);
     table.finish();
 }
 

@@ -13,6 +13,7 @@ use crate::domain::machine_pattern::MachinePattern;
 use crate::domain::network::Network;
 use crate::domain::pool::Pool;
 use crate::domain::proxy_url::ProxyUrl;
+use crate::domain::socket_access::{SocketGroup, SocketMode};
 use crate::domain::verify::Verify;
 use crate::domain::web_origin::WebOrigin;
 
@@ -82,6 +83,10 @@ pub struct Host {
 #[derive(Clone, Debug)]
 pub struct Http {
     pub listen: Listen,
+    /// The permissions of the file of a Unix socket.
+    pub socket_mode: SocketMode,
+    /// The group of the file of a Unix socket.
+    pub socket_group: Option<SocketGroup>,
     /// The certificate for TLS, in PEM.
     pub tls_certificate: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
@@ -234,6 +239,8 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             listen: Listen::default(),
+            socket_mode: SocketMode::default(),
+            socket_group: None,
             tls_certificate: None,
             tls_key: None,
             max_wait: Duration::from_mins(10),

@@ -250,6 +250,27 @@ fn a_wrong_type_is_reported_with_the_expected_one() {
             "2: http.max_wait: expected a duration, such as \"30s\" or \"1h30m\", not true or \
              false",
         ),
+        (
+            "[http]\nsocket_mode = '0o660'",
+            "2: http.socket_mode: write three octal digits after a 0, such as \"0660\" or \"0600\"",
+        ),
+        (
+            "[http]\nsocket_mode = 660",
+            "2: http.socket_mode: expected a text in quotes, not an integer",
+        ),
+        (
+            "[http]\nsocket_mode = '0060'",
+            "2: http.socket_mode: otter itself must be able to read and write: the first digit is 6 \
+             or 7, as in \"0660\"",
+        ),
+        (
+            "[http]\nsocket_group = 'otter:otter'",
+            "2: http.socket_group: write the name of a group, or its number, such as \"otter\"",
+        ),
+        (
+            "[http]\nsocket_mod = '0660'",
+            "2: http.socket_mod: there is no such key; did you mean http.socket_mode?",
+        ),
         ("[http]\nmax_wait = '0s'", "2: http.max_wait: the duration must not be zero"),
         (
             "[esx]\nsettle = '5x'",

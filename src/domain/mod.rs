@@ -34,6 +34,7 @@ pub mod restore;
 pub mod scope;
 pub mod snapshot;
 pub mod snapshot_rules;
+pub mod socket_access;
 pub mod terminal;
 pub mod verify;
 pub mod web_origin;

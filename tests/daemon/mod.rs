@@ -17,6 +17,7 @@ mod recovery;
 mod run;
 mod signals;
 mod snapshots;
+mod sockets;
 mod start;
 mod storage;
 mod terminal;

@@ -30,38 +30,6 @@ async fn a_task_that_panics_ends_the_daemon_with_a_failure() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_serves_too() {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("otter.sock");
-    let listen = format!("unix:{}", socket.display());
-    let mut command = otter_command(&["serve", "--simulate", "--listen", &listen]);
-    let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
-    let client = http_get_over(&socket);
-    crate::harness::eventually("the socket to answer", async || {
-        client("/healthz").await.is_some_and(|text| text.contains("200 OK"))
-    })
-    .await;
-    child.kill().unwrap();
-    child.wait().unwrap();
-}
-
-/// A function that sends an HTTP request over a Unix socket and returns the answer. It returns
-/// `None` if the connection fails.
-fn http_get_over(socket: &std::path::Path) -> impl AsyncFn(&str) -> Option<String> {
-    let socket = socket.to_owned();
-    async move |path: &str| {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = tokio::net::UnixStream::connect(&socket).await.ok()?;
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.ok()?;
-        Some(text)
-    }
-}
-
-#[tokio::test]
 async fn without_a_host_the_error_names_the_missing_settings() {
     let (code, text) = run_to_exit(otter_command(&["serve"])).await;
     assert_eq!(code, EX_CONFIG, "{text}");

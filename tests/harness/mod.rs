@@ -27,6 +27,7 @@ use otter::clock::Clock;
 use otter::config::Listen;
 use otter::domain::answers::AnswerRules;
 use otter::domain::pool::Pools;
+use otter::domain::socket_access::SocketAccess;
 use otter::domain::verify::Verify;
 use otter::domain::web_origin::Scheme;
 use otter::esx::EsxOptions;
@@ -348,6 +349,8 @@ pub fn settings(url: &str) -> Settings {
     esx.verify = Verify::Off;
     Settings {
         listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))),
+        socket_access: SocketAccess::default(),
+        passed_sockets: Vec::new(),
         tls: None,
         state_dir: None,
         esx,

@@ -1,5 +1,5 @@
-//! `deploy/otter.service`: systemd accepts it, it restricts the service, and it has the settings
-//! that the documentation promises.
+//! `deploy/otter.service` and `deploy/otter.socket`: systemd accepts them, the service is restricted,
+//! and it has the settings that the documentation promises.
 
 use std::process::Command;
 
@@ -18,14 +18,16 @@ fn unit(directory: &std::path::Path) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn systemd_accepts_the_unit() {
+async fn systemd_accepts_the_units() {
     let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("otter.socket");
+    std::fs::copy(repository().join("deploy/otter.socket"), &socket).unwrap();
     let mut verify = Command::new("systemd-analyze");
-    verify.args(["verify", "--man=no"]).arg(unit(directory.path()));
+    verify.args(["verify", "--man=no"]).arg(unit(directory.path())).arg(socket);
     let output = succeeds(verify).await;
     // systemd prints a line for each unknown setting and ignores it.
     let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-    assert!(!text.contains("otter.service"), "{text}");
+    assert!(!text.contains("otter.service") && !text.contains("otter.socket"), "{text}");
 }
 
 #[tokio::test]
