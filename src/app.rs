@@ -4,6 +4,7 @@
 mod checks;
 pub mod lease_key;
 mod own_machine;
+mod reload;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -23,7 +24,6 @@ use crate::api::{ApiState, HttpSettings, connections};
 use crate::clock::Clock;
 use crate::config::{self, Config, Host, Listen};
 use crate::domain::answers::AnswerRules;
-use crate::domain::audit::AuditAction;
 use crate::domain::machine_pattern::MachinePattern;
 use crate::domain::pool::Pools;
 use crate::domain::socket_access::SocketAccess;
@@ -42,8 +42,9 @@ use crate::service::jobs::{Deadlines, JobSettings, Jobs, JobsParts};
 use crate::service::leases::lease_table::LeaseRules;
 use crate::service::leases::published::PublishedLeases;
 use crate::service::leases::{Leases, LeasesParts};
+use crate::service::live_settings::{LiveSettings, ReloadableSettings};
 use crate::service::machines::{Machines, Protection};
-use crate::service::patterns::{MachinePatterns, PatternWatch};
+use crate::service::patterns::PatternWatch;
 use crate::service::questions::QuestionWatch;
 use crate::service::retention;
 use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
@@ -54,6 +55,7 @@ use crate::supervisor::{PassedSocket, Shutdown, Signals, Supervisor};
 use crate::telemetry::metrics::{Metrics, SampledMetrics};
 
 pub use checks::{CheckedSettings, check, check_with_state, wrong_host_settings};
+pub use reload::{Reload, RenewedSettings};
 
 use own_machine::OwnMachine;
 
@@ -90,6 +92,19 @@ pub struct Settings {
     pub grace: Duration,
     /// Warnings about the configuration, one sentence each.
     pub warnings: Vec<String>,
+}
+
+impl Settings {
+    /// The settings that a reload replaces.
+    #[must_use]
+    pub fn reloadable(&self) -> ReloadableSettings {
+        ReloadableSettings {
+            pools: self.pools.clone(),
+            answers: self.answers.clone(),
+            protection: self.protection.clone(),
+            snapshots: self.snapshots.clone(),
+        }
+    }
 }
 
 /// An embedded, simulated host, which replaces the real one.
@@ -270,10 +285,11 @@ pub struct App {
     store: Store,
     services: Services,
     listeners: Vec<Listener>,
+    live: LiveSettings,
+    tls: Option<Tls>,
     http: HttpSettings,
     metrics: Metrics,
     retention: Retention,
-    answers: AnswerRules,
 }
 
 impl App {
@@ -300,6 +316,7 @@ impl App {
         let CheckedSettings { tls, is_unencrypted, warnings: _, state: _ } = checked;
         let metrics = Metrics::default();
         let hosts = Hosts::from_host(backend(&settings, &clock, &metrics)?);
+        let live = LiveSettings::new(settings.reloadable());
         let Settings {
             listen,
             socket_access,
@@ -308,13 +325,11 @@ impl App {
             state_dir,
             esx: _,
             guest_settle,
-            protection,
-            snapshots,
+            protection: _,
+            snapshots: _,
             jobs,
             leases,
             retention,
-            pools,
-            answers,
             mut http,
             event_stream,
             grace,
@@ -331,13 +346,11 @@ impl App {
         let callers = Arc::new(Callers::load(Arc::clone(&storage), clock.clone()).await?);
         let supervisor = Supervisor::new(clock.clone(), grace);
         let listeners = bind_listeners(&listen, &socket_access, &passed_sockets).await?;
-        let listeners = with_tls(listeners, tls, &supervisor, &audit);
-        if listeners.iter().any(|listener| matches!(listener, Listener::Tls(..))) {
-            http.scheme = Scheme::Https;
-        }
+        let listeners = with_tls(listeners, tls.as_ref());
+        http.scheme = scheme_of(&listeners);
         let event_stream = EventStream::with_settings(&clock, &event_stream);
         let inventory = Arc::new(Inventory::new(clock.clone(), event_stream.clone(), guest_settle));
-        let (published_leases, pools) = (Arc::new(PublishedLeases::default()), Arc::new(pools));
+        let published_leases = Arc::new(PublishedLeases::default());
         let jobs = Jobs::new(JobsParts {
             store: Arc::clone(&storage),
             hosts: hosts.clone(),
@@ -348,23 +361,15 @@ impl App {
             settings: jobs,
             metrics: metrics.clone(),
             authorizer: Arc::clone(&published_leases) as _,
-            snapshots: Arc::new(SnapshotProtection::new(
-                snapshots,
-                Arc::clone(&pools),
-                Arc::clone(&storage),
-            )),
+            snapshots: Arc::new(SnapshotProtection::new(live.clone(), Arc::clone(&storage))),
         });
-        let patterns = Arc::new(PatternWatch::new(
-            MachinePatterns::new(&protection, &pools),
-            Arc::clone(&inventory),
-            event_stream.clone(),
-        ));
+        let patterns =
+            PatternWatch::new(live.clone(), Arc::clone(&inventory), event_stream.clone());
         let machines = Arc::new(Machines::new(
             Arc::clone(&inventory),
             jobs.clone(),
-            protection,
             Arc::clone(&published_leases),
-            Arc::clone(&pools),
+            live.clone(),
         ));
         let leases = Leases::load(LeasesParts {
             store: Arc::clone(&storage),
@@ -375,7 +380,7 @@ impl App {
             jobs: jobs.clone(),
             machines: Arc::clone(&machines),
             published: published_leases,
-            pools,
+            settings: live.clone(),
             rules: leases,
             secrets: lease_key::open(state_dir.as_deref(), store.has_leases().await?, &clock)?,
             supervisor: supervisor.clone(),
@@ -387,7 +392,7 @@ impl App {
             event_stream,
             inventory,
             machines,
-            patterns,
+            patterns: Arc::new(patterns),
             jobs,
             leases,
             storage: StorageWatch::new(storage, clock.clone()),
@@ -401,10 +406,11 @@ impl App {
             store,
             services,
             listeners,
+            live,
+            tls,
             http,
             metrics,
             retention,
-            answers,
         })
     }
 
@@ -434,21 +440,10 @@ impl App {
         self.supervisor.clone()
     }
 
-    /// Registers the function that reads the host's password on SIGHUP. The next login uses the new
-    /// password, and otter retries a refused login.
-    pub fn reload_password_with<E>(
-        &self,
-        read: impl Fn() -> Result<SecretString, E> + Send + Sync + 'static,
-    ) where
-        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
-    {
-        let (host, audit) =
-            (Arc::clone(self.services.hosts.only()), Arc::clone(&self.services.audit));
-        self.supervisor.on_reload("the password of the host", move || {
-            let renewed = read().map(|password| host.set_password(password));
-            audit.reloaded(AuditAction::PasswordReloaded, renewed.is_ok());
-            renewed
-        });
+    /// Lets SIGHUP read the configuration again.
+    pub fn reload_with(&self, reload: Reload) {
+        let Self { supervisor, services, live, tls, .. } = self;
+        reload.register(supervisor, services, live.clone(), tls.clone());
     }
 
     /// The router of the HTTP API. Tests call it without a socket.
@@ -465,7 +460,7 @@ impl App {
     /// The unfinished jobs cannot be read from the store.
     pub async fn run(self, signals: Signals) -> anyhow::Result<Shutdown> {
         let router = self.router();
-        let Self { clock, supervisor, store, services, listeners, http, retention, answers, .. } =
+        let Self { clock, supervisor, store, services, listeners, live, http, retention, .. } =
             self;
         let (purged, purge_clock): (Arc<dyn Storage>, _) = (Arc::new(store.clone()), clock.clone());
         // The store stops last, because the other services commit to it until they end. The audit
@@ -508,7 +503,7 @@ impl App {
         }
         let patterns = Arc::clone(&services.patterns);
         supervisor.spawn("patterns", |stop| patterns.follow(stop));
-        let questions = QuestionWatch::new(answers, &services, clock.clone());
+        let questions = QuestionWatch::new(live, &services, clock.clone());
         supervisor.spawn("questions", |stop| questions.run(stop));
         supervisor.spawn("leases", |stop| services.leases.clone().run(stop));
         supervisor.spawn("deadlines", |stop| services.jobs.clone().expire(stop));
@@ -545,21 +540,16 @@ async fn bind_listeners(
     Ok(listeners)
 }
 
-/// Adds TLS to the TCP listeners if a certificate is configured. SIGHUP reloads the certificate.
-fn with_tls(
-    listeners: Vec<Listener>,
-    tls: Option<Tls>,
-    supervisor: &Supervisor,
-    audit: &Arc<Audit>,
-) -> Vec<Listener> {
+/// Adds TLS to the TCP listeners if a certificate is configured.
+fn with_tls(listeners: Vec<Listener>, tls: Option<&Tls>) -> Vec<Listener> {
     let Some(tls) = tls else { return listeners };
-    let (again, audit) = (tls.clone(), Arc::clone(audit));
-    supervisor.on_reload("the certificate", move || {
-        let reloaded = again.reload();
-        audit.reloaded(AuditAction::CertificateReloaded, reloaded.is_ok());
-        reloaded
-    });
     listeners.into_iter().map(|listener| listener.with_tls(tls.clone())).collect()
+}
+
+/// The scheme under which clients reach otter, unless a proxy is in between.
+fn scheme_of(listeners: &[Listener]) -> Scheme {
+    let has_tls = listeners.iter().any(|listener| matches!(listener, Listener::Tls(..)));
+    if has_tls { Scheme::Https } else { Scheme::Http }
 }
 
 /// Creates the backend for the settings. Another hypervisor needs another implementation.
@@ -594,6 +584,7 @@ fn sample_metrics(metrics: &Metrics, services: &Services, store: &Store, clock: 
         sampled.jobs_waiting.set(number(waiting));
         sampled.jobs_running.set(number(running));
         services.leases.update_gauges();
+        metrics.clear_unmatched_patterns();
         for (setting, count) in services.patterns.counts() {
             metrics.unmatched_patterns(&setting, number(count));
         }

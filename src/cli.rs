@@ -23,14 +23,14 @@ use secrecy::SecretString;
 use self::run::{Exit, RunCommand};
 use self::store::StoreCommand;
 use self::token::TokenCommand;
-use crate::app::{self, App, CheckedSettings, Settings, SimulatedHost};
+use crate::app::{self, App, CheckedSettings, Reload, RenewedSettings, Settings, SimulatedHost};
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, Flags, LogFormat};
+use crate::config::{Config, ConfigError, Flags, LoadedConfig, LogFormat};
 use crate::domain::terminal::{printable, printable_lines};
 use crate::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 use crate::store::Existing;
 use crate::supervisor::{PassedSocket, ShutdownCause, Signals};
-use crate::telemetry::logs::{self, Style};
+use crate::telemetry::logs::{self, LogLevel, Style};
 
 /// A REST daemon in front of a VMware ESX host.
 #[derive(Debug, Parser)]
@@ -221,8 +221,8 @@ async fn serve(args: ServeArgs, passed_sockets: Vec<PassedSocket>) -> anyhow::Re
         Command::command().error(clap::error::ErrorKind::MissingRequiredArgument, wrong).print()?;
         return Ok(ExitCode::from(2));
     }
-    let config = config_args.read()?;
-    install_log(&config)?;
+    let LoadedConfig { config, values } = config_args.read_with_values()?;
+    let log_level = install_log(&config)?;
     raise_file_limit();
     // Installed before anything starts, so that a signal during the start is not lost.
     let signals = Signals::install().context("signals cannot be received")?;
@@ -239,13 +239,17 @@ async fn serve(args: ServeArgs, passed_sockets: Vec<PassedSocket>) -> anyhow::Re
         url: simulator.url(),
         fingerprint: simulator.fingerprint(),
     });
-    let has_password = host.is_none();
-    let settings = Settings { passed_sockets, ..app::settings(config, host)? };
+    let settings = Settings { passed_sockets, ..app::settings(config, host.clone())? };
     let state = settings.state_dir.clone();
+    let password = host.is_none().then(|| settings.esx.password.clone());
     let app = App::bind(settings, clock).await?;
-    if has_password {
-        app.reload_password_with(move || config_args.read()?.esx.host().map(|host| host.password));
-    }
+    let read = move || {
+        let LoadedConfig { config, values } = config_args.read_with_values()?;
+        let log_level = config.log.level.clone();
+        let settings = app::settings(config, host.clone())?;
+        Ok(RenewedSettings { settings, values, log_level })
+    };
+    app.reload_with(Reload { read: Box::new(read), values, password, log_level });
     let bound = app.listen_addresses().context("the bound address cannot be read")?;
     for address in &bound {
         tracing::info!(address, "listening");
@@ -338,6 +342,10 @@ impl ConfigArgs {
     }
 
     fn read(&self) -> Result<Config, ConfigError> {
+        self.read_with_values().map(|loaded| loaded.config)
+    }
+
+    fn read_with_values(&self) -> Result<LoadedConfig, ConfigError> {
         let Self { config, listen, state_dir, log_level, log_format } = self;
         let flags = Flags {
             listen: listen.clone(),
@@ -346,7 +354,7 @@ impl ConfigArgs {
             log_format: log_format.clone(),
         };
         let environment = std::env::vars_os().collect();
-        Config::load(config.as_deref(), &environment, &flags)
+        Config::load_with_values(config.as_deref(), &environment, &flags)
     }
 }
 
@@ -370,7 +378,7 @@ impl ScenarioArgs {
     }
 }
 
-fn install_log(config: &Config) -> anyhow::Result<()> {
+fn install_log(config: &Config) -> anyhow::Result<LogLevel> {
     let terminal = std::io::stderr().is_terminal();
     let colour = terminal && allows_colour();
     let style = match config.log.format {
@@ -378,8 +386,7 @@ fn install_log(config: &Config) -> anyhow::Result<()> {
         LogFormat::Auto if terminal => Style::Human { colour },
         LogFormat::Auto | LogFormat::Json => Style::Json,
     };
-    logs::install(&config.log.level, style)?;
-    Ok(())
+    Ok(logs::install(&config.log.level, style)?)
 }
 
 /// Whether the environment allows escape sequences on a terminal: `NO_COLOR` is not set, or empty

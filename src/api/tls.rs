@@ -1,5 +1,5 @@
-//! TLS for connections: loads the certificate and its key from two PEM files, and reloads them on
-//! request.
+//! TLS for connections: reads the certificate and its key from two PEM files. A reload replaces
+//! them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -44,28 +45,28 @@ pub enum TlsFilesError {
 
 /// The TLS configuration of the server. Clones share the certificate.
 #[derive(Clone)]
-pub struct Tls {
-    files: Arc<TlsFiles>,
-    config: Arc<ArcSwap<ServerConfig>>,
+pub struct Tls(Arc<ArcSwap<Certificate>>);
+
+/// A certificate and its key, which match.
+pub struct Certificate {
+    config: Arc<ServerConfig>,
+    /// The digest of the certificate and the key.
+    digest: [u8; 32],
 }
 
 impl Tls {
     /// Reads the files.
     ///
     /// # Errors
-    /// Fails if a file cannot be read or the files do not match.
-    pub fn load(files: TlsFiles) -> Result<Self, TlsFilesError> {
-        let config = Arc::new(ArcSwap::new(Arc::new(read(&files)?)));
-        Ok(Self { files: Arc::new(files), config })
+    /// As [`Certificate::read`].
+    pub fn load(files: &TlsFiles) -> Result<Self, TlsFilesError> {
+        Ok(Self(Arc::new(ArcSwap::from_pointee(Certificate::read(files)?))))
     }
 
-    /// Loads the files again, for new connections.
-    ///
-    /// # Errors
-    /// As [`Tls::load`]; the loaded certificate then stays in use.
-    pub fn reload(&self) -> Result<(), TlsFilesError> {
-        self.config.store(Arc::new(read(&self.files)?));
-        Ok(())
+    /// Replaces the certificate, for new connections. Returns whether it is another one.
+    pub fn replace(&self, certificate: Certificate) -> bool {
+        let digest = certificate.digest;
+        self.0.swap(Arc::new(certificate)).digest != digest
     }
 
     /// Performs the TLS handshake. The caller limits the time.
@@ -76,27 +77,37 @@ impl Tls {
         &self,
         connection: S,
     ) -> io::Result<TlsStream<S>> {
-        TlsAcceptor::from(self.config.load_full()).accept(connection).await
+        TlsAcceptor::from(Arc::clone(&self.0.load().config)).accept(connection).await
     }
 }
 
-fn read(files: &TlsFiles) -> Result<ServerConfig, TlsFilesError> {
-    let TlsFiles { certificate, key } = files;
-    let chain = certificates(certificate)?;
-    if std::fs::read_to_string(key).is_ok_and(|text| has_passphrase(&text)) {
-        return Err(TlsFilesError::Passphrase(key.clone()));
+impl Certificate {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Fails if a file cannot be read or the files do not match.
+    pub fn read(files: &TlsFiles) -> Result<Self, TlsFilesError> {
+        let TlsFiles { certificate, key } = files;
+        let chain = certificates(certificate)?;
+        if std::fs::read_to_string(key).is_ok_and(|text| has_passphrase(&text)) {
+            return Err(TlsFilesError::Passphrase(key.clone()));
+        }
+        let private = PrivateKeyDer::from_pem_file(key)
+            .map_err(|error| TlsFilesError::Key(key.clone(), error))?;
+        let digest = chain
+            .iter()
+            .fold(Sha256::new(), |digest, certificate| digest.chain_update(certificate));
+        let digest = digest.chain_update(private.secret_der()).finalize().into();
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .map_err(TlsFilesError::Setup)?
+                .with_no_client_auth()
+                .with_single_cert(chain, private)
+                .map_err(|error| TlsFilesError::Pair(certificate.clone(), key.clone(), error))?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self { config: Arc::new(config), digest })
     }
-    let private = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| TlsFilesError::Key(key.clone(), error))?;
-    let mut config =
-        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(TlsFilesError::Setup)?
-            .with_no_client_auth()
-            .with_single_cert(chain, private)
-            .map_err(|error| TlsFilesError::Pair(certificate.clone(), key.clone(), error))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
 }
 
 /// Whether a PEM key is encrypted, by its label or by the header of the older form.
@@ -134,10 +145,11 @@ mod tests {
         let empty = write(directory.path(), "empty.pem", "");
         let missing = directory.path().join("missing.pem");
         let load = |certificate: &PathBuf, key: &PathBuf| {
-            Tls::load(TlsFiles { certificate: certificate.clone(), key: key.clone() })
+            Certificate::read(&TlsFiles { certificate: certificate.clone(), key: key.clone() })
         };
-        let tls = load(&certificate, &key).unwrap();
-        tls.reload().unwrap();
+        let tls =
+            Tls::load(&TlsFiles { certificate: certificate.clone(), key: key.clone() }).unwrap();
+        assert!(!tls.replace(load(&certificate, &key).unwrap()), "the same certificate");
         for (certificate, key, named) in [
             (&missing, &key, "missing.pem"),
             (&empty, &key, "empty.pem"),
@@ -149,7 +161,7 @@ mod tests {
             let error = load(certificate, key).err().unwrap().to_string();
             assert!(error.contains(named), "{named} in {error}");
         }
-        std::fs::write(&certificate, "").unwrap();
-        assert!(tls.reload().is_err(), "the loaded certificate stays in use");
+        let renewed = write(directory.path(), "other.pem", &other.cert.pem());
+        assert!(tls.replace(load(&renewed, &others).unwrap()), "another certificate");
     }
 }

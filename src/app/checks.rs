@@ -75,7 +75,7 @@ pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
                 .to_owned(),
         );
     }
-    let loaded = tls.clone().map(Tls::load).transpose().unwrap_or_else(|error| {
+    let loaded = tls.as_ref().map(Tls::load).transpose().unwrap_or_else(|error| {
         require(Err(error.into()));
         None
     });

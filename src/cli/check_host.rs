@@ -16,7 +16,8 @@ use crate::esx::EsxHypervisor;
 use crate::hypervisor::{Hypervisor, Observer, SessionState};
 use crate::service::event_stream::EventStream;
 use crate::service::inventory::Inventory;
-use crate::service::patterns::{MachinePatterns, PatternWatch};
+use crate::service::live_settings::LiveSettings;
+use crate::service::patterns::PatternWatch;
 use crate::telemetry::metrics::Metrics;
 
 /// The longest wait until the machines of the host are read.
@@ -54,9 +55,13 @@ pub async fn check_host(settings: &Settings) -> anyhow::Result<()> {
     }
     read?;
     let machines = inventory.contents().machines.len();
-    let patterns = MachinePatterns::new(&settings.protection, &settings.pools);
-    for warning in PatternWatch::new(patterns, inventory, event_stream).warnings() {
-        print(&format!("Warning: {}\n", printable(&warning.text())));
+    let live = LiveSettings::new(settings.reloadable());
+    for warning in PatternWatch::new(live, inventory, event_stream).warnings() {
+        print(&format!(
+            "Warning: {}
+",
+            printable(&warning.text())
+        ));
     }
     print(&format!("The host was reached and has {machines} machines.\n"));
     Ok(())

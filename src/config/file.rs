@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fmt::Display;
+use std::fmt::{Debug, Display};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -13,6 +13,7 @@ use secrecy::SecretString;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::changes::ConfigValues;
 use super::problem::ConfigProblem;
 use super::sections::{
     Audit, Config, ConfigDraft, Deadlines, Esx, Http, Jobs, Leases, Log, Machines, Password,
@@ -37,11 +38,19 @@ pub struct ReadFile {
         expect(dead_code, reason = "a test compares them with the annotated file")
     )]
     pub known: Vec<String>,
+    /// The value of each key: that of the file, or the default.
+    pub values: ConfigValues,
 }
 
 /// Overrides the settings of the draft with those of the file.
 pub fn read(text: &str, path: &Path, draft: &mut ConfigDraft) -> ReadFile {
-    let source = Source { text, path, problems: RefCell::default(), known: RefCell::default() };
+    let source = Source {
+        text,
+        path,
+        problems: RefCell::default(),
+        known: RefCell::default(),
+        values: RefCell::default(),
+    };
     let (root, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         source.problem(
@@ -53,7 +62,11 @@ pub fn read(text: &str, path: &Path, draft: &mut ConfigDraft) -> ReadFile {
     if errors.is_empty() {
         sections(Table::new(&source, String::new(), Some(root.get_ref())), draft);
     }
-    ReadFile { problems: source.problems.into_inner(), known: source.known.into_inner() }
+    ReadFile {
+        problems: source.problems.into_inner(),
+        known: source.known.into_inner(),
+        values: source.values.into_inner(),
+    }
 }
 
 fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
@@ -318,6 +331,7 @@ struct Source<'a> {
     path: &'a Path,
     problems: RefCell<Vec<ConfigProblem>>,
     known: RefCell<Vec<String>>,
+    values: RefCell<ConfigValues>,
 }
 
 impl Source<'_> {
@@ -373,7 +387,7 @@ impl<'a> Table<'a> {
     }
 
     /// Takes a key and stores its value. The old value stays if the key is absent or invalid.
-    fn set<T>(
+    fn set<T: Debug>(
         &mut self,
         key: &'static str,
         place: &mut T,
@@ -382,12 +396,14 @@ impl<'a> Table<'a> {
         if let Some(value) = self.take(key, read) {
             *place = value;
         }
+        self.source.values.borrow_mut().set(format!("{}{key}", self.prefix), place);
     }
 
     /// Takes all keys, with any names.
     fn take_all<T>(&mut self, read: impl Fn(&str, &DeValue<'a>) -> Result<T, String>) -> Vec<T> {
         let mut all = Vec::new();
         for (key, (offset, value)) in std::mem::take(&mut self.entries) {
+            self.source.values.borrow_mut().set(format!("{}{key}", self.prefix), value.get_ref());
             match read(key, value.get_ref()) {
                 Ok(value) => all.push(value),
                 Err(message) => {

@@ -7,6 +7,7 @@
 //! All problems are reported together. An unknown key is an error. `config/otter.toml` shows every
 //! key.
 
+mod changes;
 mod environment;
 mod file;
 mod problem;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
+pub use changes::ConfigValues;
 pub use problem::{ConfigError, ConfigProblem};
 pub use sections::{
     Config, DEFAULT_STATE_DIR, Deadlines, Esx, Host, Http, Jobs, Leases, Log, Machines, Snapshots,
@@ -47,6 +49,15 @@ pub const BYTE_ORDER_MARK: char = '\u{feff}';
 /// The maximum size of a password file, in bytes. A password file contains one line.
 const MAX_PASSWORD_FILE: usize = 64 * 1024;
 
+/// A configuration, and its values for comparisons.
+#[derive(Clone, Debug)]
+pub struct LoadedConfig {
+    pub config: Config,
+    /// The values of the file, except those that a variable or a flag overrides, and except the
+    /// password.
+    pub values: ConfigValues,
+}
+
 impl Config {
     /// Loads the configuration.
     ///
@@ -61,14 +72,33 @@ impl Config {
         environment: &BTreeMap<OsString, OsString>,
         flags: &Flags,
     ) -> Result<Self, ConfigError> {
+        Self::load_with_values(path, environment, flags).map(|loaded| loaded.config)
+    }
+
+    /// Loads the configuration together with its values; see [`Config::load`].
+    ///
+    /// # Errors
+    /// As for [`Config::load`].
+    pub fn load_with_values(
+        path: Option<&Path>,
+        environment: &BTreeMap<OsString, OsString>,
+        flags: &Flags,
+    ) -> Result<LoadedConfig, ConfigError> {
         let mut draft = ConfigDraft::default();
         let mut problems = Vec::new();
-        if let Some(path) = path {
-            match std::fs::read_to_string(path) {
-                Ok(text) => problems.extend(file::read(&text, path, &mut draft).problems),
-                Err(error) => problems.push(ConfigProblem::in_file(path, read_error(&error))),
+        let text = path.map(|path| (path, std::fs::read_to_string(path)));
+        let mut values = match text {
+            None => ConfigValues::default(),
+            Some((path, Ok(text))) => {
+                let read = file::read(&text, path, &mut draft);
+                problems.extend(read.problems);
+                read.values
             }
-        }
+            Some((path, Err(error))) => {
+                problems.push(ConfigProblem::in_file(path, read_error(&error)));
+                ConfigValues::default()
+            }
+        };
         let mut warnings = Vec::new();
         let environment = &readable_variables(environment, &mut problems, &mut warnings);
         let Flags { listen, state_dir, log_level, log_format } = flags;
@@ -97,10 +127,10 @@ impl Config {
             }
         }
         for (name, value) in variables.into_iter().chain(flags) {
-            if let Some(value) = value
-                && let Err(message) = override_setting(&mut draft, name, value)
-            {
-                problems.push(ConfigProblem::new(name, message));
+            let Some(value) = value else { continue };
+            match override_setting(&mut draft, name, value) {
+                Ok(key) => values.ignore(key),
+                Err(message) => problems.push(ConfigProblem::new(name, message)),
             }
         }
         if draft.config.esx.proxy.is_some()
@@ -150,7 +180,7 @@ impl Config {
         };
         if problems.is_empty() {
             let esx = Esx { password, ..draft.config.esx };
-            Ok(Self { esx, warnings, ..draft.config })
+            Ok(LoadedConfig { config: Self { esx, warnings, ..draft.config }, values })
         } else {
             Err(ConfigError { problems })
         }
@@ -206,32 +236,57 @@ pub fn readable_by_all_warning(file: &Path, what: &str) -> Option<String> {
     })
 }
 
-/// Overrides a setting with the value of a variable or a flag.
+/// Overrides a setting with the value of a variable or a flag. Returns the key of the setting.
 fn override_setting(
     draft: &mut ConfigDraft,
     name: &'static str,
     value: &str,
-) -> Result<(), String> {
+) -> Result<&'static str, String> {
     let Config { esx, http, state, log, .. } = &mut draft.config;
-    match name {
-        "OTTER_LISTEN" | "--listen" => http.listen = values::parsed(value)?,
+    Ok(match name {
+        "OTTER_LISTEN" | "--listen" => {
+            http.listen = values::parsed(value)?;
+            "http.listen"
+        }
         "OTTER_STATE_DIR" | "--state-dir" => {
             state.dir = Some(PathBuf::from(values::not_empty(value)?));
+            "state.dir"
         }
-        "OTTER_ESX_URL" => esx.url = Some(values::host_url(value)?),
-        "OTTER_ESX_USERNAME" => esx.username = Some(value.to_owned()),
-        "OTTER_ESX_VERIFY" => esx.verify = values::parsed(value)?,
-        "OTTER_ESX_PROXY" => esx.proxy = Some(values::parsed(value)?),
-        "OTTER_ESX_PASSWORD" => draft.password = Password::Given(SecretString::from(value)),
+        "OTTER_ESX_URL" => {
+            esx.url = Some(values::host_url(value)?);
+            "esx.url"
+        }
+        "OTTER_ESX_USERNAME" => {
+            esx.username = Some(value.to_owned());
+            "esx.username"
+        }
+        "OTTER_ESX_VERIFY" => {
+            esx.verify = values::parsed(value)?;
+            "esx.verify"
+        }
+        "OTTER_ESX_PASSWORD" => {
+            draft.password = Password::Given(SecretString::from(value));
+            "esx.password"
+        }
+        "OTTER_ESX_PROXY" => {
+            esx.proxy = Some(values::parsed(value)?);
+            "esx.proxy"
+        }
         "OTTER_ESX_PASSWORD_FILE" => {
             draft.password =
                 Password::InFile { file: PathBuf::from(value), named_by: name.to_owned() };
+            "esx.password_file"
         }
-        "--log-level" => log.level = values::log_level(value)?,
-        "--log-format" => log.format = values::parsed(value)?,
+        "--log-level" => {
+            log.level = values::log_level(value)?;
+            "log.level"
+        }
+        "--log-format" => {
+            log.format = values::parsed(value)?;
+            "log.format"
+        }
         _ => return Err("nothing reads this".to_owned()),
-    }
-    Ok(())
+    })
 }
 
 /// Reads a password file: its only line, without the line end.

@@ -76,6 +76,9 @@ stable_words! {
         TokensReloaded = "tokens.reloaded",
         CertificateReloaded = "certificate.reloaded",
         PasswordReloaded = "password.reloaded",
+        /// The running daemon read its configuration again. The detail names the settings that
+        /// changed.
+        ConfigurationReloaded = "configuration.reloaded",
         /// The state was restored from a backup. Records that are younger than the backup are
         /// missing.
         StoreRestored = "store.restored",

@@ -136,6 +136,16 @@ impl Audit {
         );
     }
 
+    /// Records that the running daemon read its configuration again, or failed to.
+    ///
+    /// # Parameters
+    /// - `detail`: the settings that changed, or the problems.
+    pub fn configuration_reloaded(&self, outcome: AuditOutcome, detail: String) {
+        let record =
+            AuditRecord::new(self.clock.now(), AuditAction::ConfigurationReloaded, outcome);
+        self.record(record.with_actor(&Actor::otter()).with_detail(detail));
+    }
+
     /// A page of the audit, newest records first.
     ///
     /// # Errors

@@ -10,29 +10,25 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use uuid::Uuid;
 
 use super::inventory::{Inventory, InventoryContents};
 use super::jobs::Jobs;
 use super::leases::lease_table::MachineLedger;
 use super::leases::published::PublishedLeases;
+use super::live_settings::LiveSettings;
 use super::visibility::Visibility;
-use crate::domain::answers::AnswerRule;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::lease::Quarantine;
 use crate::domain::mac::MacAddress;
-use crate::domain::machine::{Machine, Question};
-use crate::domain::machine_pattern::MachinePattern;
-use crate::domain::machine_reference::ReferencedMachine;
-use crate::domain::machine_uuid::parse_uuid;
-use crate::domain::names::{contains_loosely, is_name};
+use crate::domain::machine::Machine;
+use crate::domain::names::contains_loosely;
 use crate::domain::network::Network;
-use crate::domain::pool::Pools;
 use crate::domain::power::PowerState;
 use crate::domain::scope::Scope;
 use crate::hypervisor::SessionState;
 
+pub use super::protection::Protection;
 pub use lookup::{ambiguous, empty_name, invalid_mac, snapshot};
 pub use not_free::NotFreeReason;
 pub use unknown_names::MATCHES_NONE;
@@ -41,27 +37,9 @@ pub use unknown_names::MATCHES_NONE;
 pub struct Machines {
     inventory: Arc<Inventory>,
     jobs: Jobs,
-    protection: Protection,
     leases: Arc<PublishedLeases>,
-    pools: Arc<Pools>,
+    settings: LiveSettings,
     visibility: Visibility,
-}
-
-/// Which machines otter refuses to change: protected ones, and the one that otter runs in.
-#[derive(Clone, Debug, Default)]
-pub struct Protection {
-    /// `machines.protected`
-    pub protected: Vec<MachinePattern>,
-    /// Patterns that otter adds. No warning is logged if one of them matches no machine.
-    pub built_in: Vec<MachinePattern>,
-    /// `esx.machine_name`. If it is set, the other properties of otter's machine are not used.
-    pub own_name: Option<String>,
-    /// The hardware addresses of the machine that otter runs in.
-    pub own_addresses: Vec<MacAddress>,
-    /// The BIOS UUID of the machine that otter runs in, in each byte order.
-    pub own_uuids: Vec<Uuid>,
-    /// Whether otter runs in a VMware machine, which may be a machine of the host.
-    pub runs_in_vmware: bool,
 }
 
 /// A machine with everything that callers see of it.
@@ -123,12 +101,11 @@ impl Machines {
     pub fn new(
         inventory: Arc<Inventory>,
         jobs: Jobs,
-        protection: Protection,
         leases: Arc<PublishedLeases>,
-        pools: Arc<Pools>,
+        settings: LiveSettings,
     ) -> Self {
-        let visibility = Visibility::new(Arc::clone(&inventory), Arc::clone(&pools));
-        Self { inventory, jobs, protection, leases, pools, visibility }
+        let visibility = Visibility::new(Arc::clone(&inventory), settings.clone());
+        Self { inventory, jobs, leases, settings, visibility }
     }
 
     /// The comparison of scopes with machines, jobs and leases.
@@ -197,7 +174,7 @@ impl Machines {
             return Ok(());
         }
         let machine = &view.machine;
-        let why = if self.protection.is_self(machine) {
+        let why = if self.settings.load().protection.is_self(machine) {
             "otter itself runs in it"
         } else {
             "machines.protected of otter's configuration names it"
@@ -205,12 +182,6 @@ impl Machines {
         let detail = format!("{} is protected: {why}. Nothing was done.", machine.name);
         Err(Failure::new(FailureKind::SelfProtection, detail)
             .with_machine(&machine.id, &machine.name))
-    }
-
-    /// The rule of the machine's pools for a question. `None` if there is none.
-    #[must_use]
-    pub fn answer_rule(&self, machine: &Machine, question: &Question) -> Option<AnswerRule<'_>> {
-        self.pools.answer_rule(machine, question)
     }
 
     /// The machine with this id, if it is in the scope.
@@ -223,9 +194,10 @@ impl Machines {
     #[must_use]
     pub fn self_machine(&self, scope: &Scope) -> Option<MachineId> {
         let visible = self.visibility.machines(scope);
-        let mut own = visible.iter().filter(|machine| self.protection.is_self(machine));
+        let protection = &self.settings.load().protection;
+        let mut own = visible.iter().filter(|machine| protection.is_self(machine));
         // Copies of a machine can have its UUID, but their addresses differ.
-        let by_address = own.clone().find(|machine| self.protection.has_own_address(machine));
+        let by_address = own.clone().find(|machine| protection.has_own_address(machine));
         by_address.or_else(|| own.next()).map(|machine| machine.id.clone())
     }
 
@@ -274,8 +246,9 @@ impl Machines {
         machine: &Arc<Machine>,
         active_job: Option<JobId>,
     ) -> MachineView {
-        let is_self = self.protection.is_self(machine);
-        let protected = is_self || self.protection.covers(machine);
+        let settings = self.settings.load();
+        let is_self = settings.protection.is_self(machine);
+        let protected = is_self || settings.protection.covers(machine);
         let leases = self.leases.load();
         let lease = leases.holder_of(&machine.identity()).map(|open| HoldingLease {
             lease: open.lease.id,
@@ -303,7 +276,7 @@ impl Machines {
             addresses_trusted: contents.has_trusted_addresses(&machine.id),
             protected,
             active_job,
-            pools: self.pools.for_machine(machine),
+            pools: settings.pools.for_machine(machine),
             lease,
             quarantine,
             not_free_because,
@@ -338,31 +311,6 @@ impl MachineFilter {
             && self.free.is_none_or(|free| view.not_free_because.is_empty() == free)
             && self.template.is_none_or(|template| machine.template == template)
             && self.pool.as_ref().is_none_or(|pool| view.pools.contains(pool))
-    }
-}
-
-impl Protection {
-    fn covers(&self, machine: &Machine) -> bool {
-        self.protected.iter().chain(&self.built_in).any(|pattern| pattern.matches(machine))
-    }
-
-    /// Whether otter itself runs in the machine. A copy of otter's machine with the same BIOS UUID
-    /// counts too.
-    #[must_use]
-    pub fn is_self(&self, machine: &Machine) -> bool {
-        match &self.own_name {
-            Some(name) => is_name(name, &machine.name),
-            None => self.has_own_address(machine) || self.has_own_uuid(machine),
-        }
-    }
-
-    fn has_own_address(&self, machine: &Machine) -> bool {
-        self.own_addresses.iter().any(|address| machine.has_mac(*address))
-    }
-
-    fn has_own_uuid(&self, machine: &Machine) -> bool {
-        let uuid = machine.bios_uuid.as_deref().filter(|_| !self.own_uuids.is_empty());
-        uuid.and_then(parse_uuid).is_some_and(|uuid| self.own_uuids.contains(&uuid))
     }
 }
 

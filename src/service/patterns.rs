@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::event_stream::EventStream;
 use super::inventory::Inventory;
-use super::machines::Protection;
+use super::live_settings::{LiveSettings, ReloadableSettings};
+use super::protection::Protection;
 use crate::domain::event::{EventFilter, EventType};
 use crate::domain::machine::Machine;
 use crate::domain::machine_pattern::{MachinePattern, PatternMatch};
@@ -37,8 +38,8 @@ pub enum PatternWarning {
 }
 
 /// How the configuration names machines.
-#[derive(Clone, Debug, Default)]
-pub struct MachinePatterns {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct MachinePatterns {
     /// The entries of each setting.
     entries: BTreeMap<Arc<str>, Vec<MachinePattern>>,
     protection: Protection,
@@ -46,15 +47,14 @@ pub struct MachinePatterns {
 
 /// Logs the warnings: at the start, and when they change.
 pub struct PatternWatch {
-    patterns: MachinePatterns,
+    settings: LiveSettings,
     inventory: Arc<Inventory>,
     event_stream: EventStream,
 }
 
 impl MachinePatterns {
     /// The entries of `machines.protected` and of every configured pool, and otter's own machine.
-    #[must_use]
-    pub fn new(protection: &Protection, pools: &Pools) -> Self {
+    fn new(protection: &Protection, pools: &Pools) -> Self {
         let mut entries = BTreeMap::from([(Arc::from(PROTECTED), protection.protected.clone())]);
         for (name, pool) in &pools.0 {
             entries.insert(Arc::from(format!("pools.{name}.machines")), pool.machines.clone());
@@ -63,12 +63,25 @@ impl MachinePatterns {
     }
 
     /// The number of entries of each setting that match no machine.
-    #[must_use]
-    pub fn counts(&self, warnings: &BTreeSet<PatternWarning>) -> BTreeMap<Arc<str>, usize> {
+    fn counts(&self, warnings: &BTreeSet<PatternWarning>) -> BTreeMap<Arc<str>, usize> {
         let count = |setting: &Arc<str>| {
             warnings.iter().filter(|warning| warning.is_unmatched_in(setting)).count()
         };
         self.entries.keys().map(|setting| (Arc::clone(setting), count(setting))).collect()
+    }
+
+    /// Whether the entry of a warning is still configured.
+    fn has_entry_of(&self, warning: &PatternWarning) -> bool {
+        let (setting, pattern) = match warning {
+            PatternWarning::Unmatched { setting, pattern } => (&**setting, pattern),
+            PatternWarning::ById { pattern, .. } => (PROTECTED, pattern),
+            PatternWarning::OwnMachineNotFound => return true,
+        };
+        match self.entries.get(setting) {
+            Some(entries) => entries.iter().any(|entry| entry.to_string() == *pattern),
+            // The pool was removed, or the setting is no list.
+            None => !setting.starts_with("pools."),
+        }
     }
 
     fn warnings(&self, machines: &[Arc<Machine>]) -> BTreeSet<PatternWarning> {
@@ -187,28 +200,29 @@ impl PatternWarning {
 impl PatternWatch {
     #[must_use]
     pub const fn new(
-        patterns: MachinePatterns,
+        settings: LiveSettings,
         inventory: Arc<Inventory>,
         event_stream: EventStream,
     ) -> Self {
-        Self { patterns, inventory, event_stream }
+        Self { settings, inventory, event_stream }
     }
 
     /// The present warnings. Empty before the inventory is loaded.
     #[must_use]
     pub fn warnings(&self) -> BTreeSet<PatternWarning> {
         let contents = self.inventory.contents();
-        if contents.loaded { self.patterns.warnings(&contents.machines) } else { BTreeSet::new() }
+        if contents.loaded { self.patterns().warnings(&contents.machines) } else { BTreeSet::new() }
     }
 
     /// The number of patterns of each setting that match no machine now.
     #[must_use]
     pub fn counts(&self) -> BTreeMap<Arc<str>, usize> {
-        self.patterns.counts(&self.warnings())
+        self.patterns().counts(&self.warnings())
     }
 
-    /// Logs each change of the warnings, until `stop`. It waits for events of the inventory and
-    /// compares the patterns only if a property changed by which patterns name machines.
+    /// Logs each change of the warnings, until `stop`. It waits for events of the inventory, and for
+    /// reloads, and compares the patterns only if they changed, or a property by which patterns
+    /// name machines.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let types = vec![
             EventType::MachineChanged,
@@ -218,20 +232,23 @@ impl PatternWatch {
         ];
         let mut changes =
             self.event_stream.subscribe(EventFilter { types, ..EventFilter::default() });
-        let (mut last_keys, mut logged): (Option<Vec<MachineKeys>>, _) = (None, BTreeSet::new());
+        let (mut last, mut logged) = (None, BTreeSet::new());
         loop {
             // First skip the events, then read the inventory: a change in between wakes the loop
             // again.
             changes.skip_unread();
             let contents = self.inventory.contents();
-            let keys = contents.loaded.then(|| {
-                contents.machines.iter().map(|machine| MachineKeys::new(machine)).collect()
+            let compared = contents.loaded.then(|| {
+                let keys = contents.machines.iter().map(|machine| MachineKeys::new(machine));
+                (keys.collect::<Vec<_>>(), self.patterns())
             });
-            if keys.is_some() && keys != last_keys {
-                let now = self.patterns.warnings(&contents.machines);
+            if let Some((_, patterns)) = compared.as_ref().filter(|_| compared != last) {
+                let now = patterns.warnings(&contents.machines);
+                // A reload may have removed an entry.
+                logged.retain(|warning| patterns.has_entry_of(warning));
                 now.difference(&logged).for_each(PatternWarning::log);
                 logged.difference(&now).for_each(PatternWarning::log_end);
-                (last_keys, logged) = (keys, now);
+                (last, logged) = (compared, now);
             }
             tokio::select! {
                 biased;
@@ -239,6 +256,11 @@ impl PatternWatch {
                 () = changes.wait_for_more() => {}
             }
         }
+    }
+
+    fn patterns(&self) -> MachinePatterns {
+        let ReloadableSettings { protection, pools, .. } = &*self.settings.load();
+        MachinePatterns::new(protection, pools)
     }
 }
 

@@ -20,9 +20,10 @@ use super::inventory::Inventory;
 use super::jobs::authorization::Requester;
 use super::jobs::{Jobs, NewJob};
 use super::leases::Leases;
+use super::live_settings::LiveSettings;
 use super::machines::Machines;
 use crate::clock::Clock;
-use crate::domain::answers::{AnswerRule, AnswerRules};
+use crate::domain::answers::AnswerRule;
 use crate::domain::event::{EventFilter, EventType};
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{JobId, QuestionId};
@@ -42,8 +43,7 @@ const PAUSE_MEMORY: Duration = Duration::from_mins(1);
 
 /// Watches for questions and answers those that have a rule.
 pub struct QuestionWatch {
-    /// The rules for all machines. The rules of pools come first.
-    rules: AnswerRules,
+    settings: LiveSettings,
     clock: Clock,
     event_stream: EventStream,
     inventory: Arc<Inventory>,
@@ -86,11 +86,11 @@ struct Memory {
 
 impl QuestionWatch {
     /// # Parameters
-    /// - `rules`: the rules for all machines. The rules of pools come first.
+    /// - `settings`: have the rules for all machines, and those of pools, which come first.
     #[must_use]
-    pub fn new(rules: AnswerRules, services: &Services, clock: Clock) -> Self {
+    pub fn new(settings: LiveSettings, services: &Services, clock: Clock) -> Self {
         let Services { event_stream, inventory, jobs, leases, machines, .. } = services.clone();
-        Self { rules, clock, event_stream, inventory, jobs, leases, machines }
+        Self { settings, clock, event_stream, inventory, jobs, leases, machines }
     }
 
     /// Answers questions until `stop` is cancelled.
@@ -144,7 +144,8 @@ impl QuestionWatch {
     /// Starts the answer to the question of a machine if a rule has one. Returns the pause before
     /// another try.
     async fn answer(&self, machine: &Arc<Machine>, memory: &mut Memory) -> Option<Duration> {
-        let Self { rules, clock, jobs, leases, machines, .. } = self;
+        let Self { clock, jobs, leases, machines, .. } = self;
+        let settings = self.settings.load();
         let question = machine.question.as_ref()?;
         let asked = AskedQuestion::from_machine(machine)?;
         match memory.questions.get(&asked) {
@@ -170,8 +171,8 @@ impl QuestionWatch {
                 Err(_) => return Some(RETRY_DELAY),
             },
         }
-        let of_pool = machines.answer_rule(machine, question);
-        let rule = of_pool.or_else(|| rules.for_question(question))?;
+        let of_pool = settings.pools.answer_rule(machine, question);
+        let rule = of_pool.or_else(|| settings.answers.for_question(question))?;
         let view = machines.get(&machine.id)?;
         // The question may be gone by now. Its change wakes the watch.
         let is_pending = view.machine.question.as_ref() == Some(question);

@@ -4,38 +4,25 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+pub use super::live_settings::SnapshotSettings;
+use super::live_settings::{LiveSettings, ReloadableSettings};
 use crate::domain::access::Authority;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::job::Job;
 use crate::domain::machine::Machine;
-use crate::domain::pool::Pools;
 use crate::domain::snapshot_rules::{SnapshotChange, SnapshotRules, SnapshotTree};
 use crate::storage::{Storage, StorageError};
 
-/// The configuration of the protection.
-#[derive(Clone, Debug, Default)]
-pub struct SnapshotSettings {
-    /// `snapshots.protected`: patterns of names and of paths.
-    pub protected: Vec<String>,
-    /// `snapshots.runners_may_remove`
-    pub runners_may_remove: bool,
-}
-
 /// Finds the rules of each job.
 pub struct SnapshotProtection {
-    settings: SnapshotSettings,
-    pools: Arc<Pools>,
+    settings: LiveSettings,
     storage: Arc<dyn Storage>,
 }
 
 impl SnapshotProtection {
     #[must_use]
-    pub const fn new(
-        settings: SnapshotSettings,
-        pools: Arc<Pools>,
-        storage: Arc<dyn Storage>,
-    ) -> Self {
-        Self { settings, pools, storage }
+    pub const fn new(settings: LiveSettings, storage: Arc<dyn Storage>) -> Self {
+        Self { settings, storage }
     }
 
     /// The rules for a job. The storage is read only for the job of a runner.
@@ -60,25 +47,26 @@ impl SnapshotProtection {
             }
             _ => BTreeSet::new(),
         };
+        let settings = self.settings.load();
         Ok(SnapshotRules {
-            protected: self.patterns(machine),
-            runners_may_remove: self.settings.runners_may_remove,
+            protected: patterns(&settings, machine),
+            runners_may_remove: settings.snapshots.runners_may_remove,
             made_under_lease: made,
         })
     }
+}
 
-    fn patterns(&self, machine: Option<&Machine>) -> Vec<String> {
-        let pools = self.pools.0.iter();
-        let pool_patterns: Vec<String> = match machine {
-            Some(machine) => {
-                let names = self.pools.for_machine(machine);
-                let own = pools.filter(|(name, _)| names.contains(name));
-                own.flat_map(|(_, pool)| pool.protected_snapshots.clone()).collect()
-            }
-            None => pools.flat_map(|(_, pool)| pool.protected_snapshots.clone()).collect(),
-        };
-        self.settings.protected.iter().cloned().chain(pool_patterns).collect()
-    }
+fn patterns(settings: &ReloadableSettings, machine: Option<&Machine>) -> Vec<String> {
+    let pools = settings.pools.0.iter();
+    let pool_patterns: Vec<String> = match machine {
+        Some(machine) => {
+            let names = settings.pools.for_machine(machine);
+            let own = pools.filter(|(name, _)| names.contains(name));
+            own.flat_map(|(_, pool)| pool.protected_snapshots.clone()).collect()
+        }
+        None => pools.flat_map(|(_, pool)| pool.protected_snapshots.clone()).collect(),
+    };
+    settings.snapshots.protected.iter().cloned().chain(pool_patterns).collect()
 }
 
 /// Checks that a job may change the snapshots of its machine.

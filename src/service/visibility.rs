@@ -5,39 +5,41 @@ use std::sync::Arc;
 
 use super::callers::Caller;
 use super::inventory::Inventory;
+use super::live_settings::LiveSettings;
 use crate::domain::datastore::Datastore;
 use crate::domain::event::Placement;
 use crate::domain::job::Job;
 use crate::domain::lease::Lease;
 use crate::domain::machine::{Machine, MachineIdentity};
 use crate::domain::machine_reference::MachineKeys;
-use crate::domain::pool::Pools;
 use crate::domain::scope::Scope;
 
 /// Compares scopes with the machines of the host.
 pub struct Visibility {
     inventory: Arc<Inventory>,
-    pools: Arc<Pools>,
+    settings: LiveSettings,
 }
 
 impl Visibility {
-    /// Compares scopes with the machines of this inventory, in these pools.
+    /// Compares scopes with the machines of this inventory, in the pools of the settings.
     #[must_use]
-    pub const fn new(inventory: Arc<Inventory>, pools: Arc<Pools>) -> Self {
-        Self { inventory, pools }
+    pub const fn new(inventory: Arc<Inventory>, settings: LiveSettings) -> Self {
+        Self { inventory, settings }
     }
 
     /// Whether a machine is in a scope now.
     #[must_use]
     pub fn has_machine(&self, scope: &Scope, machine: &Machine) -> bool {
-        !scope.is_restricted() || scope.contains(&machine.name, &self.pools.for_machine(machine))
+        !scope.is_restricted()
+            || scope.contains(&machine.name, &self.settings.load().pools.for_machine(machine))
     }
 
     /// Whether a machine was in a scope while it had this placement.
     #[must_use]
     pub fn had_machine(&self, scope: &Scope, placement: &Placement) -> bool {
         let Placement { keys, annotated_pools, datastores: _ } = placement;
-        scope.contains(&keys.name, &self.pools.for_keys(keys, annotated_pools.clone()))
+        let pools = &self.settings.load().pools;
+        scope.contains(&keys.name, &pools.for_keys(keys, annotated_pools.clone()))
     }
 
     /// The machines of a scope, in the order of their names.
@@ -76,9 +78,9 @@ impl Visibility {
     /// Whether a pool has a machine in a scope.
     #[must_use]
     pub fn has_pool(&self, scope: &Scope, pool: &str) -> bool {
-        let is_of_pool = |machine: &Arc<Machine>| {
-            self.pools.for_machine(machine).iter().any(|name| name == pool)
-        };
+        let pools = &self.settings.load().pools;
+        let is_of_pool =
+            |machine: &Arc<Machine>| pools.for_machine(machine).iter().any(|name| name == pool);
         !scope.is_restricted() || self.machines(scope).iter().any(is_of_pool)
     }
 
@@ -112,6 +114,7 @@ impl Visibility {
         }
         let last_pool = last_pool.map(str::to_owned).into_iter().collect();
         let keys = MachineKeys::from_identity(machine, last_name);
-        scope.contains(last_name, &self.pools.for_keys(&keys, last_pool))
+        let pools = &self.settings.load().pools;
+        scope.contains(last_name, &pools.for_keys(&keys, last_pool))
     }
 }

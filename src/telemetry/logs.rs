@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::{EnvFilter, Layer, Registry};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::domain::terminal::printable;
 
@@ -38,31 +38,52 @@ pub enum LogsError {
     Level { level: String, source: tracing_subscriber::filter::ParseError },
     #[error("the log was set up already")]
     Installed(#[source] tracing::subscriber::SetGlobalDefaultError),
+    #[error("the level of the log cannot be changed")]
+    Gone(#[source] reload::Error),
+}
+
+/// The level of the installed log. Clones share it.
+#[derive(Clone, Debug)]
+pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
+
+impl LogLevel {
+    /// Changes the level.
+    ///
+    /// # Errors
+    /// It is not a level; the old one stays.
+    pub fn set(&self, level: &str) -> Result<(), LogsError> {
+        self.0.reload(filter(level)?).map_err(LogsError::Gone)
+    }
 }
 
 /// Writes all log lines of the process to stderr from now on.
 ///
 /// # Parameters
 /// - `level`: a level, or directives of `EnvFilter`.
-pub fn install(level: &str, style: Style) -> Result<(), LogsError> {
-    let subscriber = subscriber(level, style, io::stderr)?;
-    tracing::subscriber::set_global_default(subscriber).map_err(LogsError::Installed)
+pub fn install(level: &str, style: Style) -> Result<LogLevel, LogsError> {
+    let (subscriber, level) = subscriber(level, style, io::stderr)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(LogsError::Installed)?;
+    Ok(level)
 }
 
 fn subscriber<W>(
     level: &str,
     style: Style,
     writer: W,
-) -> Result<impl Subscriber + Send + Sync, LogsError>
+) -> Result<(impl Subscriber + Send + Sync, LogLevel), LogsError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::builder()
+    let (filter, level) = reload::Layer::new(filter(level)?);
+    let layer = layer(style, writer).with_filter(filter.and(filter_fn(is_free_of_secrets)));
+    Ok((Registry::default().with(layer), LogLevel(level)))
+}
+
+fn filter(level: &str) -> Result<EnvFilter, LogsError> {
+    EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
         .parse(level)
-        .map_err(|source| LogsError::Level { level: level.to_owned(), source })?;
-    let layer = layer(style, writer).with_filter(filter.and(filter_fn(is_free_of_secrets)));
-    Ok(Registry::default().with(layer))
+        .map_err(|source| LogsError::Level { level: level.to_owned(), source })
 }
 
 fn layer<S, W>(style: Style, writer: W) -> Box<dyn Layer<S> + Send + Sync>
@@ -122,7 +143,7 @@ mod tests {
     fn written(level: &str, style: Style, log: impl FnOnce()) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber = subscriber(level, style, move || writer.clone()).unwrap();
+        let (subscriber, _level) = subscriber(level, style, move || writer.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, log);
         String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
     }

@@ -280,6 +280,11 @@ impl Metrics {
         self.0.jobs_ended.get_or_create(&JobEndLabels { kind, state }).observe(took.as_secs_f64());
     }
 
+    /// Forgets the numbers of all settings. A reload can remove a setting.
+    pub fn clear_unmatched_patterns(&self) {
+        self.0.unmatched_patterns.clear();
+    }
+
     /// Sets the number of a setting's patterns that match no machine.
     pub fn unmatched_patterns(&self, setting: &str, count: i64) {
         let labels = SettingLabels { setting: setting.to_owned() };

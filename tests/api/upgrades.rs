@@ -12,7 +12,8 @@ use axum::routing::get;
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use otter::api::HttpSettings;
-use otter::api::serve::{Listener, serve};
+use otter::api::listener::Listener;
+use otter::api::serve::serve;
 use otter::clock::Clock;
 use otter::supervisor::Supervisor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,7 +40,7 @@ impl Server {
         let settings = HttpSettings { max_connections, ..settings("https://127.0.0.1:1").http };
         let supervisor = Supervisor::new(clock.clone(), Duration::from_secs(10));
         let task = tokio::spawn(serve(
-            listener,
+            vec![listener],
             router,
             settings,
             clock.clone(),

@@ -14,6 +14,7 @@ mod lease_restarts;
 mod open_files;
 mod patterns;
 mod recovery;
+mod reload;
 mod run;
 mod signals;
 mod snapshots;

@@ -1,5 +1,5 @@
 //! The effects of signals: SIGTERM drains, a second signal ends the daemon at once, SIGHUP reads
-//! the password again. What the log says of an outage.
+//! the password again. What the log says of an outage. `reload.rs` tests the rest of a reload.
 
 use otter::clock::Clock;
 use otter::simulator::{DownMode, HostdRestart, Pace, Scenario, Simulator, SimulatorOptions};

@@ -20,7 +20,8 @@ use otter::service::jobs::authorization::{
     Authorization, JobAuthorizer, LeaseCredential, Requester,
 };
 use otter::service::jobs::{Deadlines, JobSettings, JobView, Jobs, JobsParts, NewJob};
-use otter::service::snapshots::{SnapshotProtection, SnapshotSettings};
+use otter::service::live_settings::LiveSettings;
+use otter::service::snapshots::SnapshotProtection;
 use otter::simulator::{Pace, Scenario};
 use otter::storage::Storage as _;
 use otter::store::Store;
@@ -217,8 +218,7 @@ fn new_jobs(
         metrics: Metrics::default(),
         authorizer: Arc::clone(authorizer) as _,
         snapshots: Arc::new(SnapshotProtection::new(
-            SnapshotSettings::default(),
-            Arc::default(),
+            LiveSettings::default(),
             Arc::new(store.clone()),
         )),
     });

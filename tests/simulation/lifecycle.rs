@@ -18,8 +18,9 @@ use otter::service::leases::lease_table::LeaseRules;
 use otter::service::leases::published::PublishedLeases;
 use otter::service::leases::secret::LeaseSecrets;
 use otter::service::leases::{Leases, LeasesParts};
-use otter::service::machines::{Machines, Protection};
-use otter::service::snapshots::{SnapshotProtection, SnapshotSettings};
+use otter::service::live_settings::{LiveSettings, ReloadableSettings};
+use otter::service::machines::Machines;
+use otter::service::snapshots::SnapshotProtection;
 use otter::service::storage_watch::StorageWatch;
 use otter::storage::{Storage, StorageError};
 use otter::supervisor::{Signals, Supervisor};
@@ -99,10 +100,10 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
         run.host_of_services(Arc::new(UnreliableHost::new(run, incarnation, &inventory)));
     let hosts = Hosts::from_host(Arc::clone(&hypervisor));
     let callers = Arc::new(Callers::load(Arc::clone(&store), clock.clone()).await?);
-    let (published_leases, pools, metrics) =
-        (Arc::new(PublishedLeases::default()), Arc::new(pools()), Metrics::default());
-    let snapshots = SnapshotSettings::default();
-    let snapshots = SnapshotProtection::new(snapshots, Arc::clone(&pools), Arc::clone(&store));
+    let (published_leases, metrics) = (Arc::new(PublishedLeases::default()), Metrics::default());
+    let settings =
+        LiveSettings::new(ReloadableSettings { pools: pools(), ..ReloadableSettings::default() });
+    let snapshots = SnapshotProtection::new(settings.clone(), Arc::clone(&store));
     let jobs = Jobs::new(JobsParts {
         store: Arc::clone(&store),
         hosts: hosts.clone(),
@@ -115,13 +116,11 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
         authorizer: Arc::clone(&published_leases) as _,
         snapshots: Arc::new(snapshots),
     });
-    let protection = Protection::default();
     let machines = Machines::new(
         Arc::clone(&inventory),
         jobs.clone(),
-        protection,
         Arc::clone(&published_leases),
-        Arc::clone(&pools),
+        settings.clone(),
     );
     let machines = Arc::new(machines);
     checked_storage.set_machines(&machines);
@@ -134,7 +133,7 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
         jobs: jobs.clone(),
         machines: Arc::clone(&machines),
         published: published_leases,
-        pools,
+        settings,
         rules: LeaseRules {
             max_total: MAX_TOTAL,
             quarantine_retry: QUARANTINE_RETRY,

@@ -20,7 +20,7 @@ pub struct AuditEntry {
         "lease.granted", "lease.active", "lease.renewed", "lease.releasing", "lease.ended",
         "machine.quarantined", "machine.quarantine_cleared", "machine.overridden",
         "request.refused", "token.created", "token.revoked", "token.rotated", "tokens.reloaded",
-        "certificate.reloaded", "password.reloaded", "store.restored"
+        "certificate.reloaded", "password.reloaded", "configuration.reloaded", "store.restored"
     ]))))]
     pub action: String,
     /// The name of the caller's token; `anonymous` if no token exists, `otter` for otter's own

@@ -116,7 +116,19 @@ impl EventStream {
         for subject in subjects {
             buffer.push(Event { at, subject });
         }
-        // Under the lock of the buffer, so that the number never decreases.
+        self.wake_readers(&buffer);
+    }
+
+    /// Makes every reader read all objects again, because any of them may have changed. Call it
+    /// once the changes can be read. A reader that resumes at an earlier version cannot.
+    pub fn start_over(&self) {
+        let mut buffer = self.buffer();
+        buffer.start_over();
+        self.wake_readers(&buffer);
+    }
+
+    /// Call it under the lock of the buffer, so that the number never decreases.
+    fn wake_readers(&self, buffer: &RingBuffer) {
         self.0.newest.send_if_modified(|newest| {
             std::mem::replace(newest, buffer.newest()) != buffer.newest()
         });

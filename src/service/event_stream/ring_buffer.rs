@@ -36,6 +36,13 @@ impl RingBuffer {
         }
     }
 
+    /// Drops all events. Every reader has then missed one.
+    pub fn start_over(&mut self) {
+        self.newest += 1;
+        self.events.clear();
+        self.bytes = 0;
+    }
+
     /// The number of the newest event.
     #[must_use]
     pub const fn newest(&self) -> u64 {

@@ -122,6 +122,16 @@ impl Inventory {
         self.wake(&[Change::Machine(machine.clone())]);
     }
 
+    /// Makes every reader of events and every watcher read again, because otter's own data about
+    /// any machine may have changed (its pools, its protection).
+    pub fn start_over(&self) {
+        self.event_stream.start_over();
+        let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        for watcher in watchers.values() {
+            watcher.send_replace(());
+        }
+    }
+
     /// Reads guests whose addresses are not trusted directly from the host, once their confirmation
     /// is due. Runs until `stop`.
     pub async fn confirm_guests(&self, hosts: Hosts, stop: CancellationToken) {

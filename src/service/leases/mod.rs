@@ -43,6 +43,7 @@ use super::event_stream::EventStream;
 use super::idempotency::{Claimed, mismatch};
 use super::inventory::Inventory;
 use super::jobs::Jobs;
+use super::live_settings::LiveSettings;
 use super::machines::Machines;
 use super::storage_watch::{store_failure, unconfirmed_start};
 use crate::clock::Clock;
@@ -50,7 +51,6 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{LeaseId, MachineId};
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
 use crate::domain::machine::Machine;
-use crate::domain::pool::Pools;
 use crate::storage::{KeyOwner, LeaseFilter, Storage, StorageError};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
@@ -69,7 +69,7 @@ pub struct LeasesParts {
     pub jobs: Jobs,
     pub machines: Arc<Machines>,
     pub published: Arc<PublishedLeases>,
-    pub pools: Arc<Pools>,
+    pub settings: LiveSettings,
     pub rules: LeaseRules,
     pub secrets: LeaseSecrets,
     pub supervisor: Supervisor,
@@ -325,7 +325,7 @@ impl Leases {
         if let Some(ttl) = ttl {
             // The limit is that of the selected pool, as in the request for the lease.
             let pool = self.0.view(id).and_then(|view| view.lease.select.pool.clone());
-            self.check_ttl(ttl, self.visible_pool(caller, pool.as_deref()))?;
+            self.check_ttl(ttl, self.visible_pool(caller, pool.as_deref()).as_ref())?;
         }
         self.0.submit_as(caller.actor(), LeaseCommand::Renew(id, ttl)).await?;
         self.get_for(caller, id).await?.ok_or_else(|| unknown_lease(id))

@@ -37,7 +37,8 @@ impl LeaseActor {
     pub fn pools(&self, caller: &Caller) -> Result<Vec<PoolView>, Failure> {
         self.parts.machines.contents()?;
         let state = self.parts.published.load();
-        let configured = self.parts.pools.0.keys().filter(|_| !caller.scope.is_restricted());
+        let settings = self.parts.settings.load();
+        let configured = settings.pools.0.keys().filter(|_| !caller.scope.is_restricted());
         let mut pools: BTreeMap<String, PoolView> =
             configured.map(|name| (name.clone(), PoolView::empty(name))).collect();
         let in_scope =

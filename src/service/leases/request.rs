@@ -54,6 +54,7 @@ impl Leases {
     ) -> Result<Lease, Failure> {
         let parts = &self.0.parts;
         let pool = self.visible_pool(caller, new.select.pool.as_deref());
+        let pool = pool.as_ref();
         self.check_ttl(new.ttl, pool)?;
         let release = new
             .release
@@ -87,11 +88,11 @@ impl Leases {
 
     /// The configuration of a pool. `None` if it is not configured or does not exist for the
     /// caller.
-    pub(super) fn visible_pool(&self, caller: &Caller, name: Option<&str>) -> Option<&Pool> {
+    pub(super) fn visible_pool(&self, caller: &Caller, name: Option<&str>) -> Option<Pool> {
         let LeaseActor { parts, .. } = &*self.0;
         let visibility = parts.machines.visibility();
         name.filter(|name| visibility.has_pool(&caller.scope, name))
-            .and_then(|name| parts.pools.get(name))
+            .and_then(|name| parts.settings.load().pools.get(name).cloned())
     }
 
     /// Rejects a duration that is zero or longer than the pool or the rules allow.

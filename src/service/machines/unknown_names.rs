@@ -21,8 +21,9 @@ impl Machines {
     pub fn pool_names(&self, scope: &Scope) -> Result<BTreeSet<String>, Failure> {
         self.contents()?;
         let machines = self.visibility.machines(scope);
-        let named = machines.iter().flat_map(|machine| self.pools.for_machine(machine));
-        let configured = self.pools.0.keys().filter(|_| !scope.is_restricted());
+        let pools = &self.settings.load().pools;
+        let named = machines.iter().flat_map(|machine| pools.for_machine(machine));
+        let configured = pools.0.keys().filter(|_| !scope.is_restricted());
         Ok(named.chain(configured.cloned()).collect())
     }
 

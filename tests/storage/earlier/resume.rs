@@ -11,7 +11,8 @@ use otter::service::hosts::Hosts;
 use otter::service::inventory::Inventory;
 use otter::service::jobs::{Deadlines, JobSettings, Jobs, JobsParts};
 use otter::service::leases::published::PublishedLeases;
-use otter::service::snapshots::{SnapshotProtection, SnapshotSettings};
+use otter::service::live_settings::LiveSettings;
+use otter::service::snapshots::SnapshotProtection;
 use otter::simulator::Pace;
 use otter::storage::Storage;
 use otter::store::Store;
@@ -106,10 +107,6 @@ async fn engine(clock: &Clock, store: &Store) -> Jobs {
         },
         metrics: Metrics::default(),
         authorizer: Arc::new(PublishedLeases::default()),
-        snapshots: Arc::new(SnapshotProtection::new(
-            SnapshotSettings::default(),
-            Arc::default(),
-            store,
-        )),
+        snapshots: Arc::new(SnapshotProtection::new(LiveSettings::default(), store)),
     })
 }

@@ -1,0 +1,51 @@
+//! The settings that a reload of the configuration replaces while otter runs. Each use reads the
+//! newest ones; what was decided by earlier ones, such as a granted lease, stays as it is.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::protection::Protection;
+use crate::domain::answers::AnswerRules;
+use crate::domain::pool::Pools;
+
+/// The configuration of the protection of snapshots.
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotSettings {
+    /// `snapshots.protected`: patterns of names and of paths.
+    pub protected: Vec<String>,
+    /// `snapshots.runners_may_remove`
+    pub runners_may_remove: bool,
+}
+
+/// The settings that a reload replaces, all at once.
+#[derive(Clone, Debug, Default)]
+pub struct ReloadableSettings {
+    pub pools: Pools,
+    /// The answers to questions of all machines. Those of pools come first.
+    pub answers: AnswerRules,
+    pub protection: Protection,
+    pub snapshots: SnapshotSettings,
+}
+
+/// The newest of these settings. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct LiveSettings(Arc<ArcSwap<ReloadableSettings>>);
+
+impl LiveSettings {
+    #[must_use]
+    pub fn new(settings: ReloadableSettings) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(settings)))
+    }
+
+    /// The settings that apply now. Keep the result for one decision only.
+    #[must_use]
+    pub fn load(&self) -> Arc<ReloadableSettings> {
+        self.0.load_full()
+    }
+
+    /// Replaces the settings.
+    pub fn replace(&self, settings: ReloadableSettings) {
+        self.0.store(Arc::new(settings));
+    }
+}
