@@ -227,6 +227,7 @@ fn http_settings(http: config::Http, access_log: bool, tls_verified: bool) -> Ht
         scheme: Scheme::Http,
         allowed_origins: http.allowed_origins,
         trusted_proxies: http.trusted_proxies,
+        base_path: http.base_path,
         access_log,
         bookmark_interval: Duration::from_secs(15),
         tls_verified,
@@ -321,19 +322,15 @@ impl App {
             listen,
             socket_access,
             passed_sockets,
-            tls: _,
             state_dir,
-            esx: _,
             guest_settle,
-            protection: _,
-            snapshots: _,
             jobs,
             leases,
             retention,
             mut http,
             event_stream,
             grace,
-            warnings: _,
+            ..
         } = settings;
         http.is_unencrypted = is_unencrypted;
         fail_point!("open");

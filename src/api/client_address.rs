@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName};
 
-use crate::domain::network::Network;
+use crate::domain::trusted_proxy::TrustedProxy;
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -17,31 +17,48 @@ pub enum Peer {
     Unix,
 }
 
+/// Whether the other end of a connection is a trusted proxy.
+#[must_use]
+pub fn is_trusted_peer(peer: Option<Peer>, trusted_proxies: &[TrustedProxy]) -> bool {
+    match peer {
+        Some(Peer::Tcp(address)) => is_trusted(address, trusted_proxies),
+        Some(Peer::Unix) => trusted_proxies.contains(&TrustedProxy::Unix),
+        None => false,
+    }
+}
+
 /// The client's address. While the current address belongs to a trusted proxy, the next address of
 /// `X-Forwarded-For`, from the right, replaces it. An entry that is not an address ends the search.
 ///
-/// `None` if the peer has no address.
+/// `None` if the peer has no address, and is no trusted proxy that reports one.
 #[must_use]
 pub fn client_address(
     peer: Option<Peer>,
     headers: &HeaderMap,
-    trusted_proxies: &[Network],
+    trusted_proxies: &[TrustedProxy],
 ) -> Option<IpAddr> {
-    let Some(Peer::Tcp(peer)) = peer else { return None };
-    let is_trusted =
-        |address: IpAddr| trusted_proxies.iter().any(|network| network.contains(address));
-    let mut address = peer.to_canonical();
+    let mut address = match peer? {
+        Peer::Tcp(address) => Some(address.to_canonical()),
+        Peer::Unix => None,
+    };
+    if !is_trusted_peer(peer, trusted_proxies) {
+        return address;
+    }
     let lines =
         headers.get_all(X_FORWARDED_FOR).into_iter().map(|line| line.to_str().unwrap_or(""));
     let reported: Vec<&str> = lines.flat_map(|line| line.split(',')).collect();
     for report in reported.into_iter().rev() {
-        if !is_trusted(address) {
+        if address.is_some_and(|address| !is_trusted(address, trusted_proxies)) {
             break;
         }
         let Some(next) = reported_address(report.trim()) else { break };
-        address = next;
+        address = Some(next);
     }
-    Some(address)
+    address
+}
+
+fn is_trusted(address: IpAddr, trusted_proxies: &[TrustedProxy]) -> bool {
+    trusted_proxies.iter().any(|proxy| proxy.contains(address))
 }
 
 /// Parses an address as proxies write it, with or without a port.
@@ -85,6 +102,19 @@ mod tests {
         ] {
             assert_eq!(of(peer, lines), client, "{peer} {lines:?}");
         }
-        assert_eq!(client_address(Some(Peer::Unix), &HeaderMap::new(), &trusted), None);
+        let mut headers = HeaderMap::new();
+        let mut of_unix = |trusted: &[TrustedProxy], line: &'static str| {
+            headers.insert(X_FORWARDED_FOR, HeaderValue::from_static(line));
+            client_address(Some(Peer::Unix), &headers, trusted).map(|client| client.to_string())
+        };
+        let with_unix = [trusted[0], TrustedProxy::Unix];
+        for (trusted, line, client) in [
+            (&trusted[..], "203.0.113.9", None),
+            (&with_unix, "", None),
+            (&with_unix, "127.0.0.1, 203.0.113.9", Some("203.0.113.9")),
+            (&with_unix, "203.0.113.9, 10.0.0.2", Some("203.0.113.9")),
+        ] {
+            assert_eq!(of_unix(trusted, line).as_deref(), client, "{trusted:?} {line}");
+        }
     }
 }

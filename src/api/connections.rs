@@ -19,6 +19,7 @@ use std::task::{Context, Poll};
 
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +58,8 @@ pub struct ConnectionSlot {
     close: CancellationToken,
     has_accepted_request: AtomicBool,
     is_upgraded: Arc<AtomicBool>,
+    /// The task that waits until the connection is idle.
+    became_idle: AtomicWaker,
 }
 
 /// A new connection, and how room was made for it.
@@ -119,6 +122,7 @@ impl Connections {
             close,
             has_accepted_request: AtomicBool::new(false),
             is_upgraded: Arc::default(),
+            became_idle: AtomicWaker::new(),
         }))
     }
 
@@ -171,9 +175,17 @@ impl ConnectionSlot {
 
     /// A number for the time since the connection became idle; each such time has another number.
     /// `None` while a request is in flight, and after an upgrade.
-    #[must_use]
-    pub fn idle_period(&self) -> Option<u64> {
+    fn idle_period(&self) -> Option<u64> {
         Some(self.idle_since.load(Ordering::Relaxed)).filter(|since| *since != BUSY)
+    }
+
+    /// As [`ConnectionSlot::idle_period`]. If there is none, the task is woken when one begins.
+    pub fn poll_idle_period(&self, context: &Context<'_>) -> Option<u64> {
+        self.idle_period().or_else(|| {
+            self.became_idle.register(context.waker());
+            // The request may have ended meanwhile.
+            self.idle_period()
+        })
     }
 
     /// Marks the connection as busy until the result is dropped. `None` if the connection was asked
@@ -219,6 +231,7 @@ impl Drop for InFlight {
         }
         let since = slot.connections.state().mark_idle(&slot.close);
         slot.idle_since.store(since, Ordering::Relaxed);
+        slot.became_idle.wake();
         slot.connections.changed.notify_one();
     }
 }

@@ -13,8 +13,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::problem;
+use super::{links, problem};
 use crate::clock::Clock;
+use crate::domain::base_path::BasePath;
 use crate::domain::failure::{Failure, FailureKind};
 
 /// A connection that replaces the empty error responses of hyper.
@@ -22,14 +23,21 @@ pub struct HyperErrorReplacer<C> {
     connection: C,
     clock: Clock,
     is_upgraded: Arc<AtomicBool>,
+    /// The path under which clients reach otter.
+    base_path: BasePath,
     /// The replacement that is being written.
     pending: Vec<u8>,
     written: usize,
 }
 
 impl<C> HyperErrorReplacer<C> {
-    pub fn new(connection: C, clock: Clock, is_upgraded: Arc<AtomicBool>) -> Self {
-        Self { connection, clock, is_upgraded, pending: Vec::new(), written: 0 }
+    pub fn new(
+        connection: C,
+        clock: Clock,
+        is_upgraded: Arc<AtomicBool>,
+        base_path: BasePath,
+    ) -> Self {
+        Self { connection, clock, is_upgraded, base_path, pending: Vec::new(), written: 0 }
     }
 }
 
@@ -67,7 +75,11 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for HyperErrorReplacer<C> {
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_pending(context))?;
         let is_upgraded = self.is_upgraded.load(Ordering::Relaxed);
-        let replaced = if is_upgraded { None } else { problem_response(bytes, &self.clock) };
+        let replaced = if is_upgraded {
+            None
+        } else {
+            links::under_sync(&self.base_path, || problem_response(bytes, &self.clock))
+        };
         match replaced {
             Some(response) => {
                 self.pending = response;

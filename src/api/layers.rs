@@ -20,6 +20,7 @@ use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Pr
 
 use super::access_log;
 use super::audit::refusals;
+use super::base_path::RefusedPrefix;
 use super::client_address::{Peer, client_address};
 use super::cors;
 use super::problem::{FailedResponse, respond};
@@ -28,8 +29,8 @@ use super::respond::set;
 use super::roles::{self, Guard};
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::network::Network;
 use crate::domain::origin::{RequestId, RequestOrigin};
+use crate::domain::trusted_proxy::TrustedProxy;
 use crate::fail_points::fail_point;
 use crate::service::audit::Audit;
 use crate::service::callers::Caller;
@@ -46,7 +47,7 @@ pub struct LayerContext {
     pub metrics: Metrics,
     pub audit: Arc<Audit>,
     /// The proxies whose `X-Forwarded-For` otter trusts.
-    pub trusted_proxies: Arc<[Network]>,
+    pub trusted_proxies: Arc<[TrustedProxy]>,
     pub checks: RequestChecks,
     /// Whether otter writes an access log line for each request.
     pub access_log: bool,
@@ -84,18 +85,21 @@ async fn handle_request(
     let path: String = request.uri().path().chars().take(200).collect();
     let page = context.checks.cors.listed_origin(request.headers());
     let preflight = page.as_ref().and_then(|_| cors::preflight(&method, request.headers()));
-    let answered =
-        match (context.checks.check(&request, context.guard.requires_tokens()), preflight) {
-            (Err(failure), _) => Err(failure),
-            (Ok(()), Some(preflight)) => Ok(preflight),
-            (Ok(()), None) => {
-                AssertUnwindSafe(run(request, next)).catch_unwind().await.map_err(|_| {
-                    // The panic hook has logged the message and the place of the panic.
-                    tracing::error!(request_id = id, %method, path, "the request panicked");
-                    Failure::new(FailureKind::Internal, "a handler panicked")
-                })
-            }
-        };
+    let checked = match request.extensions_mut().remove() {
+        Some(RefusedPrefix(failure)) => Err(failure),
+        None => context.checks.check(&request, context.guard.requires_tokens()),
+    };
+    let answered = match (checked, preflight) {
+        (Err(failure), _) => Err(failure),
+        (Ok(()), Some(preflight)) => Ok(preflight),
+        (Ok(()), None) => {
+            AssertUnwindSafe(run(request, next)).catch_unwind().await.map_err(|_| {
+                // The panic hook has logged the message and the place of the panic.
+                tracing::error!(request_id = id, %method, path, "the request panicked");
+                Failure::new(FailureKind::Internal, "a handler panicked")
+            })
+        }
+    };
     let mut response = match answered {
         Err(failure) => {
             audited.audit(&context.audit, &operation, None, &failure);

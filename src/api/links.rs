@@ -1,11 +1,45 @@
-//! Paths of otter's objects, with their ids percent-encoded.
+//! Paths of otter's objects and pages, with their ids percent-encoded. Every link of a response is
+//! made here. It begins with the path under which the client of the request reaches otter.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
+use axum::body::{Body, HttpBody};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::domain::base_path::BasePath;
 use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::names::escape_vim;
+
+tokio::task_local! {
+    /// The path under which the client of the present request reaches otter.
+    static BASE: BasePath;
+}
+
+/// Runs a future whose links begin with this path.
+pub async fn under<F: Future>(base: BasePath, future: F) -> F::Output {
+    BASE.scope(base, future).await
+}
+
+/// Runs a function whose links begin with this path.
+pub fn under_sync<T>(base: &BasePath, function: impl FnOnce() -> T) -> T {
+    BASE.sync_scope(base.clone(), function)
+}
+
+/// The path with which links begin now.
+#[must_use]
+pub fn base() -> BasePath {
+    BASE.try_with(Clone::clone).unwrap_or_default()
+}
+
+/// One of otter's own paths, as the client of the request reaches it.
+#[must_use]
+pub fn path(own: &str) -> String {
+    format!("{}{own}", base().prefix())
+}
 
 /// The path of a machine. It has no `%2F`, because some proxies refuse it: a slash of an id has the
 /// escape of names, which is `%252f` in a path.
@@ -13,19 +47,25 @@ use crate::domain::names::escape_vim;
 pub fn machine(id: &MachineId) -> String {
     let id = id.to_string();
     let id = if id.contains('/') { escape_vim(&id) } else { id };
-    format!("/v1/machines/{}", encode(&id))
+    path(&format!("/v1/machines/{}", encode(&id)))
+}
+
+/// The path of the page about a problem.
+#[must_use]
+pub fn problem(code: &str) -> String {
+    path(&format!("/problems/{code}"))
 }
 
 /// The path of a job.
 #[must_use]
 pub fn job(id: JobId) -> String {
-    format!("/v1/jobs/{id}")
+    path(&format!("/v1/jobs/{id}"))
 }
 
 /// The path of a lease.
 #[must_use]
 pub fn lease(id: LeaseId) -> String {
-    format!("/v1/leases/{id}")
+    path(&format!("/v1/leases/{id}"))
 }
 
 /// The links of a lease: `self`, `wait`, `renew`, and `machine` and `job` if it has them.
@@ -63,4 +103,38 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 #[must_use]
 pub fn encode(segment: &str) -> String {
     utf8_percent_encode(segment, RESERVED).to_string()
+}
+
+/// A body whose links begin with a path. The body of a stream makes its links while it is sent.
+pub struct LinkedBody {
+    body: Body,
+    base: BasePath,
+}
+
+impl LinkedBody {
+    #[must_use]
+    pub const fn new(body: Body, base: BasePath) -> Self {
+        Self { body, base }
+    }
+}
+
+impl HttpBody for LinkedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let Self { body, base } = &mut *self;
+        under_sync(base, || Pin::new(body).poll_frame(context))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }

@@ -232,8 +232,8 @@ impl Accepted {
     }
 }
 
-/// Binds a Unix socket whose file only its owner can use from the moment that it exists. Nobody can
-/// connect before `listen`.
+/// Binds a Unix socket whose file only its owner can use from the moment that it exists. No client
+/// can connect before `listen`.
 fn bind_privately(path: &Path) -> io::Result<UnixSocket> {
     let socket = UnixSocket::new_stream()?;
     // On Linux the file gets the mode of the socket, restricted by the umask.
@@ -261,13 +261,13 @@ fn group_id(access: &SocketAccess) -> io::Result<Option<u32>> {
     match &access.group {
         None => Ok(None),
         Some(SocketGroup::Id(id)) => Ok(Some(*id)),
-        Some(SocketGroup::Name(name)) => match Group::from_name(name)? {
-            Some(group) => Ok(Some(group.gid.as_raw())),
-            None => {
+        Some(SocketGroup::Name(name)) => {
+            let group = Group::from_name(name)?.ok_or_else(|| {
                 let error = format!("there is no group {name} (http.socket_group)");
-                Err(io::Error::new(io::ErrorKind::NotFound, error))
-            }
-        },
+                io::Error::new(io::ErrorKind::NotFound, error)
+            })?;
+            Ok(Some(group.gid.as_raw()))
+        }
     }
 }
 
@@ -329,7 +329,7 @@ mod tests {
         let socket = bind_privately(&path).unwrap();
         assert_eq!(mode_of(&path), 0o600, "whatever the umask is");
         let early = tokio::net::UnixStream::connect(&path).await;
-        assert!(early.is_err(), "nobody can connect before otter listens");
+        assert!(early.is_err(), "no client can connect before otter listens");
         drop(socket);
         for mode in ["0660", "0666", "0600"] {
             let listening = Listener::unix(&path, &access(mode, None)).await.unwrap();

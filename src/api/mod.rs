@@ -4,6 +4,7 @@
 mod about;
 mod access_log;
 mod audit;
+mod base_path;
 mod client_address;
 pub mod connections;
 mod cors;
@@ -42,14 +43,16 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 
+use self::base_path::BasePathSettings;
 use self::cors::Cors;
 pub use self::extract::NoParameters;
 use self::problem::ApiError;
 use self::request_checks::RequestChecks;
 use self::roles::{Guard, Routes};
 use crate::clock::Clock;
+use crate::domain::base_path::BasePath;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::network::Network;
+use crate::domain::trusted_proxy::TrustedProxy;
 use crate::domain::web_origin::{Scheme, WebOrigin};
 use crate::service::Services;
 use crate::telemetry::metrics::Metrics;
@@ -90,8 +93,10 @@ pub struct HttpSettings {
     pub scheme: Scheme,
     /// The origins of other servers whose web pages may call otter.
     pub allowed_origins: Vec<WebOrigin>,
-    /// The proxies whose `X-Forwarded-For` otter trusts.
-    pub trusted_proxies: Vec<Network>,
+    /// The proxies whose `X-Forwarded-For` and `X-Forwarded-Prefix` otter trusts.
+    pub trusted_proxies: Vec<TrustedProxy>,
+    /// The path under which clients reach otter.
+    pub base_path: BasePath,
     /// Whether otter writes an access log line for each request.
     pub access_log: bool,
     /// The time between two bookmarks in a stream of events.
@@ -169,11 +174,16 @@ impl ApiState {
             },
             access_log: self.settings().access_log,
         };
+        let base_path = BasePathSettings {
+            configured: self.settings().base_path.clone(),
+            trusted_proxies: Arc::clone(&context.trusted_proxies),
+        };
         // Outermost, because a request that authentication rejects may still carry a lease.
-        layers::apply(router, context).layer(axum::middleware::from_fn_with_state(
+        let router = layers::apply(router, context).layer(axum::middleware::from_fn_with_state(
             self,
             lease_authorization::add_lease_expiry,
-        ))
+        ));
+        base_path::serve_under(router, base_path)
     }
 
     pub(crate) fn services(&self) -> &Services {

@@ -10,6 +10,7 @@ use http::header::CONTENT_SECURITY_POLICY;
 use super::document::page::HtmlPage;
 use super::document::{docs, problems, v3_0};
 use super::extract::{NoParameters, Query, Segment};
+use super::links;
 use super::problem::{self, ApiError};
 use super::respond;
 use super::roles::Routes;
@@ -27,12 +28,12 @@ pub fn routes() -> Routes {
         .undocumented(
             None,
             "/openapi.json",
-            get(|_: Query<NoParameters>| async { respond::text(JSON, V3_1.as_str()) }),
+            get(|_: Query<NoParameters>| async { document(&V3_1) }),
         )
         .undocumented(
             None,
             "/openapi-3.0.json",
-            get(|_: Query<NoParameters>| async { respond::text(JSON, V3_0.as_str()) }),
+            get(|_: Query<NoParameters>| async { document(&V3_0) }),
         )
         .undocumented(
             None,
@@ -43,7 +44,7 @@ pub fn routes() -> Routes {
             None,
             "/problems",
             get(|_: Query<NoParameters>| async {
-                page_response(problems::catalogue(&problem::pages()))
+                page_response(problems::catalogue(links::base().prefix(), &problem::pages()))
             }),
         )
         .undocumented(None, "/problems/{code}", get(problem_page))
@@ -64,7 +65,19 @@ async fn problem_page(
             ),
         )
     })?;
-    Ok(page_response(problems::problem_page(found)))
+    Ok(page_response(problems::problem_page(links::base().prefix(), found)))
+}
+
+/// An OpenAPI document, with the path under which the client reaches otter as the server.
+fn document(text: &'static str) -> Response {
+    let base = links::base();
+    if base.is_root() {
+        return respond::text(JSON, text);
+    }
+    // The text is otter's own, so it can be parsed.
+    let mut document: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+    document["servers"][0]["url"] = base.prefix().into();
+    respond::text(JSON, document.to_string())
 }
 
 fn page_response(page: HtmlPage) -> Response {

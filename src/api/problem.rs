@@ -356,7 +356,7 @@ impl Problem {
             links.insert("machine".to_owned(), super::links::machine(id));
         }
         Self {
-            problem_type: format!("/problems/{}", kind.code()),
+            problem_type: super::links::problem(kind.code()),
             title: row.title.to_owned(),
             status: row.status.as_u16(),
             detail: if internal { row.meaning.to_owned() } else { printable(detail).into_owned() },

@@ -67,9 +67,10 @@ impl<S> LimitedStream<S> {
         }
     }
 
-    /// Forgets the limit of an earlier idle period. Returns whether the connection is idle.
-    fn update_period(&mut self) -> bool {
-        let period = self.slot.idle_period();
+    /// Forgets the limit of an earlier idle period. Returns whether the connection is idle; if not,
+    /// the task is woken when it becomes idle, because hyper does not read again by itself then.
+    fn update_period(&mut self, context: &Context<'_>) -> bool {
+        let period = self.slot.poll_idle_period(context);
         if self.period != period {
             self.period = period;
             self.has_bytes = false;
@@ -78,8 +79,8 @@ impl<S> LimitedStream<S> {
         period.is_some()
     }
 
-    fn count_bytes(&mut self) {
-        if self.update_period() && !self.has_bytes {
+    fn count_bytes(&mut self, context: &Context<'_>) {
+        if self.update_period(context) && !self.has_bytes {
             self.has_bytes = true;
             self.limit = None;
         }
@@ -88,7 +89,7 @@ impl<S> LimitedStream<S> {
     /// Ready if the limit that applies now is exceeded.
     fn poll_limit(&mut self, context: &mut Context<'_>) -> Poll<()> {
         while !self.is_over {
-            if !self.update_period() {
+            if !self.update_period(context) {
                 return Poll::Pending;
             }
             let Self { limits, clock, has_bytes, limit, .. } = self;
@@ -118,7 +119,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for LimitedStream<S> {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         if buffer.filled().len() > before {
-            self.count_bytes();
+            self.count_bytes(context);
         }
         read
     }
@@ -148,6 +149,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedStream<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -156,6 +159,8 @@ mod tests {
 
     const LIMITS: ReadLimits =
         ReadLimits { idle: Duration::from_secs(75), header: Duration::from_secs(10) };
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     struct Fixture {
         clock: Clock,
@@ -182,9 +187,9 @@ mod tests {
         /// one second later.
         fn assert_closes_after(&mut self, time: Duration) {
             assert!(self.read().is_none(), "the limit begins with the wait");
-            self.clock.advance(time - Duration::from_secs(1));
+            self.clock.advance(time.saturating_sub(SECOND));
             assert!(self.read().is_none(), "closed before {time:?}");
-            self.clock.advance(Duration::from_secs(1));
+            self.clock.advance(SECOND);
             assert_eq!(self.read().unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
         }
     }
@@ -198,15 +203,15 @@ mod tests {
     async fn the_header_limit_begins_with_the_first_byte_and_no_byte_extends_it() {
         let mut fixture = Fixture::new().await;
         assert!(fixture.read().is_none());
-        fixture.clock.advance(LIMITS.idle - Duration::from_secs(1));
+        fixture.clock.advance(LIMITS.idle.saturating_sub(SECOND));
         fixture.client.write_all(b"G").await.unwrap();
         assert_eq!(fixture.read().unwrap().unwrap(), b'G');
         assert!(fixture.read().is_none());
-        fixture.clock.advance(LIMITS.header - Duration::from_secs(1));
+        fixture.clock.advance(LIMITS.header.saturating_sub(SECOND));
         fixture.client.write_all(b"E").await.unwrap();
         assert_eq!(fixture.read().unwrap().unwrap(), b'E');
         assert!(fixture.read().is_none());
-        fixture.clock.advance(Duration::from_secs(1));
+        fixture.clock.advance(SECOND);
         assert!(fixture.read().unwrap().is_err());
         assert!(fixture.read().unwrap().is_err(), "the limit stays exceeded");
     }
@@ -222,6 +227,32 @@ mod tests {
         assert!(fixture.read().is_none());
         drop(request);
         fixture.assert_closes_after(LIMITS.idle);
+    }
+
+    #[tokio::test]
+    async fn the_reader_is_woken_when_the_request_ends() {
+        let mut fixture = Fixture::new().await;
+        let request = fixture.slot.begin_request().unwrap();
+        let (waker, woken) = flag_waker();
+        let mut context = Context::from_waker(&waker);
+        let mut bytes = [0; 1];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let read = Pin::new(&mut fixture.server).poll_read(&mut context, &mut buffer);
+        assert!(read.is_pending() && !woken.load(Ordering::Relaxed));
+        drop(request);
+        assert!(woken.load(Ordering::Relaxed));
+    }
+
+    /// A waker that sets a flag.
+    fn flag_waker() -> (std::task::Waker, Arc<AtomicBool>) {
+        struct Flag(Arc<AtomicBool>);
+        impl std::task::Wake for Flag {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let woken = Arc::new(AtomicBool::new(false));
+        (Arc::new(Flag(Arc::clone(&woken))).into(), woken)
     }
 
     #[tokio::test]

@@ -93,6 +93,7 @@ pub async fn serve(
         warnings.count_admission(admission, settings.max_connections);
         let (router, announced) = (router.clone(), HeaderValue::from_str(&announced).ok());
         let (clock, stop) = (clock.clone(), stop.clone());
+        let base_path = settings.base_path.clone();
         let held = (Arc::clone(&slot), connections.token());
         let tracked = connections.track_future(async move {
             let secured = tokio::select! {
@@ -104,8 +105,12 @@ pub async fn serve(
             match secured {
                 Ok(connection) => {
                     let connection = with_write_timeout(connection, WRITE_TIMEOUT);
-                    let connection =
-                        HyperErrorReplacer::new(connection, clock.clone(), slot.is_upgraded());
+                    let connection = HyperErrorReplacer::new(
+                        connection,
+                        clock.clone(),
+                        slot.is_upgraded(),
+                        base_path,
+                    );
                     let end = drain_deadline(stop.clone(), clock.clone());
                     let connection = ConnectionStream::new(connection, held, end);
                     let connection =
@@ -135,8 +140,8 @@ pub async fn serve(
     }
 }
 
-/// Accepts from several listeners. Each is asked first in turn, so that a busy one does not delay the
-/// others.
+/// Accepts from several listeners. Each is asked first in turn, so that a busy one does not delay
+/// the others.
 struct AcceptInTurn<'a> {
     listeners: &'a [Listener],
     first: usize,
@@ -292,8 +297,8 @@ async fn serve_one(
     }
 }
 
-/// Whether a client keeps the connection open after its request (RFC 9112, section 9.3). A client of
-/// HTTP/1.0 closes it unless it says otherwise, and gets no `Keep-Alive`.
+/// Whether a client keeps the connection open after its request (RFC 9112, section 9.3). A client
+/// of HTTP/1.0 closes it unless it says otherwise, and gets no `Keep-Alive`.
 fn keeps_connection<B>(request: &http::Request<B>) -> bool {
     let closes = |value: &HeaderValue| {
         value

@@ -64,6 +64,7 @@ impl Tls {
     }
 
     /// Replaces the certificate, for new connections. Returns whether it is another one.
+    #[must_use]
     pub fn replace(&self, certificate: Certificate) -> bool {
         let digest = certificate.digest;
         self.0.swap(Arc::new(certificate)).digest != digest
@@ -94,9 +95,7 @@ impl Certificate {
         }
         let private = PrivateKeyDer::from_pem_file(key)
             .map_err(|error| TlsFilesError::Key(key.clone(), error))?;
-        let digest = chain
-            .iter()
-            .fold(Sha256::new(), |digest, certificate| digest.chain_update(certificate));
+        let digest = chain.iter().fold(Sha256::new(), Sha256::chain_update);
         let digest = digest.chain_update(private.secret_der()).finalize().into();
         let mut config =
             ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

@@ -8,10 +8,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Context;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::Settings;
+use super::{Settings, wrong_host_settings};
 use crate::api::tls::{Certificate, Tls};
 use crate::config::{ConfigError, ConfigValues};
 use crate::domain::audit::{AuditAction, AuditOutcome};
@@ -160,12 +159,11 @@ impl Reloader {
             })?;
         let Settings { esx, tls, .. } = &renewed.settings;
         let mut problems = Vec::new();
-        let mut require = |checked: anyhow::Result<()>| {
-            problems.extend(checked.err().map(|error| format!("{error:#}")));
-        };
-        require(esx.check().context("the host's settings are wrong"));
+        if let Err(error) = esx.check() {
+            problems.extend(wrong_host_settings(error).problems.iter().map(ToString::to_string));
+        }
         let certificate = tls.as_ref().map(Certificate::read).transpose().unwrap_or_else(|error| {
-            require(Err(error.into()));
+            problems.push(format!("{:#}", anyhow::Error::from(error)));
             None
         });
         if problems.is_empty() { Ok(Checked { renewed, certificate }) } else { Err(problems) }

@@ -181,6 +181,7 @@ fn http_section(mut table: Table<'_>, http: &mut Http) {
         body_timeout,
         allowed_origins,
         trusted_proxies,
+        base_path,
     } = http;
     table.set("listen", listen, parsed);
     table.set("socket_mode", socket_mode, parsed);
@@ -203,6 +204,7 @@ fn http_section(mut table: Table<'_>, http: &mut Http) {
     table.set("body_timeout", body_timeout, timeout);
     table.set("allowed_origins", allowed_origins, parsed_list);
     table.set("trusted_proxies", trusted_proxies, parsed_list);
+    table.set("base_path", base_path, parsed);
     table.finish();
 }
 

@@ -8,12 +8,13 @@ use secrecy::SecretString;
 
 use super::{ConfigError, ConfigProblem, Listen, LogFormat};
 use crate::domain::answers::AnswerRules;
+use crate::domain::base_path::BasePath;
 use crate::domain::host_limits::HostLimits;
 use crate::domain::machine_pattern::MachinePattern;
-use crate::domain::network::Network;
 use crate::domain::pool::Pool;
 use crate::domain::proxy_url::ProxyUrl;
 use crate::domain::socket_access::{SocketGroup, SocketMode};
+use crate::domain::trusted_proxy::TrustedProxy;
 use crate::domain::verify::Verify;
 use crate::domain::web_origin::WebOrigin;
 
@@ -102,8 +103,10 @@ pub struct Http {
     pub body_timeout: Duration,
     /// The origins of other servers whose pages may send changes.
     pub allowed_origins: Vec<WebOrigin>,
-    /// The proxies whose header `X-Forwarded-For` otter trusts.
-    pub trusted_proxies: Vec<Network>,
+    /// The proxies whose headers `X-Forwarded-For` and `X-Forwarded-Prefix` otter trusts.
+    pub trusted_proxies: Vec<TrustedProxy>,
+    /// The path under which clients reach otter behind a proxy.
+    pub base_path: BasePath,
 }
 
 /// `[machines]`: rules for the machines of the host.
@@ -251,6 +254,7 @@ impl Default for Http {
             body_timeout: Duration::from_secs(30),
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
+            base_path: BasePath::default(),
         }
     }
 }

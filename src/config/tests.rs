@@ -256,12 +256,12 @@ fn a_wrong_type_is_reported_with_the_expected_one() {
         ),
         (
             "[http]\nsocket_mode = 660",
-            "2: http.socket_mode: expected a text in quotes, not an integer",
+            "2: http.socket_mode: expected a string in quotes, not an integer",
         ),
         (
             "[http]\nsocket_mode = '0060'",
-            "2: http.socket_mode: otter itself must be able to read and write: the first digit is 6 \
-             or 7, as in \"0660\"",
+            "2: http.socket_mode: otter itself must be able to read and write: the first digit is \
+             6 or 7, as in \"0660\"",
         ),
         (
             "[http]\nsocket_group = 'otter:otter'",
@@ -319,7 +319,16 @@ fn a_wrong_type_is_reported_with_the_expected_one() {
         (
             "[http]\ntrusted_proxies = ['10.0.0.0/8', 'proxy']",
             "2: http.trusted_proxies: \"proxy\": write an IP network, such as 10.0.0.0/8 or \
-             fd00::/8, or a single address",
+             fd00::/8, a single address, or unix for a proxy on otter's Unix socket",
+        ),
+        (
+            "[http]\nbase_path = 'otter'",
+            "2: http.base_path: write a path of letters, digits, \"-\", \"_\", \".\" and \"~\" \
+             that begins with a slash, such as \"/otter\"",
+        ),
+        (
+            "[http]\nbase_path = '/v1'",
+            "2: http.base_path: /v1 is a path of otter itself; choose another, such as \"/otter\"",
         ),
         ("[jobs.deadlines]\npower = '8d'", "2: jobs.deadlines.power: a deadline is from 1s to 7d"),
         ("jobs = 1", "1: jobs: expected a section [jobs], not an integer"),

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod answers;
 pub mod audit;
+pub mod base_path;
 pub mod call;
 pub mod datastore;
 pub mod datastore_reference;
@@ -36,5 +37,6 @@ pub mod snapshot;
 pub mod snapshot_rules;
 pub mod socket_access;
 pub mod terminal;
+pub mod trusted_proxy;
 pub mod verify;
 pub mod web_origin;

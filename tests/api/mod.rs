@@ -4,6 +4,7 @@ mod about_and_pages;
 mod answers;
 mod audit;
 mod bad_headers;
+mod base_path;
 mod call_counts;
 mod control_characters;
 mod datastores;

@@ -215,6 +215,7 @@ async fn a_listed_page_may_send_and_read_each_header_of_the_document() {
     let transport = [
         "date",
         "connection",
+        "keep-alive",
         "transfer-encoding",
         "vary",
         "x-content-type-options",

@@ -26,6 +26,7 @@ use otter::app::{self, App, Settings};
 use otter::clock::Clock;
 use otter::config::Listen;
 use otter::domain::answers::AnswerRules;
+use otter::domain::base_path::BasePath;
 use otter::domain::pool::Pools;
 use otter::domain::socket_access::SocketAccess;
 use otter::domain::verify::Verify;
@@ -391,6 +392,7 @@ pub fn settings(url: &str) -> Settings {
             scheme: Scheme::Http,
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
+            base_path: BasePath::default(),
             access_log: false,
             bookmark_interval: Duration::from_secs(15),
             tls_verified: false,

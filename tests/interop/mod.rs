@@ -1,7 +1,7 @@
 //! Tests with programs that otter's authors did not write. otter's simulator is tested with pyvmomi
 //! and govmomi, and compared with govmomi's simulator. otter is tested with curl, with the commands
-//! of the README and the GUIDE, with the CI examples, with generated clients, with schemathesis,
-//! with a browser, and with very many clients.
+//! of the README and the GUIDE, with the CI examples, with reverse proxies, with generated clients,
+//! with schemathesis, with a browser, and with very many clients.
 
 mod browser;
 mod ci;
@@ -11,6 +11,7 @@ mod curl;
 mod guide;
 mod pages;
 mod program;
+mod proxies;
 mod readme;
 mod schemathesis;
 mod service;

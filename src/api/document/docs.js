@@ -8,6 +8,8 @@ const BOUNDS = {
   minLength: "least length", maxLength: "greatest length", minItems: "least items", maxItems: "most items",
   pattern: "pattern",
 };
+// The address of this otter: the page is at its path /docs, perhaps behind a proxy with a path.
+const BASE = new URL(".", location.href).href.replace(/\/$/, "");
 const byId = (id) => document.getElementById(id);
 let api = {};
 
@@ -260,7 +262,7 @@ function curl(path, method, operation, parameters, body) {
     .map((one) => `${one.name}=${sample(one, one.name)}`).join("&");
   const parts = ["curl --fail-with-body"];
   if (method !== "get") parts.push(`-X ${method.toUpperCase()}`);
-  parts.push(quoted(location.origin + address + (query && `?${query}`)));
+  parts.push(quoted(BASE + address + (query && `?${query}`)));
   const security = operation.security ?? api.security ?? [];
   if (security.length > 0 && security.every((one) => Object.keys(one).length > 0)) {
     parts.push('-H "Authorization: Bearer $OTTER_TOKEN"');

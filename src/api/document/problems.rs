@@ -18,20 +18,23 @@ pub struct ProblemPage<'a> {
 }
 
 /// The page `/problems`: all codes in the given order.
+///
+/// # Parameters
+/// - `base`: the path under which the reader reaches otter; empty for the root.
 #[must_use]
-pub fn catalogue(problems: &[ProblemPage]) -> HtmlPage {
+pub fn catalogue(base: &str, problems: &[ProblemPage]) -> HtmlPage {
     let mut rows = String::new();
     for &ProblemPage { code, status, title, retry, meaning: _, what_to_do: _ } in problems {
         let (code, title, retry) = (escape(code), escape(title), escape(retry));
         // Writing to a string cannot fail.
         let _ = writeln!(
             rows,
-            "<tr><td><a href=\"/problems/{code}\"><code>{code}</code></a></td><td>{status}</td>\
-             <td>{title}</td><td><code>{retry}</code></td></tr>"
+            "<tr><td><a href=\"{base}/problems/{code}\"><code>{code}</code></a></td>\
+             <td>{status}</td><td>{title}</td><td><code>{retry}</code></td></tr>"
         );
     }
     let body = format!(
-        "<main class=\"text\">\n<p><a href=\"/docs\">otter</a></p>\n<h1>Problems</h1>\n\
+        "<main class=\"text\">\n<p><a href=\"{base}/docs\">otter</a></p>\n<h1>Problems</h1>\n\
          <p>Every failure is an <code>application/problem+json</code> (RFC 9457) with one of \
          these codes. The status and the meaning of a code never change. Later versions can \
          add codes.</p>\n\
@@ -42,9 +45,9 @@ pub fn catalogue(problems: &[ProblemPage]) -> HtmlPage {
     page::render("Problems · otter", &body, "")
 }
 
-/// The page `/problems/{code}`.
+/// The page `/problems/{code}`; see [`catalogue`].
 #[must_use]
-pub fn problem_page(problem: &ProblemPage) -> HtmlPage {
+pub fn problem_page(base: &str, problem: &ProblemPage) -> HtmlPage {
     let &ProblemPage { code, status, title, retry, meaning, what_to_do } = problem;
     let retry_advice = match retry {
         "no" => {
@@ -64,10 +67,11 @@ pub fn problem_page(problem: &ProblemPage) -> HtmlPage {
     let (code, title, retry) = (escape(code), escape(title), escape(retry));
     let (meaning, what_to_do) = (paragraphs(meaning), paragraphs(what_to_do));
     let body = format!(
-        "<main class=\"text\">\n<p><a href=\"/docs\">otter</a> · <a \
-         href=\"/problems\">problems</a></p>\n<h1>{title}</h1>\n<p><code>{code}</code> · status \
-         {status}</p>\n<h2>Meaning</h2>\n{meaning}<h2>What to do</h2>\n{what_to_do}<h2>Trying \
-         again</h2>\n<p><code>retry: \"{retry}\"</code></p>\n<p>{retry_advice}</p>\n</main>\n"
+        "<main class=\"text\">\n<p><a href=\"{base}/docs\">otter</a> · <a \
+         href=\"{base}/problems\">problems</a></p>\n<h1>{title}</h1>\n<p><code>{code}</code> · \
+         status {status}</p>\n<h2>Meaning</h2>\n{meaning}<h2>What to do</h2>\n{what_to_do}\
+         <h2>Trying again</h2>\n<p><code>retry: \"{retry}\"</code></p>\n<p>{retry_advice}</p>\n\
+         </main>\n"
     );
     page::render(&format!("{} · otter", problem.title), &body, "")
 }
@@ -102,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_page_has_all_texts() {
-        let html = problem_page(&BUSY).html;
+        let html = problem_page("", &BUSY).html;
         for text in [
             "<h1>Something else works on the machine</h1>",
             "<code>machine-busy</code> · status 409",
@@ -117,10 +121,20 @@ mod tests {
 
     #[test]
     fn the_catalogue_links_to_each_page() {
-        let html = catalogue(&[BUSY, ProblemPage { code: "not-found", status: 404, ..BUSY }]).html;
+        let html =
+            catalogue("", &[BUSY, ProblemPage { code: "not-found", status: 404, ..BUSY }]).html;
         assert!(html.contains(
             "<a href=\"/problems/machine-busy\"><code>machine-busy</code></a></td><td>409</td>"
         ));
         assert!(html.contains("<a href=\"/problems/not-found\">"));
+    }
+
+    #[test]
+    fn links_begin_with_the_path_under_which_the_reader_reaches_otter() {
+        for html in [problem_page("/otter", &BUSY).html, catalogue("/otter", &[BUSY]).html] {
+            assert!(html.contains("<a href=\"/otter/docs\">"), "{html}");
+            assert!(html.contains("\"/otter/problems"), "{html}");
+            assert_eq!(html.matches("href=\"/").count(), html.matches("href=\"/otter/").count());
+        }
     }
 }

@@ -61,7 +61,7 @@ impl Machines {
 
     /// Why a pool does not exist. `None` if it exists.
     fn missing_pool(&self, scope: &Scope, pool: &str) -> Result<Option<String>, Failure> {
-        if !scope.is_restricted() && self.pools.get(pool).is_some() {
+        if !scope.is_restricted() && self.settings.load().pools.get(pool).is_some() {
             return Ok(None);
         }
         let known = self.pool_names(scope)?;
