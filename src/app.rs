@@ -195,7 +195,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
             audit: AuditRetention { time: days(audit.retention_days), max_bytes: audit.max_bytes },
             ..Retention::default()
         },
-        leases: lease_rules(&leases),
+        leases: LeaseRules { host_limits: esx.limits, ..lease_rules(&leases) },
         pools: Pools(pools),
         answers,
         listen: http.listen.clone(),

@@ -20,7 +20,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use secrecy::SecretString;
 
-use self::run::{Exit, RunCommand};
+use self::run::{Exit, ReleaseCommand, RunCommand};
 use self::store::StoreCommand;
 use self::token::TokenCommand;
 use crate::app::{self, App, CheckedSettings, Reload, RenewedSettings, Settings, SimulatedHost};
@@ -46,6 +46,8 @@ enum Subcommands {
     Serve(ServeArgs),
     /// Take a machine, run a command, and release the machine however the command ends.
     Run(Box<RunCommand>),
+    /// End a lease, such as one that `otter run` kept after a failure, and give its machine back.
+    Release(ReleaseCommand),
     /// Create, list, rotate and revoke the tokens that identify callers.
     Token(TokenCommand),
     /// Back up, restore, check and compact the state directory.
@@ -177,10 +179,13 @@ impl Command {
         })
     }
 
-    /// Whether the command line names the subcommand `run`, even if it is wrong otherwise.
+    /// Whether the command line names the subcommand `run` or `release`, even if it is wrong
+    /// otherwise.
     fn is_run() -> bool {
         let matches = Self::command().ignore_errors(true).try_get_matches();
-        matches.is_ok_and(|matches| matches.subcommand_name() == Some("run"))
+        matches.is_ok_and(|matches| {
+            matches.subcommand_name().is_some_and(|name| ["run", "release"].contains(&name))
+        })
     }
 }
 
@@ -194,6 +199,7 @@ pub fn run(command: Command) -> ExitCode {
             .context("otter cannot serve on the sockets that it was passed")
             .and_then(|passed| on_runtime(self::serve(serve, passed))),
         Subcommands::Run(command) => run::run(&command),
+        Subcommands::Release(command) => run::release_lease(&command),
         Subcommands::Token(command) => on_runtime(token::token(command)),
         Subcommands::Store(command) => on_runtime(store::store(command)),
         Subcommands::Simulate(simulate) => on_runtime(self::simulate(simulate)),

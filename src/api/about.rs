@@ -17,6 +17,7 @@ use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::hypervisor::{HostProduct, SessionState, SessionStatus};
 use crate::service::callers::Caller;
+use crate::service::leases::RunningMachines;
 use crate::service::patterns::PatternWarning;
 
 /// The features of this build.
@@ -99,6 +100,19 @@ pub struct AboutHost {
     pub api_type: String,
     #[schema(example = "7.0.3.0")]
     pub api_version: String,
+    /// The largest number of machines that run at the same time, from the configuration. Null if it
+    /// is not limited. This and the following three values are null for a restricted token.
+    #[schema(required)]
+    pub max_running: Option<u32>,
+    /// The number of machines that run or are leased.
+    #[schema(required)]
+    pub running_count: Option<u32>,
+    /// The largest memory of the machines that run at the same time. Null if it is not limited.
+    #[schema(required)]
+    pub max_memory_bytes: Option<u64>,
+    /// The memory of the machines that run or are leased.
+    #[schema(required)]
+    pub running_memory_bytes: Option<u64>,
 }
 
 /// The session with the host.
@@ -189,7 +203,9 @@ pub async fn about(
     let about = About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
-        host: session.product.as_ref().map(AboutHost::from_product),
+        host: session.product.as_ref().map(|product| {
+            AboutHost::from_product(product, services.leases.running_on_host(&caller))
+        }),
         session: AboutSession::from_status(&session),
         inventory: AboutInventory {
             loaded: contents.loaded,
@@ -307,14 +323,19 @@ impl AboutSession {
 }
 
 impl AboutHost {
-    fn from_product(product: &HostProduct) -> Self {
+    fn from_product(product: &HostProduct, running: Option<RunningMachines>) -> Self {
         let HostProduct { full_name, version, build, api_type, api_version } = product;
+        let RunningMachines { limits, usage } = running.unwrap_or_default();
         Self {
             product: full_name.clone(),
             version: version.clone(),
             build: build.clone(),
             api_type: api_type.clone(),
             api_version: api_version.clone(),
+            max_running: limits.max_running,
+            running_count: running.map(|_| u32::try_from(usage.machines).unwrap_or(u32::MAX)),
+            max_memory_bytes: limits.max_memory_bytes,
+            running_memory_bytes: running.map(|_| usage.memory_bytes),
         }
     }
 }

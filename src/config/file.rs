@@ -23,7 +23,7 @@ use super::values;
 use crate::domain::answers::AnswerRules;
 use crate::domain::duration;
 use crate::domain::lease::{Prepare, Readiness, Release};
-use crate::domain::pool::Pool;
+use crate::domain::pool::{Pool, RunningLimits};
 use crate::domain::power::PowerState;
 
 /// The deadlines that callers and operators can set.
@@ -214,6 +214,7 @@ fn pool_section(table: &mut Table<'_>) -> Pool {
     table.set("max_ttl", &mut pool.max_ttl, |value| timeout(value).map(Some));
     table.set("may_keep_power", &mut pool.may_keep_power, boolean);
     table.set("protected_snapshots", &mut pool.protected_snapshots, texts);
+    running_limits(table, &mut pool.limits);
     let present = table.has("prepare");
     let mut inner = table.table("prepare");
     let mut prepare = Prepare::default();
@@ -275,6 +276,13 @@ fn answer_rule(message: &str, label: &DeValue<'_>) -> Result<(String, String), S
     Ok((message.to_owned(), label.to_owned()))
 }
 
+fn running_limits(table: &mut Table<'_>, limits: &mut RunningLimits) {
+    let RunningLimits { max_running, max_memory_bytes } = limits;
+    table
+        .set("max_running", max_running, |value| integer(value, 1..=i64::from(u32::MAX)).map(Some));
+    table.set("max_memory_bytes", max_memory_bytes, |value| integer(value, 1..=i64::MAX).map(Some));
+}
+
 fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {
     let Esx {
         url,
@@ -290,6 +298,7 @@ fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {
         guest_settle,
         outage_grace,
         answer_limit,
+        limits,
     } = esx;
     table.set("url", url, |value| values::host_url(text(value)?).map(Some));
     table.set("username", username, |value| values::not_empty(text(value)?).map(Some));
@@ -324,6 +333,7 @@ fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {
     table.set("guest_settle", guest_settle, any_duration);
     table.set("outage_grace", outage_grace, any_duration);
     table.set("answer_limit", answer_limit, count);
+    running_limits(&mut table, limits);
     table.finish();
 }
 

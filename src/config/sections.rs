@@ -11,7 +11,7 @@ use crate::domain::answers::AnswerRules;
 use crate::domain::base_path::BasePath;
 use crate::domain::host_limits::HostLimits;
 use crate::domain::machine_pattern::MachinePattern;
-use crate::domain::pool::Pool;
+use crate::domain::pool::{Pool, RunningLimits};
 use crate::domain::proxy_url::ProxyUrl;
 use crate::domain::socket_access::{SocketGroup, SocketMode};
 use crate::domain::trusted_proxy::TrustedProxy;
@@ -70,6 +70,8 @@ pub struct Esx {
     pub outage_grace: Duration,
     /// The maximum size of an answer of the host, in bytes.
     pub answer_limit: usize,
+    /// The limits of the machines that run at the same time. A lease waits for them.
+    pub limits: RunningLimits,
 }
 
 /// The address and the account of the host.
@@ -234,6 +236,7 @@ impl Default for Esx {
             guest_settle: Duration::from_secs(30),
             outage_grace: Duration::from_mins(1),
             answer_limit,
+            limits: RunningLimits::default(),
         }
     }
 }

@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 use super::*;
 use crate::domain::answers::AnswerRules;
 use crate::domain::lease::Readiness;
-use crate::domain::pool::Pool;
+use crate::domain::pool::{Pool, RunningLimits};
 use crate::domain::verify::Verify;
 
 const ANNOTATED: &str = include_str!("../../config/otter.toml");
@@ -489,6 +489,23 @@ settle = "90s"
     assert_eq!(prepare.cidr, Some("10.0.0.0/8".parse().unwrap()));
     assert!(pool.may_keep_power && pool.release.as_ref().unwrap().keep_power);
     assert_eq!(config.pools["plain"], Pool::default());
+    let config = loaded(
+        "[esx]\nmax_running = 20\n[pools.qubes]\nmax_running = 4\nmax_memory_bytes = 34359738368\n",
+    );
+    assert_eq!(config.esx.limits.max_running, Some(20));
+    assert_eq!(
+        config.pools["qubes"].limits,
+        RunningLimits { max_running: Some(4), max_memory_bytes: Some(32 << 30) }
+    );
+    for (wrong, words) in [
+        ("[esx]\nmax_running = 0\n", "expected a number from 1"),
+        ("[esx]\nmax_memory_bytes = \"64 GiB\"\n", "expected a number from 1"),
+        ("[pools.qubes]\nmax_running = -1\n", "expected a number from 1"),
+        ("[pools.qubes]\nmax_memory = 1\n", "did you mean pools.qubes.max_memory_bytes?"),
+    ] {
+        let messages = problems(wrong);
+        assert!(messages.iter().any(|line| line.contains(words)), "{wrong}: {messages:?}");
+    }
     let messages = problems("[pools.qubes]\nmachine = []\nprepare = { power = \"up\" }\n");
     assert!(messages.iter().any(|line| line.contains("pools.qubes.machine")), "{messages:?}");
     assert!(messages.iter().any(|line| line.contains("pools.qubes.prepare.power")), "{messages:?}");

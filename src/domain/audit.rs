@@ -61,6 +61,8 @@ stable_words! {
         LeaseGranted = "lease.granted",
         LeaseActive = "lease.active",
         LeaseRenewed = "lease.renewed",
+        /// The use of a machine failed, and its lease was kept.
+        LeaseKept = "lease.kept",
         LeaseReleasing = "lease.releasing",
         LeaseEnded = "lease.ended",
         MachineQuarantined = "machine.quarantined",

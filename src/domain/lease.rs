@@ -45,8 +45,8 @@ pub enum LeaseState {
     Failed,
 }
 
-/// The machines that a lease accepts. A machine must match every field that is set. At least one is
-/// set.
+/// The machines that a lease accepts. A machine must match every field that is set. At least one
+/// field other than `exclude` is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Select {
     pub machine: Option<MachineReference>,
@@ -54,6 +54,13 @@ pub struct Select {
     pub name: Option<String>,
     pub mac: Option<MacAddress>,
     pub pool: Option<String>,
+    /// A machine must be in one of these pools. Empty: in any or none.
+    pub pools: Vec<String>,
+    /// A machine must not match any of these references.
+    pub exclude: Vec<MachineReference>,
+    pub memory_bytes_at_least: Option<u64>,
+    /// Whether the machine's configuration lets its guest run machines of its own.
+    pub nested_virtualization: Option<bool>,
 }
 
 /// The preparation: the state into which otter puts a machine before its lease is active.
@@ -157,8 +164,13 @@ pub struct Lease {
     pub queue_for: Option<Duration>,
     pub prepare: Option<Prepare>,
     pub release: Release,
+    /// How long its holder's people may look at the machine after its use failed. `None` if it is
+    /// released at once.
+    pub keep_on_failure: Option<Duration>,
     pub created_at: Timestamp,
     pub active_at: Option<Timestamp>,
+    /// When its use failed and it was kept. `None` if it was not.
+    pub kept_at: Option<Timestamp>,
     /// A number that increases with every grant of the machine.
     pub fence: Option<u64>,
     /// How often a machine was granted to it.
@@ -225,6 +237,7 @@ pub struct LeaseTerms {
     pub queue_for: Option<Duration>,
     pub prepare: Option<Prepare>,
     pub release: Release,
+    pub keep_on_failure: Option<Duration>,
     pub created_at: Timestamp,
 }
 
@@ -246,6 +259,7 @@ impl Lease {
             queue_for,
             prepare,
             release,
+            keep_on_failure,
             created_at,
         } = terms;
         Self {
@@ -266,8 +280,10 @@ impl Lease {
             queue_for,
             prepare,
             release,
+            keep_on_failure,
             created_at,
             active_at: None,
+            kept_at: None,
             fence: None,
             grants: 0,
             job: None,
@@ -492,11 +508,37 @@ impl Readiness {
 }
 
 impl Select {
-    /// Whether no field is set.
+    /// Whether no field is set that selects machines. `exclude` alone selects none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        let Self { machine, name, mac, pool } = self;
-        machine.is_none() && name.is_none() && mac.is_none() && pool.is_none()
+        let Self {
+            machine,
+            name,
+            mac,
+            pool,
+            pools,
+            exclude: _,
+            memory_bytes_at_least,
+            nested_virtualization,
+        } = self;
+        machine.is_none()
+            && name.is_none()
+            && mac.is_none()
+            && pool.is_none()
+            && pools.is_empty()
+            && memory_bytes_at_least.is_none()
+            && nested_virtualization.is_none()
+    }
+
+    /// The pools of which a machine must be in one: `pool` or `pools`.
+    pub fn pool_names(&self) -> impl Iterator<Item = &String> {
+        self.pool.iter().chain(&self.pools)
+    }
+
+    /// Whether machines in these pools match `pool` and `pools`.
+    #[must_use]
+    pub fn accepts_pools(&self, pools: &[String]) -> bool {
+        self.pool_names().next().is_none() || self.pool_names().any(|name| pools.contains(name))
     }
 }
 

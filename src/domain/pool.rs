@@ -17,6 +17,30 @@ const ANNOTATION_PREFIX: &str = "otter.pool:";
 #[derive(Clone, Debug, Default)]
 pub struct Pools(pub BTreeMap<String, Pool>);
 
+/// The limits of the machines that run at the same time, on a host or in a pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunningLimits {
+    /// The largest number of machines.
+    pub max_running: Option<u32>,
+    /// The largest memory of all machines together, in bytes.
+    pub max_memory_bytes: Option<u64>,
+}
+
+/// The machines to which limits apply together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LimitScope {
+    Host,
+    /// The pool of this name.
+    Pool(String),
+}
+
+/// The limits of a scope.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScopedLimits {
+    pub scope: LimitScope,
+    pub limits: RunningLimits,
+}
+
 /// The settings of a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pool {
@@ -34,6 +58,17 @@ pub struct Pool {
     pub protected_snapshots: Vec<String>,
     /// The answers to questions of the machines in the pool.
     pub answers: AnswerRules,
+    /// The limits of its machines that run at the same time. A lease waits for them.
+    pub limits: RunningLimits,
+}
+
+impl RunningLimits {
+    /// Whether nothing is limited.
+    #[must_use]
+    pub const fn is_unlimited(self) -> bool {
+        let Self { max_running, max_memory_bytes } = self;
+        max_running.is_none() && max_memory_bytes.is_none()
+    }
 }
 
 impl Pools {

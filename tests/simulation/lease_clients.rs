@@ -144,7 +144,7 @@ impl Client {
         self.run.checker.trace(|| format!("{} ends {id}: {reason:?}", self.caller.name));
         let caller = self.caller.clone();
         let ended = self.run.ask(move |services| async move {
-            services.leases.end(&caller, id, reason, None).await.is_ok()
+            services.leases.end(&caller, id, reason, false, None).await.is_ok()
         });
         ended.await;
     }
@@ -217,6 +217,7 @@ fn some_request(random: &mut Random) -> NewLease {
         queue_for: random.percent(70).then(|| Duration::from_secs(1 + random.below(300))),
         prepare,
         release: Some(Release { keep_power: random.percent(15), snapshot: snapshot(random) }),
+        keep_on_failure: None,
         reference: None,
         key: None,
     }

@@ -17,7 +17,8 @@ pub struct AuditEntry {
     /// The action.
     #[schema(example = "job.ended", extensions(("x-extensible-enum" = json!([
         "job.accepted", "job.started", "job.cancel_requested", "job.ended", "lease.queued",
-        "lease.granted", "lease.active", "lease.renewed", "lease.releasing", "lease.ended",
+        "lease.granted", "lease.active", "lease.renewed", "lease.kept", "lease.releasing",
+        "lease.ended",
         "machine.quarantined", "machine.quarantine_cleared", "machine.overridden",
         "request.refused", "token.created", "token.revoked", "token.rotated", "tokens.reloaded",
         "certificate.reloaded", "password.reloaded", "configuration.reloaded", "store.restored"

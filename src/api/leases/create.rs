@@ -54,6 +54,11 @@ pub struct LeaseRequest {
     /// `{"power": "off"}`.
     #[schema(nullable = false)]
     release: Option<ReleaseRequest>,
+    /// How long the machine is kept for a person if its use fails, from `DELETE …?outcome=failed`.
+    /// The lease is not kept after `max_expires_at`. Default: it is released at once.
+    #[schema(nullable = false, example = "4h")]
+    #[serde(default, deserialize_with = "some_duration_text")]
+    keep_on_failure: Option<String>,
 }
 
 /// The headers of the request.
@@ -72,6 +77,8 @@ pub struct CreateHeaders {
 
 /// The largest number of characters of a holder.
 const MAX_HOLDER: usize = 255;
+/// The largest number of pools, and of excluded machines.
+const MAX_SELECTED: usize = 100;
 
 /// Take a machine
 ///
@@ -130,7 +137,8 @@ const fn status_for(state: LeaseState) -> StatusCode {
 }
 
 fn new_lease(request: LeaseRequest) -> Result<NewLease, Failure> {
-    let LeaseRequest { select, holder, ttl, queue_for, prepare, release } = request;
+    let LeaseRequest { select, holder, ttl, queue_for, prepare, release, keep_on_failure } =
+        request;
     let holder = holder.map(|holder| non_empty("/holder", holder)).transpose()?;
     if holder.as_ref().is_some_and(|holder| holder.chars().count() > MAX_HOLDER) {
         let detail = format!("holder is longer than {MAX_HOLDER} characters.");
@@ -144,13 +152,39 @@ fn new_lease(request: LeaseRequest) -> Result<NewLease, Failure> {
         queue_for: queue_for.map(|text| parse_time("/queue_for", &text)).transpose()?,
         prepare: prepare.map(parse_prepare).transpose()?,
         release: release.map(parse_release).transpose()?,
+        keep_on_failure: keep_on_failure
+            .map(|text| parse_time("/keep_on_failure", &text))
+            .transpose()?,
         reference: None,
         key: None,
     })
 }
 
 fn parse_select(request: SelectRequest) -> Result<Select, Failure> {
-    let SelectRequest { machine, name, mac, pool } = request;
+    let SelectRequest {
+        machine,
+        name,
+        mac,
+        pool,
+        pools,
+        exclude,
+        memory_bytes_at_least,
+        nested_virtualization,
+    } = request;
+    if pool.is_some() && pools.is_some() {
+        let detail = "select.pool and select.pools are both set; set one of them.".to_owned();
+        return Err(failure_in_body("/select/pools", "not-with-this", detail));
+    }
+    if pools.as_ref().is_some_and(Vec::is_empty) {
+        let detail = "select.pools is empty; name a pool.".to_owned();
+        return Err(failure_in_body("/select/pools", "empty", detail));
+    }
+    if memory_bytes_at_least == Some(0) {
+        let detail = "select.memory_bytes_at_least is 0; it must be at least 1.".to_owned();
+        return Err(failure_in_body("/select/memory_bytes_at_least", "out-of-range", detail));
+    }
+    let pools = bounded("/select/pools", pools.unwrap_or_default())?;
+    let exclude = bounded("/select/exclude", exclude.unwrap_or_default())?;
     let mac = mac.map(|mac| {
         mac.parse().map_err(|error| {
             let detail = format!("select.mac is {}: {error}.", shorten(&mac));
@@ -158,27 +192,55 @@ fn parse_select(request: SelectRequest) -> Result<Select, Failure> {
         })
     });
     let select = Select {
-        machine: machine.map(|machine| parse_reference(&machine)).transpose()?,
+        machine: machine.map(|machine| parse_reference("/select/machine", &machine)).transpose()?,
         name: name.map(|name| non_empty("/select/name", name)).transpose()?,
         mac: mac.transpose()?,
         pool: pool.map(|pool| non_empty("/select/pool", pool)).transpose()?,
+        pools: pools.map(|(pointer, pool)| non_empty(&pointer, pool)).collect::<Result<_, _>>()?,
+        exclude: exclude
+            .map(|(pointer, machine)| parse_reference(&pointer, &machine))
+            .collect::<Result<_, _>>()?,
+        memory_bytes_at_least,
+        nested_virtualization,
     };
     if select.is_empty() {
-        let detail = "select is empty; set machine, name, mac or pool.".to_owned();
+        let detail = "select selects nothing; set machine, name, mac, pool, pools, \
+                      memory_bytes_at_least or nested_virtualization."
+            .to_owned();
         return Err(failure_in_body("/select", "empty", detail));
     }
     Ok(select)
 }
 
-fn parse_reference(text: &str) -> Result<MachineReference, Failure> {
+/// The elements of a list, each with its JSON pointer.
+///
+/// # Errors
+/// `invalid-request` if there are more than [`MAX_SELECTED`].
+fn bounded(
+    pointer: &'static str,
+    list: Vec<String>,
+) -> Result<impl Iterator<Item = (String, String)>, Failure> {
+    if list.len() > MAX_SELECTED {
+        let detail = format!(
+            "{} has {} elements; it may have at most {MAX_SELECTED}.",
+            field_name(pointer),
+            list.len()
+        );
+        return Err(failure_in_body(pointer, "out-of-range", detail));
+    }
+    let at = move |(index, text)| (format!("{pointer}/{index}"), text);
+    Ok(list.into_iter().enumerate().map(at))
+}
+
+fn parse_reference(pointer: &str, text: &str) -> Result<MachineReference, Failure> {
+    let name = field_name(pointer);
     text.parse().map_err(|error| match error {
         InvalidMachineReference::Empty => {
-            let detail = "select.machine is empty; name a machine.".to_owned();
-            failure_in_body("/select/machine", "empty", detail)
+            failure_in_body(pointer, "empty", format!("{name} is empty; name a machine."))
         }
         InvalidMachineReference::Mac(error) => {
-            let detail = format!("select.machine is {}: {error}.", shorten(text));
-            failure_in_body("/select/machine", "invalid-mac", detail)
+            let detail = format!("{name} is {}: {error}.", shorten(text));
+            failure_in_body(pointer, "invalid-mac", detail)
         }
     })
 }
@@ -243,7 +305,7 @@ fn parse_release(request: ReleaseRequest) -> Result<Release, Failure> {
 }
 
 pub(super) fn parse_time(pointer: &str, text: &str) -> Result<Duration, Failure> {
-    let name = pointer.trim_start_matches('/').replace('/', ".");
+    let name = field_name(pointer);
     let time = duration::parse(text).map_err(|error| {
         failure_in_body(pointer, "not-a-duration", format!("{name} is {}: {error}.", shorten(text)))
     })?;
@@ -255,8 +317,13 @@ pub(super) fn parse_time(pointer: &str, text: &str) -> Result<Duration, Failure>
 
 fn non_empty(pointer: &str, text: String) -> Result<String, Failure> {
     if text.is_empty() {
-        let name = pointer.trim_start_matches('/').replace('/', ".");
-        return Err(failure_in_body(pointer, "empty", format!("{name} is empty.")));
+        let detail = format!("{} is empty.", field_name(pointer));
+        return Err(failure_in_body(pointer, "empty", detail));
     }
     Ok(text)
+}
+
+/// The name of a field in texts: `select.pool` for `/select/pool`.
+fn field_name(pointer: &str) -> String {
+    pointer.trim_start_matches('/').replace('/', ".")
 }

@@ -13,7 +13,9 @@ use super::renew::authorize;
 use super::wait::wait_until;
 use super::wire::Lease;
 use super::{LeasePath, lease_id, unknown_lease};
-use crate::api::extract::{Parsed, Query, Segment, check_printable_parameter, failure_at};
+use crate::api::extract::{
+    InvalidValue, Parameter, Parsed, Query, Segment, check_printable_parameter, failure_at,
+};
 use crate::api::long_poll::WaitMode;
 use crate::api::openapi_parts::Problems;
 use crate::api::problem::ApiError;
@@ -33,6 +35,28 @@ pub struct EndQuery {
     /// `Otter-Override`.
     #[param(value_type = Option<String>)]
     reason: Option<Parsed<String>>,
+    /// `succeeded` or `failed`: whether the use of the machine succeeded. After `failed`, an active
+    /// lease with `keep_on_failure` does not end: it stays active for that time. A repeat changes
+    /// nothing. Default: `succeeded`.
+    #[param(value_type = Option<String>)]
+    outcome: Option<Parsed<Outcome>>,
+}
+
+/// Whether the use of a machine succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Succeeded,
+    Failed,
+}
+
+impl Parameter for Outcome {
+    fn from_text(text: &str) -> Result<Self, InvalidValue> {
+        match text {
+            "succeeded" => Ok(Self::Succeeded),
+            "failed" => Ok(Self::Failed),
+            _ => Err(InvalidValue::new("not-one-of", text, "write succeeded or failed")),
+        }
+    }
 }
 
 /// The headers of the request.
@@ -54,11 +78,13 @@ const MAX_REASON: usize = 512;
 /// Give a machine back
 ///
 /// With `Otter-Lease` the holder ends the lease; without it an operator revokes it. otter releases
-/// the machine, which is free once the release has succeeded. A repeat returns the same lease.
+/// the machine, which is free once the release has succeeded. A repeat returns the same lease. With
+/// `outcome=failed`, a lease with `keep_on_failure` is kept instead, until a call without it.
 #[utoipa::path(delete, path = "/v1/leases/{lease}", operation_id = "end_lease", tag = "leases",
     params(LeasePath, EndQuery, EndHeaders),
     responses(
-        (status = 200, description = "The lease, which is `releasing` or has ended", body = Lease),
+        (status = 200, description = "The lease, which is `releasing`, has ended or is kept",
+            body = Lease),
         Problems,
     ),
     extensions(("x-otter-problems" = json!([
@@ -69,7 +95,7 @@ pub async fn end_lease(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segment(text): Segment,
-    Query(EndQuery { wait, reason }, _): Query<EndQuery>,
+    Query(EndQuery { wait, reason, outcome }, _): Query<EndQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let id = lease_id(&text)?;
@@ -89,8 +115,12 @@ pub async fn end_lease(
         return Err(unknown_lease(&text).into());
     }
     let end = if is_holder { EndReason::Released } else { EndReason::Revoked };
-    let view = api.services().leases.end(&caller, id, end, reason.or(override_reason)).await?;
-    let Some(time) = wait else {
+    let failed = outcome.map(Parsed::value) == Some(Outcome::Failed);
+    let detail = reason.or(override_reason);
+    let view = api.services().leases.end(&caller, id, end, failed, detail).await?;
+    // A lease that is kept does not end in the time of the wait.
+    let is_kept = failed && view.lease.state == LeaseState::Active;
+    let Some(time) = wait.filter(|_| !is_kept) else {
         return Ok(respond::object(&api, &version, &Lease::from_view(&view, None)));
     };
     let mut response = match wait_until(&api, &caller, id, time, LeaseState::is_end).await {

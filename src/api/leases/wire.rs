@@ -11,7 +11,7 @@ use crate::api::links;
 use crate::domain::duration;
 use crate::domain::lease::{self, EndReason, LeaseState};
 use crate::service::leases::lease_table::PoolFault;
-use crate::service::leases::{LeaseView, PoolView};
+use crate::service::leases::{LeaseBlocker, LeaseView, PoolView, RunningMachines};
 
 /// A lease: one machine for one holder, for a time.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -41,6 +41,9 @@ pub struct Lease {
     /// The number of leases that are queued before it; null if it is not queued.
     #[schema(required)]
     pub position: Option<u32>,
+    /// Why no machine is granted to it; null if it is not queued.
+    #[schema(required)]
+    pub blocked_by: Option<LeaseBlockedBy>,
     /// How long it lasts from the moment it is active.
     #[schema(example = "30m")]
     pub ttl: String,
@@ -65,6 +68,12 @@ pub struct Lease {
     pub prepare: Option<LeasePrepare>,
     /// The state into which otter puts the machine after the lease.
     pub release: LeaseRelease,
+    /// How long the machine is kept for a person if its use fails.
+    #[schema(required, example = "4h")]
+    pub keep_on_failure: Option<String>,
+    /// When its use failed and it was kept; null if it was not.
+    #[schema(required)]
+    pub kept_at: Option<Timestamp>,
     /// The current or last job that prepares or releases its machine.
     #[schema(required)]
     pub job: Option<String>,
@@ -98,6 +107,26 @@ pub enum LeaseStateName {
     Failed,
 }
 
+/// Why a queued lease gets no machine.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct LeaseBlockedBy {
+    /// - `no_free_machine`: each matching machine is in use, or an earlier lease gets it.
+    /// - `max_running`, `max_memory_bytes`: a matching machine is free, but with it, more machines
+    ///   would run at the same time than this limit of a pool or of the host allows.
+    /// - `host_fault`: a matching machine is free, but a fault of the host, of otter's account or
+    ///   of the licence made an attempt fail. otter tries again; `held` of a pool can say when.
+    /// - `host_away`: otter has no session with the host.
+    #[schema(extensions(("x-extensible-enum" = json!([
+        "no_free_machine", "max_running", "max_memory_bytes", "host_fault", "host_away"
+    ]))))]
+    pub kind: String,
+    /// The pool of the limit; null if it is a limit of the host, and for other kinds.
+    #[schema(required)]
+    pub pool: Option<String>,
+    /// The reason in a sentence.
+    pub detail: String,
+}
+
 /// The machines that the lease accepts. A machine matches every field that is not null.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LeaseSelect {
@@ -109,6 +138,14 @@ pub struct LeaseSelect {
     pub mac: Option<String>,
     #[schema(required)]
     pub pool: Option<String>,
+    /// Not checked if it is empty.
+    pub pools: Vec<String>,
+    /// The machines that the lease does not accept.
+    pub exclude: Vec<String>,
+    #[schema(required)]
+    pub memory_bytes_at_least: Option<u64>,
+    #[schema(required)]
+    pub nested_virtualization: Option<bool>,
 }
 
 /// The state into which otter puts the machine before the lease is active.
@@ -177,6 +214,16 @@ pub struct Pool {
     pub quarantined_count: u32,
     /// The number of queued leases that select the pool.
     pub waiting_count: u32,
+    /// The largest number of machines that run at the same time; null if it is not limited.
+    #[schema(required)]
+    pub max_running: Option<u32>,
+    /// The number of machines that run or are leased.
+    pub running_count: u32,
+    /// The largest memory of the machines that run at the same time; null if it is not limited.
+    #[schema(required)]
+    pub max_memory_bytes: Option<u64>,
+    /// The memory of the machines that run or are leased.
+    pub running_memory_bytes: u64,
     /// The fault of the host, of otter's account or of the licence that two machines of the pool
     /// met. otter quarantines no machine for it, and tries again by itself. Null if there is none,
     /// or once a machine was prepared or released again.
@@ -224,6 +271,20 @@ pub struct SelectRequest {
     pub mac: Option<String>,
     #[schema(nullable = false)]
     pub pool: Option<String>,
+    /// The machine is in one of these pools, of which there are at most 100. Not together with
+    /// `pool`.
+    #[schema(nullable = false, min_items = 1, max_items = 100)]
+    pub pools: Option<Vec<String>>,
+    /// Not these machines, of which there are at most 100: each is an id, `name:<exact>`,
+    /// `uuid:<…>` or `mac:<…>`. Set another field too.
+    #[schema(nullable = false, max_items = 100)]
+    pub exclude: Option<Vec<String>>,
+    /// The least memory of the machine, in bytes.
+    #[schema(nullable = false, minimum = 1, example = 8_589_934_592_u64)]
+    pub memory_bytes_at_least: Option<u64>,
+    /// Whether the guest of the machine can run machines of its own.
+    #[schema(nullable = false)]
+    pub nested_virtualization: Option<bool>,
 }
 
 /// The state into which otter puts the machine before the lease is active. otter takes these steps
@@ -270,7 +331,7 @@ impl Lease {
     /// - `secret`: the secret, only in the response to the request for the lease.
     #[must_use]
     pub fn from_view(view: &LeaseView, secret: Option<String>) -> Self {
-        let LeaseView { lease, position, expires_at, max_expires_at } = view;
+        let LeaseView { lease, position, expires_at, max_expires_at, blocked_by } = view;
         let lease::Lease {
             id,
             state,
@@ -292,8 +353,10 @@ impl Lease {
             queue_for,
             prepare,
             release,
+            keep_on_failure,
             created_at,
             active_at,
+            kept_at,
             fence,
             grants: _,
             job,
@@ -321,6 +384,7 @@ impl Lease {
             requested_by: requested_by.clone(),
             reference: reference.clone(),
             position: position.map(|position| u32::try_from(position).unwrap_or(u32::MAX)),
+            blocked_by: blocked_by.as_ref().map(LeaseBlockedBy::from_blocker),
             ttl: duration::format(*ttl),
             queue_for: queue_for.map(duration::format),
             created_at: *created_at,
@@ -330,6 +394,8 @@ impl Lease {
             fence: *fence,
             prepare: prepare.as_ref().map(LeasePrepare::from_domain),
             release: LeaseRelease::from_domain(release),
+            keep_on_failure: keep_on_failure.map(duration::format),
+            kept_at: *kept_at,
             job: job.map(|job| job.to_string()),
             secret,
             history: history.iter().map(LeaseHistory::from_domain).collect(),
@@ -355,14 +421,57 @@ impl LeaseStateName {
     }
 }
 
+impl LeaseBlockedBy {
+    fn from_blocker(blocker: &LeaseBlocker) -> Self {
+        let (kind, pool, detail) = match blocker {
+            LeaseBlocker::NoFreeMachine => (
+                "no_free_machine",
+                None,
+                "Each matching machine is in use, or an earlier lease gets it.".to_owned(),
+            ),
+            LeaseBlocker::Limit(limit) => (
+                limit.kind.as_str(),
+                limit.pool(),
+                format!("A matching machine is free, but {}.", limit.rule()),
+            ),
+            LeaseBlocker::HostFault => (
+                "host_fault",
+                None,
+                "A matching machine is free, but the last attempt met a fault that is not the \
+                 machine's; otter tries again. `history` has the fault."
+                    .to_owned(),
+            ),
+            LeaseBlocker::HostAway => (
+                "host_away",
+                None,
+                "otter has no session with the host; GET /readyz?host=true says why.".to_owned(),
+            ),
+        };
+        Self { kind: kind.to_owned(), pool: pool.map(str::to_owned), detail }
+    }
+}
+
 impl LeaseSelect {
     fn from_domain(select: &lease::Select) -> Self {
-        let lease::Select { machine, name, mac, pool } = select;
+        let lease::Select {
+            machine,
+            name,
+            mac,
+            pool,
+            pools,
+            exclude,
+            memory_bytes_at_least,
+            nested_virtualization,
+        } = select;
         Self {
             machine: machine.as_ref().map(ToString::to_string),
             name: name.clone(),
             mac: mac.map(|mac| mac.to_string()),
             pool: pool.clone(),
+            pools: pools.clone(),
+            exclude: exclude.iter().map(ToString::to_string).collect(),
+            memory_bytes_at_least: *memory_bytes_at_least,
+            nested_virtualization: *nested_virtualization,
         }
     }
 }
@@ -409,7 +518,8 @@ impl Pool {
     #[must_use]
     pub fn from_view(pool: &PoolView) -> Self {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let PoolView { name, machines, free, held, quarantined, waiting, fault } = pool;
+        let PoolView { name, machines, free, held, quarantined, waiting, running, fault } = pool;
+        let RunningMachines { limits, usage } = running;
         Self {
             name: name.clone(),
             machine_count: count(*machines),
@@ -417,6 +527,10 @@ impl Pool {
             held_count: count(*held),
             quarantined_count: count(*quarantined),
             waiting_count: count(*waiting),
+            max_running: limits.max_running,
+            running_count: u32::try_from(usage.machines).unwrap_or(u32::MAX),
+            max_memory_bytes: limits.max_memory_bytes,
+            running_memory_bytes: usage.memory_bytes,
             held: fault.as_ref().map(PoolHeld::from_domain),
         }
     }

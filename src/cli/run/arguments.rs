@@ -11,15 +11,9 @@ use crate::domain::duration;
 use crate::domain::network::Network;
 use crate::domain::verify::Fingerprint;
 
+/// The address of otter, the caller's token, and the certificates that are trusted.
 #[derive(Debug, Args)]
-#[command(after_help = super::exit::after_help())]
-#[command(group(
-    clap::ArgGroup::new("select")
-        .required(true)
-        .multiple(true)
-        .args(["pool", "machine", "name", "mac"])
-))]
-pub struct RunCommand {
+pub struct ServerArguments {
     /// The address of otter: `http://…`, `https://…` or `unix:/path`. The default is `OTTER_URL`.
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
@@ -28,9 +22,32 @@ pub struct RunCommand {
     /// then `all_proxy` or `ALL_PROXY`. `no_proxy` or `NO_PROXY` names hosts without a proxy.
     #[arg(long, value_name = "URL")]
     pub proxy: Option<String>,
-    /// Take a machine of this pool. If several options select the machine, it must match all.
+    /// A file that holds only the token. The default is the token in `OTTER_TOKEN`, if it is set.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Trust only the certificates in this PEM file.
+    #[arg(long, value_name = "FILE", conflicts_with = "fingerprint")]
+    pub cacert: Option<PathBuf>,
+    /// Trust only the certificate with this SHA-256 fingerprint.
+    #[arg(long, value_name = "SHA256", value_parser = fingerprint)]
+    pub fingerprint: Option<Fingerprint>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = super::exit::after_help())]
+#[command(group(
+    clap::ArgGroup::new("select")
+        .required(true)
+        .multiple(true)
+        .args(["pool", "machine", "name", "mac", "memory_bytes_at_least", "nested_virtualization"])
+))]
+pub struct RunCommand {
+    #[command(flatten)]
+    pub server: ServerArguments,
+    /// Take a machine of this pool, or of one of these pools if the option is repeated. If several
+    /// options select the machine, it must match all.
     #[arg(long, value_name = "POOL")]
-    pool: Option<String>,
+    pool: Vec<String>,
     /// Take this machine: an id, name:<exact>, uuid:<…> or mac:<…>.
     #[arg(long, value_name = "MACHINE")]
     machine: Option<String>,
@@ -40,6 +57,15 @@ pub struct RunCommand {
     /// Take the machine with this MAC address.
     #[arg(long, value_name = "MAC")]
     mac: Option<String>,
+    /// Take a machine with at least this memory.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    memory_bytes_at_least: Option<u64>,
+    /// Take a machine whose guest can run machines of its own (true), or one without (false).
+    #[arg(long, value_name = "true|false")]
+    nested_virtualization: Option<bool>,
+    /// Do not take this machine: an id, name:<exact>, uuid:<…> or mac:<…>. May be repeated.
+    #[arg(long, value_name = "MACHINE")]
+    exclude: Vec<String>,
     /// Revert the machine to this snapshot first: an id, name or path. --snapshot, --power,
     /// --until, --cidr and --settle replace the preparation of the pool.
     #[arg(long, value_name = "SNAPSHOT")]
@@ -72,24 +98,20 @@ pub struct RunCommand {
     /// Revert the machine to this snapshot at the release.
     #[arg(long, value_name = "SNAPSHOT")]
     release_snapshot: Option<String>,
+    /// If the command fails by itself, keep the lease and its machine for this time, so that a
+    /// person can look at it. `otter release` ends the lease earlier. A command that a signal ended
+    /// has not failed.
+    #[arg(long, value_name = "TIME", value_parser = positive_duration)]
+    pub keep_on_failure: Option<Duration>,
     /// A name for the holder of the machine, for people. The default is the token's name.
     #[arg(long, value_name = "TEXT")]
     holder: Option<String>,
     /// A text that is stored with the lease and finds it later, such as the address of a CI job.
     #[arg(long, value_name = "TEXT")]
     pub reference: Option<String>,
-    /// A file that holds only the token. The default is the token in `OTTER_TOKEN`, if it is set.
-    #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
     /// Remove `OTTER_TOKEN` from the environment of the command.
     #[arg(long)]
     pub no_token: bool,
-    /// Trust only the certificates in this PEM file.
-    #[arg(long, value_name = "FILE", conflicts_with = "fingerprint")]
-    pub cacert: Option<PathBuf>,
-    /// Trust only the certificate with this SHA-256 fingerprint.
-    #[arg(long, value_name = "SHA256", value_parser = fingerprint)]
-    pub fingerprint: Option<Fingerprint>,
     /// The time that the command has to end after a signal, before it is killed.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = positive_duration)]
     pub kill_after: Duration,
@@ -122,14 +144,24 @@ impl RunCommand {
             queue_for,
             ..
         } = self;
-        let Self { release_power, release_snapshot, holder, .. } = self;
+        let Self { release_power, release_snapshot, holder, keep_on_failure, .. } = self;
+        let Self { memory_bytes_at_least, nested_virtualization, exclude, .. } = self;
         let text = |value: &Option<String>| value.clone().map(Value::from);
         let time = |value: Duration| Value::from(duration::format(value));
+        let (pool, pools) = match pool.as_slice() {
+            [] => (None, None),
+            [one] => (Some(Value::from(one.as_str())), None),
+            several => (None, Some(json!(several))),
+        };
         let select = [
-            ("pool", text(pool)),
+            ("pool", pool),
+            ("pools", pools),
             ("machine", text(machine)),
             ("name", text(name)),
             ("mac", text(mac)),
+            ("memory_bytes_at_least", memory_bytes_at_least.map(Value::from)),
+            ("nested_virtualization", nested_virtualization.map(Value::from)),
+            ("exclude", (!exclude.is_empty()).then(|| json!(exclude))),
         ];
         let prepare = [
             ("snapshot", text(snapshot)),
@@ -139,7 +171,11 @@ impl RunCommand {
             ("settle", settle.map(time)),
         ];
         let release = [("power", text(release_power)), ("snapshot", text(release_snapshot))];
-        let mut body = present([("holder", text(holder)), ("queue_for", queue_for.map(time))]);
+        let mut body = present([
+            ("holder", text(holder)),
+            ("queue_for", queue_for.map(time)),
+            ("keep_on_failure", keep_on_failure.map(time)),
+        ]);
         body.insert("select".to_owned(), Value::Object(present(select)));
         body.insert("ttl".to_owned(), json!(duration::format(*ttl)));
         for (field, value) in [("prepare", present(prepare)), ("release", present(release))] {
@@ -156,7 +192,7 @@ fn present<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Va
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
-fn positive_duration(text: &str) -> Result<Duration, String> {
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration::parse(text) {
         Ok(Duration::ZERO) => Err("the time must be longer than zero".to_owned()),
         parsed => parsed.map_err(|error| error.to_string()),
@@ -206,6 +242,16 @@ mod tests {
             "ttl": "5m", "queue_for": "1h", "holder": "me",
         });
         assert_eq!(read(all).unwrap().lease_request(), expected);
+        let several = "--pool a --pool b --exclude name:c --exclude 17 --memory-bytes-at-least 8 \
+            --nested-virtualization true --keep-on-failure 4h -- true";
+        let expected = json!({
+            "select": {
+                "pools": ["a", "b"], "exclude": ["name:c", "17"], "memory_bytes_at_least": 8,
+                "nested_virtualization": true,
+            },
+            "ttl": "10m", "keep_on_failure": "4h",
+        });
+        assert_eq!(read(several).unwrap().lease_request(), expected);
     }
 
     #[test]
@@ -220,6 +266,10 @@ mod tests {
             "--pool a --power up -- true",
             "--pool a --until ip --cidr ten -- true",
             "--pool a --cidr 10.0.0.0/8 -- true",
+            "--exclude a -- true",
+            "--memory-bytes-at-least 0 -- true",
+            "--nested-virtualization maybe -- true",
+            "--pool a --keep-on-failure 0 -- true",
             "--pool a --fingerprint ab -- true",
             &format!("--pool a --fingerprint {digits} --cacert a.pem -- true"),
         ] {

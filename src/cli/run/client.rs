@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Failure;
-use super::arguments::RunCommand;
+use super::arguments::ServerArguments;
 use super::exit::Exit;
 use crate::config::BYTE_ORDER_MARK;
 use crate::domain::verify::Verify;
@@ -96,6 +96,7 @@ impl OtterClient {
     /// Creates the client from the command line.
     ///
     /// # Parameters
+    /// - `server`: the trusted certificates and the token file. Its address is not used.
     /// - `url`: the address of otter.
     /// - `token`: the token to use if the command line names no token file.
     /// - `proxy`: the proxy to otter.
@@ -103,7 +104,7 @@ impl OtterClient {
     /// # Errors
     /// Fails with `Exit::Usage` if the address, a file or the token is wrong.
     pub async fn new(
-        command: &RunCommand,
+        server: &ServerArguments,
         url: &str,
         token: Option<SecretString>,
         proxy: Option<reqwest::Proxy>,
@@ -151,7 +152,7 @@ impl OtterClient {
             }
         }
         if base.starts_with("https:") {
-            let verify = match (&command.cacert, command.fingerprint) {
+            let verify = match (&server.cacert, server.fingerprint) {
                 (Some(file), _) => Verify::CaFile(file.clone()),
                 (None, Some(pin)) => Verify::Fingerprint(pin),
                 (None, None) => Verify::SystemRoots,
@@ -163,7 +164,7 @@ impl OtterClient {
             let _ = rustls::crypto::ring::default_provider().install_default();
             builder = builder.tls_certs_only([]);
         }
-        let token = match &command.token_file {
+        let token = match &server.token_file {
             Some(file) => {
                 let text = tokio::fs::read_to_string(file).await;
                 let text =
@@ -199,16 +200,21 @@ impl OtterClient {
         self.http.request(method, format!("{}/v1{path}", self.base))
     }
 
-    /// The same, with the header that proves the lease.
-    pub fn with_lease(&self, method: Method, path: &str, lease: &SecretString) -> RequestBuilder {
+    /// The same, with the header that proves the lease, if there is one.
+    pub fn with_lease(
+        &self,
+        method: Method,
+        path: &str,
+        lease: Option<&SecretString>,
+    ) -> RequestBuilder {
         let request = self.request(method, path);
-        match HeaderValue::from_str(lease.expose_secret()) {
-            Ok(mut value) => {
+        match lease.map(|lease| HeaderValue::from_str(lease.expose_secret())) {
+            Some(Ok(mut value)) => {
                 value.set_sensitive(true);
                 request.header(OTTER_LEASE, value)
             }
             // An id and hexadecimal digits are always a valid header. otter refuses anything else.
-            Err(_) => request,
+            Some(Err(_)) | None => request,
         }
     }
 

@@ -99,18 +99,26 @@ pub enum ReleaseOutcome {
     LeftQueue,
     /// The lease ended without a release and without a machine.
     EndedByItself,
+    /// The lease stays active until this time, because the command failed.
+    Kept(Option<Timestamp>),
 }
 
 /// The lease of this run.
 pub struct Lease {
     pub id: String,
-    /// The value of the header `Otter-Lease`: `<id>.<secret>`.
-    pub credential: SecretString,
+    /// The value of the header `Otter-Lease`: `<id>.<secret>`. `None` if the caller does not know
+    /// the secret.
+    pub credential: Option<SecretString>,
     /// Whether the lease was queued in the last answer of otter.
     queued: Cell<bool>,
 }
 
 impl Lease {
+    /// A lease of this id that is not queued.
+    pub const fn new(id: String, credential: Option<SecretString>) -> Self {
+        Self { id, credential, queued: Cell::new(false) }
+    }
+
     /// Whether the lease had no machine in the last answer of otter.
     pub const fn is_queued(&self) -> bool {
         self.queued.get()
@@ -174,7 +182,7 @@ impl LeaseClient {
         let credential = SecretString::from(format!("{}.{}", remote.id, secret.expose_secret()));
         let queued = Cell::new(remote.state() == Some(LeaseState::Queued));
         // The cell is empty: `create` is called once.
-        let _ = held.set(Lease { id: remote.id.clone(), credential, queued });
+        let _ = held.set(Lease { id: remote.id.clone(), credential: Some(credential), queued });
         Ok(remote)
     }
 
@@ -259,20 +267,30 @@ impl LeaseClient {
 
     /// Releases the lease, and waits at most `RELEASE_TIMEOUT` until its machine is released.
     ///
+    /// # Parameters
+    /// - `failed`: whether the command failed, so that otter keeps the lease if it was requested
+    ///   with `keep_on_failure`.
+    ///
     /// # Errors
     /// Fails if otter refuses the release or does not answer.
     pub async fn release(
         &self,
         lease: &Lease,
+        failed: bool,
         progress: &mut Progress,
     ) -> Result<ReleaseOutcome, Failure> {
         let delete = async |path: &str, server_wait: Duration, progress: &mut Progress| {
-            let request = || self.http.with_lease(Method::DELETE, path, &lease.credential);
+            let credential = lease.credential.as_ref();
+            let request = || self.http.with_lease(Method::DELETE, path, credential);
             let may_retry_release =
                 |answer: &Answer| answer.code() != "wait-timeout" && may_retry(answer, progress);
             self.send_with_retry(request, server_wait, may_retry_release).await
         };
-        let path = format!("/leases/{}", lease.id);
+        let (mut path, mut separator) = (format!("/leases/{}", lease.id), '?');
+        if failed {
+            path.push_str("?outcome=failed");
+            separator = '&';
+        }
         // The first request does not wait: otter stores the end of the lease even if later requests
         // fail.
         let mut answer = delete(&path, Duration::ZERO, progress).await?;
@@ -285,6 +303,9 @@ impl LeaseClient {
                 _ if !answer.status.is_success() => return Err(answer.failure()),
                 _ => {
                     let remote: RemoteLease = answer.read()?;
+                    if failed && remote.is_active() {
+                        return Ok(ReleaseOutcome::Kept(remote.expires_at));
+                    }
                     if remote.state() != Some(LeaseState::Releasing) {
                         return Ok(self.release_outcome(&remote).await);
                     }
@@ -293,7 +314,7 @@ impl LeaseClient {
             if self.clock.elapsed() >= end {
                 return Ok(ReleaseOutcome::InProgress);
             }
-            let waiting = format!("{path}?wait={}s", POLL_IN_LOG.as_secs());
+            let waiting = format!("{path}{separator}wait={}s", POLL_IN_LOG.as_secs());
             answer = delete(&waiting, POLL_IN_LOG, progress).await?;
             if answer.status == 504 {
                 progress.show("the machine is being given back", None);

@@ -1,11 +1,13 @@
 //! `otter run`: takes a lease of a machine, runs a command, and releases the lease however the
-//! command ends.
+//! command ends. `otter release` (`release`) ends a lease that was kept.
 //!
 //! ```text
 //! create the lease ─► wait ─► run the command ─► release ─► exit with the command's status
 //!  │                   │        │ lease lost, signal: the command is ended first
 //!  └───────────────────┴────────┴── failure, signal, panic ─► release (a second signal: exit)
 //! ```
+//! If the command fails by itself, and `--keep-on-failure` is given, otter keeps the lease at the
+//! release.
 //! It is a client of the HTTP API and uses no service of the daemon.
 
 mod arguments;
@@ -15,6 +17,7 @@ mod exit;
 mod lease;
 mod progress;
 mod proxy;
+mod release;
 mod renew;
 
 use std::cell::OnceCell;
@@ -29,12 +32,14 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::process::Command;
 
 pub use self::arguments::RunCommand;
+use self::arguments::ServerArguments;
 use self::client::OtterClient;
 use self::command::RunningCommand;
 pub use self::exit::Exit;
 use self::lease::{Lease, LeaseClient, ReleaseOutcome};
 use self::progress::Progress;
 use self::proxy::proxy_for;
+pub use self::release::{ReleaseCommand, release_lease};
 use self::renew::LeaseExpiry;
 use crate::clock::Clock;
 use crate::fail_points::fail_point;
@@ -58,6 +63,22 @@ impl Failure {
     }
 }
 
+/// The end of the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct CommandEnd {
+    /// The exit code of `otter run`.
+    code: u8,
+    /// Whether the command ended by itself and failed.
+    failed: bool,
+}
+
+impl CommandEnd {
+    /// The end of a command that a signal or otter ended, or that did not run.
+    const fn interrupted(code: u8) -> Self {
+        Self { code, failed: false }
+    }
+}
+
 /// Runs `otter run` on its own runtime. Does not wait for background tasks at the end.
 pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -77,7 +98,9 @@ async fn take_run_release(command: &RunCommand) -> u8 {
             return report_failure(&mut progress, Failure::new(Exit::Internal, error.to_string()));
         }
     };
-    let client = match lease_client(command, &mut progress).await {
+    let queue_for = command.queue_for.unwrap_or_default();
+    let client = lease_client(&command.server, command.retry_for, queue_for, &mut progress);
+    let client = match client.await {
         Ok(client) => client,
         Err(failure) => return report_failure(&mut progress, failure),
     };
@@ -86,14 +109,17 @@ async fn take_run_release(command: &RunCommand) -> u8 {
     let outcome =
         AssertUnwindSafe(take_and_run(command, &client, &lease, &mut signals, &mut progress))
             .catch_unwind();
-    let code = match outcome.await {
-        Ok(Ok(code)) => code,
-        Ok(Err(failure)) => report_failure(&mut progress, failure),
+    let CommandEnd { code, failed } = match outcome.await {
+        Ok(Ok(end)) => end,
+        Ok(Err(failure)) => CommandEnd::interrupted(report_failure(&mut progress, failure)),
         // The panic hook has printed the message.
-        Err(_) => Exit::Internal.code(),
+        Err(_) => CommandEnd::interrupted(Exit::Internal.code()),
     };
+    let keeps = failed && command.keep_on_failure.is_some();
     match lease.get() {
-        Some(lease) => release(&client, lease, &mut signals, &mut progress).await.unwrap_or(code),
+        Some(lease) => {
+            release(&client, lease, keeps, &mut signals, &mut progress).await.unwrap_or(code)
+        }
         None => code,
     }
 }
@@ -104,29 +130,35 @@ fn report_failure(progress: &mut Progress, failure: Failure) -> u8 {
     exit.code()
 }
 
+/// # Parameters
+/// - `retry_for`, `queue_for`: as in [`LeaseClient`].
 async fn lease_client(
-    command: &RunCommand,
+    server: &ServerArguments,
+    retry_for: Duration,
+    queue_for: Duration,
     progress: &mut Progress,
 ) -> Result<LeaseClient, Failure> {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let url = address(command)?;
+    let url = address(server)?;
     let token = variable("OTTER_TOKEN").map(SecretString::from);
-    let has_token = token.is_some() || command.token_file.is_some();
+    let has_token = token.is_some() || server.token_file.is_some();
     let local = ["http://127.", "http://localhost", "http://[::1]"]
         .iter()
         .any(|local| url.starts_with(local));
     if has_token && url.starts_with("http:") && !local {
         progress.warn(&format!("{url} has no TLS: the token and the lease can be read on the way"));
     }
-    let proxy = proxy_for(&url, command.proxy.as_deref(), variable)?;
-    let http = OtterClient::new(command, &url, token, proxy).await?;
-    let queue_for = command.queue_for.unwrap_or_default();
-    Ok(LeaseClient { http, clock: Clock::system(), retry_for: command.retry_for, queue_for })
+    let proxy = proxy_for(&url, server.proxy.as_deref(), variable)?;
+    let http = OtterClient::new(server, &url, token, proxy).await?;
+    Ok(LeaseClient { http, clock: Clock::system(), retry_for, queue_for })
 }
 
-fn address(command: &RunCommand) -> Result<String, Failure> {
-    let variable = || std::env::var("OTTER_URL").ok().filter(|url| !url.is_empty());
-    let url = command.url.clone().or_else(variable);
+/// A variable of the environment. `None` if it is not set or empty.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn address(server: &ServerArguments) -> Result<String, Failure> {
+    let url = server.url.clone().or_else(|| variable("OTTER_URL"));
     url.ok_or_else(|| {
         Failure::new(Exit::Usage, "the address of otter is missing: pass --url, or set OTTER_URL")
     })
@@ -140,7 +172,8 @@ async fn take_and_run(
     held: &OnceCell<Lease>,
     signals: &mut CountedSignals,
     progress: &mut Progress,
-) -> Result<u8, Failure> {
+) -> Result<CommandEnd, Failure> {
+    let interrupted = |signal| Ok(CommandEnd::interrupted(128 + signal_number(signal)));
     let created = {
         let mut waiting = Progress::new(progress.is_quiet());
         let creating = client.create(command, held, &mut waiting);
@@ -156,7 +189,7 @@ async fn take_and_run(
                         "otter did not answer: a machine that it may have granted is released when \
                          the lease expires"),
                 }
-                return Ok(128 + signal_number(signal));
+                return interrupted(signal);
             }
         }
     };
@@ -166,13 +199,13 @@ async fn take_and_run(
     }
     let (remote, answer) = tokio::select! {
         active = client.wait_until_active(lease, progress) => active?,
-        signal = signals.next() => return Ok(128 + signal_number(signal)),
+        signal = signals.next() => return interrupted(signal),
     };
     let expiry = LeaseExpiry::from_answer(&remote, &answer, client.clock.elapsed(), command.ttl);
     let machine = remote.machine.clone().unwrap_or_default();
     let address = tokio::select! {
         address = client.machine_address(&machine) => address?.unwrap_or_default(),
-        signal = signals.next() => return Ok(128 + signal_number(signal)),
+        signal = signals.next() => return interrupted(signal),
     };
     let name = remote.machine_name.as_deref().unwrap_or(&machine);
     let at = if address.is_empty() { String::new() } else { format!(" at {address}") };
@@ -180,11 +213,11 @@ async fn take_and_run(
     let mut process = Command::new(&command.command[0]);
     process
         .args(&command.command[1..])
-        .env("OTTER_URL", self::address(command)?)
+        .env("OTTER_URL", self::address(&command.server)?)
         .env("OTTER_MACHINE_ID", &machine)
         .env("OTTER_MACHINE_NAME", name)
         .env("OTTER_MACHINE_IP", address)
-        .env("OTTER_LEASE", lease.credential.expose_secret());
+        .envs(lease.credential.as_ref().map(|lease| ("OTTER_LEASE", lease.expose_secret())));
     if command.no_token {
         process.env_remove("OTTER_TOKEN");
     }
@@ -196,8 +229,7 @@ async fn take_and_run(
     wait_for_command(command, client, lease, expiry, running, signals, progress).await
 }
 
-/// Waits until the command ends. Forwards signals to it, and ends it if the lease is lost. Returns
-/// the exit code.
+/// Waits until the command ends. Forwards signals to it, and ends it if the lease is lost.
 async fn wait_for_command(
     command: &RunCommand,
     client: &LeaseClient,
@@ -206,7 +238,7 @@ async fn wait_for_command(
     mut running: RunningCommand,
     signals: &mut CountedSignals,
     progress: &mut Progress,
-) -> Result<u8, Failure> {
+) -> Result<CommandEnd, Failure> {
     let renewing =
         renew::hold_lease(client, lease, expiry, command.ttl, Progress::new(command.quiet));
     tokio::pin!(renewing);
@@ -237,7 +269,7 @@ async fn wait_for_command(
                 if let Termination::Killed(_) = termination {
                     progress.warn("the command was killed and has not ended");
                     let exit = if lost.is_some() { Exit::LeaseLost } else { Exit::Internal };
-                    return Ok(exit.code());
+                    return Ok(CommandEnd::interrupted(exit.code()));
                 }
                 let reason = "the command did not end in time: it is killed";
                 termination = kill(&running, now, reason, progress);
@@ -248,8 +280,11 @@ async fn wait_for_command(
         running.kill_group();
     }
     match (lost, status) {
-        (Some(_), _) => Ok(Exit::LeaseLost.code()),
-        (None, Ok(status)) => Ok(command::exit_code(status)),
+        (Some(_), _) => Ok(CommandEnd::interrupted(Exit::LeaseLost.code())),
+        (None, Ok(status)) => Ok(CommandEnd {
+            code: command::exit_code(status),
+            failed: !status.success() && termination == Termination::NotRequested,
+        }),
         (None, Err(error)) => Err(Failure::new(
             Exit::Internal,
             format!("the status of the command is not known: {error}"),
@@ -299,14 +334,18 @@ impl Termination {
 
 /// Releases the lease and prints the outcome. Returns an exit code if a second signal interrupts
 /// the release, else `None`.
+///
+/// # Parameters
+/// - `failed`: whether otter may keep the lease, because the command failed.
 async fn release(
     client: &LeaseClient,
     lease: &Lease,
+    failed: bool,
     signals: &mut CountedSignals,
     progress: &mut Progress,
 ) -> Option<u8> {
     let mut waiting = Progress::new(progress.is_quiet());
-    let releasing = client.release(lease, &mut waiting);
+    let releasing = client.release(lease, failed, &mut waiting);
     tokio::pin!(releasing);
     loop {
         tokio::select! {
@@ -340,6 +379,13 @@ fn report_release(
             .warn(&format!("the machine was taken back and is quarantined, not free: {reason}")),
         Ok(ReleaseOutcome::LeftQueue) => progress.info("the place in the queue is given up"),
         Ok(ReleaseOutcome::EndedByItself) => {}
+        Ok(ReleaseOutcome::Kept(until)) => {
+            let until = until.map(|until| format!(" until {until:.0}")).unwrap_or_default();
+            progress.warn(&format!(
+                "the command failed, and the machine is kept{until}; to give it back: otter \
+                 release {id}"
+            ));
+        }
         Ok(ReleaseOutcome::InProgress) => progress.warn(&format!(
             "otter is still releasing the machine, and will finish the release (lease {id})"
         )),

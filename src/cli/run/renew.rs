@@ -101,7 +101,7 @@ async fn renew_until_lost(
         }
         let asked = client.clock.elapsed();
         let request =
-            client.http.with_lease(Method::POST, &path, &lease.credential).json(&json!({}));
+            client.http.with_lease(Method::POST, &path, lease.credential.as_ref()).json(&json!({}));
         let left = expiry.at.saturating_sub(asked);
         let (reason, retry_after) =
             match OtterClient::answer(request, left.min(ANSWER_TIMEOUT)).await {

@@ -108,6 +108,11 @@ fn transitions(
         records
             .push(record.with_detail(format!("{} left", duration::format(lease.time_left.lease))));
     }
+    if lease.kept_at.is_some() && was.is_some_and(|was| was.kept_at.is_none()) {
+        let record = record_of(AuditAction::LeaseKept, AuditOutcome::Active, cause.actor);
+        records
+            .push(record.with_detail(format!("{} left", duration::format(lease.time_left.lease))));
+    }
     let ends_now = was.is_none_or(|was| was.end.is_none());
     let Some(end) = &lease.end else { return };
     let ended_by = Actor { name: end.by.clone(), origin: origin_of(&end.by, cause) };

@@ -20,6 +20,8 @@ pub enum LeaseCommand {
     Renew(LeaseId, Option<Duration>),
     /// A lease ends for this reason.
     End { id: LeaseId, reason: EndReason, by: String, detail: Option<String> },
+    /// The use of a machine failed: its lease is kept or ends.
+    EndFailed { id: LeaseId, reason: EndReason, by: String, detail: Option<String> },
     /// The job of a preparation or a release was started. The state says which.
     JobStarted(LeaseId, LeaseState, JobId),
     /// The preparation has ended.
@@ -50,6 +52,12 @@ impl LeaseCommand {
             Self::End { id, reason, by, detail } => {
                 LeaseInput::End { id: *id, reason: *reason, by: by.clone(), detail: detail.clone() }
             }
+            Self::EndFailed { id, reason, by, detail } => LeaseInput::EndFailed {
+                id: *id,
+                reason: *reason,
+                by: by.clone(),
+                detail: detail.clone(),
+            },
             Self::JobStarted(id, state, job) => LeaseInput::JobStarted(*id, *state, *job),
             Self::PrepareFinished(id, outcome) => LeaseInput::PrepareFinished(*id, outcome.clone()),
             Self::ReleaseFinished(id, outcome) => LeaseInput::ReleaseFinished(*id, outcome.clone()),
@@ -85,6 +93,7 @@ impl LeaseCommand {
     pub const fn may_free_a_machine(&self) -> bool {
         match self {
             Self::End { .. }
+            | Self::EndFailed { .. }
             | Self::PrepareFinished(..)
             | Self::ReleaseFinished(..)
             | Self::RecoveryFinished(..)

@@ -16,7 +16,7 @@ use super::lease_table::{
     FollowUp, LeaseInput, LeaseTable, MachineKey, MachineLedger, RecoveryAttempt, TableChanges,
 };
 use super::matching::{CandidateMachine, required_snapshots};
-use super::{LeaseView, LeasesParts, metrics};
+use super::{LeaseBlocker, LeaseView, LeasesParts, metrics};
 use crate::domain::access::TokenStatus;
 use crate::domain::audit::AuditRecord;
 use crate::domain::event::{EventFilter, EventType, Subject};
@@ -25,6 +25,7 @@ use crate::domain::ids::{LeaseId, MachineId, TokenId};
 use crate::domain::lease::Lease;
 use crate::domain::machine::MachineIdentity;
 use crate::domain::origin::Actor;
+use crate::domain::pool::{LimitScope, ScopedLimits};
 use crate::domain::scope::Scope;
 use crate::fail_points::fail_point;
 use crate::hypervisor::SessionState;
@@ -226,7 +227,20 @@ impl LeaseActor {
         let open = state.table.get(id)?;
         let (expires_at, max_expires_at) = open.expiry().unzip();
         let position = state.table.position(id);
-        Some(LeaseView { lease: Arc::clone(&open.lease), position, expires_at, max_expires_at })
+        let blocked_by = position.map(|_| {
+            if self.is_inventory_current() {
+                open.blocked_by.clone()
+            } else {
+                LeaseBlocker::HostAway
+            }
+        });
+        Some(LeaseView {
+            lease: Arc::clone(&open.lease),
+            position,
+            expires_at,
+            max_expires_at,
+            blocked_by,
+        })
     }
 
     /// Applies a command and replies to its sender. Returns the follow-ups.
@@ -570,15 +584,26 @@ impl LeaseActor {
                             | NotFreeReason::Releasing
                     )
                 });
-            CandidateMachine::new(
-                machine,
-                view.pools.clone(),
-                free,
-                view.protected || machine.template,
-                &snapshots,
-            )
+            let limits = self.limits_of(&view.pools);
+            let excluded = view.protected || machine.template;
+            let machine =
+                CandidateMachine::new(machine, view.pools.clone(), free, excluded, &snapshots);
+            CandidateMachine { limits, ..machine }
         });
         candidates.collect()
+    }
+
+    /// The limits of the host and of these pools.
+    fn limits_of(&self, pools: &[String]) -> Vec<ScopedLimits> {
+        let settings = self.parts.settings.load();
+        let of_pools = pools.iter().filter_map(|name| {
+            let limits = settings.pools.get(name)?.limits;
+            Some(ScopedLimits { scope: LimitScope::Pool(name.clone()), limits })
+        });
+        let of_host =
+            ScopedLimits { scope: LimitScope::Host, limits: self.parts.rules.host_limits };
+        let all = std::iter::once(of_host).chain(of_pools);
+        all.filter(|scoped| !scoped.limits.is_unlimited()).collect()
     }
 
     fn now(&self) -> Moment {

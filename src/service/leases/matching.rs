@@ -6,8 +6,10 @@ use crate::domain::ids::MachineId;
 use crate::domain::lease::{Lease, Select};
 use crate::domain::mac::MacAddress;
 use crate::domain::machine::{Machine, MachineIdentity};
-use crate::domain::machine_reference::ReferencedMachine;
+use crate::domain::machine_reference::{MachineReference, ReferencedMachine};
 use crate::domain::names::contains_loosely;
+use crate::domain::pool::ScopedLimits;
+use crate::domain::power::PowerState;
 
 /// A machine of the host, as the grant of a lease sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,11 +23,20 @@ pub struct CandidateMachine {
     pub free: bool,
     /// Whether it is protected or a template, so that it is never granted.
     pub excluded: bool,
+    /// Whether it is on.
+    pub running: bool,
+    /// Its configured memory. 0 if it is not known.
+    pub memory_bytes: u64,
+    pub nested_virtualization: Option<bool>,
+    /// The limits that apply to it: those of the host and of its pools.
+    pub limits: Vec<ScopedLimits>,
     /// The snapshots, among those that leases require, that it does not have.
     pub missing_snapshots: BTreeSet<String>,
 }
 
 impl CandidateMachine {
+    /// A machine without limits.
+    ///
     /// # Parameters
     /// - `free`: whether the machine is free, apart from leases and quarantines.
     /// - `excluded`: whether the machine is protected or a template.
@@ -48,6 +59,10 @@ impl CandidateMachine {
             pools,
             free,
             excluded,
+            running: machine.power_state == Some(PowerState::On),
+            memory_bytes: machine.memory_bytes.unwrap_or_default(),
+            nested_virtualization: machine.nested_virtualization,
+            limits: Vec::new(),
             missing_snapshots: missing_snapshots.map(|name| (*name).clone()).collect(),
         }
     }
@@ -70,6 +85,8 @@ pub fn has_snapshots(lease: &Lease, machine: &CandidateMachine) -> bool {
 pub struct Selection<'l> {
     lease: &'l Lease,
     machine: SelectedMachine,
+    /// The machines that `select.exclude` names.
+    excluded: BTreeSet<MachineId>,
 }
 
 /// The machines that match `select.machine` of a lease.
@@ -82,27 +99,41 @@ enum SelectedMachine {
 }
 
 impl<'l> Selection<'l> {
-    /// Finds the machine that `select.machine` of a lease names.
+    /// Finds the machines that `select.machine` and `select.exclude` of a lease name.
     ///
     /// # Parameters
     /// - `machines`: every machine of the host, also the protected ones and the templates. If
     ///   several in the scope of the lease match the reference, it is ambiguous.
     #[must_use]
     pub fn new(lease: &'l Lease, machines: &[CandidateMachine]) -> Self {
-        let machine = lease.select.machine.as_ref().map_or(SelectedMachine::Any, |reference| {
-            let in_scope = machines.iter().filter(|machine| is_in_scope(lease, machine));
-            match reference.matching(in_scope).as_slice() {
+        let matching = |reference: &MachineReference| {
+            reference.matching(machines.iter().filter(|machine| is_in_scope(lease, machine)))
+        };
+        let Select { machine, exclude, .. } = &lease.select;
+        let machine = machine.as_ref().map_or(SelectedMachine::Any, |reference| {
+            match matching(reference).as_slice() {
                 [one] => SelectedMachine::One(one.identity.id.clone()),
                 _ => SelectedMachine::None,
             }
         });
-        Self { lease, machine }
+        let excluded = exclude.iter().flat_map(matching);
+        Self { lease, machine, excluded: excluded.map(|one| one.identity.id.clone()).collect() }
     }
 
     /// Whether a machine matches the selection and the scope, and is not excluded.
     #[must_use]
     pub fn includes(&self, machine: &CandidateMachine) -> bool {
-        let Select { machine: _, name, mac, pool } = &self.lease.select;
+        let select = &self.lease.select;
+        let Select {
+            machine: _,
+            name,
+            mac,
+            pool: _,
+            pools: _,
+            exclude: _,
+            memory_bytes_at_least,
+            nested_virtualization,
+        } = select;
         let is_selected = match &self.machine {
             SelectedMachine::Any => true,
             SelectedMachine::One(id) => *id == machine.identity.id,
@@ -113,7 +144,11 @@ impl<'l> Selection<'l> {
             && is_in_scope(self.lease, machine)
             && name.as_deref().is_none_or(|name| contains_loosely(&machine.name, name))
             && mac.is_none_or(|mac| machine.macs.contains(&mac))
-            && pool.as_ref().is_none_or(|pool| machine.pools.contains(pool))
+            && select.accepts_pools(&machine.pools)
+            && !self.excluded.contains(&machine.identity.id)
+            && memory_bytes_at_least.is_none_or(|least| machine.memory_bytes >= least)
+            && nested_virtualization
+                .is_none_or(|wanted| machine.nested_virtualization == Some(wanted))
     }
 }
 
@@ -147,7 +182,6 @@ impl ReferencedMachine for CandidateMachine {
 mod tests {
     use super::*;
     use crate::domain::lease::{Prepare, Release};
-    use crate::domain::machine_reference::MachineReference;
     use crate::domain::scope::Scope;
     use crate::service::inventory::samples;
     use crate::service::leases::tests::lease;
@@ -192,6 +226,10 @@ mod tests {
             pools: vec!["ci".to_owned()],
             free: true,
             excluded: false,
+            running: false,
+            memory_bytes: 4 << 30,
+            nested_virtualization: Some(true),
+            limits: Vec::new(),
             missing_snapshots: ["none".to_owned()].into(),
         };
         assert_eq!(candidate(), expected);
@@ -204,9 +242,24 @@ mod tests {
             name: Some("QUBES".to_owned()),
             mac: Some("00:50:56:aa:bb:cc".parse().unwrap()),
             pool: Some("ci".to_owned()),
+            pools: Vec::new(),
+            exclude: vec![reference("17"), reference("name:qubes-4.2 staging")],
+            memory_bytes_at_least: Some(4 << 30),
+            nested_virtualization: Some(true),
         };
         assert!(is_selected(&all_fields) && is_selected(&Select::default()));
+        let pools = |names: &[&str]| Select {
+            pool: None,
+            pools: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..all_fields.clone()
+        };
+        assert!(is_selected(&pools(&["nightly", "ci"])));
         for other in [
+            pools(&["nightly", "other"]),
+            Select { exclude: vec![reference("17"), reference("16")], ..all_fields.clone() },
+            Select { exclude: vec![reference("mac:0:50:56:aa:bb:cc")], ..all_fields.clone() },
+            Select { memory_bytes_at_least: Some((4 << 30) + 1), ..all_fields.clone() },
+            Select { nested_virtualization: Some(false), ..all_fields.clone() },
             Select { machine: Some(reference("name:Qubes-4.2")), ..all_fields.clone() },
             Select { name: Some("windows".to_owned()), ..all_fields.clone() },
             Select { mac: Some("00:50:56:aa:bb:cd".parse().unwrap()), ..all_fields.clone() },
@@ -220,6 +273,19 @@ mod tests {
         );
         let busy = CandidateMachine { free: false, ..candidate() };
         assert_eq!(selects(&all_fields, &[busy]), [true], "a machine that is not free now matches");
+    }
+
+    #[test]
+    fn a_machine_of_unknown_memory_and_features_matches_no_demand_for_them() {
+        let machine =
+            CandidateMachine { memory_bytes: 0, nested_virtualization: None, ..candidate() };
+        for demand in [
+            Select { memory_bytes_at_least: Some(1), ..Select::default() },
+            Select { nested_virtualization: Some(true), ..Select::default() },
+            Select { nested_virtualization: Some(false), ..Select::default() },
+        ] {
+            assert_eq!(selects(&demand, std::slice::from_ref(&machine)), [false], "{demand:?}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! is the state machine.
 
 mod audit_records;
+pub mod capacity;
 mod command;
 mod job_authorization;
 mod lease_actor;
@@ -33,8 +34,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::command::LeaseCommand;
 use self::lease_actor::LeaseActor;
+pub use self::lease_table::LeaseBlocker;
 use self::lease_table::{LeaseRules, MachineKey, MachineLedger};
-pub use self::pools::PoolView;
+pub use self::pools::{PoolView, RunningMachines};
 use self::published::PublishedLeases;
 pub use self::request::{NewLease, RequestedLease};
 use self::secret::LeaseSecrets;
@@ -86,6 +88,8 @@ pub struct LeaseView {
     pub expires_at: Option<Timestamp>,
     /// The latest time to which it can be renewed. `None` if it is not active.
     pub max_expires_at: Option<Timestamp>,
+    /// Why no machine is granted to it. `None` if it is not queued.
+    pub blocked_by: Option<LeaseBlocker>,
 }
 
 /// The capacity of the channel to the actor. A sender waits if it is full.
@@ -323,9 +327,9 @@ impl Leases {
         ttl: Option<Duration>,
     ) -> Result<LeaseView, Failure> {
         if let Some(ttl) = ttl {
-            // The limit is that of the selected pool, as in the request for the lease.
-            let pool = self.0.view(id).and_then(|view| view.lease.select.pool.clone());
-            self.check_ttl(ttl, self.visible_pool(caller, pool.as_deref()).as_ref())?;
+            // The limit is that of the selected pools, as in the request for the lease.
+            let pools = self.0.view(id).map(|view| self.selected_pools(caller, &view.lease.select));
+            self.check_ttl(ttl, &pools.unwrap_or_default())?;
         }
         self.0.submit_as(caller.actor(), LeaseCommand::Renew(id, ttl)).await?;
         self.get_for(caller, id).await?.ok_or_else(|| unknown_lease(id))
@@ -335,6 +339,8 @@ impl Leases {
     ///
     /// # Parameters
     /// - `reason`: `Released` if its holder ends it, `Revoked` if an operator does.
+    /// - `failed`: whether the use of the machine failed. The lease is then kept instead, if its
+    ///   request has `keep_on_failure` and it is active.
     ///
     /// # Errors
     /// `not-found`; `storage-unavailable`.
@@ -343,9 +349,15 @@ impl Leases {
         caller: &Caller,
         id: LeaseId,
         reason: EndReason,
+        failed: bool,
         detail: Option<String>,
     ) -> Result<LeaseView, Failure> {
-        let command = LeaseCommand::End { id, reason, by: caller.name.to_string(), detail };
+        let by = caller.name.to_string();
+        let command = if failed {
+            LeaseCommand::EndFailed { id, reason, by, detail }
+        } else {
+            LeaseCommand::End { id, reason, by, detail }
+        };
         self.0.submit_as(caller.actor(), command).await?;
         self.get_for(caller, id).await?.ok_or_else(|| unknown_lease(id))
     }
@@ -423,6 +435,13 @@ impl Leases {
         self.0.clear_automatic_quarantines(caller, pool).await
     }
 
+    /// The machines of the host that run or are leased, and the host's limits. `None` for a caller
+    /// whose scope is restricted.
+    #[must_use]
+    pub fn running_on_host(&self, caller: &Caller) -> Option<RunningMachines> {
+        (!caller.scope.is_restricted()).then(|| self.0.running_on_host())
+    }
+
     /// Sets the metrics for open leases and quarantined machines.
     pub fn update_gauges(&self) {
         let LeaseActor { parts, .. } = &*self.0;
@@ -458,7 +477,13 @@ impl LeaseView {
     /// The view of a lease that has ended.
     #[must_use]
     pub fn ended(lease: Lease) -> Self {
-        Self { lease: Arc::new(lease), position: None, expires_at: None, max_expires_at: None }
+        Self {
+            lease: Arc::new(lease),
+            position: None,
+            expires_at: None,
+            max_expires_at: None,
+            blocked_by: None,
+        }
     }
 }
 

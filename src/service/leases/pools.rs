@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::capacity::Usage;
 use super::command::LeaseCommand;
 use super::lease_actor::LeaseActor;
 use super::lease_table::{MachineKey, MachineLedger, OpenLease, PoolFault};
@@ -11,6 +12,7 @@ use crate::domain::failure::Failure;
 use crate::domain::ids::MachineId;
 use crate::domain::lease::LeaseState;
 use crate::domain::machine::Machine;
+use crate::domain::pool::RunningLimits;
 use crate::service::callers::Caller;
 use crate::service::machines::{MachineFilter, MachineView};
 
@@ -26,6 +28,14 @@ pub struct PoolView {
     pub waiting: usize,
     /// The fault that two of its machines met and that is not a machine's own.
     pub fault: Option<PoolFault>,
+    pub running: RunningMachines,
+}
+
+/// The machines that run or are leased, and the limits of their number and memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunningMachines {
+    pub limits: RunningLimits,
+    pub usage: Usage,
 }
 
 impl LeaseActor {
@@ -40,7 +50,7 @@ impl LeaseActor {
         let settings = self.parts.settings.load();
         let configured = settings.pools.0.keys().filter(|_| !caller.scope.is_restricted());
         let mut pools: BTreeMap<String, PoolView> =
-            configured.map(|name| (name.clone(), PoolView::empty(name))).collect();
+            configured.map(|name| (name.clone(), self.empty_pool(name))).collect();
         let in_scope =
             |candidate: &CandidateMachine| caller.scope.contains(&candidate.name, &candidate.pools);
         let mut keys: BTreeMap<String, Vec<MachineKey>> = BTreeMap::new();
@@ -51,8 +61,11 @@ impl LeaseActor {
             let quarantined = ledger.is_some_and(|ledger| ledger.quarantine.is_some());
             let set_aside = ledger.is_some_and(MachineLedger::is_set_aside);
             for name in &candidate.pools {
-                let pool = pools.entry(name.clone()).or_insert_with(|| PoolView::empty(name));
+                let pool = pools.entry(name.clone()).or_insert_with(|| self.empty_pool(name));
                 pool.machines += 1;
+                if candidate.running || held {
+                    pool.running.usage.add(&candidate);
+                }
                 pool.held += usize::from(held);
                 pool.quarantined += usize::from(quarantined);
                 pool.free +=
@@ -70,9 +83,10 @@ impl LeaseActor {
             open.lease.state == LeaseState::Queued && visibility.shows_lease(caller, &open.lease)
         };
         for open in state.table.open_leases().filter(waits) {
-            if let Some(pool) = open.lease.select.pool.as_ref().and_then(|pool| pools.get_mut(pool))
-            {
-                pool.waiting += 1;
+            for name in open.lease.select.pool_names() {
+                if let Some(pool) = pools.get_mut(name) {
+                    pool.waiting += 1;
+                }
             }
         }
         Ok(pools.into_values().collect())
@@ -101,11 +115,23 @@ impl LeaseActor {
         self.submit_as(caller.actor(), LeaseCommand::ClearAutomaticQuarantines(keys)).await?;
         Ok(machines.iter().map(|machine| machine.id.clone()).collect())
     }
-}
 
-impl PoolView {
-    fn empty(name: &str) -> Self {
-        Self {
+    /// The machines of the host that run or are leased, and the host's limits.
+    pub fn running_on_host(&self) -> RunningMachines {
+        let state = self.parts.published.load();
+        let mut usage = Usage::default();
+        for candidate in self.candidates([]) {
+            if candidate.running || state.holder_of(&candidate.identity).is_some() {
+                usage.add(&candidate);
+            }
+        }
+        RunningMachines { limits: self.parts.rules.host_limits, usage }
+    }
+
+    fn empty_pool(&self, name: &str) -> PoolView {
+        let settings = self.parts.settings.load();
+        let limits = settings.pools.get(name).map(|pool| pool.limits).unwrap_or_default();
+        PoolView {
             name: name.to_owned(),
             machines: 0,
             free: 0,
@@ -113,6 +139,7 @@ impl PoolView {
             quarantined: 0,
             waiting: 0,
             fault: None,
+            running: RunningMachines { limits, usage: Usage::default() },
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::capacity::{ReachedLimit, never_fits};
 use super::lease_actor::LeaseActor;
 use super::lease_table::LeaseTable;
 use super::matching::{CandidateMachine, Selection};
@@ -15,6 +16,7 @@ use crate::domain::pool::Pool;
 use crate::domain::scope::Scope;
 use crate::service::callers::Caller;
 use crate::service::limits::{queue_full, too_many};
+use crate::service::machines::MATCHES_NONE;
 use crate::storage::IdempotencyKey;
 
 /// A request for a lease.
@@ -28,6 +30,7 @@ pub struct NewLease {
     pub prepare: Option<Prepare>,
     /// `None` means the release of the pool.
     pub release: Option<Release>,
+    pub keep_on_failure: Option<Duration>,
     pub reference: Option<String>,
     pub key: Option<IdempotencyKey>,
 }
@@ -42,33 +45,41 @@ pub enum RequestedLease {
 }
 
 impl Leases {
-    /// The new lease of a request. Missing fields come from the pool.
+    /// The new lease of a request. Missing fields come from the selected pools.
     ///
     /// # Errors
-    /// `invalid-request` if `ttl` is out of range; `forbidden` if the caller may not keep the power
-    /// on.
+    /// `invalid-request` if `ttl` is out of range, or if a field is missing and the pools differ in
+    /// it; `forbidden` if the caller may not keep the power on.
     pub(super) fn lease_from_request(
         &self,
         caller: &Caller,
         new: &NewLease,
     ) -> Result<Lease, Failure> {
         let parts = &self.0.parts;
-        let pool = self.visible_pool(caller, new.select.pool.as_deref());
-        let pool = pool.as_ref();
-        self.check_ttl(new.ttl, pool)?;
-        let release = new
-            .release
-            .clone()
-            .or_else(|| pool.and_then(|pool| pool.release.clone()))
-            .unwrap_or_default();
+        let pools = self.selected_pools(caller, &new.select);
+        self.check_ttl(new.ttl, &pools)?;
+        let prepare = match &new.prepare {
+            Some(prepare) => Some(prepare.clone()),
+            None => common_setting(&pools, "prepare", |pool| pool?.prepare.clone())?,
+        };
+        let release = match &new.release {
+            Some(release) => release.clone(),
+            None => common_setting(&pools, "release", |pool| {
+                pool.and_then(|pool| pool.release.clone()).unwrap_or_default()
+            })?,
+        };
+        let pools_allow =
+            |pool: &Option<Pool>| pool.as_ref().is_some_and(|pool| pool.may_keep_power);
         let may_keep =
-            caller.role >= Role::Operator || pool.is_some_and(|pool| pool.may_keep_power);
+            caller.role >= Role::Operator || (!pools.is_empty() && pools.iter().all(pools_allow));
         if release.keep_power && !may_keep {
             let detail =
                 "release.power may be keep only if the pool allows it, or for an operator.";
             return Err(Failure::new(FailureKind::Forbidden, detail));
         }
-        Ok(Lease::queued(LeaseTerms {
+        // While the inventory loads, the actor rejects the request.
+        let unknown = parts.machines.unknown_pools(&caller.scope, &new.select.pools);
+        let mut lease = Lease::queued(LeaseTerms {
             id: LeaseId::new(parts.clock.uuid()),
             select: new.select.clone(),
             scope: Scope::clone(&caller.scope),
@@ -80,29 +91,35 @@ impl Leases {
             ttl: new.ttl,
             max_total: parts.rules.max_total,
             queue_for: new.queue_for,
-            prepare: new.prepare.clone().or_else(|| pool.and_then(|pool| pool.prepare.clone())),
+            prepare,
             release,
+            keep_on_failure: new.keep_on_failure,
             created_at: parts.clock.now(),
-        }))
+        });
+        unknown.unwrap_or_default().into_iter().for_each(|warning| lease.warn(warning));
+        Ok(lease)
     }
 
-    /// The configuration of a pool. `None` if it is not configured or does not exist for the
-    /// caller.
-    pub(super) fn visible_pool(&self, caller: &Caller, name: Option<&str>) -> Option<Pool> {
+    /// The configuration of each selected pool. `None` for a pool that is not configured or does
+    /// not exist for the caller.
+    pub(super) fn selected_pools(&self, caller: &Caller, select: &Select) -> Vec<Option<Pool>> {
         let LeaseActor { parts, .. } = &*self.0;
-        let visibility = parts.machines.visibility();
-        name.filter(|name| visibility.has_pool(&caller.scope, name))
-            .and_then(|name| parts.settings.load().pools.get(name).cloned())
+        let (visibility, settings) = (parts.machines.visibility(), parts.settings.load());
+        let configured = |name: &String| {
+            let pool = settings.pools.get(name);
+            pool.filter(|_| visibility.has_pool(&caller.scope, name)).cloned()
+        };
+        select.pool_names().map(configured).collect()
     }
 
-    /// Rejects a duration that is zero or longer than the pool or the rules allow.
+    /// Rejects a duration that is zero or longer than one of the pools or the rules allow.
     ///
     /// # Errors
     /// `invalid-request`.
-    pub(super) fn check_ttl(&self, ttl: Duration, pool: Option<&Pool>) -> Result<(), Failure> {
+    pub(super) fn check_ttl(&self, ttl: Duration, pools: &[Option<Pool>]) -> Result<(), Failure> {
         let rules = &self.0.parts.rules;
-        let pool_limit = pool.and_then(|pool| pool.max_ttl);
-        let longest = pool_limit.unwrap_or(rules.max_ttl).min(rules.max_ttl);
+        let of_pools = pools.iter().flatten().filter_map(|pool| pool.max_ttl);
+        let longest = of_pools.fold(rules.max_ttl, Duration::min);
         if !ttl.is_zero() && ttl <= longest {
             return Ok(());
         }
@@ -125,9 +142,9 @@ impl LeaseActor {
     /// Rejects a request that no machine of the host can satisfy, free or not.
     ///
     /// # Errors
-    /// `no-free-machine` if no machine matches the selection; `not-found` if no matching machine
-    /// has the snapshots of `prepare` and `release`; `ambiguous-name` if `select.machine` names
-    /// several machines.
+    /// `no-free-machine` if no machine matches the selection, or each is larger than a limit;
+    /// `not-found` if no matching machine has the snapshots of `prepare` and `release`;
+    /// `ambiguous-name` if `select.machine` names several machines.
     pub fn check_grantable(
         &self,
         lease: &Lease,
@@ -140,10 +157,14 @@ impl LeaseActor {
         {
             return Err(failure);
         }
-        let (mut missing_snapshot, mut is_any_selected) = (None, false);
+        let (mut missing_snapshot, mut too_large, mut is_any_selected) = (None, None, false);
         let selection = Selection::new(lease, candidates);
         for candidate in candidates.iter().filter(|machine| selection.includes(machine)) {
             is_any_selected = true;
+            if let Some(limit) = never_fits(candidate) {
+                too_large = too_large.or_else(|| Some(larger_than(&limit, candidate)));
+                continue;
+            }
             let Some(missing) = candidate.missing_snapshots.iter().next() else { return Ok(()) };
             let Some(view) = self.parts.machines.get(&candidate.identity.id) else { continue };
             missing_snapshot =
@@ -152,7 +173,7 @@ impl LeaseActor {
         if !is_any_selected {
             return Err(self.parts.machines.why_none_fits(&lease.scope, &lease.select)?);
         }
-        missing_snapshot.map_or(Ok(()), Err)
+        missing_snapshot.or(too_large).map_or(Ok(()), Err)
     }
 
     /// Rejects a lease that exceeds the limits of the caller's token.
@@ -178,4 +199,48 @@ impl LeaseActor {
             None => Ok(()),
         }
     }
+}
+
+/// The setting that all pools have. Without a pool, the default.
+///
+/// # Parameters
+/// - `field`: the field of the request that replaces the setting.
+/// - `setting`: the setting of a pool. `None` is a pool that is not configured.
+///
+/// # Errors
+/// `invalid-request` if the pools differ in it.
+fn common_setting<T: PartialEq>(
+    pools: &[Option<Pool>],
+    field: &str,
+    setting: impl Fn(Option<&Pool>) -> T,
+) -> Result<T, Failure> {
+    let first = setting(pools.first().and_then(Option::as_ref));
+    if pools.iter().all(|pool| setting(pool.as_ref()) == first) {
+        return Ok(first);
+    }
+    let detail =
+        format!("The pools of select.pools differ in {field}; set {field} in the request.");
+    let error = InputError {
+        pointer: Some(format!("/{field}")),
+        parameter: None,
+        code: "missing".into(),
+        detail: detail.clone(),
+    };
+    Err(Failure::new(FailureKind::InvalidRequest, detail).with_error(error))
+}
+
+/// The failure of a request whose machine exceeds a limit even if no other machine runs.
+fn larger_than(limit: &ReachedLimit, machine: &CandidateMachine) -> Failure {
+    let CandidateMachine { name, memory_bytes, .. } = machine;
+    let detail = format!(
+        "No machine matches the request, whatever becomes free: {name} has {memory_bytes} bytes of \
+         memory, and {}.",
+        limit.rule()
+    );
+    Failure::new(FailureKind::NoFreeMachine, detail.clone()).with_error(InputError {
+        pointer: Some("/select".to_owned()),
+        parameter: None,
+        code: MATCHES_NONE.into(),
+        detail,
+    })
 }

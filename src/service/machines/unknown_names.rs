@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 
 use super::{MachineView, Machines, shorten};
 use crate::domain::failure::{Failure, FailureKind, InputError};
+use crate::domain::ids::MachineId;
 use crate::domain::lease::Select;
+use crate::domain::machine_reference::MachineReference;
 use crate::domain::names::{contains_loosely, unescape_vim};
 use crate::domain::scope::Scope;
 
@@ -68,6 +70,19 @@ impl Machines {
         Ok((!known.contains(pool)).then(|| no_such_pool(pool, &known)))
     }
 
+    /// A sentence for each of these pools that does not exist.
+    ///
+    /// # Errors
+    /// As for [`Machines::contents`].
+    pub fn unknown_pools(&self, scope: &Scope, pools: &[String]) -> Result<Vec<String>, Failure> {
+        if pools.is_empty() {
+            return Ok(Vec::new());
+        }
+        let known = self.pool_names(scope)?;
+        let unknown = pools.iter().filter(|pool| !known.contains(*pool));
+        Ok(unknown.map(|pool| format!("select.pools: {}.", no_such_pool(pool, &known))).collect())
+    }
+
     /// The failure of a lease request that no machine can ever match. It names the part of the
     /// request that matches no machine.
     ///
@@ -90,12 +105,13 @@ impl Machines {
         scope: &Scope,
         select: &Select,
     ) -> Result<(&'static str, String), Failure> {
-        let Select { machine, name, mac, pool } = select;
-        if let Some(pool) = pool {
+        let Select { machine, name, pools, nested_virtualization, .. } = select;
+        let at_pools = if pools.is_empty() { "/select/pool" } else { "/select/pools" };
+        if let Some(pool) = select.pool_names().next() {
             let known = self.pool_names(scope)?;
-            if !known.contains(pool) {
+            if !select.pool_names().any(|name| known.contains(name)) {
                 let why = format!("{}. GET /v1/pools", no_such_pool(pool, &known));
-                return Ok(("/select/pool", why));
+                return Ok((at_pools, why));
             }
         }
         if let Some(reference) = machine {
@@ -112,19 +128,12 @@ impl Machines {
             }
         }
         let views = self.list(scope, &super::MachineFilter::default())?;
-        let has_name = |view: &&MachineView| {
-            name.as_ref().is_none_or(|name| contains_loosely(&view.machine.name, name))
-        };
-        let has_mac = |view: &&MachineView| {
-            let cards = &view.machine.network_cards;
-            mac.is_none_or(|mac| cards.iter().any(|card| card.mac_address == Some(mac)))
-        };
-        let in_pool =
-            |view: &&MachineView| pool.as_ref().is_none_or(|pool| view.pools.contains(pool));
-        let parts: [(&'static str, bool, String); 3] = [
+        let memory = |view: &MachineView| view.machine.memory_bytes.unwrap_or_default();
+        let pool_list: Vec<String> = select.pool_names().map(|pool| shorten(pool)).collect();
+        let parts: [(&'static str, bool, String); 5] = [
             (
                 "/select/name",
-                views.iter().any(|view| has_name(&view)),
+                views.iter().any(|view| has_name(select, view)),
                 format!(
                     "no name of a machine contains {}.",
                     shorten(name.as_deref().unwrap_or_default())
@@ -132,29 +141,73 @@ impl Machines {
             ),
             (
                 "/select/mac",
-                views.iter().any(|view| has_mac(&view)),
+                views.iter().any(|view| has_mac(select, view)),
                 "no machine has this hardware address.".to_owned(),
             ),
             (
-                "/select/pool",
-                views.iter().any(|view| in_pool(&view)),
+                at_pools,
+                views.iter().any(|view| select.accepts_pools(&view.pools)),
+                match pool_list.as_slice() {
+                    [pool] => format!("there is no machine in the pool {pool}."),
+                    pools => format!("there is no machine in the pools {}.", pools.join(", ")),
+                },
+            ),
+            (
+                "/select/memory_bytes_at_least",
+                views.iter().any(|view| has_memory(select, view)),
                 format!(
-                    "there is no machine in the pool {}.",
-                    shorten(pool.as_deref().unwrap_or_default())
+                    "the largest machine has {} bytes of memory.",
+                    views.iter().map(memory).max().unwrap_or_default()
                 ),
+            ),
+            (
+                "/select/nested_virtualization",
+                views.iter().any(|view| has_nesting(select, view)),
+                match nested_virtualization {
+                    Some(false) => "no machine is known to be without nested virtualization.",
+                    _ => "no machine has nested virtualization.",
+                }
+                .to_owned(),
             ),
         ];
         if let Some((pointer, _, why)) = parts.into_iter().find(|(_, matches, _)| !matches) {
             return Ok((pointer, format!("{why} Look: GET /v1/machines, GET /v1/pools")));
         }
-        let mut all = views.iter().filter(|view| has_name(view) && has_mac(view) && in_pool(view));
-        let never = all.find_map(|view| self.never_granted(view));
+        Ok(self.combination_without_match(&views, select))
+    }
+
+    /// The same, if each part of the request by itself matches a machine.
+    fn combination_without_match(
+        &self,
+        views: &[MachineView],
+        select: &Select,
+    ) -> (&'static str, String) {
+        let machines = views.iter().map(|view| &*view.machine);
+        let ids = |reference: &MachineReference| -> Vec<&MachineId> {
+            reference.matching(machines.clone()).into_iter().map(|machine| &machine.id).collect()
+        };
+        let named = select.machine.as_ref().map(ids);
+        let matches_rest = |view: &&MachineView| {
+            let is_named = named.as_ref().is_none_or(|named| named.contains(&&view.machine.id));
+            let is_found = has_name(select, view) && has_mac(select, view);
+            let has_features = has_memory(select, view) && has_nesting(select, view);
+            is_named && is_found && select.accepts_pools(&view.pools) && has_features
+        };
+        let matching: Vec<&MachineView> = views.iter().filter(matches_rest).collect();
+        let excluded: BTreeSet<&MachineId> = select.exclude.iter().flat_map(ids).collect();
+        let is_excluded = |view: &MachineView| excluded.contains(&view.machine.id);
+        if !matching.is_empty() && matching.iter().all(|view| is_excluded(view)) {
+            let why = "exclude names every machine that matches the rest of select.";
+            return ("/select/exclude", why.to_owned());
+        }
+        let mut rest = matching.iter().filter(|view| !is_excluded(view));
+        let never = rest.find_map(|view| self.never_granted(view));
         let why = never.unwrap_or_else(|| {
             "each part of select matches a machine, and none matches all. \
              Look: GET /v1/machines"
                 .to_owned()
         });
-        Ok(("/select", why))
+        ("/select", why)
     }
 
     /// Why a machine is never granted; `None` if it can be granted.
@@ -168,6 +221,25 @@ impl Machines {
             Ok(()) => None,
         }
     }
+}
+
+fn has_name(select: &Select, view: &MachineView) -> bool {
+    select.name.as_ref().is_none_or(|name| contains_loosely(&view.machine.name, name))
+}
+
+fn has_mac(select: &Select, view: &MachineView) -> bool {
+    let cards = &view.machine.network_cards;
+    select.mac.is_none_or(|mac| cards.iter().any(|card| card.mac_address == Some(mac)))
+}
+
+fn has_memory(select: &Select, view: &MachineView) -> bool {
+    let memory = view.machine.memory_bytes.unwrap_or_default();
+    select.memory_bytes_at_least.is_none_or(|least| memory >= least)
+}
+
+fn has_nesting(select: &Select, view: &MachineView) -> bool {
+    let nested = view.machine.nested_virtualization;
+    select.nested_virtualization.is_none_or(|wanted| nested == Some(wanted))
 }
 
 /// The text for an unknown pool, with the existing pools and the most similar name.

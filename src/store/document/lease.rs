@@ -12,6 +12,7 @@ use crate::domain::lease::{
     EndReason, HistoryEntry, Lease, LeaseEnd, LeaseState, Prepare, Quarantine, Readiness, Recovery,
     Release, Select, Setback, TimeLeft,
 };
+use crate::domain::machine_reference::MachineReference;
 use crate::domain::scope::Scope;
 
 /// Encodes a lease.
@@ -71,8 +72,14 @@ struct LeaseDocument {
     queue_for_ms: Option<u64>,
     prepare: Option<PrepareDocument>,
     release: ReleaseDocument,
+    /// `None` also in leases of earlier versions.
+    #[serde(default)]
+    keep_on_failure_ms: Option<u64>,
     created_at: String,
     active_at: Option<String>,
+    /// `None` also in leases of earlier versions.
+    #[serde(default)]
+    kept_at: Option<String>,
     fence: Option<u64>,
     grants: u32,
     job: Option<String>,
@@ -114,6 +121,15 @@ struct SelectDocument {
     name: Option<String>,
     mac: Option<String>,
     pool: Option<String>,
+    /// This field and the following ones are absent in leases of earlier versions.
+    #[serde(default)]
+    pools: Vec<String>,
+    #[serde(default)]
+    exclude: Vec<String>,
+    #[serde(default)]
+    memory_bytes_at_least: Option<u64>,
+    #[serde(default)]
+    nested_virtualization: Option<bool>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -182,8 +198,10 @@ impl From<&Lease> for LeaseDocument {
             queue_for,
             prepare,
             release,
+            keep_on_failure,
             created_at,
             active_at,
+            kept_at,
             fence,
             grants,
             job,
@@ -215,8 +233,10 @@ impl From<&Lease> for LeaseDocument {
             queue_for_ms: queue_for.map(milliseconds),
             prepare: prepare.as_ref().map(PrepareDocument::from),
             release: release.into(),
+            keep_on_failure_ms: keep_on_failure.map(milliseconds),
             created_at: created_at.to_string(),
             active_at: active_at.map(|at| at.to_string()),
+            kept_at: kept_at.map(|at| at.to_string()),
             fence: *fence,
             grants: *grants,
             job: job.map(|job| job.to_string()),
@@ -257,8 +277,10 @@ impl TryFrom<LeaseDocument> for Lease {
             queue_for_ms,
             prepare,
             release,
+            keep_on_failure_ms,
             created_at,
             active_at,
+            kept_at,
             fence,
             grants,
             job,
@@ -292,8 +314,10 @@ impl TryFrom<LeaseDocument> for Lease {
             queue_for: queue_for_ms.map(Duration::from_millis),
             prepare: prepare.map(TryInto::try_into).transpose()?,
             release: release.into(),
+            keep_on_failure: keep_on_failure_ms.map(Duration::from_millis),
             created_at: time(created_at)?,
             active_at: active_at.map(time).transpose()?,
+            kept_at: kept_at.map(time).transpose()?,
             fence,
             grants,
             job: job.map(job_id).transpose()?,
@@ -365,10 +389,26 @@ impl TryFrom<RecoveryDocument> for Recovery {
 
 impl From<&Select> for SelectDocument {
     fn from(select: &Select) -> Self {
-        let Select { machine, name, mac, pool } = select;
-        let (machine, name, pool) =
-            (machine.as_ref().map(ToString::to_string), name.clone(), pool.clone());
-        Self { machine, name, mac: mac.map(|mac| mac.to_string()), pool }
+        let Select {
+            machine,
+            name,
+            mac,
+            pool,
+            pools,
+            exclude,
+            memory_bytes_at_least,
+            nested_virtualization,
+        } = select;
+        Self {
+            machine: machine.as_ref().map(ToString::to_string),
+            name: name.clone(),
+            mac: mac.map(|mac| mac.to_string()),
+            pool: pool.clone(),
+            pools: pools.clone(),
+            exclude: exclude.iter().map(ToString::to_string).collect(),
+            memory_bytes_at_least: *memory_bytes_at_least,
+            nested_virtualization: *nested_virtualization,
+        }
     }
 }
 
@@ -376,13 +416,31 @@ impl TryFrom<SelectDocument> for Select {
     type Error = DocumentError;
 
     fn try_from(document: SelectDocument) -> Result<Self, DocumentError> {
-        let SelectDocument { machine, name, mac, pool } = document;
+        let SelectDocument {
+            machine,
+            name,
+            mac,
+            pool,
+            pools,
+            exclude,
+            memory_bytes_at_least,
+            nested_virtualization,
+        } = document;
         let mac =
             mac.map(|mac| word("hardware address", mac, |mac| mac.parse().ok())).transpose()?;
-        let machine = machine
-            .map(|machine| word("reference to a machine", machine, |machine| machine.parse().ok()))
-            .transpose()?;
-        Ok(Self { machine, name, mac, pool })
+        let reference = |machine: String| -> Result<MachineReference, DocumentError> {
+            word("reference to a machine", machine, |machine| machine.parse().ok())
+        };
+        Ok(Self {
+            machine: machine.map(reference).transpose()?,
+            name,
+            mac,
+            pool,
+            pools,
+            exclude: exclude.into_iter().map(reference).collect::<Result<_, _>>()?,
+            memory_bytes_at_least,
+            nested_virtualization,
+        })
     }
 }
 

@@ -12,8 +12,9 @@ use crate::harness::{Answer, EventStream, Lab, LabOptions, eventually, machine_p
 
 /// The fields of a lease.
 const FIELDS: &str = "id state machine machine_name select pool holder requested_by reference \
-                      position ttl queue_for created_at active_at expires_at max_expires_at fence \
-                      prepare release job secret history end warnings links";
+                      position blocked_by ttl queue_for created_at active_at kept_at expires_at \
+                      max_expires_at fence prepare release keep_on_failure job secret history end \
+                      warnings links";
 
 fn keys(value: &Value) -> BTreeSet<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
@@ -24,7 +25,8 @@ fn has(value: &Value, fields: &str) {
     assert_eq!(keys(value), fields.split_whitespace().collect(), "{value}");
 }
 
-/// Asserts that a lease has exactly its fields, and that exactly these are null.
+/// Asserts that a lease has exactly its fields, and that exactly these are null. A lease that is not
+/// kept has no times of that, and only a queued lease is blocked.
 #[track_caller]
 fn is_lease(lease: &Value, state: &str, null: &str) {
     has(lease, FIELDS);
@@ -36,8 +38,16 @@ fn is_lease(lease: &Value, state: &str, null: &str) {
         .filter(|(_, value)| value.is_null())
         .map(|(key, _)| &**key)
         .collect();
+    let always = if state == "queued" { "" } else { "blocked_by" };
+    let null = format!("{null} {always} kept_at keep_on_failure");
     assert_eq!(nulls, null.split_whitespace().collect(), "{lease}");
-    has(&lease["select"], "machine name mac pool");
+    has(
+        &lease["select"],
+        "machine name mac pool pools exclude memory_bytes_at_least nested_virtualization",
+    );
+    if state == "queued" {
+        has(&lease["blocked_by"], "kind pool detail");
+    }
     has(&lease["release"], "power snapshot");
     for line in lease["history"].as_array().unwrap() {
         has(line, "at what");
@@ -140,7 +150,8 @@ async fn a_lease_has_every_field_in_every_state() {
     has(&pools, "items next version");
     has(
         &pools["items"][0],
-        "name machine_count free_count held_count quarantined_count waiting_count held",
+        "name machine_count free_count held_count quarantined_count waiting_count max_running \
+         running_count max_memory_bytes running_memory_bytes held",
     );
     let put = lab
         .request(Method::PUT, &machine_path(STAGING, "/quarantine"))

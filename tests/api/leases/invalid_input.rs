@@ -214,6 +214,104 @@ async fn a_uuid_of_two_copies_is_ambiguous_wherever_it_refers_to_a_machine() {
     assert!(lab.get("/v1/jobs").await.expect(200).items("id").is_empty());
 }
 
+/// Pools, exclusions, memory and nested virtualization in a selection.
+#[tokio::test]
+async fn an_invalid_selection_is_rejected_with_the_field() {
+    let lab = lab().await;
+    let with = |field: &str, value: Value| {
+        let mut body = json!({"select": {"name": STAGING}, "ttl": "1m"});
+        body[field] = value;
+        body
+    };
+    for (body, pointer, code) in [
+        (with("select", json!({"pools": []})), "/select/pools", "empty"),
+        (with("select", json!({"pools": ["qubes", ""]})), "/select/pools/1", "empty"),
+        (with("select", json!({"pools": "qubes"})), "/select/pools", "wrong-type"),
+        (with("select", json!({"pools": vec!["a"; 101]})), "/select/pools", "out-of-range"),
+        (
+            with("select", json!({"pool": "qubes", "pools": ["ready"]})),
+            "/select/pools",
+            "not-with-this",
+        ),
+        (with("select", json!({"exclude": ["17"]})), "/select", "empty"),
+        (
+            with("select", json!({"name": STAGING, "exclude": ["17", "mac:zz"]})),
+            "/select/exclude/1",
+            "invalid-mac",
+        ),
+        (with("select", json!({"name": STAGING, "exclude": [""]})), "/select/exclude/0", "empty"),
+        (
+            with("select", json!({"memory_bytes_at_least": 0})),
+            "/select/memory_bytes_at_least",
+            "out-of-range",
+        ),
+        (
+            with("select", json!({"memory_bytes_at_least": -1})),
+            "/select/memory_bytes_at_least",
+            "wrong-type",
+        ),
+        (
+            with("select", json!({"nested_virtualization": "yes"})),
+            "/select/nested_virtualization",
+            "wrong-type",
+        ),
+        (with("select", json!({"poolz": ["a"]})), "/select/poolz", "unknown-field"),
+        (with("keep_on_failure", json!("0s")), "/keep_on_failure", "out-of-range"),
+        (with("keep_on_failure", json!("soon")), "/keep_on_failure", "not-a-duration"),
+        (with("keep_on_failures", json!("1h")), "/keep_on_failures", "unknown-field"),
+        // The pools have different preparations.
+        (with("select", json!({"pools": ["qubes", "ready"]})), "/prepare", "missing"),
+    ] {
+        request_lease(&lab, body).await.problem(400, "invalid-request").points_at(pointer, code);
+    }
+    assert_eq!(lab.get("/v1/leases").await.expect(200).json["items"], json!([]));
+}
+
+#[tokio::test]
+async fn a_machine_must_have_what_a_selection_names() {
+    let lab = lab().await;
+    for select in [
+        json!({"pools": ["other", "qubes"], "memory_bytes_at_least": 32_u64 << 30}),
+        json!({
+            "nested_virtualization": true, "memory_bytes_at_least": 32_u64 << 30,
+            "exclude": ["name:golden/qubes-4.2"],
+        }),
+        json!({
+            "pool": "qubes", "memory_bytes_at_least": 24_u64 << 30,
+            "exclude": ["name:qubes-4.3-nightly", "999", "name:no such machine"],
+        }),
+    ] {
+        let lease = granted_lease(&lab, json!({"select": select, "ttl": "1m"})).await;
+        assert_eq!(lease["machine"], "16", "{select}");
+        end_lease(&lab, &lease).await;
+    }
+    for (select, pointer, words) in [
+        (json!({"pools": ["qubez", "other"]}), "/select/pools", "did you mean qubes?"),
+        (json!({"machine": "16", "exclude": ["16"]}), "/select/exclude", "exclude names every"),
+        (
+            json!({"memory_bytes_at_least": 1_u64 << 50}),
+            "/select/memory_bytes_at_least",
+            "the largest machine has 34359738368 bytes",
+        ),
+        (
+            json!({"name": "ci-runner", "nested_virtualization": true}),
+            "/select",
+            "none matches all",
+        ),
+    ] {
+        let body = json!({"select": select, "ttl": "1m", "queue_for": "5m"});
+        let refused = request_lease(&lab, body).await.problem(409, "no-free-machine");
+        assert!(refused.str("detail").contains(words), "{}", refused.text);
+        refused.points_at(pointer, "matches-none");
+    }
+    let body = json!({"select": {"machine": "16", "pools": ["qubez", "qubes"]}, "ttl": "1m"});
+    let lease = granted_lease(&lab, body).await;
+    let warning = lease["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("qubez") && warning.contains("did you mean qubes?"), "{warning}");
+    assert_eq!(lease["pool"], "qubes");
+    end_lease(&lab, &lease).await;
+}
+
 #[tokio::test]
 async fn a_queued_lease_waits_while_its_machine_name_is_ambiguous() {
     let lab = lab().await;
@@ -247,8 +345,18 @@ async fn invalid_queries_of_ends_and_waits_are_rejected() {
     let end = async |query: &str, header: &str| {
         with_lease(&lab, Method::DELETE, &lease_path(&lease, query), header, None).await
     };
-    for query in ["?wait=soon", "?wait=-1s", "?wait=", "?reason=", "?resaon=x", "?wait=1s&wait=2s"]
-    {
+    for query in [
+        "?wait=soon",
+        "?wait=-1s",
+        "?wait=",
+        "?reason=",
+        "?resaon=x",
+        "?wait=1s&wait=2s",
+        "?outcome=",
+        "?outcome=unknown",
+        "?outcome=Failed",
+        "?outcome=failed&outcome=failed",
+    ] {
         assert_eq!(end(query, &lease_header(&lease)).await.status, 400, "{query}");
     }
     let long = format!("?reason={}", "x".repeat(513));

@@ -4,6 +4,7 @@
 mod connections;
 mod exits;
 mod faulty_proxy;
+mod kept;
 mod losses;
 mod no_machine;
 mod retry_after;

@@ -82,6 +82,7 @@ fn lease(number: u32, state: LeaseState, reason: Option<EndReason>) -> Lease {
             name: Some("qubes".to_owned()),
             mac: Some("00:0c:29:00:00:01".parse().unwrap()),
             pool: Some("qubes".to_owned()),
+            ..Select::default()
         },
         scope: Scope::Selected {
             machines: vec!["qubes-*".to_owned()],
@@ -113,8 +114,10 @@ fn lease(number: u32, state: LeaseState, reason: Option<EndReason>) -> Lease {
             settle: Some(Duration::from_secs(90)),
         }),
         release: Release { keep_power: true, snapshot: Some("base".to_owned()) },
+        keep_on_failure: None,
         created_at: start(),
         active_at: was_active.then(|| later(60)),
+        kept_at: None,
         fence: has_machine.then_some(u64::from(number) + 40),
         grants: u32::from(has_machine),
         job,

@@ -15,6 +15,7 @@
 //! | the preparation fails | – | queued or releasing | – | – |
 //! | the preparation meets a fault of the host | – | queued or releasing | – | – |
 //! | its holder ends it | released | releasing | releasing | – |
+//! | its use failed, and it is kept | – | – | active | – |
 //! | an operator revokes it | revoked | releasing | releasing | – |
 //! | its token is revoked or expires | revoked | – | – | – |
 //! | its queue time is over | failed | – | – | – |
@@ -48,6 +49,9 @@
 //!   preparation or the release fail.
 //! - While the host is unreachable, no lease is granted, and preparations and releases wait. Times
 //!   run on.
+//! - A lease whose use failed is kept only if its request has `keep_on_failure`: it expires after
+//!   that time. A second failure changes nothing.
+//! - A matching machine is granted only within the limits of its host and its pools (`capacity`).
 //! - After a restart times run on by the wall clock, but no active lease ends before `grace`.
 //!   Preparations and releases continue.
 //! - If the storage fails, nothing changes: the actor drops the command and reports the failure, or
@@ -68,12 +72,14 @@ use jiff::Timestamp;
 use self::host_faults::{HostFaults, LeaseStep};
 pub use self::host_faults::{PoolFault, pause_after};
 use self::transition::Transition;
+use super::capacity::ReachedLimit;
 use super::matching::CandidateMachine;
 use crate::domain::access::TokenStatus;
 use crate::domain::failure::Failure;
 use crate::domain::ids::{JobId, LeaseId, TokenId};
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine, Recovery, TimeLeft};
 use crate::domain::machine::MachineIdentity;
+use crate::domain::pool::RunningLimits;
 use crate::service::jobs::deadline_clocks::Moment;
 
 /// The limits and periods of leases, from the configuration.
@@ -99,6 +105,8 @@ pub struct LeaseRules {
     /// The first pause before otter tries to release a machine that it quarantined by itself. It
     /// doubles with each failure, up to [`MAX_QUARANTINE_RETRY`]. Zero: otter never tries.
     pub quarantine_retry: Duration,
+    /// The limits of the machines of the host that run at the same time.
+    pub host_limits: RunningLimits,
 }
 
 /// The longest pause before otter tries again to release a machine that it quarantined.
@@ -116,6 +124,7 @@ impl Default for LeaseRules {
             fault_pause: Duration::from_secs(5),
             max_fault_pause: Duration::from_mins(1),
             quarantine_retry: Duration::from_mins(15),
+            host_limits: RunningLimits::default(),
         }
     }
 }
@@ -174,6 +183,22 @@ pub struct OpenLease {
     /// If it is queued: the time before which it is not granted, because it met a fault of the
     /// host. Not stored: after a restart it is tried at once.
     retry_at: Option<Duration>,
+    /// If it is queued: why the last attempt to grant it a machine failed. Not stored.
+    pub blocked_by: LeaseBlocker,
+}
+
+/// Why a queued lease gets no machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaseBlocker {
+    /// Each matching machine is in use, or an earlier lease gets it.
+    NoFreeMachine,
+    /// A matching machine is free, but a grant would exceed this limit.
+    Limit(ReachedLimit),
+    /// A matching machine is free, but a fault of the host, the account or the licence made an
+    /// attempt fail, and the next one waits.
+    HostFault,
+    /// otter has no session with the host, and grants nothing.
+    HostAway,
 }
 
 /// An event that may change the table.
@@ -192,6 +217,8 @@ pub enum LeaseInput<'a> {
     Renew(LeaseId, Option<Duration>),
     /// A lease ends for this reason.
     End { id: LeaseId, reason: EndReason, by: String, detail: Option<String> },
+    /// The use of a machine failed. Its lease is kept if its request says so, and ends otherwise.
+    EndFailed { id: LeaseId, reason: EndReason, by: String, detail: Option<String> },
     /// Whether the tokens of queued leases are in force.
     TokenStatuses(&'a BTreeMap<TokenId, TokenStatus>),
     /// The job of a preparation or a release was started. The state says which.
@@ -443,6 +470,7 @@ impl LeaseTable {
             last_polled: now.elapsed,
             retry_at: None,
             lease: Arc::new(lease),
+            blocked_by: LeaseBlocker::NoFreeMachine,
         };
         self.leases.insert(open.lease.id, open);
     }
@@ -492,7 +520,7 @@ impl LeaseTable {
     }
 
     fn due_at(&self, open: &OpenLease) -> Option<Duration> {
-        let OpenLease { lease, measured_elapsed, last_polled, retry_at, arrival: _ } = open;
+        let OpenLease { lease, measured_elapsed, last_polled, retry_at, .. } = open;
         match lease.state {
             LeaseState::Queued => {
                 let abandoned = *last_polled + self.rules.abandon_after;

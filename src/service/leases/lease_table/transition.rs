@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::super::capacity::Capacity;
 use super::super::matching::{CandidateMachine, Selection, has_snapshots};
 use super::{
-    FollowUp, LeaseInput, LeaseStep, LeaseTable, MachineKey, MachineLedger, Moment, OpenLease,
-    TableChanges,
+    FollowUp, LeaseBlocker, LeaseInput, LeaseStep, LeaseTable, MachineKey, MachineLedger, Moment,
+    OpenLease, TableChanges,
 };
 use crate::domain::access::TokenStatus;
 use crate::domain::duration;
@@ -42,6 +43,11 @@ impl<'t> Transition<'t> {
             LeaseInput::ForgetAbsentMachines(machines) => self.forget_absent_machines(machines),
             LeaseInput::Renew(id, ttl) => self.renew(id, ttl)?,
             LeaseInput::End { id, reason, by, detail } => self.end(id, reason, by, detail),
+            LeaseInput::EndFailed { id, reason, by, detail } => {
+                if !self.keep(id) {
+                    self.end(id, reason, by, detail);
+                }
+            }
             LeaseInput::TokenStatuses(statuses) => self.end_leases_of_invalid_tokens(statuses),
             LeaseInput::JobStarted(id, state, job) => self.job_started(id, state, job),
             LeaseInput::PrepareFinished(id, outcome) => self.prepare_finished(id, outcome),
@@ -92,19 +98,28 @@ impl<'t> Transition<'t> {
         self.table.append(lease, self.now);
         self.change_lease(id, |lease, now| lease.note(now.wall, "requested"));
         self.grant_queued(candidates);
-        let state = self.table.leases.get(&id).map(|open| open.lease.state);
-        if state == Some(LeaseState::Queued) && !may_wait {
+        let open = self.table.leases.get(&id);
+        if !may_wait && let Some(open) = open.filter(|open| open.lease.state == LeaseState::Queued)
+        {
+            let detail = match &open.blocked_by {
+                LeaseBlocker::Limit(limit) => format!(
+                    "A matching machine is free, but {}. Set queue_for to wait, or look: GET \
+                     /v1/pools, GET /v1/about",
+                    limit.rule()
+                ),
+                _ => "No matching machine is free now. Set queue_for to wait, or list the \
+                      machines: GET /v1/machines"
+                    .to_owned(),
+            };
             self.table.leases.remove(&id);
             self.changes.leases.remove(&id);
-            let detail = "No matching machine is free now. Set queue_for to wait, or list the \
-                          machines: GET /v1/machines";
             return Err(Failure::new(FailureKind::NoFreeMachine, detail));
         }
         Ok(())
     }
 
     /// Grants machines to the queued leases in order of arrival. Each gets the matching machine
-    /// whose last lease ended longest ago.
+    /// whose last lease ended longest ago, of those that the limits allow.
     fn grant_queued(&mut self, candidates: &[CandidateMachine]) {
         let held: BTreeSet<MachineKey> = self.held_machines().collect();
         let queued = self.table.queued_ids();
@@ -120,26 +135,46 @@ impl<'t> Transition<'t> {
             .collect();
         free.sort_by_key(|(key, _)| last_lease_end(key));
         let waiting_pools = self.table.host_faults.waiting_pools(candidates, self.now.elapsed);
+        let mut capacity = Capacity::new(candidates, |machine| {
+            held.contains(&MachineKey::from_identity(&machine.identity))
+        });
         for id in queued {
+            let Some(open) = self.table.leases.get_mut(&id) else { continue };
+            open.blocked_by = LeaseBlocker::NoFreeMachine;
             if free.is_empty() {
-                return;
+                continue;
             }
-            let Some(open) = self.table.leases.get(&id) else { continue };
             let selection = Selection::new(&open.lease, candidates);
-            let fits = |(key, machine): &(MachineKey, &CandidateMachine)| {
-                selection.includes(machine)
-                    && has_snapshots(&open.lease, machine)
-                    && open.may_try(key, machine, &waiting_pools, self.now.elapsed)
+            let matches = |machine: &CandidateMachine| {
+                selection.includes(machine) && has_snapshots(&open.lease, machine)
             };
-            // The first of the machines on which the lease has not failed, else the one on which it
+            let fits = |(key, machine): &(MachineKey, &CandidateMachine)| {
+                matches(machine) && open.may_try(key, machine, &waiting_pools, self.now.elapsed)
+            };
+            // The machines on which the lease has not failed come first, then the one on which it
             // failed longest ago.
             let fitting = free.iter().enumerate().filter(|(_, machine)| fits(machine));
-            let chosen = fitting.min_by_key(|(_, (key, _))| open.lease.failed_on(&key.0));
+            let mut fitting: Vec<(usize, &(MachineKey, &CandidateMachine))> = fitting.collect();
+            fitting.sort_by_key(|(_, (key, _))| open.lease.failed_on(&key.0));
+            let fitting: Vec<(usize, &CandidateMachine)> =
+                fitting.into_iter().map(|(index, (_, machine))| (index, *machine)).collect();
+            let chosen = fitting.iter().find(|(_, machine)| capacity.obstacle(machine).is_none());
             if let Some((index, _)) = chosen {
-                let (key, candidate) = free.remove(index);
+                let (key, candidate) = free.remove(*index);
                 // Two machines of the host with one identity share a ledger: grant only one.
                 free.retain(|(other, _)| *other != key);
+                capacity.take(candidate);
                 self.grant(id, candidate);
+                continue;
+            }
+            let limit = fitting.iter().find_map(|(_, machine)| capacity.obstacle(machine));
+            open.blocked_by = match limit {
+                Some(limit) => LeaseBlocker::Limit(limit),
+                None if free.iter().any(|(_, machine)| matches(machine)) => LeaseBlocker::HostFault,
+                None => LeaseBlocker::NoFreeMachine,
+            };
+            for (_, machine) in fitting {
+                capacity.reserve(machine);
             }
         }
     }
@@ -159,7 +194,8 @@ impl<'t> Transition<'t> {
         self.change_lease(id, |lease, now| {
             lease.machine = Some(candidate.identity.clone());
             lease.machine_name = Some(candidate.name.clone());
-            lease.pool = lease.select.pool.clone().or_else(|| candidate.pools.first().cloned());
+            let selected = lease.select.pool_names().find(|name| candidate.pools.contains(name));
+            lease.pool = selected.or(candidate.pools.first()).cloned();
             lease.fence = Some(fence);
             lease.grants += 1;
             lease.job = None;
@@ -289,6 +325,23 @@ impl<'t> Transition<'t> {
         } else {
             self.changes.follow_ups.push(FollowUp::Release(id));
         }
+    }
+
+    /// Keeps the machine of an active lease whose use failed for the time of its request. Returns
+    /// false if the lease is not active, or its request does not ask for it.
+    fn keep(&mut self, id: LeaseId) -> bool {
+        let active =
+            self.table.leases.get(&id).filter(|open| open.lease.state == LeaseState::Active);
+        let Some(time) = active.and_then(|open| open.lease.keep_on_failure) else { return false };
+        self.change_lease(id, |lease, now| {
+            if lease.kept_at.is_none() {
+                lease.kept_at = Some(now.wall);
+                lease.time_left.lease = time.min(lease.time_left.total);
+                lease.warned = false;
+                lease.note(now.wall, "kept");
+            }
+        });
+        true
     }
 
     /// Ends only queued leases. A lease that holds a machine goes on, because its holder may use

@@ -12,7 +12,7 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId, TokenId};
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
 use crate::domain::machine::MachineIdentity;
-use crate::service::leases::lease_table::{FollowUp, LeaseInput, TableChanges};
+use crate::service::leases::lease_table::{FollowUp, LeaseInput, LeaseTable, TableChanges};
 use crate::service::leases::matching::CandidateMachine;
 
 #[test]
@@ -305,4 +305,37 @@ fn a_preparation_whose_machine_is_gone_fails_the_lease() {
     );
     assert!(table.ledger(&key(1)).unwrap().quarantine.is_some());
     assert!(matches!(&*changes.follow_ups, [FollowUp::Recover(..)]), "no release");
+}
+
+#[test]
+fn a_failed_use_keeps_an_active_lease_once() {
+    let fail = |table: &mut LeaseTable, now| {
+        let by = "ci".to_owned();
+        let reason = EndReason::Released;
+        table.apply(LeaseInput::EndFailed { id: id(1), reason, by, detail: None }, now).unwrap()
+    };
+    let asking = |prepare| {
+        let mut table = empty(rules());
+        let lease =
+            Lease { keep_on_failure: Some(MINUTE * 240), ..lease(1, prepare, Some(MINUTE), at(0)) };
+        table.apply(LeaseInput::Request(Box::new(lease), &all(1)), at(0)).unwrap();
+        table
+    };
+    let mut table = asking(false);
+    let kept = fail(&mut table, at(60));
+    let lease = &kept.leases[&id(1)];
+    assert_eq!((lease.state, lease.kept_at), (LeaseState::Active, Some(at(60).wall)));
+    // The longest time of a lease is 120 minutes.
+    assert_eq!(lease.time_left.lease, MINUTE * 119);
+    assert!(kept.follow_ups.is_empty());
+    assert!(fail(&mut table, at(120)).leases.is_empty(), "a second failure changes nothing");
+    let ended = end(&mut table, 1, EndReason::Released, at(180));
+    assert_eq!((state(&ended, 1), ended.follow_ups.len()), (LeaseState::Releasing, 1));
+    assert!(fail(&mut table, at(181)).leases.is_empty());
+
+    let mut preparing = asking(true);
+    assert_eq!(state(&fail(&mut preparing, at(1)), 1), LeaseState::Releasing);
+    let mut plain = empty(rules());
+    ask(&mut plain, 1, false, false, &all(1), at(0)).unwrap();
+    assert_eq!(state(&fail(&mut plain, at(1)), 1), LeaseState::Releasing);
 }

@@ -6,9 +6,11 @@ use super::{MINUTE, all, ask, at, empty, end, id, key, lease, machine, rules, st
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::MachineId;
 use crate::domain::lease::{EndReason, LeaseState};
-use crate::domain::pool::{Pool, Pools};
+use crate::domain::pool::{LimitScope, Pool, Pools, RunningLimits, ScopedLimits};
 use crate::service::inventory::samples;
-use crate::service::leases::lease_table::{LeaseInput, LeaseRules, LeaseTable, MachineLedger};
+use crate::service::leases::lease_table::{
+    LeaseBlocker, LeaseInput, LeaseRules, LeaseTable, MachineLedger,
+};
 use crate::service::leases::matching::CandidateMachine;
 
 #[test]
@@ -171,4 +173,53 @@ fn of_two_machines_with_one_identity_only_one_is_granted() {
     copy.identity.id = MachineId::from_backend("99");
     let changes = table.apply(LeaseInput::GrantQueued(&[machine(1, true), copy]), at(1)).unwrap();
     assert_eq!(changes.leases.len(), 1);
+}
+
+#[test]
+fn a_lease_waits_for_a_limit_and_later_ones_do_not_overtake_it() {
+    let limits = RunningLimits { max_running: Some(1), max_memory_bytes: None };
+    let limited = |number, free| CandidateMachine {
+        limits: vec![ScopedLimits { scope: LimitScope::Pool("ci".to_owned()), limits }],
+        ..machine(number, free)
+    };
+    let machines = [limited(1, true), limited(2, true), machine(3, false)];
+    let mut table = empty(rules());
+    ask(&mut table, 1, false, true, &machines, at(0)).unwrap();
+    let refused = ask(&mut table, 2, false, false, &machines, at(1)).unwrap_err();
+    assert!(refused.detail.contains("the pool ci runs at most 1 machine"), "{refused}");
+    assert!(table.get(id(2)).is_none());
+    for number in [3, 4] {
+        ask(&mut table, number, false, true, &machines, at(2)).unwrap();
+        let open = table.get(id(number)).unwrap();
+        assert_eq!(open.lease.state, LeaseState::Queued);
+        let LeaseBlocker::Limit(limit) = &open.blocked_by else {
+            panic!("{:?}", open.blocked_by);
+        };
+        assert_eq!(limit.pool(), Some("ci"));
+    }
+    // A machine without a limit is granted to the first lease of the queue.
+    let changes = table
+        .apply(
+            LeaseInput::GrantQueued(&[limited(1, true), limited(2, true), machine(3, true)]),
+            at(3),
+        )
+        .unwrap();
+    assert_eq!(changes.leases.keys().collect::<Vec<_>>(), [&id(3)]);
+    end(&mut table, 1, EndReason::Released, at(4));
+    // The machine counts until its release is done.
+    assert!(table.apply(LeaseInput::GrantQueued(&machines), at(5)).unwrap().leases.is_empty());
+    table.apply(LeaseInput::ReleaseFinished(id(1), Ok(())), at(6)).unwrap();
+    let changes = table.apply(LeaseInput::GrantQueued(&machines), at(7)).unwrap();
+    assert_eq!(state(&changes, 4), LeaseState::Active);
+    assert_eq!(changes.leases[&id(4)].machine_name.as_deref(), Some("qubes-2"));
+}
+
+#[test]
+fn the_pool_of_a_lease_of_several_pools_is_that_of_its_machine() {
+    let mut table = empty(rules());
+    let mut request = lease(1, false, None, at(0));
+    request.select.pools = ["other", "even", "odd"].map(str::to_owned).to_vec();
+    let granted =
+        table.apply(LeaseInput::Request(Box::new(request), &[machine(2, true)]), at(0)).unwrap();
+    assert_eq!(granted.leases[&id(1)].pool.as_deref(), Some("even"));
 }

@@ -22,6 +22,7 @@ use crate::domain::ids::{LeaseId, MachineId};
 use crate::domain::lease::{EndReason, Lease, LeaseState, LeaseTerms, Prepare, Release, Select};
 use crate::domain::machine::MachineIdentity;
 use crate::domain::origin::RequestOrigin;
+use crate::domain::pool::RunningLimits;
 use crate::domain::scope::Scope;
 use crate::service::jobs::deadline_clocks::Moment;
 
@@ -38,6 +39,7 @@ fn rules() -> LeaseRules {
         fault_pause: Duration::from_secs(5),
         max_fault_pause: MINUTE,
         quarantine_retry: MINUTE * 15,
+        host_limits: RunningLimits::default(),
     }
 }
 
@@ -61,7 +63,7 @@ fn key(number: u32) -> MachineKey {
     MachineKey::from_identity(&identity(number))
 }
 
-fn machine(number: u32, free: bool) -> CandidateMachine {
+pub fn machine(number: u32, free: bool) -> CandidateMachine {
     CandidateMachine {
         identity: identity(number),
         name: format!("qubes-{number}"),
@@ -70,6 +72,10 @@ fn machine(number: u32, free: bool) -> CandidateMachine {
         pools: vec![if number.is_multiple_of(2) { "even" } else { "odd" }.to_owned()],
         free,
         excluded: false,
+        running: false,
+        memory_bytes: 1 << 30,
+        nested_virtualization: None,
+        limits: Vec::new(),
         missing_snapshots: BTreeSet::new(),
     }
 }
@@ -97,6 +103,7 @@ pub fn lease(number: u128, prepare: bool, queue_for: Option<Duration>, now: Mome
         queue_for,
         prepare: prepare.then(Prepare::default),
         release: Release::default(),
+        keep_on_failure: None,
         created_at: now.wall,
     })
 }
