@@ -105,6 +105,31 @@ impl Machine {
         self.addresses().into_iter().find(is_inside)
     }
 
+    /// Keeps what was known of the machine before the host could no longer read its configuration.
+    /// The host reports no `config` for a machine whose datastore is inaccessible, and can show the
+    /// path of its file as its name. It is the same machine as long as its moid does not leave the
+    /// host, so its identity, name, cards, template mark and annotation are kept: leases, pools and
+    /// protection depend on them.
+    ///
+    /// # Parameters
+    /// - `known`: the last report about the same moid.
+    pub fn keep_identity(&mut self, known: &Self) {
+        self.name.clone_from(&known.name);
+        self.instance_uuid.clone_from(&known.instance_uuid);
+        self.bios_uuid.clone_from(&known.bios_uuid);
+        self.path.clone_from(&known.path);
+        self.annotation.clone_from(&known.annotation);
+        self.network_cards.clone_from(&known.network_cards);
+        self.template = known.template;
+    }
+
+    /// Whether the host reports an identity beyond the moid. It does not for a machine whose
+    /// configuration it cannot read.
+    #[must_use]
+    pub const fn has_known_identity(&self) -> bool {
+        self.instance_uuid.is_some() || self.path.is_some()
+    }
+
     /// The identity of this machine, which a job or a lease stores.
     #[must_use]
     pub fn identity(&self) -> MachineIdentity {
@@ -258,14 +283,29 @@ impl MachineIdentity {
     }
 
     /// Whether `other`, which was read from the host, is the same machine: it has the same moid,
-    /// and the same instance UUID, or the same path if one of the UUIDs is not known.
+    /// and the same instance UUID, or the same path if one of the UUIDs is not known. A moid alone
+    /// confirms nothing.
     #[must_use]
     pub fn agrees_with(&self, other: &Self) -> bool {
         self.id == other.id
             && match (&self.instance_uuid, &other.instance_uuid) {
                 (Some(ours), Some(theirs)) => ours.eq_ignore_ascii_case(theirs),
-                _ => self.path == other.path,
+                _ => self.path.is_some() && self.path == other.path,
             }
+    }
+
+    /// Whether `other`, which was read from the host, can be the same machine: it agrees, or the
+    /// host cannot read the configuration of this moid. Such a machine is neither gone nor free,
+    /// but no call of the host may rely on it.
+    #[must_use]
+    pub fn can_be(&self, other: &Self) -> bool {
+        self.agrees_with(other) || (self.id == other.id && !other.is_known())
+    }
+
+    /// Whether the identity has more than the moid.
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        self.instance_uuid.is_some() || self.path.is_some()
     }
 }
 
@@ -276,6 +316,29 @@ mod tests {
     const FIRST: &str = "00:50:56:00:00:01";
     const SECOND: &str = "00:50:56:00:00:02";
     const BRIDGE: &str = "02:42:ac:11:00:01";
+
+    #[test]
+    fn a_moid_alone_confirms_no_machine_but_can_be_it() {
+        let identity = |id: &str, uuid: Option<&str>, path: Option<&str>| MachineIdentity {
+            id: MachineId::from_backend(id),
+            instance_uuid: uuid.map(str::to_owned),
+            path: path.map(str::to_owned),
+        };
+        let known = identity("16", Some("aa-1"), Some("[a] a/a.vmx"));
+        let unreadable = identity("16", None, None);
+        for (bound, observed, agrees, can_be) in [
+            (&known, identity("16", Some("AA-1"), None), true, true),
+            (&known, identity("16", None, known.path.as_deref()), true, true),
+            (&known, identity("16", Some("bb-1"), known.path.as_deref()), false, false),
+            (&known, unreadable.clone(), false, true),
+            (&known, identity("17", None, None), false, false),
+            (&unreadable, unreadable.clone(), false, true),
+            (&unreadable, known.clone(), false, false),
+        ] {
+            assert_eq!(bound.agrees_with(&observed), agrees, "{bound:?} {observed:?}");
+            assert_eq!(bound.can_be(&observed), can_be, "{bound:?} {observed:?}");
+        }
+    }
 
     fn card(key: i32, mac: &str) -> NetworkCard {
         NetworkCard {

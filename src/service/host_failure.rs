@@ -28,6 +28,21 @@ impl From<&HostError> for HostFailure {
 }
 
 impl HostFailure {
+    /// The host cannot read the configuration of a machine, so it does not say which machine has
+    /// the moid. It passes with the outage of the datastore.
+    #[must_use]
+    pub fn unconfirmed_identity() -> Self {
+        Self {
+            kind: HostErrorKind::Unreachable,
+            message: "The host cannot read the configuration of the machine, so otter cannot \
+                      confirm which machine it is; its datastore may be inaccessible."
+                .to_owned(),
+            fault: None,
+            blocking_task: None,
+            outcome_uncertain: false,
+        }
+    }
+
     /// Whether the host cannot be reached, or does not accept the login, at the moment.
     #[must_use]
     pub const fn is_outage(&self) -> bool {

@@ -122,3 +122,23 @@ async fn a_protected_machine_that_is_named_by_its_id_is_reported() {
     assert!(warnings.contains(&json!(warning)), "{warnings:?}");
     assert_eq!(counted(&lab, "machines.protected").await, "0", "the ids match machines");
 }
+
+/// Only on otter's simulator, which can make a datastore inaccessible.
+#[tokio::test]
+async fn a_protected_machine_stays_protected_while_its_datastore_is_inaccessible() {
+    let lab = Lab::with_settings(|settings: &mut Settings| {
+        settings.protection.protected = patterns(&["mac:00:50:56:3f:00:32"]);
+    })
+    .await;
+    lab.control().mutate(|world| {
+        "inaccessible".clone_into(&mut world.machine_mut("32").unwrap().connection_state);
+    });
+    lab.wait_for_field("32", "connection_state", json!("inaccessible")).await;
+    let machine = lab.get("/v1/machines/32").await.expect(200).json;
+    assert_eq!(machine["protected"], json!(true), "{machine}");
+    for action in ["off", "on"] {
+        lab.post("/v1/machines/32/power", json!({"action": action}))
+            .await
+            .problem(409, "self-protection");
+    }
+}

@@ -191,7 +191,13 @@ impl<'a> Editor<'a> {
     fn apply_fact(&mut self, fact: Fact, complete: bool) {
         let (now, settle) = (self.now, self.settle);
         match fact {
-            Fact::Machine(machine) => {
+            Fact::Machine(mut machine) => {
+                if let Some((known, _)) = self.machines.get(&machine.id)
+                    && !machine.has_known_identity()
+                    && known.has_known_identity()
+                {
+                    Arc::make_mut(&mut machine).keep_identity(known);
+                }
                 let guest = match self.machines.get(&machine.id) {
                     Some((known, guest)) => guest.after(known, &machine, complete, now, settle),
                     None => GuestHistory {

@@ -118,6 +118,40 @@ proptest! {
 }
 
 #[test]
+fn a_machine_that_the_host_cannot_read_keeps_its_identity_until_its_moid_leaves() {
+    let mut known = samples::machine("1", "golden");
+    known.network_cards = vec![samples::card("00:50:56:00:00:01")];
+    known.annotation = Some("otter.pool=lab".to_owned());
+    let unreadable = || {
+        let mut machine = Machine::new(MachineId::from_backend("1"));
+        machine.name = "/vmfs/volumes/datastore1/golden/golden.vmx".to_owned();
+        machine.connection_state = "inaccessible".to_owned();
+        Fact::Machine(Arc::new(machine))
+    };
+    let apply = |contents: &InventoryContents, complete: bool, changes: Vec<Fact>| {
+        contents.apply(Facts { complete, changes }, Duration::ZERO, SETTLE).0
+    };
+    let shown = |contents: &InventoryContents| {
+        contents.machine(&MachineId::from_backend("1")).unwrap().clone()
+    };
+    let first = [Fact::Machine(Arc::new(known.clone()))].to_vec();
+    let mut contents = apply(&InventoryContents::default(), true, first);
+    for complete in [false, true, false] {
+        contents = apply(&contents, complete, vec![unreadable()]);
+        let now = shown(&contents);
+        assert_eq!((now.identity(), &now.name), (known.identity(), &known.name));
+        assert_eq!(
+            (&now.network_cards, &now.bios_uuid, &now.annotation),
+            (&known.network_cards, &known.bios_uuid, &known.annotation)
+        );
+        assert_eq!((now.connection_state.as_str(), now.cpu_count), ("inaccessible", None));
+    }
+    let left = Fact::MachineRemoved(known.id.clone());
+    contents = apply(&contents, false, vec![left, unreadable()]);
+    assert!(!shown(&contents).has_known_identity(), "the moid can be of another machine");
+}
+
+#[test]
 fn contents_are_loaded_by_a_complete_read_only() {
     let (changed, _) = InventoryContents::default().apply(Facts::default(), Duration::ZERO, SETTLE);
     assert!(!changed.loaded);

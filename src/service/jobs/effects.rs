@@ -316,9 +316,8 @@ impl Runner<'_> {
         self.await_host().await;
         loop {
             let contents = self.parts.inventory.contents();
-            let known = contents
-                .machine(machine)
-                .filter(|known| self.machine.agrees_with(&known.identity()));
+            let known =
+                contents.machine(machine).filter(|known| self.machine.can_be(&known.identity()));
             let Some(known) = known else { return false };
             let on = known.power_state == Some(PowerState::On);
             let ready = match readiness {

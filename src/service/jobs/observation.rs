@@ -17,7 +17,7 @@ pub fn guest(
     tools_stops: u64,
 ) -> Option<GuestObservation> {
     let known = contents.machine(&machine.id)?;
-    let is_same = machine.agrees_with(&known.identity());
+    let is_same = machine.can_be(&known.identity());
     is_same.then(|| GuestObservation {
         power_state: known.power_state,
         tools_running: known.guest.tools_running,

@@ -80,13 +80,13 @@ impl Drop for GrantReservation {
 }
 
 impl PublishedState {
-    /// The lease that holds a machine. Compares identities, because the host reuses machine ids.
+    /// The lease that holds a machine. Compares identities, because the host reuses machine ids. A
+    /// machine that the host cannot read counts as the one that is held.
     #[must_use]
     pub fn holder_of(&self, machine: &MachineIdentity) -> Option<&OpenLease> {
         let mut holders =
             self.holders.get(&machine.id)?.iter().filter_map(|lease| self.table.get(*lease));
-        holders
-            .find(|open| open.lease.machine.as_ref().is_some_and(|held| held.agrees_with(machine)))
+        holders.find(|open| open.lease.machine.as_ref().is_some_and(|held| held.can_be(machine)))
     }
 
     /// The ledger of a machine. `None` if otter stores nothing about it.

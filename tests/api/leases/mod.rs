@@ -90,6 +90,33 @@ async fn end_lease(lab: &Lab, lease: &Value) -> Value {
     with_lease(lab, Method::DELETE, &path, &lease_header(lease), None).await.expect(200).json
 }
 
+/// Only on otter's simulator, which can make a datastore inaccessible.
+#[tokio::test]
+async fn a_lease_outlasts_an_inaccessible_datastore() {
+    let lab = lab().await;
+    let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let id = lab.machine(STAGING).await["id"].as_str().unwrap().to_owned();
+    let set_state = |state: &str| {
+        lab.control().mutate(|world| {
+            state.clone_into(&mut world.machine_mut(&id).unwrap().connection_state);
+        });
+    };
+    set_state("inaccessible");
+    lab.wait_for_field(&id, "connection_state", json!("inaccessible")).await;
+    let (path, secret) = (format!("/v1/machines/{id}/power"), lease_header(&lease));
+    let body = Some(json!({"action": "on"}));
+    let job = with_lease(&lab, Method::POST, &path, &secret, body).await.expect(202).json;
+    let job_path = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
+    lab.wait_until(&job_path, |job| job["blocked_by"]["kind"] == "host_away").await;
+    assert_eq!(lab.control().calls("PowerOnVM_Task"), 0, "the identity is not confirmed");
+    let machine = lab.machine(STAGING).await;
+    assert_eq!(machine["quarantine"], Value::Null, "{machine}");
+    assert_eq!(lab.get(&lease_path(&lease, "")).await.expect(200).str("state"), "active");
+    set_state("connected");
+    assert_eq!(lab.wait_for_end(&job).await["state"], "succeeded");
+    assert_eq!(end_lease(&lab, &lease).await["state"], "released");
+}
+
 #[tokio::test]
 async fn a_machine_is_leased_changed_and_released_off_and_free() {
     let lab = lab().await;

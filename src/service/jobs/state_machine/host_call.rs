@@ -33,6 +33,9 @@ impl JobStateMachine {
             Ok(seen) => seen,
             Err(host_failure) => return self.on_unreadable(host_failure, now),
         };
+        if !evidence.identity.is_known() {
+            return self.on_unreadable(HostFailure::unconfirmed_identity(), now);
+        }
         if !self.job.target.is_machine(&evidence.identity) {
             return self.end_machine_gone(now);
         }
@@ -263,6 +266,9 @@ impl JobStateMachine {
             Ok(seen) => seen,
             Err(host_failure) => return self.on_unreadable(host_failure, now),
         };
+        if !evidence.identity.is_known() {
+            return self.on_unreadable(HostFailure::unconfirmed_identity(), now);
+        }
         if !self.job.target.is_machine(&evidence.identity) {
             return self.end_machine_gone(now);
         }

@@ -48,6 +48,11 @@ impl JobStateMachine {
                 return self.await_host_after_loss(RETRY_PAUSE, now);
             }
         };
+        if !evidence.identity.is_known() {
+            let reason = HostFailure::unconfirmed_identity().message;
+            self.blocker = Some((Blocker::HostAway(reason), now));
+            return self.await_host_after_loss(RETRY_PAUSE, now);
+        }
         if !self.job.target.is_machine(&evidence.identity) {
             return self.end_machine_gone_after_loss(now);
         }

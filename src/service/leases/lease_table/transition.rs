@@ -389,7 +389,8 @@ impl<'t> Transition<'t> {
             .filter_map(|open| Some((open.lease.id, open.lease.machine.clone()?)))
             .collect();
         for (id, machine) in holding {
-            if machines.iter().any(|present| machine.agrees_with(present)) {
+            // A machine that the host cannot read is not absent.
+            if machines.iter().any(|present| machine.can_be(present)) {
                 continue;
             }
             self.machine_gone(id);

@@ -150,6 +150,16 @@ fn an_absent_machine_fails_its_lease_and_is_quarantined() {
 }
 
 #[test]
+fn a_machine_that_the_host_cannot_read_keeps_its_lease() {
+    let unreadable = MachineIdentity { instance_uuid: None, path: None, ..identity(1) };
+    let mut table = empty(rules());
+    ask(&mut table, 1, false, true, &all(1), at(0)).unwrap();
+    let changes = table.apply(LeaseInput::MachinesPresent(&[unreadable]), at(1)).unwrap();
+    assert!(changes.leases.is_empty() && table.get(id(1)).is_some());
+    assert!(table.ledger(&key(1)).unwrap().quarantine.is_none());
+}
+
+#[test]
 fn a_failed_lease_has_the_cause() {
     let error = |changes: &TableChanges| {
         let failure = changes.leases[&id(1)].error.clone().unwrap();

@@ -125,6 +125,13 @@ fn another_machine() -> Evidence {
     evidence
 }
 
+/// The machine while the host cannot read its configuration.
+fn unreadable_machine() -> Evidence {
+    let mut evidence = off();
+    (evidence.identity.instance_uuid, evidence.identity.path) = (None, None);
+    evidence
+}
+
 fn id(snapshot: &str) -> SnapshotId {
     SnapshotId::from_backend(snapshot)
 }

@@ -14,7 +14,8 @@ use super::script::ScriptLine::{
 use super::script::{Ending, Played, ScriptLine, play};
 use super::{
     another_machine, answer, consolidated, create, id, machine, off, on, remove, rename, revert,
-    snapshot_evidence, with_question, with_running_task, with_snapshot, with_task, without,
+    snapshot_evidence, unreadable_machine, with_question, with_running_task, with_snapshot,
+    with_task, without,
 };
 use crate::domain::call::{CallKind, Evidence};
 use crate::domain::failure::FailureKind;
@@ -94,6 +95,16 @@ fn every_kind_ends_without_a_call_if_the_machine_is_gone() {
         let gone = Failed(FailureKind::MachineGone);
         check(request.clone(), &[Unreadable(Error::NotFound)], gone, &[]);
         check(request, &[Saw(another_machine())], gone, &[]);
+    }
+}
+
+#[test]
+fn every_kind_waits_for_a_machine_whose_configuration_cannot_be_read() {
+    for (request, before, call, answers) in every_kind() {
+        let late = Failed(FailureKind::DeadlineExceeded);
+        check(request.clone(), &[Saw(unreadable_machine()), Deadline], late, &[]);
+        let readable = [Saw(unreadable_machine()), HostBack, Saw(before)];
+        check(request, &[&readable[..], &answers].concat(), Changed, &[call]);
     }
 }
 
