@@ -1,6 +1,6 @@
-//! The origin of a failure: its machine, the host, otter's account or the licence. Only a failure
-//! of the machine is a reason to set the machine aside; the others are tried again. This is the one
-//! table that decides it.
+//! The origin of a failure: its machine, the host, otter's account, the licence or a person. Only a
+//! failure of the machine is a reason to set the machine aside; the others are tried again. This is
+//! the one table that decides it.
 //!
 //! The types and their families are those of the vSphere Web Services API reference. A fault of a
 //! family has the origin of the family: every `Insufficient…`, every `NoPermission…`, every
@@ -21,6 +21,8 @@ pub enum FaultOrigin {
     Account,
     /// The licence does not allow the operation.
     Licence,
+    /// A person, who cancelled the job. That says nothing about the machine.
+    Person,
 }
 
 /// The faults of the host whose names do not begin with `Insufficient`.
@@ -101,7 +103,7 @@ fn from_fault(fault: &Fault) -> Option<FaultOrigin> {
     }
 }
 
-/// The origin that the kind of a failure shows.
+/// The origin that the kind of a failure shows. A new kind must be decided here.
 const fn from_kind(kind: FailureKind) -> FaultOrigin {
     match kind {
         FailureKind::InsufficientResources
@@ -110,7 +112,49 @@ const fn from_kind(kind: FailureKind) -> FaultOrigin {
         | FailureKind::HostLoginRefused => FaultOrigin::Host,
         FailureKind::ForbiddenByHost => FaultOrigin::Account,
         FailureKind::LicenseRestricted => FaultOrigin::Licence,
-        _ => FaultOrigin::Machine,
+        FailureKind::JobCancelled => FaultOrigin::Person,
+        FailureKind::InvalidPowerState
+        | FailureKind::MachineBusy
+        | FailureKind::MachineGone
+        | FailureKind::SelfProtection
+        | FailureKind::QuestionPending
+        | FailureKind::ToolsUnavailable
+        | FailureKind::HostRejected
+        | FailureKind::NotSupported
+        | FailureKind::DeadlineExceeded
+        | FailureKind::OutcomeUnknown
+        // A snapshot that the machine does not have, or has twice.
+        | FailureKind::NotFound
+        | FailureKind::AmbiguousName
+        // These refuse a request, and are not the end of a preparation or a release. If one is all
+        // the same, the machine may be in any state.
+        | FailureKind::InvalidRequest
+        | FailureKind::UnknownParameter
+        | FailureKind::InvalidCursor
+        | FailureKind::Unauthenticated
+        | FailureKind::Forbidden
+        | FailureKind::MethodNotAllowed
+        | FailureKind::RequestTimeout
+        | FailureKind::NoFreeMachine
+        | FailureKind::LeaseFailed
+        | FailureKind::JobFailed
+        | FailureKind::JobStillRunning
+        | FailureKind::PayloadTooLarge
+        | FailureKind::UriTooLong
+        | FailureKind::UnsupportedMediaType
+        | FailureKind::HeadersTooLarge
+        | FailureKind::IdempotencyMismatch
+        | FailureKind::MachineLeased
+        | FailureKind::LeaseEnded
+        | FailureKind::LeaseNotActive
+        | FailureKind::QueueFull
+        | FailureKind::TooManyRequests
+        | FailureKind::Internal
+        | FailureKind::InventoryLoading
+        | FailureKind::StorageUnavailable
+        | FailureKind::TooManyWaits
+        | FailureKind::ShuttingDown
+        | FailureKind::WaitTimeout => FaultOrigin::Machine,
     }
 }
 
@@ -189,6 +233,7 @@ mod tests {
             (FailureKind::HostLoginRefused, FaultOrigin::Host),
             (FailureKind::ForbiddenByHost, FaultOrigin::Account),
             (FailureKind::LicenseRestricted, FaultOrigin::Licence),
+            (FailureKind::JobCancelled, FaultOrigin::Person),
             (FailureKind::HostRejected, FaultOrigin::Machine),
             (FailureKind::QuestionPending, FaultOrigin::Machine),
             (FailureKind::DeadlineExceeded, FaultOrigin::Machine),

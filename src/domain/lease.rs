@@ -211,6 +211,8 @@ pub struct Setback {
 pub struct Recovery {
     /// The lease that held the machine last.
     pub lease: LeaseId,
+    /// The machine that the lease held. `None` in recoveries of earlier versions.
+    pub machine: Option<MachineIdentity>,
     /// The snapshot to revert to, as in the release of that lease. The machine is powered off.
     pub snapshot: Option<String>,
     /// How often it has failed.

@@ -125,7 +125,7 @@ async fn an_interrupted_release_continues_and_succeeds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_waits_for_an_answer_waits_after_a_restart() {
+async fn a_release_that_powers_off_in_spite_of_a_question_continues_after_a_restart() {
     let (host, state) = (host().await, tempfile::tempdir().unwrap());
     let state = state.path().join("state");
     let daemon = Daemon::start_for_host(&host, &state).await;
@@ -149,26 +149,27 @@ async fn a_release_that_waits_for_an_answer_waits_after_a_restart() {
     });
     eventually("the question", async || !machine(&daemon).await["question"].is_null()).await;
     with_lease(&daemon, Method::DELETE, &lease_path(&lease, ""), &lease).await.expect(200);
-    eventually("the release to wait", async || {
+    let task = running_task(&host).await;
+    eventually("the task to be on disk", async || {
         let job = daemon.get(&lease_path(&lease, "")).await.json["job"]
             .as_str()
             .unwrap_or_default()
             .to_owned();
-        daemon.get(&format!("/v1/jobs/{job}")).await.json["blocked_by"]["kind"] == "question"
+        daemon.get(&format!("/v1/jobs/{job}")).await.json["host_task"].is_string()
     })
     .await;
     daemon.kill();
 
     let daemon = Daemon::start_for_host(&host, &state).await;
-    host.control().mutate(|world| world.answer(MACHINE, "q-7", "1")).unwrap();
-    let task = running_task(&host).await;
     host.control().finish_task(&task);
     eventually("the release to end", async || {
         daemon.get(&lease_path(&lease, "")).await.json["state"] == "released"
     })
     .await;
     assert_eq!(daemon.get(&lease_path(&lease, "")).await.json["warnings"], json!([]));
-    assert_eq!(machine(&daemon).await["free"], true);
+    let seen = machine(&daemon).await;
+    assert_eq!((&seen["free"], &seen["question"]), (&json!(true), &Value::Null), "{seen}");
+    assert_eq!(host.control().calls("PowerOffVM_Task"), 1);
     assert!(daemon.terminate().await.success());
 }
 
@@ -264,6 +265,71 @@ async fn a_panic_in_a_preparation_fails_the_lease_and_quarantines_the_machine() 
     assert_eq!(seen["quarantine"]["automatic"], true, "{seen}");
     let open = "/v1/leases?state=queued,preparing,active,releasing";
     assert_eq!(daemon.get(open).await.expect(200).items("id").len(), 0);
+}
+
+/// Without the report of the panic, no other attempt would release the machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_a_recovery_is_followed_by_another_attempt() {
+    let state = tempfile::tempdir().unwrap();
+    let config = state.path().join("otter.toml");
+    std::fs::write(&config, "[leases]\nquarantine_retry = \"1s\"\n").unwrap();
+    let arguments = ["--simulate", "--config", config.to_str().unwrap()];
+    let panics = [("FAILPOINTS", "lease-work=1*panic;recovery-work=1*panic")];
+    let daemon = Daemon::start(&arguments, &panics).await;
+    eventually("the inventory", async || daemon.get("/readyz").await.status == 200).await;
+    let lease = granted_lease(&daemon, json!({})).await;
+    let ended = with_lease(&daemon, Method::DELETE, &lease_path(&lease, "?wait=20s"), &lease).await;
+    assert_eq!(ended.expect(200).json["state"], "released");
+    eventually("a recovery to succeed", async || {
+        let seen = machine(&daemon).await;
+        seen["quarantine"].is_null() && seen["free"] == true
+    })
+    .await;
+    let releases = daemon.get("/v1/jobs?kind=lease.release").await.expect(200).items("id").len();
+    assert_eq!(releases, 3, "the release, the recovery that panicked, and the one after it");
+    assert!(daemon.terminate().await.success());
+}
+
+/// Versions before recoveries stored such quarantines, and a restore stores the one without a job.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quarantine_without_a_recovery_gets_one_if_it_has_a_failed_job() {
+    let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
+    let host = Simulator::start(SimulatorOptions { pace: Pace::Auto { scale: 0.0 }, ..options });
+    let (host, directory) = (host.await.unwrap(), tempfile::tempdir().unwrap());
+    let state = directory.path().join("state");
+    let daemon = Daemon::start_for_host(&host, &state).await;
+    let (mut job, mut keys) = (String::new(), Vec::new());
+    for id in [MACHINE, "18"] {
+        let lease = granted_lease(&daemon, json!({"select": {"machine": id}})).await;
+        let path = lease_path(&lease, "?wait=10s");
+        let ended = with_lease(&daemon, Method::DELETE, &path, &lease).await.expect(200).json;
+        if id == MACHINE {
+            ended["job"].as_str().unwrap().clone_into(&mut job);
+        }
+        let shown = daemon.get(&format!("/v1/machines/{id}")).await.expect(200).json;
+        let uuid = shown["instance_uuid"].as_str().unwrap().to_lowercase();
+        keys.push(format!("uuid:{uuid}"));
+    }
+    daemon.kill();
+    let file = format!("sqlite://{}", state.join("otter.db").display());
+    let database = sqlx::SqlitePool::connect(&file).await.unwrap();
+    for (key, job) in keys.iter().zip([json!(job), Value::Null]) {
+        let quarantine = json!({
+            "reason": "its release failed", "by": "otter", "since": "2026-01-01T00:00:00Z",
+            "automatic": true, "job": job,
+        });
+        let update = "UPDATE kept_machines SET quarantine = $2, recovery = NULL WHERE machine = $1";
+        let done = sqlx::query(update).bind(key).bind(quarantine.to_string());
+        assert_eq!(done.execute(&database).await.unwrap().rows_affected(), 1, "{key}");
+    }
+    database.close().await;
+
+    let daemon = Daemon::start_for_host(&host, &state).await;
+    eventually("the recovery to succeed", async || machine(&daemon).await["free"] == true).await;
+    assert_eq!(machine(&daemon).await["quarantine"], Value::Null);
+    let restored = daemon.get("/v1/machines/18").await.expect(200).json;
+    assert_eq!(restored["quarantine"]["automatic"], true, "{restored}");
+    assert!(daemon.terminate().await.success());
 }
 
 /// The commit of the first job is slow, so that the lease ends between the admission of the job and

@@ -18,6 +18,7 @@ use otter::domain::failure::{Failure, FailureKind};
 use otter::domain::ids::{DatastoreId, LeaseId, MachineId, SnapshotId, TokenId};
 use otter::domain::job::{Job, JobKind, JobRequest, JobResult, JobState, JobTarget};
 use otter::domain::lease::{Lease, LeaseState, Quarantine, Recovery, Setback};
+use otter::domain::machine::MachineIdentity;
 use otter::domain::scope::Scope;
 use otter::storage::{
     AuditFilter, AuditRetention, ChangedLease, IdempotencyKey, JobFilter, LeaseFilter,
@@ -400,6 +401,11 @@ fn step() -> BoxedStrategy<LeaseTransaction> {
     let recovery = (0..LEASES, any::<u32>(), 0..1_000_000_u64, any_time()).prop_map(
         |(lease, attempts, pause, retry_at)| Recovery {
             lease: LeaseId::new(Uuid::from_u128(lease.into())),
+            machine: (attempts % 3 == 0).then(|| MachineIdentity {
+                id: MachineId::from_backend(attempts.to_string()),
+                instance_uuid: Some(format!("uuid-{lease}")),
+                path: None,
+            }),
             snapshot: (attempts % 2 == 0).then(|| "kickstart".to_owned()),
             attempts,
             pause: Duration::from_millis(pause),

@@ -13,7 +13,7 @@ use super::lease_table::{FollowUp, MachineKey, RecoveryAttempt};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, LeaseId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState};
-use crate::domain::lease::{Lease, LeaseState};
+use crate::domain::lease::{Lease, LeaseState, Recovery};
 use crate::domain::machine::Machine;
 use crate::domain::origin::Actor;
 use crate::fail_points::fail_point;
@@ -244,10 +244,7 @@ impl LeaseActor {
         };
         let is_current = self.is_inventory_current();
         let contents = self.parts.inventory.contents();
-        let has_key = |machine: &&Arc<Machine>| {
-            MachineKey::from_identity(&machine.identity()) == attempt.machine
-        };
-        let Some(machine) = contents.machines.iter().find(has_key) else {
+        let Some(machine) = machine_of(attempt, recovery, &contents.machines)? else {
             let kind =
                 if is_current { FailureKind::MachineGone } else { FailureKind::InventoryLoading };
             return Err(Failure::new(kind, "The machine is not on the host."));
@@ -343,6 +340,31 @@ fn key_of_otter(lease: LeaseId, now: Timestamp) -> IdempotencyKey {
 fn internal_error() -> Failure {
     let detail = "otter had an internal error, so the state of the machine is unknown.";
     Failure::new(FailureKind::OutcomeUnknown, detail)
+}
+
+/// The machine of a recovery. `None` if it is not among these. Copies of a machine share its key, so
+/// the key alone does not name it.
+///
+/// # Errors
+/// `ambiguous-name` if an earlier version stored the recovery, and several machines have its key.
+fn machine_of<'m>(
+    attempt: &RecoveryAttempt,
+    recovery: &Recovery,
+    machines: &'m [Arc<Machine>],
+) -> Result<Option<&'m Arc<Machine>>, Failure> {
+    if let Some(known) = &recovery.machine {
+        return Ok(machines.iter().find(|machine| known.can_be(&machine.identity())));
+    }
+    let mut with_key = machines
+        .iter()
+        .filter(|machine| MachineKey::from_identity(&machine.identity()) == attempt.machine);
+    let first = with_key.next();
+    if with_key.next().is_some() {
+        let detail = "Several machines of the host have the same instance UUID, so it is not \
+                      known which of them the lease held.";
+        return Err(Failure::new(FailureKind::AmbiguousName, detail));
+    }
+    Ok(first)
 }
 
 /// Whether the recovery of a machine cannot be started at all for now, so that this attempt ends.

@@ -51,7 +51,7 @@ use super::storage_watch::{store_failure, unconfirmed_start};
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{LeaseId, MachineId};
-use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
+use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine, Recovery};
 use crate::domain::machine::Machine;
 use crate::storage::{KeyOwner, LeaseFilter, Storage, StorageError};
 use crate::supervisor::Supervisor;
@@ -103,10 +103,13 @@ impl Leases {
     pub async fn load(parts: LeasesParts) -> Result<Self, StorageError> {
         let (commands, receiver) = mpsc::channel(COMMAND_CAPACITY);
         let kept = parts.store.stored_machines().await?;
-        let ledgers: BTreeMap<MachineKey, MachineLedger> = kept
+        let mut ledgers: BTreeMap<MachineKey, MachineLedger> = kept
             .into_iter()
             .map(|(machine, kept)| (MachineKey(machine), MachineLedger::from(kept)))
             .collect();
+        for ledger in ledgers.values_mut().filter(|ledger| ledger.recovery.is_none()) {
+            ledger.recovery = recovery_of_earlier(&*parts.store, ledger).await?;
+        }
         let open = parts.store.open_leases().await?;
         let fence_floor = parts.store.fence_floor().await?;
         let last_seen = parts.store.last_seen().await?;
@@ -485,6 +488,32 @@ impl LeaseView {
             blocked_by: None,
         }
     }
+}
+
+/// The release of a machine that a version without recoveries quarantined because a preparation or a
+/// release failed. `None` for every other machine. A machine that `otter restore` quarantined has no
+/// failed job, and waits for an operator, because leases after the backup are not known.
+///
+/// # Errors
+/// Fails if the store cannot be read.
+async fn recovery_of_earlier(
+    store: &dyn Storage,
+    ledger: &MachineLedger,
+) -> Result<Option<Recovery>, StorageError> {
+    let quarantine = ledger.quarantine.as_ref().filter(|quarantine| quarantine.automatic);
+    let Some((job, since)) = quarantine.and_then(|found| Some((found.job?, found.since))) else {
+        return Ok(None);
+    };
+    let Some(lease) = store.job(job).await?.and_then(|job| job.lease) else { return Ok(None) };
+    let lease = store.lease(lease).await?;
+    Ok(lease.map(|lease| Recovery {
+        lease: lease.id,
+        machine: lease.machine,
+        snapshot: lease.release.snapshot,
+        attempts: 0,
+        pause: Duration::ZERO,
+        retry_at: since,
+    }))
 }
 
 fn unknown_lease(id: LeaseId) -> Failure {

@@ -109,6 +109,9 @@ struct SetbackDocument {
 #[derive(Serialize, Deserialize)]
 struct RecoveryDocument {
     lease: String,
+    /// `None` also in recoveries of earlier versions.
+    #[serde(default)]
+    machine: Option<IdentityDocument>,
     snapshot: Option<String>,
     attempts: u32,
     pause_ms: u64,
@@ -361,9 +364,10 @@ impl TryFrom<SetbackDocument> for Setback {
 
 impl From<&Recovery> for RecoveryDocument {
     fn from(recovery: &Recovery) -> Self {
-        let Recovery { lease, snapshot, attempts, pause, retry_at } = recovery;
+        let Recovery { lease, machine, snapshot, attempts, pause, retry_at } = recovery;
         Self {
             lease: lease.to_string(),
+            machine: machine.as_ref().map(Into::into),
             snapshot: snapshot.clone(),
             attempts: *attempts,
             pause_ms: milliseconds(*pause),
@@ -376,9 +380,10 @@ impl TryFrom<RecoveryDocument> for Recovery {
     type Error = DocumentError;
 
     fn try_from(document: RecoveryDocument) -> Result<Self, DocumentError> {
-        let RecoveryDocument { lease, snapshot, attempts, pause_ms, retry_at } = document;
+        let RecoveryDocument { lease, machine, snapshot, attempts, pause_ms, retry_at } = document;
         Ok(Self {
             lease: lease_id(lease)?,
+            machine: machine.map(Into::into),
             snapshot,
             attempts,
             pause: Duration::from_millis(pause_ms),

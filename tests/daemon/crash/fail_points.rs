@@ -92,7 +92,8 @@ fail_points! {
 }
 
 /// The fail points at which other tests make a task panic.
-const PANICS: [&str; 5] = ["request", "lease-committed", "lease-work", "retention", "run-command"];
+const PANICS: [&str; 6] =
+    ["request", "lease-committed", "lease-work", "recovery-work", "retention", "run-command"];
 
 /// The environment variable, and its value, that kill a daemon when it reaches a fail point for the
 /// nth time.

@@ -319,13 +319,14 @@ impl JobStateMachine {
                     "The deadline passed before otter could call the host; {}.",
                     self.progress_text()
                 ));
-                // otter or the host was down until the deadline, so nothing is known of the
-                // machine. A machine that does not get ready is another case.
+                // If otter or the host was down until the deadline, nothing is known of the
+                // machine. A machine that another job or task kept until then, or that does not get
+                // ready, is another case.
                 let awaits_readiness = matches!(self.run_state, RunState::AwaitingReadiness(_));
-                if awaits_readiness || self.has_done_a_step() {
-                    failure
-                } else {
+                if self.was_away && !awaits_readiness && !self.has_done_a_step() {
                     Self::caused_by_host(failure, FailureKind::HostUnreachable)
+                } else {
+                    failure
                 }
             }
         }

@@ -39,6 +39,7 @@ impl JobStateMachine {
         if !self.job.target.is_machine(&evidence.identity) {
             return self.end_machine_gone(now);
         }
+        self.was_away &= self.is_overdue();
         let plan = plan::next(&self.job, &evidence);
         // A kill waits neither for a running task nor for an answer, because it ends both. But if
         // the machine is off while a task runs, the task may be about to power it on, unless it
@@ -337,6 +338,7 @@ impl JobStateMachine {
             );
         }
         let reason = host_failure.message.clone();
+        self.was_away = true;
         self.last_host_failure = Some(host_failure);
         self.block(Blocker::HostAway(reason), Effect::AwaitHost(RETRY_PAUSE), now)
     }

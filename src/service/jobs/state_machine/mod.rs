@@ -62,6 +62,7 @@ const GUEST_DID_NOT_REACT: &str =
     "The guest was asked, and did not do it before the deadline; it may still do it.";
 
 /// The state machine of one job.
+#[expect(clippy::struct_excessive_bools, reason = "the facts are independent of each other")]
 #[derive(Clone, Debug)]
 pub struct JobStateMachine {
     job: Job,
@@ -71,6 +72,8 @@ pub struct JobStateMachine {
     blocker: Option<(Blocker, Timestamp)>,
     /// The last refusal that was not final. A failure at the deadline reports it.
     last_host_failure: Option<HostFailure>,
+    /// The host was away, or otter was down, and the machine was not read in time since.
+    was_away: bool,
     /// The answer or the task of the current call was lost, now or before a restart.
     after_loss: bool,
     /// The current call ran, and then its task vanished from the host.
@@ -172,6 +175,7 @@ impl JobStateMachine {
     pub fn resume(job: Job, rules: JobRules) -> (Self, Effect) {
         let mut state_machine = Self::new(job, rules, RunState::Blocked);
         state_machine.after_loss = state_machine.job.intent.is_some();
+        state_machine.was_away = true;
         let effect = match (&state_machine.job.intent, state_machine.job.host_task.clone()) {
             (None, _) => Effect::AwaitHost(Duration::ZERO),
             (Some(_), Some(task)) => state_machine.follow(task),
@@ -422,6 +426,7 @@ impl JobStateMachine {
             run_state,
             blocker: None,
             last_host_failure: None,
+            was_away: false,
             after_loss: false,
             task_vanished: false,
             created_snapshot: None,

@@ -3,6 +3,7 @@
 //! fault. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -21,10 +22,14 @@ pub enum LeaseStep {
     Release,
 }
 
-/// The last fault that each machine met and that is not its own. A success of the same step on any
-/// machine shows that the host works again, and removes the faults.
+/// The last fault that each machine met and that is not its own. A success of the same step on a
+/// machine shows that the host works again for the pools of that machine, and removes their faults.
 #[derive(Clone, Debug, Default)]
-pub struct HostFaults(BTreeMap<MachineKey, MetFault>);
+pub struct HostFaults {
+    met: BTreeMap<MachineKey, MetFault>,
+    /// The machines of each pool, as of the last grants.
+    pools: Arc<BTreeMap<String, BTreeSet<MachineKey>>>,
+}
 
 #[derive(Clone, Debug)]
 struct MetFault {
@@ -35,8 +40,16 @@ struct MetFault {
     detail: String,
     since: Timestamp,
     retry_at: Timestamp,
+    /// The pause before that.
+    pause: Duration,
     /// When the step is tried again, by the monotonic clock. `None` once this time has passed.
     retry: Option<Duration>,
+}
+
+impl MetFault {
+    fn is_same(&self, code: FailureKind, fault: Option<&String>) -> bool {
+        self.code == code && self.fault.as_ref() == fault
+    }
 }
 
 /// The fault that two machines of a pool met.
@@ -62,63 +75,116 @@ pub fn pause_after(failures: u32, first: Duration, longest: Duration) -> Duratio
 }
 
 impl HostFaults {
-    /// Records that a machine met a fault, and that the step is tried again after `pause`.
+    /// Sets the pools of the host's machines.
+    pub fn set_pools(&mut self, candidates: &[CandidateMachine]) {
+        let mut pools: BTreeMap<String, BTreeSet<MachineKey>> = BTreeMap::new();
+        for candidate in candidates {
+            for pool in &candidate.pools {
+                let key = MachineKey::from_identity(&candidate.identity);
+                pools.entry(pool.clone()).or_default().insert(key);
+            }
+        }
+        if *self.pools != pools {
+            self.pools = Arc::new(pools);
+        }
+    }
+
+    /// Whether two machines are the same or have a pool in common.
+    fn share_a_pool(&self, one: &MachineKey, other: &MachineKey) -> bool {
+        one == other || self.pools.values().any(|pool| pool.contains(one) && pool.contains(other))
+    }
+
+    /// The pause after one more failure of a machine: at least the pause that runs for the same
+    /// fault in its pools, or twice the last one if that is over. Leases that take turns would
+    /// otherwise each begin with the shortest pause.
+    #[must_use]
+    pub fn pool_pause(
+        &self,
+        machine: &MachineKey,
+        failure: &Failure,
+        pause: Duration,
+        longest: Duration,
+    ) -> Duration {
+        let (code, fault) = identify(failure);
+        let same = || {
+            let met = self.met.iter();
+            met.filter(|(other, met)| met.is_same(code, fault) && self.share_a_pool(machine, other))
+                .map(|(_, met)| met)
+        };
+        let running = same().filter(|met| met.retry.is_some()).map(|met| met.pause).max();
+        let of_pool = running.or_else(|| {
+            let last = same().map(|met| met.pause).max();
+            last.map(|last| last.saturating_mul(2))
+        });
+        pause.max(of_pool.unwrap_or_default()).min(longest)
+    }
+
+    /// Records that a machine met a fault.
+    ///
+    /// # Parameters
+    /// - `since`: when it first met the fault, if this is not known from before.
+    /// - `pause`: the pause before the step is tried again.
     pub fn record(
         &mut self,
         machine: MachineKey,
         step: LeaseStep,
         failure: &Failure,
-        pause: Duration,
+        (since, pause): (Timestamp, Duration),
         now: Moment,
     ) {
-        let fault = failure.fault.as_ref().map(|fault| fault.name.clone());
-        let code = failure.cause.unwrap_or(failure.kind);
-        let same = |before: &&MetFault| before.code == code && before.fault == fault;
-        let since = self.0.get(&machine).filter(same).map_or(now.wall, |before| before.since);
+        let (code, fault) = identify(failure);
+        let before = self.met.get(&machine).filter(|before| before.is_same(code, fault));
+        let since = before.map_or(since, |before| before.since);
         let met = MetFault {
             step,
             code,
-            fault,
+            fault: fault.cloned(),
             detail: failure.detail.clone(),
             since,
             retry_at: now.wall.saturating_add(pause).unwrap_or(Timestamp::MAX),
+            pause,
             retry: Some(now.elapsed.saturating_add(pause)),
         };
-        self.0.insert(machine, met);
+        self.met.insert(machine, met);
     }
 
-    /// A step succeeded, so the host works.
-    pub fn succeeded(&mut self, step: LeaseStep) {
-        self.0.retain(|_, met| met.step != step);
+    /// A step succeeded on a machine, so the host works for its pools.
+    pub fn succeeded(&mut self, machine: &MachineKey, step: LeaseStep) {
+        let met = self.met.iter();
+        let over = met.filter(|(other, met)| met.step == step && self.share_a_pool(machine, other));
+        let over: Vec<MachineKey> = over.map(|(other, _)| other.clone()).collect();
+        for other in over {
+            self.met.remove(&other);
+        }
     }
 
     /// Forgets a machine that is absent from the host.
     pub fn forget(&mut self, machine: &MachineKey) {
-        self.0.remove(machine);
+        self.met.remove(machine);
     }
 
     /// Ends the pauses that are over.
     pub fn time_passed(&mut self, elapsed: Duration) {
-        for met in self.0.values_mut().filter(|met| met.retry.is_some_and(|at| at <= elapsed)) {
+        for met in self.met.values_mut().filter(|met| met.retry.is_some_and(|at| at <= elapsed)) {
             met.retry = None;
         }
     }
 
     /// When the first pause is over. `None` if there is none.
     pub fn next_retry(&self) -> Option<Duration> {
-        self.0.values().filter_map(|met| met.retry).min()
+        self.met.values().filter_map(|met| met.retry).min()
     }
 
     /// The fault that at least two of these machines met, the one with the latest retry if there
     /// are several. `None` if there is none.
     pub fn of_pool<'m>(&self, machines: impl Iterator<Item = &'m MachineKey>) -> Option<PoolFault> {
-        if self.0.len() < MACHINES_OF_A_POOL_FAULT {
+        if self.met.len() < MACHINES_OF_A_POOL_FAULT {
             return None;
         }
         let keys: BTreeSet<&MachineKey> = machines.collect();
-        let met: Vec<&MetFault> = keys.into_iter().filter_map(|key| self.0.get(key)).collect();
+        let met: Vec<&MetFault> = keys.into_iter().filter_map(|key| self.met.get(key)).collect();
         let is_same =
-            |one: &MetFault, other: &MetFault| one.code == other.code && one.fault == other.fault;
+            |one: &MetFault, other: &MetFault| one.is_same(other.code, other.fault.as_ref());
         let last = met.iter().copied().filter(|one| {
             let count = met.iter().filter(|other| is_same(one, other)).count();
             count >= MACHINES_OF_A_POOL_FAULT
@@ -135,28 +201,20 @@ impl HostFaults {
     }
 
     /// The pools whose grants wait for a retry.
-    pub fn waiting_pools(
-        &self,
-        candidates: &[CandidateMachine],
-        elapsed: Duration,
-    ) -> BTreeSet<String> {
-        if self.0.len() < MACHINES_OF_A_POOL_FAULT {
-            return BTreeSet::new();
-        }
-        let mut machines: BTreeMap<&String, Vec<MachineKey>> = BTreeMap::new();
-        for candidate in candidates {
-            for pool in &candidate.pools {
-                let key = MachineKey::from_identity(&candidate.identity);
-                machines.entry(pool).or_default().push(key);
-            }
-        }
-        let waits = |keys: &[MachineKey]| {
-            let fault = self.of_pool(keys.iter());
+    pub fn waiting_pools(&self, elapsed: Duration) -> BTreeSet<String> {
+        let waits = |machines: &BTreeSet<MachineKey>| {
+            let fault = self.of_pool(machines.iter());
             fault.and_then(|fault| fault.retry).is_some_and(|retry| retry > elapsed)
         };
-        let waiting = machines.into_iter().filter(|(_, keys)| waits(keys));
+        let waiting = self.pools.iter().filter(|(_, machines)| waits(machines));
         waiting.map(|(pool, _)| pool.clone()).collect()
     }
+}
+
+/// The code of a failure and the type of its fault, which together name what happened.
+fn identify(failure: &Failure) -> (FailureKind, Option<&String>) {
+    let fault = failure.fault.as_ref().map(|fault| &fault.name);
+    (failure.cause.unwrap_or(failure.kind), fault)
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@
 //! | the release succeeds | – | – | – | ended |
 //! | the release fails | – | – | – | ended |
 //! | the release meets a fault of the host | – | – | – | tried again |
-//! | an operator quarantines its machine | – | – | – | ended if it met such a fault |
+//! | an operator quarantines its machine | – | – | – | ended once it met such a fault |
 //!
 //! - "–": the state does not change. "ended": the end state of the reason for the release.
 //! - A granted lease without a `prepare` is active at once.
@@ -38,12 +38,19 @@
 //!     the queue if queue time is left. It gets another machine at once the first time. After that
 //!     it is tried again after a pause that grows, first on machines on which it has not failed. If
 //!     the queue time ends meanwhile, it fails with that fault.
-//!   - Once two machines of a pool met the same fault, the other queued leases with a preparation
-//!     wait for the retry, too.
+//!   - Once two machines of a pool met the same fault, all queued leases with a preparation wait
+//!     for the retry. The pause grows with each retry in the pool, whichever lease makes it.
 //!   - A release that meets one is tried again after a pause that grows.
 //! - A machine that was given back, and a machine that otter quarantined by itself, has a recovery:
 //!   a release without a lease, which is tried until it succeeds. It then clears the quarantine.
 //!   The machine is not granted before. A recovery that fails by its machine quarantines it.
+//!   - It begins once no lease holds the machine. The release of the lease whose preparation failed
+//!     does not replace it: a machine that cannot be prepared can often be powered off, and without
+//!     the pause of the quarantine it would fail the next lease at once.
+//! - A preparation or a release that a person cancelled says nothing about its machine, which is
+//!   given back. A release then ends its lease.
+//! - A quarantine by a person ends what otter does with the machine by itself: it gets no recovery,
+//!   and a release that meets a fault of the host ends its lease.
 //! - A machine is absent, too, if its identity is present under another id. It is quarantined.
 //! - A new name or power state of the machine changes nothing. A removed snapshot makes the
 //!   preparation or the release fail.
@@ -360,6 +367,12 @@ impl LeaseTable {
         let leases = self.leases.values().filter_map(work);
         let recoveries = self.ledgers.iter().filter_map(|(machine, ledger)| {
             let recovery = ledger.recovery.as_ref()?;
+            // It begins once its lease has left the machine.
+            let holder = self.leases.get(&recovery.lease).map(|open| &open.lease);
+            let held = holder.and_then(|lease| lease.machine.as_ref());
+            if held.is_some_and(|held| MachineKey::from_identity(held) == *machine) {
+                return None;
+            }
             // The wall clock may have jumped, so the pause is never longer than it was.
             let left = Duration::try_from(recovery.retry_at.duration_since(now));
             let left = left.unwrap_or_default().min(recovery.pause);
@@ -410,7 +423,8 @@ impl LeaseTable {
         };
         for machine in &setback.machines {
             let machine = MachineKey(machine.clone());
-            self.host_faults.record(machine, step, &setback.failure, Duration::ZERO, now);
+            let times = (setback.since, Duration::ZERO);
+            self.host_faults.record(machine, step, &setback.failure, times, now);
         }
     }
 

@@ -134,7 +134,8 @@ impl<'t> Transition<'t> {
             .filter(|(key, _)| !is_set_aside(key) && !held.contains(key))
             .collect();
         free.sort_by_key(|(key, _)| last_lease_end(key));
-        let waiting_pools = self.table.host_faults.waiting_pools(candidates, self.now.elapsed);
+        self.table.host_faults.set_pools(candidates);
+        let waiting_pools = self.table.host_faults.waiting_pools(self.now.elapsed);
         let mut capacity = Capacity::new(candidates, |machine| {
             held.contains(&MachineKey::from_identity(&machine.identity))
         });
@@ -229,26 +230,38 @@ impl<'t> Transition<'t> {
             return;
         }
         let Err(failure) = outcome else {
-            self.table.host_faults.succeeded(LeaseStep::Preparation);
+            self.step_succeeded(id, LeaseStep::Preparation);
             return self.activate(id);
         };
         if failure.kind == FailureKind::MachineGone {
             return self.machine_gone(id);
         }
-        let is_of_machine = failure.origin() == FaultOrigin::Machine;
         let may_queue_again =
             open.lease.queue_for.is_some() && !open.lease.time_left.queue.is_zero();
-        let key = open.lease.machine.as_ref().map(MachineKey::from_identity);
-        if is_of_machine {
-            self.quarantine_machine(id, &format!("its preparation failed: {}", failure.detail));
-        } else {
-            let pause = self.meet_host_fault(id, LeaseStep::Preparation, &failure);
-            if let Some(key) = key.filter(|_| may_queue_again) {
-                self.give_back(&key, id);
-                if let Some(open) = self.table.leases.get_mut(&id) {
-                    open.retry_at = Some(self.now.elapsed.saturating_add(pause));
+        // If the lease is not queued again, it keeps its machine for the release, and a recovery
+        // must not compete with that.
+        let left = open.lease.machine.as_ref().map(MachineKey::from_identity);
+        let left = left.filter(|_| may_queue_again);
+        let mut retry_at = None;
+        match failure.origin() {
+            FaultOrigin::Machine => {
+                self.quarantine_machine(id, &format!("its preparation failed: {}", failure.detail));
+            }
+            FaultOrigin::Person if may_queue_again => self.give_back(id),
+            FaultOrigin::Person => {}
+            FaultOrigin::Host | FaultOrigin::Account | FaultOrigin::Licence => {
+                let pause = self.meet_host_fault(id, LeaseStep::Preparation, &failure);
+                if may_queue_again {
+                    self.give_back(id);
+                    retry_at = Some(self.now.elapsed.saturating_add(pause));
                 }
             }
+        }
+        if let Some(machine) = left {
+            self.machine_left(id, &machine);
+        }
+        if let Some(open) = self.table.leases.get_mut(&id) {
+            open.retry_at = retry_at.or(open.retry_at);
         }
         if may_queue_again {
             return self.queue_again(id, &failure);
@@ -289,12 +302,20 @@ impl<'t> Transition<'t> {
         if open.lease.state != LeaseState::Releasing {
             return;
         }
+        let outcome = outcome.map_err(|failure| (failure.origin(), failure));
         match outcome {
-            Ok(()) => self.table.host_faults.succeeded(LeaseStep::Release),
-            Err(failure) if failure.origin() != FaultOrigin::Machine => {
+            Ok(()) => self.step_succeeded(id, LeaseStep::Release),
+            Err((FaultOrigin::Host | FaultOrigin::Account | FaultOrigin::Licence, failure)) => {
                 return self.release_again(id, &failure);
             }
-            Err(failure) => {
+            Err((FaultOrigin::Person, failure)) => {
+                self.give_back(id);
+                self.change_lease(id, |lease, now| {
+                    lease.warn(format!("The release did not finish: {}", failure.detail));
+                    lease.note(now.wall, "release cancelled; the machine is released without it");
+                });
+            }
+            Err((FaultOrigin::Machine, failure)) => {
                 self.quarantine_machine(id, &format!("its release failed: {}", failure.detail));
                 self.change_lease(id, |lease, now| {
                     lease.warn(format!(
@@ -373,11 +394,10 @@ impl<'t> Transition<'t> {
                 lease.error = Some(failure_for(reason, lease));
             }
         });
-        let now = self.now.wall;
-        if let Some(machine) = machine {
-            self.change_ledger(&machine, |ledger| ledger.last_lease_end = Some(now));
-        }
         self.table.leases.remove(&id);
+        if let Some(machine) = machine {
+            self.machine_left(id, &machine);
+        }
     }
 
     fn end_leases_of_absent_machines(&mut self, machines: &[MachineIdentity]) {

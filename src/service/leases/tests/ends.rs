@@ -71,10 +71,17 @@ fn a_failed_preparation_quarantines_the_machine_and_queues_the_lease_again_if_ti
     ask(&mut table, 1, true, false, &all(2), at(0)).unwrap();
     let failure = table.apply(LeaseInput::PrepareFinished(id(1), Err(failed())), at(5)).unwrap();
     assert_eq!(state(&failure, 1), LeaseState::Releasing);
-    let (again, release) = (&failure.follow_ups[0], &failure.follow_ups[1..]);
-    assert!(matches!(again, FollowUp::Recover(_, pause) if *pause == MINUTE * 15), "{again:?}");
-    assert_eq!(release, [FollowUp::Release(id(1))]);
+    assert_eq!(failure.follow_ups, [FollowUp::Release(id(1))], "the lease holds the machine");
+    let leases: Vec<Lease> = table.open_leases().map(|open| Lease::clone(&open.lease)).collect();
+    let ledgers = table.ledgers().clone();
+    let stored = LeaseTable::from_stored(rules(), leases, ledgers, None, at(6));
+    assert_eq!(stored.unfinished_work(at(6).wall), [FollowUp::Release(id(1))]);
     let freed = table.apply(LeaseInput::ReleaseFinished(id(1), Ok(())), at(6)).unwrap();
+    let again = &freed.follow_ups[..];
+    assert!(matches!(again, [FollowUp::Recover(_, pause)] if *pause == MINUTE * 15), "{again:?}");
+    let ledger = table.ledger(&key(1)).unwrap();
+    assert!(ledger.quarantine.is_some(), "a release does not show that it can be prepared");
+    assert_eq!(ledger.recovery.as_ref().unwrap().retry_at, at(6 + 15 * 60).wall);
     let ended = &freed.leases[&id(1)];
     assert_eq!(
         (ended.state, ended.error.as_ref().unwrap().kind),

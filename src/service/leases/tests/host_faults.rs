@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::{
     MINUTE, all, ask, at, empty, end, failed, host_failed, id, key, lease, machine, rules, state,
 };
-use crate::domain::failure::FailureKind;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::MachineId;
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
 use crate::service::leases::lease_table::{
     FollowUp, LeaseInput, LeaseRules, LeaseTable, MachineKey, RecoveryAttempt, TableChanges,
@@ -23,6 +24,10 @@ fn attempt(machine: u32, lease: u128, number: u32) -> RecoveryAttempt {
 fn recovered(table: &mut LeaseTable, machine: u32, lease: u128, now: u64) -> TableChanges {
     let attempt = attempt(machine, lease, 0);
     table.apply(LeaseInput::RecoveryFinished(attempt, Ok(())), at(now)).unwrap()
+}
+
+fn cancelled() -> Failure {
+    Failure::new(FailureKind::JobCancelled, "The job was cancelled as requested.")
 }
 
 fn grant(table: &mut LeaseTable, count: u32, now: u64) -> Vec<String> {
@@ -142,7 +147,6 @@ fn an_operator_ends_such_a_release_by_a_quarantine() {
     let quarantine = |table: &mut LeaseTable, now| {
         table.apply(LeaseInput::QuarantineMachine(key(1), by_operator()), at(now)).unwrap()
     };
-    assert!(quarantine(&mut table, 2).leases.is_empty(), "it met no fault yet");
     table.apply(LeaseInput::ReleaseFinished(id(1), Err(host_failed())), at(3)).unwrap();
     let changes = quarantine(&mut table, 4);
     let ended = &changes.leases[&id(1)];
@@ -150,6 +154,115 @@ fn an_operator_ends_such_a_release_by_a_quarantine() {
     assert_eq!(table.ledger(&key(1)).unwrap().quarantine, Some(by_operator()));
     let late = table.apply(LeaseInput::ReleaseFinished(id(1), Ok(())), at(5)).unwrap();
     assert!(late.leases.is_empty() && late.ledgers.is_empty());
+}
+
+#[test]
+fn a_quarantine_by_a_person_stops_what_otter_does_by_itself() {
+    let mut table = empty(rules());
+    ask(&mut table, 1, false, false, &all(1), at(0)).unwrap();
+    end(&mut table, 1, EndReason::Released, at(1));
+    let quarantine = |table: &mut LeaseTable, now| {
+        table.apply(LeaseInput::QuarantineMachine(key(1), by_operator()), at(now)).unwrap()
+    };
+    assert!(quarantine(&mut table, 2).leases.is_empty(), "the release met no fault yet");
+    let outcome = Err(host_failed());
+    let ended = table.apply(LeaseInput::ReleaseFinished(id(1), outcome), at(3)).unwrap();
+    assert_eq!((state(&ended, 1), ended.leases[&id(1)].warnings.len()), (LeaseState::Released, 1));
+    assert_eq!(ended.follow_ups, []);
+
+    for outcome in [host_failed(), cancelled(), failed()] {
+        let mut table = empty(rules());
+        ask(&mut table, 1, true, true, &all(1), at(0)).unwrap();
+        quarantine(&mut table, 1);
+        let finished = LeaseInput::PrepareFinished(id(1), Err(outcome));
+        let queued = table.apply(finished, at(2)).unwrap();
+        assert_eq!((state(&queued, 1), queued.follow_ups), (LeaseState::Queued, vec![]));
+        let ledger = table.ledger(&key(1)).unwrap();
+        assert_eq!((&ledger.quarantine, &ledger.recovery), (&Some(by_operator()), &None));
+    }
+}
+
+#[test]
+fn a_job_that_a_person_cancelled_gives_the_machine_back() {
+    let mut table = empty(rules());
+    ask(&mut table, 1, true, true, &all(1), at(0)).unwrap();
+    let finished = LeaseInput::PrepareFinished(id(1), Err(cancelled()));
+    let queued = table.apply(finished, at(1)).unwrap();
+    assert_eq!((state(&queued, 1), &queued.leases[&id(1)].setback), (LeaseState::Queued, &None));
+    assert_eq!(queued.follow_ups, [FollowUp::Recover(attempt(1, 1, 0), Duration::ZERO)]);
+    let again = LeaseInput::RecoveryFinished(attempt(1, 1, 0), Err(cancelled()));
+    let again = table.apply(again, at(2)).unwrap();
+    assert_eq!(again.follow_ups, [FollowUp::Recover(attempt(1, 1, 1), Duration::from_secs(5))]);
+    let ledger = table.ledger(&key(1)).unwrap();
+    assert!(ledger.quarantine.is_none());
+    let recovery = ledger.recovery.as_ref().unwrap();
+    assert_eq!(recovery.machine.as_ref().unwrap().id, MachineId::from_backend("1"));
+
+    let mut table = empty(rules());
+    ask(&mut table, 1, false, false, &all(1), at(0)).unwrap();
+    end(&mut table, 1, EndReason::Released, at(1));
+    let finished = LeaseInput::ReleaseFinished(id(1), Err(cancelled()));
+    let ended = table.apply(finished, at(2)).unwrap();
+    assert_eq!((state(&ended, 1), ended.leases[&id(1)].warnings.len()), (LeaseState::Released, 1));
+    assert_eq!(ended.follow_ups, [FollowUp::Recover(attempt(1, 1, 0), Duration::ZERO)]);
+    let ledger = table.ledger(&key(1)).unwrap();
+    assert!(ledger.quarantine.is_none() && ledger.is_set_aside());
+}
+
+#[test]
+fn a_success_ends_the_fault_of_its_own_pools_only() {
+    let mut table = empty(rules());
+    let machines = all(5);
+    // Leases 1 to 4 get the machines of the same numbers.
+    for number in 1..=5 {
+        ask(&mut table, number, true, false, &machines, at(0)).unwrap();
+    }
+    for number in 1..=4 {
+        prepare_fails(&mut table, number, 1);
+    }
+    let has_fault = |table: &LeaseTable, one: u32, other: u32| {
+        table.pool_fault([key(one), key(other)].iter()).is_some()
+    };
+    assert!(has_fault(&table, 1, 3) && has_fault(&table, 2, 4));
+    table.apply(LeaseInput::PrepareFinished(id(5), Ok(())), at(2)).unwrap();
+    assert!(!has_fault(&table, 1, 3), "the fifth machine is of this pool");
+    assert!(has_fault(&table, 2, 4));
+}
+
+#[test]
+fn all_leases_of_a_pool_wait_for_its_pause_which_grows_whoever_fails() {
+    let mut table = empty(rules());
+    let both = [machine(1, true), machine(3, true)];
+    let fail_both = |table: &mut LeaseTable, now| {
+        for number in 1..=2 {
+            let held = table.get(id(number)).unwrap().lease.machine.clone().unwrap();
+            prepare_fails(table, number, now);
+            let attempt = RecoveryAttempt {
+                machine: MachineKey::from_identity(&held),
+                lease: id(number),
+                number: 0,
+            };
+            table.apply(LeaseInput::RecoveryFinished(attempt, Ok(())), at(now)).unwrap();
+        }
+    };
+    let grants = |table: &mut LeaseTable, now| {
+        table.apply(LeaseInput::TimePassed, at(now)).unwrap();
+        table.apply(LeaseInput::GrantQueued(&both), at(now)).unwrap().leases.len()
+    };
+    for number in 1..=2 {
+        ask(&mut table, number, true, true, &both, at(0)).unwrap();
+    }
+    fail_both(&mut table, 1);
+    assert_eq!((grants(&mut table, 5), grants(&mut table, 6)), (0, 2));
+    // A lease that is new in the pool gets the pause of the pool.
+    end(&mut table, 1, EndReason::Released, at(7));
+    table.apply(LeaseInput::ReleaseFinished(id(1), Ok(())), at(7)).unwrap();
+    ask(&mut table, 3, true, true, &both, at(7)).unwrap();
+    let held = table.get(id(3)).unwrap().lease.machine.is_some();
+    assert!(held, "the pause of the pool is over");
+    prepare_fails(&mut table, 3, 8);
+    let pause = table.pool_fault([key(1), key(3)].iter()).unwrap().retry_at;
+    assert_eq!(pause, at(18).wall, "10 s, twice the last pause of the pool");
 }
 
 #[test]
@@ -277,7 +390,7 @@ fn a_restart_tries_at_once_and_remembers_the_failures() {
     let leases: Vec<Lease> = table.open_leases().map(|open| Lease::clone(&open.lease)).collect();
     let mut stored = LeaseTable::from_stored(rules(), leases, BTreeMap::new(), None, at(3));
     let met = stored.pool_fault([key(1), key(2)].iter()).unwrap();
-    assert_eq!(met.code, FailureKind::InsufficientResources);
+    assert_eq!((met.code, met.since), (FailureKind::InsufficientResources, at(1).wall));
     let granted = stored.apply(LeaseInput::GrantQueued(&all(2)), at(3)).unwrap();
     assert_eq!(granted.leases[&id(1)].machine_name.as_deref(), Some("qubes-1"));
     let again =

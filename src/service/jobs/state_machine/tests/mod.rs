@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
+use super::protocol::OtherJobs;
 use super::{Input, Interrupt, JobRules, JobStateMachine};
 use crate::domain::call::{CallKind, Evidence, RecentTask, SnapshotEvidence};
 use crate::domain::failure::FailureKind;
 use crate::domain::fault_origin::FaultOrigin;
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
-use crate::domain::job::JobRequest;
+use crate::domain::job::{Job, JobRequest, JobState};
 use crate::domain::origin::Actor;
 use crate::domain::power::PowerState;
 use crate::hypervisor::HostErrorKind;
@@ -163,4 +164,25 @@ fn a_deadline_that_passes_while_the_host_is_away_has_the_outage_as_its_cause() {
     assert_eq!(failure.kind, FailureKind::DeadlineExceeded);
     assert_eq!(failure.cause, Some(FailureKind::HostUnreachable));
     assert_eq!(failure.origin(), FaultOrigin::Host);
+}
+
+#[test]
+fn a_deadline_that_passes_while_the_host_answers_has_no_outage_as_its_cause() {
+    let mut waiting = JobStateMachine::from_queued(job(JobRequest::PowerOff), RULES);
+    waiting.start(start());
+    waiting.step(Input::Saved, start());
+    waiting.interrupt(Interrupt::Deadline { question: false }, start());
+    let read = Ok((machine(PowerState::On), OtherJobs::default()));
+    waiting.step(Input::Examined(read), start());
+    let failure = waiting.job().error.clone().unwrap();
+    assert_eq!((failure.kind, failure.cause), (FailureKind::DeadlineExceeded, None));
+    assert_eq!(failure.origin(), FaultOrigin::Machine);
+
+    // otter was down until the deadline.
+    let running = waiting.job().clone();
+    let running = Job { state: JobState::Running, error: None, finished_at: None, ..running };
+    let (mut resumed, _) = JobStateMachine::resume(running, RULES);
+    resumed.interrupt(Interrupt::Deadline { question: false }, start());
+    let failure = resumed.job().error.clone().unwrap();
+    assert_eq!(failure.cause, Some(FailureKind::HostUnreachable));
 }

@@ -2,6 +2,7 @@
 //! table of the leases says.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -18,8 +19,13 @@ use crate::domain::lease::{Lease, LeaseState, Quarantine, Recovery, Setback};
 use crate::service::leases::matching::CandidateMachine;
 
 impl Transition<'_> {
-    /// Tries a release again that met a fault of the host.
+    /// Tries a release again that met a fault of the host, unless a person quarantined the machine.
     pub(super) fn release_again(&mut self, id: LeaseId, failure: &Failure) {
+        let machine = self.table.leases.get(&id).and_then(|open| open.lease.machine.as_ref());
+        let key = machine.map(MachineKey::from_identity);
+        if key.is_some_and(|key| self.is_quarantined_by_person(&key)) {
+            return self.end_without_release(id, &failure.detail);
+        }
         let pause = self.meet_host_fault(id, LeaseStep::Release, failure);
         self.change_lease(id, |lease, now| {
             lease.job = None;
@@ -46,8 +52,10 @@ impl Transition<'_> {
         let (key, before) = (MachineKey::from_identity(machine), open.lease.setback.as_ref());
         let setback = Setback::after(before, failure.clone(), &key.0, self.now.wall);
         let pause = self.fault_pause(setback.attempts);
+        let longest = self.table.rules.max_fault_pause;
+        let pause = self.table.host_faults.pool_pause(&key, failure, pause, longest);
         self.change_lease(id, |lease, _| lease.setback = Some(setback));
-        self.table.host_faults.record(key, step, failure, pause, self.now);
+        self.table.host_faults.record(key, step, failure, (self.now.wall, pause), self.now);
         pause
     }
 
@@ -56,22 +64,58 @@ impl Transition<'_> {
         pause_after(failures, rules.fault_pause, rules.max_fault_pause)
     }
 
-    /// Releases a machine that its lease no longer holds. It is not granted until that succeeded.
-    pub(super) fn give_back(&mut self, machine: &MachineKey, id: LeaseId) {
-        let Some(open) = self.table.leases.get(&id) else { return };
+    /// A step of a lease succeeded, which shows that the host works for the pools of its machine.
+    pub(super) fn step_succeeded(&mut self, id: LeaseId, step: LeaseStep) {
+        let machine = self.table.leases.get(&id).and_then(|open| open.lease.machine.as_ref());
+        let Some(key) = machine.map(MachineKey::from_identity) else { return };
+        self.table.host_faults.succeeded(&key, step);
+    }
+
+    /// Plans the release of a machine that its lease is about to leave. It is not granted until
+    /// that succeeded.
+    pub(super) fn give_back(&mut self, id: LeaseId) {
+        let Some((key, recovery)) = self.new_recovery(id, Duration::ZERO) else { return };
+        if !self.is_quarantined_by_person(&key) {
+            self.change_ledger(&key, |ledger| ledger.recovery = Some(recovery));
+        }
+    }
+
+    /// The release of the machine of a lease, after a pause, once the lease has left it.
+    fn new_recovery(&self, id: LeaseId, pause: Duration) -> Option<(MachineKey, Recovery)> {
+        let lease = &self.table.leases.get(&id)?.lease;
+        let machine = lease.machine.clone()?;
         let recovery = Recovery {
             lease: id,
-            snapshot: open.lease.release.snapshot.clone(),
+            snapshot: lease.release.snapshot.clone(),
             attempts: 0,
-            pause: Duration::ZERO,
-            retry_at: self.now.wall,
+            pause,
+            retry_at: self.now.wall.saturating_add(pause).unwrap_or(Timestamp::MAX),
+            machine: Some(machine),
         };
+        Some((MachineKey::from_identity(recovery.machine.as_ref()?), recovery))
+    }
+
+    /// A lease no longer holds its machine: if the machine still has to be released, that begins
+    /// now.
+    pub(super) fn machine_left(&mut self, id: LeaseId, machine: &MachineKey) {
         let now = self.now.wall;
+        let mut is_due = false;
         self.change_ledger(machine, |ledger| {
             ledger.last_lease_end = Some(now);
-            ledger.recovery = Some(recovery);
+            if let Some(recovery) = ledger.recovery.as_mut().filter(|due| due.lease == id) {
+                recovery.retry_at = now.saturating_add(recovery.pause).unwrap_or(Timestamp::MAX);
+                is_due = true;
+            }
         });
-        self.start_recovery(machine);
+        if is_due {
+            self.start_recovery(machine);
+        }
+    }
+
+    /// Whether a person quarantined the machine, so that otter does nothing with it by itself.
+    fn is_quarantined_by_person(&self, machine: &MachineKey) -> bool {
+        let quarantine = self.table.ledger(machine).and_then(|ledger| ledger.quarantine.as_ref());
+        quarantine.is_some_and(|quarantine| !quarantine.automatic)
     }
 
     /// Starts the next attempt of a machine's recovery after its pause.
@@ -92,7 +136,7 @@ impl Transition<'_> {
         }
         let machine = &attempt.machine;
         let Err(failure) = outcome else {
-            self.table.host_faults.succeeded(LeaseStep::Release);
+            self.table.host_faults.succeeded(machine, LeaseStep::Release);
             self.change_ledger(machine, |ledger| {
                 ledger.recovery = None;
                 ledger.quarantine.take_if(|quarantine| quarantine.automatic);
@@ -101,7 +145,8 @@ impl Transition<'_> {
         };
         let Some(ledger) = self.table.ledger(machine).cloned() else { return };
         let attempts = attempt.number.saturating_add(1);
-        let is_of_machine = failure.origin() == FaultOrigin::Machine;
+        let origin = failure.origin();
+        let is_of_machine = origin == FaultOrigin::Machine;
         let retry = self.table.rules.quarantine_retry;
         let pause = match (&ledger.quarantine, &ledger.recovery) {
             (None, _) if is_of_machine => retry,
@@ -122,10 +167,11 @@ impl Transition<'_> {
             };
             self.change_ledger(machine, |ledger| ledger.quarantine = Some(quarantine));
         }
-        if !is_of_machine {
+        if !is_of_machine && origin != FaultOrigin::Person {
             // The pause of a quarantined machine is too long for others to wait for it.
             let (key, pause) = (machine.clone(), self.fault_pause(attempts));
-            self.table.host_faults.record(key, LeaseStep::Release, &failure, pause, now);
+            let times = (now.wall, pause);
+            self.table.host_faults.record(key, LeaseStep::Release, &failure, times, now);
         }
         self.change_ledger(machine, |ledger| {
             if let Some(recovery) = &mut ledger.recovery {
@@ -151,10 +197,14 @@ impl Transition<'_> {
                 && lease.setback.is_some()
                 && held.as_ref() == Some(machine)
         });
-        let Some(id) = stuck.map(|open| open.lease.id) else { return };
+        let Some(lease) = stuck.map(|open| Arc::clone(&open.lease)) else { return };
+        let detail = lease.setback.as_ref().map_or("", |setback| setback.failure.detail.as_str());
+        self.end_without_release(lease.id, detail);
+    }
+
+    /// Ends a lease whose machine an operator quarantined before its release succeeded.
+    fn end_without_release(&mut self, id: LeaseId, detail: &str) {
         self.change_lease(id, |lease, now| {
-            let detail =
-                lease.setback.as_ref().map_or("", |setback| setback.failure.detail.as_str());
             let warning =
                 format!("An operator quarantined the machine before it was released: {detail}");
             lease.warn(warning);
@@ -179,37 +229,26 @@ impl Transition<'_> {
         }
     }
 
+    /// Quarantines the machine of a lease. Its release without a lease begins once the lease has
+    /// left it.
     pub(super) fn quarantine_machine(&mut self, id: LeaseId, reason: &str) {
-        let Some(open) = self.table.leases.get(&id) else { return };
-        let Some(machine) = &open.lease.machine else { return };
-        let (key, job, since) = (MachineKey::from_identity(machine), open.lease.job, self.now.wall);
+        let job = self.table.leases.get(&id).and_then(|open| open.lease.job);
+        let pause = self.table.rules.quarantine_retry;
+        let Some((key, recovery)) = self.new_recovery(id, pause) else { return };
         let quarantine = Quarantine {
             reason: reason.to_owned(),
             by: "otter".to_owned(),
-            since,
+            since: self.now.wall,
             automatic: true,
             job,
         };
-        let pause = self.table.rules.quarantine_retry;
-        let recovery = Recovery {
-            lease: id,
-            snapshot: open.lease.release.snapshot.clone(),
-            attempts: 0,
-            pause,
-            retry_at: since.saturating_add(pause).unwrap_or(Timestamp::MAX),
-        };
         // A quarantine by an operator stays.
-        let mut is_new = false;
         self.change_ledger(&key, |ledger| {
             if ledger.quarantine.as_ref().is_none_or(|quarantine| quarantine.automatic) {
                 ledger.quarantine = Some(quarantine);
-                is_new = ledger.recovery.is_none();
                 ledger.recovery.get_or_insert(recovery);
             }
         });
-        if is_new {
-            self.start_recovery(&key);
-        }
     }
 }
 
@@ -237,7 +276,8 @@ impl OpenLease {
             (Some(setback), Some(retry_at)) if retry_at > elapsed => {
                 setback.attempts == 1 && !setback.machines.contains(&key.0) && !waits
             }
-            (Some(_), _) => true,
+            // The pause of its pool may be longer than its own.
+            (Some(_), _) => !waits,
             // A lease that cannot wait is tried, and fails with the fault.
             (None, _) => !waits || prepare.is_none() || queue_for.is_none(),
         }
