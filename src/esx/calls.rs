@@ -18,7 +18,8 @@ use crate::hypervisor::{Accepted, CallError, HostError, HostErrorKind};
 /// # Errors
 /// [`CallError::Refused`] if no connection was made or the host answered with a fault.
 /// [`CallError::Lost`] after any other failure, and after a fault by which a vCenter reports that
-/// it lost its connection to the host.
+/// it lost its connection to the host ([`HostError::outcome_uncertain`]; from the host itself, such
+/// a fault is a refusal).
 pub async fn call(
     session: &Session,
     machine: &MachineId,

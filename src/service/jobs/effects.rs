@@ -202,6 +202,14 @@ impl Runner<'_> {
                 tracing::debug!(job = %job.id, error = cause, "the host refused");
                 CallResult::Refused(HostFailure::from(&error))
             }
+            // The task of a call may end with the same fault, and then means the same.
+            Err(CallError::Lost(error))
+                if error.outcome_uncertain && !self.is_behind_a_manager() =>
+            {
+                let cause = &error as &dyn std::error::Error;
+                tracing::debug!(job = %job.id, error = cause, "the host itself refused");
+                CallResult::Refused(HostFailure::from(&error))
+            }
             Err(CallError::Lost(error)) => {
                 let cause = &error as &dyn std::error::Error;
                 tracing::warn!(job = %job.id, error = cause, "the answer was lost");

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::protocol::{Blocker, CallResult, Effect, ExamineResult, OtherJobs, TaskEnd};
 use super::{AfterSave, JobEnd, JobStateMachine, RETRY_PAUSE, RunState};
-use crate::domain::call::{Evidence, HostCall};
+use crate::domain::call::{CallKind, Evidence, HostCall};
 use crate::domain::failure::Failure;
 use crate::domain::job::{Intent, JobKind, JobStep, JobStepState, StepName};
 use crate::domain::lease::Readiness;
@@ -63,7 +63,8 @@ impl JobStateMachine {
             self.finish_step(JobStepState::Skipped, Some(ALREADY), now);
             return self.end(JobEnd::Succeeded, now);
         }
-        if self.job.cancel_requested_at.is_some() {
+        let must_go_on = matches!(&plan, Plan::Call(call) if self.must_finish(call));
+        if self.job.cancel_requested_at.is_some() && !must_go_on {
             return self.end(JobEnd::Cancelled(self.cancelled_failure()), now);
         }
         // The release of a machine that is on pulls the plug in spite of a question.
@@ -83,7 +84,7 @@ impl JobStateMachine {
         if about_to_be_on {
             return self.block(Blocker::Busy, Effect::Pause(RETRY_PAUSE), now);
         }
-        if self.is_overdue() {
+        if self.is_overdue() && !must_go_on {
             return self.end(JobEnd::Failed(self.blocked_failure()), now);
         }
         match plan {
@@ -101,6 +102,25 @@ impl JobStateMachine {
             Plan::Done => self.end(JobEnd::Succeeded, now),
             Plan::Fail(failure) => self.end(JobEnd::Failed(self.with_context(failure)), now),
         }
+    }
+
+    /// Whether this call must be sent although the job was cancelled or its deadline passed: the job
+    /// powered a suspended machine on in order to power it off, and must not leave it on.
+    pub(super) fn must_finish(&self, call: &HostCall) -> bool {
+        let powers_off = matches!(self.job.kind(), JobKind::MachineKill | JobKind::LeaseRelease);
+        let powered_on = StepName::Call(CallKind::PowerOn);
+        powers_off
+            && *call == HostCall::PowerOff
+            && !self.is_grace_over()
+            && self.job.steps.iter().any(|step| {
+                step.name == powered_on && step.state == JobStepState::Succeeded
+            })
+    }
+
+    /// Whether the current call must be sent, and its task must not be cancelled; see
+    /// [`Self::must_finish`].
+    pub(super) fn must_finish_current_call(&self) -> bool {
+        self.job.intent.as_ref().is_some_and(|intent| self.must_finish(&intent.call))
     }
 
     /// The failure if the job may not change the machine's current snapshots. They may have changed

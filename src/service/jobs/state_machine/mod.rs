@@ -365,7 +365,10 @@ impl JobStateMachine {
             (
                 RunState::FollowingTask(task),
                 Interrupt::Deadline { .. } | Interrupt::QuestionUnanswered(_),
-            ) => Reaction { cancel_task: Some(task.clone()), instead: None },
+            ) => {
+                let may_cancel = !self.must_finish_current_call();
+                Reaction { cancel_task: may_cancel.then(|| task.clone()), instead: None }
+            }
             // A request to a guest cannot be cancelled, and the guest may still obey.
             (RunState::WatchingGuest, Interrupt::Cancel(_)) => {
                 Self::replace_effect(self.save(AfterSave::WatchGuest))
@@ -439,10 +442,12 @@ impl JobStateMachine {
     fn on_saved(&mut self, after: AfterSave, now: Timestamp) -> Effect {
         match after {
             AfterSave::ReadMachine => self.read_before_call(),
-            AfterSave::Call if self.job.cancel_requested_at.is_some() => {
+            AfterSave::Call
+                if self.job.cancel_requested_at.is_some() && !self.must_finish_current_call() =>
+            {
                 self.end_after_call_not_run(JobEnd::Cancelled(self.cancelled_failure()), now)
             }
-            AfterSave::Call if self.is_overdue() => {
+            AfterSave::Call if self.is_overdue() && !self.must_finish_current_call() => {
                 self.end_after_call_not_run(JobEnd::Failed(self.blocked_failure()), now)
             }
             AfterSave::Call => match self.job.intent.as_ref().map(|intent| intent.call.clone()) {
@@ -478,7 +483,8 @@ impl JobStateMachine {
     fn follow(&mut self, task: TaskId) -> Effect {
         self.run_state = RunState::FollowingTask(task.clone());
         // A request to cancel that came before the task existed applies to this task.
-        if self.is_overdue() || self.job.cancel_requested_at.is_some() {
+        let is_over = self.is_overdue() || self.job.cancel_requested_at.is_some();
+        if is_over && !self.must_finish_current_call() {
             Effect::CancelAndFollow(task)
         } else {
             Effect::Follow(task)

@@ -13,16 +13,16 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::protocol::OtherJobs;
+use super::protocol::{CallResult, Effect, ObservedMachine, OtherJobs, TaskEnd};
 use super::{Input, Interrupt, JobRules, JobStateMachine};
-use crate::domain::call::{CallKind, Evidence, RecentTask, SnapshotEvidence};
+use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask, SnapshotEvidence};
 use crate::domain::failure::FailureKind;
 use crate::domain::fault_origin::FaultOrigin;
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::job::{Job, JobRequest, JobState};
 use crate::domain::origin::Actor;
 use crate::domain::power::PowerState;
-use crate::hypervisor::HostErrorKind;
+use crate::hypervisor::{Accepted, HostErrorKind};
 use crate::service::host_failure::HostFailure;
 use crate::service::jobs::samples::{evidence, job, snapshot_evidence, start};
 
@@ -185,4 +185,41 @@ fn a_deadline_that_passes_while_the_host_answers_has_no_outage_as_its_cause() {
     resumed.interrupt(Interrupt::Deadline { question: false }, start());
     let failure = resumed.job().error.clone().unwrap();
     assert_eq!(failure.cause, Some(FailureKind::HostUnreachable));
+}
+
+#[test]
+fn a_suspended_machine_that_was_powered_on_to_be_powered_off_is_not_left_on() {
+    let release = JobRequest::Release { keep_power: false, snapshot: None };
+    for request in [JobRequest::Kill, release] {
+        let cancel = Interrupt::Cancel(Actor::otter());
+        for interrupt in [cancel, Interrupt::Deadline { question: false }] {
+            let mut killing = JobStateMachine::from_queued(job(request.clone()), RULES);
+            let read = |power| Input::Examined(Ok((machine(power), OtherJobs::default())));
+            let task = |name| Input::Called(CallResult::Accepted(Accepted::Task(
+                TaskId::from_backend(name),
+            )));
+            let done = || Input::TaskEnded(TaskEnd::Succeeded { snapshot: None });
+            killing.start(start());
+            killing.step(Input::Saved, start());
+            killing.step(read(PowerState::Suspended), start());
+            let on = killing.step(Input::Saved, start());
+            assert_eq!(on, Effect::Call(HostCall::PowerOn), "{request:?}");
+            killing.step(task("t1"), start());
+            killing.step(Input::Saved, start());
+            killing.step(done(), start());
+            killing.interrupt(interrupt.clone(), start());
+            killing.step(Input::Saved, start());
+            killing.step(read(PowerState::On), start());
+            let off = killing.step(Input::Saved, start());
+            assert_eq!(off, Effect::Call(HostCall::PowerOff), "{request:?} {interrupt:?}");
+            killing.step(task("t2"), start());
+            let followed = killing.step(Input::Saved, start());
+            assert_eq!(followed, Effect::Follow(TaskId::from_backend("t2")));
+            killing.step(done(), start());
+            killing.step(Input::Saved, start());
+            killing.step(read(PowerState::Off), start());
+            killing.step(Input::Synced(Some(ObservedMachine::default())), start());
+            assert_eq!(killing.job().state, JobState::Succeeded, "{request:?} {interrupt:?}");
+        }
+    }
 }
