@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::harness::{Answer, Lab, LabOptions, eventually, machine_path, on_every_host};
 use otter::app::Settings;
-use otter::simulator::{Fault, Pace};
+use otter::simulator::{Disruption, Fault, Pace};
 
 on_every_host! {
     async fn a_get_with_wait_is_200_for_any_outcome(lab: &Lab) {
@@ -161,6 +161,18 @@ async fn a_failed_task_has_the_fault_of_the_host() {
             "failed"
         );
     }
+}
+
+/// Only a vCenter answers so if it loses its host, and the call may have run.
+#[tokio::test]
+async fn a_fault_of_the_host_itself_in_the_answer_to_a_call_is_a_refusal() {
+    let lab = Lab::start().await;
+    let fault = Fault::new("SystemError", "A general system error occurred.");
+    lab.control().disrupt_next("PowerOffVM_Task", Disruption::Fault(fault));
+    let problem = lab.post("/v1/machines/31/power?wait=30s", json!({"action": "off"})).await;
+    let problem = problem.problem(422, "host-rejected");
+    assert_eq!(problem.json["fault"]["type"], "SystemError");
+    assert_eq!(lab.control().calls("PowerOffVM_Task"), 1);
 }
 
 /// The host reboots while it creates a snapshot, so the job fails with a status that

@@ -346,14 +346,19 @@ fn internal_error() -> Failure {
 /// the key alone does not name it.
 ///
 /// # Errors
-/// `ambiguous-name` if an earlier version stored the recovery, and several machines have its key.
+/// `inventory-loading` if the host cannot read the machine. `ambiguous-name` if an earlier version stored the recovery, and several machines have its key.
 fn machine_of<'m>(
     attempt: &RecoveryAttempt,
     recovery: &Recovery,
     machines: &'m [Arc<Machine>],
 ) -> Result<Option<&'m Arc<Machine>>, Failure> {
     if let Some(known) = &recovery.machine {
-        return Ok(machines.iter().find(|machine| known.can_be(&machine.identity())));
+        let same = machines.iter().find(|machine| known.agrees_with(&machine.identity()));
+        if same.is_none() && machines.iter().any(|machine| known.can_be(&machine.identity())) {
+            let detail = "The host cannot read the configuration of the machine.";
+            return Err(Failure::new(FailureKind::InventoryLoading, detail));
+        }
+        return Ok(same);
     }
     let mut with_key = machines
         .iter()
@@ -433,4 +438,48 @@ fn resolve(
     let index = snapshots.items.iter().position(|other| other.id == snapshot.id);
     let path = index.and_then(|index| snapshots.paths().get(index).cloned()).unwrap_or_default();
     Ok(Some((snapshot.id.clone(), path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::machine::MachineIdentity;
+    use crate::service::inventory::samples;
+
+    #[test]
+    fn a_recovery_finds_the_copy_that_its_lease_held() {
+        let copy = |id: &str| {
+            let machine = samples::machine(id, "copy");
+            Arc::new(Machine { instance_uuid: Some("one-for-both".to_owned()), ..machine })
+        };
+        let machines = [copy("1"), copy("2")];
+        let recovery = |machine: Option<MachineIdentity>| Recovery {
+            lease: LeaseId::new(Uuid::from_u128(1)),
+            machine,
+            snapshot: None,
+            attempts: 0,
+            pause: Duration::ZERO,
+            retry_at: Timestamp::UNIX_EPOCH,
+        };
+        let held = recovery(Some(machines[1].identity()));
+        let attempt =
+            RecoveryAttempt::new(MachineKey::from_identity(&machines[1].identity()), &held);
+        let found = |recovery: &Recovery, machines: &[Arc<Machine>]| {
+            let found = machine_of(&attempt, recovery, machines);
+            found.map(|found| found.map(|machine| machine.id.clone()))
+        };
+        assert_eq!(found(&held, &machines).unwrap(), Some(machines[1].id.clone()));
+        assert_eq!(found(&held, &machines[..1]).unwrap(), None, "the other copy is not it");
+        let earlier = recovery(None);
+        assert_eq!(found(&earlier, &machines[..1]).unwrap(), Some(machines[0].id.clone()));
+        let ambiguous = found(&earlier, &machines).unwrap_err();
+        assert_eq!(ambiguous.kind, FailureKind::AmbiguousName);
+        let unreadable =
+            Machine { instance_uuid: None, path: None, ..Machine::clone(&machines[1]) };
+        let unreadable = found(&held, &[Arc::new(unreadable)]).unwrap_err();
+        assert_eq!(unreadable.kind, FailureKind::InventoryLoading);
+    }
 }

@@ -112,9 +112,11 @@ impl JobStateMachine {
         powers_off
             && *call == HostCall::PowerOff
             && !self.is_grace_over()
-            && self.job.steps.iter().any(|step| {
-                step.name == powered_on && step.state == JobStepState::Succeeded
-            })
+            && self
+                .job
+                .steps
+                .iter()
+                .any(|step| step.name == powered_on && step.state == JobStepState::Succeeded)
     }
 
     /// Whether the current call must be sent, and its task must not be cancelled; see

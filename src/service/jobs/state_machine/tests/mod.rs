@@ -195,9 +195,9 @@ fn a_suspended_machine_that_was_powered_on_to_be_powered_off_is_not_left_on() {
         for interrupt in [cancel, Interrupt::Deadline { question: false }] {
             let mut killing = JobStateMachine::from_queued(job(request.clone()), RULES);
             let read = |power| Input::Examined(Ok((machine(power), OtherJobs::default())));
-            let task = |name| Input::Called(CallResult::Accepted(Accepted::Task(
-                TaskId::from_backend(name),
-            )));
+            let task = |name| {
+                Input::Called(CallResult::Accepted(Accepted::Task(TaskId::from_backend(name))))
+            };
             let done = || Input::TaskEnded(TaskEnd::Succeeded { snapshot: None });
             killing.start(start());
             killing.step(Input::Saved, start());
