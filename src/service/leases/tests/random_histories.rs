@@ -329,6 +329,17 @@ impl Model {
         Ok(())
     }
 
+    /// Whether a pool of this machine waits for the end of a fault of the host.
+    fn is_pool_waiting(&self, machine: &CandidateMachine) -> bool {
+        machine.pools.iter().any(|pool| {
+            let others = self.candidates().into_iter().filter(|other| other.pools.contains(pool));
+            let keys: Vec<MachineKey> =
+                others.map(|other| MachineKey::from_identity(&other.identity)).collect();
+            let fault = self.table.pool_fault(keys.iter());
+            fault.is_some_and(|fault| fault.retry_at > self.now.wall)
+        })
+    }
+
     /// Grants machines, and checks that no machine went to a later lease than one that it matches.
     fn check_fairness(&mut self) -> Result<(), String> {
         let candidates = self.candidates();
@@ -344,8 +355,8 @@ impl Model {
             let still_queued =
                 self.table.get(*id).filter(|open| open.lease.state == LeaseState::Queued);
             let Some(open) = still_queued else { continue };
-            // A lease that may meet a fault of the host waits for its retry.
-            if open.lease.setback.is_some() || open.lease.prepare.is_some() {
+            // A lease that met a fault of the host waits for its retry.
+            if open.lease.setback.is_some() {
                 continue;
             }
             for later in &queued[place + 1..] {
@@ -355,6 +366,11 @@ impl Model {
                     continue;
                 };
                 let taken = candidates.iter().find(|candidate| candidate.identity == granted);
+                // With a preparation it also waits for the retry of the pool.
+                let may_wait = |candidate: &CandidateMachine| {
+                    open.lease.prepare.is_some() && self.is_pool_waiting(candidate)
+                };
+                let taken = taken.filter(|candidate| !may_wait(candidate));
                 if taken.is_some_and(|candidate| {
                     Selection::new(&open.lease, std::slice::from_ref(candidate)).includes(candidate)
                 }) {
