@@ -208,8 +208,11 @@ impl LeaseInvariants {
 
     fn check_end(&mut self, lease: &Lease, disk: &Committed) {
         let Some(key) = lease.machine.as_ref().map(MachineKey::from_identity) else { return };
-        let is_quarantined =
-            disk.machines.get(&key.0).is_some_and(|ledger| ledger.quarantine.is_some());
+        // A machine that still has to be released is not granted before.
+        let is_set_aside = disk
+            .machines
+            .get(&key.0)
+            .is_some_and(|stored| stored.quarantine.is_some() || stored.recovery.is_some());
         let gone = lease.end.as_ref().is_some_and(|end| end.reason == EndReason::MachineGone);
         let proven = disk.jobs.values().any(|job| {
             job.lease == Some(lease.id)
@@ -217,7 +220,7 @@ impl LeaseInvariants {
                 && job.state == JobState::Succeeded
                 && MachineKey::from_identity(job.target.machine().unwrap()) == key
         });
-        self.require(is_quarantined || proven && !gone, || {
+        self.require(is_set_aside || proven && !gone, || {
             format!("{key:?} is free, and the release of {} did not succeed", lease.id)
         });
     }
