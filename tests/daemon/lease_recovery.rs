@@ -307,7 +307,7 @@ async fn a_quarantine_without_a_recovery_gets_one_if_it_has_a_failed_job() {
             ended["job"].as_str().unwrap().clone_into(&mut job);
         }
         let shown = daemon.get(&format!("/v1/machines/{id}")).await.expect(200).json;
-        let uuid = shown["instance_uuid"].as_str().unwrap().to_lowercase();
+        let uuid = shown["uuid"].as_str().unwrap().to_lowercase();
         keys.push(format!("uuid:{uuid}"));
     }
     daemon.kill();
