@@ -56,8 +56,8 @@ pub struct Esx {
     /// The HTTP proxy through which otter reaches the host. Proxies of the environment are not
     /// used.
     pub proxy: Option<ProxyUrl>,
-    /// The name of the machine that otter runs in. `None`: otter finds the machine by its MAC
-    /// or its BIOS UUID.
+    /// The name of the machine that otter runs in. otter also finds it by its MAC or its BIOS
+    /// UUID.
     pub machine_name: Option<String>,
     pub connect_timeout: Duration,
     /// The maximum duration of an ordinary call.

@@ -25,8 +25,9 @@ pub enum FaultOrigin {
     Person,
 }
 
-/// The faults of the host whose names do not begin with `Insufficient`.
-const OF_THE_HOST: &[&str] = &[
+/// The faults of the resources and datastores of a host whose names do not begin with
+/// `Insufficient`. They decide also as the cause of another fault.
+const OF_RESOURCES: &[&str] = &[
     // Other members of the family of InsufficientResourcesFault.
     "InvalidResourcePoolStructureFault",
     "NumVirtualCpusExceedsLimit",
@@ -41,6 +42,10 @@ const OF_THE_HOST: &[&str] = &[
     "NasConnectionLimitReached",
     "SwapDatastoreNotWritableOnHost",
     "SwapDatastoreUnset",
+];
+
+/// The other faults of the host.
+const OF_THE_HOST: &[&str] = &[
     // A host in maintenance mode answers InvalidState to a power-on. otter never works on a machine
     // that is not connected, whose own state would be the other reason.
     "DisallowedOperationOnFailoverHost",
@@ -70,8 +75,14 @@ const OF_THE_ACCOUNT: &[&str] = &[
     "SecurityError",
 ];
 
-/// What the kernel of the host says of a full datastore, in faults whose types do not tell.
-const NO_SPACE: &str = "No space left on device";
+/// What the kernel of the host says of a full datastore and of missing resources, in faults whose
+/// types do not tell: the texts of `VMK_NO_SPACE`, `VMK_MEM_ADMIT_FAILED` and
+/// `VMK_CPU_ADMIT_FAILED`.
+const WORDS_OF_RESOURCES: &[&str] = &[
+    "No space left on device",
+    "Admission check failed for memory resource",
+    "Admission check failed for cpu resource",
+];
 
 impl Failure {
     /// The origin of this failure. The type of the fault decides; without a fault, the kind.
@@ -88,19 +99,32 @@ impl Failure {
 /// The origin that the type of a fault shows. `None` if the kind of the failure decides.
 fn from_fault(fault: &Fault) -> Option<FaultOrigin> {
     let name = fault.name.as_str();
-    let says_no_space = || {
-        fault.message.contains(NO_SPACE)
-            || fault.details.values().any(|text| text.contains(NO_SPACE))
+    let says_no_resources = || {
+        let mut texts = fault.details.values().chain([&fault.message]);
+        texts.any(|text| WORDS_OF_RESOURCES.iter().any(|words| text.contains(words)))
+    };
+    let has_cause_of_resources = || {
+        let causes = fault.details.get("faultCause").map(String::as_str).unwrap_or_default();
+        causes.split(' ').any(is_of_resources)
     };
     if name == "RestrictedVersion" || name.contains("License") {
         Some(FaultOrigin::Licence)
     } else if OF_THE_ACCOUNT.contains(&name) || name.starts_with("NoPermission") {
         Some(FaultOrigin::Account)
-    } else if OF_THE_HOST.contains(&name) || name.starts_with("Insufficient") || says_no_space() {
+    } else if OF_THE_HOST.contains(&name)
+        || is_of_resources(name)
+        || has_cause_of_resources()
+        || says_no_resources()
+    {
         Some(FaultOrigin::Host)
     } else {
         None
     }
+}
+
+/// Whether a fault of this type is about resources or datastores that machines share.
+fn is_of_resources(name: &str) -> bool {
+    OF_RESOURCES.contains(&name) || name.starts_with("Insufficient")
 }
 
 /// The origin that the kind of a failure shows. A new kind must be decided here.
@@ -256,11 +280,30 @@ mod tests {
     }
 
     #[test]
-    fn a_full_datastore_is_recognized_by_the_words_of_the_kernel() {
-        let mut failed = failure(FailureKind::HostRejected, "GenericVmConfigFault");
-        let fault = failed.fault.as_mut().unwrap();
-        let words = "Failed to extend the swap file. No space left on device.".to_owned();
-        fault.details.insert("faultMessage".to_owned(), words);
-        assert_eq!(failed.origin(), FaultOrigin::Host);
+    fn missing_resources_are_recognized_by_the_words_of_the_kernel() {
+        for words in [
+            "Failed to extend the swap file. No space left on device.",
+            "The virtual machine could not start. Admission check failed for memory resource",
+        ] {
+            let mut failed = failure(FailureKind::HostRejected, "GenericVmConfigFault");
+            let fault = failed.fault.as_mut().unwrap();
+            fault.details.insert("faultMessage".to_owned(), words.to_owned());
+            assert_eq!(failed.origin(), FaultOrigin::Host, "{words}");
+        }
+    }
+
+    #[test]
+    fn a_cause_decides_if_it_is_about_resources() {
+        for (causes, origin) in [
+            ("NoDiskSpace", FaultOrigin::Host),
+            ("FileFault InsufficientMemoryResourcesFault", FaultOrigin::Host),
+            ("FileLocked", FaultOrigin::Machine),
+            ("SystemError", FaultOrigin::Machine),
+        ] {
+            let mut failed = failure(FailureKind::HostRejected, "CannotAccessFile");
+            let fault = failed.fault.as_mut().unwrap();
+            fault.details.insert("faultCause".to_owned(), causes.to_owned());
+            assert_eq!(failed.origin(), origin, "{causes}");
+        }
     }
 }

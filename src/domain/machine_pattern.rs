@@ -14,6 +14,9 @@ use super::names::matches_pattern;
 /// The prefixes of entries that are not patterns.
 const PREFIXES: [&str; 2] = ["uuid", "mac"];
 
+/// Prefixes of which an entry has only the value.
+const PLAIN: [&str; 2] = ["name", "id"];
+
 /// The smallest similarity of an unknown prefix with a known one that is a mistake.
 const SIMILAR: f64 = 0.7;
 
@@ -49,6 +52,9 @@ pub enum InvalidMachinePattern {
     Uuid,
     #[error(transparent)]
     Mac(InvalidMacAddress),
+    /// `name:` and `id:`, which references of the API have.
+    #[error("names and ids have no prefix here; did you mean {value:?}?")]
+    Plain { value: String },
     #[error("there is no prefix {given}:; did you mean {nearest}:?")]
     Prefix { given: String, nearest: &'static str },
 }
@@ -98,6 +104,9 @@ impl FromStr for MachinePattern {
                 Ok(address) => Ok(Self::Mac { address, text: text.to_owned() }),
                 Err(error) => Err(InvalidMachinePattern::Mac(error)),
             },
+            _ if PLAIN.iter().any(|plain| plain.eq_ignore_ascii_case(prefix)) => {
+                Err(InvalidMachinePattern::Plain { value: value.trim().to_owned() })
+            }
             _ => check_prefix(prefix, value).map(|()| Self::NameOrId(text.to_owned())),
         }
     }
@@ -179,6 +188,9 @@ mod tests {
             ("uid:564d4f5c-1f3a-4b60-8a65-7d2c6a1e0b42", "did you mean uuid:?"),
             ("UUID:564d4f5c-1f3a-4b60-8a65-7d2c6a1e0b42", "did you mean uuid:?"),
             ("macs:00:50:56:00:00:01", "did you mean mac:?"),
+            ("name:golden", "did you mean \"golden\"?"),
+            ("Name: golden", "did you mean \"golden\"?"),
+            ("id:16", "did you mean \"16\"?"),
         ] {
             assert!(problem(text).contains(expected), "{text}: {}", problem(text));
         }

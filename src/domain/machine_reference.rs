@@ -6,6 +6,7 @@ use std::str::FromStr;
 use super::ids::{EmptyId, MachineId};
 use super::mac::{InvalidMacAddress, MacAddress};
 use super::machine::{Machine, MachineIdentity};
+use super::machine_uuid::parse_uuid;
 use super::names::{is_name, unescape_vim};
 
 /// A caller's reference to a machine.
@@ -14,7 +15,7 @@ pub enum MachineReference {
     Id(MachineId),
     /// `name:…`, the complete name in one of its forms ([`is_name`]), case-sensitive.
     Name(String),
-    /// `uuid:…` in any case: the instance UUID, or the BIOS UUID if no machine has that instance
+    /// `uuid:…` in any case, with or without dashes: the instance UUID, or the BIOS UUID if no machine has that instance
     /// UUID.
     Uuid(String),
     /// `mac:…`, the address of one of the machine's network cards.
@@ -62,8 +63,11 @@ impl MachineReference {
         &self,
         machines: impl Iterator<Item = &'m M> + Clone,
     ) -> Vec<&'m M> {
-        let same = |uuid: Option<&str>, other: &str| {
-            uuid.is_some_and(|uuid| uuid.eq_ignore_ascii_case(other))
+        let same = |own: Option<&str>, given: &str| {
+            let parsed = parse_uuid(given);
+            own.is_some_and(|own| {
+                own.eq_ignore_ascii_case(given) || (parsed.is_some() && parse_uuid(own) == parsed)
+            })
         };
         match self {
             Self::Id(id) => {
@@ -260,6 +264,22 @@ mod tests {
                 .map(|machine| machine.0.backend_text())
                 .collect();
             assert_eq!(found, ids, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_uuid_is_found_in_each_spelling() {
+        let (own, bios) =
+            ("52a1b2c3-0000-1111-2222-333344445555", "564d4f5c1f3a4b608a657d2c6a1e0b42");
+        let machine = Named(MachineId::from_backend("16"), "a", own, bios, MacAddress::new([0; 6]));
+        for text in [
+            "uuid:52A1B2C3-0000-1111-2222-333344445555",
+            "uuid:52a1b2c3000011112222333344445555",
+            "uuid:564D4F5C-1F3A-4B60-8A65-7D2C6A1E0B42",
+            "uuid:56 4d 4f 5c 1f 3a 4b 60-8a 65 7d 2c 6a 1e 0b 42",
+        ] {
+            let reference: MachineReference = text.parse().unwrap();
+            assert_eq!(reference.matching([&machine].into_iter()).len(), 1, "{text}");
         }
     }
 

@@ -220,9 +220,9 @@ impl PatternWatch {
         self.patterns().counts(&self.warnings())
     }
 
-    /// Logs each change of the warnings, until `stop`. It waits for events of the inventory, and for
-    /// reloads, and compares the patterns only if they changed, or a property by which patterns
-    /// name machines.
+    /// Logs each change of the warnings, until `stop`. It waits for events of the inventory, and
+    /// for reloads, and compares the patterns only if they changed, or a property by which
+    /// patterns name machines.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let types = vec![
             EventType::MachineChanged,

@@ -16,7 +16,7 @@ pub struct Protection {
     pub protected: Vec<MachinePattern>,
     /// Patterns that otter adds. No warning is logged if one of them matches no machine.
     pub built_in: Vec<MachinePattern>,
-    /// `esx.machine_name`. If it is set, the other properties of otter's machine are not used.
+    /// `esx.machine_name`. The machine can be renamed, so the other properties count too.
     pub own_name: Option<String>,
     /// The hardware addresses of the machine that otter runs in.
     pub own_addresses: Vec<MacAddress>,
@@ -33,14 +33,13 @@ impl Protection {
         self.protected.iter().chain(&self.built_in).any(|pattern| pattern.matches(machine))
     }
 
-    /// Whether otter itself runs in the machine. A copy of otter's machine with the same BIOS UUID
-    /// counts too.
+    /// Whether otter itself runs in the machine: it has the configured name, an address or the BIOS
+    /// UUID. A copy of otter's machine with the same BIOS UUID counts too.
     #[must_use]
     pub fn is_self(&self, machine: &Machine) -> bool {
-        match &self.own_name {
-            Some(name) => is_name(name, &machine.name),
-            None => self.has_own_address(machine) || self.has_own_uuid(machine),
-        }
+        self.own_name.as_ref().is_some_and(|name| is_name(name, &machine.name))
+            || self.has_own_address(machine)
+            || self.has_own_uuid(machine)
     }
 
     /// Whether a machine has an address of otter's own machine.

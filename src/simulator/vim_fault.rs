@@ -30,6 +30,13 @@ impl Fault {
         self
     }
 
+    /// Sets the cause of the fault, which is the first field on the wire.
+    #[must_use]
+    pub fn caused_by(mut self, cause: &Self) -> Self {
+        self.fields.insert(0, ("faultCause", Value::Object(cause.localized())));
+        self
+    }
+
     /// A request that the method does not take. Hosts answer it without a detail.
     pub fn unreadable(message: impl Into<String>) -> Self {
         Self::new("", message)

@@ -53,6 +53,21 @@ async fn about_names_the_machine_that_otter_runs_in() {
     problem.problem(409, "self-protection");
 }
 
+/// Only on otter's simulator: the lab renames a machine without a task.
+#[tokio::test]
+async fn the_machine_of_otter_stays_protected_if_it_is_renamed() {
+    let lab = Lab::with_settings(|settings| {
+        settings.protection.own_name = Some("ci-runner-1".to_owned());
+        settings.protection.own_addresses = vec!["00:50:56:3f:00:31".parse().unwrap()];
+    })
+    .await;
+    lab.control().mutate(|world| world.machine_mut("31").unwrap().name = "renamed".to_owned());
+    lab.wait_for_field("31", "name", json!("renamed")).await;
+    assert_eq!(lab.get("/v1/about").await.expect(200).str("self_machine"), "31");
+    let problem = lab.post("/v1/machines/31/power", json!({"action": "off"})).await;
+    problem.problem(409, "self-protection");
+}
+
 #[tokio::test]
 async fn otter_finds_its_own_machine_by_mac_address() {
     let lab = Lab::with_settings(|settings| {

@@ -143,6 +143,7 @@ async fn disks_that_a_removal_left_are_shown_and_consolidated() {
         let removal = delete(&lab, removal).await.expect(200);
         let warnings = removal.json["warnings"].to_string();
         assert_eq!(warnings.contains("consolidation"), leaves_disks, "{warnings}");
+        assert!(!warnings.contains("{machine}"), "{warnings}");
         assert_eq!(shown().await, json!(leaves_disks));
     }
     let done = consolidate().await;

@@ -9,8 +9,12 @@ use crate::domain::failure::Fault;
 use crate::domain::ids::TaskId;
 use crate::hypervisor::{HostError, HostErrorKind};
 
-/// The fields that contain other faults. Callers do not need them.
+/// The fields that contain other faults. Of the causes, the types and the messages are kept.
 const NESTED: [&str; 2] = ["faultCause", "fault"];
+
+/// The most causes of causes that are read, and the most messages and keys that are kept.
+const MAX_CAUSES: usize = 8;
+const MAX_MESSAGES: usize = 16;
 
 /// A fault of an answer, of a task, or of a property that cannot be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,7 +23,8 @@ pub struct VimFault {
     pub name: String,
     /// The message of the host; can be empty.
     pub message: String,
-    /// The simple fields, references as their ids.
+    /// The simple fields, references as their ids. `faultCause` has the types of the causes,
+    /// `faultMessage` the messages, and `faultMessageKey` their keys, each separated by spaces.
     pub details: BTreeMap<String, String>,
 }
 
@@ -180,25 +185,66 @@ impl VimFault {
     }
 
     fn from_element(fault: Element<'_>, message: &str) -> Self {
-        // Hosts always send the type. Without it, the element's name is the type plus `Fault`.
-        let name = match fault.type_name() {
-            Some(name) => name.to_owned(),
-            None => fault.name().strip_suffix("Fault").unwrap_or_default().to_owned(),
-        };
         let mut details = BTreeMap::new();
-        let mut messages = Vec::new();
         for field in fault.children() {
-            if field.name() == "faultMessage" {
-                messages.extend(field.child_text("message").filter(|text| !text.trim().is_empty()));
-            } else if NESTED.contains(&field.name()) || field.children().next().is_some() {
+            let is_message = field.name() == "faultMessage";
+            if is_message || NESTED.contains(&field.name()) || field.children().next().is_some() {
             } else if let Some(reference) = Reference::from_element(field) {
                 details.entry(field.name().to_owned()).or_insert(reference.value);
             }
         }
-        if !messages.is_empty() {
-            details.insert("faultMessage".to_owned(), messages.join(" "));
+        let Texts { causes, messages, keys } = Texts::from_element(fault);
+        for (field, texts) in
+            [("faultCause", causes), ("faultMessage", messages), ("faultMessageKey", keys)]
+        {
+            if !texts.is_empty() {
+                details.insert(field.to_owned(), texts.join(" "));
+            }
         }
+        let name = type_name(fault).to_owned();
         Self { name, message: message.to_owned(), details }
+    }
+}
+
+/// What a fault and its causes say, the outermost first.
+#[derive(Default)]
+struct Texts<'d> {
+    /// The types of the causes.
+    causes: Vec<&'d str>,
+    messages: Vec<&'d str>,
+    /// The keys of the messages, such as `msg.hbacommon.outofspace`.
+    keys: Vec<&'d str>,
+}
+
+impl<'d> Texts<'d> {
+    fn from_element(fault: Element<'d>) -> Self {
+        let has_text = |text: &&str| !text.trim().is_empty();
+        let mut texts = Self::default();
+        let mut fault = fault;
+        for _ in 0..=MAX_CAUSES {
+            for message in fault.children().filter(|child| child.name() == "faultMessage") {
+                texts.messages.extend(message.child_text("message").filter(has_text));
+                texts.keys.extend(message.child_text("key").filter(has_text));
+            }
+            let Some(cause) = fault.child("faultCause") else { break };
+            texts.messages.extend(cause.child_text("localizedMessage").filter(has_text));
+            fault = cause.child("fault").unwrap_or(cause);
+            if texts.causes.len() < MAX_CAUSES {
+                texts.causes.extend(Some(type_name(fault)).filter(has_text));
+            }
+        }
+        texts.messages.truncate(MAX_MESSAGES);
+        texts.keys.truncate(MAX_MESSAGES);
+        texts
+    }
+}
+
+/// The type of a fault. Hosts always send it. Without it, the element's name is the type plus
+/// `Fault`.
+fn type_name(fault: Element<'_>) -> &str {
+    match fault.type_name() {
+        Some(name) => name,
+        None => fault.name().strip_suffix("Fault").unwrap_or_default(),
     }
 }
 
@@ -324,11 +370,36 @@ mod tests {
         let fault = error.fault.unwrap();
         assert_eq!((fault.name.as_str(), fault.message.as_str()), ("TaskInProgress", "Said so."));
         assert_eq!(fault.details["faultMessage"], "More.");
-        assert_eq!(fault.details.len(), 2);
+        assert_eq!(fault.details["faultMessageKey"], "k");
+        assert_eq!(fault.details.len(), 3);
         let denied = soap(
             r#"<x i:type="NoPermission"><privilegeId>VirtualMachine.Interact</privilegeId></x>"#,
         );
         assert!(denied.into_error("it").message.contains("privilege VirtualMachine.Interact"));
+    }
+
+    #[test]
+    fn the_causes_are_kept_with_their_types_messages_and_keys() {
+        let cause = |inner: &str| {
+            format!(
+                r#"<faultCause><fault i:type="CannotAccessFile">{inner}<faultMessage>
+                   <key>msg.inner</key><message>Inner.</message></faultMessage></fault>
+                   <localizedMessage>Cause.</localizedMessage></faultCause>"#
+            )
+        };
+        let last = r#"<faultCause i:type="NoDiskSpace"><file>a</file></faultCause>"#;
+        let fault = soap(&format!(
+            r#"<x i:type="GenericVmConfigFault">{}<faultMessage><key>msg.outer</key>
+               <message>Outer.</message></faultMessage></x>"#,
+            cause(last)
+        ));
+        assert_eq!(fault.name, "GenericVmConfigFault");
+        assert_eq!(fault.details["faultCause"], "CannotAccessFile NoDiskSpace");
+        assert_eq!(fault.details["faultMessage"], "Outer. Cause. Inner.");
+        assert_eq!(fault.details["faultMessageKey"], "msg.outer msg.inner");
+        let deep = (0..20).fold(String::new(), |inner, _| cause(&inner));
+        let fault = soap(&format!(r#"<x i:type="FileFault">{deep}</x>"#));
+        assert_eq!(fault.details["faultCause"].split(' ').count(), MAX_CAUSES);
     }
 
     #[test]

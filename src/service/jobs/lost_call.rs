@@ -44,6 +44,7 @@
 use crate::domain::call::{Evidence, HostCall, RecentTask, SnapshotEvidence};
 use crate::domain::ids::{SnapshotId, TaskId};
 use crate::domain::job::Intent;
+use crate::domain::names::is_name;
 use crate::domain::power::PowerState;
 
 /// The maximum number of sendings of one call, including the first.
@@ -153,7 +154,7 @@ fn new_snapshots_named<'e>(
     name: &'e str,
 ) -> impl Iterator<Item = &'e SnapshotEvidence> {
     let is_new = |snapshot: &&SnapshotEvidence| intent.before.snapshot(&snapshot.id).is_none();
-    now.snapshots.iter().filter(is_new).filter(move |snapshot| snapshot.name == name)
+    now.snapshots.iter().filter(is_new).filter(move |snapshot| is_name(name, &snapshot.name))
 }
 
 fn resolve_creation(intent: &Intent, now: &Evidence, name: &str) -> Resolution {
@@ -287,6 +288,20 @@ mod tests {
 
     fn is_unknown(resolution: &Resolution) -> bool {
         matches!(resolution, Resolution::Unknown(_))
+    }
+
+    #[test]
+    fn a_lost_creation_and_renaming_are_found_by_each_form_of_the_name() {
+        for (asked, shown) in [("11%2f13", "11/13"), ("11/13", "11%2f13"), ("a", "a")] {
+            let mut now = evidence(PowerState::Off);
+            let parent = now.current_snapshot.as_ref().map(|id| id.backend_text().to_owned());
+            let made = snapshot_evidence("16-snapshot-new", parent.as_deref(), shown);
+            now.snapshots.push(made.clone());
+            let creation = intent(create(), PowerState::Off);
+            assert_eq!(created_snapshot(&creation, &now, asked), Some(made.id.clone()), "{asked}");
+            assert_eq!(created_snapshot(&creation, &now, "other"), None);
+            assert!(made.matches(Some(asked), None) && !made.matches(Some("other"), None));
+        }
     }
 
     #[test]

@@ -102,20 +102,25 @@ pub fn snapshot<'m>(machine: &'m Machine, reference: &str) -> Result<&'m Snapsho
         )
         .with_machine(&machine.id, &machine.name),
         SnapshotLookupError::Ambiguous(ids) => {
-            let detail = format!(
-                "{} snapshots of {} are called {}; name one by its path or id.",
-                ids.len(),
-                machine.name,
-                shorten(reference)
-            );
-            let mut failure = Failure::new(FailureKind::AmbiguousName, detail)
-                .with_machine(&machine.id, &machine.name);
             let paths = machine.snapshots.paths();
             let path = |id: &SnapshotId| {
                 let position =
                     machine.snapshots.items.iter().position(|snapshot| snapshot.id == *id);
                 position.map(|position| paths[position].clone()).unwrap_or_default()
             };
+            // Two snapshots can have one path, and a path can be the name of another snapshot.
+            let is_found_by_path = |id: &SnapshotId| {
+                machine.snapshots.find(&path(id)).is_ok_and(|found| found.id == *id)
+            };
+            let by = if ids.iter().all(is_found_by_path) { "path or id" } else { "id" };
+            let detail = format!(
+                "{} snapshots of {} are called {}; name one by its {by}.",
+                ids.len(),
+                machine.name,
+                shorten(reference)
+            );
+            let mut failure = Failure::new(FailureKind::AmbiguousName, detail)
+                .with_machine(&machine.id, &machine.name);
             failure.candidates = ids.iter().map(|id| (id.to_string(), path(id))).collect();
             failure
         }

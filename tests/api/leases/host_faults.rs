@@ -106,6 +106,11 @@ async fn a_lease_that_may_not_wait_fails_with_the_fault_and_frees_its_machine() 
     for (fault, code) in [
         (no_memory(), "insufficient-resources"),
         (Fault::new("NoDiskSpace", "Full."), "host-rejected"),
+        (
+            Fault::new("CannotAccessFile", "The swap file cannot be opened.")
+                .caused_by(&Fault::new("NoDiskSpace", "Full.")),
+            "host-rejected",
+        ),
         (Fault::new("NotEnoughLicenses", "None left."), "host-rejected"),
         (Fault::new("InvalidHostState", "Maintenance."), "host-rejected"),
     ] {

@@ -16,10 +16,6 @@ use crate::service::jobs::plan;
 const NOT_ANSWERED: &str = "The machine waited for an answer until the deadline; answer its \
                             question, then start again.";
 
-/// The warning of a removal of snapshots that left disks behind.
-const CONSOLIDATION_NEEDED: &str = "The host says that the disks of the machine need a \
-                                    consolidation: POST /v1/machines/{machine}/consolidate.";
-
 /// How a job ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum JobEnd {
@@ -150,6 +146,23 @@ impl JobStateMachine {
         }
     }
 
+    /// The warning of a job that left disks which need a consolidation. `None` for other jobs.
+    fn consolidation_warning(&self, state: JobState) -> Option<String> {
+        let machine = self.job.target.id();
+        match self.job.kind() {
+            JobKind::SnapshotRemove | JobKind::SnapshotRemoveAll => Some(format!(
+                "The host says that the disks of the machine need a consolidation: \
+                 POST /v1/machines/{machine}/consolidate."
+            )),
+            JobKind::MachineConsolidate if state == JobState::Succeeded => Some(format!(
+                "The consolidation succeeded, but the host says that the disks of the machine \
+                 still need one. Another client may hold a disk, such as a backup: end its work, \
+                 then POST /v1/machines/{machine}/consolidate."
+            )),
+            _ => None,
+        }
+    }
+
     pub(super) fn close(
         &mut self,
         end: JobEnd,
@@ -166,11 +179,9 @@ impl JobStateMachine {
             JobEnd::Unknown(failure) => (JobState::Unknown, JobStepState::Unknown, Some(failure)),
         };
         self.finish_step(step, None, now);
-        let removes =
-            matches!(self.job.kind(), JobKind::SnapshotRemove | JobKind::SnapshotRemoveAll);
         let shown_needed = shown.as_ref().and_then(|shown| shown.consolidation_needed);
-        if removes && shown_needed == Some(true) {
-            self.job.warnings.push(CONSOLIDATION_NEEDED.to_owned());
+        if shown_needed == Some(true) {
+            self.job.warnings.extend(self.consolidation_warning(state));
         }
         self.set_phase(state.as_str(), now);
         self.job.state = state;

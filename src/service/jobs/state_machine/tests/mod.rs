@@ -14,7 +14,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::protocol::{CallResult, Effect, ObservedMachine, OtherJobs, TaskEnd};
-use super::{Input, Interrupt, JobRules, JobStateMachine};
+use super::{Input, Interrupt, JobEnd, JobRules, JobStateMachine};
 use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask, SnapshotEvidence};
 use crate::domain::failure::FailureKind;
 use crate::domain::fault_origin::FaultOrigin;
@@ -220,6 +220,27 @@ fn a_suspended_machine_that_was_powered_on_to_be_powered_off_is_not_left_on() {
             killing.step(read(PowerState::Off), start());
             killing.step(Input::Synced(Some(ObservedMachine::default())), start());
             assert_eq!(killing.job().state, JobState::Succeeded, "{request:?} {interrupt:?}");
+        }
+    }
+}
+
+#[test]
+fn disks_that_still_need_a_consolidation_are_a_warning_with_the_path_of_the_machine() {
+    for (request, warns) in [
+        (JobRequest::Consolidate, true),
+        (JobRequest::RemoveAllSnapshots, true),
+        (JobRequest::PowerOn, false),
+    ] {
+        for needed in [false, true] {
+            let mut state_machine = JobStateMachine::from_queued(job(request.clone()), RULES);
+            let shown =
+                ObservedMachine { consolidation_needed: Some(needed), ..Default::default() };
+            let _ = state_machine.close(JobEnd::Succeeded, Some(shown), start());
+            let warnings = state_machine.job().warnings.concat();
+            let machine = state_machine.job().target.id();
+            let path = format!("POST /v1/machines/{machine}/consolidate.");
+            assert_eq!(warnings.contains(&path), warns && needed, "{request:?}: {warnings}");
+            assert!(!warnings.contains('{'), "{warnings}");
         }
     }
 }
