@@ -2,12 +2,14 @@
 //! key, starts the job, and answers with 202, or with the outcome if the caller waits.
 
 use std::ops::RangeInclusive;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::header::{LOCATION, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
@@ -188,7 +190,8 @@ impl JobStart {
         let prepared = self.prepare(api, plan).await?;
         let permit = self.acquire_permit(api)?;
         let started = self.start_prepared(api, prepared).await?;
-        self.answer(api, started, permit).await
+        let ((id, _), has_key) = (started.parts(), self.key.is_some());
+        unless_panicked(id, has_key, self.answer(api, started, permit)).await
     }
 
     /// Starts the job that `plan` returns, unless this call repeats an earlier one. A caller that
@@ -276,10 +279,15 @@ impl JobStart {
     ) -> Result<Response, Failure> {
         let (id, replayed) = started.parts();
         let mode = WaitMode::Outcome(self.wait.map_or(api.settings().max_wait, WaitMode::time));
-        let result = match self.wait_for_end(api, id, mode.time(), permit).await? {
-            (ended, None) => self.succeeded(&ended).and_then(|()| respond(&self.version, &ended)),
-            (view, Some(kind)) => Err(self.unfinished(id, &view, kind)),
+        let outcome = async {
+            match self.wait_for_end(api, id, mode.time(), permit).await? {
+                (ended, None) => {
+                    Ok(self.succeeded(&ended).and_then(|()| respond(&self.version, &ended)))
+                }
+                (view, Some(kind)) => Ok(Err(self.unfinished(id, &view, kind))),
+            }
         };
+        let result = unless_panicked(id, self.key.is_some(), outcome).await?;
         let mut response = result.unwrap_or_else(|failure| ApiError(failure).into_response());
         mode.set_headers(&mut response);
         if replayed {
@@ -377,14 +385,13 @@ impl JobStart {
         id: JobId,
         read: Result<Option<JobView>, Failure>,
     ) -> Result<JobView, Failure> {
-        let view = read.and_then(|view| view.ok_or_else(|| missing_job(id))).map_err(|failure| {
-            if self.key.is_some() || !problem::invites_repetition(failure.kind) {
-                return failure;
-            }
-            let detail = "The job was accepted, and its state cannot be read now. Do not repeat \
-                          the call: read the job.";
-            Failure::new(FailureKind::OutcomeUnknown, detail).with_job(id)
-        })?;
+        let view =
+            read.and_then(|view| view.ok_or_else(|| missing_job(id))).map_err(|failure| {
+                if self.key.is_some() || !problem::invites_repetition(failure.kind) {
+                    return failure;
+                }
+                unknown_state(id)
+            })?;
         require_visible(api, self.caller(), Some(view), &id.to_string())
     }
 
@@ -450,9 +457,35 @@ fn succeeded(view: &JobView) -> Result<(), Failure> {
         (_, Some(failure)) => Err(failure.clone().with_job(view.job.id)),
         (_, None) => {
             tracing::error!(job = %view.job.id, "the job did not succeed and has no error");
-            Err(Failure::new(FailureKind::Internal, "a job that did not succeed has no error"))
+            let detail = "a job that did not succeed has no error";
+            Err(Failure::new(FailureKind::Internal, detail).with_job(view.job.id))
         }
     }
+}
+
+/// The answer of a call that started a job. If it panics, a call without a key fails as
+/// `outcome-unknown`, because a repeat would start a second job.
+async fn unless_panicked<T>(
+    id: JobId,
+    has_key: bool,
+    answer: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    // The panic hook has logged the message and the place of the panic.
+    AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!(job = %id, "the answer of a call that started a job panicked");
+        Err(if has_key {
+            Failure::new(FailureKind::Internal, "a handler panicked").with_job(id)
+        } else {
+            unknown_state(id)
+        })
+    })
+}
+
+/// The failure of a call without a key whose job cannot be read.
+fn unknown_state(id: JobId) -> Failure {
+    let detail = "The job was accepted, and its state cannot be read now. Do not repeat the call: \
+                  read the job.";
+    Failure::new(FailureKind::OutcomeUnknown, detail).with_job(id)
 }
 
 /// The failure of a call whose job failed in a way that clients repeat. It has the machine, the job
@@ -572,6 +605,19 @@ fn fingerprint(uri: &Uri, body: &Bytes) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_panics_after_its_job_started_invites_no_repeat() {
+        let id = JobId::new(uuid::Uuid::from_u128(7));
+        for (has_key, kind) in [(false, FailureKind::OutcomeUnknown), (true, FailureKind::Internal)]
+        {
+            let panics = async { panic!("injected by the test") };
+            let failure = unless_panicked::<()>(id, has_key, panics).await.unwrap_err();
+            assert_eq!((failure.kind, failure.job), (kind, Some(id)));
+        }
+        assert!(!problem::invites_repetition(FailureKind::OutcomeUnknown));
+        assert_eq!(unless_panicked(id, false, async { Ok(1) }).await, Ok(1));
+    }
 
     #[test]
     fn the_wait_time_is_not_part_of_the_fingerprint() {
