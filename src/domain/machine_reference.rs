@@ -15,8 +15,8 @@ pub enum MachineReference {
     Id(MachineId),
     /// `name:…`, the complete name in one of its forms ([`is_name`]), case-sensitive.
     Name(String),
-    /// `uuid:…` in any case, with or without dashes: the instance UUID, or the BIOS UUID if no machine has that instance
-    /// UUID.
+    /// `uuid:…` in any case, with or without dashes: the instance UUID, or the BIOS UUID if no
+    /// machine has that instance UUID.
     Uuid(String),
     /// `mac:…`, the address of one of the machine's network cards.
     Mac(MacAddress),
