@@ -342,11 +342,12 @@ fn internal_error() -> Failure {
     Failure::new(FailureKind::OutcomeUnknown, detail)
 }
 
-/// The machine of a recovery. `None` if it is not among these. Copies of a machine share its key, so
-/// the key alone does not name it.
+/// The machine of a recovery. `None` if it is not among these. Copies of a machine share its key,
+/// so the key alone does not name it.
 ///
 /// # Errors
-/// `inventory-loading` if the host cannot read the machine. `ambiguous-name` if an earlier version stored the recovery, and several machines have its key.
+/// - `inventory-loading`: the host cannot read the machine
+/// - `ambiguous-name`: an earlier version stored the recovery, and several machines have its key
 fn machine_of<'m>(
     attempt: &RecoveryAttempt,
     recovery: &Recovery,

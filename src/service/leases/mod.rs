@@ -490,9 +490,9 @@ impl LeaseView {
     }
 }
 
-/// The release of a machine that a version without recoveries quarantined because a preparation or a
-/// release failed. `None` for every other machine. A machine that `otter restore` quarantined has no
-/// failed job, and waits for an operator, because leases after the backup are not known.
+/// The release of a machine that a version without recoveries quarantined because a preparation or
+/// a release failed. `None` for every other machine. A machine that `otter restore` quarantined has
+/// no failed job, and waits for an operator, because leases after the backup are not known.
 ///
 /// # Errors
 /// Fails if the store cannot be read.

@@ -84,8 +84,17 @@ impl TryFrom<FailureDocument> for Failure {
     type Error = DocumentError;
 
     fn try_from(failure: FailureDocument) -> Result<Self, DocumentError> {
-        let FailureDocument { kind, detail, fault, cause, machine, job, lease, candidates, errors } =
-            failure;
+        let FailureDocument {
+            kind,
+            detail,
+            fault,
+            cause,
+            machine,
+            job,
+            lease,
+            candidates,
+            errors: input_errors,
+        } = failure;
         Ok(Self {
             kind: word("kind of failure", kind, FailureKind::parse)?,
             detail,
@@ -101,7 +110,7 @@ impl TryFrom<FailureDocument> for Failure {
             job: job.map(job_id).transpose()?,
             lease: lease.map(lease_id).transpose()?,
             candidates,
-            errors: errors
+            errors: input_errors
                 .into_iter()
                 .map(|InputErrorDocument { pointer, parameter, code, detail }| InputError {
                     pointer,

@@ -104,8 +104,8 @@ impl JobStateMachine {
         }
     }
 
-    /// Whether this call must be sent although the job was cancelled or its deadline passed: the job
-    /// powered a suspended machine on in order to power it off, and must not leave it on.
+    /// Whether this call must be sent although the job was cancelled or its deadline passed: the
+    /// job powered a suspended machine on in order to power it off, and must not leave it on.
     pub(super) fn must_finish(&self, call: &HostCall) -> bool {
         let powers_off = matches!(self.job.kind(), JobKind::MachineKill | JobKind::LeaseRelease);
         let powered_on = StepName::Call(CallKind::PowerOn);
