@@ -3,7 +3,6 @@
 
 use super::ids::{QuestionId, SnapshotId, TaskId};
 use super::machine::MachineIdentity;
-use super::names::is_name;
 use super::power::PowerState;
 
 /// One call that changes a machine. A job makes one call, or several one after the other.
@@ -161,11 +160,11 @@ pub struct SnapshotEvidence {
 }
 
 impl SnapshotEvidence {
-    /// Whether the snapshot has this name, in one of its forms, and this description. `None`
-    /// matches every text.
+    /// Whether the snapshot has exactly this name and this description: a snapshot can be renamed to
+    /// another form of its name. `None` matches every text.
     #[must_use]
     pub fn matches(&self, name: Option<&str>, description: Option<&str>) -> bool {
-        name.is_none_or(|name| is_name(name, &self.name))
+        name.is_none_or(|name| name == self.name)
             && description.is_none_or(|description| description == self.description)
     }
 }

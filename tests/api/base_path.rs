@@ -37,11 +37,12 @@ fn assert_links_begin_with(base: &str, answer: &Answer) {
 
 /// Makes calls below a path, with a header, and checks their links.
 async fn check_links(lab: &Lab, base: &str, below: &str, headers: &[(&str, &str)]) {
+    let request = |method: Method, path: &str| {
+        let request = lab.request(method, &format!("{below}{path}"));
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
+    };
     let call = async |method: Method, path: &str, body: Option<Value>| {
-        let mut request = lab.request(method, &format!("{below}{path}"));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
+        let mut request = request(method, path);
         if let Some(body) = body {
             request = request.json(&body);
         }
@@ -60,9 +61,9 @@ async fn check_links(lab: &Lab, base: &str, below: &str, headers: &[(&str, &str)
     let unknown = call(Method::GET, "/v2", None).await;
     assert_eq!((unknown.status, unknown.str("code")), (404, "not-found"));
     let events = format!("/v1/events?initial=true&types=job.changed&job={}&wait=1s", job.str("id"));
-    let events = call(Method::GET, &events, None).await;
-    assert!(events.text.contains(&format!("\"{base}/v1/jobs/")), "{}", events.text);
-    assert!(!events.text.contains("\"/v1/"), "{}", events.text);
+    let events = request(Method::GET, &events).send().await.unwrap().text().await.unwrap();
+    assert!(events.contains(&format!("\"{base}/v1/jobs/")), "{events}");
+    assert!(base.is_empty() || !events.contains("\"/v1/"), "{events}");
     for path in ["/openapi.json", "/openapi-3.0.json"] {
         let document = call(Method::GET, path, None).await.expect(200);
         assert_eq!(document.json["servers"][0]["url"], base);

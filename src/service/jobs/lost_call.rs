@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_creation_and_renaming_are_found_by_each_form_of_the_name() {
+    fn a_lost_creation_is_found_by_each_form_of_the_name() {
         for (asked, shown) in [("11%2f13", "11/13"), ("11/13", "11%2f13"), ("a", "a")] {
             let mut now = evidence(PowerState::Off);
             let parent = now.current_snapshot.as_ref().map(|id| id.backend_text().to_owned());
@@ -300,7 +300,6 @@ mod tests {
             let creation = intent(create(), PowerState::Off);
             assert_eq!(created_snapshot(&creation, &now, asked), Some(made.id.clone()), "{asked}");
             assert_eq!(created_snapshot(&creation, &now, "other"), None);
-            assert!(made.matches(Some(asked), None) && !made.matches(Some("other"), None));
         }
     }
 

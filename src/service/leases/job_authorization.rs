@@ -64,13 +64,16 @@ impl JobAuthorizer for PublishedLeases {
     }
 
     fn may_start(&self, job: &Job) -> Result<(), Failure> {
-        let needed = match job.kind() {
-            JobKind::LeaseRelease => return Ok(()),
-            JobKind::LeasePrepare => LeaseState::Preparing,
-            _ => LeaseState::Active,
+        let may_run_in = |state| match job.kind() {
+            JobKind::LeasePrepare => state == LeaseState::Preparing,
+            // A rule also answers a question that stops the preparation.
+            JobKind::MachineAnswer => matches!(state, LeaseState::Preparing | LeaseState::Active),
+            _ => state == LeaseState::Active,
         };
-        let Some(lease) = job.lease else { return Ok(()) };
-        if self.load().table.get(lease).is_some_and(|open| open.lease.state == needed) {
+        let Some(lease) = job.lease.filter(|_| job.kind() != JobKind::LeaseRelease) else {
+            return Ok(());
+        };
+        if self.load().table.get(lease).is_some_and(|open| may_run_in(open.lease.state)) {
             return Ok(());
         }
         let detail = format!(

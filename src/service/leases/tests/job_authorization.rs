@@ -3,7 +3,7 @@
 use super::{ask, at, empty, end, id, rules};
 use crate::domain::access::Role;
 use crate::domain::failure::FailureKind;
-use crate::domain::ids::LeaseId;
+use crate::domain::ids::{LeaseId, QuestionId};
 use crate::domain::job::{Job, JobRequest};
 use crate::domain::lease::{EndReason, LeaseState};
 use crate::domain::machine::Machine;
@@ -140,6 +140,8 @@ fn a_job_starts_only_while_its_lease_is_in_the_state_of_the_job() {
         settle: None,
     };
     let release = || JobRequest::Release { keep_power: false, snapshot: None };
+    let answer =
+        || JobRequest::Answer { question: QuestionId::from_backend("q"), choice: "1".to_owned() };
     let may_start = |table: &LeaseTable, lease: Option<LeaseId>, request: JobRequest| {
         let published = PublishedLeases::default();
         published.publish(table.clone());
@@ -150,10 +152,12 @@ fn a_job_starts_only_while_its_lease_is_in_the_state_of_the_job() {
     let (mut table, _) = held(true);
     assert_eq!(may_start(&table, Some(id(1)), prepare()), Ok(()));
     assert_eq!(may_start(&table, Some(id(1)), JobRequest::PowerOn), refused);
+    assert_eq!(may_start(&table, Some(id(1)), answer()), Ok(()), "a rule helps a preparation");
     table.apply(LeaseInput::PrepareFinished(id(1), Ok(())), at(1)).unwrap();
     assert_eq!(may_start(&table, Some(id(1)), JobRequest::PowerOn), Ok(()));
     end(&mut table, 1, EndReason::Released, at(2));
     assert_eq!(may_start(&table, Some(id(1)), JobRequest::PowerOn), refused);
+    assert_eq!(may_start(&table, Some(id(1)), answer()), refused);
     assert_eq!(may_start(&table, Some(id(1)), prepare()), refused);
     assert_eq!(may_start(&table, Some(id(1)), release()), Ok(()));
     assert_eq!(may_start(&table, None, JobRequest::PowerOn), Ok(()), "it has no lease");

@@ -318,7 +318,7 @@ fn a_removal_that_is_refused_after_a_loss_had_succeeded_if_the_snapshot_is_gone(
     ];
     check(remove(false), &lines, Changed, &[CallKind::RemoveSnapshot; 2]);
     let lines =
-        [Saw(off()), Lost, Settled(off()), Refused(Error::Forbidden), Saw(consolidated(off()))];
+        [Saw(off()), Lost, Settled(off()), Refused(Error::NotFound), Saw(consolidated(off()))];
     check(JobRequest::Consolidate, &lines, Changed, &[CallKind::ConsolidateDisks; 2]);
 }
 
