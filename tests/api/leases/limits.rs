@@ -100,7 +100,7 @@ async fn memory_is_granted_in_order_of_arrival() {
     lab.wait_until(&lease_path(&runner, ""), |lease| lease["state"] == "active").await;
     end_lease(&lab, &runner).await;
 
-    // 32 GiB do not fit beside the machines that run without a lease, so nobody waits for that.
+    // Machine 16 does not fit while machines run that no lease holds. Later leases do not wait for it.
     let staging = request_lease(&lab, of_memory("16", Some("5m"))).await.expect(202).json;
     assert_eq!(staging["blocked_by"]["kind"], "max_memory_bytes", "{staging}");
     granted_lease(&lab, of_memory("32", None)).await;

@@ -49,7 +49,7 @@ async fn a_signal_while_it_waits_leaves_the_queue() {
     eventually("the run to be queued", async || fixture.leases("queued").await.len() == 1).await;
     next.signal(Signal::INT);
     let left = next.wait().await;
-    left.assert_exit(130, "\notter: the place in the queue is given up\n");
+    left.assert_exit(130, "otter: the place in the queue is given up\n");
     assert!(!left.stderr.contains("the machine"), "{left:?}");
     assert_eq!(fixture.leases("queued").await.len(), 0);
     fixture.create_go_file();
