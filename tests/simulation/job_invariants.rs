@@ -148,6 +148,14 @@ impl JobInvariants {
                 history.powers.extend(power);
             }
         }
+        if let (Some(history), Some(call), None) =
+            (self.histories.get_mut(&job.id), &before.intent, &job.intent)
+            && !is_sent_once(call.call.kind())
+        {
+            // The job knows what became of this call, and may repeat it for another reason: a
+            // preparation powers on again if the host reboots.
+            history.possible_sends.retain(|sent| *sent != call.call.kind());
+        }
         if let (Some(history), Some(intent)) = (self.histories.get_mut(&job.id), &job.intent) {
             history.sends = history.sends.max(intent.asked);
         }
@@ -228,15 +236,8 @@ impl JobInvariants {
         let Some(history) = self.histories.get_mut(&id) else { return };
         let kind = call.kind();
         let before = history.possible_sends.iter().filter(|sent| **sent == kind).count();
-        let is_not_repeatable = matches!(
-            kind,
-            CallKind::Reset
-                | CallKind::ShutdownGuest
-                | CallKind::RebootGuest
-                | CallKind::CreateSnapshot
-        );
         let max =
-            if is_not_repeatable { 0 } else { usize::try_from(MAX_SENDS).unwrap_or_default() - 1 };
+            if is_sent_once(kind) { 0 } else { usize::try_from(MAX_SENDS).unwrap_or_default() - 1 };
         history.possible_sends.push(kind);
         history.last_call = Some(kind);
         self.require(before <= max, || {
@@ -540,4 +541,15 @@ impl JobInvariants {
             )
         });
     }
+}
+
+/// Whether a call of this kind must not be sent again after a lost answer.
+const fn is_sent_once(kind: CallKind) -> bool {
+    matches!(
+        kind,
+        CallKind::Reset
+            | CallKind::ShutdownGuest
+            | CallKind::RebootGuest
+            | CallKind::CreateSnapshot
+    )
 }

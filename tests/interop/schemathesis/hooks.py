@@ -123,6 +123,8 @@ def before_load_schema(context, raw_schema):
                     schema.update(pattern=f"^({word})(,({word}))*$", minLength=1)
                 elif name in ("power_state", "until"):
                     schema["enum"] = words
+                elif name == "outcome":
+                    schema["enum"] = ["succeeded", "failed"]
     for name, schema in schemas.items():
         for field in NOT_EMPTY_IN_BODIES.get(name, ()):
             schema["properties"][field]["minLength"] = 1
@@ -132,6 +134,7 @@ def before_load_schema(context, raw_schema):
             schema["properties"][field].update(rules)
         if name == "SelectRequest":
             for field, rules in schema["properties"].items():
+                rules = rules.get("items", rules)
                 rules.update({"pattern": MAC} if field == "mac" else NOT_EMPTY_TEXT)
         if name.endswith("Request"):
             for field, rules in schema["properties"].items():

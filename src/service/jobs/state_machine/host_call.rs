@@ -175,6 +175,9 @@ impl JobStateMachine {
         if let Some(step) = self.job.steps.iter_mut().find(running) {
             step.started_at = Some(now);
         } else {
+            // A call that did not run is no longer needed, or comes again later.
+            let detail = "The state of the machine changed before this call ran.";
+            self.finish_step(JobStepState::Skipped, Some(detail), now);
             self.job.steps.push(JobStep {
                 name,
                 state: JobStepState::Running,

@@ -260,6 +260,19 @@ fn a_refusal_that_proves_that_nothing_ran_leads_to_another_call() {
 }
 
 #[test]
+fn a_kill_powers_off_a_machine_that_was_suspended_while_the_kill_waited() {
+    let waited = [Saw(on()), Refused(Error::Busy), Saw(machine(Suspended))];
+    let cycle = [Accepted("on"), TaskSucceeded, Saw(on()), Accepted("off"), TaskSucceeded];
+    let played = check(JobRequest::Kill, &[&waited[..], &cycle].concat(), Changed, &[OFF, ON, OFF]);
+    let expected = [
+        ("power_off", JobStepState::Skipped),
+        ("power_on", JobStepState::Succeeded),
+        ("power_off", JobStepState::Succeeded),
+    ];
+    assert_eq!(states(&played), expected);
+}
+
+#[test]
 fn a_wrong_power_state_is_the_same_from_the_call_and_from_the_task() {
     let wrong = Error::InvalidPowerState;
     for refusal in [vec![Refused(wrong)], vec![Accepted("task"), TaskFailed(wrong)]] {
