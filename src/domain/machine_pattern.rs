@@ -20,6 +20,9 @@ const PLAIN: [&str; 2] = ["name", "id"];
 /// The smallest similarity of an unknown prefix with a known one that is a mistake.
 const SIMILAR: f64 = 0.7;
 
+/// The same, if the value behind the prefix is neither a UUID nor an address.
+const VERY_SIMILAR: f64 = 0.9;
+
 /// An entry that names machines.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MachinePattern {
@@ -112,17 +115,15 @@ impl FromStr for MachinePattern {
     }
 }
 
-/// Refuses a misspelt prefix. A name may contain a colon, so only a text is refused that has a UUID
-/// or an address behind a prefix that is similar to a known one.
+/// Refuses a misspelt prefix. A name may contain a colon, so a prefix must be very similar to a
+/// known one, unless a UUID or an address is behind it.
 fn check_prefix(given: &str, value: &str) -> Result<(), InvalidMachinePattern> {
     let is_address = || value.contains([':', '-', '.']) && value.parse::<MacAddress>().is_ok();
-    if parse_uuid(value).is_none() && !is_address() {
-        return Ok(());
-    }
+    let least = if parse_uuid(value).is_some() || is_address() { SIMILAR } else { VERY_SIMILAR };
     let similarity = |known: &str| strsim::jaro_winkler(known, &given.to_lowercase());
     let nearest =
         PREFIXES.into_iter().max_by(|one, other| similarity(one).total_cmp(&similarity(other)));
-    match nearest.filter(|known| similarity(known) > SIMILAR) {
+    match nearest.filter(|known| similarity(known) > least) {
         Some(nearest) => Err(InvalidMachinePattern::Prefix { given: given.to_owned(), nearest }),
         None => Ok(()),
     }
@@ -188,6 +189,8 @@ mod tests {
             ("uid:564d4f5c-1f3a-4b60-8a65-7d2c6a1e0b42", "did you mean uuid:?"),
             ("UUID:564d4f5c-1f3a-4b60-8a65-7d2c6a1e0b42", "did you mean uuid:?"),
             ("macs:00:50:56:00:00:01", "did you mean mac:?"),
+            ("uid:564d", "did you mean uuid:?"),
+            ("MAC:host", "did you mean mac:?"),
             ("name:golden", "did you mean \"golden\"?"),
             ("Name: golden", "did you mean \"golden\"?"),
             ("id:16", "did you mean \"16\"?"),

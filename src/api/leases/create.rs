@@ -23,6 +23,7 @@ use crate::domain::duration;
 use crate::domain::failure::Failure;
 use crate::domain::lease::{LeaseState, Prepare, Readiness, Release, Select};
 use crate::domain::machine_reference::{InvalidMachineReference, MachineReference};
+use crate::domain::machine_uuid::parse_uuid;
 use crate::domain::network::Network;
 use crate::domain::power::PowerState;
 use crate::service::callers::Caller;
@@ -198,7 +199,7 @@ fn parse_select(request: SelectRequest) -> Result<Select, Failure> {
         pool: pool.map(|pool| non_empty("/select/pool", pool)).transpose()?,
         pools: pools.map(|(pointer, pool)| non_empty(&pointer, pool)).collect::<Result<_, _>>()?,
         exclude: exclude
-            .map(|(pointer, machine)| parse_reference(&pointer, &machine))
+            .map(|(pointer, machine)| parse_excluded(&pointer, &machine))
             .collect::<Result<_, _>>()?,
         memory_bytes_at_least,
         nested_virtualization,
@@ -245,6 +246,22 @@ fn parse_reference(pointer: &str, text: &str) -> Result<MachineReference, Failur
     })
 }
 
+/// Parses the reference to an excluded machine. A UUID that is none would exclude no machine.
+fn parse_excluded(pointer: &str, text: &str) -> Result<MachineReference, Failure> {
+    let reference = parse_reference(pointer, text)?;
+    if let MachineReference::Uuid(uuid) = &reference
+        && parse_uuid(uuid).is_none()
+    {
+        let detail = format!(
+            "{} is {}: not a UUID, which has 32 hexadecimal digits.",
+            field_name(pointer),
+            shorten(text)
+        );
+        return Err(failure_in_body(pointer, "invalid-uuid", detail));
+    }
+    Ok(reference)
+}
+
 fn parse_prepare(request: PrepareRequest) -> Result<Prepare, Failure> {
     let PrepareRequest { snapshot, power, until, cidr, settle } = request;
     let power = power.map(|name| match name.as_str() {
@@ -286,6 +303,13 @@ fn parse_prepare(request: PrepareRequest) -> Result<Prepare, Failure> {
                       prepare.until to ip."
                 .to_owned();
         return Err(failure_in_body("/prepare/cidr", "not-applicable", detail));
+    }
+    if prepare.until.is_some() && prepare.power.is_none() && prepare.snapshot.is_none() {
+        let detail =
+            "prepare.until waits for a machine that is on, but a free machine is off; set \
+                      prepare.power to on, or prepare.snapshot to a snapshot that is on."
+                .to_owned();
+        return Err(failure_in_body("/prepare/until", "not-applicable", detail));
     }
     Ok(prepare)
 }

@@ -110,6 +110,7 @@ async fn an_invalid_body_is_rejected_with_the_field() {
         ),
         (with("prepare", json!({"cidr": "10.0.0.0/8"})), "/prepare/cidr", "not-applicable"),
         (with("prepare", json!({"until": "ip", "cdir": "x"})), "/prepare/cdir", "unknown-field"),
+        (with("prepare", json!({"until": "ip"})), "/prepare/until", "not-applicable"),
         (with("prepare", json!({"snap": "x"})), "/prepare/snap", "unknown-field"),
         (with("release", json!({"snapshot": ""})), "/release/snapshot", "empty"),
         (with("release", json!({"pwoer": "off"})), "/release/pwoer", "unknown-field"),
@@ -240,6 +241,11 @@ async fn an_invalid_selection_is_rejected_with_the_field() {
             "invalid-mac",
         ),
         (with("select", json!({"name": STAGING, "exclude": [""]})), "/select/exclude/0", "empty"),
+        (
+            with("select", json!({"name": STAGING, "exclude": ["uuid:zz"]})),
+            "/select/exclude/0",
+            "invalid-uuid",
+        ),
         (
             with("select", json!({"memory_bytes_at_least": 0})),
             "/select/memory_bytes_at_least",
