@@ -303,7 +303,7 @@ impl App {
         Self::bind_with(vim25_backend, settings, clock).await
     }
 
-    /// The same with another backend.
+    /// Like [`App::bind`], with `backend` in place of the vim25 backend.
     ///
     /// # Errors
     /// The errors of [`App::bind`], and those of the backend.
@@ -483,7 +483,8 @@ impl App {
         }
         let observer: Arc<dyn Observer> = Arc::clone(&services.inventory) as _;
         let host = Arc::clone(services.hosts.only());
-        // After the other handlers, so that the connect uses a new password.
+        // SIGHUP also connects to the host at once if it is away. The handlers run in the order of
+        // their registration, so that the connection uses the password that was read again.
         let away = Arc::clone(&host);
         supervisor.on_reload("the connection to the host", move || {
             away.connect_now();

@@ -313,7 +313,7 @@ pub struct Problem {
     /// The id of the lease concerned.
     #[schema(required)]
     pub lease: Option<String>,
-    /// Paths of the objects concerned, by name.
+    /// Paths by kind of object: `machine`, `job`, `lease`, and `wait`, which waits for the job.
     pub links: BTreeMap<String, String>,
     /// The fault that the host reported. Null if the host did not cause the problem.
     #[schema(required)]

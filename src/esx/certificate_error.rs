@@ -31,11 +31,11 @@ pub struct RefusedCertificate {
 /// What helps. Each message ends with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// To trust its authority, or the certificate itself.
+    /// To trust the authority that signed the certificate, or the certificate itself.
     Trust,
-    /// To renew it, or to correct a clock. A pinned certificate may have any dates.
+    /// To renew the certificate, or to correct a clock. A pinned certificate may have any dates.
     Dates,
-    /// To use one of its names. A pinned certificate may have any name.
+    /// To use one of the names in the certificate. A pinned certificate may have any name.
     Name,
     /// To trust the certificate itself, because its authorities do not count then.
     Pin,

@@ -34,7 +34,7 @@ pub struct Runner<'a> {
     pub stop: &'a CancellationToken,
     /// The machine that the job works on.
     pub machine: MachineIdentity,
-    /// Its host.
+    /// The host of the machine that the job works on.
     pub host: &'a Arc<dyn Hypervisor>,
     /// The start of the run. The job's times count from here, by the clock that never jumps.
     pub started: Moment,
@@ -132,7 +132,8 @@ impl Runner<'_> {
                 let is_question = matches!(interrupt, Interrupt::QuestionUnanswered(_));
                 let reaction = state_machine.interrupt(interrupt, self.parts.clock.now());
                 if is_question && reaction != Reaction::default() {
-                    // As at the deadline: the host has a grace to cancel the task.
+                    // A question that nothing answered ends the job as its deadline does: the host
+                    // gets `GRACE` to cancel the task.
                     timer = Box::pin(self.parts.clock.sleep(GRACE));
                     alarms.truncate(1);
                 }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use crate::simulator::vim_fault::Fault;
 use crate::simulator::world::{Choice, Question};
 
-/// A question in this notation.
+/// A question of a machine, as a scenario or a fault of the simulator writes it.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuestionEntry {

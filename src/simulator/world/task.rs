@@ -115,7 +115,7 @@ impl TaskState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuestionProgress {
     NotAsked,
-    /// The task waits for the answer.
+    /// The machine asked its question. The power-on task waits for the answer.
     Pending,
     /// The question was answered, or the task was cancelled.
     Closed,

@@ -81,8 +81,8 @@ impl JobStateMachine {
         self.save(AfterSave::ReadMachine)
     }
 
-    /// A guest without tools cannot be asked. Powers the machine off if the job has `force_after`.
-    /// `None` if it does not.
+    /// Powers the machine off if the job has `force_after` and its call was to ask the guest to
+    /// shut down, which a guest without tools cannot do. Otherwise `None`.
     pub(super) fn power_off_without_tools(&mut self, now: Timestamp) -> Option<Effect> {
         let forced = matches!(self.job.request, JobRequest::Shutdown { force_after: Some(_) });
         if !forced || self.job.intent.as_ref()?.call != HostCall::ShutdownGuest {
