@@ -160,8 +160,8 @@ pub struct SnapshotEvidence {
 }
 
 impl SnapshotEvidence {
-    /// Whether the snapshot has exactly this name and this description: a snapshot can be renamed to
-    /// another form of its name. `None` matches every text.
+    /// Whether the snapshot has exactly this name and this description: a snapshot can be renamed
+    /// to another form of its name. `None` matches every text.
     #[must_use]
     pub fn matches(&self, name: Option<&str>, description: Option<&str>) -> bool {
         name.is_none_or(|name| name == self.name)
