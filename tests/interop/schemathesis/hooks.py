@@ -36,13 +36,22 @@ HEADERS = {
 }
 # Longer than a few seconds, and shorter than the longest allowed time.
 LEASE_TIME = {"pattern": "^[1-9][0-9]?m$"}
+CIDR = r"^10\.[1-9]\.0\.0/16$"
 LEASES = {
-    "LeaseRequest": {"ttl": LEASE_TIME, "queue_for": LEASE_TIME, "holder": NOT_EMPTY_TEXT},
+    "LeaseRequest": {
+        "ttl": LEASE_TIME,
+        "queue_for": LEASE_TIME,
+        "keep_on_failure": LEASE_TIME,
+        "holder": NOT_EMPTY_TEXT,
+    },
     "RenewRequest": {"ttl": LEASE_TIME},
+    # JSON Schema takes 1.0 for an integer, and otter does not.
+    "SelectRequest": {"memory_bytes_at_least": {"enum": [1 << 30]}},
     "PrepareRequest": {
         "snapshot": NOT_EMPTY_TEXT,
         "power": {"enum": ["on", "off"]},
         "until": {"enum": ["power_state:on", "ip", "tools"]},
+        "cidr": {"pattern": CIDR},
         "settle": LEASE_TIME,
     },
     "ReleaseRequest": {"snapshot": NOT_EMPTY_TEXT, "power": {"enum": ["off", "keep"]}},
@@ -114,22 +123,26 @@ def before_load_schema(context, raw_schema):
                 elif name == "mac":
                     schema.update(pattern=MAC)
                 elif name == "cidr":
-                    schema.update(pattern=r"^10\.[1-9]\.0\.0/16$")
+                    schema.update(pattern=CIDR)
                 elif name == "path":
                     schema["items"]["enum"] = PROPERTIES
+                elif name == "outcome" and path == "/v1/leases/{lease}":
+                    schema["enum"] = ["succeeded", "failed"]
                 elif name in sets and schema["type"] == "string":
                     known = schemas["LeaseState"]["enum"] if path == "/v1/leases" else sets[name]
                     word = "|".join(map(re.escape, known))
                     schema.update(pattern=f"^({word})(,({word}))*$", minLength=1)
                 elif name in ("power_state", "until"):
                     schema["enum"] = words
-                elif name == "outcome":
-                    schema["enum"] = ["succeeded", "failed"]
     for name, schema in schemas.items():
         for field in NOT_EMPTY_IN_BODIES.get(name, ()):
             schema["properties"][field]["minLength"] = 1
-        if name in ("RenameSnapshotRequest", "SelectRequest"):
+        if name == "RenameSnapshotRequest":
             schema["minProperties"] = 1
+        if name == "SelectRequest":
+            # `exclude` alone selects nothing.
+            selecting = [field for field in schema["properties"] if field != "exclude"]
+            schema["anyOf"] = [{"required": [field]} for field in selecting]
         for field, rules in LEASES.get(name, {}).items():
             schema["properties"][field].update(rules)
         if name == "SelectRequest":
