@@ -332,31 +332,6 @@ async fn a_quarantine_without_a_recovery_gets_one_if_it_has_a_failed_job() {
     assert!(daemon.terminate().await.success());
 }
 
-/// The commit of the first job is slow, so that the lease ends between the admission of the job and
-/// its commit.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_is_committed_while_its_lease_ends_does_not_run() {
-    let slow = [("FAILPOINTS", "accept=1*sleep(3000)")];
-    let daemon = Daemon::start(&["--simulate"], &slow).await;
-    eventually("the inventory", async || daemon.get("/readyz").await.status == 200).await;
-    let lease = granted_lease(&daemon, json!({})).await;
-    let on = daemon.request(Method::POST, &format!("/v1/machines/{MACHINE}/power?wait=20s"));
-    let on = on.header("otter-lease", lease_header(&lease)).json(&json!({"action": "on"}));
-    let on = tokio::spawn(Answer::from_request(on));
-    let admitted = async || daemon.metric("otter_jobs_waiting").await == 1;
-    eventually("the job to be admitted", admitted).await;
-    let path = lease_path(&lease, "?wait=20s");
-    let ended = with_lease(&daemon, Method::DELETE, &path, &lease).await.expect(200).json;
-    assert_eq!((&ended["state"], &ended["warnings"]), (&json!("released"), &json!([])));
-    on.await.unwrap().problem(409, "job-cancelled");
-    let jobs = daemon.get("/v1/jobs?kind=machine.power_on").await.expect(200).json;
-    let withdrawn = &jobs["items"][0];
-    assert_eq!((&withdrawn["state"], &withdrawn["steps"]), (&json!("cancelled"), &json!([])));
-    let seen = machine(&daemon).await;
-    assert_eq!((&seen["power_state"], &seen["free"]), (&json!("off"), &json!(true)));
-    assert!(daemon.terminate().await.success());
-}
-
 /// With a licence that allows no change, neither a preparation nor a release works.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_preparation_and_a_release_that_met_a_fault_of_the_host_continue_after_a_kill() {
