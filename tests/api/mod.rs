@@ -1,6 +1,7 @@
 //! The HTTP contract, subject by subject.
 
 mod about_and_pages;
+mod allocations;
 mod answers;
 mod audit;
 mod bad_headers;

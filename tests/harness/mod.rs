@@ -6,6 +6,7 @@
 //! simulated host. [`on_every_host`] runs a scenario with each kind of host. No test depends on a
 //! sleep: tests wait for conditions, for at most [`TIMEOUT`].
 
+mod allocations;
 mod answer;
 mod connect_proxy;
 mod daemon;
@@ -49,6 +50,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+pub use allocations::{Allocations, count_allocations, count_allocations_of};
 pub use answer::Answer;
 pub use connect_proxy::ConnectProxy;
 #[cfg(feature = "interop")]
@@ -201,11 +203,25 @@ impl Lab {
 
     /// The status of a GET that calls the router without a socket.
     pub async fn status(&self, path: &str) -> u16 {
-        let request = http::Request::get(path)
-            .header("host", "localhost")
-            .body(axum::body::Body::empty())
-            .unwrap();
+        let request = get_request(path, &[]);
         tower::ServiceExt::oneshot(self.router.clone(), request).await.unwrap().status().as_u16()
+    }
+
+    /// The status of a GET that calls the router without a socket, and the allocations from the
+    /// parsed request to the whole response. An earlier GET has filled what is kept for all.
+    ///
+    /// # Panics
+    /// The operation waits for something.
+    pub async fn count_get(&self, path: &str, headers: &[(&str, &str)]) -> (u16, Allocations) {
+        let get = |request: http::Request<axum::body::Body>| async {
+            let response = tower::ServiceExt::oneshot(self.router.clone(), request).await.unwrap();
+            let (head, body) = response.into_parts();
+            http_body_util::BodyExt::collect(body).await.unwrap();
+            head.status.as_u16()
+        };
+        get(get_request(path, headers)).await;
+        let request = get_request(path, headers);
+        count_allocations_of(get(request))
     }
 
     /// Starts to build a request. [`Answer::from_request`] sends it.
@@ -335,6 +351,14 @@ pub fn machine_path(name: &str, rest: &str) -> String {
 /// Percent-encodes one segment of a path.
 pub fn encode(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+fn get_request(path: &str, headers: &[(&str, &str)]) -> http::Request<axum::body::Body> {
+    let request = http::Request::get(path).header("host", "localhost");
+    let with = |request: http::request::Builder, (name, value): &(&str, &str)| {
+        request.header(*name, *value)
+    };
+    headers.iter().fold(request, with).body(axum::body::Body::empty()).unwrap()
 }
 
 fn with_headers(
