@@ -84,7 +84,7 @@ pub struct Settings {
     pub leases: LeaseRules,
     pub retention: Retention,
     pub pools: Pools,
-    /// The answers to questions of all machines. Those of pools come first.
+    /// The answers to questions of all machines. The answers of pools take precedence.
     pub answers: AnswerRules,
     pub http: HttpSettings,
     pub event_stream: EventStreamSettings,
@@ -261,7 +261,7 @@ fn lease_rules(leases: &config::Leases) -> LeaseRules {
         grace,
         quarantine_retry,
         retention_days,
-        // A setting of jobs.
+        // Used by the jobs, not by the leases.
         question_grace: _,
     } = *leases;
     LeaseRules {
@@ -451,7 +451,7 @@ impl App {
     }
 
     /// Resumes the unfinished jobs, serves the HTTP API, and returns after the shutdown. On SIGHUP
-    /// it tries a host that is away at once.
+    /// it at once tries to connect to a host that is away.
     ///
     /// # Errors
     /// The unfinished jobs cannot be read from the store.

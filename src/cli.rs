@@ -165,8 +165,8 @@ impl Command {
     /// Reads the command line of the process.
     ///
     /// # Errors
-    /// The exit code, if the command line is wrong or asks for help or the version. The message is
-    /// printed by then.
+    /// The exit code, if the command line is wrong or asks for help or the version. The message has
+    /// already been printed.
     pub fn from_command_line() -> Result<Self, ExitCode> {
         Self::try_parse().map_err(|error| {
             // The exit code is the same if the message cannot be written.
@@ -194,7 +194,7 @@ impl Command {
 pub fn run(command: Command) -> ExitCode {
     let Command { subcommand } = command;
     let outcome = match subcommand {
-        // Before the runtime starts its threads.
+        // The sockets are taken before the runtime starts its threads.
         Subcommands::Serve(serve) => PassedSocket::take_all()
             .context("otter cannot serve on the sockets that it was passed")
             .and_then(|passed| on_runtime(self::serve(serve, passed))),

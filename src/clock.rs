@@ -110,8 +110,8 @@ impl Clock {
         }
     }
 
-    /// Advances a stepped clock, and wakes the tasks whose sleep is over. Does nothing to another
-    /// clock.
+    /// Advances a stepped clock, and wakes the tasks whose sleep is over. Has no effect on other
+    /// kinds of clock.
     pub fn advance(&self, duration: Duration) {
         if let Source::Stepped { now, moved } = &*self.0 {
             {
@@ -124,7 +124,7 @@ impl Clock {
     }
 
     /// Makes the wall clock of a stepped clock jump, as an administrator or NTP does. The monotonic
-    /// clock does not change. Does nothing to another clock.
+    /// clock does not change. Has no effect on other kinds of clock.
     pub fn jump(&self, by: SignedDuration) {
         if let Source::Stepped { now, .. } = &*self.0 {
             let mut now = now.lock().unwrap_or_else(PoisonError::into_inner);

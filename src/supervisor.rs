@@ -175,7 +175,8 @@ impl Shutdown {
     }
 }
 
-/// A task that [`Supervisor::spawn_isolated`] started. The task continues if this is dropped.
+/// A task that [`Supervisor::spawn_isolated`] started. The task continues if this handle is
+/// dropped.
 #[derive(Debug)]
 pub struct IsolatedTask<T> {
     name: &'static str,
@@ -205,7 +206,7 @@ impl Supervisor {
         )
     }
 
-    /// The same, but `spawn` runs the tasks. It does not notify the service manager.
+    /// Creates a supervisor whose tasks are run by `spawn`. It does not notify the service manager.
     pub fn with_spawn(
         clock: Clock,
         grace: Duration,

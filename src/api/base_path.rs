@@ -20,15 +20,16 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::trusted_proxy::TrustedProxy;
 use crate::service::machines::shorten;
 
-/// The header in which a proxy names the path that it has removed, or not.
+/// The header in which a proxy names the path under which clients reach otter. The proxy may or may
+/// not remove this path from the requests.
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
-/// Where the path of a request comes from.
+/// The sources of the base path: the path under which a client reaches otter.
 #[derive(Clone)]
 pub struct BasePathSettings {
     /// `http.base_path`. Unless it is `/`, it applies to every request.
     pub configured: BasePath,
-    /// The proxies whose `X-Forwarded-Prefix` applies otherwise.
+    /// The proxies whose `X-Forwarded-Prefix` applies if `http.base_path` is `/`.
     pub trusted_proxies: Arc<[TrustedProxy]>,
 }
 
@@ -36,7 +37,7 @@ pub struct BasePathSettings {
 #[derive(Clone)]
 pub struct RefusedPrefix(pub Failure);
 
-/// Serves a router under the path of each request.
+/// Serves a router under the base path of each request.
 pub fn serve_under(router: Router, settings: BasePathSettings) -> Router {
     if settings.configured.is_root() && settings.trusted_proxies.is_empty() {
         return router;
@@ -100,7 +101,7 @@ impl BasePathSettings {
     }
 }
 
-/// The URI of a request without the path of the proxy. `None` if it stays as it is.
+/// The URI of a request without the base path. `None` if the URI does not begin with it.
 fn without(base: &BasePath, uri: &Uri) -> Option<Uri> {
     let own = base.strip(uri.path());
     if own == uri.path() {

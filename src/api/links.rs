@@ -41,8 +41,8 @@ pub fn path(own: &str) -> String {
     format!("{}{own}", base().prefix())
 }
 
-/// The path of a machine. It has no `%2F`, because some proxies refuse it: a slash of an id has the
-/// escape of names, which is `%252f` in a path.
+/// The path of a machine. It never contains `%2F`, which some proxies refuse: a `/` in an id is
+/// first escaped as in vim25 names, and then percent-encoded to `%252f`.
 #[must_use]
 pub fn machine(id: &MachineId) -> String {
     let id = id.to_string();

@@ -20,7 +20,7 @@ use crate::supervisor::PassedListener;
 /// The number of connections that can wait until otter accepts them.
 const BACKLOG: u32 = 1_024;
 
-/// The mode of a socket's file before it has its group.
+/// The mode of a socket's file until its group is set.
 const PRIVATE: Mode = Mode::from_raw_mode(0o600);
 
 /// A socket on which otter accepts connections.
@@ -69,8 +69,8 @@ impl Listener {
     }
 
     /// Binds a Unix socket. Replaces a socket on which no process listens. Does not replace a
-    /// socket in use, nor a file of another type. At no time may anyone connect whom `access` does
-    /// not allow.
+    /// socket in use, nor a file of another type. Only accounts that `access` allows can connect,
+    /// from the moment that the file exists.
     ///
     /// # Errors
     /// Those of the system; `AddrInUse` if a process listens on the socket, `AlreadyExists` if the
@@ -180,7 +180,7 @@ impl Listener {
         }
     }
 
-    /// Accepts a connection. May be dropped at any time without losing one.
+    /// Accepts a connection. The future can be dropped at any time without losing a connection.
     ///
     /// # Errors
     /// otter has no free file descriptor, or the peer disconnected early.

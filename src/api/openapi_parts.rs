@@ -44,7 +44,8 @@ pub struct StartHeaders {
     /// the first request and starts no second job.
     #[param(rename = "Idempotency-Key", value_type = String, required = false)]
     idempotency_key: Option<String>,
-    /// At most 512 characters. otter stores it with the job, for example the URL of a CI job.
+    /// A text of the client, at most 512 characters, for example the URL of a CI run. otter stores
+    /// it with the job.
     #[param(rename = "Otter-Reference", value_type = String, required = false)]
     otter_reference: Option<String>,
     /// `wait=30` (RFC 7240), in seconds: like the parameter `wait`, but 202 with the job if it has

@@ -338,7 +338,7 @@ impl Problem {
             candidates,
             errors,
             retry_after: _,
-            // The detail has it in words.
+            // The detail describes the cause.
             cause: _,
         } = failure;
         let internal = *kind == FailureKind::Internal;

@@ -63,7 +63,8 @@ impl Tls {
         Ok(Self(Arc::new(ArcSwap::from_pointee(Certificate::read(files)?))))
     }
 
-    /// Replaces the certificate, for new connections. Returns whether it is another one.
+    /// Replaces the certificate, for new connections. Returns whether the new certificate differs
+    /// from the old one.
     #[must_use]
     pub fn replace(&self, certificate: Certificate) -> bool {
         let digest = certificate.digest;

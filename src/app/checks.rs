@@ -89,7 +89,8 @@ pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
             }
             Err(error) => {
                 require(Err(error.into()));
-                // The tokens are not known without the directory, and its error comes first.
+                // If the directory cannot be read, the tokens are not known. The missing-token
+                // check is skipped, because the error of the directory is reported.
                 Some(FoundState { has_tokens_in_force: true, ..FoundState::default() })
             }
         },

@@ -45,15 +45,15 @@ pub struct Reload {
 /// How a changed setting takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Replacement {
-    /// By [`LiveSettings`].
+    /// At once, by [`LiveSettings`].
     Live,
     LogLevel,
     Certificate,
-    /// Only at the next start.
+    /// The setting takes effect only at the next start.
     Restart,
 }
 
-/// Nothing was changed. The log has each problem.
+/// The error of a reload that changed nothing. The log has each problem.
 #[derive(Debug, thiserror::Error)]
 #[error("nothing was changed, because of {problems} problem(s)")]
 struct NotReloaded {
@@ -62,7 +62,7 @@ struct NotReloaded {
 
 struct Reloader {
     reload: Reload,
-    /// What applies now: the values of the start, and of reloads since.
+    /// The values that apply now: those of the start, or of a later reload.
     current: Mutex<Current>,
     live: LiveSettings,
     tls: Option<Tls>,
@@ -195,7 +195,8 @@ impl Reloader {
             if password.expose_secret() != renewed.expose_secret() {
                 now.push("the password of the host".to_owned());
             }
-            // Also the same password, because otter then repeats a login that was refused.
+            // An unchanged password is set too, because otter then repeats a login that was
+            // refused.
             self.host.set_password(renewed.clone());
             current.password = Some(renewed);
         }

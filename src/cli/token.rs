@@ -75,7 +75,7 @@ struct TokenName {
 }
 
 impl TokenName {
-    /// The name. The group requires one of the two.
+    /// The given name. clap's group requires either `name` or `named`.
     fn into_name(self) -> String {
         self.name.or(self.named).unwrap_or_default()
     }
@@ -481,7 +481,7 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// No caller can work with a limit of zero.
+/// The parser of a limit. It refuses zero, because no caller can work with a limit of zero.
 fn limit() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..)
 }

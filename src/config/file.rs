@@ -265,7 +265,7 @@ fn answer_rule(message: &str, label: &DeValue<'_>) -> Result<(String, String), S
     {
         return Err(format!("this cannot be the id of a message; write one, as in {EXAMPLE}"));
     }
-    // Without quotes, the dots of the id make sections.
+    // Without quotes, TOML reads the dots of the id as sections.
     let label = label.as_str().ok_or_else(|| {
         let kind = kind(label);
         format!("expected the label of a choice, not {kind}; write both in quotes, as in {EXAMPLE}")
@@ -444,7 +444,7 @@ impl<'a> Table<'a> {
         Self::new(self.source, format!("{path}."), table)
     }
 
-    /// Whether the table has a key that was not taken.
+    /// Whether the table has this key and it was not taken yet.
     fn has(&self, key: &str) -> bool {
         self.entries.contains_key(key)
     }
@@ -552,7 +552,7 @@ fn days(value: &DeValue<'_>) -> Result<u32, String> {
     integer(value, 1..=36_500)
 }
 
-/// The minimum has room for the refused calls of one minute.
+/// The size of the audit. Its minimum has room for the refused calls of one minute.
 fn audit_bytes(value: &DeValue<'_>) -> Result<u64, String> {
     integer(value, 1_048_576..=i64::MAX)
 }

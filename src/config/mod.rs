@@ -187,8 +187,8 @@ impl Config {
     }
 }
 
-/// The variables whose name and value are UTF-8. Another value is a problem if otter reads the
-/// variable, and a warning if only its name belongs to otter.
+/// The variables whose name and value are UTF-8. Any other variable is a problem if otter reads it,
+/// and a warning if its name begins with `OTTER_`.
 fn readable_variables(
     environment: &BTreeMap<OsString, OsString>,
     problems: &mut Vec<ConfigProblem>,

@@ -139,7 +139,7 @@ pub struct Jobs {
     pub retention_days: u32,
 }
 
-/// `[jobs.deadlines]`: the default deadlines of jobs. The time in the queue counts.
+/// `[jobs.deadlines]`: the default deadlines of jobs. A deadline includes the time in the queue.
 #[derive(Clone, Debug)]
 pub struct Deadlines {
     /// Power on, power off, reset, suspend, kill, answer and rename.

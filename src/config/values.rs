@@ -91,7 +91,7 @@ pub fn not_empty(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("it must not be empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-/// The address of a host's API, completed.
+/// Completes the address of a host's API.
 pub fn host_url(text: &str) -> Result<String, String> {
     host_url::normalize(text).map_err(|error| error.to_string())
 }

@@ -140,7 +140,8 @@ impl Token {
     /// Parses a token's text.
     ///
     /// # Errors
-    /// The checksum detects a misspelt token without a lookup in the store.
+    /// The text is not a token. The checksum detects a misspelt token without a lookup in the
+    /// store.
     pub fn parse(text: &str) -> Result<Self, InvalidToken> {
         let rest = text.strip_prefix(PREFIX).ok_or(InvalidToken)?;
         let hexadecimal = rest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));

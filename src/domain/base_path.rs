@@ -8,7 +8,7 @@ use std::sync::Arc;
 const OWN_SEGMENTS: [&str; 8] =
     ["v1", "docs", "problems", "openapi.json", "openapi-3.0.json", "metrics", "healthz", "readyz"];
 
-/// A path such as `/otter`, or `/`. Clones share it.
+/// The path under which clients reach otter, such as `/otter` or `/`. Clones share the text.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct BasePath(Arc<str>);
 
@@ -25,7 +25,7 @@ pub enum InvalidBasePath {
 }
 
 impl BasePath {
-    /// What stands before otter's own paths: empty for `/`.
+    /// The prefix of otter's own paths. Empty for `/`.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.0

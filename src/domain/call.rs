@@ -153,15 +153,15 @@ pub struct Evidence {
 pub struct SnapshotEvidence {
     pub id: SnapshotId,
     pub parent: Option<SnapshotId>,
-    /// Unescaped. The name and the description are empty in evidence that was recorded before a
-    /// call, because only the ids matter there.
+    /// The unescaped name. In evidence that was recorded before a call, the name and the
+    /// description are empty, because only the ids matter.
     pub name: String,
     pub description: String,
 }
 
 impl SnapshotEvidence {
-    /// Whether the snapshot has exactly this name and this description: a snapshot can be renamed
-    /// to another form of its name. `None` matches every text.
+    /// Whether the snapshot has exactly this name and this description. Other forms of the name do
+    /// not match, because a rename can change only the form. `None` matches every text.
     #[must_use]
     pub fn matches(&self, name: Option<&str>, description: Option<&str>) -> bool {
         name.is_none_or(|name| name == self.name)

@@ -54,8 +54,8 @@ failure_kinds! {
     /// A caller waited for a lease that failed.
     LeaseFailed = "lease-failed",
     JobCancelled = "job-cancelled",
-    /// The job of a call without a key called the host and then failed in a way that invites a
-    /// repeat of the call.
+    /// A call without an `Idempotency-Key` started a job that called the host and then failed. The
+    /// code of the job's failure would invite clients to repeat the call.
     JobFailed = "job-failed",
     JobStillRunning = "job-still-running",
     /// The host's answer was lost, or a commit of the store was not confirmed.
@@ -125,7 +125,8 @@ pub struct Failure {
     /// internal error.
     pub detail: String,
     pub fault: Option<Fault>,
-    /// For a passed deadline: the failure of the host for whose end the job waited until then.
+    /// If the job's deadline passed: the failure of the host that lasted until then, while the job
+    /// waited.
     pub cause: Option<FailureKind>,
     pub machine: Option<(MachineId, String)>,
     pub job: Option<JobId>,
@@ -194,7 +195,7 @@ impl Failure {
         self
     }
 
-    /// Adds the failure of the host for whose end the job waited until its deadline.
+    /// Adds the failure of the host that lasted until the deadline of the job.
     #[must_use]
     pub const fn caused_by(mut self, cause: FailureKind) -> Self {
         self.cause = Some(cause);

@@ -15,7 +15,7 @@ pub enum FaultOrigin {
     /// origin is not known, because the machine may be in any state.
     Machine,
     /// The whole host: its resources, its datastores, its maintenance mode, its services, or the
-    /// way to it.
+    /// connection to it.
     Host,
     /// The account lacks a right.
     Account,
@@ -26,7 +26,7 @@ pub enum FaultOrigin {
 }
 
 /// The faults of the resources and datastores of a host whose names do not begin with
-/// `Insufficient`. They decide also as the cause of another fault.
+/// `Insufficient`. They also decide the origin if they are the cause of another fault.
 const OF_RESOURCES: &[&str] = &[
     // Other members of the family of InsufficientResourcesFault.
     "InvalidResourcePoolStructureFault",
@@ -46,8 +46,9 @@ const OF_RESOURCES: &[&str] = &[
 
 /// The other faults of the host.
 const OF_THE_HOST: &[&str] = &[
-    // A host in maintenance mode answers InvalidState to a power-on. otter never works on a machine
-    // that is not connected, whose own state would be the other reason.
+    // The state of the host. InvalidState is the answer of a host in maintenance mode to a
+    // power-on. A machine that is not connected also causes InvalidState, but otter never works on
+    // such a machine.
     "DisallowedOperationOnFailoverHost",
     "InvalidHostConnectionState",
     "InvalidHostState",
@@ -55,8 +56,8 @@ const OF_THE_HOST: &[&str] = &[
     "NoActiveHostInCluster",
     "NoCompatibleHost",
     "NoHost",
-    // hostd itself, and the way from a manager to the host. A fault without a type is a
-    // RuntimeFault.
+    // hostd itself, and the connection from a vCenter to the host. A fault without a type is
+    // reported as a RuntimeFault.
     "HostCommunication",
     "HostConnectFault",
     "HostNotConnected",
@@ -75,9 +76,9 @@ const OF_THE_ACCOUNT: &[&str] = &[
     "SecurityError",
 ];
 
-/// What the kernel of the host says of a full datastore and of missing resources, in faults whose
-/// types do not tell: the texts of `VMK_NO_SPACE`, `VMK_MEM_ADMIT_FAILED` and
-/// `VMK_CPU_ADMIT_FAILED`.
+/// The texts of the host's kernel about a full datastore and missing resources. They decide the
+/// origin if the type of the fault does not show it. They are the texts of `VMK_NO_SPACE`,
+/// `VMK_MEM_ADMIT_FAILED` and `VMK_CPU_ADMIT_FAILED`.
 const WORDS_OF_RESOURCES: &[&str] = &[
     "No space left on device",
     "Admission check failed for memory resource",
@@ -127,7 +128,7 @@ fn is_of_resources(name: &str) -> bool {
     OF_RESOURCES.contains(&name) || name.starts_with("Insufficient")
 }
 
-/// The origin that the kind of a failure shows. A new kind must be decided here.
+/// The origin that the kind of a failure shows. A new kind must be added here.
 const fn from_kind(kind: FailureKind) -> FaultOrigin {
     match kind {
         FailureKind::InsufficientResources
@@ -147,11 +148,11 @@ const fn from_kind(kind: FailureKind) -> FaultOrigin {
         | FailureKind::NotSupported
         | FailureKind::DeadlineExceeded
         | FailureKind::OutcomeUnknown
-        // A snapshot that the machine does not have, or has twice.
+        // The machine has no snapshot with the name, or several.
         | FailureKind::NotFound
         | FailureKind::AmbiguousName
-        // These refuse a request, and are not the end of a preparation or a release. If one is all
-        // the same, the machine may be in any state.
+        // The following kinds refuse a request, and should not end a preparation or a release. If
+        // one of them does, the machine may be in any state.
         | FailureKind::InvalidRequest
         | FailureKind::UnknownParameter
         | FailureKind::InvalidCursor

@@ -61,13 +61,14 @@ pub enum JobRequest {
     Revert {
         /// The id to which the caller's reference was resolved when the job was accepted.
         snapshot: SnapshotId,
-        /// The path of the snapshot at that time, for texts.
+        /// The path of the snapshot when the job was accepted, for messages.
         path: String,
-        /// Whether the machine is on afterwards. `None` leaves it as the host's revert leaves it.
+        /// Whether the machine is on afterwards. `None` keeps the power state that the host's
+        /// revert produces.
         power_on: Option<bool>,
     },
     RemoveSnapshot {
-        /// Resolved as in a revert.
+        /// The id to which the caller's reference was resolved when the job was accepted.
         snapshot: SnapshotId,
         path: String,
         children: bool,
@@ -77,7 +78,7 @@ pub enum JobRequest {
     Consolidate,
     /// At least one of `name` and `description` is set.
     RenameSnapshot {
-        /// Resolved as in a revert.
+        /// The id to which the caller's reference was resolved when the job was accepted.
         snapshot: SnapshotId,
         path: String,
         name: Option<String>,
@@ -85,7 +86,7 @@ pub enum JobRequest {
     },
     /// Prepares a machine for its lease.
     Prepare {
-        /// The snapshot to revert to, and its path. Resolved as in a revert.
+        /// The snapshot to revert to, and its path when the job was accepted.
         snapshot: Option<(SnapshotId, String)>,
         power: Option<PowerState>,
         until: Option<Readiness>,
@@ -97,7 +98,7 @@ pub enum JobRequest {
     Release {
         /// Whether the power state stays unchanged. If false, the machine is powered off.
         keep_power: bool,
-        /// The snapshot to revert to, and its path. Resolved as in a revert.
+        /// The snapshot to revert to, and its path when the job was accepted.
         snapshot: Option<(SnapshotId, String)>,
     },
 }
@@ -355,11 +356,12 @@ pub struct Job {
     pub deadline_at: Timestamp,
     /// The name of the caller's token. `anonymous` if otter has no tokens.
     pub requested_by: String,
-    /// The HTTP request that created the job. The default if otter itself created the job.
+    /// The HTTP request that created the job. The default value if otter itself created the job.
     pub origin: RequestOrigin,
     /// The value of the header `Otter-Reference`.
     pub reference: Option<String>,
-    /// The lease that the caller showed, or the lease whose machine the job prepares or releases.
+    /// The lease in the caller's `Otter-Lease`, or the lease whose machine the job prepares or
+    /// releases.
     pub lease: Option<LeaseId>,
     /// The job's permission to change snapshots.
     pub authority: Authority,
@@ -368,8 +370,8 @@ pub struct Job {
     pub error: Option<Failure>,
     /// The host's task of the current or the last call.
     pub host_task: Option<TaskId>,
-    /// The host call that was committed and whose result is not known yet. After a lost answer it
-    /// is the basis for the decision what the call did.
+    /// The host call that was committed and whose result is not known yet. If the answer was lost,
+    /// otter uses the intent to decide what the call did.
     pub intent: Option<Intent>,
 }
 
@@ -511,7 +513,7 @@ pub struct JobResult {
     pub changed: bool,
     pub snapshot: Option<SnapshotId>,
     pub power_state: Option<PowerState>,
-    /// The machine's address when the job ended, as readers saw it.
+    /// The machine's address when the job ended, as the HTTP API showed it.
     pub ip_address: Option<String>,
 }
 

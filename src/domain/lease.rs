@@ -27,21 +27,21 @@ use super::scope::Scope;
 /// The state of a lease. This set of states is final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LeaseState {
-    /// It waits for a machine.
+    /// The lease waits for a machine.
     Queued,
-    /// It holds a machine, which otter prepares.
+    /// The lease holds a machine, which otter prepares.
     Preparing,
-    /// Its holder uses the machine.
+    /// The holder uses the machine.
     Active,
-    /// It ends, and otter releases the machine.
+    /// The lease is ending, and otter releases the machine.
     Releasing,
-    /// Its holder ended it.
+    /// The holder ended the lease.
     Released,
-    /// Its time was over.
+    /// The time of the lease was over.
     Expired,
-    /// An operator ended it, or its token became invalid.
+    /// An operator ended the lease, or its token became invalid.
     Revoked,
-    /// otter ended it; `error` says why.
+    /// otter ended the lease. Its `error` gives the reason.
     Failed,
 }
 
@@ -54,7 +54,8 @@ pub struct Select {
     pub name: Option<String>,
     pub mac: Option<MacAddress>,
     pub pool: Option<String>,
-    /// A machine must be in one of these pools. Empty: in any or none.
+    /// A machine must be in one of these pools. If the list is empty, the pools of the machine do
+    /// not matter.
     pub pools: Vec<String>,
     /// A machine must not match any of these references.
     pub exclude: Vec<MachineReference>,
@@ -73,7 +74,7 @@ pub struct Prepare {
     /// The network of the machine's address: [`Readiness::Address`] waits for an address inside it,
     /// and readers see no address of the leased machine outside it.
     pub cidr: Option<Network>,
-    /// How long to wait after these steps.
+    /// How long to wait after the other steps of the preparation.
     pub settle: Option<Duration>,
 }
 
@@ -82,9 +83,9 @@ pub struct Prepare {
 pub enum Readiness {
     /// The machine is on.
     On,
-    /// Its guest has an address.
+    /// The guest of the machine has an address.
     Address,
-    /// VMware Tools run in its guest.
+    /// VMware Tools run in the guest of the machine.
     Tools,
 }
 
@@ -100,19 +101,19 @@ pub struct Release {
 /// Why a lease ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EndReason {
-    /// Its holder ended it.
+    /// The holder ended the lease.
     Released,
-    /// Its time was over.
+    /// The time of the lease was over.
     Expired,
-    /// An operator ended it, or its token became invalid.
+    /// An operator ended the lease, or its token became invalid.
     Revoked,
-    /// Its queue time was over.
+    /// The queue time of the lease was over.
     QueueTimeout,
-    /// It was queued and no client polled it.
+    /// The lease was queued, and no client polled it.
     Abandoned,
-    /// Its machine could not be prepared.
+    /// The machine could not be prepared.
     PrepareFailed,
-    /// Its machine was removed from the host.
+    /// The machine was removed from the host.
     MachineGone,
 }
 
@@ -139,70 +140,73 @@ pub struct Lease {
     pub id: LeaseId,
     pub state: LeaseState,
     pub select: Select,
-    /// The scope of the caller that requested it. The lease never gets a machine outside this
-    /// scope.
+    /// The scope of the caller that requested the lease. The lease never gets a machine outside
+    /// this scope.
     pub scope: Scope,
-    /// The machine that it holds or last held. `None` before a grant.
+    /// The machine that the lease holds or last held. `None` before a grant.
     pub machine: Option<MachineIdentity>,
     pub machine_name: Option<String>,
     /// The selected pool, or a pool of its machine.
     pub pool: Option<String>,
-    /// Who or what holds it, for people.
+    /// Who or what holds the lease, for people.
     pub holder: String,
-    /// The name of the caller that requested it.
+    /// The name of the caller that requested the lease.
     pub requested_by: String,
-    /// The token of the caller that requested it. `None` if callers need no token.
+    /// The token of the caller that requested the lease. `None` if callers need no token.
     pub token: Option<TokenId>,
     /// The origin of the request.
     pub origin: RequestOrigin,
     pub reference: Option<String>,
-    /// How long it lasts from the moment it is active, or from a renewal without a duration.
+    /// How long the lease lasts from the moment it is active, or from a renewal without a duration.
     pub ttl: Duration,
-    /// The longest time that it can last with all renewals, from the moment it is active.
+    /// The longest time that the lease can last with all renewals, from the moment it is active.
     pub max_total: Duration,
-    /// How long it may be queued. `None` if it must be granted at once.
+    /// How long the lease may be queued. `None` if a machine must be granted at once.
     pub queue_for: Option<Duration>,
     pub prepare: Option<Prepare>,
     pub release: Release,
-    /// How long its holder's people may look at the machine after its use failed. `None` if it is
+    /// How long people may examine the machine after its use failed. `None` if the machine is
     /// released at once.
     pub keep_on_failure: Option<Duration>,
     pub created_at: Timestamp,
     pub active_at: Option<Timestamp>,
-    /// When its use failed and it was kept. `None` if it was not.
+    /// When the use of the machine failed and the lease was kept. `None` if the lease was not kept.
     pub kept_at: Option<Timestamp>,
     /// A number that increases with every grant of the machine.
     pub fence: Option<u64>,
-    /// How often a machine was granted to it.
+    /// How often a machine was granted to the lease.
     pub grants: u32,
-    /// The current or last job that prepares or releases its machine.
+    /// The current or last job that prepares or releases the machine.
     pub job: Option<JobId>,
     /// The remaining times at `measured_at`.
     pub time_left: TimeLeft,
     pub measured_at: Timestamp,
-    /// Whether its history has the warning that it ends soon. A renewal resets it.
+    /// Whether the history has the warning that the lease ends soon. A renewal resets it.
     pub warned: bool,
     pub history: Vec<HistoryEntry>,
     pub end: Option<LeaseEnd>,
     pub ended_at: Option<Timestamp>,
-    /// The failure, if it failed.
+    /// The failure, if the lease failed.
     pub error: Option<Failure>,
     pub warnings: Vec<String>,
-    /// The fault of the host, the account or the licence for whose end its preparation or its
-    /// release waits. `None` if it met none, or if the step has succeeded since.
+    /// The fault of the host, the account or the licence that made the preparation or the release
+    /// fail, and after which otter tries again. `None` without such a fault, or after a later
+    /// success.
     pub setback: Option<Setback>,
 }
 
-/// A fault that is not the machine's, and that a lease or a release met. The step is tried again.
+/// A fault that made a preparation or a release fail and that the machine did not cause. otter
+/// tries the preparation or the release again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setback {
     /// The last failure.
     pub failure: Failure,
-    /// When the first of them happened.
+    /// When the first of these failures happened.
     pub since: Timestamp,
-    /// How often the step has failed so.
+    /// The number of failures so far.
     pub attempts: u32,
-    /// The keys of the machines on which it failed, each once, the latest last.
+    /// The keys of the machines on which the preparation or the release failed, each once, the
+    /// latest last.
     pub machines: Vec<String>,
 }
 
@@ -215,7 +219,7 @@ pub struct Recovery {
     pub machine: Option<MachineIdentity>,
     /// The snapshot to revert to, as in the release of that lease. The machine is powered off.
     pub snapshot: Option<String>,
-    /// How often it has failed.
+    /// How often the recovery has failed.
     pub attempts: u32,
     /// The pause before the next attempt.
     pub pause: Duration,
@@ -305,11 +309,11 @@ impl Lease {
 /// The remaining times of a lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TimeLeft {
-    /// The queue time.
+    /// How long the lease may still be queued.
     pub queue: Duration,
-    /// The time until it expires, if it is active.
+    /// The time until the lease expires, if it is active.
     pub lease: Duration,
-    /// The time to which renewals can extend it.
+    /// The time until the latest expiry to which renewals can extend the lease.
     pub total: Duration,
 }
 
@@ -352,8 +356,8 @@ impl Setback {
 }
 
 impl Lease {
-    /// The place of a machine among those on which the lease met a fault of the host, the longest
-    /// ago first. `None` if it met none on it.
+    /// The position of a machine in the list of machines on which the setback happened, the latest
+    /// last. `None` if the setback did not happen on the machine.
     #[must_use]
     pub fn failed_on(&self, machine: &str) -> Option<usize> {
         self.setback.as_ref()?.machines.iter().position(|failed| failed == machine)
@@ -367,7 +371,7 @@ impl Lease {
         self.history.push(HistoryEntry { at, what: what.into() });
     }
 
-    /// The network in which the address of its machine must be. `None` if any is good.
+    /// The network in which the address of the machine must be. `None` if any address is accepted.
     #[must_use]
     pub fn cidr(&self) -> Option<Network> {
         self.prepare.as_ref().and_then(|prepare| prepare.cidr)

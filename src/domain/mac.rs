@@ -183,7 +183,7 @@ mod tests {
             for broken in [
                 [before, &wrong, behind].concat(),
                 [before, &wrong, &behind[1..]].concat(),
-                // Five octets, and seven.
+                // A text with five octets, and one with seven.
                 text[separator + 1..].to_owned(),
                 ["0", &text[separator..=separator], &text].concat(),
             ] {

@@ -73,8 +73,8 @@ impl Machine {
     /// of the cards in their order. An interface of the guest that is no card of the machine, such
     /// as the bridge of a container engine, does not count.
     ///
-    /// Old tools report only the preferred address, and no interfaces. Then it counts if it is
-    /// global or private.
+    /// Old tools report only the preferred address, and no interfaces. Then this address counts if
+    /// it is global or private.
     #[must_use]
     pub fn addresses(&self) -> Vec<IpAddr> {
         let Guest { ip_address, interfaces, .. } = &self.guest;
@@ -168,13 +168,15 @@ pub struct GuestInterface {
 }
 
 impl Guest {
-    /// Whether the report has an address that an earlier report did not have, in the same place.
+    /// Whether the report has an address that an earlier report did not have: as the preferred
+    /// address, or on the same interface.
     #[must_use]
     pub fn has_new_address_since(&self, earlier: &Self) -> bool {
         let is_preferred_new = self.ip_address.is_some() && self.ip_address != earlier.ip_address;
         is_preferred_new
             || self.interfaces.iter().any(|interface| {
-                // A bridge of the guest has the hardware address of its card.
+                // Several interfaces can be equal here: a bridge in the guest has the hardware
+                // address of its network card.
                 let same = || {
                     let all = earlier.interfaces.iter();
                     all.filter(|other| other.is_same_interface(interface))
@@ -359,7 +361,7 @@ mod tests {
         }
     }
 
-    /// The addresses that count of a machine with two cards.
+    /// The result of [`Machine::addresses`] for a machine with two cards.
     fn counting(preferred: Option<&str>, interfaces: Vec<GuestInterface>) -> Vec<String> {
         let mut machine = Machine::new(MachineId::from_backend("1"));
         machine.network_cards = vec![card(4000, FIRST), card(4001, SECOND)];
@@ -388,7 +390,7 @@ mod tests {
         assert_eq!(counting(Some("172.17.0.1"), vec![bridge()]), [""; 0]);
         let card = interface(FIRST, Some(4000), &["10.0.0.31"]);
         assert_eq!(counting(Some("172.17.0.1"), vec![bridge(), card]), ["10.0.0.31"]);
-        // A bridge of the guest over the card has the address of the card.
+        // A bridge in the guest has the hardware address of its network card.
         assert_eq!(counting(None, vec![interface(FIRST, None, &["10.0.0.31"])]), ["10.0.0.31"]);
         // Without a hardware address the key of the card decides.
         assert_eq!(counting(None, vec![interface("", Some(4001), &["10.0.0.9"])]), ["10.0.0.9"]);

@@ -14,13 +14,14 @@ use super::names::matches_pattern;
 /// The prefixes of entries that are not patterns.
 const PREFIXES: [&str; 2] = ["uuid", "mac"];
 
-/// Prefixes of which an entry has only the value.
+/// The prefixes of references that an entry must not have: it has only the value.
 const PLAIN: [&str; 2] = ["name", "id"];
 
-/// The smallest similarity of an unknown prefix with a known one that is a mistake.
+/// If an unknown prefix is more similar to a known one than this, it is refused as a mistake. This
+/// limit applies if the value after the prefix is a UUID or a hardware address.
 const SIMILAR: f64 = 0.7;
 
-/// The same, if the value behind the prefix is neither a UUID nor an address.
+/// The limit of similarity if the value after the prefix is neither a UUID nor a hardware address.
 const VERY_SIMILAR: f64 = 0.9;
 
 /// An entry that names machines.
@@ -37,9 +38,9 @@ pub enum MachinePattern {
 /// How an entry names a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatternMatch {
-    /// By its id alone.
+    /// The entry names the machine by its id alone.
     Id,
-    /// By a property that stays with the machine, or by its name.
+    /// The entry names the machine by a property that stays with it, or by its name.
     Property,
 }
 
@@ -55,7 +56,7 @@ pub enum InvalidMachinePattern {
     Uuid,
     #[error(transparent)]
     Mac(InvalidMacAddress),
-    /// `name:` and `id:`, which references of the API have.
+    /// The text begins with `name:` or `id:`, which only references of the HTTP API have.
     #[error("names and ids have no prefix here; did you mean {value:?}?")]
     Plain { value: String },
     #[error("there is no prefix {given}:; did you mean {nearest}:?")]
@@ -63,7 +64,7 @@ pub enum InvalidMachinePattern {
 }
 
 impl MachinePattern {
-    /// How the entry names the machine. `None` if it does not.
+    /// How the entry names the machine. `None` if the entry does not name it.
     #[must_use]
     pub fn match_with(&self, machine: &impl ReferencedMachine) -> Option<PatternMatch> {
         let (fits, by) = match self {
@@ -116,7 +117,7 @@ impl FromStr for MachinePattern {
 }
 
 /// Refuses a misspelt prefix. A name may contain a colon, so a prefix must be very similar to a
-/// known one, unless a UUID or an address is behind it.
+/// known one, unless a UUID or a hardware address follows it.
 fn check_prefix(given: &str, value: &str) -> Result<(), InvalidMachinePattern> {
     let is_address = || value.contains([':', '-', '.']) && value.parse::<MacAddress>().is_ok();
     let least = if parse_uuid(value).is_some() || is_address() { SIMILAR } else { VERY_SIMILAR };

@@ -13,9 +13,9 @@ use super::terminal::first_unprintable;
 /// A character that makes a name look like another name, or that controls a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HiddenCharacter {
-    /// It controls a terminal.
+    /// The character controls a terminal.
     Control(char),
-    /// It is not drawn.
+    /// The character is not drawn.
     Invisible(char),
     /// White space at the beginning or at the end.
     Surrounding(char),
@@ -52,7 +52,8 @@ const fn is_invisible(character: char) -> bool {
     )
 }
 
-/// Whether a caller's text is one of the three forms of a name. The case matters.
+/// Whether a caller's text is one of the three forms of a name: as the host sends it, unescaped
+/// once, or unescaped twice. The case matters.
 ///
 /// # Parameters
 /// - `name`: the name as otter shows it.
@@ -61,8 +62,8 @@ pub fn is_name(given: &str, name: &str) -> bool {
     fits_a_form(given, name, |given, form| given == form)
 }
 
-/// Whether one of the three forms of a name contains the fragment, without regard to case. Both are
-/// compared in Unicode lower case.
+/// Whether one of the three forms of a name (see [`is_name`]) contains the fragment, without regard
+/// to case. Both are compared in Unicode lower case.
 ///
 /// # Parameters
 /// - `name`: the name as otter shows it.
@@ -71,8 +72,9 @@ pub fn contains_loosely(name: &str, fragment: &str) -> bool {
     fits_a_form(fragment, name, |fragment, form| contains_in_lower_case(form, fragment))
 }
 
-/// Whether a comparison holds for a caller's text and one of the three forms of a name. A form with
-/// one more escape is compared by unescaping the caller's text, so `%2f` and `%2F` are equal.
+/// Whether a comparison holds for a caller's text and one of the three forms of a name (see
+/// [`is_name`]). A form with one more escape is compared by unescaping the caller's text, so `%2f`
+/// and `%2F` are equal.
 fn fits_a_form(given: &str, name: &str, fits: impl Fn(&str, &str) -> bool) -> bool {
     if fits(given, name) {
         return true;
@@ -130,8 +132,8 @@ pub fn escape_vim(name: &str) -> String {
     name.replace('%', "%25").replace('/', "%2f").replace('\\', "%5c")
 }
 
-/// Whether a pattern matches one of the three forms of a name. `*` matches any text, `?` matches
-/// any one character, and every other character matches itself.
+/// Whether a pattern matches one of the three forms of a name (see [`is_name`]). `*` matches any
+/// text, `?` matches any one character, and every other character matches itself.
 ///
 /// # Parameters
 /// - `name`: the name as otter shows it.
@@ -155,7 +157,7 @@ fn matches_wildcards(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let name: Vec<char> = name.chars().collect();
     // `star` holds the position after the last `*`, and how much of the name the pattern up to
-    // there has matched. The loop returns there if the rest does not match.
+    // there has matched. The loop goes back to this position if the rest does not match.
     let (mut p, mut n, mut star) = (0, 0, None);
     while n < name.len() {
         match pattern.get(p) {
@@ -310,7 +312,7 @@ mod tests {
 
         #[test]
         fn every_form_of_a_name_finds_it(name in "(\\PC|[%/\\\\2f5c]){0,16}") {
-            // A client that does not escape the name, one that escapes it, and the host itself.
+            // otter may show the name unescaped or escaped. Each of its three forms finds it.
             for shown in [name.clone(), escape_vim(&name)] {
                 for given in [unescape_vim(&shown), shown.clone(), escape_vim(&shown)] {
                     prop_assert!(is_name(&given, &shown), "{} {}", given, shown);

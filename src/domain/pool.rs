@@ -96,8 +96,8 @@ impl Pools {
         pools
     }
 
-    /// The rule of the machine's pools for a question. If several pools have one, that of the first
-    /// pool by name. `None` if none has one.
+    /// The rule of the machine's pools for a question. If several pools have a rule, the first pool
+    /// by name decides. `None` if no pool has a rule.
     #[must_use]
     pub fn answer_rule(&self, machine: &Machine, question: &Question) -> Option<AnswerRule<'_>> {
         let pools = self.for_machine(machine);

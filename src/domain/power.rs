@@ -1,6 +1,7 @@
 //! A machine's power state.
 
-/// The power state of a machine. An optional field is `None` if the host reports another word.
+/// The power state of a machine. A field of type `Option<PowerState>` is `None` if the host reports
+/// an unknown word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PowerState {
     On,

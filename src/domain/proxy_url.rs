@@ -29,7 +29,7 @@ pub struct ProxyAccount {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{address} is not the address of an HTTP proxy: {reason}")]
 pub struct InvalidProxyUrl {
-    /// The scheme and the host, if it is sure that they are no part of an account.
+    /// The scheme and the host, if they certainly contain no part of an account.
     address: String,
     reason: String,
 }
@@ -137,7 +137,8 @@ impl fmt::Debug for ProxyUrl {
     }
 }
 
-/// The text of an invalid address, as far as a message may show it: without what may be a password.
+/// The part of an invalid address that a message may show. Everything that may be a password is
+/// left out.
 fn without_account(text: &str) -> String {
     if text.is_empty() {
         return "an empty text".to_owned();

@@ -10,7 +10,7 @@ use super::lease::{EndReason, Lease, LeaseEnd, LeaseState, Quarantine};
 /// The minimum by which a restore raises the fence floor, even if the wall clock is wrong.
 const FENCE_STEP: u64 = 1_000_000;
 
-/// The reason of the quarantine. Operators and programs can search for it.
+/// The reason of a quarantine after a restore. Operators and programs can search for it.
 pub const REASON: &str = "restored";
 
 const OTTER: &str = "otter";
@@ -51,7 +51,7 @@ pub fn end_job(job: &mut Job, now: Timestamp) {
         step.state = JobStepState::Unknown;
         step.finished_at = Some(now);
     }
-    // otter follows the task of `host_task`, but the job has ended.
+    // `host_task` is cleared, because otter would follow the task, but the job has ended.
     if let Some(task) = job.host_task.take() {
         job.warnings
             .push(format!("At the time of the backup the job's task on the host was {task}."));

@@ -12,7 +12,7 @@ use super::power::PowerState;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub id: SnapshotId,
-    /// Unescaped.
+    /// The unescaped name.
     pub name: String,
     pub description: String,
     pub created_at: Option<Timestamp>,
@@ -82,8 +82,8 @@ impl Snapshots {
     }
 
     /// Finds a snapshot by its id, otherwise by its name or its path. Every form of a name matches
-    /// (see [`is_name`]). A name as it is shown goes before a path. A path as it is shown goes
-    /// before other forms of names and of paths.
+    /// (see [`is_name`]). A name as it is shown takes precedence over a path. A path as it is shown
+    /// takes precedence over other forms of names and of paths.
     ///
     /// # Errors
     /// `NotFound` if no snapshot matches. `Ambiguous`, with the ids, if several match.
@@ -238,7 +238,7 @@ mod tests {
             ("a/b 100%", "id-4"),
             ("base/a%2Fb 100%25", "id-4"),
             ("base/a%2fb 100%25", "id-4"),
-            // An id goes before a name, and a name before a path.
+            // An id takes precedence over a name, and a name over a path.
             ("id-0", "id-0"),
             ("base/updated", "id-6"),
         ] {

@@ -329,7 +329,7 @@ impl Refusal {
     ///
     /// # Parameters
     /// - `machine`: the name of the machine.
-    /// - `lease`: the lease that the caller showed, if there is one.
+    /// - `lease`: the lease in the caller's `Otter-Lease`, if there is one.
     #[must_use]
     pub fn detail(
         &self,

@@ -32,7 +32,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, is_unprintable)
 }
 
-/// The same for a text of several lines. The line ends are not escaped.
+/// Like [`printable`], for a text of several lines. The line ends are not escaped.
 #[must_use]
 pub fn printable_lines(text: &str) -> Cow<'_, str> {
     escaped(text, |character| character != '\n' && is_unprintable(character))

@@ -7,11 +7,12 @@ use std::str::FromStr;
 /// How otter verifies the host's certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Verify {
-    /// With the roots that the system trusts. The certificate must be valid for the host's name.
+    /// otter uses the root certificates that the system trusts. The certificate must be valid for
+    /// the host's name.
     #[default]
     SystemRoots,
-    /// With the certificates in this PEM file, which are authorities or the host's certificate
-    /// itself. The certificate must be valid for the host's name.
+    /// otter uses the certificates in this PEM file, which are authorities or the host's
+    /// certificate itself. The certificate must be valid for the host's name.
     CaFile(PathBuf),
     /// The certificate must have this SHA-256. Name, dates and issuer are not checked.
     Fingerprint(Fingerprint),

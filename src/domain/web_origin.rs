@@ -15,7 +15,7 @@ pub enum Scheme {
 /// The host of an authority or an origin. The comparison ignores the case of names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostName {
-    /// In lower case.
+    /// A name in lower case.
     Name(String),
     Address(IpAddr),
 }

@@ -28,7 +28,7 @@ const SET: u8 = 0x31;
 const VERSION: u8 = 0xa0;
 /// `[3]` of `TBSCertificate`: the extensions.
 const EXTENSIONS: u8 = 0xa3;
-/// `[2]` and `[7]` of `GeneralName`.
+/// `[2]` and `[7]` of `GeneralName`: a DNS name and an IP address.
 const DNS_NAME: u8 = 0x82;
 const IP_ADDRESS: u8 = 0x87;
 
@@ -101,7 +101,7 @@ impl<'c> Certificate<'c> {
             .any(|(_, value)| value.contains(text))
     }
 
-    /// Whether it may identify a server: it lists no purposes, or this one.
+    /// Whether the certificate may identify a server: it lists no purposes, or `serverAuth`.
     #[must_use]
     pub fn is_for_servers(&self) -> bool {
         match self.extension(EXTENDED_KEY_USAGE) {
@@ -112,8 +112,8 @@ impl<'c> Certificate<'c> {
         }
     }
 
-    /// The names and addresses for which it is valid: its alternative names, or without any its
-    /// common names.
+    /// The names and addresses for which the certificate is valid: its alternative names, or its
+    /// common names if it has no alternative names.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         let alternative: Vec<String> = self
@@ -127,8 +127,8 @@ impl<'c> Certificate<'c> {
         if alternative.is_empty() { self.common_names().collect() } else { alternative }
     }
 
-    /// Whether its common name is this name or address, and it has no alternative name or address,
-    /// which would count instead. Clients with OpenSSL accept this, such as curl.
+    /// Whether the certificate has this common name, and no alternative name or address, which
+    /// would count instead. Clients with OpenSSL, such as curl, accept such a certificate.
     #[must_use]
     pub fn has_common_name(&self, name: &ServerName<'_>) -> bool {
         let has_alternative =
@@ -191,8 +191,8 @@ impl<'c> PublicKey<'c> {
     }
 }
 
-/// The fields of `TBSCertificate` from the issuer on. They are [version] serial signature issuer
-/// validity subject subjectPublicKeyInfo ….
+/// The fields of `TBSCertificate` from the issuer on. The order of all fields is: [version] serial
+/// signature issuer validity subject subjectPublicKeyInfo ….
 fn signed_fields(certificate: &[u8]) -> Option<&[u8]> {
     let (certificate, _) = take_der(certificate, SEQUENCE)?;
     let (mut fields, _) = take_der(certificate, SEQUENCE)?;

@@ -21,29 +21,29 @@ const NAME_LENGTH: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
 pub struct RefusedCertificate {
-    /// What is wrong, without a full stop. It begins with "it" for the certificate.
+    /// What is wrong, without a full stop. In the text, "it" is the certificate.
     pub why: String,
     pub remedy: Remedy,
     /// The certificate that was presented. `None` if it is not known.
     pub fingerprint: Option<Fingerprint>,
 }
 
-/// What helps. Each message ends with it.
+/// The advice at the end of each message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// To trust the authority that signed the certificate, or the certificate itself.
+    /// Trust the authority that signed the certificate, or the certificate itself.
     Trust,
-    /// To renew the certificate, or to correct a clock. A pinned certificate may have any dates.
+    /// Renew the certificate, or correct a clock. A pinned certificate may have any dates.
     Dates,
-    /// To use one of the names in the certificate. A pinned certificate may have any name.
+    /// Use one of the names in the certificate. A pinned certificate may have any name.
     Name,
-    /// To trust the certificate itself, because its authorities do not count then.
+    /// Trust the certificate itself, because otter then does not check its authorities.
     Pin,
-    /// To change the pin, if the server is the right one.
+    /// Change the pin, if the server is the right one.
     ChangePin,
-    /// Another certificate, because this one cannot be used at all.
+    /// Use another certificate, because this one cannot be used at all.
     Replace,
-    /// To find out whether the server is the right one.
+    /// Find out whether the server is the right one.
     Investigate,
 }
 
@@ -132,7 +132,7 @@ impl From<RefusedCertificate> for rustls::Error {
 /// An RSA key that is too short to verify a signature.
 #[derive(Clone, Copy)]
 struct ShortKey {
-    /// The begin of the sentence: "it has", or "its authority has".
+    /// The beginning of the sentence: "it has", or "its authority has".
     owner: &'static str,
     bits: usize,
 }
@@ -145,7 +145,7 @@ fn refused_before(error: &CertificateError) -> Option<&RefusedCertificate> {
     }
 }
 
-/// What is wrong with a certificate, and what helps.
+/// What is wrong with a certificate, and the remedy.
 ///
 /// # Parameters
 /// - `certificate`: the presented certificate. `None` if it is damaged or not known.
@@ -228,7 +228,7 @@ fn describe(
             Some(error) => describe_webpki(error, is_self_signed),
             None => (BROKEN_RULE, Remedy::Pin),
         },
-        // The one that is left is outdated, and its replacement is above.
+        // Only a deprecated variant is left. An arm above handles its replacement.
         _ => (UNKNOWN_ALGORITHM, Remedy::Pin),
     };
     (why.to_owned(), remedy)
@@ -265,7 +265,7 @@ const UNKNOWN_EXTENSION: &str = "it has a critical extension that otter does not
 const UNKNOWN_ALGORITHM: &str = "it is signed with an algorithm that otter does not know";
 const BROKEN_RULE: &str = "it breaks a rule for certificates (RFC 5280)";
 
-/// The names of the certificate, and the name that was asked for.
+/// The names of the certificate, and the expected name.
 fn wrong_name(error: &CertificateError, certificate: Option<&Certificate<'_>>) -> String {
     let (expected, presented) = match error {
         CertificateError::NotValidForNameContext { expected, presented } => {
@@ -275,7 +275,7 @@ fn wrong_name(error: &CertificateError, certificate: Option<&Certificate<'_>>) -
     };
     let names = match certificate {
         Some(certificate) => certificate.names(),
-        // webpki has `DnsName("esx.lab")`.
+        // webpki writes a name as `DnsName("esx.lab")`.
         None => presented.iter().filter_map(|name| Some(name.split('"').nth(1)?.into())).collect(),
     };
     let short = |name: &String| name.chars().take(NAME_LENGTH).collect::<String>();

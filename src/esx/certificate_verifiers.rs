@@ -103,7 +103,8 @@ impl ServerCertVerifier for AuthorityVerifier {
             )
         };
         verified.map_err(|error| {
-            // A trusted certificate with the same name and another key: it was generated again.
+            // If the signature of a self-issued certificate is wrong, a trusted certificate has the
+            // same name and another key: the host's certificate was generated again.
             let is_generated_again = is_bad_signature(&error)
                 && Certificate::from_der(end_entity).is_some_and(|made| made.is_self_issued());
             let error =
@@ -205,7 +206,7 @@ impl ServerCertVerifier for PinnedVerifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         if self.pin.is_none() {
-            // As for TLS 1.2.
+            // The signature proves nothing if any certificate is accepted, as in TLS 1.2.
             return Ok(HandshakeSignatureValid::assertion());
         }
         verify_tls13_signature(&self.algorithms, message, certificate, signed)
@@ -227,7 +228,7 @@ impl fmt::Debug for PinnedVerifier {
 /// alternative name its common name counts.
 ///
 /// # Errors
-/// The error that rustls has for it.
+/// The error of rustls for the failed check.
 fn check_trusted(
     certificate: &CertificateDer<'_>,
     server_name: &ServerName<'_>,
@@ -283,7 +284,8 @@ fn verify_signature(
     }
 }
 
-/// The same for TLS 1.3. RFC 8446, section 4.2.3: PKCS #1 v1.5 must not sign the handshake.
+/// Like [`verify_signature`], for TLS 1.3: PKCS #1 v1.5 must not sign the handshake (RFC 8446,
+/// section 4.2.3).
 fn verify_tls13_signature(
     algorithms: &WebPkiSupportedAlgorithms,
     message: &[u8],

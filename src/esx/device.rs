@@ -5,8 +5,8 @@ use super::soap::property::{boolean, number};
 use super::soap::xml::Element;
 use crate::domain::machine::{NetworkCard, SerialBacking, SerialPort};
 
-/// Reads a network card. `None` if the device is none. Every device with a MAC address is a network
-/// card, so that a card of an unknown class is not missing.
+/// Reads a network card. `None` if the device is not a network card. Every device with a MAC
+/// address is a network card, so that a card of an unknown class is not missing.
 #[must_use]
 pub fn network_card(device: Element<'_>) -> Option<NetworkCard> {
     let address = device.child("macAddress");
@@ -39,7 +39,7 @@ pub fn network_card(device: Element<'_>) -> Option<NetworkCard> {
     })
 }
 
-/// The key of the network of a card, if the card has no name of it: the key of a port group of a
+/// The key of a card's network, if the card does not name the network: the key of a port group of a
 /// distributed switch, or the id of an opaque network.
 #[must_use]
 pub fn network_key(device: Element<'_>) -> Option<String> {
@@ -49,7 +49,7 @@ pub fn network_key(device: Element<'_>) -> Option<String> {
     Some(key).filter(|key| !key.is_empty()).map(str::to_owned)
 }
 
-/// Reads a serial port. `None` if the device is none.
+/// Reads a serial port. `None` if the device is not a serial port.
 #[must_use]
 pub fn serial_port(device: Element<'_>) -> Option<SerialPort> {
     if device.type_name() != Some("VirtualSerialPort") {

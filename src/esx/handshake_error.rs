@@ -15,7 +15,7 @@ pub enum HandshakeError {
     Certificate(RefusedCertificate),
     /// Nothing listens at the address.
     Refused,
-    /// The server closed the connection instead of an answer.
+    /// The server closed the connection instead of sending an answer.
     Closed,
     /// The server, or a firewall in between, reset the connection.
     Reset,
@@ -34,7 +34,7 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// The failure in the causes of this error. `None` if they contain none of a handshake.
+    /// The handshake failure among the causes of this error. `None` if there is none.
     #[must_use]
     pub fn from_causes(error: &(dyn Error + 'static)) -> Option<Self> {
         causes(error).find_map(|cause| {
@@ -146,7 +146,7 @@ pub fn causes<'e>(
     })
 }
 
-/// `AccessDenied` as "access denied".
+/// Converts a name to words, such as `AccessDenied` to "access denied".
 fn words(name: &str) -> String {
     let mut words = String::new();
     for character in name.chars() {

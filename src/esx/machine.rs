@@ -48,7 +48,7 @@ pub const MACHINE_PATHS: &[&str] = &[
 #[derive(Clone, Debug)]
 pub struct MachineProperties {
     machine: Arc<Machine>,
-    /// For each network card, the key of its network if the card has no name of it.
+    /// For each network card, the key of its network if the card does not name the network.
     network_keys: Vec<Option<String>>,
     guest: GuestProperties,
     /// `config.guestFullName` and `config.guestId`, the preferred one first.
@@ -149,7 +149,7 @@ impl MachineProperties {
         machine
     }
 
-    /// The keys of networks of which the cards have no name.
+    /// The keys of the networks that the cards do not name.
     pub fn network_keys(&self) -> impl Iterator<Item = &str> {
         self.network_keys.iter().flatten().map(String::as_str)
     }
@@ -263,7 +263,7 @@ pub fn question(element: Element<'_>) -> Option<Question> {
 }
 
 /// The id of a message at the beginning of a line, as in `msg.uuid.altered:This virtual machine …`.
-/// A host without support for localization names it only there.
+/// A host without support for localization sends the id only in this form.
 fn message_id_in(line: &str) -> Option<String> {
     let (id, _) = line.split_once(':')?;
     let id = id.trim();
@@ -301,7 +301,7 @@ pub fn snapshots(info: Element<'_>) -> Snapshots {
     }
     let current = Reference::in_child(info, "currentSnapshot")
         .map(|moref| SnapshotId::from_backend(moref.value));
-    // govmomi's simulator still names a removed snapshot.
+    // govmomi's simulator can report a removed snapshot as the current one.
     let current = current.filter(|current| items.iter().any(|snapshot| snapshot.id == *current));
     Snapshots { current, items }
 }

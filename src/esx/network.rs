@@ -7,7 +7,8 @@ use super::soap::property::text;
 use super::soap::xml::Element;
 use crate::domain::names::unescape_vim;
 
-/// The types of these networks, with their properties whose changes the host reports to otter.
+/// The types of networks that cards refer to by a key, and their properties whose changes the host
+/// reports to otter.
 pub const NETWORK_PATHS: [(&str, &[&str]); 2] =
     [("DistributedVirtualPortgroup", &["key", "name"]), ("OpaqueNetwork", &["summary", "name"])];
 

@@ -12,14 +12,16 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause while no session works.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The longest pause after a session that worked: a host that comes and goes is not away for
-/// longer, and a host that ends each session at once is not flooded with logins.
+/// The longest pause after a session that worked for a short time. It is short, so that otter soon
+/// reconnects to an unstable host, and long enough not to flood a host that ends each session at
+/// once with logins.
 const LONGEST_PAUSE_AFTER_SESSION: Duration = Duration::from_secs(2);
 
-/// The pauses of one host. The first connect and the first one after a good session are at once.
+/// The pauses of one host. The first connect has no pause, and neither has the first one after a
+/// good session.
 #[derive(Clone, Debug, Default)]
 pub struct RetryPauses {
-    /// `None` if the last session was good, or if there was no failure yet: no pause.
+    /// The pause before the next connect. `None` before the first failure, which means no pause.
     next: Option<Duration>,
 }
 
@@ -35,7 +37,7 @@ impl RetryPauses {
         self.lengthen(LONGEST_PAUSE);
     }
 
-    /// A session failed, `held` after the inventory was loaded.
+    /// A session failed. `held` is the time since the inventory was loaded.
     pub fn session_ended(&mut self, held: Duration) {
         if held >= GOOD_SESSION {
             self.next = Some(Duration::ZERO);
@@ -89,7 +91,7 @@ mod tests {
         let seen = milliseconds(&mut pauses, |pauses| pauses.session_ended(Duration::ZERO));
         assert_eq!(seen[..7], [0, 100, 200, 400, 800, 1_600, 2_000]);
         assert_eq!(seen[7..], [2_000; 5]);
-        // Also after a long outage.
+        // The pause is also short after a long outage.
         milliseconds(&mut pauses, RetryPauses::connect_failed);
         pauses.session_ended(Duration::from_secs(1));
         assert_eq!(pauses.next(), Duration::from_secs(2));

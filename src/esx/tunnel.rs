@@ -111,7 +111,7 @@ pub async fn open(proxy: &ProxyUrl, host: &str, port: u16) -> Result<TcpStream, 
     stream.write_all(request.as_bytes()).await.map_err(|_| not_a_proxy())?;
     let mut header = Vec::new();
     while !header.ends_with(b"\r\n\r\n") {
-        // Byte by byte, so that nothing behind the header is lost.
+        // The header is read byte by byte, so that no byte after it is lost.
         match stream.read_u8().await {
             Ok(byte) if header.len() < MAX_HEADER => header.push(byte),
             _ => return Err(not_a_proxy()),

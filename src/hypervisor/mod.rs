@@ -36,9 +36,9 @@ pub trait Hypervisor: Send + Sync {
     /// [`SessionStatus`] and connects again. It does not repeat a refused login in a loop.
     ///
     /// After each connect, the backend reports all machines and datastores as one complete set, and
-    /// then [`SessionState::Connected`]. Whatever was removed during an outage is therefore missing
-    /// from the set. From then on the backend reports each change and each removal, no matter which
-    /// client of the host made it.
+    /// then [`SessionState::Connected`]. Objects that were removed during an outage are therefore
+    /// missing from the set. From then on the backend reports each change and each removal, no
+    /// matter which client of the host made it.
     ///
     /// `run` can be called once. After it has returned, every other method fails at once, and the
     /// receivers of followed tasks are closed.
@@ -76,9 +76,9 @@ pub trait Hypervisor: Send + Sync {
     ///
     /// A task can be followed at any time, also after its end, and by several callers. It can be a
     /// task of another client of the host. Following continues after a lost session. The progress
-    /// never decreases, even if the host reports so. The end is sent once and is the last value. A
-    /// task that the host does not know is [`TaskStatus::Vanished`] at once. The backend reports a
-    /// [`Fact::GuestRestarted`] of the task before the end of the task.
+    /// never decreases, even if the host reports a lower value. The end is sent once and is the
+    /// last value. A task that the host does not know is [`TaskStatus::Vanished`] at once. The
+    /// backend reports a [`Fact::GuestRestarted`] of the task before the end of the task.
     async fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus>;
 
     /// Asks the host to cancel a task. The task may still succeed. A cancelled task fails as
@@ -161,8 +161,8 @@ pub trait Observer: Send + Sync {
 /// The facts of one update set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
-    /// Whether these are all machines and datastores, so that those not named no longer exist. If
-    /// not, they are changes, at least one.
+    /// Whether the facts name all machines and datastores, so that any other no longer exists. If
+    /// false, the facts are changes, at least one.
     pub complete: bool,
     pub changes: Vec<Fact>,
 }
@@ -200,8 +200,8 @@ pub struct HostProduct {
 }
 
 impl HostProduct {
-    /// Whether it is an ESX host itself. If not, a manager stands between otter and the host, and
-    /// may lose touch with the host.
+    /// Whether the product is an ESX host itself. If not, otter reaches the host through a manager,
+    /// which may lose its connection to the host.
     #[must_use]
     pub fn is_standalone_host(&self) -> bool {
         self.api_type == "HostAgent"
@@ -282,12 +282,12 @@ pub struct HostError {
     /// For `Busy`: the task that runs on the machine, if the host named it.
     pub blocking_task: Option<TaskId>,
     /// Whether the call may have run although the host answered with this fault. A manager such as
-    /// vCenter answers so if it loses its connection to the host.
+    /// vCenter sends such a fault if it loses its connection to the host.
     pub outcome_uncertain: bool,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-/// The kind of a failure. Callers decide by it alone.
+/// The kind of a failure. Callers base their decisions only on the kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HostErrorKind {
     /// No connection, or no answer in time.

@@ -28,8 +28,8 @@ impl From<&HostError> for HostFailure {
 }
 
 impl HostFailure {
-    /// The host cannot read the configuration of a machine, so it does not say which machine has
-    /// the moid. It passes with the outage of the datastore.
+    /// The failure if the host cannot read the configuration of a machine, so that it does not
+    /// report which machine has the moid. It ends with the outage of the datastore.
     #[must_use]
     pub fn unconfirmed_identity() -> Self {
         Self {

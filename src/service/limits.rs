@@ -9,7 +9,8 @@ use std::time::Duration;
 use crate::domain::access::TokenLimits;
 use crate::domain::failure::{Failure, FailureKind};
 
-/// The counts by the names of tokens. Only tokens with a limit are counted.
+/// The counts of requests and streams, by the names of tokens. Only tokens with a limit are
+/// counted.
 #[derive(Debug, Default)]
 pub struct Limiter {
     buckets: Mutex<HashMap<Arc<str>, Bucket>>,
@@ -18,7 +19,8 @@ pub struct Limiter {
 
 type Streams = HashMap<Arc<str>, u32>;
 
-/// The number of requests that were available at a time, as the elapsed time of the clock.
+/// The number of requests that were available at a point of time. The time is the elapsed time of
+/// the clock.
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
     available: f64,

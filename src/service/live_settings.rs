@@ -22,13 +22,13 @@ pub struct SnapshotSettings {
 #[derive(Clone, Debug, Default)]
 pub struct ReloadableSettings {
     pub pools: Pools,
-    /// The answers to questions of all machines. Those of pools come first.
+    /// The answers to questions of all machines. The answers of pools take precedence.
     pub answers: AnswerRules,
     pub protection: Protection,
     pub snapshots: SnapshotSettings,
 }
 
-/// The newest of these settings. Clones share them.
+/// The reloadable settings that apply now. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct LiveSettings(Arc<ArcSwap<ReloadableSettings>>);
 

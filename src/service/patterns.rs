@@ -79,7 +79,8 @@ impl MachinePatterns {
         };
         match self.entries.get(setting) {
             Some(entries) => entries.iter().any(|entry| entry.to_string() == *pattern),
-            // The pool was removed, or the setting is no list.
+            // A pool that was removed has no entries. Any other setting without entries is not a
+            // list.
             None => !setting.starts_with("pools."),
         }
     }
@@ -221,8 +222,8 @@ impl PatternWatch {
     }
 
     /// Logs each change of the warnings, until `stop`. It waits for events of the inventory, and
-    /// for reloads, and compares the patterns only if they changed, or a property by which
-    /// patterns name machines.
+    /// for reloads, and compares the patterns only if the patterns or the properties by which they
+    /// name machines changed.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let types = vec![
             EventType::MachineChanged,

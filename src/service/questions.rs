@@ -52,19 +52,19 @@ pub struct QuestionWatch {
     machines: Arc<Machines>,
 }
 
-/// A question of a machine. The machine is the key of its identity.
+/// A question of a machine. `machine` is the key of the machine's identity.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct AskedQuestion {
     machine: String,
     question: QuestionId,
 }
 
-/// What became of a question that is still pending.
+/// How the watch handled a question that is still pending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Handling {
-    /// This job answers it.
+    /// This job answers the question.
     Job(JobId),
-    /// The rule cannot answer it. The log has the reason.
+    /// The rule cannot answer the question. The log has the reason.
     Impossible,
 }
 
@@ -80,13 +80,13 @@ struct LastAnswer {
 #[derive(Debug, Default)]
 struct Memory {
     questions: BTreeMap<AskedQuestion, Handling>,
-    /// By the key of the machine's identity and the id of the message.
+    /// The last answers, by the key of the machine's identity and the id of the message.
     answers: BTreeMap<(String, String), LastAnswer>,
 }
 
 impl QuestionWatch {
     /// # Parameters
-    /// - `settings`: have the rules for all machines, and those of pools, which come first.
+    /// - `settings`: the rules for all machines, and the rules of pools, which take precedence.
     #[must_use]
     pub fn new(settings: LiveSettings, services: &Services, clock: Clock) -> Self {
         let Services { event_stream, inventory, jobs, leases, machines, .. } = services.clone();
@@ -154,7 +154,8 @@ impl QuestionWatch {
             Some(Handling::Job(job)) => match jobs.get(*job).await {
                 // The end of the job changes the machine and so wakes the watch.
                 Ok(Some(view)) if !view.job.state.is_end() => return None,
-                // The inventory is as new as the end of the job, so this is another question.
+                // The inventory is as new as the end of the job, so the pending question is a new
+                // one.
                 Ok(Some(view)) if view.job.state == JobState::Succeeded => {
                     memory.questions.remove(&asked);
                 }
@@ -174,7 +175,7 @@ impl QuestionWatch {
         let of_pool = settings.pools.answer_rule(machine, question);
         let rule = of_pool.or_else(|| settings.answers.for_question(question))?;
         let view = machines.get(&machine.id)?;
-        // The question may be gone by now. Its change wakes the watch.
+        // The question may be gone by now. If it changes, the watch wakes.
         let is_pending = view.machine.question.as_ref() == Some(question);
         if !is_pending || machines.may_change(&view).is_err() || jobs.is_answering(&machine.id) {
             return None;

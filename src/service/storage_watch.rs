@@ -33,8 +33,8 @@ impl StorageWatch {
         self.store.refusal().map(|cause| unavailable(&cause))
     }
 
-    /// Repeats a write while the storage refuses writes, until `stop`. Without it, otter would
-    /// notice only at the next write of a caller that the storage works again.
+    /// Repeats a write while the storage refuses writes, until `stop`. Without these writes, otter
+    /// would notice only at the next write of a caller that the storage works again.
     pub async fn watch(self, stop: CancellationToken) {
         loop {
             tokio::select! {

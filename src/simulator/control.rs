@@ -218,7 +218,7 @@ impl Control {
         self.shared.lock().fault_plan.session_loss = loss;
     }
 
-    /// Limits the objects in one answer of a read or an update, even if the caller takes more.
+    /// Limits the objects in one answer of a read or an update, even if the caller accepts more.
     pub fn set_page_limit(&self, limit: Option<usize>) {
         self.shared.lock().fault_plan.page_limit = limit;
     }
@@ -274,8 +274,8 @@ impl Control {
         self.apply(HostChange::FailNextTask(method, fault));
     }
 
-    /// Makes every task of this method end with a fault instead of doing its work. `None`: no
-    /// longer.
+    /// Makes every task of this method end with a fault instead of doing its work. `None` ends
+    /// this.
     pub fn fail_tasks(&self, method: &'static str, fault: Option<Fault>) {
         self.apply(HostChange::FailTasks(method, fault));
     }
@@ -333,7 +333,7 @@ impl Control {
         }
     }
 
-    /// Waits until a method was called this often in all.
+    /// Waits until a method was called at least this often since the start.
     pub async fn until_called(&self, method: &str, times: u64) {
         self.until(|control| control.calls(method) >= times).await;
     }

@@ -12,7 +12,7 @@ use super::schema::{self, Occurs, TypeKind};
 use super::value::{Moref, Value};
 use super::vim_fault::Fault;
 
-/// A checked fault: a disruption of calls to come, or a change of the host now.
+/// A checked fault: a disruption of later calls, or an immediate change of the host.
 #[derive(Clone, Debug)]
 pub enum ConfiguredFault {
     /// Disrupts `times` calls of the method (`None`: all calls) after `skip` undisturbed calls.
@@ -32,7 +32,7 @@ pub struct FaultEntry {
     /// The method whose calls are disrupted; `*` means every method. If it is absent, the fault
     /// happens at once.
     method: Option<String>,
-    /// The number of calls that go undisturbed before.
+    /// The number of undisturbed calls before the first disrupted one.
     #[serde(default)]
     skip: u64,
     /// The number of disrupted calls; 0 means all.
@@ -96,7 +96,7 @@ enum FaultKindEntry {
     },
     FailTasks {
         task: String,
-        /// Without it, the tasks no longer fail.
+        /// If `fault` is absent, the tasks no longer fail.
         fault: Option<VimFaultEntry>,
     },
     MaintenanceMode {

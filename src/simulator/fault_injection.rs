@@ -91,7 +91,7 @@ pub enum HostChange {
     RemovalsLeaveDisks(bool),
     /// The next task of this method ends with this fault.
     FailNextTask(&'static str, Fault),
-    /// Every task of this method ends with this fault from now on. `None`: no longer.
+    /// Every task of this method ends with this fault from now on. `None` ends this.
     FailTasks(&'static str, Option<Fault>),
     /// Whether the host is in maintenance mode, in which it powers on no machine.
     MaintenanceMode(bool),
@@ -173,7 +173,7 @@ impl PlannedDisruption {
     }
 }
 
-/// The planned disruptions, in the order in which they were added, and the lasting ones.
+/// The planned disruptions, in the order in which they were added, and the lasting disruptions.
 #[derive(Debug, Default)]
 pub struct FaultPlan {
     entries: Vec<PlanEntry>,
@@ -186,7 +186,7 @@ pub struct FaultPlan {
 #[derive(Debug)]
 struct PlanEntry {
     method: String,
-    /// The number of calls that go undisturbed before.
+    /// The number of undisturbed calls before the first disrupted one.
     skip: u64,
     /// The number of calls that are disrupted; `None`: all.
     times: Option<u64>,

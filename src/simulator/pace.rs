@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 
-/// What makes tasks and guests go on.
+/// What advances tasks and guests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
     /// The clock. Durations are those of [`Operation::duration`](super::world::Operation::duration)

@@ -71,7 +71,7 @@ pub fn exists(managed_type: &str, path: &str) -> bool {
     true
 }
 
-/// Reads a key behind its opening bracket. Returns the rest of the path behind the closing one.
+/// Reads a key after its opening bracket. Returns the rest of the path after the closing bracket.
 fn parse_key(text: &str) -> Option<(Key<'_>, &str)> {
     if let Some(quoted) = text.strip_prefix('"') {
         let (key, rest) = quoted.split_once("\"]")?;

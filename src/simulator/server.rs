@@ -55,8 +55,8 @@ pub struct TlsIdentity {
 
 impl TlsIdentity {
     /// Makes a key and a self-signed certificate for these names, like a newly installed host. The
-    /// server speaks TLS 1.2, like ESX 7.
-    /// `is_authority` makes it one of an authority (`CA:TRUE`).
+    /// server speaks TLS 1.2, like ESX 7. If `is_authority` is set, the certificate is one of an
+    /// authority (`CA:TRUE`).
     pub fn generate(names: &[String], is_authority: bool) -> Result<Self, SimulatorError> {
         let key = rcgen::KeyPair::generate().map_err(SimulatorError::Certificate)?;
         let mut params =
@@ -99,7 +99,7 @@ pub async fn serve(
     serve_with(listener, acceptor, shared, stop, answer).await;
 }
 
-/// Like [`serve`], with this function for the answers.
+/// Like [`serve`], with the function `answer` for the answers.
 async fn serve_with<A>(
     listener: TcpListener,
     acceptor: TlsAcceptor,
@@ -125,11 +125,11 @@ async fn serve_with<A>(
             (state.down, state.hostd_lifetime.clone())
         };
         if down == Some(DownMode::Refuse) {
-            // Closing before the handshake is the closest to a refused connection that keeps the
-            // port.
+            // A connection that is closed before the handshake is the closest to a refused one, and
+            // the port stays bound.
             continue;
         }
-        // Otherwise small answers wait for an acknowledgement of the client.
+        // Without `TCP_NODELAY`, small answers wait for an acknowledgement of the client.
         let _ = stream.set_nodelay(true);
         let end = {
             let stop = stop.clone();
@@ -149,7 +149,7 @@ async fn serve_with<A>(
         let acceptor = acceptor.clone();
         connections.spawn(async move {
             tokio::select! {
-                // First, so that a hostd that is gone sends nothing more.
+                // The end of hostd is checked first, so that a stopped hostd sends nothing more.
                 biased;
                 () = end => {}
                 () = serve_connection(stream, acceptor, service) => {}
@@ -331,7 +331,7 @@ fn respond(status: StatusCode, content_type: &'static str, body: String) -> Resp
     response
 }
 
-/// The same answer, but the connection is closed after half of its body.
+/// The answer, changed so that the connection is closed after half of the body.
 async fn cut_in_half(response: Response<Body>) -> Response<Body> {
     let (head, body) = response.into_parts();
     let bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();

@@ -75,8 +75,8 @@ pub struct LoginOutcome {
 }
 
 impl Sessions {
-    /// No sessions yet. `idle_after`: how long a session may be idle; `None`: for ever. `limit`:
-    /// the maximum number of sessions.
+    /// An empty set of sessions. `idle_after` is how long a session may be idle; `None` means
+    /// without limit. `limit` is the maximum number of sessions.
     pub fn new(
         username: &str,
         password: SecretString,
@@ -251,7 +251,7 @@ impl Session {
         &self.user
     }
 
-    /// The event of its login.
+    /// The event of the session's login.
     pub fn login_event(&self) -> EventDetail {
         EventDetail::LoggedIn {
             session: self.key.clone(),
@@ -260,7 +260,7 @@ impl Session {
         }
     }
 
-    /// The event of its end.
+    /// The event of the session's end.
     pub fn logout_event(&self) -> EventDetail {
         EventDetail::LoggedOut {
             session: self.key.clone(),

@@ -137,7 +137,7 @@ fn check_children<'d>(
             check_required(&parent, skipped)?;
             at += ahead;
             let field = &fields[at];
-            // A repeated field may come again.
+            // A repeated field may occur again.
             if field.occurs != Occurs::Repeated {
                 at += 1;
             }

@@ -84,8 +84,8 @@ impl Value {
         self.select(None, &property_path::parse(path)?)
     }
 
-    /// The item with this key, or this value itself without a key, and from there the value at the
-    /// path `below`. `None` if there is no value.
+    /// The value at the path `below`, starting from the item with this key, or from this value
+    /// itself if there is no key. `None` if there is no value.
     #[must_use]
     pub fn select(&self, key: Option<Key<'_>>, below: &[Segment<'_>]) -> Option<Value> {
         let mut at = match key {
@@ -125,7 +125,8 @@ impl Value {
         }
     }
 
-    /// Whether this item of a list has the key. An item without a key of its own has its index.
+    /// Whether this item of a list has the key. An item without its own key has its index as the
+    /// key.
     fn has_key(&self, index: usize, key: Key<'_>) -> bool {
         let own = match self {
             Self::Object(object) => object.get("key"),

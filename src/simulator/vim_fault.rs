@@ -10,7 +10,7 @@ pub struct Fault {
     pub type_name: &'static str,
     /// The message for people (`faultstring`, `localizedMessage`).
     pub message: String,
-    /// The fields of the type, in the order of the wire.
+    /// The fields of the type, in their order on the wire.
     pub fields: Vec<(&'static str, Value)>,
 }
 
@@ -21,7 +21,7 @@ impl Fault {
         Self { type_name, message: message.into(), fields: Vec::new() }
     }
 
-    /// Adds a field. Fields are added in the order of the wire.
+    /// Adds a field. Callers add the fields in their order on the wire.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl IntoValue) -> Self {
         if let Some(value) = value.into_value() {
@@ -37,7 +37,8 @@ impl Fault {
         self
     }
 
-    /// A request that the method does not take. Hosts answer it without a detail.
+    /// The fault for a request that the host cannot parse as a call of a method. The fault has no
+    /// `detail` element.
     pub fn unreadable(message: impl Into<String>) -> Self {
         Self::new("", message)
     }

@@ -48,7 +48,7 @@ impl StorageError {
         Self::Unreadable { what: what.into(), source: Arc::from(source.into()) }
     }
 
-    /// Whether the write may be committed all the same.
+    /// Whether the failed write may be committed nevertheless.
     #[must_use]
     pub const fn may_be_committed(&self) -> bool {
         matches!(self, Self::Refused { may_be_committed: true, .. } | Self::Closed)

@@ -13,7 +13,7 @@ pub struct IdempotencyKey {
     /// The path exactly as the caller wrote it.
     pub path: String,
     pub key: String,
-    /// The SHA-256 of body and query. It detects another request with the same key.
+    /// The SHA-256 of body and query. It detects a different request with the same key.
     pub fingerprint: [u8; 32],
     pub created_at: Timestamp,
 }

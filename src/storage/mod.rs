@@ -149,7 +149,8 @@ pub trait Storage: Send + Sync {
     /// same microsecond, the one with the greater id is the newer.
     ///
     /// # Parameters
-    /// - `after`: reads only leases that are older than this one. `None` reads from the newest on.
+    /// - `after`: reads only leases that are older than this one. `None` begins with the newest
+    /// lease.
     /// - `limit`: the maximum number of leases.
     async fn leases(
         &self,
@@ -220,7 +221,7 @@ pub trait Storage: Send + Sync {
     async fn purge(&self, now: Timestamp, retention: &Retention) -> Result<Purged, StorageError>;
 
     /// Deletes the oldest audit records until the audit is within its maximum age and size. The
-    /// newest record is never deleted. This is a series of writes, as [`Storage::purge`].
+    /// newest record is never deleted. Like [`Storage::purge`], this is a series of writes.
     async fn purge_audit(
         &self,
         now: Timestamp,

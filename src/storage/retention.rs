@@ -43,9 +43,9 @@ pub struct PurgedAudit {
 pub struct RecordRetention {
     /// How long a record is kept, counted from its end.
     pub time: Duration,
-    /// This number of records that ended last is kept, regardless of their age.
+    /// The number of records that are kept regardless of their age: those that ended last.
     pub at_least: u32,
-    /// At most this number of records that ended last is kept.
+    /// The maximum number of records that are kept: those that ended last.
     pub at_most: u32,
 }
 

@@ -20,7 +20,7 @@ pub struct StoredToken {
     pub scope: Scope,
     pub limits: TokenLimits,
     pub created_at: Timestamp,
-    /// The time from which on otter refuses the token. `None` if it never expires.
+    /// The time from which otter refuses the token. `None` if it never expires.
     pub expires_at: Option<Timestamp>,
     /// The time at which the token last got a new secret.
     pub rotated_at: Option<Timestamp>,

@@ -111,7 +111,7 @@ pub fn manifest(archive: &Path) -> Result<Manifest, ArchiveError> {
 /// Extracts the members of an archive into a directory, and checks each against the manifest.
 ///
 /// # Parameters
-/// - `name_of`: the file name for a member's name. `None` refuses the member.
+/// - `name_of`: returns the file name for a member's name, or `None` to refuse the member.
 pub fn extract(
     archive: &Path,
     directory: &Path,

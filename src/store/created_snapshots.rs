@@ -16,7 +16,7 @@ use crate::storage::StorageError;
 /// The number of rows that one commit deletes. Other commits run in between.
 const BATCH_ROWS: i64 = 500;
 
-/// The change of the table when a job ends.
+/// The change of the table `created_snapshots` when a job ends.
 pub enum SnapshotOriginChange {
     /// The job created a snapshot, under this lease or without a lease.
     Made { machine: String, snapshot: String, lease: Option<String> },

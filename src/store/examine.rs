@@ -35,7 +35,7 @@ pub enum Existing {
 /// Examines a directory and its database.
 ///
 /// # Errors
-/// The reason why a daemon could not use it.
+/// The reason why a daemon could not use the directory.
 pub async fn examine(path: &Path) -> Result<FoundState, StoreError> {
     if !is_usable_directory(path)? {
         return Ok(FoundState::default());
@@ -56,7 +56,7 @@ pub async fn examine(path: &Path) -> Result<FoundState, StoreError> {
     let has_leases = has_rows("leases", "SELECT EXISTS (SELECT 1 FROM leases)").await?;
     let in_force = "SELECT EXISTS (SELECT 1 FROM tokens WHERE revoked_at IS NULL)";
     let has_tokens_in_force = has_rows("tokens", in_force).await?;
-    // Nothing was written.
+    // Nothing was written, so an error of the close does not matter.
     drop(connection.close().await);
     Ok(FoundState { existing: Existing::Database, has_leases, has_tokens_in_force })
 }
@@ -77,7 +77,7 @@ pub async fn read_through(path: &Path) -> Result<Vec<String>, StoreError> {
         let in_force = "SELECT name FROM tokens WHERE revoked_at IS NULL ORDER BY name";
         names = sqlx::query_scalar(in_force).fetch_all(&mut connection).await.map_err(refused)?;
     }
-    // Nothing was written.
+    // Nothing was written, so an error of the close does not matter.
     drop(connection.close().await);
     Ok(names)
 }

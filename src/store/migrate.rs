@@ -67,7 +67,8 @@ pub async fn migrate_with_copy(
     migrate(connection, directory, file).await
 }
 
-/// The same without a copy, for a new database or for a database that is a copy itself.
+/// Migrates a database like [`migrate_with_copy`], but without the copy: for a new database or for
+/// a database that is a copy itself.
 pub async fn migrate(
     connection: &mut SqliteConnection,
     directory: &Path,

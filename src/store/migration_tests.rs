@@ -15,7 +15,7 @@ use crate::domain::job::{Job, JobState};
 use crate::domain::lease::{LeaseState, Quarantine};
 use crate::storage::{IdempotencyKey, JobFilter, KeyOwner, Storage};
 
-/// The first schema that has the table of each kind of row.
+/// For tokens, leases and the fence floor: the first schema that has their table.
 const WITH_TOKENS: i64 = 2;
 const WITH_LEASES: i64 = 3;
 const WITH_FENCE_FLOOR: i64 = 9;

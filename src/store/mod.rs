@@ -87,7 +87,7 @@ struct Inner {
 
 #[cfg(test)]
 impl Inner {
-    /// The connection of the writer. A test uses it to change data without the store.
+    /// The connection of the writer. A test uses it to change data without a write of the store.
     async fn writer_connection(&self) -> OwnedMutexGuard<SqliteConnection> {
         self.writer.connection().lock_owned().await
     }
@@ -121,7 +121,8 @@ impl Store {
         Ok(Self::new(Arc::new(Mutex::new(writer)), Readers::Pool(readers), None))
     }
 
-    /// The same, but creates the database if the directory exists and has none.
+    /// Opens the database like [`Store::open_shared`], but creates it if the directory exists and
+    /// has no database.
     pub async fn open_or_create_shared(state_dir: &Path) -> Result<Self, StoreError> {
         open::create_if_missing(state_dir).await?;
         Self::open_shared(state_dir).await
@@ -130,7 +131,7 @@ impl Store {
     /// Examines a state directory without a change.
     ///
     /// # Errors
-    /// The reason why a daemon could not use it.
+    /// The reason why a daemon could not use the directory.
     pub async fn examine(state_dir: &Path) -> Result<FoundState, StoreError> {
         examine::examine(state_dir).await
     }
@@ -163,7 +164,7 @@ impl Store {
     }
 
     /// Commits writes until `stop` is cancelled, then commits the writes that were accepted before,
-    /// and returns. Writes wait while this does not run.
+    /// and returns. While this method does not run, writes wait.
     ///
     /// # Errors
     /// `WriterTaken` if it was called before.

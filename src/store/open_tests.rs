@@ -106,7 +106,7 @@ async fn a_file_that_is_not_a_database_is_refused_unchanged() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
 }
 
-/// A database with some jobs in it, closed, as its bytes.
+/// Creates a database with some jobs, closes it, and returns its bytes.
 async fn filled(directory: &Path) -> Vec<u8> {
     let store = Store::open(directory).await.unwrap();
     let (stop, writer) = started(&store);

@@ -145,7 +145,8 @@ struct EndPosition {
     id: String,
 }
 
-/// The position after the `count` records that ended last. `None` if there are no more.
+/// The newest record after the `count` records that ended last. `None` if there are no more
+/// records.
 async fn newest_beyond(
     store: &Store,
     records: &RecordStatements,

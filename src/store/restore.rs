@@ -33,7 +33,8 @@ use crate::storage::{ChangedLease, LeaseTransaction, StoredMachine};
 /// The detail of the audit records of ended leases and of quarantines.
 const RESTORED: &str = "the state was restored from a backup";
 
-/// The result of a restore: the archive's manifest, and what the restore ended.
+/// The result of a restore: the archive's manifest, and the numbers of the jobs and leases that the
+/// restore ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoreReport {
     pub manifest: Manifest,
@@ -180,7 +181,7 @@ async fn end_leases(
     .await?;
     let mut ended = Vec::with_capacity(rows.len());
     let mut audit = Vec::new();
-    // Others may use the machine since the backup, so otter does not release it by itself.
+    // Others may have used the machine since the backup, so otter does not release it by itself.
     for stored in machines.values_mut().filter(|stored| stored.recovery.is_some()) {
         stored.recovery = None;
         if stored.quarantine.is_none() {
@@ -223,7 +224,8 @@ async fn raise_fences(connection: &mut SqliteConnection, now: Timestamp) -> Resu
     Ok(raise.apply(&mut Transaction::new(connection, &AtomicU64::new(0))).await?)
 }
 
-/// Audits the restore. The audit records between the backup and the restore are missing.
+/// Adds an audit record of the restore. The audit records between the backup and the restore are
+/// lost.
 async fn audit_restore(
     connection: &mut SqliteConnection,
     now: Timestamp,

@@ -77,8 +77,8 @@ pub fn restrict_permissions(directory: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The paths, among the directory and otter's files in it, that other users can access. Each comes
-/// with its mode.
+/// The directory and otter's files in it, if other users can access them: the path and the mode of
+/// each.
 ///
 /// # Errors
 /// The directory cannot be read.

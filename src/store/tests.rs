@@ -491,7 +491,8 @@ async fn committed_writes_are_in_the_files_at_once() {
     let store = Store::open(directory.path()).await.unwrap();
     started(&store);
     store.insert_job(&queued(1), None, None).await.unwrap();
-    // Copies the database and its log while the store is open, as a kill would leave them.
+    // Copies the database and its log while the store is open, in the state that a crash would
+    // leave.
     for file in ["otter.db", "otter.db-wal"] {
         std::fs::copy(directory.path().join(file), copy.path().join(file)).unwrap();
     }

@@ -31,7 +31,7 @@ impl PassedSocket {
     /// # Errors
     /// A descriptor is not a listening TCP socket or Unix stream socket.
     pub fn take_all() -> io::Result<Vec<Self>> {
-        // A parent process may have had sockets of its own.
+        // The variables can be inherited from a parent process that had sockets of its own.
         let pid = std::env::var("LISTEN_PID").ok().and_then(|pid| pid.parse().ok());
         let is_ours = pid == Some(std::process::id());
         if !is_ours {

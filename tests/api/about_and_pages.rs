@@ -77,7 +77,7 @@ async fn otter_finds_its_own_machine_by_mac_address() {
     assert_eq!(lab.get("/v1/about").await.expect(200).str("self_machine"), "31");
 }
 
-/// In a container with a network of its own, the address is not one of the machine.
+/// If otter runs in a container with its own network, otter's address is not one of its machine.
 #[tokio::test]
 async fn otter_finds_its_own_machine_by_bios_uuid() {
     let settings = |settings: &mut otter::app::Settings| {

@@ -46,7 +46,7 @@ fn copied(settings: &mut Settings) {
     settings.answers = rules(&[("msg.uuid.altered", COPIED)]);
 }
 
-/// A lab in which ci-runner-2 (32) asks this at each power-on, and no other machine asks.
+/// A lab in which ci-runner-2 (32) asks this question at each power-on, and no other machine asks.
 async fn lab(message_id: &str, settings: fn(&mut Settings)) -> Lab {
     let mut scenario = Scenario::lab().unwrap();
     for machine in &mut scenario.machines {

@@ -33,7 +33,7 @@ const FIELDS: [&str; 17] = [
     "duration_ms",
     "detail",
     "count",
-    // And no other.
+    // An entry has no other fields.
     "",
 ];
 
@@ -324,7 +324,7 @@ async fn an_override_that_was_not_needed_is_not_audited() {
     let lab = Lab::with_options(LabOptions { settings, ..LabOptions::default() }).await;
     let over = ("otter-override", "perhaps");
     let power = machine_path(MACHINE, "/power?wait=15s");
-    // The machine is free.
+    // No lease holds the machine, so the override is not necessary.
     lab.post_with(&power, json!({"action": "off"}), &[over]).await.expect(200);
     let body = json!({"select": {"name": MACHINE}, "ttl": "10m"});
     let lease = lab.post("/v1/leases", body).await.expect(201);
@@ -363,7 +363,7 @@ async fn a_call_over_the_limit_of_its_token_is_audited_with_the_token() {
         never = ticks => never,
     };
     let ask = || guarded.lab.request(Method::GET, "/v1/jobs").bearer_auth(&token);
-    // At the latest, the second call at this time is over the limit.
+    // If the first call is not over the limit, the second call at the same time is.
     Answer::from_request(ask()).await;
     let refused = Answer::from_request(ask()).await.problem(429, "too-many-requests");
     assert!(refused.header("www-authenticate").is_none(), "its token is valid");

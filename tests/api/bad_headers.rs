@@ -52,7 +52,7 @@ async fn a_key_is_text_of_one_to_255_characters() {
     ] {
         power_with(&lab, key, &wrong).await.problem(400, "invalid-request").points_at(key, code);
     }
-    // HTTP does not allow other bytes.
+    // HTTP does not allow these characters in a header.
     for control in ["\x01", "\x7f", "\0"] {
         let head = format!(
             "POST {POWER} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{key}: a{control}b\r\n\r\n"

@@ -13,7 +13,7 @@ async fn guarded(settings: fn(&mut Settings)) -> Guarded {
     Guarded::with(LabOptions { settings, ..LabOptions::default() }).await
 }
 
-/// Every text in a value that is a path of otter.
+/// Collects every text in a value that is a path of otter.
 fn paths(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::String(text) if text.starts_with('/') => found.push(text.clone()),
@@ -35,7 +35,8 @@ fn assert_links_begin_with(base: &str, answer: &Answer) {
     }
 }
 
-/// Makes calls below a path, with a header, and checks their links.
+/// Makes calls with these headers below the path `below`, and checks that their links begin with
+/// `base`.
 async fn check_links(lab: &Lab, base: &str, below: &str, headers: &[(&str, &str)]) {
     let request = |method: Method, path: &str| {
         let request = lab.request(method, &format!("{below}{path}"));
@@ -73,7 +74,7 @@ async fn check_links(lab: &Lab, base: &str, below: &str, headers: &[(&str, &str)
         assert!(page.text.contains(&format!("href=\"{base}/docs\"")), "{}", page.text);
     }
     call(Method::GET, "/docs", None).await.expect(200);
-    // The lease makes place for the next round.
+    // The lease ends, so that the next round can lease its machine.
     let end = lab.request(Method::DELETE, &format!("/v1/leases/{}?wait=14s", lease.str("id")));
     let end = end.header("otter-lease", format!("{}.{}", lease.str("id"), lease.str("secret")));
     Answer::from_request(end).await.expect(200);
@@ -134,7 +135,7 @@ async fn a_trusted_proxy_names_the_path_of_each_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_client_cannot_choose_the_path() {
-    // No proxy is trusted, and then one that is not this client.
+    // The first setting trusts no proxy. The second trusts a proxy that is not this client.
     let settings: [fn(&mut Settings); 2] =
         [|_| {}, |settings| settings.http.trusted_proxies = vec!["192.0.2.1".parse().unwrap()]];
     for settings in settings {

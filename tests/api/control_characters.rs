@@ -48,7 +48,7 @@ async fn holders_and_reasons_with_control_characters_are_refused() {
     assert_eq!(lab.post("/v1/leases", plain).await.expect(201).json["holder"], "nächtlich 7 🦦");
 }
 
-/// Characters that HTTP allows in a header.
+/// HTTP allows these characters in a header, but otter does not.
 #[tokio::test]
 async fn references_and_overrides_with_control_characters_are_refused() {
     let lab = Lab::start().await;

@@ -53,7 +53,7 @@ impl Model {
         }
     }
 
-    /// The differences, for people.
+    /// The differences between both models, as text for a failure message.
     fn differs(&self, other: &Self) -> Vec<String> {
         let keys = self.0.keys().chain(other.0.keys());
         let different = keys.filter(|key| self.0.get(key) != other.0.get(key));
@@ -155,8 +155,8 @@ async fn versions_only_grow_and_each_event_is_sent_once() {
     let numbers: Vec<u64> = all.iter().map(number).collect();
     assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
     assert!(all.iter().all(|event| event.id.is_some()), "each event has an id");
-    // Both formats have the same events. One can lack objects that were removed before it was
-    // written.
+    // Both formats have the same events. A stream can lack an event whose object was removed before
+    // the event was written.
     let identity_of =
         |event: &StreamedEvent| ["at", "type", "id"].map(|field| event.json[field].clone());
     let by_version: BTreeMap<&str, _> =
@@ -395,7 +395,8 @@ async fn a_stream_resumes_where_it_broke() {
     for (query, header) in [
         (format!("?machine=22&since={}", one.version()), None),
         ("?machine=22".to_owned(), Some(one.version())),
-        // The header wins. A stream that can resume does not send the objects first.
+        // The header has priority over `since`. A stream that can resume does not send the objects
+        // first.
         (format!("?machine=22&initial=true&since={}", "0123456789ab-7"), Some(one.version())),
     ] {
         let headers: Vec<(&str, &str)> =

@@ -163,7 +163,8 @@ async fn a_failed_task_has_the_fault_of_the_host() {
     }
 }
 
-/// Only a vCenter answers so if it loses its host, and the call may have run.
+/// A fault in the answer of a host means that the call did not run. Only a vCenter that loses its
+/// host can answer with a fault after the call ran.
 #[tokio::test]
 async fn a_fault_of_the_host_itself_in_the_answer_to_a_call_is_a_refusal() {
     let lab = Lab::start().await;
@@ -213,7 +214,7 @@ async fn without_a_key_a_job_that_called_the_host_never_invites_a_repeat() {
     }
 }
 
-/// The revert of a revert with a power-on succeeds, and the deadline passes during the power-on.
+/// The revert of the job succeeds, and the deadline passes during the power-on after it.
 #[tokio::test]
 async fn a_job_with_several_calls_fails_without_inviting_a_repeat() {
     let lab = Lab::stepped().await;
@@ -266,7 +267,8 @@ async fn a_shutdown_answers_waiting_calls() {
     let probe = "/v1/machines/31/wait?until=question&wait=0";
     let wait = || tokio::spawn(Answer::from_request(lab.request(reqwest::Method::GET, &path)));
     let mut waiting = wait();
-    // There is one permit. If a probe has it, the call is refused; otherwise the call has it now.
+    // Only one call may wait. If the probe waits when the caller arrives, otter refuses the caller,
+    // which then tries again.
     eventually("the caller to wait", async || {
         if waiting.is_finished() {
             waiting = wait();

@@ -78,7 +78,7 @@ async fn an_address_appears_after_a_start_and_cidr_selects_it() {
 #[tokio::test]
 async fn a_wait_for_an_address_ends_at_one_that_counts() {
     let lab = Lab::stepped().await;
-    // The tools report these as their preferred address, and the others on the network card.
+    // The tools report `preferred` as their preferred address, and `others` on the network card.
     // 172.17.0.1 is the address of a bridge in the guest.
     let report = |preferred: &str, others: &[&str]| {
         lab.control().mutate(|world| {

@@ -38,7 +38,7 @@ async fn until(lab: &Lab, name: &str, value: u64) {
     eventually(name, async || Metrics::read(lab).await.count(name) == value).await;
 }
 
-/// Waits until a time is longer than `than`.
+/// Waits until the value of a metric in seconds exceeds `than`.
 async fn until_longer(lab: &Lab, name: &str, than: f64) {
     eventually(name, async || Metrics::read(lab).await.seconds(name) > than).await;
 }

@@ -162,7 +162,7 @@ async fn no_reference_reveals_a_machine_out_of_scope() {
     for (other, missing) in [
         ("32", "92"),
         ("name:ci-runner-2", "name:ci-runner-9"),
-        // Written like an id: a visible machine of this name would be proposed.
+        // The name is written like an id. otter would propose a visible machine of this name.
         ("ci-runner-2", "ci-runner-9"),
         ("mac:00:50:56:3f:00:32", "mac:00:50:56:3f:00:92"),
     ] {
@@ -261,7 +261,8 @@ async fn a_lease_gets_no_machine_out_of_its_scope_and_waits_for_one_in_it() {
         assert_eq!(without(&refused, other), without(&unknown, missing), "{part}");
     }
     let queued = json!({"select": {"name": "-"}, "ttl": "30m", "queue_for": "10m"});
-    // Another caller waits before: the position counts only leases that the caller sees.
+    // Another caller's lease is queued first, but the position counts only leases that the caller
+    // sees.
     let held = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
     let before =
         Answer::from_request(guarded.request("operator", Method::POST, "/v1/leases").json(&held))
@@ -337,7 +338,7 @@ async fn streams_report_machines_that_leave_and_enter_the_scope() {
     let mut again = runners.stream(&format!("?since={since}")).await;
     again.until(|event| event.is_about("machine.removed", "32")).await;
 
-    // The same holds for a machine that the host removes.
+    // A client also gets the removal of a machine that the host removes.
     guarded.lab.control().mutate(|world| world.remove_machine("16"));
     first.until(|event| event.is_about("machine.removed", "16")).await;
     // An unrestricted client gets only changes.

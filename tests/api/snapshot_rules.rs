@@ -46,7 +46,8 @@ const CHANGES: [Change; 7] = [
     Change::RemoveAll,
 ];
 
-/// The owner of the snapshot that the change covers. For a change that makes one, its future name.
+/// The owner of the snapshot that the change covers. For a change that creates a snapshot, the name
+/// of the new snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Protected,
@@ -70,12 +71,12 @@ impl Kind {
     }
 }
 
-/// Whether the table allows a change.
+/// Whether the rules allow a change.
 fn is_allowed(role: &str, kind: Kind, change: Change, with_override: bool) -> bool {
     let makes_protected = change == Change::RenameToProtected;
     match role {
         "viewer" => false,
-        // The header itself is for operators.
+        // Only operators may send the override header.
         "runner" if with_override => false,
         "runner" => match change {
             Change::Create => kind != Kind::Protected,
@@ -85,12 +86,12 @@ fn is_allowed(role: &str, kind: Kind, change: Change, with_override: bool) -> bo
     }
 }
 
-/// One caller in front of the machine.
+/// A caller of the tests.
 struct Caller<'a> {
     lab: &'a Lab,
     guarded: Option<&'a Guarded>,
     role: &'static str,
-    /// `Otter-Lease`, of a runner.
+    /// The lease of a runner, for the header `Otter-Lease`.
     lease: Option<Value>,
 }
 
@@ -144,7 +145,7 @@ impl Caller<'_> {
         eventually("the snapshots to be shown", async || self.names().await == names).await;
     }
 
-    /// Creates the snapshot of a cell as a child of a snapshot of the caller. Returns the ids of
+    /// Creates the snapshot to change as a child of a snapshot of the caller. Returns the ids of
     /// both.
     async fn stage(&mut self, kind: Kind) -> (String, String) {
         self.lab.control().mutate(|world| {
@@ -179,7 +180,7 @@ impl Caller<'_> {
         let target = match (kind, earlier) {
             (Kind::Own, _) => self.make(kind.name()).await,
             (_, Some(earlier)) => {
-                // Below the snapshot that was created later.
+                // Moves the snapshot below `top`, which was created later.
                 self.lab.control().mutate(|world| {
                     let machine = world.machine_mut(MACHINE).unwrap();
                     machine.snapshots.reverse();
@@ -237,7 +238,7 @@ impl Caller<'_> {
         Answer::from_request(request).await
     }
 
-    /// Checks every cell of one row of the table.
+    /// Checks every change of every kind of snapshot by this caller.
     async fn check_row(&mut self) {
         for kind in KINDS {
             for change in CHANGES {
@@ -483,7 +484,7 @@ impl Race {
         });
     }
 
-    /// The path of the snapshot that then prevents the removal.
+    /// The path of the snapshot that prevents the removal after this change.
     const fn in_the_way(self) -> &'static str {
         match self {
             Self::ForeignSnapshotAppears => "own/foreign",
@@ -524,8 +525,8 @@ async fn a_lost_removal_is_not_repeated_if_it_is_no_longer_allowed() {
     }
 }
 
-/// The host call of a removal is lost and has no effect. The race, if there is one, happens before
-/// the recovery.
+/// Checks a removal whose host call is lost and has no effect. The race, if there is one, happens
+/// before otter handles the lost call.
 async fn check_lost_removal(guarded: &Guarded, race: Option<Race>, path: &str, call: &str) {
     let lab = &guarded.lab;
     let mut runner = Caller { lab, guarded: Some(guarded), role: "runner", lease: None };
@@ -552,8 +553,8 @@ async fn check_lost_removal(guarded: &Guarded, race: Option<Race>, path: &str, c
     };
     let detail = removal.problem(409, "outcome-unknown").str("detail").to_owned();
     assert_eq!(lab.control().calls(call), 1, "{race:?} {path}: {detail}");
-    // The recovery never repeats a removal that would remove a later snapshot, no matter who
-    // created it.
+    // otter never repeats a lost removal that would remove a later snapshot, no matter who created
+    // the snapshot.
     if race == Race::ForeignSnapshotAppears {
         assert!(detail.contains("would remove newer snapshots"), "{path}: {detail}");
     } else {

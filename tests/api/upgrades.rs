@@ -50,7 +50,7 @@ impl Server {
         Self { address, clock, stop, task }
     }
 
-    /// A connection after its 101.
+    /// Opens a connection and upgrades it.
     async fn upgraded(&self) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let request =

@@ -63,7 +63,7 @@ async fn a_missing_capability_is_not_supported() {
     let running = lab.machines.running;
     let refused = lab.get(&machine_path(running, "/properties?path=name")).await;
     refused.problem(501, "not-supported");
-    // An unknown machine and an invalid request come before it.
+    // An unknown machine and an invalid request have priority over the missing capability.
     lab.get(&machine_path("none", "/properties?path=name")).await.problem(404, "not-found");
     lab.get(&machine_path(running, "/properties")).await.problem(400, "invalid-request");
 }

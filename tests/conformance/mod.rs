@@ -32,7 +32,7 @@ async fn run_suite(host: &str, factory: &dyn HostFactory) -> SuiteReport {
     report
 }
 
-/// Fails if a case failed, or if the cases that are not applicable are others than these.
+/// Fails if a case failed, or if the cases that are not applicable differ from this list.
 #[track_caller]
 fn check_report(report: &SuiteReport, not_applicable: &[&str]) {
     assert!(report.failed().is_empty(), "{report}");

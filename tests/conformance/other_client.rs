@@ -12,7 +12,7 @@ use otter::esx::soap::xml::{Document, Element};
 
 use super::suite::Ability;
 
-/// The client, logged in.
+/// A client that has logged in to the host, independent of the backend under test.
 pub struct OtherClient {
     client: reqwest::Client,
     url: String,
@@ -201,7 +201,7 @@ fn snapshot_tree(value: Element<'_>) -> Snapshots {
     let mut items = Vec::new();
     value.children_named("rootSnapshotList").for_each(|root| add(root, None, &mut items));
     let current = value.child_text("currentSnapshot").map(SnapshotId::from_backend);
-    // govmomi's simulator still names a removed snapshot.
+    // govmomi's simulator still reports a removed snapshot as the current one.
     let current = current.filter(|current| items.iter().any(|snapshot| snapshot.id == *current));
     Snapshots { current, items }
 }

@@ -13,7 +13,7 @@ use secrecy::SecretString;
 
 use super::suite::{Ability, ConnectionCut, HostContents, HostControl, TestMachines};
 
-/// The operations that each of these hosts implements in its own way.
+/// Access to the simulated world of a host. Each kind of host implements it in its own way.
 #[async_trait]
 pub trait WorldAccess: Send + Sync {
     /// Changes the world. It calls `change` once.
@@ -114,7 +114,7 @@ impl<H: WorldAccess> HostControl for WorldControl<H> {
         None
     }
 
-    /// Compares the contents with the simulated world, if it did not change meanwhile.
+    /// Compares the contents with the simulated world, if the world did not change meanwhile.
     async fn contents(&self) -> Result<HostContents> {
         for _ in 0..100 {
             let before = self.mutate(|world| world.revision());

@@ -196,7 +196,7 @@ async fn no_fence_is_granted_twice_even_if_an_archive_is_restored_twice() {
         assert!(daemon.terminate().await.success());
         lease["fence"].as_u64().unwrap()
     };
-    // The archive does not know the machine: its first lease comes later.
+    // The machine is not in the archive, because its first lease is later than the backup.
     let daemon = Daemon::start_for_host(&host, &path("state")).await;
     succeeds(store("backup", Some(&archive), &path("state"))).await;
     assert!(daemon.terminate().await.success());

@@ -536,7 +536,7 @@ async fn a_wrong_ca_file_is_a_wrong_setting_of_each_command() {
             }
         }
     }
-    // With another problem too, and then both are reported.
+    // If the configuration has another problem too, both problems are reported.
     let missing = directory.text("missing/state");
     let arguments = ["--state-dir", missing.as_str(), "--listen", "127.0.0.1:0"];
     let mut command = directory.command("check-config", "", &arguments);

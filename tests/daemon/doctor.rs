@@ -42,7 +42,7 @@ impl DoctorRun {
         Self { code, text }
     }
 
-    /// Runs it for this host, with the fingerprint pinned and these variables.
+    /// Runs `otter doctor` for this host, with the fingerprint pinned and these variables.
     async fn for_host(host: &Simulator, more: &[(&str, &str)]) -> Self {
         let (url, pin) = (host.url(), format!("sha256:{}", host.fingerprint()));
         let mut variables =
@@ -126,7 +126,7 @@ async fn a_port_where_nothing_listens() {
     run.assert_fails_at("connection", &[&address.to_string(), "refused", "hostd"]);
 }
 
-/// The checks through a proxy, up to the one of the proxy.
+/// The checks of a connection through a proxy, up to the check of the proxy.
 const THROUGH_PROXY: [&str; 2] = ["address", "proxy"];
 
 #[tokio::test]
@@ -286,7 +286,8 @@ async fn a_certificate_for_another_name() {
     assert!(!line.contains("DnsName"), "{line}");
 }
 
-/// A vCenter has another certificate file than a host, and its authority is known.
+/// The certificate file of a vCenter differs from that of a host, and the authority of the vCenter
+/// is known.
 #[tokio::test]
 async fn a_vcenter_gets_no_advice_for_the_certificate_file_of_a_host() {
     let directory = tempfile::tempdir().unwrap();
@@ -319,7 +320,7 @@ async fn a_server_that_speaks_plain_http() {
     let address = web_server(200, "<html>It works!</html>").await;
     let run = DoctorRun::with_variables(&[("OTTER_ESX_URL", &format!("https://{address}"))]).await;
     run.assert_fails_at("tls", &["does not speak TLS", "plain HTTP", "esx.url"]);
-    // Some web servers close the connection instead of an answer to the handshake.
+    // Some web servers close the connection instead of answering the handshake.
     let address = raw_server(|mut client| async move {
         if client.receive().await.starts_with(b"HEAD ") {
             client.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
@@ -342,8 +343,8 @@ async fn a_server_that_speaks_another_protocol() {
     assert!(!line.contains("HTTP"), "{line}");
 }
 
-/// What servers of TLS 1.1 send: the alert `protocol_version`, the alert `handshake_failure`, or a
-/// `ServerHello` of their version.
+/// The server answers like servers of TLS 1.1: with the alert `protocol_version`, with the alert
+/// `handshake_failure`, or with a `ServerHello` of its version.
 #[tokio::test]
 async fn a_server_of_an_old_tls_version() {
     let mut hello = vec![0x16, 3, 2, 0, 42, 2, 0, 0, 38, 3, 2];
@@ -380,7 +381,7 @@ async fn each_failed_handshake_has_its_own_advice() {
         client.receive().await;
     })
     .await;
-    // To close a connection with unread bytes resets it.
+    // Closing a connection with unread bytes resets it.
     let reset = raw_server(|client| async move { client.has_bytes().await }).await;
     let silent =
         raw_server(|mut client| async move { while !client.receive().await.is_empty() {} }).await;
@@ -440,7 +441,8 @@ async fn a_server_that_is_no_host() {
     }
 }
 
-/// The same statuses of a host, whose proxy and list of versions show that it is one.
+/// A starting host answers with 404, 500 or 503, like other web servers. Its proxy and its list of
+/// versions show that it is a host.
 #[tokio::test]
 async fn a_host_whose_api_is_not_up_yet() {
     for status in [404, 500, 503] {

@@ -20,10 +20,10 @@ const SECONDS: u64 = 12;
 const WARM_UP_SHARE: f64 = 0.3;
 /// The number of waits, and of streams, that clients abandon in a round.
 const ABANDONED_PER_ROUND: usize = 25;
-/// The number of files that may be open more at the end, for connections to the host.
+/// The number of additional files that may be open at the end, for connections to the host.
 const MORE_FILES: usize = 6;
-/// The memory that may be used more at the end, in bytes: for the events that are kept for readers
-/// who resume, whose number is bounded, and for the allocator.
+/// The additional memory in bytes that may be in use at the end: for the events that are kept for
+/// readers who resume, whose number is bounded, and for the allocator.
 const MORE_MEMORY: u64 = 32 << 20;
 
 #[tokio::test(flavor = "multi_thread")]

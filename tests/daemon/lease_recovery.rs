@@ -205,7 +205,8 @@ async fn an_interrupted_preparation_continues_and_makes_each_call_once() {
     assert!(daemon.terminate().await.success());
 }
 
-/// The host executes the answer of a rule, and the daemon is killed before it knows.
+/// The host executes the answer of a rule, and the daemon is killed before the host's response
+/// arrives.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_question_that_a_rule_answers_is_answered_once_although_the_daemon_is_killed() {
     let (host, state) = (host().await, tempfile::tempdir().unwrap());
@@ -240,7 +241,7 @@ async fn a_question_that_a_rule_answers_is_answered_once_although_the_daemon_is_
     })
     .await;
     assert_eq!(jobs.len(), 1, "{jobs:?}");
-    // The question is gone, but nothing proves that it was this answer.
+    // The question is gone, but nothing proves that this answer closed it.
     assert_eq!((&jobs[0]["state"], &jobs[0]["requested_by"]), (&json!("unknown"), &json!("otter")));
     assert_eq!(host.control().calls("AnswerVM"), 1);
     assert_eq!(machine(&daemon).await["question"], Value::Null);
@@ -290,7 +291,8 @@ async fn a_panic_in_a_recovery_is_followed_by_another_attempt() {
     assert!(daemon.terminate().await.success());
 }
 
-/// Versions before recoveries stored such quarantines, and a restore stores the one without a job.
+/// Versions of otter without recoveries stored a quarantine with a failed job. A restore stores a
+/// quarantine without a job.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quarantine_without_a_recovery_gets_one_if_it_has_a_failed_job() {
     let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());

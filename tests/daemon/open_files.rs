@@ -67,7 +67,7 @@ async fn idle_connections_make_room_for_new_ones() {
         }
     }
     assert!(daemon.open_files() < FILES, "{}", daemon.open_files());
-    // The store and the host connection have files, and no busy connection was closed.
+    // The store and the host connection can still open files, and no busy connection was closed.
     daemon.post("/v1/machines/16/power?wait=30s", json!({"action": "on"})).await.expect(200);
     let waited = tokio::time::timeout(TIMEOUT, waiting).await.unwrap().unwrap();
     assert_eq!(waited.expect("an answer on the busy connection").status(), 200);

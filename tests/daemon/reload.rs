@@ -119,7 +119,8 @@ async fn a_reload_replaces_pools_and_patterns_and_names_what_changed() {
     assert_eq!((audit.items("outcome"), audit.items("actor")), (vec!["done"], vec!["otter"]));
     assert!(audit.items("detail")[0].contains("needs a restart: http.max_wait"), "{}", audit.text);
 
-    // What needs a restart is named again at each reload, until the file has the old value.
+    // A changed setting that needs a restart is logged again at each reload, until the file has the
+    // old value.
     otter.reload_same().await;
     assert_eq!(otter.messages("SIGHUP changed: nothing").len(), 1);
     assert_eq!(otter.messages("these settings changed too").len(), 2);
@@ -169,7 +170,7 @@ async fn nothing_changes_if_anything_is_wrong_and_the_log_has_each_problem() {
     }
     assert!(problems.iter().any(|line| line.contains("because of 2 problem(s)")), "{problems:?}");
     unchanged().await;
-    // A certificate that cannot be read, also if otter serves no TLS now.
+    // A certificate that cannot be read is a problem, even if otter serves no TLS now.
     let tls = "[http]\ntls_certificate = \"/nowhere.pem\"\ntls_key = \"/nowhere.key\"\n";
     otter.reload(&format!("{good}{tls}")).await;
     let problems = otter.messages("cannot reload the configuration: the certificate /nowhere.pem");

@@ -79,7 +79,7 @@ async fn an_address_beyond_loopback_requires_a_token() {
     let (code, text) = run_to_exit(otter_command(&serve)).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains(&format!("--state-dir {state}")), "{text}");
-    // This is the command that the message advises.
+    // The message advises this command.
     let (_, made) = run_to_exit(otter_command(&[
         "token",
         "create",

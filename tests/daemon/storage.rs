@@ -387,8 +387,8 @@ async fn a_damaged_database_is_refused_and_not_changed() {
     assert_eq!(daemon.get("/v1/jobs").await.expect(200).json["items"].as_array().unwrap().len(), 1);
 }
 
-/// A read of damaged pages is a 500. Every other answer is right: an accepted job is never reported
-/// as unknown.
+/// A read of damaged pages is a 500. Every other answer is right: no answer says that an accepted
+/// job does not exist.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_damaged_while_otter_runs_gives_no_wrong_answers() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());

@@ -113,7 +113,7 @@ async fn a_queued_lease_ends_at_the_start_if_its_token_was_revoked_during_the_do
     let queued = request_lease(&daemon, &ci, "000").await.expect(202).json;
     daemon.kill();
     setup.token(&["revoke", "--name", "ci"]);
-    // A token of the same name is another token.
+    // A new token with the same name is a different token.
     let again = setup.token(&["create", "--name", "ci", "--role", "runner"]);
 
     let daemon = setup.daemon().await;

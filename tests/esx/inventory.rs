@@ -145,7 +145,7 @@ async fn a_card_shows_the_name_of_its_port_group_and_follows_its_changes() {
     let control = simulator.control();
     control.mutate(|world| world.rename_network(&blue, "green%"));
     assert_eq!(networks().await[0], "green%");
-    // An ESX shows a port group only while it uses it.
+    // An ESX shows a port group only while it uses the port group.
     control.mutate(|world| world.remove_network(&blue));
     assert_eq!(networks().await[0], "dvportgroup-12");
     let late = world::CardNetwork::PortGroup("dvportgroup-99".to_owned());

@@ -10,7 +10,7 @@ use otter::simulator::{Disruption, DownMode, Fault, HostdRestart, Pace, Scenario
 
 use super::support::{Recording, RunningBackend, machine_id, options, start_simulator};
 
-/// How long the connections of these tests hold: less than the minute that a host was once away.
+/// How long each connection of these tests lasts.
 const HELD: Duration = Duration::from_secs(10);
 
 async fn connected() -> (Simulator, RunningBackend, MachineId) {
@@ -98,7 +98,7 @@ async fn a_request_to_connect_does_not_repeat_a_refused_login() {
     };
     running.observer.wait_until("a refused login", is_refused).await;
     running.esx.connect_now();
-    // The barrier passes through the task that would connect.
+    // If `connect_now` made a login, the login would come before the answer to the barrier.
     running.esx.barrier().await.unwrap_err();
     assert_eq!(simulator.control().calls("Login"), 1);
     running.esx.set_password("otter".to_owned().into());

@@ -177,7 +177,7 @@ pub async fn connected_lab(scenario: Scenario) -> (Simulator, RunningBackend) {
     connected_lab_at_pace(scenario, Pace::Auto { scale: 0.0 }).await
 }
 
-/// As [`connected_lab`], at this pace.
+/// Like [`connected_lab`], at this pace.
 pub async fn connected_lab_at_pace(scenario: Scenario, pace: Pace) -> (Simulator, RunningBackend) {
     let simulator = start_simulator(scenario, pace).await;
     let running = RunningBackend::start(&options(&simulator.url()));

@@ -113,7 +113,7 @@ impl Presented {
 /// The answer of the server, which proves that the handshake succeeded.
 const CONNECTED: &str = "HTTP status 418";
 
-/// curl connects in each of these cases with `--cacert`.
+/// With `--cacert`, curl connects in each of these cases.
 #[tokio::test]
 async fn a_certificate_that_is_itself_trusted_needs_no_authority() {
     let plain = |_: &mut CertificateParams| {};
@@ -133,7 +133,7 @@ async fn a_certificate_that_is_itself_trusted_needs_no_authority() {
     for presented in [&with_name, &with_common_name, &first_version, &signed] {
         let reason = presented.outcome(&presented.pem()).await;
         assert!(reason.contains(CONNECTED), "{reason}");
-        // Among others too.
+        // The PEM file may contain other certificates too.
         let both = with_name.pem() + &presented.pem();
         let reason = presented.outcome(&both).await;
         assert!(reason.contains(CONNECTED), "{reason}");
@@ -178,14 +178,14 @@ async fn a_trusted_certificate_must_have_the_name_the_dates_and_the_purpose() {
         let reason = presented.outcome(&presented.pem()).await;
         assert!(reason.contains(expected), "{expected} in {reason}");
         assert!(reason.contains(&presented.fingerprint()), "{reason}");
-        // The pin is what the message advises, and it works.
+        // The pin that the message advises works.
         let key = presented.key.serialize_der();
         let url = serve(&presented.der, &key, &rustls::version::TLS12).await;
         let mut options = options(&url);
         options.verify = presented.fingerprint().parse().unwrap();
         assert!(outcome(&options).await.unwrap().contains(CONNECTED));
     }
-    // The server must own the key.
+    // The server must own the private key of the certificate.
     let mut presented = Presented::self_signed(&["127.0.0.1"], |_| {});
     let trusted = presented.pem();
     presented.key = KeyPair::generate().unwrap();
@@ -332,7 +332,7 @@ fn value(der: &[u8]) -> (&[u8], &[u8]) {
 
 fn sequence(contents: &[u8]) -> Vec<u8> {
     let length = u16::try_from(contents.len()).unwrap().to_be_bytes();
-    // DER has the shortest form of the length.
+    // DER requires the shortest form of the length.
     let head: &[u8] = match length {
         [0, short @ 0..=0x7f] => &[0x30, short],
         [0, long] => &[0x30, 0x81, long],

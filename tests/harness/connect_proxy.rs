@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// The proxy. Dropping it ends it.
+/// The proxy. Dropping it stops the proxy.
 pub struct ConnectProxy {
     address: SocketAddr,
     state: Arc<Mutex<ProxyState>>,
@@ -17,7 +17,7 @@ pub struct ConnectProxy {
 
 #[derive(Default)]
 struct ProxyState {
-    /// The targets of all requests, also of refused ones.
+    /// The targets of all requests, including refused ones.
     targets: Vec<String>,
     /// The addresses of names that only the proxy knows.
     names: BTreeMap<String, SocketAddr>,
@@ -59,7 +59,7 @@ impl ConnectProxy {
         self.lock().names.insert(target.to_owned(), address);
     }
 
-    /// Refuses every tunnel with this status and reason. `None`: opens them again.
+    /// Refuses every tunnel with this status and reason. `None` accepts tunnels again.
     pub fn refuse(&self, refusal: Option<&'static str>) {
         self.lock().refusal = refusal;
     }
@@ -69,7 +69,7 @@ impl ConnectProxy {
         self.lock().authorization = Some(value);
     }
 
-    /// The targets of all requests, also of refused ones.
+    /// The targets of all requests, including refused ones.
     pub fn targets(&self) -> Vec<String> {
         self.lock().targets.clone()
     }

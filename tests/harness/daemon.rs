@@ -25,14 +25,14 @@ impl Daemon {
         Self::start_at("127.0.0.1:0", arguments, variables).await
     }
 
-    /// The same, listening on this address.
+    /// Starts `otter serve` like [`Daemon::start`], but on this address.
     pub async fn start_at(listen: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = otter_command(&["serve", "--listen", listen]);
         command.args(arguments).envs(variables.iter().copied());
         Self::try_start(command).await.expect("a daemon that says where it listens")
     }
 
-    /// The same, with the log as JSON in this file.
+    /// Starts `otter serve` like [`Daemon::start`], and writes the log as JSON into this file.
     pub async fn start_with_log(
         log: &Path,
         arguments: &[&str],
@@ -74,7 +74,8 @@ impl Daemon {
         Self::start_with_config(host, state, "").await
     }
 
-    /// The same, with extra lines in the configuration file.
+    /// Starts the daemon like [`Daemon::start_for_host`], with extra lines in the configuration
+    /// file.
     pub async fn start_with_config(
         host: &otter::simulator::Simulator,
         state: &Path,
@@ -88,7 +89,7 @@ impl Daemon {
         daemon
     }
 
-    /// The same, without waiting for the inventory.
+    /// Starts the daemon like [`Daemon::start_with_config`], without waiting for the inventory.
     pub async fn start_without_waiting(
         host: &otter::simulator::Simulator,
         state: &Path,

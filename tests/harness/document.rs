@@ -10,7 +10,7 @@ use super::Answer;
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(otter::api::openapi);
 
-/// Panics if an answer does not match the document.
+/// Panics if an answer does not match the OpenAPI document.
 #[track_caller]
 pub fn check(method: &str, path: &str, answer: &Answer) {
     let media_type = answer.header("content-type").unwrap_or_default();
@@ -70,8 +70,8 @@ pub fn check(method: &str, path: &str, answer: &Answer) {
     }
 }
 
-/// Panics if an event does not match the document, or if its object does not match the schema of
-/// the object that GET returns.
+/// Panics if an event does not match the OpenAPI document, or if its object does not match the
+/// schema of the object that GET returns.
 #[track_caller]
 pub fn check_event(event: &Value) {
     let holds = |value: &Value, schema: &str| {

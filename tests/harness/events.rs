@@ -55,7 +55,7 @@ impl EventStream {
         Self::open_with(lab, query, &[]).await
     }
 
-    /// The same with headers. `Accept` chooses server-sent events or NDJSON.
+    /// Opens a stream with headers. `Accept` chooses server-sent events or NDJSON.
     pub async fn open_with(lab: &Lab, query: &str, headers: &[(&str, &str)]) -> Self {
         let request = lab.request(Method::GET, &format!("/v1/events{query}"));
         let request =

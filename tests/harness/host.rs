@@ -33,7 +33,7 @@ pub enum HostKind {
     InProcess,
 }
 
-/// A running host. Dropping it ends it.
+/// A running host. Dropping it stops the host.
 pub enum Host {
     Simulator(Simulator),
     Govmomi(GovmomiSimulator),
@@ -53,7 +53,7 @@ pub struct KnownMachines {
     pub with_snapshots: &'static str,
     /// The path of the current snapshot of `with_snapshots`.
     pub snapshot_path: &'static str,
-    /// A part of the names of several machines, in other case than in the names.
+    /// A part of the names of several machines, in a different case than in the names.
     pub name_part: &'static str,
 }
 

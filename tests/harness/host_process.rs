@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{TIMEOUT, otter_command};
 
-/// A simulated host in its own process. Dropping it ends it.
+/// A simulated host in its own process. Dropping it ends the process.
 pub struct HostProcess {
     child: Child,
     pub url: String,

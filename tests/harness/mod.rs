@@ -87,7 +87,8 @@ pub struct LabOptions {
     pub settings: fn(&mut Settings),
     /// The clock of otter and of the simulated host.
     pub clock: Clock,
-    /// Wraps the backend of the host, for example to inject faults. By default it does not.
+    /// Wraps the backend of the host, for example to inject faults. The default returns the backend
+    /// unchanged.
     pub wrap_backend: BackendWrapper,
 }
 
@@ -113,27 +114,28 @@ impl Lab {
         Self::with_options(LabOptions::default()).await
     }
 
-    /// The same, with tasks that progress only when the test steps them.
+    /// Starts a lab like [`Lab::start`], with tasks that progress only when the test steps them.
     pub async fn stepped() -> Self {
         Self::with_options(LabOptions { pace: Pace::Stepped, ..LabOptions::default() }).await
     }
 
-    /// The same, with changed settings of otter.
+    /// Starts a lab like [`Lab::start`], with changed settings of otter.
     pub async fn with_settings(settings: fn(&mut Settings)) -> Self {
         Self::with_options(LabOptions { settings, ..LabOptions::default() }).await
     }
 
-    /// The same, with these options.
+    /// Starts a lab with these options, and waits until the inventory is loaded.
     pub async fn with_options(options: LabOptions) -> Self {
         Self::on_host_with_options(HostKind::Simulator, options).await
     }
 
-    /// The same, with this kind of host.
+    /// Starts a lab like [`Lab::start`], with this kind of host.
     pub async fn on_host(kind: HostKind) -> Self {
         Self::on_host_with_options(kind, LabOptions::default()).await
     }
 
-    /// The same, with this kind of host and these options.
+    /// Starts a lab with this kind of host and these options, and waits until the inventory is
+    /// loaded.
     pub async fn on_host_with_options(kind: HostKind, options: LabOptions) -> Self {
         let lab = Self::start_on(kind, options).await;
         lab.wait_until_ready().await;
@@ -150,7 +152,7 @@ impl Lab {
         Self::build(HostKind::Simulator, LabOptions::default(), Some(state)).await
     }
 
-    /// The same, with these options.
+    /// Starts a lab with this state directory and these options. Does not wait for the inventory.
     pub async fn with_state_dir_and_options(state: &std::path::Path, options: LabOptions) -> Self {
         Self::build(HostKind::Simulator, options, Some(state)).await
     }
@@ -267,7 +269,7 @@ impl Lab {
             .await;
     }
 
-    /// Waits until otter does not know a machine any more.
+    /// Waits until otter no longer knows a machine.
     pub async fn wait_until_gone(&self, id: &str) {
         let path = format!("/v1/machines/{}", encode(id));
         eventually("the machine to be gone", async || self.get(&path).await.status == 404).await;

@@ -39,8 +39,8 @@ impl RawConnection {
         all
     }
 
-    /// The only answer on a connection that the server closes after it, checked against the
-    /// document.
+    /// Reads the only answer on the connection, which the server closes after the answer. Checks
+    /// the answer against the OpenAPI document.
     pub async fn answer(&mut self) -> Answer {
         let all = self.until_closed().await;
         let end = all.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");

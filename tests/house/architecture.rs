@@ -48,7 +48,7 @@ fn architecture() -> String {
     std::fs::read_to_string(file).unwrap()
 }
 
-/// What stands between backticks within a line.
+/// The texts between backticks within a line. Indented code is skipped.
 fn code_words(text: &str) -> Vec<String> {
     let lines = text.lines().filter(|line| !line.starts_with("    "));
     lines.flat_map(|line| line.split('`').skip(1).step_by(2).map(str::to_owned)).collect()
@@ -59,7 +59,7 @@ fn is_path(name: &str) -> bool {
     folders.iter().any(|folder| name.starts_with(folder)) && !name.contains([' ', '…', '<', '*'])
 }
 
-/// `LeaseActor`, not `GET`, `JSON` or `Otter-Lease`.
+/// Whether a name is that of a type: `LeaseActor`, but not `GET`, `JSON` or `Otter-Lease`.
 fn is_type(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_uppercase())
         && name.chars().all(|letter| letter.is_ascii_alphanumeric())

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use super::module;
 use super::paths::{Mention, mentions};
 
-/// The files that each file depends on, and the items that cause it, each with its first line.
+/// The files that each file depends on, and the items that cause each dependency, each with its
+/// first line.
 type Dependencies = BTreeMap<String, BTreeMap<String, BTreeMap<String, usize>>>;
 
 struct Sources {

@@ -15,7 +15,8 @@ struct Rule {
 }
 
 const RULES: &[Rule] = &[
-    // Value types of the layers below the service, but not the storage or the host themselves.
+    // `api` may import value types of the layers below the service, but neither the interface of
+    // the storage nor that of the host.
     Rule {
         component: "api",
         may: &[
@@ -55,12 +56,13 @@ const RULES: &[Rule] = &[
         ],
     },
     Rule { component: "hypervisor", may: &["domain"] },
-    // An audit record is logged once it is committed.
+    // The storage logs an audit record once the record is committed.
     Rule { component: "storage", may: &["domain", "telemetry::audit"] },
     Rule { component: "store", may: &["storage", "domain"] },
     Rule { component: "domain", may: &[] },
     Rule { component: "esx", may: &["hypervisor", "domain", "supervisor", "clock", "telemetry"] },
-    // Not the SOAP messages of the backend: an error in both would pass every test.
+    // The simulator must not use the SOAP messages of the backend, because an error in them would
+    // pass every test.
     Rule {
         component: "simulator",
         may: &["domain", "clock", "connection_stream", "esx::soap::xml"],

@@ -7,7 +7,7 @@
 pub struct RootedPath {
     pub path: Vec<String>,
     pub line: usize,
-    /// The module that it stands in: the file's or an inline one below it.
+    /// The module that contains the path: the module of the file, or an inline module in the file.
     pub scope: Vec<String>,
 }
 
@@ -23,9 +23,10 @@ pub fn rooted_paths(module: &[&str], text: &str) -> Vec<RootedPath> {
 /// A path or a single name in a source file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mention {
-    /// The module that it stands in: the file's or an inline one below it.
+    /// The module that contains the mention: the module of the file, or an inline module in the
+    /// file.
     pub scope: Vec<String>,
-    /// From the root of the crate if `is_rooted`, otherwise from a name in `scope`.
+    /// The path, from the root of the crate if `is_rooted`, otherwise from a name in `scope`.
     pub path: Vec<String>,
     pub is_rooted: bool,
     pub line: usize,
@@ -37,7 +38,8 @@ pub struct Mention {
 pub struct Import {
     /// The name in the importing module.
     pub name: String,
-    /// Whether other modules may import it from here: `pub use`, `pub(super) use`.
+    /// Whether other modules may import the name from the importing module: `pub use`, `pub(super)
+    /// use`.
     pub is_reexport: bool,
 }
 
@@ -101,7 +103,7 @@ struct TokenReader {
     tokens: Vec<(String, usize)>,
     at: usize,
     scopes: Vec<Vec<String>>,
-    /// Within a `use`: whether it is a re-export.
+    /// If the reader is within a `use`: whether the `use` is a re-export.
     import: Option<bool>,
     found: Vec<Mention>,
 }

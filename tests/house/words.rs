@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Each phrase is one or more whole words, in any case of letters.
+/// Each phrase is one or more whole words, in upper or lower case.
 const PHRASES: [&str; 21] = [
     "a word about it",
     "anew",
@@ -30,7 +30,7 @@ const PHRASES: [&str; 21] = [
     "whoever",
 ];
 
-/// How many odd phrases each part of the repository may have.
+/// The maximum number of odd phrases in each part of the repository.
 const CEILINGS: [(&str, usize); 3] = [("documents", 0), ("src", 0), ("tests", 0)];
 
 /// One odd phrase in one line.
@@ -70,7 +70,7 @@ fn a_phrase_counts_only_as_whole_words_and_in_any_case() {
     assert_eq!(phrases("x is to\nbe"), [""; 0]);
 }
 
-/// Every text file that the repository keeps, but for lock files and this file.
+/// Every text file that the repository keeps, except lock files and this file.
 pub fn texts() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output().unwrap();
@@ -80,9 +80,10 @@ pub fn texts() -> Vec<(PathBuf, String)> {
         .split('\0')
         .filter(|name| !name.is_empty() && Path::new(name).extension() != Some("lock".as_ref()))
         .filter(|name| *name != "tests/house/words.rs" && !name.contains("/corpus/"))
-        // A migration that has run never changes: the database keeps its checksum.
+        // A migration that has run must not change, because the database stores its checksum.
         .filter(|name| !name.starts_with("src/store/migrations/"))
-        // The dump of an earlier database, and the patch of the earlier code that wrote it.
+        // These files contain the dump of an earlier database, and the patch of the earlier code
+        // that wrote it.
         .filter(|name| !name.starts_with("tests/storage/earlier/"));
     kept.filter_map(|name| {
         // A file that is not text, or that is deleted and not yet committed, has no words.

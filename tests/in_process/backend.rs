@@ -28,7 +28,8 @@ use super::translation;
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The capacity of the queue of facts for the observer. Senders wait while it is full.
 const MAX_REPORTS: usize = 64;
-/// How often evidence is read again if other tasks have started meanwhile.
+/// The maximum number of reads of evidence. Evidence is read again if other tasks have started
+/// meanwhile.
 const MAX_EVIDENCE_READS: usize = 4;
 
 /// A backend in the process of its host. It has one session with one [`SimulatedHost`].
@@ -46,7 +47,7 @@ pub struct BackendShared {
     pub password: OrderedWatch<SecretString>,
     pub link: OrderedWatch<SessionLink>,
     pub followers: TaskFollowers,
-    /// The revision of the world that barriers wait for the observer to know.
+    /// The revision of the world that the observer must know before the pending barriers end.
     pub barrier_revision: OrderedWatch<u64>,
 }
 

@@ -225,7 +225,7 @@ impl SimulatedHost {
         self.0.changed.set(());
     }
 
-    /// Locks the state and advances it to the present. Never hold the guard across an await.
+    /// Locks the state and advances it to the current time. Never hold the guard across an await.
     fn lock(&self) -> MutexGuard<'_, HostState> {
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = state.world.revision();

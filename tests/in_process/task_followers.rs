@@ -16,7 +16,7 @@ pub struct TaskFollowers {
 
 struct FollowedTask {
     sender: watch::Sender<TaskStatus>,
-    /// Whether the task was read since it is followed. From then on its changes are enough.
+    /// Whether the task was read after it was followed. After that read, its changes are enough.
     is_read: bool,
 }
 
@@ -47,7 +47,7 @@ impl TaskFollowers {
         self.task_added.notified().await;
     }
 
-    /// Returns the tasks that were not read since they are followed, and marks them as read.
+    /// Returns the followed tasks that were not read yet, and marks them as read.
     pub fn take_unread(&self) -> Vec<TaskId> {
         let mut tasks = self.lock();
         let Some(tasks) = tasks.as_mut() else { return Vec::new() };

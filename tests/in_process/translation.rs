@@ -161,8 +161,8 @@ pub fn call(
     Ok(Accepted::Task(TaskId::from_backend(world.start_task(&target, operation, user)?.id)))
 }
 
-/// The evidence that a job reads of a machine, without the recent tasks, and the ids of those
-/// tasks. They are read in a separate request.
+/// The evidence that a job reads of a machine, without the recent tasks, and the ids of the recent
+/// tasks. These tasks are read in a separate request.
 pub fn evidence(world: &World, id: &MachineId) -> Result<(Evidence, Vec<String>), Fault> {
     let read = machine(world, find_machine(world, id)?);
     let seen = |snapshot: Snapshot| {

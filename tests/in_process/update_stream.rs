@@ -31,7 +31,7 @@ pub struct UpdateSet {
 
 impl UpdateStream {
     /// Collects the changes. Returns the revision of the world if the observer knows everything up
-    /// to it; else `None`.
+    /// to this revision, otherwise `None`.
     pub fn collect_changes(&mut self, world: &World, followers: &TaskFollowers) -> Option<u64> {
         let unread =
             followers.take_unread().into_iter().map(|task| Moref::new("Task", task.backend_text()));

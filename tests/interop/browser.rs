@@ -19,8 +19,8 @@ use crate::harness::{Daemon, eventually, log_lines, otter_command};
 /// The longest time for the browser.
 const TIMEOUT: Duration = Duration::from_mins(2);
 
-/// A hostile page. It reports the result of each attempt to its own server, and is complete when
-/// that has answered.
+/// A hostile page. It reports the result of each attempt to its own server, and finishes loading
+/// when the server has answered.
 const HOSTILE: &str = r#"<!doctype html><title>hostile</title>
 <form method="post" target="frame" action="http://{otter}/v1/machines/16/revert?from=form"></form>
 <iframe name="frame"></iframe><img src="/end">
@@ -216,7 +216,8 @@ impl Site {
         };
         let (report, results) = watch::channel(None);
         let mut reported = results.clone();
-        // The browser waits for this inventory, so the page is complete when it is served.
+        // The page finishes loading when this answer arrives, so the answer waits for the results
+        // of the page.
         let end = async move || {
             let reported = tokio::time::timeout(TIMEOUT, reported.wait_for(Option::is_some)).await;
             if reported.is_ok() { StatusCode::OK } else { StatusCode::GATEWAY_TIMEOUT }

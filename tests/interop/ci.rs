@@ -34,7 +34,7 @@ impl CiJob {
         Self { daemon, files }
     }
 
-    /// A shell command in the environment of the job.
+    /// A shell command in the environment of the CI job.
     fn shell(&self, shell: &[&str], script: &str) -> Command {
         let mut command = Command::new(shell[0]);
         command
@@ -76,7 +76,7 @@ async fn with_otter_sh(
     with_shell(job, "exec deploy/ci/otter.sh", script, variables, meanwhile).await
 }
 
-/// The same, with another command line for `otter.sh`.
+/// Like [`with_otter_sh`], with another command line for `otter.sh`.
 async fn with_shell(
     job: &CiJob,
     called: &str,
@@ -134,8 +134,8 @@ async fn the_shell_example_releases_the_machine_on_a_signal() {
     }
 }
 
-/// The command runs before the shell has stored its process id. The test makes this time half a
-/// second.
+/// The command runs before the shell has stored the process id of the command. The test extends
+/// this period to half a second.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_example_ends_a_command_that_has_just_begun() {
     let job = CiJob::start().await;
@@ -335,7 +335,7 @@ async fn the_shell_example_gives_back_only_what_was_taken() {
     assert!(text.contains("nothing was taken with the key 7/1/test/0"), "{text}");
     let leases = job.daemon.get("/v1/leases").await.expect(200);
     assert!(leases.items("id").is_empty(), "no lease was created: {}", leases.text);
-    // Another job of the matrix has another key, and so another machine.
+    // Another CI job of the matrix has another key, so it takes another machine.
     assert!(run("take", "7/1/test/0").await.status.success());
     assert_eq!(run("give-back", "7/1/test/1").await.status.code(), Some(64));
     assert_eq!(job.open_leases().await.len(), 1);
@@ -421,7 +421,7 @@ async fn the_shell_example_gives_back_its_own_lease_if_others_use_the_same_holde
     newer["holder"] = json!(holder);
     newer["queue_for"] = json!("10m");
     let newer = guarded.call(Method::POST, 1, "/v1/leases", Some(newer)).await.expect(202).json;
-    // A newer ended lease of another token does not hide the own lease.
+    // A newer ended lease of another token does not hide the lease of this token.
     let path = format!("/v1/leases/{}?reason=test", newer["id"].as_str().unwrap());
     guarded.call(Method::DELETE, 2, &path, None).await.expect(200);
     let (code, text) = guarded.otter_sh("give-back", 0).await;
@@ -480,8 +480,7 @@ async fn yaml(name: &str) -> Value {
     serde_json::from_slice(&succeeds(read).await.stdout).unwrap()
 }
 
-/// The variables that the CI sets for a job, without the address and the selection, which the test
-/// sets.
+/// The variables that the CI sets for its job, except those that the test sets.
 fn variables(of: &Value) -> Vec<(String, String)> {
     let all = of.as_object().unwrap().iter();
     let ours = ["OTTER_URL", "OTTER_SELECT", "OTTER_TOKEN"];
@@ -497,7 +496,8 @@ async fn the_steps_for_github_actions_give_the_machine_back_in_every_case() {
     let steps = of["steps"].as_array().unwrap();
     let step = |name: &str| steps.iter().find(|step| step["name"] == name).unwrap();
     assert_eq!(step("give the machine back")["if"], "always()");
-    // The values that differ between runs, attempts, jobs and the jobs of a matrix.
+    // The key contains the values that differ between runs, attempts, CI jobs and the CI jobs of a
+    // matrix.
     let key = of["env"]["OTTER_KEY"].as_str().unwrap();
     for part in ["github.run_id", "github.run_attempt", "github.job", "strategy.job-index"] {
         assert!(key.contains(&format!("${{{{ {part} }}}}")), "{part} in {key}");
@@ -529,7 +529,7 @@ async fn the_steps_for_github_actions_give_the_machine_back_in_every_case() {
     // A repetition does nothing.
     succeeds(run("give the machine back", &environment)).await;
 
-    // The job is cancelled while it takes the machine, so that only the key is known.
+    // The CI job is cancelled while it takes the machine, so that only the key is known.
     let other = |name: &str| {
         let mut shell = run(name, Path::new("/nonexistent/environment"));
         shell.env("OTTER_KEY", "another run");

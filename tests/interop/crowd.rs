@@ -18,7 +18,7 @@ const STREAMS: usize = 1_000;
 const SLOW: usize = 90;
 /// The most memory in bytes for one connected client, in an unoptimised build.
 const MEMORY_PER_CLIENT: u64 = 64 * 1024;
-/// The longest time for the requests of other clients meanwhile, on a busy machine.
+/// The longest time for a request of another client during the test, on a busy computer.
 const READ_LIMIT: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,7 +35,7 @@ enum HostBehaviour {
     SlowAtFirst,
     /// It is unreachable for longer than otter accepts new jobs during an outage.
     Away,
-    /// The same, until curl has got a 5xx.
+    /// Like [`Self::Away`], until curl has got a 5xx.
     AwayAtFirst,
 }
 
@@ -170,7 +170,7 @@ impl HostBehaviour {
         lab
     }
 
-    /// What the host does while curl runs.
+    /// If the behaviour requires it, makes the host continue after curl has got a 5xx.
     async fn continue_after_first_answer(self, lab: &Lab) {
         match self {
             Self::Quick | Self::ReadOnly | Self::Slow | Self::Away => {}

@@ -68,7 +68,7 @@ async fn answers_differ_in_shape_from_those_of_govmomi_only_as_accepted() {
     let accepted = repository().join("tests/interop/shapes/accepted.txt");
     succeeds(compare(&accepted)).await;
 
-    // The script reports new differences, and accepted ones that are gone.
+    // The script reports new differences, and accepted differences that no longer exist.
     let text = std::fs::read_to_string(&accepted).unwrap();
     let changed =
         text.replace("field TaskInfo.progress, only ours", "field TaskInfo.porgress, only ours");

@@ -51,7 +51,7 @@ impl Program {
         self.wait_for_line_within(TIMEOUT, what, fits).await
     }
 
-    /// The same, with another time limit.
+    /// Like [`Program::wait_for_line`], with another time limit.
     pub async fn wait_for_line_within(
         &mut self,
         limit: Duration,

@@ -28,10 +28,8 @@ struct Proxied {
     _directory: tempfile::TempDir,
 }
 
-/// The command that runs a proxy.
-///
-/// # Parameters
-/// - the directory for its files, the text of its example with the paths of the test, and its port.
+/// The command that runs a proxy. The parameters are the directory for the files of the proxy, the
+/// text of its example with the paths of the test, and its port.
 type Run = fn(&Path, &str, u16) -> Command;
 
 impl Proxied {
@@ -64,7 +62,7 @@ impl Proxied {
 
         let _ = rustls::crypto::ring::default_provider().install_default();
         let certificate = reqwest::Certificate::from_der(certified.cert.der()).unwrap();
-        // An address that is no trusted proxy, so that the proxy is the last trusted hop.
+        // The address of the client is not a trusted proxy, so the proxy is the last trusted hop.
         let client = reqwest::Client::builder()
             .no_proxy()
             .tls_certs_only([certificate])
@@ -90,7 +88,7 @@ impl Proxied {
         Answer::from_request(self.request(Method::GET, path)).await
     }
 
-    /// What holds at every proxy.
+    /// Checks the rules that hold behind every proxy.
     async fn check(&self) {
         let refused =
             Answer::from_request(self.client.get(format!("{}/otter/v1/machines", self.url))).await;
@@ -108,7 +106,7 @@ impl Proxied {
         assert_eq!(location, format!("/otter/v1/jobs/{}", job.str("id")));
         assert_eq!(job.json["links"]["self"], location.as_str());
         assert_eq!(job.json["links"]["machine"], "/otter/v1/machines/32");
-        // A client follows the link, or appends it to the address with the path.
+        // A client follows the link, or appends the link to an address that has the path.
         for path in [location.clone(), format!("/otter{location}")] {
             assert_eq!(self.get(&path).await.expect(200).str("id"), job.str("id"));
         }
@@ -125,7 +123,8 @@ impl Proxied {
         assert_eq!(audit.items("address"), ["127.0.0.2"; 2], "{}", audit.text);
     }
 
-    /// An event reaches the client while the stream is open, and its links have the path.
+    /// Checks that an event reaches the client while the stream is open, and that its links have
+    /// the path.
     async fn events_arrive_at_once(&self, change: reqwest::RequestBuilder) {
         let stream = self.request(Method::GET, "/otter/v1/events?types=job.changed");
         let mut stream = stream.send().await.unwrap();
@@ -139,7 +138,7 @@ impl Proxied {
         assert!(text.contains("\"/otter/v1/jobs/"), "{text}");
     }
 
-    /// A name with an encoded slash reaches otter as it is.
+    /// Checks that a name with an encoded slash reaches otter unchanged.
     async fn encoded_slashes_reach_otter(&self) {
         let missing = self.get("/otter/v1/machines/name:no%2Fsuch").await;
         assert_eq!(missing.status, 404, "{}", missing.text);
@@ -169,7 +168,8 @@ fn nginx(directory: &Path, text: &str, port: u16) -> Command {
 
 fn caddy(directory: &Path, text: &str, port: u16) -> Command {
     let file = directory.join("Caddyfile");
-    // Without the ports of other tests: the admin endpoint, and redirects of port 80.
+    // Caddy must not use the ports of its admin endpoint and of its redirects (80), because other
+    // tests use them.
     let global = "{\n\tadmin off\n\tauto_https disable_redirects\n}\n";
     let text = text.replacen("\nlab.example {", &format!("\nhttps://localhost:{port} {{"), 1);
     std::fs::write(&file, format!("{global}{text}")).unwrap();
@@ -248,7 +248,7 @@ async fn otter_works_behind_haproxy() {
     proxied.encoded_slashes_reach_otter().await;
 }
 
-/// The table in GUIDE.md has one row for each example, with lines of it.
+/// The table in GUIDE.md has one row for each example, with lines of that example.
 #[test]
 fn the_lines_of_the_guide_are_those_of_the_examples() {
     let guide = std::fs::read_to_string(repository().join("GUIDE.md")).unwrap();

@@ -63,7 +63,7 @@ async fn run_schemathesis(lab: &Lab, arguments: &[&str]) {
         .env("PYTHONIOENCODING", "utf-8")
         .current_dir(directory.path())
         .stdin(Stdio::null());
-    // Other tests take the processors meanwhile.
+    // Other tests use the processors at the same time.
     let output = succeeds_within(command, Duration::from_mins(12)).await;
     println!("{}", String::from_utf8(output.stdout).unwrap());
 }

@@ -45,8 +45,8 @@ pub struct JobsFixture {
     stop: CancellationToken,
 }
 
-/// Admits every job, each by one lease if the test says so, and lets jobs start until that lease has
-/// ended.
+/// Authorizes every job, by `lease` if it is set. A job of the lease may start until `has_ended` is
+/// set.
 #[derive(Default)]
 pub struct EndingLease {
     pub lease: Mutex<Option<LeaseId>>,
@@ -165,7 +165,7 @@ impl JobsFixture {
         let time_passes = async {
             loop {
                 self.clock.advance(Duration::from_secs(1));
-                // Each task that this woke reaches its next commit before the next second.
+                // Each task that the new time wakes reaches its next commit before the next second.
                 for _ in 0..10 {
                     self.store.job(id).await.unwrap();
                     tokio::task::yield_now().await;

@@ -25,7 +25,8 @@ pub enum CallBehavior {
     Panic,
     /// The connection breaks, and the host does not act.
     Lost,
-    /// The task of the call fails. A host behind a manager may have done the work nevertheless.
+    /// The task of the call fails. A host that a vCenter manages may have done the work
+    /// nevertheless.
     UncertainFailure,
 }
 

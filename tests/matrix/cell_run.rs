@@ -167,7 +167,7 @@ impl TestBench {
                 .is_some_and(|items| items.len() == 1)
         })
         .await?;
-        // So that the next outage counts as a new one.
+        // More than a minute must pass, so that the next outage counts as a new one.
         self.clock.advance(Duration::from_secs(61));
         Ok(())
     }
@@ -237,7 +237,7 @@ impl<'b> CellRun<'b> {
         Ok((run, proof))
     }
 
-    /// The run of a cell whose machine is on the host as `before`.
+    /// Creates the run of a cell. Its machine is on the host, in the state `before`.
     pub fn new(
         bench: &'b mut TestBench,
         cell: Cell,
@@ -413,19 +413,19 @@ impl<'b> CellRun<'b> {
                 && self.last_poll()["blocked_by"]["kind"] == "question"
             {
                 let id = self.id.clone();
-                // It may be answered already.
+                // The question may be answered already.
                 let _ = self.control().mutate(|world| world.answer(&id, "q-1", "2"));
             }
             self.tick().await;
             ticks += 1;
         }
-        // The end must stay the same.
+        // The end of the job must stay the same.
         self.ticks(3).await;
         Ok(())
     }
 
-    /// Whether otter reports the current state of the tools and waits for updates. A guest must not
-    /// change before, because otter would not see it.
+    /// Whether otter reports the current state of the tools and waits for updates. Until then a
+    /// guest must not change, because otter would not see the change.
     fn guest_is_current(&self) -> bool {
         let runs = self
             .control()
@@ -549,7 +549,7 @@ pub fn settings(settings: &mut Settings) {
     settings.esx.login_backoff = Duration::from_secs(30);
     // Only jobs read guests.
     settings.guest_settle = Duration::from_hours(10_000);
-    // A machine that otter quarantined stays so until the end of its cell.
+    // A machine that otter quarantined stays quarantined until the end of its cell.
     settings.leases.quarantine_retry = Duration::ZERO;
 }
 

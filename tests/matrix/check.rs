@@ -25,7 +25,7 @@ pub async fn check(mut run: CellRun<'_>, proof: DeliveryProof) -> Result<String,
     sends_are_allowed(&run, &ended)?;
     end_matches_host(&run, &state)?;
     if state == "succeeded" {
-        // The world stands still here, so the inventory must be current at the end of the job.
+        // The host does not change here, so the inventory must be current at the end of the job.
         end_is_visible(&run).await?;
     }
     settle_host(&mut run).await?;
@@ -42,7 +42,7 @@ pub async fn check(mut run: CellRun<'_>, proof: DeliveryProof) -> Result<String,
     Ok(state)
 }
 
-/// The job has one of the expected ends.
+/// Checks that the job has one of the expected ends.
 pub fn end_is_right(ended: &Value, expected: &Expected) -> Result<(), String> {
     let state = ended["state"].as_str().unwrap_or_default();
     let code = ended["error"]["code"].as_str();
@@ -61,7 +61,7 @@ pub fn end_is_right(ended: &Value, expected: &Expected) -> Result<(), String> {
     Ok(())
 }
 
-/// Only the last poll has an end.
+/// Checks that only the last poll has an end.
 pub fn polls_agree(polls: &[Value]) -> Result<(), String> {
     let ends = polls.iter().filter(|poll| is_end(poll)).count();
     let last = polls.last().is_some_and(is_end);
@@ -73,7 +73,7 @@ pub fn is_end(job: &Value) -> bool {
     job["state"].as_str().is_some_and(|state| ENDS.contains(&state))
 }
 
-/// The calls were sent as often as the table allows.
+/// Checks that the calls were sent as often as the table allows.
 pub fn sends_are_allowed(run: &CellRun<'_>, ended: &Value) -> Result<(), String> {
     let calls = run.control().calls_of_operation(&run.job);
     let count = |method: &str| calls.iter().filter(|call| *call == method).count();
@@ -92,7 +92,7 @@ pub fn sends_are_allowed(run: &CellRun<'_>, ended: &Value) -> Result<(), String>
     Ok(())
 }
 
-/// The end is true on the host.
+/// Checks that the end of the job is true on the host.
 pub fn end_matches_host(run: &CellRun<'_>, state: &str) -> Result<(), String> {
     if run.expected.left == HostEffect::Any {
         return Ok(());
@@ -205,7 +205,7 @@ async fn finish_host_tasks(run: &mut CellRun<'_>) -> Result<(), String> {
     connected.await
 }
 
-/// The inventory matches the host.
+/// Checks that the inventory matches the host.
 async fn inventory_matches_host(run: &mut CellRun<'_>, when: &str) -> Result<(), String> {
     let expected = run.control().look(expected_inventory);
     let mut reported = Value::Null;
@@ -221,7 +221,7 @@ async fn inventory_matches_host(run: &mut CellRun<'_>, when: &str) -> Result<(),
     })
 }
 
-/// otter reports the effect of the job at once.
+/// Checks that otter reports the effect of the job at once.
 async fn end_is_visible(run: &CellRun<'_>) -> Result<(), String> {
     let expected = run.control().look(|world| {
         let machine = world.machine(&run.id)?;
@@ -449,7 +449,8 @@ pub fn difference(at: &str, expected: &Value, reported: &Value) -> String {
     }
 }
 
-/// The event stream has one end of the job, the same as the polls, and nothing after it.
+/// Checks that the event stream has one end of the job, the same as the polls, and nothing after
+/// it.
 async fn events_agree(bench: &mut TestBench, job: &str, ended: &Value) -> Result<(), String> {
     let mark = bench.nudge();
     let events =

@@ -155,36 +155,36 @@ pub enum HostEffect {
 pub enum CallOutcome {
     /// The call works. Nothing prevents the end of the job.
     Succeeds,
-    /// It was refused because of the session. That proves that it did not run, and it is sent
-    /// again.
+    /// The host refused the call because of the session. This proves that the call did not run, so
+    /// otter sends it again.
     Resent,
-    /// Its answer was lost. It ran, and its task or its effect is visible.
+    /// The answer of the call was lost. The call ran, and its task or its effect is visible.
     Ran,
-    /// Its answer or its task was lost. It was done, and no task is visible.
+    /// The answer or the task of the call was lost. The operation is done, and no task is visible.
     RanUnseen,
-    /// Its answer or its task was lost, and it had no effect.
+    /// The answer or the task of the call was lost, and the call had no effect.
     NoEffect,
-    /// The host rebooted before it was done.
+    /// The host rebooted before the operation was done.
     Rebooted,
-    /// The host rebooted after it was done and before otter knew.
+    /// The host rebooted after the operation was done and before otter knew the result.
     RebootedAfter,
     /// The machine was off before the call.
     OffBefore,
-    /// The host refused it finally, with this code, after this number of sends.
+    /// The host finally refused the call, with this code, after this number of sends.
     Refused(&'static str, usize),
     /// Another client has brought the machine into the requested power state, or into one in which
-    /// the call is refused.
+    /// the host refuses the call.
     PowerStateChanged,
     /// The machine was gone. The call was sent this number of times and never ran.
     Gone(usize),
-    /// Its answer was lost, and the machine is gone.
+    /// The answer of the call was lost, and the machine is gone.
     GoneUnknown,
-    /// It was done, and then the machine was removed.
+    /// The operation was done, and then the machine was removed.
     GoneAfter,
-    /// The machine asks a question that is not answered. `sent`: after the call was sent. `holds`:
-    /// the task of the call waits for the answer.
+    /// The machine asks a question that is not answered. `sent`: the question comes after the call
+    /// was sent. `holds`: the task of the call waits for the answer.
     Asks { sent: bool, holds: bool },
-    /// It was done, and then the host refuses every change.
+    /// The operation was done, and then the host refuses every change.
     LicenceAfter,
 }
 
@@ -229,7 +229,7 @@ impl Kind {
         matches!(self, Self::Shutdown | Self::ForcedShutdown | Self::Reboot)
     }
 
-    /// Whether the call is done with its answer.
+    /// Whether the operation is done when the host answers the call.
     pub const fn is_immediate(self) -> bool {
         matches!(self, Self::Answer | Self::Rename)
     }
@@ -444,7 +444,7 @@ impl Cell {
         })
     }
 
-    /// The task of the call is queued or running.
+    /// The outcome if the fault happens while the task of the call is queued or running.
     fn at_work(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
             Fault::HostRestarted | Fault::TaskVanished => CallOutcome::RanUnseen,
@@ -462,7 +462,8 @@ impl Cell {
         })
     }
 
-    /// The call is done on the host.
+    /// The outcome if the fault happens after the operation is done on the host, before otter knows
+    /// it.
     fn unreported(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
             Fault::HostRestarted | Fault::TaskVanished => CallOutcome::RanUnseen,
@@ -475,7 +476,7 @@ impl Cell {
         })
     }
 
-    /// otter knows the end of the call.
+    /// The outcome if the fault happens when otter knows the end of the call.
     fn result_read(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
             Fault::HostRebooted
@@ -490,7 +491,7 @@ impl Cell {
         })
     }
 
-    /// The guest was asked, and has reacted or not.
+    /// The outcome if the fault happens after the guest was asked. The guest may have reacted.
     fn asked(self) -> Result<CallOutcome, &'static str> {
         Ok(match self.fault {
             Fault::HostRestarted | Fault::QuestionLeft | Fault::Licence => CallOutcome::Succeeds,
@@ -512,7 +513,7 @@ impl Cell {
         }
     }
 
-    /// The fault disrupts the stream of updates, and not the call.
+    /// The outcome if the fault disrupts the stream of updates, and not the call.
     fn on_the_stream(self) -> Result<CallOutcome, &'static str> {
         match self.fault {
             Fault::SlowUndone => Err("a wait has no effect, so done and not done are the same"),
@@ -579,7 +580,7 @@ impl Cell {
                 | Kind::RemoveAll
                 | Kind::Consolidate
                 | Kind::Rename => again(),
-                // The reboot has the same effect.
+                // The reboot of the host has the same effect as the call.
                 Kind::PowerOff
                 | Kind::Kill
                 | Kind::RevertOffPower

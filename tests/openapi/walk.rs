@@ -8,12 +8,12 @@ use serde_json::Value;
 /// The keys of a path item that are operations.
 const METHODS: &[&str] = &["get", "put", "post", "delete", "options", "head", "patch", "trace"];
 
-/// A value of the document and where it stands.
+/// A value of the document and its position.
 #[derive(Clone, Debug)]
 pub struct Place<'a> {
     document: &'a Value,
     pub value: &'a Value,
-    /// RFC 6901.
+    /// The JSON pointer (RFC 6901) to the value.
     pub pointer: String,
 }
 
@@ -22,7 +22,7 @@ impl<'a> Place<'a> {
         Self { document, value: document, pointer: String::new() }
     }
 
-    /// What stands under this key.
+    /// The value of this key.
     pub fn get(&self, key: &str) -> Option<Self> {
         self.value.get(key).map(|value| self.step(key, value))
     }
@@ -35,13 +35,13 @@ impl<'a> Place<'a> {
         self.value.get(key).is_some()
     }
 
-    /// The strings of the list under this key.
+    /// The strings of the list at this key.
     pub fn texts(&self, key: &str) -> Vec<&'a str> {
         let list = self.value.get(key).and_then(Value::as_array);
         list.into_iter().flatten().filter_map(Value::as_str).collect()
     }
 
-    /// The entries of the object or list under this key. Empty if there is neither.
+    /// The entries of the object or list at this key. Empty if there is neither.
     pub fn entries(&self, key: &str) -> Vec<(String, Self)> {
         self.get(key).map(|parent| parent.children()).unwrap_or_default()
     }
@@ -91,14 +91,14 @@ impl<'a> Place<'a> {
 pub struct Operation<'a> {
     pub path: String,
     pub place: Place<'a>,
-    /// Those of the path before its own; references are resolved.
+    /// The parameters of the path, then those of the operation. References are resolved.
     pub parameters: Vec<Place<'a>>,
-    /// By status; references are resolved.
+    /// The responses by status. References are resolved.
     pub responses: Vec<(String, Place<'a>)>,
 }
 
 impl<'a> Operation<'a> {
-    /// The schemas of the body that the operation takes.
+    /// The schemas of the request body.
     pub fn request_schemas(&self) -> Vec<Place<'a>> {
         let body = self.place.get("requestBody").and_then(|body| body.resolved());
         body.map(|body| content_schemas(&body)).unwrap_or_default()
@@ -131,7 +131,7 @@ pub fn content_schemas<'a>(body: &Place<'a>) -> Vec<Place<'a>> {
         .collect()
 }
 
-/// Every schema that these lead to, themselves among them, each once.
+/// Every schema that can be reached from these schemas, and these schemas themselves, each once.
 pub fn reachable<'a>(roots: impl IntoIterator<Item = Place<'a>>) -> Vec<Place<'a>> {
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
@@ -150,7 +150,7 @@ pub fn reachable<'a>(roots: impl IntoIterator<Item = Place<'a>>) -> Vec<Place<'a
     found
 }
 
-/// The schemas directly inside of one; references are not followed.
+/// The schemas directly inside a schema. References are not followed.
 pub fn subschemas<'a>(schema: &Place<'a>) -> Vec<Place<'a>> {
     const MANY: &[&str] =
         &["properties", "patternProperties", "allOf", "anyOf", "oneOf", "prefixItems"];
@@ -160,7 +160,7 @@ pub fn subschemas<'a>(schema: &Place<'a>) -> Vec<Place<'a>> {
     many.chain(one).filter(|place| place.value.is_object()).collect()
 }
 
-/// Every schema that stands anywhere in the document.
+/// Every schema in the document, at any depth.
 pub fn all_schemas(document: &Value) -> Vec<Place<'_>> {
     let components = Place::root(document).get("components");
     let named = components.into_iter().flat_map(|components| components.entries("schemas"));
@@ -173,7 +173,7 @@ pub fn all_schemas(document: &Value) -> Vec<Place<'_>> {
     reachable(roots)
 }
 
-/// The schemas of everything that an operation answers, headers among it.
+/// The schemas of all response bodies and response headers of an operation.
 pub fn answer_schemas<'a>(operation: &Operation<'a>) -> Vec<Place<'a>> {
     let mut schemas = Vec::new();
     for (_, response) in &operation.responses {

@@ -39,9 +39,9 @@ pub struct JobCall {
 pub struct Client {
     pub run: Arc<Run>,
     pub caller: Caller,
-    /// Its last call with a key, which it may repeat.
+    /// The last call of the client with a key. The client may repeat it.
     repeatable: Option<JobCall>,
-    /// Whether that call got no answer.
+    /// Whether the call in `repeatable` got no answer.
     is_unanswered: bool,
     pub leases: Vec<LeaseId>,
     pub pending_request: Option<super::lease_clients::PendingRequest>,

@@ -22,7 +22,7 @@ use super::random::Random;
 /// The owner of a task. If the owner is killed, the task is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// Everything but the daemon.
+    /// Everything except the daemon.
     Environment,
     /// The process of the daemon with this number.
     Daemon(u32),

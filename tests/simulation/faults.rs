@@ -188,7 +188,7 @@ fn inject(run: &Arc<Run>, fault: InjectedFault) {
             false
         }),
         InjectedFault::ClockJumps => {
-            // By up to two hours in either direction.
+            // The clock jumps by up to two hours in either direction.
             let seconds = i64::try_from(run.random().below(14_400)).unwrap() - 7_200;
             run.handle.set_skew(SignedDuration::from_secs(seconds));
         }

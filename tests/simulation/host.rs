@@ -11,7 +11,7 @@ use otter::simulator::{Fault, Pace, Scenario};
 use super::random::Random;
 use crate::in_process::SimulatedHost;
 
-/// A host with some random machines. `all_off`: no machine is on.
+/// A host with some random machines. If `all_off` is set, no machine is on.
 pub fn new(random: &mut Random, clock: Clock, all_off: bool) -> SimulatedHost {
     let scale = *random.pick(&[0.1, 1.0, 1.0, 10.0, 40.0]).unwrap();
     let host = SimulatedHost::new(&Scenario::generated(0), Pace::Auto { scale }, clock);

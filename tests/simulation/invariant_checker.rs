@@ -39,7 +39,7 @@ pub struct CheckerState {
     pub trace: Vec<String>,
     /// The number of refused writes.
     pub refused: usize,
-    /// When otter asked for the last commit of leases, and the candidate machines then.
+    /// When otter asked for the last commit of leases, and the candidate machines at that time.
     pub step: (Duration, Vec<CandidateMachine>),
     /// The tasks of the host that have succeeded.
     done: BTreeSet<String>,
@@ -52,9 +52,9 @@ struct GroundTruth {
     /// The number of the run of its guest.
     run: u64,
     tools_running: bool,
-    /// The address of its guest in this run.
+    /// The address of the guest of the machine in this run.
     address: Option<String>,
-    /// Its states, each with the first revision of the host that has it.
+    /// The states of the machine, each with the first revision of the host that has it.
     states: Vec<(u64, Machine)>,
 }
 
@@ -127,7 +127,7 @@ impl InvariantChecker {
         lease_invariants.check_released(world);
     }
 
-    /// A commit has reached the disk.
+    /// Called when a commit has reached the disk.
     pub fn committed(&self, committed: Committing<'_>, world: &World) {
         match committed {
             Committing::NewJob(job) => self.inserted(job),
@@ -179,7 +179,7 @@ impl InvariantChecker {
         lease_invariants.check_released(world);
     }
 
-    /// otter sends a call.
+    /// Called when otter sends a call.
     pub fn sent(&self, job: JobId, machine: &MachineId, call: &HostCall) {
         self.trace(|| format!("{job} calls {} of {machine}", call.kind().as_str()));
         let mut state = self.state();
@@ -188,7 +188,7 @@ impl InvariantChecker {
         lease_invariants.sent(job, disk);
     }
 
-    /// The host accepted a call.
+    /// Called when the host has accepted a call.
     pub fn call_accepted(&self, job: JobId, call: &HostCall, accepted: &Accepted, revision: u64) {
         self.trace(|| format!("the host accepts {} of {job}: {accepted:?}", call.kind().as_str()));
         let task = match accepted {
@@ -203,8 +203,8 @@ impl InvariantChecker {
         self.state().job_invariants.count()
     }
 
-    /// A reader gets this job. Its read started at `read_started`, and then it can read this
-    /// inventory of the host.
+    /// Called when a reader gets this job. The read started at `read_started`. `contents` is the
+    /// inventory that the reader can read after it.
     pub fn job_reported(&self, job: &Job, read_started: u64, contents: &InventoryContents) {
         let mut state = self.state();
         let CheckerState { disk, job_invariants, machines, .. } = &mut *state;
@@ -244,7 +244,7 @@ impl InvariantChecker {
         }
     }
 
-    /// The daemon was killed.
+    /// Called when the daemon was killed.
     pub fn crashed(&self, clock_jumps: bool) {
         self.trace(|| "otter is killed".to_owned());
         let now = self.handle.true_time();
@@ -256,8 +256,8 @@ impl InvariantChecker {
 }
 
 impl GroundTruth {
-    /// The last revision of the host at which the machine was in this state. `u64::MAX` if it still
-    /// is, or never was.
+    /// The last revision of the host at which the machine was in this state. `u64::MAX` if the
+    /// machine is still in this state, or never was.
     fn visible_revision(&self, shown: &Machine) -> u64 {
         let is_shown = |(_, machine): &(u64, Machine)| {
             // A direct read of the guest may have added addresses.

@@ -28,18 +28,19 @@ pub struct JobHistory {
     /// Whether the deadline is unknown, because the daemon crashed and the wall clock may have
     /// jumped meanwhile.
     pub deadline_unknown: bool,
-    /// When otter learned that the job is on disk. From then on at the latest it is in its queue.
+    /// When otter learned that the job is on disk. The job is in its queue by then.
     pub accepted_at: Option<Duration>,
     /// When otter asked the storage to save the start of the job.
     pub start_saved_at: Option<Duration>,
     pub ended_at: Option<Duration>,
     pub end: Option<Job>,
-    /// When a reader first saw its end, as a number of [`JobInvariants::count`].
+    /// When a reader first saw the end of the job, as a number of [`JobInvariants::count`].
     pub end_seen_at: Option<u64>,
     /// The calls that were sent and may have run, as far as the job can know.
     pub possible_sends: Vec<CallKind>,
     pub last_call: Option<CallKind>,
-    /// The true effects of its calls, each with the first revision of the host that has it.
+    /// The true effects of the calls of the job, each with the first revision of the host that has
+    /// it.
     pub effects: Vec<(CallKind, u64)>,
     /// Whether an answer, a task, or the memory of the daemon about a call was lost.
     pub evidence_lost: bool,
@@ -50,10 +51,10 @@ pub struct JobHistory {
     pub tasks_forgotten_since: bool,
     /// Whether anything but this job changed the machine since the job started.
     pub changed_by_others: bool,
-    /// Whether anything but the jobs of otter changed it.
+    /// Whether anything but the jobs of otter changed the machine.
     pub changed_from_outside: bool,
     pub cancel_asked: bool,
-    /// How often its current call was sent.
+    /// How often the current call of the job was sent.
     pub sends: u32,
     /// The power states of the machine while the job ran.
     pub powers: Vec<PowerState>,
@@ -198,7 +199,7 @@ impl JobHistory {
         }
     }
 
-    /// Whether the job may end as `unknown`: by the table of `judgement`, and because a guest may
+    /// Whether the job may end as `unknown`: by the rules for lost calls, and because a guest may
     /// react late.
     pub fn may_be_unknown(&self, job: &Job) -> bool {
         match job.kind() {

@@ -57,26 +57,26 @@ impl JobInvariants {
         self.count
     }
 
-    /// otter asks the storage to insert a job.
+    /// Called when otter asks the storage to insert a job.
     pub fn insert_requested(&mut self, job: &Job, now: Duration) {
         self.histories.insert(job.id, JobHistory::new(job, now));
     }
 
-    /// The job is on disk.
+    /// Called when the job is on disk.
     pub fn inserted(&mut self, job: &Job) {
         if let Some(history) = self.histories.get_mut(&job.id) {
             history.committed = true;
         }
     }
 
-    /// otter learns that the job is on disk.
+    /// Called when otter learns that the job is on disk.
     pub fn accepted(&mut self, job: JobId, now: Duration) {
         if let Some(history) = self.histories.get_mut(&job) {
             history.accepted_at.get_or_insert(now);
         }
     }
 
-    /// A client learns that this job was accepted.
+    /// Called when a client learns that this job was accepted.
     pub fn answered(&mut self, key: Option<Scope>, job: JobId, disk: &Committed) {
         self.require(disk.job(job).is_some(), || {
             format!("job {job} was accepted and is not on disk")
@@ -89,7 +89,7 @@ impl JobInvariants {
         }
     }
 
-    /// otter asks the storage to save the state of a job.
+    /// Called when otter asks the storage to save the state of a job.
     pub fn saving(&mut self, job: &Job, now: Duration) {
         if let Some(history) =
             self.histories.get_mut(&job.id).filter(|_| job.state == JobState::Running)
@@ -98,7 +98,7 @@ impl JobInvariants {
         }
     }
 
-    /// A client cancels a job.
+    /// Called when a client cancels a job.
     pub fn cancel_asked(&mut self, job: JobId) {
         if let Some(history) = self.histories.get_mut(&job) {
             history.cancel_asked = true;
@@ -121,7 +121,7 @@ impl JobInvariants {
         history.cancel_asked || killed || lease.is_some_and(|state| !goes_on.contains(&state))
     }
 
-    /// A new state of a job is on disk.
+    /// Called when a new state of a job is on disk.
     pub fn updated(
         &mut self,
         before: &Job,
@@ -180,7 +180,8 @@ impl JobInvariants {
         }
     }
 
-    /// A job ended with success on disk, while its machine has these snapshots.
+    /// Called when a successful end of a job is on disk. `snapshots` are the snapshots of its
+    /// machine at that time.
     pub fn succeeded(&mut self, job: &Job, snapshots: &Snapshots) {
         let Some(history) = self.histories.get(&job.id) else { return };
         let is_true = history.has_named_snapshots(job, snapshots);
@@ -190,9 +191,9 @@ impl JobInvariants {
         });
     }
 
-    /// Jobs of a machine run one at a time, in order of arrival. A kill passes all other jobs, and
-    /// an answer passes all jobs that are no answers. Of two jobs that arrive at the same time,
-    /// either may be the first.
+    /// Checks that the jobs of a machine run one at a time, in order of arrival. A kill overtakes
+    /// all other jobs, and an answer overtakes all jobs that are not answers. Of two jobs that
+    /// arrive at the same time, either may be the first.
     fn check_order(&mut self, job: &Job, now: Duration, disk: &Committed) {
         let Some(history) = self.histories.get(&job.id) else { return };
         let own = Lane::for_kind(job.kind());
@@ -224,7 +225,7 @@ impl JobInvariants {
         }
     }
 
-    /// otter sends a call.
+    /// Called when otter sends a call.
     pub fn sent(&mut self, id: JobId, call: &HostCall, disk: &Committed) {
         let committed = disk.job(id);
         let intent = committed.and_then(|job| job.intent.as_ref()).map(|intent| &intent.call);
@@ -247,7 +248,8 @@ impl JobInvariants {
         });
     }
 
-    /// The host accepts a call, as this task if it has one. otter may not learn of it.
+    /// Called when the host accepts a call, as this task if the call has one. otter may not learn
+    /// of it.
     pub fn call_accepted(&mut self, id: JobId, call: &HostCall, task: Option<&str>, revision: u64) {
         let Some(history) = self.histories.get(&id) else { return };
         let machine = history.machine.clone();
@@ -268,7 +270,7 @@ impl JobInvariants {
         }
     }
 
-    /// The job learns that its last call did not run.
+    /// Called when the job learns that its last call did not run.
     pub fn call_refused(&mut self, id: JobId) {
         if let Some(history) = self.histories.get_mut(&id)
             && let Some(call) = history.last_call
@@ -278,7 +280,7 @@ impl JobInvariants {
         }
     }
 
-    /// The answer to a call is lost.
+    /// Called when the answer to a call is lost.
     pub fn call_lost(&mut self, id: JobId) {
         if let Some(history) = self.histories.get_mut(&id) {
             history.evidence_lost = true;
@@ -286,7 +288,7 @@ impl JobInvariants {
         }
     }
 
-    /// The followers of a task get this status.
+    /// Called when the followers of a task get this status.
     pub fn task_reported(&mut self, task: &TaskId, status: &TaskStatus) {
         let Some((job, _)) = self.tasks.get(task.backend_text()).copied() else { return };
         match status {
@@ -300,7 +302,7 @@ impl JobInvariants {
         }
     }
 
-    /// The daemon was killed. Its knowledge of committed calls is lost.
+    /// Called when the daemon was killed. Its knowledge of committed calls is lost.
     pub fn crashed(&mut self, clock_jumps: bool, now: Duration, disk: &Committed) {
         for history in self.histories.values_mut().filter(|history| history.committed) {
             history.accepted_at.get_or_insert(now);
@@ -315,7 +317,7 @@ impl JobInvariants {
         self.sweep(disk);
     }
 
-    /// The host forgot its tasks.
+    /// Called when the host forgot its tasks.
     pub fn tasks_forgotten(&mut self) {
         for history in
             self.histories.values_mut().filter(|history| history.started && history.end.is_none())
@@ -325,7 +327,7 @@ impl JobInvariants {
         }
     }
 
-    /// A task has succeeded.
+    /// Called when a task has succeeded.
     pub fn task_done(&mut self, task: &str, machine: &str, revision: u64) {
         let ours = self.tasks.get(task).copied();
         self.changed_by(machine, ours.map(|(job, _)| job));
@@ -334,7 +336,7 @@ impl JobInvariants {
         }
     }
 
-    /// A machine has changed, by this job, or by another client if there is none.
+    /// Called when a machine has changed, by the job `by`, or by another client if `by` is `None`.
     pub fn changed_by(&mut self, machine: &str, by: Option<JobId>) {
         self.changed_machines.push(machine.to_owned());
         for (id, history) in &mut self.histories {
@@ -349,7 +351,7 @@ impl JobInvariants {
         }
     }
 
-    /// A machine has a new power state.
+    /// Called when a machine has a new power state.
     pub fn power(&mut self, machine: &str, power: Option<PowerState>) {
         for history in self.histories.values_mut() {
             if history.machine == machine && history.started && history.end.is_none() {
@@ -358,7 +360,7 @@ impl JobInvariants {
         }
     }
 
-    /// The guest of a machine has stopped.
+    /// Called when the guest of a machine has stopped.
     pub fn guest_stopped(&mut self, machine: &str) {
         for history in self.histories.values_mut() {
             if history.machine == machine && history.started && history.end.is_none() {
@@ -367,9 +369,9 @@ impl JobInvariants {
         }
     }
 
-    /// A reader gets a job. Its read started at `read_started`. `visible_revision` is the last
-    /// revision of the host that the inventory can show of the machine, and `power` the power state
-    /// in it.
+    /// Called when a reader gets a job. The read started at `read_started`. `visible_revision` is
+    /// the last revision of the host that the inventory can show of the machine, and `power` is the
+    /// power state of the machine in the inventory.
     pub fn job_reported(
         &mut self,
         job: &Job,
@@ -410,7 +412,7 @@ impl JobInvariants {
                     "the end of {id} was reported before the inventory showed its effects: {invisible:?}"
                 )
             });
-            // No power state: there is no inventory yet after a restart.
+            // Without an inventory, as after a restart, there is no power state.
             let expected =
                 expected_power(&job.request).filter(|_| !changed_by_others && power.is_some());
             self.require(expected.is_none_or(|expected| Some(expected) == power), || {

@@ -102,7 +102,7 @@ impl Client {
         lease_invariants.answered(key.as_ref().map(scope), lease, disk);
     }
 
-    /// Polls its leases, or waits for them.
+    /// Polls the leases of this client, or waits for them.
     async fn poll_own_leases(&mut self) {
         let (own, caller) = (self.leases.clone(), self.caller.clone());
         let waits = self.random(|random| random.percent(20));

@@ -46,8 +46,9 @@ pub struct LeaseInvariants {
     released: BTreeMap<String, (MachineKey, bool, Option<String>)>,
     /// The machines that are unchanged since a job read their state.
     unchanged: BTreeSet<String>,
-    /// Whether a lease has met a fault that is not its machine's. Such a lease waits for its retry,
-    /// and so do the others with a preparation, so that a later lease may be granted before.
+    /// Whether a lease has met a fault that does not come from its machine. This lease and all
+    /// others with a preparation then wait for a retry, so a later lease may be granted before
+    /// them.
     has_met_host_fault: bool,
     pub host_faults: usize,
     down_at: Duration,
@@ -66,7 +67,8 @@ impl LeaseInvariants {
         }
     }
 
-    /// A reader sees the lease as one that has not ended. Its last grant must be committed.
+    /// Called when a reader sees a lease that has not ended. The last grant of the lease must be
+    /// committed.
     pub fn shown(&mut self, lease: &Lease, disk: &Committed) {
         let stored = disk.leases.get(&lease.id).map(|lease| lease.grants);
         self.require(stored.is_some_and(|grants| grants >= lease.grants), || {
@@ -87,7 +89,7 @@ impl LeaseInvariants {
         }
     }
 
-    /// A transition is committed.
+    /// Called when a transition is committed.
     ///
     /// # Parameters
     /// - the transition, its time, and the machines from which it granted.
@@ -147,7 +149,7 @@ impl LeaseInvariants {
         }
     }
 
-    /// A caller gets this lease in the response to its request.
+    /// Called when a caller gets this lease in the response to its request.
     pub fn answered(&mut self, key: Option<Scope>, lease: LeaseId, disk: &Committed) {
         self.require(disk.leases.contains_key(&lease), || {
             format!("the lease {lease} is not on disk")
@@ -193,7 +195,7 @@ impl LeaseInvariants {
         });
     }
 
-    /// The token of a caller limits its open leases.
+    /// Checks that a caller has no more open leases than its token allows.
     fn check_limit(&mut self, lease: &Lease, disk: &Committed) {
         let open = disk
             .leases
@@ -208,7 +210,7 @@ impl LeaseInvariants {
 
     fn check_end(&mut self, lease: &Lease, disk: &Committed) {
         let Some(key) = lease.machine.as_ref().map(MachineKey::from_identity) else { return };
-        // A machine that still has to be released is not granted before.
+        // otter does not grant a machine before its pending release.
         let is_set_aside = disk
             .machines
             .get(&key.0)
@@ -256,7 +258,7 @@ impl LeaseInvariants {
         }
     }
 
-    /// The storage failed for this long, so transitions may be late by as much.
+    /// Called when the storage failed for this long. Transitions may be late by the same time.
     pub fn storage_failed_for(&mut self, away: Duration) {
         for time in self.times.values_mut() {
             time.latest += away;
@@ -267,8 +269,8 @@ impl LeaseInvariants {
         self.down_at = now;
     }
 
-    /// The daemon starts. It computes the remaining times by the wall clock, and no lease expires
-    /// before the grace.
+    /// Called when the daemon starts. It computes the remaining times by the wall clock, and no
+    /// lease expires before the end of the grace period.
     pub fn started(&mut self, now: Duration) {
         let grace = Duration::from_mins(1);
         for time in self.times.values_mut() {
@@ -280,11 +282,13 @@ impl LeaseInvariants {
         }
     }
 
-    /// otter sends a call that changes a machine. The job must belong to the lease that holds it.
+    /// Called when otter sends a call that changes a machine. The job must belong to the lease that
+    /// holds the machine.
     pub fn sent(&mut self, id: JobId, disk: &Committed) {
         let Some(job) = disk.job(id) else { return };
         let key = MachineKey::from_identity(job.target.machine().unwrap());
-        // A machine under another id is absent for its lease, which ends once that can be stored.
+        // If the machine has another id, it is absent for its lease. The lease ends once otter can
+        // store its end.
         let holds_machine = |lease: &&Lease| {
             lease.state.holds_machine()
                 && lease
@@ -308,13 +312,13 @@ impl LeaseInvariants {
         });
     }
 
-    /// A job has read the state of this machine.
+    /// Called when a job has read the state of this machine.
     pub fn looked(&mut self, machine: &MachineId) {
         self.unchanged.insert(machine.backend_text().to_owned());
     }
 
-    /// A change of a job is committed. If it is a successful release whose machine is unchanged
-    /// since the release read it, the machine must have the state of the release.
+    /// Called when a change of a job is committed. If the job is a successful release whose machine
+    /// is unchanged since the release read it, the machine must have the state of the release.
     pub fn job_written(&mut self, before: &Job, job: &Job, world: &World, disk: &Committed) {
         if before.state == JobState::Queued
             && job.kind() == JobKind::LeaseRelease
@@ -343,7 +347,7 @@ impl LeaseInvariants {
         }
     }
 
-    /// Something changed these machines.
+    /// Called when something changed these machines.
     pub fn touched(&mut self, machines: Vec<String>) {
         for machine in machines {
             self.released.remove(&machine);

@@ -147,7 +147,7 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
     let services = Services { jobs, leases, machines, inventory, supervisor, incarnation };
     let reader = read(Arc::clone(run), services.clone(), event_stream);
     run.handle.spawn(Owner::Daemon(incarnation), reader);
-    // From here on like the application.
+    // From here on, the code is the same as in the application.
     services.jobs.recover().await?;
     let Services { jobs, leases, inventory, supervisor, .. } = services.clone();
     let (host, observer) = (hypervisor, Arc::clone(&inventory) as Arc<dyn Observer>);
@@ -160,7 +160,7 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
     let jobs = services.jobs.clone();
     supervisor.spawn("wall clock", |stop| jobs.follow_wall_clock(stop));
     supervisor.spawn("storage", |stop| StorageWatch::new(store, clock).watch(stop));
-    // A daemon that has ended is started again, like one that was killed.
+    // If the daemon ends by itself, it is started again, as after a kill.
     let (_, signals) = Signals::from_sender();
     let (run_at_end, process) = (Arc::clone(run), services.supervisor.clone());
     run.handle.spawn(Owner::Daemon(incarnation), async move {

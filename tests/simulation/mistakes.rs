@@ -66,7 +66,7 @@ impl Run {
     pub async fn forget_keys(&self, storage: &dyn Storage) -> Result<(), StorageError> {
         if self.has_mistake(Mistake::KeysForgotten) {
             let retention = Retention { keys: Duration::ZERO, ..Retention::default() };
-            // A day later, so that all keys are old.
+            // All keys are old one day later.
             let later = self.clock.now() + SignedDuration::from_hours(24);
             storage.purge(later, &retention).await?;
         }

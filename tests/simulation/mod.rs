@@ -47,8 +47,8 @@ use crate::storage::in_memory::{Disk, Moment};
 
 /// How long clients act and faults are injected.
 const ACTIVE_TIME: Duration = Duration::from_mins(10);
-/// The maximum time until all jobs and leases have ended after that. The wall clock may have gone
-/// back by hours, and a removal may take a day.
+/// The maximum time from the end of the active time until all jobs and leases have ended. The wall
+/// clock may have gone back by hours, and a removal may take a day.
 const MAX_END_TIME: Duration = Duration::from_hours(30);
 
 /// The maximum number of executor steps while the time stands still.
@@ -65,9 +65,9 @@ pub struct RunOutcome {
     pub grants: usize,
     /// How often a lease met a fault of the whole host.
     pub host_faults: usize,
-    /// Writes that a full disk refused.
+    /// The number of writes that a full disk refused.
     pub refused: usize,
-    /// Calls with a key that were answered with the job or lease of an earlier call.
+    /// The number of calls with a key that were answered with the job or lease of an earlier call.
     pub repeated: usize,
     /// How often the daemon was started.
     pub starts: u32,
@@ -186,7 +186,7 @@ impl Run {
         }
     }
 
-    /// The next phase at the present time.
+    /// The next phase at the current time.
     fn next_phase(self: &Arc<Self>, phase: RunPhase) -> RunPhase {
         let now = self.handle.true_time();
         match phase {

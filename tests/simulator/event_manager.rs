@@ -31,7 +31,7 @@ fn types(reply: &Reply) -> Vec<String> {
     events.map(|event| event.type_name().unwrap().to_owned()).collect()
 }
 
-/// The types of the events in a latest page, newest first.
+/// The types of the events in a `latestPage`, newest first.
 fn page(reply: &Reply) -> Vec<String> {
     reply.returned().children().map(|event| event.type_name().unwrap().to_owned()).collect()
 }

@@ -193,7 +193,7 @@ async fn a_shutdown_is_kept_whether_a_reboot_was_asked_before_or_after_it() {
         }
         lab.control().step_guests();
         assert_eq!(lab.power_state("31").await, "poweredOff", "{methods:?}");
-        // The next run begins without the old requests.
+        // The next run of the guest does not see the earlier requests.
         assert_eq!(lab.run_task("PowerOnVM_Task", "31", "").await.0, "success");
         while lab.control().step_guests() > 0 {}
         assert!(lab.call("RebootGuest", "VirtualMachine", "31", "").await.is_empty_answer());

@@ -38,7 +38,7 @@ struct Reply {
 }
 
 impl Lab {
-    /// The lab of the repository with a session. Its clock and its tasks are stepped.
+    /// Starts the scenario `config/lab.toml` and logs in. The clock and the tasks are stepped.
     async fn stepped() -> Self {
         let mut lab = Self::start(Scenario::lab().unwrap()).await;
         lab.log_in().await;
@@ -56,7 +56,7 @@ impl Lab {
         options.on_answer = Some(record_answer);
         change(&mut options);
         let simulator = Simulator::start(options).await.unwrap();
-        // Another test may have been first.
+        // Another test may have installed the provider before.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let certificate =
             reqwest::Certificate::from_pem(simulator.certificate_pem().as_bytes()).unwrap();
@@ -208,7 +208,7 @@ impl Reply {
         self.body().child("returnval").unwrap_or_else(|| panic!("a fault: {:?}", self.fault()))
     }
 
-    /// The type of the fault; empty for a fault without detail. `None` if the reply is no fault.
+    /// The type of the fault. Empty for a fault without detail. `None` if the reply is not a fault.
     fn fault(&self) -> Option<String> {
         let fault = self.document.root().child("Body")?.child("Fault")?;
         let detail = fault.child("detail")?.children().next();

@@ -57,8 +57,8 @@ impl Lab {
         settle().await;
     }
 
-    /// The daemon crashes after `survivors` of its waiting writes are committed, and another one
-    /// starts.
+    /// Crashes the daemon after `survivors` of its waiting writes are committed, and starts another
+    /// one.
     async fn crash(self, survivors: usize) -> Self {
         self.disk.crash(survivors);
         settle().await;

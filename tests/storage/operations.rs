@@ -289,7 +289,8 @@ fn known_job() -> BoxedStrategy<Box<Job>> {
                 let lease = (n % 2 == 0).then(|| lease(n % LEASES, LeaseState::Queued, None).id);
                 let mut job = Job { id, target, lease, created_at, reference, requested_by, ..any };
                 if is_near {
-                    // Without this, nearly all times would be far away, and every job would be old.
+                    // Without these times, nearly all times would be far away, and every job would
+                    // be old.
                     (job.updated_at, job.finished_at) = (updated_at, finished_at);
                 }
                 add_values_that_are_not_stored(&mut job);

@@ -125,7 +125,7 @@ pub fn lease(n: u32, state: LeaseState, ended_at: Option<Timestamp>) -> Lease {
     }
 }
 
-/// The same job after its end.
+/// The job after its end.
 pub fn ended(mut job: Job, state: JobState, at: Timestamp) -> Job {
     job.state = state;
     job.updated_at = at;

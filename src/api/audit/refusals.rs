@@ -31,7 +31,7 @@ impl AuditedRequest {
         caller: Option<&Caller>,
         failure: &Failure,
     ) {
-        // The failure is the outcome of a job, whose end is already in the audit.
+        // If the failure is the outcome of a job, the end of the job is already in the audit.
         if failure.job.is_some() || !is_refusal(status(failure.kind)) {
             return;
         }

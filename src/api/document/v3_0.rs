@@ -196,7 +196,7 @@ fn subschemas(object: &mut Object) {
     }
     if let Some(value @ Value::Object(_)) = object.get_mut("additionalProperties") {
         schema(value);
-        // An equivalent that old generators support.
+        // `true` means the same as `{}`, and old generators support it.
         if *value == json!({}) {
             *value = json!(true);
         }
@@ -361,8 +361,9 @@ fn tuple(object: &mut Object) {
     let Some(Value::Array(parts)) = object.remove("prefixItems") else { return };
     let mut parts = parts;
     match object.remove("items") {
-        // The converted `false`: no items after the parts.
+        // Without `items`, any items may follow the parts.
         None => parts.push(json!({})),
+        // The converted `false`: no items may follow the parts.
         Some(rest) if rest == json!({ "not": {} }) => {}
         Some(rest) => parts.push(rest),
     }

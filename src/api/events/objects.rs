@@ -94,8 +94,8 @@ async fn payload_for(
 }
 
 /// Reports the machine and its snapshots as removed if the machine left the caller's scope. If the
-/// machine came into the scope, its own event reports it, and this reports its snapshots. Reports
-/// the datastores on which the caller now counts more or fewer machines.
+/// machine came into the scope, the event of the machine reports it, and these payloads report its
+/// snapshots. Reports the datastores on which the caller now counts more or fewer machines.
 fn placement_payloads(
     api: &ApiState,
     caller: &Caller,

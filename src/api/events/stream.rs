@@ -146,8 +146,8 @@ impl EventStream {
                     )
                     .await?;
                     let last = payloads.pop();
-                    // All but the last have the previous version: a client that resumes between
-                    // them gets all of them again.
+                    // All payloads but the last have the version before the event: a client that
+                    // resumes between two of them gets all of them again.
                     for (event_type, payload) in payloads {
                         self.write_at(chunk, &before, event.at, event_type, payload);
                     }

@@ -246,7 +246,8 @@ fn parse_reference(pointer: &str, text: &str) -> Result<MachineReference, Failur
     })
 }
 
-/// Parses the reference to an excluded machine. A UUID that is none would exclude no machine.
+/// Parses the reference to an excluded machine. Refuses a malformed UUID, because it would exclude
+/// no machine.
 fn parse_excluded(pointer: &str, text: &str) -> Result<MachineReference, Failure> {
     let reference = parse_reference(pointer, text)?;
     if let MachineReference::Uuid(uuid) = &reference

@@ -101,7 +101,7 @@ fn failure_of_ended(view: &LeaseView) -> Failure {
     let detail = format!("The lease is {}{by}.{why}", lease.state.as_str());
     let fault = lease.error.as_ref().and_then(|error| error.fault.clone());
     let failure = Failure::new(kind, detail).with_lease(lease.id).with_fault(fault);
-    // The problem of the lease has the code of what made it fail.
+    // The code of the failure that ended the lease goes into `errors` of the problem.
     match lease.error.as_ref().filter(|error| error.kind != kind) {
         Some(error) => failure.with_error(InputError {
             pointer: None,

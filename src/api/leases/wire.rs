@@ -336,7 +336,7 @@ impl Lease {
             id,
             state,
             select,
-            // A property of the token.
+            // Not shown: the scope belongs to the token.
             scope: _,
             machine,
             machine_name,
@@ -370,7 +370,7 @@ impl Lease {
             // Shown as a problem by a wait, and in `end`.
             error: _,
             warnings,
-            // The history and the pool show it.
+            // Shown in the history and by the pool.
             setback: _,
         } = &**lease;
         Self {

@@ -200,7 +200,7 @@ impl OtterClient {
         self.http.request(method, format!("{}/v1{path}", self.base))
     }
 
-    /// The same, with the header that proves the lease, if there is one.
+    /// Like [`request`](Self::request), with the header `Otter-Lease` if there is a lease.
     pub fn with_lease(
         &self,
         method: Method,
@@ -301,7 +301,7 @@ impl Answer {
         self.problem().code
     }
 
-    /// Whether the same request may succeed later. otter has then not acted on this one.
+    /// Whether the same request may succeed later. If so, otter has not acted on the request.
     pub fn is_temporary(&self) -> bool {
         matches!(self.status.as_u16(), 408 | 429 | 500 | 502..=504)
     }
@@ -386,11 +386,11 @@ fn no_answer(error: &reqwest::Error) -> NoAnswer {
     }
 }
 
-/// A cause that has a text of its own.
+/// The cause of a failed connection, if it has its own message.
 enum ConnectionFailure {
     /// The server's certificate is not accepted.
     Certificate(RefusedCertificate),
-    /// The server speaks TLS in a way that is too old.
+    /// The server supports only TLS versions or ciphers that are too old.
     OldTls(HandshakeError),
     /// The client spoke TLS, and the server answered something else.
     NoTls,

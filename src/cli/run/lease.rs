@@ -24,7 +24,7 @@ use super::progress::Progress;
 use crate::clock::Clock;
 use crate::domain::lease::{EndReason, LeaseState};
 
-/// The first and the longest pause between two attempts. The pauses in between double.
+/// The pause after the first attempt. Each further pause is twice as long, up to the longest.
 const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(3);
 
@@ -136,7 +136,8 @@ pub struct LeaseClient {
     pub clock: Clock,
     /// The longest time for retries if otter does not answer.
     pub retry_for: Duration,
-    /// The longest time for retries if otter sends `Retry-After` and this is longer.
+    /// The longest time for retries if otter sends `Retry-After` and this time is longer than
+    /// `retry_for`.
     pub queue_for: Duration,
 }
 

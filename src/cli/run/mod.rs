@@ -104,7 +104,7 @@ async fn take_run_release(command: &RunCommand) -> u8 {
         Ok(client) => client,
         Err(failure) => return report_failure(&mut progress, failure),
     };
-    // Outside of `catch_unwind`, so that the lease is released after a panic too.
+    // The cell is outside of `catch_unwind`, so that the lease is released after a panic too.
     let lease = OnceCell::new();
     let outcome =
         AssertUnwindSafe(take_and_run(command, &client, &lease, &mut signals, &mut progress))
@@ -405,7 +405,7 @@ fn report_release(
     }
 }
 
-/// The signals of the process, and how many have come.
+/// The signals of the process, and the number of received signals.
 struct CountedSignals {
     signals: Signals,
     count: u32,

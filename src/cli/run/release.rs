@@ -66,7 +66,8 @@ async fn release(command: &ReleaseCommand, progress: &mut Progress) -> Result<u8
 ///
 /// # Parameters
 /// - `given`: the argument.
-/// - `held`: the value of `OTTER_LEASE`. It has the secret of the argument if it is the same lease.
+/// - `held`: the value of `OTTER_LEASE`. If both name the same lease, its secret is used for an
+///   argument without one.
 ///
 /// # Errors
 /// Fails if no lease is named.

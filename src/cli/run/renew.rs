@@ -153,7 +153,8 @@ impl FailedRenewal {
 }
 
 /// Watches the events of the lease, and returns the reason when it ends. If the stream cannot be
-/// opened or breaks, it is opened again. Meanwhile the renewals notice an end, only later.
+/// opened or breaks, it is opened again. While the stream is closed, only the next renewal notices
+/// the end of the lease.
 async fn watch_events(client: &LeaseClient, lease: &Lease) -> String {
     let path = format!("/events?types=lease.changed&lease={}", lease.id);
     loop {

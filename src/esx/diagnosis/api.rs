@@ -16,7 +16,7 @@ const NO_HOST: &str = "The server is neither an ESX nor a vCenter: correct esx.u
 /// Checks whether the server speaks vim25.
 ///
 /// # Parameters
-/// - `is_of_vmware`: whether the certificate shows that the server is of VMware.
+/// - `is_of_vmware`: whether the certificate shows that the server is a VMware product.
 pub async fn identify(
     options: &EsxOptions,
     session: &Session,

@@ -38,13 +38,12 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Good,
-    /// It works, but a person should know about it.
+    /// The checked part works, but a person should know the finding.
     Warning,
     Failed,
 }
 
-/// Runs all checks, passes each finding to `on_finding`, and returns whether none
-/// failed.
+/// Runs all checks, passes each finding to `on_finding`, and returns whether no check failed.
 ///
 /// # Errors
 /// As [`EsxOptions::check`].

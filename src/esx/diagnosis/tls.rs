@@ -25,7 +25,7 @@ pub struct TlsCheck {
     pub is_of_vmware: bool,
 }
 
-/// What answers at the address, as far as it says so without a login.
+/// The product that answers at the address, if the server reports it without a login.
 #[derive(Clone, Copy)]
 enum Product {
     Host,
@@ -70,7 +70,8 @@ pub async fn check(options: &EsxOptions, clock: &Clock, endpoint: &Endpoint) -> 
         (verify, Err(error)) => match HandshakeError::from_io(&error) {
             HandshakeError::Certificate(refused) => {
                 let product = match verify {
-                    // Another server may answer in its place, so what it says does not count.
+                    // Another server may answer at the host's address, so its product does not
+                    // matter.
                     Verify::Fingerprint(_) => Product::Unknown,
                     _ => product(options, clock).await,
                 };
@@ -95,7 +96,7 @@ pub async fn speaks_tls(options: &EsxOptions, endpoint: &Endpoint) -> bool {
     }
 }
 
-/// The problem of a server with which there is no TLS.
+/// The problem of a server with which no TLS handshake succeeds.
 async fn no_tls(error: &HandshakeError, options: &EsxOptions, endpoint: &Endpoint) -> Problem {
     let Endpoint { host, port, .. } = endpoint;
     // Some HTTP servers answer a handshake with text, and others close the connection.
@@ -162,8 +163,8 @@ async fn speaks_plain_http(options: &EsxOptions, endpoint: &Endpoint) -> bool {
     matches!(tokio::time::timeout(options.connect_timeout, asked).await, Ok(Ok(true)))
 }
 
-/// What the server says that it is. otter sends it neither the password nor the configured headers,
-/// because it may be another server.
+/// The product that the server reports. otter sends it neither the password nor the configured
+/// headers, because it may be another server.
 async fn product(options: &EsxOptions, clock: &Clock) -> Product {
     let anonymous = EsxOptions {
         verify: Verify::Off,

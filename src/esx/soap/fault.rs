@@ -155,8 +155,8 @@ impl VimFault {
         }
     }
 
-    /// Converts it to a [`HostError`]. `prefix` says what failed, such as "The host refused to
-    /// power it on".
+    /// Converts the fault to a [`HostError`]. `prefix` says what failed, such as "The host refused
+    /// to power it on".
     #[must_use]
     pub fn into_error(self, prefix: &str) -> HostError {
         let kind = self.kind();

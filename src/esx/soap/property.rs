@@ -145,7 +145,7 @@ pub fn boolean(element: Element<'_>) -> Option<bool> {
     }
 }
 
-/// Reads an integer. `None` if the text is none or does not fit.
+/// Reads an integer. `None` if the text is not an integer or does not fit the type.
 #[must_use]
 pub fn number<T: std::str::FromStr>(element: Element<'_>) -> Option<T> {
     element.text().trim().parse().ok()

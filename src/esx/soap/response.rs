@@ -20,7 +20,7 @@ pub enum AnswerError {
          is starting"
     )]
     Missing(u16),
-    /// Another proxy answered.
+    /// A proxy other than the one in front of hostd answered.
     #[error("HTTP status {0} without a SOAP answer: a proxy does not reach the host")]
     Gateway(u16),
     #[error("HTTP status {0} without a SOAP answer")]
@@ -88,8 +88,8 @@ impl AnswerError {
         }
     }
 
-    /// Whether the host itself may answer so while it starts. A server that does not know the
-    /// method (501) is no host.
+    /// Whether the host itself may give this answer while it starts. A server that does not know
+    /// the method (501) is no host.
     #[must_use]
     pub const fn may_be_temporary(&self) -> bool {
         match self {

@@ -111,13 +111,13 @@ impl<'d> Element<'d> {
         &self.document.namespaces[self.node().namespace as usize]
     }
 
-    /// Whether it has this namespace and this local name.
+    /// Whether the element has this namespace and this local name.
     #[must_use]
     pub fn is(self, namespace: &str, name: &str) -> bool {
         self.name() == name && self.namespace() == namespace
     }
 
-    /// The local part of `xsi:type`. `None` without it.
+    /// The local part of `xsi:type`. `None` without `xsi:type`.
     #[must_use]
     pub fn type_name(self) -> Option<&'d str> {
         self.node().type_name.as_ref().map(|type_name| type_name.name.as_str())
@@ -171,7 +171,7 @@ impl<'d> Element<'d> {
         self.child(name).map(Element::text)
     }
 
-    /// Follows the first children of these names.
+    /// The descendant that is reached through the first child of each name in turn.
     #[must_use]
     pub fn descend(self, names: &[&str]) -> Option<Element<'d>> {
         names.iter().try_fold(self, |element, name| element.child(name))

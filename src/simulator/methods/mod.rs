@@ -240,7 +240,8 @@ fn number_option(request: &Request, path: &[&str]) -> Result<Option<usize>, Faul
     }
 }
 
-/// The smaller of the limit of the caller and that of a test. Hosts treat 0 as no limit.
+/// The smaller of the limit of the caller and the limit that a test has set. Hosts treat 0 as no
+/// limit.
 fn smaller_limit(asked: Option<usize>, limit: Option<usize>) -> Option<usize> {
     match (asked.filter(|asked| *asked > 0), limit) {
         (Some(asked), Some(limit)) => Some(asked.min(limit)),

@@ -8,7 +8,8 @@ use crate::simulator::Shared;
 use crate::simulator::soap::{self, Request};
 use crate::simulator::vim_fault::Fault;
 
-/// Waits for updates and answers them. The answer is empty if `maxWaitSeconds` pass without any.
+/// Waits for updates and answers with them. The answer is empty if `maxWaitSeconds` pass without
+/// any.
 pub async fn run(
     shared: &Arc<Shared>,
     request: &Request,

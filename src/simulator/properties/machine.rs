@@ -428,8 +428,8 @@ fn layout(world: &World, machine: &Machine) -> Object {
         .with("timestamp", world.now().wall)
 }
 
-/// The layout of the only disk. The keys are those of its descriptor and its extent among the
-/// files.
+/// The layout of the only disk. The keys are those that the descriptor and the extent have in the
+/// list of files.
 fn disk_layout() -> Object {
     let files = Value::List("int", vec![Value::Int(3), Value::Int(4)]);
     let unit = Object::new("VirtualMachineFileLayoutExDiskUnit").with("fileKey", files);

@@ -270,7 +270,7 @@ fn follow(scope: ReadScope<'_>, object: &Moref, path: &str) -> Result<Vec<Moref>
 /// The path and the value of one property of an object.
 pub type PropertyReading = (String, Result<Option<Value>, Fault>);
 
-/// Reads these paths of an object. It makes each top-level property only once.
+/// Reads these paths of an object. Each top-level property is built only once.
 pub fn read_properties(
     scope: ReadScope<'_>,
     object: &Moref,

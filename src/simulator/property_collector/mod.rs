@@ -279,7 +279,7 @@ impl PropertyCollector {
     fn write_page(&mut self, mut pages: PagedRead, token: String, writer: &mut Writer) {
         let limit = pages.size.min(pages.objects.len());
         let batch: Vec<ObjectContent> = pages.objects.drain(..limit).collect();
-        // Like a host, the answer is empty if nothing was found.
+        // As on a real host, the answer is empty if nothing was found.
         if batch.is_empty() {
             return;
         }

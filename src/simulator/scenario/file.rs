@@ -46,7 +46,7 @@ struct DatastoreEntry {
     remote_path: Option<String>,
 }
 
-/// A network. Networks of standard switches need no entry: those of the cards are added.
+/// A network. Networks of standard switches need no entry: the networks that cards name are added.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NetworkEntry {
@@ -62,7 +62,7 @@ struct NetworkEntry {
 struct MachineEntry {
     id: String,
     name: String,
-    /// The name of its datastore.
+    /// The name of the machine's datastore.
     datastore: String,
     /// The directory on the datastore; by default the name of the machine.
     directory: Option<String>,
@@ -178,7 +178,7 @@ struct InterfaceEntry {
 #[serde(deny_unknown_fields)]
 struct SnapshotEntry {
     number: i32,
-    /// The number of its parent.
+    /// The number of the parent snapshot.
     parent: Option<i32>,
     name: String,
     #[serde(default)]

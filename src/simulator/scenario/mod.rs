@@ -153,7 +153,7 @@ impl Scenario {
             if machine.power == PowerState::Suspended {
                 machine.suspended_at = Some(days_before(now.wall, 1));
             }
-            // A question that is pending from the start holds a power-on.
+            // A question that is pending at the start blocks a power-on.
             let pending = machine.question.take();
             let id = machine.id.clone();
             let later = machine.question_at_power_on.take();

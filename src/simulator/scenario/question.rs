@@ -14,10 +14,11 @@ pub struct QuestionEntry {
     text: String,
     default_choice: Option<i32>,
     choices: Vec<ChoiceEntry>,
-    /// Whether a power-on waits for its answer now. If not, the next power-on raises it.
+    /// Whether a power-on waits for the answer now. If not, the next power-on raises the question.
     #[serde(default)]
     pending: bool,
-    /// Whether each power-on raises it, as a host asks for a serial port with an existing file.
+    /// Whether each power-on raises the question, as a host asks for a serial port with an existing
+    /// file.
     #[serde(default)]
     repeats: bool,
 }
@@ -25,13 +26,13 @@ pub struct QuestionEntry {
 /// A question of a machine, and when the machine asks it.
 pub struct ScenarioQuestion {
     pub question: Question,
-    /// Whether a power-on waits for its answer now.
+    /// Whether a power-on waits for the answer now.
     pub pending: bool,
-    /// Whether each power-on raises it.
+    /// Whether each power-on raises the question.
     pub repeats: bool,
 }
 
-/// A choice. `cancels`: whether it ends the waiting power-on.
+/// A choice. If `cancels` is set, the choice ends the waiting power-on.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChoiceEntry {

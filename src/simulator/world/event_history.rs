@@ -26,7 +26,7 @@ pub struct HostEvent {
     pub detail: EventDetail,
 }
 
-/// The machine of an event, as it was then.
+/// The machine of an event, as it was at the time of the event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventMachine {
     pub id: String,
@@ -58,7 +58,7 @@ pub enum EventDetail {
         message_id: String,
         text: String,
     },
-    /// A task was started. The task is as it was then.
+    /// A task was started. The field holds the task as it was at that time.
     Task(Box<Task>),
 }
 
@@ -92,7 +92,7 @@ impl EventHistory {
         self.events.iter()
     }
 
-    /// The key of the last event, also if hostd has forgotten it.
+    /// The key of the last event, even if hostd has forgotten the event.
     #[must_use]
     pub const fn last_key(&self) -> i32 {
         self.last_key

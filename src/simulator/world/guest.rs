@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{PowerState, ScheduledEvent, World};
 use crate::simulator::vim_fault::Fault;
 
-/// How long the host still reports the address of a guest that is gone.
+/// How long the host still reports the address of a guest after the guest stops.
 const STALE_ADDRESS_FOR: Duration = Duration::from_secs(1);
 /// How long a guest takes to shut down.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(2);
@@ -33,7 +33,7 @@ impl World {
         Ok(())
     }
 
-    /// `RebootGuest`. A guest that already shuts down ignores it.
+    /// `RebootGuest`. A guest that is shutting down ignores the request.
     pub fn reboot_guest(&mut self, id: &str) -> Result<(), Fault> {
         self.check_guest(id)?;
         self.schedule_guest_event(id, SHUTDOWN_TIME / 4, GuestEvent::Restarts);
@@ -53,7 +53,7 @@ impl World {
         count
     }
 
-    /// Starts the guest. Events of an earlier run no longer count.
+    /// Starts the guest. Events that were scheduled for an earlier run are dropped.
     pub(super) fn guest_starts(&mut self, id: &str) {
         let Some(machine) = self.machine_mut(id) else { return };
         machine.run += 1;

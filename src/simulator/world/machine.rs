@@ -16,7 +16,7 @@ pub enum PowerState {
 }
 
 impl PowerState {
-    /// The text of vim25.
+    /// The value in vim25, for example `poweredOn`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -49,12 +49,12 @@ pub struct Machine {
     pub instance_uuid: String,
     /// The configuration file, for example `[datastore1] name/name.vmx`.
     pub path: String,
-    /// The moid of the datastore of that path.
+    /// The moid of the datastore that holds `path`.
     pub datastore: String,
     pub network_cards: Vec<NetworkCard>,
     pub serial_ports: Vec<SerialPort>,
     pub guest: Guest,
-    /// Parents before children.
+    /// The snapshots, parents before children.
     pub snapshots: Vec<Snapshot>,
     pub current_snapshot: Option<String>,
     /// The number of the next snapshot.
@@ -76,7 +76,7 @@ pub struct Machine {
 /// The guest of a machine, and what the host reports of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest {
-    /// Whether VMware Tools are installed. Without them the host reports nothing of the guest.
+    /// Whether VMware Tools are installed. Without them the host reports nothing about the guest.
     pub tools_installed: bool,
     /// The address of the guest when it runs.
     pub address: Option<String>,
@@ -102,8 +102,8 @@ pub struct Guest {
 /// interface that exists only in the guest, such as a bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestInterface {
-    /// The network card with this address is the interface. If no card has it, the interface exists
-    /// only in the guest.
+    /// The MAC address of the interface. If a network card of the machine has this address, the
+    /// interface is that card. Otherwise the interface exists only in the guest.
     pub mac_address: String,
     pub addresses: Vec<String>,
 }

@@ -31,7 +31,8 @@ use super::pace::Pace;
 use super::value::Moref;
 use super::vim_fault::Fault;
 
-/// The number of changes in the journal. A reader that is further behind reads everything again.
+/// The maximum number of changes in the journal. A reader that is further behind reads everything
+/// again.
 const MAX_JOURNAL: usize = 8_192;
 
 /// A moment, by the wall clock (for timestamps) and by the elapsed time (for scheduled events).
@@ -87,8 +88,8 @@ impl Network {
         Self { name: name.to_owned(), reference: CardNetwork::Standard(name.to_owned()) }
     }
 
-    /// The reference to the managed object. On ESX the moid of a standard network has its name, and
-    /// the moid of a port group is its key.
+    /// The reference to the managed object. On ESX the moid of a standard network contains its
+    /// name, and the moid of a port group is its key.
     #[must_use]
     pub fn moref(&self) -> Moref {
         match &self.reference {
@@ -103,7 +104,8 @@ impl Network {
 #[derive(Clone, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent rules")]
 pub struct HostRules {
-    /// Whether the call itself refuses a wrong power state. If not, the task fails.
+    /// Whether the call itself refuses a wrong power state. If not, the call starts a task, and the
+    /// task fails.
     pub refuse_in_call: bool,
     /// Whether every change is refused, as with the free licence.
     pub read_only_licence: bool,
@@ -202,13 +204,13 @@ impl World {
         self.record_change(Moref::new("HostSystem", "ha-host"));
     }
 
-    /// The present of the world.
+    /// The current time of the simulated host.
     #[must_use]
     pub const fn now(&self) -> Moment {
         self.now
     }
 
-    /// Moves the present to `now` and runs the events that are due until then, in order.
+    /// Sets the current time to `now` and runs the events that are due until then, in order.
     pub fn advance(&mut self, now: Moment) {
         while let Some(entry) = self.due.first_entry() {
             let due = entry.key().0;
@@ -247,7 +249,7 @@ impl World {
         self.machines.values().find(|machine| machine.name == name)
     }
 
-    /// A machine to change. The call counts as a change of it.
+    /// The machine with this moid, to change it. The call is recorded as a change of the machine.
     pub fn machine_mut(&mut self, id: &str) -> Option<&mut Machine> {
         if self.machines.contains_key(id) {
             self.record_change(Moref::new("VirtualMachine", id));
@@ -328,7 +330,7 @@ impl World {
         self.networks.iter().find(|network| network.reference == *reference)
     }
 
-    /// The name of the network of a card: its key if the host does not show the network.
+    /// The name of a card's network. If the host does not show the network, its key.
     #[must_use]
     pub fn network_name<'a>(&'a self, reference: &'a CardNetwork) -> &'a str {
         let (CardNetwork::Standard(own) | CardNetwork::PortGroup(own) | CardNetwork::Opaque(own)) =
@@ -446,8 +448,8 @@ impl World {
         }
     }
 
-    /// Schedules an event after this time, scaled by the pace. In the stepped pace it keeps the
-    /// event for the next step.
+    /// Schedules an event after this time, scaled by the pace. In the stepped pace the event waits
+    /// for the next step.
     fn schedule(&mut self, after: Duration, event: ScheduledEvent) {
         match self.pace {
             Pace::Auto { scale } => {
@@ -466,7 +468,7 @@ impl World {
         }
     }
 
-    /// Schedules an event after this time, whatever the pace.
+    /// Schedules an event after this time, which is not scaled by the pace.
     fn schedule_exactly(&mut self, after: Duration, event: ScheduledEvent) {
         self.next_event += 1;
         self.due.insert((self.now.elapsed + after, self.next_event), event);

@@ -105,7 +105,7 @@ impl World {
         self.guest_stops(id);
     }
 
-    /// The machine. Fails with `ManagedObjectNotFound` if it does not exist.
+    /// The machine with this id. Fails with `ManagedObjectNotFound` if it does not exist.
     pub(super) fn require_machine(&self, id: &str) -> Result<&Machine, Fault> {
         self.machine(id).ok_or_else(|| Fault::not_found(&Moref::new("VirtualMachine", id)))
     }

@@ -45,7 +45,7 @@ impl Operation {
         }
     }
 
-    /// The duration at scale 1.0, about a tenth of that on real hosts.
+    /// The duration at scale 1.0. It is about a tenth of the duration on real hosts.
     #[must_use]
     pub const fn duration(&self) -> Duration {
         Duration::from_millis(match self {
@@ -111,7 +111,7 @@ impl TaskState {
     }
 }
 
-/// The progress of a power-on with the question of its machine.
+/// How far a power-on task has handled the question of its machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuestionProgress {
     NotAsked,
@@ -143,7 +143,7 @@ pub struct Task {
     /// The number of steps taken of [`PROGRESS_STEPS`].
     pub step: usize,
     pub question_progress: QuestionProgress,
-    /// False after hostd has forgotten the task while its work goes on.
+    /// False if hostd has forgotten the task while its work goes on.
     pub known_to_hostd: bool,
 }
 

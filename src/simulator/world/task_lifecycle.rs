@@ -117,7 +117,7 @@ impl World {
         Ok(())
     }
 
-    /// A task that hostd knows. `None` if there is none.
+    /// The task with this id. `None` if hostd does not know it.
     #[must_use]
     pub fn task(&self, id: &str) -> Option<&Task> {
         self.tasks.get(id).filter(|task| task.known_to_hostd)
@@ -128,7 +128,7 @@ impl World {
         self.task_order.iter().filter_map(|id| self.task(id))
     }
 
-    /// All tasks in the order of their ids, also those that hostd has forgotten while they go on.
+    /// All tasks in the order of their ids, including running tasks that hostd has forgotten.
     pub fn all_tasks(&self) -> impl Iterator<Item = &Task> {
         self.tasks.values()
     }
@@ -139,7 +139,7 @@ impl World {
         self.tasks().filter(|task| !task.state.is_end()).map(|task| task.id.clone()).collect()
     }
 
-    /// Advances a task by one step, whatever the pace.
+    /// Advances a task by one step now, at any pace.
     pub fn step_task(&mut self, id: &str) {
         let Some(task) = self.tasks.get(id) else { return };
         if task.state.is_end() || task.is_held() {
@@ -190,14 +190,14 @@ impl World {
     }
 
     /// Restarts hostd: its tasks and events are gone. Running operations go on without a visible
-    /// task if `keep_running` is set, else they stop where they are.
+    /// task if `keep_running` is set. Otherwise they stop unfinished.
     pub fn restart_hostd(&mut self, keep_running: bool) {
         self.forget_tasks(keep_running);
         self.forget_history();
     }
 
     /// Makes hostd forget its tasks. Running operations go on without a visible task if
-    /// `keep_running` is set, else they stop where they are.
+    /// `keep_running` is set. Otherwise they stop unfinished.
     pub fn forget_tasks(&mut self, keep_running: bool) {
         let all: Vec<String> = self.task_order.drain(..).collect();
         for id in all {
@@ -238,7 +238,7 @@ impl World {
         let Some(task) = self.tasks.get(id) else { return };
         let steps = u32::try_from(PROGRESS_STEPS.len()).unwrap_or(u32::MAX);
         let after = match task.step {
-            // A task is queued only until the next event.
+            // A queued task starts at the next event.
             0 => Duration::ZERO,
             _ => task.operation.duration() / steps,
         };
@@ -272,7 +272,7 @@ impl World {
         self.schedule_exactly(TASK_RETENTION, ScheduledEvent::ForgetTask(id.to_owned()));
     }
 
-    /// The task that works on this machine, also if hostd has forgotten it.
+    /// The task that works on this machine, even if hostd has forgotten it.
     pub(super) fn running_task(&self, machine: &str) -> Option<&Task> {
         self.tasks.values().find(|task| task.machine == machine && !task.state.is_end())
     }
@@ -396,7 +396,7 @@ impl World {
 }
 
 impl PowerState {
-    /// Reads the text of vim25. Any other text is kept.
+    /// Parses a power state of vim25. Any other text becomes [`PowerState::Other`].
     #[must_use]
     pub fn parse(word: &str) -> Self {
         match word {

@@ -13,7 +13,7 @@ pub struct FailureDocument {
     kind: String,
     detail: String,
     fault: Option<FaultDocument>,
-    /// Not in documents of earlier versions.
+    /// Absent in documents of earlier versions.
     #[serde(default)]
     cause: Option<String>,
     machine: Option<(String, String)>,

@@ -433,7 +433,8 @@ impl From<AuthorityDocument> for Authority {
     }
 }
 
-/// The authority of a job that was stored without one: the lowest that its caller can have had.
+/// The authority of a job that was stored without one: the lowest authority that its caller can
+/// have had.
 fn assumed_authority(request: &JobRequest, has_lease: bool) -> Authority {
     match request {
         JobRequest::Prepare { .. } | JobRequest::Release { .. } => Authority::System,

@@ -93,7 +93,7 @@ struct LeaseDocument {
     ended_at: Option<String>,
     error: Option<FailureDocument>,
     warnings: Vec<String>,
-    /// Not in leases of earlier versions.
+    /// Absent in leases of earlier versions.
     #[serde(default)]
     setback: Option<SetbackDocument>,
 }

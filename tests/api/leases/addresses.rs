@@ -63,7 +63,7 @@ async fn a_lease_with_a_network_sees_only_addresses_inside_it() {
     let job = with_lease(&lab, Method::POST, on, &lease_header(&granted), Some(action)).await;
     let job = job.expect(200);
     assert_eq!(job.json["result"]["ip_address"], "192.168.50.32");
-    // The address inside the network goes, and the other stays.
+    // The address inside the network is removed, and the other address stays.
     lab.control().mutate(|world| {
         world.machine_mut("32").unwrap().guest.more_addresses.clear();
     });

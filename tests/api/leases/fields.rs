@@ -25,8 +25,8 @@ fn has(value: &Value, fields: &str) {
     assert_eq!(keys(value), fields.split_whitespace().collect(), "{value}");
 }
 
-/// Asserts that a lease has exactly its fields, and that exactly these are null. A lease that is not
-/// kept has no times of that, and only a queued lease is blocked.
+/// Asserts that a lease has exactly its fields, and that exactly the fields in `null` are null,
+/// besides `kept_at` and `keep_on_failure`, and besides `blocked_by` if the lease is not queued.
 #[track_caller]
 fn is_lease(lease: &Value, state: &str, null: &str) {
     has(lease, FIELDS);

@@ -282,7 +282,7 @@ async fn a_suspended_machine_is_released_and_killed_by_a_power_cycle() {
     assert_eq!(steps, ["power_on", "power_off"]);
     assert_eq!(lab.machine(STAGING).await["power_state"], "off");
 
-    // Where the release names a snapshot, the revert sets the state.
+    // If the release names a snapshot, the revert sets the power state.
     let release = json!({"snapshot": "installed/updated/kickstart"});
     let body = json!({"select": {"name": STAGING}, "ttl": "5m", "release": release});
     let lease = granted_lease(&lab, body).await;

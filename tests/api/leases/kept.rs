@@ -88,7 +88,7 @@ async fn a_kept_lease_expires_after_its_time_but_not_after_its_longest_time() {
     clock.advance(Duration::from_hours(1));
     lab.wait_until(&lease_path(&lease, ""), |lease| lease["state"] == "expired").await;
     lab.wait_for_field("16", "free", json!(true)).await;
-    // The time can be shorter than the rest of the lease.
+    // The time for which a lease is kept can be shorter than its remaining time.
     let short = granted_lease(&lab, body("5m")).await;
     let kept = end_with(&lab, &short, "?outcome=failed").await;
     assert_eq!(kept["expires_at"], "2026-03-01T13:05:00Z");

@@ -125,7 +125,7 @@ async fn a_call_with_an_ended_lease_is_rejected_also_if_another_lease_holds_the_
         for change in changes().into_iter().filter(|change| !change.1.contains("new")) {
             let late = [("otter-lease", &*lease_header(&lease))];
             let late = call(&lab, &change, &late).await;
-            // The machine has no question, so an answer fails first.
+            // The machine has no question, so a call that answers one may fail with 409.
             if !(change.1.contains("/answer") && late.status == 409) {
                 let late = late.problem(423, "lease-ended");
                 assert_eq!(late.json["lease"], lease["id"]);
@@ -165,7 +165,7 @@ async fn an_override_is_recorded_once_and_only_if_its_job_was_accepted() {
     let last = warned["history"].as_array().unwrap().last().unwrap();
     assert!(last["what"].as_str().unwrap().contains("the lab burns"), "{warned}");
     assert_eq!(warned["state"], "active");
-    // If a call has both headers, the lease counts.
+    // If a call has both headers, the lease has priority over the override.
     let both = [("otter-override", "or not"), ("otter-lease", &*lease_header(&lease))];
     assert_eq!(call(&lab, &on, &both).await.expect(200).json["lease"], lease["id"]);
     assert_eq!(
@@ -241,7 +241,7 @@ async fn a_revoke_ends_the_waits_for_the_lease_at_once() {
             .await;
     let queued = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
     let queued = request_lease(&lab, queued).await.expect(202).json;
-    // The queued lease is first, because it would be granted the machine of the other one.
+    // The queued lease ends first. Otherwise it would be granted the machine of the other lease.
     for lease in [&queued, &preparing] {
         let waiting = tokio::spawn(Answer::from_request(
             lab.request(Method::GET, &lease_path(lease, "/wait?wait=14s")),

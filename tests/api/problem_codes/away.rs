@@ -12,14 +12,14 @@ use crate::harness::{Answer, Lab, encode, eventually};
 
 const AWAY: HostdRestart = HostdRestart { down: Some(DownMode::Unavailable), drop_running: false };
 
-/// The inventory was never loaded.
+/// Provokes codes while the inventory was never loaded.
 pub async fn never_reached(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::start_without_waiting(plan(&pairs, |settings| {
         settings.esx.password = "wrong".to_owned().into();
     }))
     .await;
     let provoke = async |pair: &Pair| {
-        // Readiness without the host, and a stream with all objects.
+        // With `host=false`, readiness does not depend on the session with the host.
         pair.call()
             .parameter(if pair.is_of("get_readiness") { "host=false" } else { "" })
             .send(&lab)
@@ -28,7 +28,7 @@ pub async fn never_reached(pairs: Vec<Pair>) -> Vec<Verdict> {
     side_by_side(pairs, provoke).await
 }
 
-/// The host is away for longer than otter accepts jobs.
+/// Provokes codes while the host is away for longer than otter accepts jobs.
 pub async fn for_long(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab =
         Lab::with_options(plan(&pairs, |settings| settings.jobs.outage_grace = Duration::ZERO))
@@ -38,7 +38,7 @@ pub async fn for_long(pairs: Vec<Pair>) -> Vec<Verdict> {
     side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
 }
 
-/// The host refuses otter's account.
+/// Provokes codes while the host refuses otter's account.
 pub async fn refused(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     lab.control().refuse_logins(true);
@@ -47,8 +47,8 @@ pub async fn refused(pairs: Vec<Pair>) -> Vec<Verdict> {
     side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
 }
 
-/// Accepted jobs do not end: the first job of each operation waits for the host, and the others
-/// wait for the first. Finally otter stops.
+/// Provokes codes while the host is away for a short time. Accepted jobs do not end: the first job
+/// of each operation waits for the host, and the others wait for the first. Finally otter stops.
 pub async fn for_a_moment(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     lab.control().restart_hostd(AWAY);
@@ -111,7 +111,7 @@ async fn cancel(lab: &Lab, job: &str) {
     lab.post(&format!("/v1/jobs/{job}/cancel"), json!({})).await.expect(202);
 }
 
-/// Starts the job for which the others of its operation wait.
+/// Starts the first job of the operation. The later jobs of the operation wait for it.
 async fn hold(lab: &Lab, pair: &Pair) {
     let call =
         if pair.is_of("wait_for_job") { Call::power(&pair.operation.id) } else { pair.call() };

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Answer, Daemon, Lab, encode};
 
-/// An operation of the document.
+/// An operation of the OpenAPI document.
 #[derive(Clone, Debug)]
 pub struct Operation {
     pub id: String,
@@ -40,7 +40,7 @@ impl Operation {
         all
     }
 
-    /// The path in the document.
+    /// The path in the OpenAPI document.
     pub fn path(&self) -> &str {
         &self.path
     }

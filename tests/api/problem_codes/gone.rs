@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Pair, Verdict, id_of, outcome, plan, side_by_side, until_waiting};
 use crate::harness::{Lab, LabOptions, TIMEOUT, machine_path};
 
-/// A machine is removed, and otter stops, during waits.
+/// Provokes codes during a wait: the machine is removed, or otter stops.
 pub async fn while_waited_for(pairs: Vec<Pair>) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     for pair in pairs {
@@ -25,11 +25,11 @@ pub async fn while_waited_for(pairs: Vec<Pair>) -> Vec<Verdict> {
     verdicts
 }
 
-/// The machines are removed, and the host sends otter no update.
+/// Provokes codes after the machines are removed and the host sends otter no update.
 pub async fn unseen(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let names: Vec<String> = pairs.iter().map(|pair| id_of(&lab, &pair.operation.id)).collect();
-    // The pending wait for updates returns a last change; the next one never returns.
+    // The pending wait for updates returns one last change. The next wait never returns.
     let silence =
         lab.control().disrupt("WaitForUpdatesEx", 0, None, Disruption::NeverAnswer { run: false });
     lab.annotate(&names[0], "the last word");
@@ -47,8 +47,8 @@ pub async fn unseen(pairs: Vec<Pair>) -> Vec<Verdict> {
     .await
 }
 
-/// The host restarts while it creates a snapshot. After the restart, the snapshot does not exist
-/// and no task runs.
+/// Provokes codes by a restart of the host while it creates a snapshot. After the restart, the
+/// snapshot does not exist and no task runs.
 pub async fn with_the_host(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(LabOptions { pace: Pace::Stepped, ..plan(&pairs, |_| {}) }).await;
     side_by_side(pairs, async |pair| {

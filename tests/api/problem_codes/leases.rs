@@ -18,7 +18,7 @@ use crate::harness::{Answer, Daemon, Lab, LabOptions, eventually, machine_path};
 /// An id that no lease has.
 const NONE: &str = "01936f5e-8c00-7000-8000-000000000002";
 
-/// Without a token, although one is required.
+/// Provokes codes by calls without a token, although otter requires one.
 pub async fn without_a_token(pairs: Vec<Pair>) -> Vec<Verdict> {
     let state = tempfile::tempdir().unwrap();
     token_in(state.path(), TokenLimits::default()).await;
@@ -26,7 +26,7 @@ pub async fn without_a_token(pairs: Vec<Pair>) -> Vec<Verdict> {
     side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
 }
 
-/// With a token that may make one request in a second.
+/// Provokes codes with a token that may make one request in a second.
 pub async fn over_a_limit(pairs: Vec<Pair>) -> Vec<Verdict> {
     let state = tempfile::tempdir().unwrap();
     let limits = TokenLimits { requests_per_second: Some(1), ..TokenLimits::default() };
@@ -65,7 +65,7 @@ async fn token_in(state: &std::path::Path, limits: TokenLimits) -> Token {
     token
 }
 
-/// With the machine of each pair leased, or with a lease that has ended.
+/// Provokes codes while the machine of each pair is leased, or with a lease that has ended.
 pub async fn by_a_lease(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let off = json!({"action": "off"});
@@ -115,7 +115,7 @@ pub async fn by_a_lease(pairs: Vec<Pair>) -> Vec<Verdict> {
     verdicts
 }
 
-/// With a queued lease for a machine that another lease holds.
+/// Provokes codes with a queued lease for a machine that another lease holds.
 pub async fn in_the_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let mut verdicts = Vec::new();
@@ -138,7 +138,7 @@ pub async fn in_the_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
     verdicts
 }
 
-/// The queue of leases has no place.
+/// Provokes codes while no lease may be queued.
 pub async fn no_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |settings| settings.leases.max_queued = 0)).await;
     side_by_side(pairs, async |pair| {
@@ -147,7 +147,7 @@ pub async fn no_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
     .await
 }
 
-/// No call may wait.
+/// Provokes codes while no call may wait.
 pub async fn no_waits(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |settings| settings.http.max_waits = 0)).await;
     side_by_side(pairs, async |pair| {
@@ -157,7 +157,7 @@ pub async fn no_waits(pairs: Vec<Pair>) -> Vec<Verdict> {
     .await
 }
 
-/// Codes that the request alone provokes.
+/// Provokes codes by the request alone.
 pub async fn plain(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let mut verdicts = Vec::new();
@@ -189,7 +189,8 @@ pub async fn plain(pairs: Vec<Pair>) -> Vec<Verdict> {
     verdicts
 }
 
-/// After otter has stopped, by a direct call of the router, because the socket is closed.
+/// Provokes codes after otter has stopped, by a direct call of the router, because the socket is
+/// closed.
 pub async fn after_the_stop(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let mut calls = Vec::new();
@@ -198,7 +199,8 @@ pub async fn after_the_stop(pairs: Vec<Pair>) -> Vec<Verdict> {
             let lease = take(&lab, &pair.operation.id, json!({})).await.expect(201).json;
             let waits = pair.is_of("wait_for_lease");
             if waits {
-                // A call does not wait for an active lease.
+                // A wait for an active lease would return at once, so the call waits for a queued
+                // lease.
                 let queued = take(&lab, &pair.operation.id, json!({"queue_for": "1m"}))
                     .await
                     .expect(202)
@@ -231,7 +233,7 @@ pub async fn after_the_stop(pairs: Vec<Pair>) -> Vec<Verdict> {
     verdicts
 }
 
-/// With a database that refuses every write.
+/// Provokes codes with a database that refuses every write.
 pub async fn without_storage(pairs: Vec<Pair>) -> Vec<Verdict> {
     let state = tempfile::tempdir().unwrap();
     let lab = Lab::with_state_dir_and_options(state.path(), plan(&pairs, |_| {})).await;
@@ -267,7 +269,7 @@ pub async fn without_storage(pairs: Vec<Pair>) -> Vec<Verdict> {
     side_by_side(pairs, async |pair| calls[&pair.operation.id].clone().send(&lab).await).await
 }
 
-/// otter fails between the commit of a lease and its answer.
+/// Provokes codes by a failure of otter between the commit of a lease and its answer.
 pub async fn without_an_answer_of_the_store(pairs: Vec<Pair>) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     for pair in pairs {

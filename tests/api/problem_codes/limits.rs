@@ -9,13 +9,13 @@ use otter::simulator::Disruption;
 use super::{Pair, Verdict, plan, side_by_side};
 use crate::harness::{Daemon, Lab, send_raw};
 
-/// No job may be queued.
+/// Provokes codes while no job may be queued.
 pub async fn no_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |settings| settings.jobs.queue_in_all = 0)).await;
     side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
 }
 
-/// No call may wait.
+/// Provokes codes while no call may wait.
 pub async fn no_waits(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |settings| settings.http.max_waits = 0)).await;
     let job = super::Call::power(&pairs[0].operation.id).send(&lab).await.expect(202);
@@ -27,7 +27,7 @@ pub async fn no_waits(pairs: Vec<Pair>) -> Vec<Verdict> {
     side_by_side(pairs, provoke).await
 }
 
-/// A body is announced and does not arrive.
+/// Provokes codes by a body that is announced and does not arrive.
 pub async fn slow_bodies(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |settings| {
         settings.http.body_timeout = Duration::from_millis(100);
@@ -45,13 +45,14 @@ pub async fn slow_bodies(pairs: Vec<Pair>) -> Vec<Verdict> {
     side_by_side(pairs, provoke).await
 }
 
-/// Every handler panics.
+/// Provokes codes by a panic in every handler.
 pub async fn panics(pairs: Vec<Pair>) -> Vec<Verdict> {
     let daemon = Daemon::start(&["--simulate"], &[("FAILPOINTS", "request=panic")]).await;
     side_by_side(pairs, async |pair| pair.call().send_to(&daemon).await).await
 }
 
-/// More reads than may wait, of a host that does not answer: one read is refused at once.
+/// Provokes codes by more simultaneous reads than may wait, of a host that does not answer. otter
+/// refuses one read at once.
 pub async fn direct_reads(pairs: Vec<Pair>) -> Vec<Verdict> {
     const ENOUGH: usize = 4 + 32 + 1;
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;

@@ -34,7 +34,7 @@ struct Pair {
     code: String,
 }
 
-/// The result of a pair: `Ok` if the code was provoked, else the difference.
+/// The result of a pair: `Ok` if the code was provoked, otherwise the difference.
 type Verdict = Result<(), String>;
 
 /// Provokes pairs in a lab.

@@ -19,8 +19,8 @@ const CHANGES: [&str; 9] = [
     "RevertToSnapshot_Task",
 ];
 
-/// One code at a time, because a fault applies to all callers. For each code, all operations at the
-/// same time, each on its own machine, which does not change.
+/// Provokes one code at a time, because a fault applies to all callers. For each code, all
+/// operations run at the same time, each on its own machine, which does not change.
 pub async fn of_jobs(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let mut verdicts = Vec::new();
@@ -40,7 +40,7 @@ pub async fn of_jobs(pairs: Vec<Pair>) -> Vec<Verdict> {
     verdicts
 }
 
-/// The host cannot be reached for the calls of a job until its deadline.
+/// Provokes codes while no call of a job reaches the host until the deadline of the job.
 pub async fn until_the_deadline(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(LabOptions {
         wrap_backend: with_lost_calls_as_refused,
@@ -56,7 +56,7 @@ pub async fn until_the_deadline(pairs: Vec<Pair>) -> Vec<Verdict> {
     .await
 }
 
-/// A backend without any optional capability.
+/// Provokes codes with a backend that has no optional capability.
 pub async fn of_the_backend(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(LabOptions {
         wrap_backend: without_capabilities,
@@ -66,12 +66,12 @@ pub async fn of_the_backend(pairs: Vec<Pair>) -> Vec<Verdict> {
     side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
 }
 
-/// A read that calls the host.
+/// Provokes codes by reads that call the host.
 pub async fn of_reads(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;
     let mut verdicts = Vec::new();
     for pair in pairs {
-        // otter repeats a read whose connection breaks once.
+        // If the connection of a read breaks, otter repeats the read once.
         let times = if pair.code == "host-unreachable" { 2 } else { 1 };
         lab.control().disrupt("RetrievePropertiesEx", 0, Some(times), disruption(&pair.code));
         verdicts.push(pair.judge(pair.call().send(&lab).await));

@@ -127,8 +127,7 @@ fn has_concurrent_kill(job: &Value, jobs: &[Value]) -> bool {
     })
 }
 
-/// Waits until the inventory is the same as the true state of the host, which does not change any
-/// more.
+/// Waits until the inventory is the same as the true state of the host, which no longer changes.
 async fn compare_inventory(client: &LoadClient, host: &HostProcess) {
     let same = tokio::time::timeout(TIMEOUT, async {
         while differences(client, host).await.is_none_or(|found| !found.is_empty()) {

@@ -43,7 +43,7 @@ struct Entry {
     job: Option<String>,
     /// Whether otter refused the request, so that no job was started.
     refused: bool,
-    /// The run of the daemon in which it was sent last.
+    /// The run of the daemon in which the request was sent last.
     run: u32,
 }
 
@@ -53,7 +53,7 @@ struct KnownJob {
     end: Option<ReportedEnd>,
     /// When otter first reported that a caller asked to cancel the job.
     cancel_reported_at: Option<u64>,
-    /// The run of the daemon in which it was last verified.
+    /// The run of the daemon in which the job was last verified.
     verified_in_run: u32,
 }
 

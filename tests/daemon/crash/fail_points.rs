@@ -75,7 +75,7 @@ fail_points! {
     CancelTask = "cancel-task",
     /// Before the machine is read after a lost call.
     Judge = "judge",
-    /// While otter waits until the machine has settled after a lost call.
+    /// After a lost call, while otter waits until the state of the machine is stable.
     Settle = "settle",
     /// After the decision to repeat a lost call is committed.
     AgainCommitted = "again-committed",

@@ -17,9 +17,9 @@ pub const MACHINES: u64 = 9;
 pub enum LoadMix {
     /// All kinds of requests.
     Everything,
-    /// The same, with more guest shutdowns and restarts.
+    /// Like [`Self::Everything`], with more guest shutdowns and restarts.
     Guests,
-    /// The same, with more jobs that are cancelled while their task runs.
+    /// Like [`Self::Everything`], with more jobs that are cancelled while their task runs.
     Cancels,
     /// Only jobs whose host call must never be sent twice.
     SentOnce,

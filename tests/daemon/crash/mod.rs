@@ -64,8 +64,8 @@ async fn jobs_survive_a_kill_at_any_moment() {
         .map(|point| point.name())
         .collect();
     assert!(missed.is_empty(), "killed less than {required} times: {missed:?}");
-    // The other jobs ended unknown because they were cancelled, or because their machine was
-    // killed, before otter could repeat the call.
+    // The other jobs ended `unknown` because a caller cancelled them or killed their machine before
+    // otter could repeat the call.
     let unknown = report.unknown() - report.cancelled_or_killed;
     assert!(unknown * 50 <= report.jobs, "{unknown} of {} jobs ended unknown", report.jobs);
 }

@@ -100,7 +100,7 @@ impl Worker {
     }
 
     /// Runs a round: a kill at a random moment, then a kill at this fail point. Repeats the second
-    /// kill until the daemon reaches the fail point.
+    /// part until the daemon reaches the fail point.
     pub async fn round(&mut self, step: FailPoint) {
         let mut random = SeededRandom::from_seed(self.seed, &[u64::from(self.result.runs)]);
         let end = if random.chance(25) {

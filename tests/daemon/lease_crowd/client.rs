@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 use super::http::{HttpClient, Request, Response};
 use crate::daemon::crash::random::SeededRandom;
 
-/// The environment variable that makes the test below a client. Its lines are a directory, a name,
-/// a seed and the number of rounds.
+/// The environment variable that turns the test process into a client. Its lines are a directory, a
+/// name, a seed and the number of rounds.
 const CLIENT: &str = "OTTER_TEST_CROWD_CLIENT";
 
 /// Starts a client.
@@ -42,7 +42,7 @@ pub fn start(directory: &Path, name: &str, seed: u64, rounds: u64) -> Child {
         .unwrap()
 }
 
-/// The main function of a client process. Without the variable it does nothing.
+/// The main function of a client process. Without the variable [`CLIENT`] it does nothing.
 #[test]
 fn one_of_the_crowd() {
     let Ok(arguments) = std::env::var(CLIENT) else { return };
@@ -66,7 +66,7 @@ struct Client {
     directory: PathBuf,
     name: String,
     random: SeededRandom,
-    /// Every lease that it requested: the key, the body, the id and the secret.
+    /// Every lease that this client requested: the key, the body, the id and the secret.
     requested: Vec<(String, Value, String, String)>,
 }
 
@@ -201,7 +201,7 @@ impl Client {
             (self.lock_of(active), self.directory.join(format!("mine-{}", self.name)));
         std::fs::write(&own, lock_text(active)).unwrap();
         while std::fs::hard_link(&own, &lock).is_err() {
-            // The other client has removed the file in between.
+            // The other client has removed the file since then.
             let Ok(other) = std::fs::read_to_string(&lock) else { continue };
             let words: Vec<&str> = other.split(' ').collect();
             let [id, fence, _] = words[..] else { panic!("{other:?}") };
@@ -215,12 +215,12 @@ impl Client {
                 );
                 self.append("errors", &error);
             }
-            // The other client may have removed the file in between.
+            // The other client may have removed the file since then.
             drop(std::fs::remove_file(&lock));
         }
     }
 
-    /// Removes the lock file, which must be its own.
+    /// Removes the lock file, which this client must have created.
     fn unlock(&self, active: &ActiveLease) {
         let lock = self.lock_of(active);
         let found = std::fs::read_to_string(&lock).unwrap_or_default();

@@ -42,7 +42,7 @@ grace = "3s"
 machines = ["*"]
 "#;
 
-/// Of `otter simulate --machines`, every tenth machine is on from the start, so it is never free.
+/// With `otter simulate --machines`, every tenth machine is on from the start, so it is never free.
 const ON_FROM_THE_START: [&str; 2] = ["10", "20"];
 
 /// The parameters of a run.
@@ -92,7 +92,7 @@ struct Crowd {
     errors: Vec<String>,
 }
 
-/// A client process. A drop kills it.
+/// A client process. Dropping it kills the process.
 struct Client {
     child: Child,
     ended: Option<ExitStatus>,
@@ -260,7 +260,7 @@ impl Crowd {
             return;
         }
         client.child.kill().unwrap();
-        // It may have ended by itself in between.
+        // The client may have ended by itself before the kill.
         if client.child.wait().unwrap().signal().is_some() {
             self.killed += 1;
             self.clients[index] = self.client(index);

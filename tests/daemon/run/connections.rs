@@ -8,7 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{RunFixture, RunProcess};
 use crate::harness::{ConnectProxy, Daemon, otter_command};
 
-/// Starts `otter run`. It queues, because the machine of an earlier run may not be free yet.
+/// Starts `otter run`. The run may be queued, because the machine of an earlier run may not be free
+/// yet.
 fn run(arguments: &[&str]) -> RunProcess {
     let mut command = otter_command(&["run", "--name", "sdw-staging", "--queue-for", "10s"]);
     command.args(arguments).args(["--", "echo", "mine"]);
@@ -174,7 +175,8 @@ async fn a_refused_certificate_is_reported_with_advice() {
     assert_fails_at_once(&["--url", &numbered, "--cacert", certificate], &misnamed).await;
     drop(daemon);
 
-    // A certificate as `openssl req -x509` makes it is trusted if it is itself the file.
+    // A certificate that `openssl req -x509` makes is trusted if the file of `--cacert` contains
+    // it.
     let daemon = start_with_tls(directory.path(), IsCa::Ca(BasicConstraints::Unconstrained)).await;
     let url = format!("https://localhost:{}", port(&daemon));
     run(&["--url", &url, "--cacert", certificate]).wait().await.assert_exit(0, "");

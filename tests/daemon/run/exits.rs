@@ -94,7 +94,7 @@ async fn signals_are_forwarded_to_the_command() {
         run.wait().await.assert_exit(code, "the machine is given back");
         fixture.assert_all_released().await;
     }
-    // If the command handles the signal, its own exit code counts.
+    // If the command handles the signal, `otter run` ends with the command's own exit code.
     let mut run = fixture.run("", "trap 'exit 3' TERM; echo ready; while :; do sleep 0.02; done");
     run.expect_line("ready").await;
     run.signal(Signal::TERM);

@@ -10,7 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 /// The fault for a request of this kind.
 #[derive(Clone)]
 pub enum Fault {
-    /// The proxy forwards the first request, and closes the connection instead of the answer.
+    /// The proxy forwards the first request, and closes the connection instead of forwarding the
+    /// answer.
     Cut,
     /// The proxy does not forward the first `times` requests, and answers them itself.
     Refuse { times: usize, answer: String },

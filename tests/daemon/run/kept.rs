@@ -28,7 +28,7 @@ async fn the_machine_of_a_failed_command_is_kept_until_it_is_released() {
     let until = lease["expires_at"].as_str().unwrap();
     assert!(ended.stderr.contains(until), "{ended:?}, not {until}");
     assert_eq!((&lease["state"], lease["kept_at"].is_string()), (&"active".into(), true));
-    // The secret ends the lease, also without an operator's token.
+    // The secret ends the lease, even without an operator's token.
     let released = fixture.release(&[], Some(&ended.stdout[0])).await;
     released.assert_exit(0, "the machine is given back");
     fixture.assert_all_released().await;

@@ -186,7 +186,7 @@ impl RunResult {
     #[track_caller]
     fn assert_exit(&self, code: i32, message: &str) {
         assert!(self.code == Some(code) && self.stderr.contains(message), "{self:?}");
-        // Tokens and lease secrets have 64 hexadecimal digits in a row. No other text has.
+        // Tokens and lease secrets contain 64 hexadecimal digits in a row. No other output does.
         let digits =
             |part: &str| part.len() >= 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
         let secret = |word: &str| word.split(['.', '_']).any(digits);

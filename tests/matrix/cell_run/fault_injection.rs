@@ -351,8 +351,8 @@ impl CellRun<'_> {
         }
     }
 
-    /// The change of the host. If `done` is set, the disrupted call is done at the same moment
-    /// before.
+    /// The change of the host. If `done` is set, the disrupted call is completed immediately before
+    /// the change.
     fn hook(&self, done: bool) -> TestHook {
         let (cell, id, task) = (self.cell, self.id.clone(), self.task.clone());
         let before = self.before.clone();
@@ -453,14 +453,14 @@ impl CellRun<'_> {
     }
 }
 
-/// Makes a machine ask a question: now if `pending`, else at its next power-on.
+/// Makes a machine ask a question: now if `pending`, otherwise at its next power-on.
 fn ask(machine: &str, pending: bool) -> HostChange {
     let question = Box::new(question());
     HostChange::Question { machine: machine.to_owned(), question, pending, repeats: false }
 }
 
-/// Whether the task of the call is a power-on that has not raised its question yet. It does so at
-/// 50 percent.
+/// Whether the task of the call is a power-on that has not raised its question yet. A power-on
+/// raises its question at 50 percent.
 const fn is_held_by_question(cell: Cell) -> bool {
     cell.kind.powers_on()
         && matches!(

@@ -180,8 +180,8 @@ impl<'b> CellRun<'b> {
         }
     }
 
-    /// Whether this list has the current state of every guest. A guest must not change before,
-    /// because otter would not see it.
+    /// Whether this list has the current state of every guest. Until then a guest must not change,
+    /// because otter would not see the change.
     pub(super) fn shows_guests(&self, list: &Value) -> bool {
         let Some(listed) = list["items"].as_array() else { return false };
         self.control().look(|world| {
@@ -198,7 +198,7 @@ impl<'b> CellRun<'b> {
     }
 
     /// Whether no job follows a task that starts a guest. If otter learned of the start after a
-    /// change of the guest, it would attribute the change to the guest before.
+    /// change of the guest, it would attribute the change to the previous run of the guest.
     pub(super) async fn has_no_starting_guest(&self) -> bool {
         let (_, _, jobs) = self.bench.read("/v1/jobs?state=running").await;
         let starts = |step: &Value| {
@@ -312,14 +312,14 @@ impl<'b> CellRun<'b> {
             self.until("the task to be known", |run| run.last_poll()["host_task"] == task.as_str())
                 .await?;
             self.control().finish_task(&task);
-            // The guests wait until otter reports this.
+            // The guests must not change until otter reports their new state.
             self.guests_are_current = false;
         }
         Ok(())
     }
 
     /// Lets the lease end on the recovered host. An active lease is released. Returns the lease as
-    /// it was when it was active; `None` if it never was.
+    /// it was when it was active, or `None` if it was never active.
     pub async fn lease_to_the_end(&mut self) -> Result<Option<Value>, String> {
         let patience = Clock::system();
         let mut active = None;
@@ -331,7 +331,7 @@ impl<'b> CellRun<'b> {
                     self.bench.release(self.lease_run.as_mut().unwrap()).await?;
                 }
                 "released" | "expired" | "revoked" | "failed" => {
-                    // The end must stay the same.
+                    // The end of the lease must stay the same.
                     self.ticks(3).await;
                     return Ok(active);
                 }

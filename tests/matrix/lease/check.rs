@@ -54,7 +54,7 @@ pub async fn check(
     Ok(format!("{:?}", expected.lease_outcome))
 }
 
-/// The job waited for readiness after the last call that could have undone it.
+/// Checks that the job waited for readiness after the last call that could have undone it.
 fn readiness_is_newest(job: &Value) -> Result<(), String> {
     let steps: Vec<&str> = job["steps"]
         .as_array()
@@ -79,7 +79,7 @@ fn answer_questions(run: &CellRun<'_>) {
             {
                 machine.question = None;
             }
-            // The machine may ask nothing.
+            // `answer` fails if the machine asks no question.
             let _ = world.answer(&id, "q-1", "2");
         }
     });
@@ -97,7 +97,7 @@ fn one_end(polls: &[Value]) -> Result<(), String> {
     Err(format!("polls have {count} ends of the lease: {polls:?}"))
 }
 
-/// The lease has the expected outcome.
+/// Checks that the lease has the expected outcome.
 fn lease_ended_as_expected(
     run: &CellRun<'_>,
     expected: LeaseOutcome,
@@ -135,8 +135,8 @@ fn lease_ended_as_expected(
     if reason == "prepare-failed" {
         is("/end/detail", &job["error"]["detail"])?;
     }
-    // After a successful preparation the lease may be active for a moment before otter misses the
-    // machine.
+    // After a successful preparation the lease may be active for a moment before otter notices that
+    // the machine is gone.
     let gone_late = expected == LeaseOutcome::Gone && job["state"] == "succeeded";
     if was_active_on != on && !gone_late {
         return Err(format!("it was active on {was_active_on:?}, but {on:?} is expected"));
@@ -147,7 +147,7 @@ fn lease_ended_as_expected(
     Ok(())
 }
 
-/// The inventory matches the host, except for the quarantine, which only otter knows.
+/// Checks that the inventory matches the host, except for the quarantine, which only otter knows.
 async fn inventory_matches_host(run: &mut CellRun<'_>) -> Result<(), String> {
     let expected = run.control().look(expected_inventory);
     let mut reported = Value::Null;
@@ -171,7 +171,8 @@ async fn inventory_matches_host(run: &mut CellRun<'_>) -> Result<(), String> {
     })
 }
 
-/// No machine is leased. Each is quarantined, or free, off and at the requested snapshot.
+/// Checks that no machine is leased, and that each is quarantined, or free, off and at the
+/// requested snapshot.
 async fn each_machine_is_free_or_quarantined(
     run: &CellRun<'_>,
     cell: LeaseCell,
@@ -225,7 +226,8 @@ async fn each_machine_is_free_or_quarantined(
         if machine.power != PowerState::Off {
             return Err(format!("it is free and not off: {machine:?}"));
         }
-        // Only a release reverts to a snapshot here.
+        // A preparation also reverts to a snapshot, but here only the snapshot of a release must be
+        // current.
         let asked = cell.kind.snapshot().filter(|_| meant && !cell.kind.prepares());
         let current = machine.current_snapshot.as_ref().and_then(|id| machine.snapshot(id));
         if let Some(asked) = asked
@@ -240,8 +242,8 @@ async fn each_machine_is_free_or_quarantined(
     if tasks.is_empty() { Ok(()) } else { Err(format!("tasks still run: {tasks:?}")) }
 }
 
-/// The event stream has one end of the lease and one of each job, the same as the polls, and
-/// nothing after it.
+/// Checks that the event stream has one end of the lease and one of each job, the same as the
+/// polls, and nothing after it.
 async fn events_agree(run: &mut CellRun<'_>, lease: &Value) -> Result<(), String> {
     let id = run.lease().id.clone();
     let (_, _, jobs) = run.bench.read(&format!("/v1/jobs?lease={id}")).await;

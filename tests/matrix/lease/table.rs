@@ -30,7 +30,7 @@ named_enum! {
         PrepareCheck = "prepare: the check",
         /// The barrier at the end.
         PrepareEnd = "prepare: the end",
-        /// The same preparation, but it waits for an address.
+        /// A preparation that waits for an address instead of only for tools.
         AwaitAddress = "prepare: until an address",
         /// A preparation: revert to a snapshot with memory, power off.
         PrepareOff = "prepare: the power-off",
@@ -88,8 +88,8 @@ pub enum LeaseOutcome {
     /// The machine is quarantined. The lease fails with the problem of the step, or is active on
     /// another machine if there is one.
     Quarantined,
-    /// The lease fails with the problem of the step, which is the whole host's. The machine is free
-    /// once the host recovers.
+    /// The lease fails with the problem of the step, because the fault affects the whole host. The
+    /// machine is free once the host recovers.
     Failed,
     /// The lease fails because the machine is gone. If the machine comes back, it is quarantined.
     Gone,
@@ -120,7 +120,7 @@ impl LeaseKind {
         }
     }
 
-    /// Whether it is a preparation and not a release.
+    /// Whether the job is a preparation and not a release.
     pub const fn prepares(self) -> bool {
         !matches!(
             self,
@@ -141,7 +141,7 @@ impl LeaseKind {
         )
     }
 
-    /// The name of the snapshot that it reverts to. `None` if it does not revert.
+    /// The name of the snapshot to which the job reverts. `None` if it does not revert.
     pub const fn snapshot(self) -> Option<&'static str> {
         match self {
             Self::ReleaseOff => None,
@@ -252,7 +252,8 @@ impl LeaseCell {
             && self.kind != LeaseKind::ReleaseCheck
     }
 
-    /// The fault disrupts a call: as in a separate job, but more calls follow.
+    /// The expected result if the fault disrupts a call. It is the result of a separate job with
+    /// this call, unless the calls that follow change it.
     fn at_a_call(self) -> Result<Expected, &'static str> {
         if self.kind == LeaseKind::PrepareOn && self.point == InjectionPoint::ResultRead {
             return Err("the only barrier is at the end, which is another kind");
@@ -278,7 +279,7 @@ impl LeaseCell {
         })
     }
 
-    /// The fault happens while no operation runs, or during a read.
+    /// The expected result if the fault happens while no operation runs, or during a read.
     fn between(self) -> Result<Expected, &'static str> {
         let waits = matches!(
             self.kind,

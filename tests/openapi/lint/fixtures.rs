@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::*;
 
-/// A document that keeps every rule, close to each of them.
+/// A document that satisfies every rule and is close to a violation of each.
 fn good() -> Value {
     let job = json!({ "application/json": { "schema": { "$ref": "#/components/schemas/Job" } } });
     let problem = json!({ "description": "it failed", "content": {
@@ -37,7 +37,7 @@ fn good() -> Value {
             "parameters": { "machine": { "name": "machine", "in": "path", "required": true,
                 "description": "the machine", "schema": { "type": "string" } } },
             "schemas": {
-                // A closed enum is fine in what callers send.
+                // Requests may have closed enums.
                 "PowerRequest": { "type": "object", "required": ["action"], "properties": {
                     "action": { "type": "string", "enum": ["on", "off"] },
                     "force_after": { "type": "string" } } },
@@ -59,7 +59,7 @@ fn good() -> Value {
 const POST: &str = "/paths/~1v1~1machines~1{machine}~1power/post";
 const SCHEMAS: &str = "/components/schemas";
 
-/// The good document with one value put in at a pointer, and the findings of it as `rule pointer`.
+/// Sets one value in the good document, at a pointer. Returns the findings, each as `rule pointer`.
 fn findings(at: &str, value: Value) -> Vec<String> {
     let mut document = good();
     let (parent, key) = at.rsplit_once('/').unwrap();
@@ -84,7 +84,7 @@ fn what_comes_near_to_a_rule_does_not_break_it() {
     let text = json!({ "text/plain": { "schema": { "type": "string" } } });
     for (at, value) in [
         ("/info/license".to_owned(), json!({ "name": "n", "url": "https://example.org" })),
-        // Anything at all is one type.
+        // A schema that allows every value counts as one type.
         (format!("{SCHEMAS}/Job/properties/parent"), json!({})),
         (format!("{SCHEMAS}/Job/properties/parent"), json!({ "oneOf": [{ "type": "string" }] })),
         (
@@ -97,12 +97,12 @@ fn what_comes_near_to_a_rule_does_not_break_it() {
             format!("{SCHEMAS}/Job/properties/parent"),
             json!({ "type": "object", "additionalProperties": { "type": "string" } }),
         ),
-        // A diamond is no circle.
+        // Two references that lead to the same schema are not a circle.
         (
             format!("{SCHEMAS}/Diamond"),
             json!({ "allOf": [{ "$ref": "#/components/schemas/Job" }, { "$ref": "#/components/schemas/Problem" }] }),
         ),
-        // Nothing answers with this one, and nothing sends it.
+        // No request and no response uses this schema.
         (format!("{SCHEMAS}/Stray"), json!({ "properties": { "a": { "enum": [null] } } })),
         (
             format!("{POST}/responses"),
@@ -287,7 +287,7 @@ fn every_rule_finds_what_breaks_it() {
             vec![format!("closed-enum-in-answer {field}/items")],
         ),
         (
-            // The states of anything else may grow.
+            // The states of other objects may get new values.
             format!("{SCHEMAS}/Problem"),
             json!({ "properties": { "state": { "enum": ["a"] } }, "required": ["state"] }),
             vec![format!("closed-enum-in-answer {SCHEMAS}/Problem/properties/state")],

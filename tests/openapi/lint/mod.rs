@@ -13,7 +13,7 @@ use super::walk::Place;
 #[derive(Debug)]
 pub struct Rule {
     pub name: &'static str,
-    /// The replacement, and the failure without it.
+    /// What the document must have instead, and what fails otherwise.
     pub advice: &'static str,
     check: fn(&Value) -> Vec<Broken>,
 }

@@ -18,8 +18,9 @@ pub(super) fn null_in_parameter(document: &Value) -> Vec<Broken> {
         .collect()
 }
 
-/// Maps of one type of value, never null, have their place in every language; other objects are
-/// structs.
+/// An object schema without a name must be a map whose values have one type and are never null,
+/// because every language has such maps. Generators make structs of other objects, and structs need
+/// names.
 pub(super) fn nameless_object(document: &Value) -> Vec<Broken> {
     let bodies = walk::operations(document).into_iter().flat_map(|operation| {
         let answers =
@@ -54,7 +55,7 @@ pub(super) fn problem_text(document: &Value) -> Vec<Broken> {
         .filter(|(name, _)| name == "application/problem+json")
         .filter_map(|(_, media_type)| media_type.get("schema")?.resolved())
         .map(|problem| (problem.pointer.clone(), problem));
-    // Most operations share one.
+    // Most operations share one problem schema. The map contains each schema once.
     let problems: BTreeMap<String, Place> = problems.collect();
     let texts = problems.values().flat_map(|problem| problem.entries("properties"));
     texts
@@ -96,7 +97,7 @@ pub(super) fn closed_enum_in_answer(document: &Value) -> Vec<Broken> {
         .collect()
 }
 
-/// Whether the enum at this pointer is one of those that never grow.
+/// Whether the enum at this pointer never gets new values.
 fn may_be_closed(pointer: &str) -> bool {
     CLOSED_ENUMS.iter().any(|name| pointer == format!("/components/schemas/{name}"))
         || pointer.ends_with("/properties/power_state")
@@ -147,7 +148,7 @@ pub(super) fn recursive_schema(document: &Value) -> Vec<Broken> {
     findings
 }
 
-/// The named schemas that this one refers to, at any depth inside itself.
+/// The named schemas to which this schema or a schema inside it refers.
 fn named_references<'a>(schema: &Place<'a>) -> BTreeSet<&'a str> {
     let own =
         schema.text("$ref").and_then(|reference| reference.strip_prefix("#/components/schemas/"));
@@ -155,7 +156,7 @@ fn named_references<'a>(schema: &Place<'a>) -> BTreeSet<&'a str> {
     own.into_iter().chain(inner).collect()
 }
 
-/// The shortest way from a schema back to itself, breadth first.
+/// The shortest chain of references from a schema back to itself, by breadth-first search.
 fn shortest_circle<'a>(
     from: &'a str,
     references: &BTreeMap<&'a str, BTreeSet<&'a str>>,
@@ -190,7 +191,7 @@ pub(super) fn reserved_schema_name(document: &Value) -> Vec<Broken> {
     reserved.map(|(name, place)| broken(&place, format!("a schema named `{name}`"))).collect()
 }
 
-/// What a schema may be besides null, where it says so by `oneOf` or `anyOf`.
+/// The alternatives other than null, if the schema lists alternatives in `oneOf` or `anyOf`.
 fn alternatives<'a>(schema: &Place<'a>) -> Vec<Place<'a>> {
     let all =
         ["oneOf", "anyOf"].into_iter().flat_map(|key| schema.entries(key)).map(|(_, place)| place);
@@ -200,7 +201,7 @@ fn alternatives<'a>(schema: &Place<'a>) -> Vec<Place<'a>> {
 /// Names of schemas whose enums are closed for ever.
 const CLOSED_ENUMS: &[&str] = &["PowerState", "JobState", "LeaseState"];
 
-/// Lower-case names that generators take for their own.
+/// Lower-case names that code generators reserve.
 const RESERVED_NAMES: &[&str] = &[
     "any",
     "array",

@@ -49,7 +49,7 @@ pub fn start() -> Timestamp {
     "2026-03-01T12:00:00Z".parse().unwrap()
 }
 
-/// The ids of the database are numbers.
+/// The id with this number. All ids in the database are numbers.
 pub fn id(number: u128) -> Uuid {
     Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + number)
 }

@@ -132,7 +132,7 @@ impl Disk {
         self.lock().waiting.len()
     }
 
-    /// The daemon crashes. The first `survivors` of the waiting writes are committed, and the
+    /// Crashes the daemon. The first `survivors` of the waiting writes are committed, and the
     /// others are lost. No caller gets a result: every call of an open handle fails as `Closed` or
     /// never returns.
     pub fn crash(&self, survivors: usize) {
@@ -180,7 +180,7 @@ pub struct InMemory {
 
 impl InMemory {
     /// Commits writes until `stop` is cancelled, then commits the accepted writes, and returns.
-    /// Also returns after a crash. Writes wait while this does not run.
+    /// Also returns after a crash. While this method does not run, writes wait.
     pub async fn run(&self, stop: CancellationToken) {
         while let Ok((waiting, is_closed, work)) = self.state() {
             if waiting > 0 {

@@ -25,7 +25,8 @@ pub struct Tables {
     pub held: BTreeMap<String, LeaseId>,
     pub machines: BTreeMap<String, StoredMachine>,
     pub fence_floor: u64,
-    /// By the key of the machine and the snapshot.
+    /// The lease under which each snapshot was created, by the key of the machine and the id of the
+    /// snapshot.
     pub created_snapshots: BTreeMap<(String, SnapshotId), LeaseId>,
     pub audit: BTreeMap<i64, AuditRow>,
     pub tokens: Vec<StoredToken>,
@@ -61,7 +62,7 @@ pub struct Key<I> {
     /// The job or lease that the call started.
     pub owner: I,
     pub fingerprint: [u8; 32],
-    /// In microseconds.
+    /// The creation time, in microseconds since 1970.
     pub created_at: i64,
 }
 

@@ -39,8 +39,8 @@ async fn a_barrier_does_not_join_a_round_in_flight(test: &TestContext) -> Result
                 tokio::spawn(async move { backend.barrier().await })
             })
             .collect();
-        // The barriers are at different points of their round. A later barrier must not join it,
-        // because the round may have read the host before the rename.
+        // Depending on `round`, the earlier barriers are at different points of their read of the
+        // host. A later barrier must not join that read, which may have begun before the rename.
         for _ in 0..round {
             tokio::task::yield_now().await;
         }
@@ -92,7 +92,7 @@ async fn a_barrier_returns_when_the_host_disconnects(test: &TestContext) -> Resu
         .collect();
     test.control.disconnect().await?;
     for barrier in barriers {
-        // It returns, whether it was in time or not.
+        // A barrier that was complete before the host disconnected succeeds.
         if let Err(error) = test.in_time("a barrier of a disconnected host", barrier).await?? {
             ensure!(error.kind == HostErrorKind::Unreachable, "{error:?}");
         }

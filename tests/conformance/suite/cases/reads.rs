@@ -216,7 +216,7 @@ async fn reads_of_an_unknown_machine_are_not_found(test: &TestContext) -> Result
             other => bail!("{what} of an unknown machine returned {other:?}"),
         }
     }
-    // The backend did not take its session as lost.
+    // The backend did not treat its session as lost.
     let logins = test.observer.read(|recording| recording.status().map(|status| status.logins));
     ensure!(logins == Some(1), "{logins:?} logins");
     Ok(())
