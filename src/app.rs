@@ -18,7 +18,7 @@ use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::listener::Listener;
-use crate::api::serve::serve;
+use crate::api::serve::{HttpService, serve};
 use crate::api::tls::{Tls, TlsFiles};
 use crate::api::{ApiState, HttpSettings, connections};
 use crate::clock::Clock;
@@ -443,11 +443,15 @@ impl App {
         reload.register(supervisor, services, live.clone(), tls.clone());
     }
 
-    /// The router of the HTTP API. Tests call it without a socket.
-    pub fn router(&self) -> axum::Router {
+    /// The service of the HTTP API. Tests call it without a socket.
+    ///
+    /// # Errors
+    /// Two routes match the same paths.
+    pub fn service(&self) -> anyhow::Result<impl HttpService + use<>> {
         let Self { clock, supervisor, services, http, metrics, .. } = self;
         let stop = supervisor.shutdown_token();
-        ApiState::new(services.clone(), clock.clone(), stop, http.clone(), metrics.clone()).router()
+        let (services, clock, http) = (services.clone(), clock.clone(), http.clone());
+        Ok(ApiState::new(services, clock, stop, http, metrics.clone()).service()?)
     }
 
     /// Resumes the unfinished jobs, serves the HTTP API, and returns after the shutdown. On SIGHUP
@@ -456,7 +460,7 @@ impl App {
     /// # Errors
     /// The unfinished jobs cannot be read from the store.
     pub async fn run(self, signals: Signals) -> anyhow::Result<Shutdown> {
-        let router = self.router();
+        let service = self.service()?;
         let Self { clock, supervisor, store, services, listeners, live, http, retention, .. } =
             self;
         let (purged, purge_clock): (Arc<dyn Storage>, _) = (Arc::new(store.clone()), clock.clone());
@@ -509,7 +513,7 @@ impl App {
         supervisor.spawn("storage", |stop| services.storage.clone().watch(stop));
         supervisor.spawn("retention", |stop| retention::run(purged, purge_clock, retention, stop));
         let own = supervisor.clone();
-        supervisor.spawn("http", |stop| serve(listeners, router, http, clock, own, stop));
+        supervisor.spawn("http", |stop| serve(listeners, service, http, clock, own, stop));
         supervisor.ready();
         Ok(supervisor.run(signals).await)
     }

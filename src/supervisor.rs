@@ -275,7 +275,9 @@ impl Supervisor {
                 () = hard.cancelled() => {}
             }
         };
-        self.spawn_tracked(&self.0.services.tasks, name, guarded);
+        // Connections are such tasks. At `debug` their spans do not slow down each request.
+        let guarded = guarded.instrument(tracing::debug_span!("task", task = name));
+        self.spawn_tracked(&self.0.services.tasks, guarded);
         IsolatedTask { name, result }
     }
 
@@ -397,16 +399,11 @@ impl Supervisor {
             };
             supervisor.record_failure(TaskFailure { task: name, outcome });
         };
-        self.spawn_tracked(&tasks, name, guarded);
+        let guarded = guarded.instrument(tracing::info_span!("task", task = name));
+        self.spawn_tracked(&tasks, guarded);
     }
 
-    fn spawn_tracked(
-        &self,
-        tasks: &TaskTracker,
-        name: &'static str,
-        task: impl Future<Output = ()> + Send + 'static,
-    ) {
-        let task = task.instrument(tracing::info_span!("task", task = name));
+    fn spawn_tracked(&self, tasks: &TaskTracker, task: impl Future<Output = ()> + Send + 'static) {
         (self.0.spawn)(tasks.track_future(task).boxed());
     }
 

@@ -1,20 +1,14 @@
-//! Serves otter under the path at which a reverse proxy has put it: finds the path of each request,
-//! removes it before the routes, and lets all links begin with it.
+//! The path at which a reverse proxy has put otter: finds it for each request, and removes it before
+//! the routes. All links begin with it.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::Router;
-use axum::body::Body;
 use axum::extract::Request;
-use axum::response::Response;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, Uri};
-use tower::{ServiceExt, service_fn};
+use http::{HeaderName, Uri};
 
 use super::client_address::{Peer, is_trusted_peer};
 use super::extract::failure_at;
-use super::links::{self, LinkedBody};
 use crate::domain::base_path::BasePath;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::trusted_proxy::TrustedProxy;
@@ -25,7 +19,6 @@ use crate::service::machines::shorten;
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// The sources of the base path: the path under which a client reaches otter.
-#[derive(Clone)]
 pub struct BasePathSettings {
     /// `http.base_path`. Unless it is `/`, it applies to every request.
     pub configured: BasePath,
@@ -33,50 +26,21 @@ pub struct BasePathSettings {
     pub trusted_proxies: Arc<[TrustedProxy]>,
 }
 
-/// An extension of a request whose `X-Forwarded-Prefix` is malformed. The layers refuse it.
-#[derive(Clone)]
-pub struct RefusedPrefix(pub Failure);
-
-/// Serves a router under the base path of each request.
-pub fn serve_under(router: Router, settings: BasePathSettings) -> Router {
-    if settings.configured.is_root() && settings.trusted_proxies.is_empty() {
-        return router;
-    }
-    Router::new().fallback_service(service_fn(move |request: Request| {
-        serve(router.clone(), settings.clone(), request)
-    }))
-}
-
-async fn serve(
-    router: Router,
-    settings: BasePathSettings,
-    mut request: Request,
-) -> Result<Response, Infallible> {
-    let peer = request.extensions().get::<Peer>().copied();
-    let base = settings.of_request(peer, request.headers()).unwrap_or_else(|failure| {
-        request.extensions_mut().insert(RefusedPrefix(failure));
-        BasePath::default()
-    });
-    if base.is_root() {
-        return router.oneshot(request).await;
-    }
-    if let Some(own) = without(&base, request.uri()) {
-        *request.uri_mut() = own;
-    }
-    let response = links::under(base.clone(), router.oneshot(request)).await?;
-    Ok(response.map(|body| Body::new(LinkedBody::new(body, base))))
-}
-
 impl BasePathSettings {
     /// The path under which the client of a request reaches otter.
     ///
     /// # Errors
     /// `invalid-request` if a trusted proxy sends a malformed path.
-    fn of_request(&self, peer: Option<Peer>, headers: &HeaderMap) -> Result<BasePath, Failure> {
-        if !self.configured.is_root() || !is_trusted_peer(peer, &self.trusted_proxies) {
+    pub fn of_request(&self, request: &Request) -> Result<BasePath, Failure> {
+        if !self.configured.is_root() || self.trusted_proxies.is_empty() {
             return Ok(self.configured.clone());
         }
-        let Some(given) = headers.get(X_FORWARDED_PREFIX) else { return Ok(BasePath::default()) };
+        let peer = request.extensions().get::<Peer>().copied();
+        let headers = request.headers();
+        let reported = headers.get(X_FORWARDED_PREFIX);
+        let Some(given) = reported.filter(|_| is_trusted_peer(peer, &self.trusted_proxies)) else {
+            return Ok(BasePath::default());
+        };
         let text = String::from_utf8_lossy(given.as_bytes());
         let is_single = headers.get_all(X_FORWARDED_PREFIX).iter().count() == 1;
         match text.trim().parse() {
@@ -98,6 +62,13 @@ impl BasePathSettings {
                 ))
             }
         }
+    }
+}
+
+/// Removes the base path from the URI of a request.
+pub fn remove(base: &BasePath, request: &mut Request) {
+    if let Some(own) = without(base, request.uri()) {
+        *request.uri_mut() = own;
     }
 }
 

@@ -5,7 +5,7 @@
 //! finds them in the written bytes and replaces them. It leaves the bytes of an upgraded connection
 //! unchanged.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,6 +55,30 @@ impl<C: AsyncWrite + Unpin> HyperErrorReplacer<C> {
         self.written = 0;
         Poll::Ready(Ok(()))
     }
+
+    /// The replacement for the written bytes. `None` if they are not an error response of hyper.
+    fn replace(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let kind = ErrorResponse::from_bytes(bytes)?;
+        if self.is_upgraded.load(Ordering::Relaxed) {
+            return None;
+        }
+        links::under_sync(&self.base_path, || problem_response(&kind, bytes, &self.clock))
+    }
+
+    /// Begins to write a replacement, and reports all of the replaced bytes as written. The next
+    /// write or flush sends the rest.
+    fn begin_replacement(
+        &mut self,
+        context: &mut Context<'_>,
+        response: Vec<u8>,
+        replaced: usize,
+    ) -> Poll<io::Result<usize>> {
+        self.pending = response;
+        match self.poll_pending(context) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(replaced)),
+        }
+    }
 }
 
 impl<C: AsyncRead + Unpin> AsyncRead for HyperErrorReplacer<C> {
@@ -74,24 +98,31 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for HyperErrorReplacer<C> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_pending(context))?;
-        let is_upgraded = self.is_upgraded.load(Ordering::Relaxed);
-        let replaced = if is_upgraded {
-            None
-        } else {
-            links::under_sync(&self.base_path, || problem_response(bytes, &self.clock))
-        };
-        match replaced {
-            Some(response) => {
-                self.pending = response;
-                // Report all bytes as written. The next write or flush sends the rest of the
-                // replacement.
-                match self.poll_pending(context) {
-                    Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-                    _ => Poll::Ready(Ok(bytes.len())),
-                }
-            }
+        match self.replace(bytes) {
+            Some(response) => self.begin_replacement(context, response, bytes.len()),
             None => Pin::new(&mut self.connection).poll_write(context, bytes),
         }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_pending(context))?;
+        // An error response of hyper has no body, so it is one slice.
+        let only = match slices {
+            [only] => self.replace(only).map(|response| (response, only.len())),
+            _ => None,
+        };
+        match only {
+            Some((response, length)) => self.begin_replacement(context, response, length),
+            None => Pin::new(&mut self.connection).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.connection.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -105,23 +136,40 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for HyperErrorReplacer<C> {
     }
 }
 
+/// A response that begins as an error response of hyper does.
+struct ErrorResponse {
+    kind: FailureKind,
+    detail: &'static str,
+}
+
+impl ErrorResponse {
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (kind, detail) = match bytes.get(..13)? {
+            b"HTTP/1.1 414 " => (
+                FailureKind::UriTooLong,
+                "The path and query are longer than otter accepts. Use ids in place of names.",
+            ),
+            b"HTTP/1.1 431 " => (
+                FailureKind::HeadersTooLarge,
+                "The request has more or longer headers than otter accepts.",
+            ),
+            b"HTTP/1.1 400 " => {
+                (FailureKind::InvalidRequest, "The request is not valid HTTP/1.1 (RFC 9112).")
+            }
+            _ => return None,
+        };
+        Some(Self { kind, detail })
+    }
+}
+
 /// The replacement for an empty error response of hyper. `None` if the bytes are anything else.
 /// otter's own responses always have a request id, so they are never replaced.
-fn problem_response(bytes: &[u8], clock: &Clock) -> Option<Vec<u8>> {
-    let (kind, detail) = match bytes.get(..13)? {
-        b"HTTP/1.1 414 " => (
-            FailureKind::UriTooLong,
-            "The path and query are longer than otter accepts. Use ids in place of names.",
-        ),
-        b"HTTP/1.1 431 " => (
-            FailureKind::HeadersTooLarge,
-            "The request has more or longer headers than otter accepts.",
-        ),
-        b"HTTP/1.1 400 " => {
-            (FailureKind::InvalidRequest, "The request is not valid HTTP/1.1 (RFC 9112).")
-        }
-        _ => return None,
-    };
+fn problem_response(
+    ErrorResponse { kind, detail }: &ErrorResponse,
+    bytes: &[u8],
+    clock: &Clock,
+) -> Option<Vec<u8>> {
+    let kind = *kind;
     let head = std::str::from_utf8(bytes).ok()?.to_ascii_lowercase();
     if !head.ends_with("\r\n\r\n")
         || !head.contains("content-length: 0\r\n")
@@ -131,7 +179,7 @@ fn problem_response(bytes: &[u8], clock: &Clock) -> Option<Vec<u8>> {
     }
     let id = clock.uuid().to_string();
     let body = serde_json::to_string(&problem::Problem::from_failure(
-        &Failure::new(kind, detail),
+        &Failure::new(kind, *detail),
         Some(&id),
     ))
     .ok()?;

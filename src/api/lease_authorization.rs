@@ -1,8 +1,6 @@
 //! Reads the headers that authorise a call to change a machine, `Otter-Lease` and `Otter-Override`,
 //! and adds `Otter-Lease-Expires` to responses.
 
-use axum::extract::{Request, State};
-use axum::middleware::Next;
 use axum::response::Response;
 use http::{HeaderMap, HeaderName};
 
@@ -14,6 +12,9 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
 use crate::service::callers::Caller;
 use crate::service::jobs::authorization::{LeaseCredential, Requester};
+
+/// The lease with which a client works: its id and secret.
+const OTTER_LEASE: HeaderName = HeaderName::from_static("otter-lease");
 
 /// The time at which the lease of the request expires.
 const OTTER_LEASE_EXPIRES: HeaderName = HeaderName::from_static("otter-lease-expires");
@@ -92,19 +93,15 @@ pub fn read_lease(api: &ApiState, headers: &HeaderMap) -> Result<Option<LeaseId>
     Err(Failure::new(FailureKind::MachineLeased, detail).with_lease(id))
 }
 
-/// Adds `Otter-Lease-Expires` to the response if the request carries a valid lease.
-pub async fn add_lease_expiry(
-    State(api): State<ApiState>,
-    request: Request,
-    next: Next,
-) -> Response {
-    // The handler refuses a malformed header if it needs the lease.
-    let lease = read_lease(&api, request.headers()).ok().flatten();
-    let mut response = next.run(request).await;
-    if let Some(id) = lease
-        && let Some(at) = api.services().leases.expires_at(id)
-    {
-        set(&mut response, OTTER_LEASE_EXPIRES, &at.to_string());
+/// The lease of a request, if it carries a valid one. The handler refuses a malformed header if it
+/// needs the lease.
+pub fn valid_lease(api: &ApiState, headers: &HeaderMap) -> Option<LeaseId> {
+    headers.contains_key(OTTER_LEASE).then(|| read_lease(api, headers).ok().flatten()).flatten()
+}
+
+/// Adds `Otter-Lease-Expires` to the response for a request with this lease.
+pub fn add_expiry(api: &ApiState, lease: Option<LeaseId>, response: &mut Response) {
+    if let Some(at) = lease.and_then(|id| api.services().leases.expires_at(id)) {
+        set(response, OTTER_LEASE_EXPIRES, &at.to_string());
     }
-    response
 }

@@ -6,6 +6,8 @@ mod access_log;
 mod audit;
 mod base_path;
 mod client_address;
+mod compression;
+mod conditional;
 pub mod connections;
 mod cors;
 mod datastores;
@@ -24,6 +26,7 @@ mod machines;
 mod media_type;
 mod metrics;
 mod openapi_parts;
+mod operations;
 mod pages;
 pub mod paging;
 pub mod problem;
@@ -38,7 +41,9 @@ pub mod tls;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
@@ -46,9 +51,13 @@ use utoipa::OpenApi;
 use self::base_path::BasePathSettings;
 use self::cors::Cors;
 pub use self::extract::NoParameters;
+use self::layers::Layers;
+use self::links::LinkedBody;
+use self::operations::Operations;
 use self::problem::ApiError;
 use self::request_checks::RequestChecks;
 use self::roles::{Guard, Routes};
+use self::serve::HttpService;
 use crate::clock::Clock;
 use crate::domain::base_path::BasePath;
 use crate::domain::failure::{Failure, FailureKind};
@@ -154,36 +163,38 @@ impl ApiState {
         }))
     }
 
-    /// The router with all routes and all layers.
-    pub fn router(self) -> Router {
+    /// The HTTP service: all routes, and everything around them.
+    ///
+    /// # Errors
+    /// Two routes match the same paths.
+    pub fn service(self) -> Result<impl HttpService, matchit::InsertError> {
         let (router, access, _) = routes().into_parts();
         let router = router
             .fallback(unknown_path)
             .method_not_allowed_fallback(method_not_allowed)
             .with_state(self.clone());
-        let guard = Guard::new(Arc::clone(&self.services().callers), access);
-        let context = layers::LayerContext {
+        let trusted_proxies: Arc<[TrustedProxy]> =
+            Arc::from(self.settings().trusted_proxies.as_slice());
+        let layers = Layers {
+            router,
+            operations: Operations::new(&access, self.metrics())?,
             clock: self.clock().clone(),
-            guard,
-            metrics: self.metrics().clone(),
+            guard: Guard::new(Arc::clone(&self.services().callers)),
             audit: Arc::clone(&self.services().audit),
-            trusted_proxies: Arc::from(self.settings().trusted_proxies.as_slice()),
+            trusted_proxies: Arc::clone(&trusted_proxies),
             checks: RequestChecks {
                 scheme: self.settings().scheme,
                 cors: Cors::new(&self.settings().allowed_origins),
             },
             access_log: self.settings().access_log,
         };
-        let base_path = BasePathSettings {
-            configured: self.settings().base_path.clone(),
-            trusted_proxies: Arc::clone(&context.trusted_proxies),
-        };
-        // Outermost, because a request that authentication rejects may still carry a lease.
-        let router = layers::apply(router, context).layer(axum::middleware::from_fn_with_state(
-            self,
-            lease_authorization::add_lease_expiry,
-        ));
-        base_path::serve_under(router, base_path)
+        let base_path =
+            BasePathSettings { configured: self.settings().base_path.clone(), trusted_proxies };
+        let entrance = Arc::new(Entrance { api: self, base_path, layers });
+        Ok(tower::service_fn(move |request| {
+            let entrance = Arc::clone(&entrance);
+            async move { Ok(entrance.answer(request).await) }
+        }))
     }
 
     pub(crate) fn services(&self) -> &Services {
@@ -234,6 +245,39 @@ fn routes() -> Routes {
         .merge(about::routes())
         .merge(pages::routes())
         .merge(metrics::routes())
+}
+
+/// Where every request begins.
+struct Entrance {
+    api: ApiState,
+    base_path: BasePathSettings,
+    layers: Layers,
+}
+
+impl Entrance {
+    /// Answers a request. All links of the response begin with the path under which its client
+    /// reaches otter.
+    async fn answer(&self, mut request: Request) -> Response {
+        match self.base_path.of_request(&request) {
+            Ok(base) if base.is_root() => self.answer_own(Ok(()), request).await,
+            Ok(base) => {
+                base_path::remove(&base, &mut request);
+                let answered = Box::pin(self.answer_own(Ok(()), request));
+                let response = links::under(base.clone(), answered).await;
+                response.map(|body| Body::new(LinkedBody::new(body, base)))
+            }
+            Err(failure) => Box::pin(self.answer_own(Err(failure), request)).await,
+        }
+    }
+
+    /// Answers a request whose path is one of otter's own.
+    async fn answer_own(&self, is_acceptable: Result<(), Failure>, request: Request) -> Response {
+        // Outermost, because a request that authentication rejects may still carry a lease.
+        let lease = lease_authorization::valid_lease(&self.api, request.headers());
+        let mut response = self.layers.answer(is_acceptable, request).await;
+        lease_authorization::add_expiry(&self.api, lease, &mut response);
+        response
+    }
 }
 
 async fn unknown_path() -> ApiError {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -426,8 +426,8 @@ pub struct FailedResponse(pub std::sync::Arc<Failure>);
 /// The `Retry-After` of failures that end at an unknown time.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// The response for a failure: its status, the problem as the body, and `Retry-After` for status
-/// 429, 502 and 503.
+/// The response for a failure: its status, the problem as the body, `WWW-Authenticate` for status
+/// 401, and `Retry-After` for status 429, 502 and 503.
 #[must_use]
 pub fn respond(failure: &Failure, request_id: &str) -> Response {
     let row = find(failure.kind);
@@ -437,6 +437,9 @@ pub fn respond(failure: &Failure, request_id: &str) -> Response {
     let mut response = (row.status, body).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if row.status == Status::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     let soon = matches!(
         row.status,
         Status::TOO_MANY_REQUESTS | Status::SERVICE_UNAVAILABLE | Status::BAD_GATEWAY

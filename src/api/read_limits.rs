@@ -9,7 +9,7 @@
 //! hyper has one limit for both, which begins when it starts to wait for a head. It would close a
 //! connection on which a client is about to send its next request.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -36,16 +36,26 @@ pub struct LimitedStream<S> {
     slot: Arc<ConnectionSlot>,
     limits: ReadLimits,
     clock: Clock,
-    /// The idle period to which `has_bytes` and `limit` belong. `None` while a request is in
+    /// The idle period to which `has_bytes` and `since` belong. `None` while a request is in
     /// flight.
     period: Option<u64>,
     /// Whether a byte of the next head has arrived.
     has_bytes: bool,
-    limit: Option<BoxFuture<'static, ()>>,
+    /// When the limit that applies now began, as the elapsed time of the clock. `None` before the
+    /// first wait for a byte.
+    since: Option<Duration>,
+    /// Wakes the task when the limit is exceeded, or earlier. A timer that is due earlier stays: to
+    /// restart it for each request costs more than to be woken once without need.
+    timer: Option<Timer>,
     /// Whether the client has not read all of the last response. That time is limited by the
     /// timeout of writes.
     is_write_blocked: bool,
     is_over: bool,
+}
+
+struct Timer {
+    due: Duration,
+    sleep: BoxFuture<'static, ()>,
 }
 
 impl<S> LimitedStream<S> {
@@ -61,7 +71,8 @@ impl<S> LimitedStream<S> {
             clock,
             period: None,
             has_bytes: false,
-            limit: None,
+            since: None,
+            timer: None,
             is_write_blocked: false,
             is_over: false,
         }
@@ -74,7 +85,7 @@ impl<S> LimitedStream<S> {
         if self.period != period {
             self.period = period;
             self.has_bytes = false;
-            self.limit = None;
+            self.since = None;
         }
         period.is_some()
     }
@@ -82,7 +93,7 @@ impl<S> LimitedStream<S> {
     fn count_bytes(&mut self, context: &Context<'_>) {
         if self.update_period(context) && !self.has_bytes {
             self.has_bytes = true;
-            self.limit = None;
+            self.since = None;
         }
     }
 
@@ -92,17 +103,28 @@ impl<S> LimitedStream<S> {
             if !self.update_period(context) {
                 return Poll::Pending;
             }
-            let Self { limits, clock, has_bytes, limit, .. } = self;
+            let Self { limits, clock, has_bytes, since, timer, .. } = self;
             let time = if *has_bytes { limits.header } else { limits.idle };
-            let sleep = || -> BoxFuture<'static, ()> {
-                let clock = clock.clone();
-                Box::pin(async move { clock.sleep(time).await })
+            let due = since.get_or_insert_with(|| clock.elapsed()).saturating_add(time);
+            let current = match timer {
+                Some(current) if current.due <= due => current,
+                _ => timer.insert(Timer::new(due, clock)),
             };
-            ready!(limit.get_or_insert_with(sleep).as_mut().poll(context));
-            self.limit = None;
-            self.is_over = self.has_bytes || !self.is_write_blocked;
+            ready!(current.sleep.as_mut().poll(context));
+            *timer = None;
+            if clock.elapsed() >= due {
+                *since = None;
+                self.is_over = self.has_bytes || !self.is_write_blocked;
+            }
         }
         Poll::Ready(())
+    }
+}
+
+impl Timer {
+    fn new(due: Duration, clock: &Clock) -> Self {
+        let (clock, left) = (clock.clone(), due.saturating_sub(clock.elapsed()));
+        Self { due, sleep: Box::pin(async move { clock.sleep(left).await }) }
     }
 }
 
@@ -134,6 +156,20 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedStream<S> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.is_write_blocked = written.is_pending();
         written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.is_write_blocked = written.is_pending();
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -226,6 +262,21 @@ mod tests {
         fixture.clock.advance(Duration::from_hours(1));
         assert!(fixture.read().is_none());
         drop(request);
+        fixture.assert_closes_after(LIMITS.idle);
+    }
+
+    #[tokio::test]
+    async fn each_request_begins_a_new_idle_time() {
+        let mut fixture = Fixture::new().await;
+        for _ in 0..3 {
+            assert!(fixture.read().is_none());
+            fixture.clock.advance(LIMITS.idle.saturating_sub(SECOND));
+            fixture.client.write_all(b"G").await.unwrap();
+            assert_eq!(fixture.read().unwrap().unwrap(), b'G');
+            let request = fixture.slot.begin_request().unwrap();
+            assert!(fixture.read().is_none());
+            drop(request);
+        }
         fixture.assert_closes_after(LIMITS.idle);
     }
 

@@ -1,18 +1,15 @@
 //! Authorization of calls by role. Each route is registered with the access that it requires. The
-//! OpenAPI document shows this access, and a layer in front of the routes checks it.
+//! OpenAPI document shows this access, and [`Guard`] checks it before the routes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
-use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::MethodRouter;
 use futures_util::StreamExt;
-use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Method};
-use secrecy::{ExposeSecret, SecretString};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method};
 use serde_json::json;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
@@ -21,10 +18,10 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
 use super::ApiState;
 use super::openapi_parts::{ALL_OPERATIONS, AUTHENTICATED};
-use super::problem::ApiError;
 use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::service::callers::{Caller, Callers};
+use crate::domain::origin::RequestOrigin;
+use crate::service::callers::{Caller, Callers, Credential, IdentifiedCaller};
 
 /// The access that a route requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,60 +150,52 @@ fn document_access(operation: &mut Operation, access: Access) {
     }
 }
 
-/// Checks the access that each route requires.
+/// Identifies callers, and checks the access that operations require.
 #[derive(Clone)]
-pub struct Guard {
-    callers: Arc<Callers>,
-    access: Arc<AccessTable>,
+pub struct Guard(Arc<Callers>);
+
+/// The caller of an operation that requires a role.
+pub struct Identified {
+    pub caller: Caller,
+    pub credential: Credential,
+    /// The lowest role that may make the call.
+    least: Role,
 }
 
 impl Guard {
     #[must_use]
-    pub fn new(callers: Arc<Callers>, access: AccessTable) -> Self {
-        Self { callers, access: Arc::new(access) }
+    pub fn new(callers: Arc<Callers>) -> Self {
+        Self(callers)
     }
 
     /// Whether callers need tokens.
     #[must_use]
     pub fn requires_tokens(&self) -> bool {
-        self.callers.need_tokens()
+        self.0.need_tokens()
     }
 
-    fn access(&self, method: &Method, route: Option<&MatchedPath>) -> Access {
-        let methods =
-            route.and_then(|route| self.access.get(route.as_str())).map_or(&[][..], Vec::as_slice);
-        let access_for = |method: &Method| {
-            methods.iter().find(|(known, _)| known == method).map(|(_, access)| *access)
-        };
-        let method = if *method == Method::HEAD { &Method::GET } else { method };
-        // A 404 or 405 requires a token too, because it shows which paths exist.
-        access_for(method).unwrap_or_else(|| match access_for(&Method::GET) {
-            Some(Access::Open) => Access::Open,
-            _ => Access::AtLeast(Role::Viewer),
-        })
-    }
-
-    /// Identifies the caller. `None` if the call requires no token.
+    /// Identifies the caller. `None` if the operation requires no token.
     ///
     /// # Errors
     /// `unauthenticated`.
-    fn identify(&self, request: &Request) -> Result<Option<Identified>, Failure> {
-        let access = self.access(request.method(), request.extensions().get());
+    pub fn identify(
+        &self,
+        access: Access,
+        headers: &HeaderMap,
+        origin: RequestOrigin,
+    ) -> Result<Option<Identified>, Failure> {
         let Access::AtLeast(least) = access else { return Ok(None) };
-        let token = bearer_token(request.headers())?;
-        let caller = self.callers.identify(token)?;
-        let origin = request.extensions().get().copied().unwrap_or_default();
-        let token = token.map(SecretString::from);
-        Ok(Some(Identified { caller: Caller { origin, ..caller }, least, token }))
+        let IdentifiedCaller { caller, credential } = self.0.identify(bearer_token(headers)?)?;
+        Ok(Some(Identified { caller: Caller { origin, ..caller }, credential, least }))
     }
 
     /// Checks the caller's request limit and role.
     ///
     /// # Errors
     /// `too-many-requests`, `forbidden`.
-    fn allow(&self, caller: &Caller, least: Role) -> Result<(), Failure> {
-        self.callers.count_request(caller)?;
-        if caller.role >= least {
+    pub fn allow(&self, Identified { caller, least, .. }: &Identified) -> Result<(), Failure> {
+        self.0.count_request(caller)?;
+        if caller.role >= *least {
             return Ok(());
         }
         let detail = format!(
@@ -219,63 +208,39 @@ impl Guard {
         Err(Failure::new(FailureKind::Forbidden, detail))
     }
 
-    /// Waits until the token of a call becomes invalid.
-    async fn until_refused(callers: Arc<Callers>, token: Option<SecretString>) {
-        callers.until_refused(token.as_ref().map(ExposeSecret::expose_secret)).await;
-    }
-}
-
-struct Identified {
-    caller: Caller,
-    /// The lowest role that may make the call.
-    least: Role,
-    token: Option<SecretString>,
-}
-
-/// Middleware that passes a request on if its caller may make it. Adds the caller to the extensions
-/// of the request, for handlers, and of the response, for outer layers. If the token is revoked or
-/// expires, a waiting call is refused and a stream ends.
-pub async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
-    let Identified { caller, least, token } = match guard.identify(&request) {
-        Ok(Some(identified)) => identified,
-        Ok(None) => return next.run(request).await,
-        Err(failure) => return refused(failure),
-    };
-    let mut response = if let Err(failure) = guard.allow(&caller, least) {
-        ApiError(failure).into_response()
-    } else {
-        request.extensions_mut().insert(caller.clone());
-        let until_refused = || Guard::until_refused(Arc::clone(&guard.callers), token.clone());
+    /// Runs a call as long as the token of its caller is valid. If the token is revoked or expires,
+    /// a waiting call is refused and a stream ends.
+    ///
+    /// # Errors
+    /// `unauthenticated`.
+    pub async fn run(
+        &self,
+        credential: Credential,
+        call: impl Future<Output = Response>,
+    ) -> Result<Response, Failure> {
         tokio::select! {
             biased;
-            response = next.run(request) => end_body_with(response, until_refused()),
-            () = until_refused() => {
+            response = call => Ok(self.end_stream(credential, response)),
+            () = self.0.until_refused(credential) => {
                 let detail = "The token was revoked, rotated or has expired while the call waited. \
                               A job that the call started continues.";
-                refused(Failure::new(FailureKind::Unauthenticated, detail))
+                Err(Failure::new(FailureKind::Unauthenticated, detail))
             }
         }
-    };
-    // The access log and the audit name the caller.
-    response.extensions_mut().insert(caller);
-    response
-}
-
-fn refused(failure: Failure) -> Response {
-    let mut response = ApiError(failure).into_response();
-    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    response
-}
-
-/// Ends a body of unknown length, such as a stream of events, when `end` completes.
-fn end_body_with(response: Response, end: impl Future<Output = ()> + Send + 'static) -> Response {
-    if response.body().size_hint().exact().is_some() {
-        return response;
     }
-    response.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(end))))
+
+    /// Ends a body of unknown length, such as a stream of events, when the token becomes invalid.
+    fn end_stream(&self, credential: Credential, response: Response) -> Response {
+        if response.body().size_hint().exact().is_some() {
+            return response;
+        }
+        let callers = Arc::clone(&self.0);
+        let end = Box::pin(async move { callers.until_refused(credential).await });
+        response.map(|body| Body::from_stream(body.into_data_stream().take_until(end)))
+    }
 }
 
-/// The caller that [`guard`] identified.
+/// The caller that [`Guard::identify`] identified.
 ///
 /// # Errors
 /// `internal` if the request did not pass the guard.

@@ -1,12 +1,18 @@
 //! Serves HTTP/1.1 on the connections of the listeners. Limits the time and memory that a slow or
 //! hostile client can take.
 
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
 use futures_util::future::select_all;
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
@@ -16,7 +22,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
+use tower::Service;
 
 use super::HttpSettings;
 use super::client_address::Peer;
@@ -49,6 +55,26 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// selected for closing.
 const IDLE_CLOSE_LINGER: Duration = Duration::from_millis(500);
 
+/// A service that answers every request, and is always ready for the next one. Each connection has a
+/// clone.
+pub trait HttpService:
+    Service<Request, Response = Response, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> HttpService for S where
+    S: Service<Request, Response = Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// Serves until `stop` is cancelled, then finishes the responses in progress. An upgraded
 /// connection counts as open until its stream is dropped; the stream fails some time after `stop`.
 ///
@@ -56,7 +82,7 @@ const IDLE_CLOSE_LINGER: Duration = Duration::from_millis(500);
 /// - `listeners`: at least one. They share the limit of connections.
 pub async fn serve(
     listeners: Vec<Listener>,
-    router: Router,
+    service: impl HttpService,
     settings: HttpSettings,
     clock: Clock,
     supervisor: Supervisor,
@@ -91,7 +117,7 @@ pub async fn serve(
             admitted = slots.admit() => admitted,
         };
         warnings.count_admission(admission, settings.max_connections);
-        let (router, announced) = (router.clone(), HeaderValue::from_str(&announced).ok());
+        let (service, announced) = (service.clone(), HeaderValue::from_str(&announced).ok());
         let (clock, stop) = (clock.clone(), stop.clone());
         let base_path = settings.base_path.clone();
         let held = (Arc::clone(&slot), connections.token());
@@ -111,11 +137,11 @@ pub async fn serve(
                         slot.is_upgraded(),
                         base_path,
                     );
-                    let end = drain_deadline(stop.clone(), clock.clone());
+                    let end = drain_deadline(stop.clone(), clock.clone(), slot.is_upgraded());
                     let connection = ConnectionStream::new(connection, held, end);
                     let connection =
                         LimitedStream::new(connection, Arc::clone(&slot), limits, clock.clone());
-                    serve_one(connection, &slot, peer, router, announced, clock, stop).await;
+                    serve_one(connection, &slot, peer, service, announced, clock, stop).await;
                 }
                 Err(error) => {
                     tracing::debug!(
@@ -156,10 +182,24 @@ impl AcceptInTurn<'_> {
     }
 }
 
-/// Completes when connections that are still open after `stop` must end.
-async fn drain_deadline(stop: CancellationToken, clock: Clock) {
-    stop.cancelled().await;
-    clock.sleep(LINGER).await;
+/// Completes when upgraded connections that are still open after `stop` must end. Other connections
+/// end by themselves, and each read and write asks here, so it costs nothing for them.
+fn drain_deadline(
+    stop: CancellationToken,
+    clock: Clock,
+    is_upgraded: Arc<AtomicBool>,
+) -> impl Future<Output = ()> + Send {
+    let mut deadline = Box::pin(async move {
+        stop.cancelled().await;
+        clock.sleep(LINGER).await;
+    });
+    poll_fn(move |context| {
+        if is_upgraded.load(Ordering::Relaxed) {
+            deadline.as_mut().poll(context)
+        } else {
+            Poll::Pending
+        }
+    })
 }
 
 /// A stream whose writes fail with `TimedOut` if the peer reads nothing for this time.
@@ -246,18 +286,19 @@ async fn serve_one(
     connection: impl Stream + 'static,
     slot: &Arc<ConnectionSlot>,
     peer: Peer,
-    router: Router,
+    service: impl HttpService,
     announced: Option<HeaderValue>,
     clock: Clock,
     stop: CancellationToken,
 ) {
     let (at, stopping) = (Arc::clone(slot), stop.clone());
-    let service = service_fn(move |mut request: http::Request<Incoming>| {
+    let answering = service_fn(move |request: http::Request<Incoming>| {
         let in_flight = at.begin_request();
+        let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
         let announced = announced.clone().filter(|_| keeps_connection(&request));
         let stopping = stopping.clone();
-        let answer = router.clone().oneshot(request);
+        let answer = service.clone().call(request);
         async move {
             // The connection was selected for closing. The request had no effect, so the client may
             // repeat it.
@@ -275,11 +316,11 @@ async fn serve_one(
         http1::Builder::new()
             // `LimitedStream` limits the time of a head.
             .header_read_timeout(None)
-            // Above otter's own limits, so that otter refuses most oversized requests itself.
-            .max_headers(4 * super::request_checks::MAX_HEADERS)
+            // Above otter's own limit, so that otter refuses most oversized requests itself. The
+            // number of headers has hyper's own limit, which is the same as otter's: for any other
+            // limit hyper would allocate memory for each request.
             .max_buf_size(256 * 1024)
-            .writev(false)
-            .serve_connection(TokioIo::new(connection), service)
+            .serve_connection(TokioIo::new(connection), answering)
             .with_upgrades()
     );
     let linger = tokio::select! {

@@ -53,6 +53,14 @@ impl RequestId {
         Self(uuid)
     }
 
+    /// The number of characters of an id.
+    pub const LENGTH: usize = uuid::fmt::Hyphenated::LENGTH;
+
+    /// Writes the id as text, without an allocation.
+    pub fn write_to(self, text: &mut [u8; Self::LENGTH]) -> &mut str {
+        self.0.hyphenated().encode_lower(text)
+    }
+
     /// The UUID of this id.
     #[must_use]
     pub const fn uuid(self) -> Uuid {

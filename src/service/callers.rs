@@ -109,20 +109,20 @@ pub struct Callers {
     changes: watch::Sender<()>,
     uses: Mutex<HashMap<TokenId, RecordedUse>>,
     limiter: Limiter,
+    /// Every caller while otter has no tokens.
+    anonymous: Caller,
 }
 
-/// A caller, and the token that identified it.
-struct IdentifiedCaller {
-    caller: Caller,
-    /// `None` if callers need no token.
-    token: Option<TokenInForce>,
+/// A caller, and what identified it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentifiedCaller {
+    pub caller: Caller,
+    pub credential: Credential,
 }
 
-struct TokenInForce {
-    id: TokenId,
-    digest: TokenDigest,
-    expires_at: Option<Timestamp>,
-}
+/// What identified a caller: the digest of its token, or nothing while otter has no tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credential(Option<TokenDigest>);
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct KnownTokens {
@@ -172,6 +172,7 @@ impl Callers {
             changes: watch::Sender::new(()),
             uses: Mutex::default(),
             limiter: Limiter::default(),
+            anonymous: Caller::new(ANONYMOUS, Role::Admin),
         })
     }
 
@@ -210,25 +211,44 @@ impl Callers {
     /// # Errors
     /// `unauthenticated` if a token is needed, and the text is missing or is not a token in force.
     /// The failure does not reveal whether a token is unknown, revoked or expired.
-    pub fn identify(&self, token: Option<&str>) -> Result<Caller, Failure> {
-        let IdentifiedCaller { caller, token } = self.find(token)?;
-        if let Some(TokenInForce { id, digest, .. }) = token {
-            self.record_use(TokenUse { id, digest, at: self.clock.now() });
+    pub fn identify(&self, token: Option<&str>) -> Result<IdentifiedCaller, Failure> {
+        let known = self.known.load();
+        if !known.exists_any {
+            let (caller, credential) = (self.anonymous.clone(), Credential(None));
+            return Ok(IdentifiedCaller { caller, credential });
         }
-        Ok(caller)
+        let Some(token) = token else {
+            return Err(unauthenticated(
+                "This otter asks for a token: send Authorization: Bearer otter_…",
+            ));
+        };
+        let refused = || {
+            unauthenticated(
+                "The token is not one of this otter's, or it was revoked, rotated or has expired.",
+            )
+        };
+        let digest = Token::parse(token).map_err(|_| refused())?.digest();
+        let now = self.clock.now();
+        let in_force = |token: &&KnownToken| token.is_in_force(now);
+        let KnownToken { id, caller, .. } =
+            known.find(&digest).filter(in_force).ok_or_else(refused)?;
+        self.record_use(TokenUse { id: *id, digest, at: now });
+        Ok(IdentifiedCaller { caller: caller.clone(), credential: Credential(Some(digest)) })
     }
 
-    /// Waits until a caller with this token would be refused: the token was revoked or rotated or
-    /// has expired, or the caller has no token and the first token was created.
-    pub async fn until_refused(&self, token: Option<&str>) {
+    /// Waits until a caller with this credential would be refused: its token was revoked or rotated
+    /// or has expired, or the caller has no token and the first token was created.
+    pub async fn until_refused(&self, Credential(digest): Credential) {
         let mut changes = self.changes.subscribe();
-        let is_anonymous = !self.need_tokens();
         loop {
-            let expires_at = match self.find(token) {
-                Ok(IdentifiedCaller { token, .. }) if token.is_none() == is_anonymous => {
-                    token.and_then(|token| token.expires_at)
+            let expires_at = {
+                let known = self.known.load();
+                let now = self.clock.now();
+                match digest.map(|digest| known.find(&digest)) {
+                    None if !known.exists_any => None,
+                    Some(Some(token)) if token.is_in_force(now) => token.expires_at,
+                    None | Some(_) => return,
                 }
-                Ok(_) | Err(_) => return,
             };
             let expired = async {
                 let Some(expires_at) = expires_at else { return std::future::pending().await };
@@ -306,31 +326,6 @@ impl Callers {
         let now = self.clock.now();
         let known = self.known.load();
         known.valid.iter().filter(|token| token.is_in_force(now)).map(|token| token.id).collect()
-    }
-
-    fn find(&self, token: Option<&str>) -> Result<IdentifiedCaller, Failure> {
-        let known = self.known.load();
-        if !known.exists_any {
-            return Ok(IdentifiedCaller {
-                caller: Caller::new(ANONYMOUS, Role::Admin),
-                token: None,
-            });
-        }
-        let Some(token) = token else {
-            return Err(unauthenticated(
-                "This otter asks for a token: send Authorization: Bearer otter_…",
-            ));
-        };
-        let refused = || {
-            unauthenticated(
-                "The token is not one of this otter's, or it was revoked, rotated or has expired.",
-            )
-        };
-        let digest = Token::parse(token).map_err(|_| refused())?.digest();
-        let in_force = |token: &&KnownToken| token.is_in_force(self.clock.now());
-        let found = known.find(&digest).filter(in_force).ok_or_else(refused)?;
-        let token = TokenInForce { id: found.id, digest, expires_at: found.expires_at };
-        Ok(IdentifiedCaller { caller: found.caller.clone(), token: Some(token) })
     }
 
     fn record_use(&self, last: TokenUse) {
@@ -444,7 +439,7 @@ mod tests {
         let (store, clock) = (store().await, Clock::system());
         let callers = Callers::load(Arc::new(store.clone()), clock.clone()).await.unwrap();
         assert!(!callers.need_tokens());
-        let anonymous = callers.identify(None).unwrap();
+        let anonymous = callers.identify(None).unwrap().caller;
         assert_eq!((&*anonymous.name, anonymous.role), ("anonymous", Role::Admin));
 
         let [ci, boss] = [
@@ -453,10 +448,10 @@ mod tests {
         ];
         let callers = Callers::load(Arc::new(store.clone()), clock.clone()).await.unwrap();
         let identify = |token: &Token| callers.identify(Some(token.text()));
-        let caller = identify(&ci).unwrap();
+        let caller = identify(&ci).unwrap().caller;
         assert_eq!((&*caller.name, caller.role), ("ci", Role::Runner));
         assert_eq!(callers.status(caller.token.unwrap()), TokenStatus::Valid);
-        assert_eq!(identify(&boss).unwrap().role, Role::Operator);
+        assert_eq!(identify(&boss).unwrap().caller.role, Role::Operator);
         let unknown = Token::new(&clock.random().unwrap());
         for refused in
             [callers.identify(None), callers.identify(Some("otter_")), identify(&unknown)]
@@ -497,7 +492,7 @@ mod tests {
         let callers = Callers::load(Arc::new(store), clock.clone()).await.unwrap();
         clock.advance(Duration::from_secs(59));
         assert!(callers.has_tokens_in_force());
-        assert_eq!(&*callers.identify(Some(token.text())).unwrap().name, "ci");
+        assert_eq!(&*callers.identify(Some(token.text())).unwrap().caller.name, "ci");
         clock.advance(Duration::from_secs(1));
         let unknown = Token::new(&[9; 32]);
         let refused = callers.identify(Some(token.text())).unwrap_err();
@@ -540,7 +535,7 @@ mod tests {
         assert_eq!((kept.expires_at, kept.last_used_at), (expires_at, None));
         let callers = Callers::load(Arc::new(store), clock).await.unwrap();
         assert!(callers.identify(Some(old.text())).is_err());
-        let caller = callers.identify(Some(new.text())).unwrap();
+        let caller = callers.identify(Some(new.text())).unwrap().caller;
         assert_eq!((&*caller.scope, caller.limits), (&stored.scope, stored.limits));
     }
 

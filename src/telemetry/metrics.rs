@@ -5,7 +5,6 @@
 //! before a scrape. The values of labels come from otter and from its configuration, never from a
 //! caller, so their number is bounded.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -38,7 +37,7 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     registry: Registry,
     sample: OnceLock<SampleFunction>,
-    http: Family<HttpLabels, Histogram, fn() -> Histogram>,
+    http: HttpRequests,
     jobs_accepted: Family<KindLabels, Counter>,
     jobs_ended: Family<JobEndLabels, Histogram, fn() -> Histogram>,
     leases: LeaseMetrics,
@@ -71,12 +70,41 @@ pub struct SampledMetrics {
 
 type SampleFunction = Box<dyn Fn(&Metrics) + Send + Sync>;
 
-type Text = Cow<'static, str>;
+type HttpRequests = Family<HttpLabels, Histogram, fn() -> Histogram>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct HttpLabels {
-    operation: Text,
+    operation: String,
     status: &'static str,
+}
+
+/// The classes of HTTP status.
+const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// The requests of one operation. It finds their histograms without a look into the registry.
+pub struct OperationMetrics {
+    requests: HttpRequests,
+    operation: String,
+    /// For each class of status; made by the first request of the class.
+    by_class: [OnceLock<Histogram>; STATUS_CLASSES.len()],
+}
+
+impl OperationMetrics {
+    /// The method of the operation and the pattern of its route.
+    #[must_use]
+    pub fn operation(&self) -> &str {
+        &self.operation
+    }
+
+    /// Records a request with this status.
+    pub fn record(&self, status: u16, took: Duration) {
+        let class = usize::from(status / 100).clamp(1, STATUS_CLASSES.len()) - 1;
+        let histogram = self.by_class[class].get_or_init(|| {
+            let (operation, status) = (self.operation.clone(), STATUS_CLASSES[class]);
+            self.requests.get_or_create_owned(&HttpLabels { operation, status })
+        });
+        histogram.observe(took.as_secs_f64());
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -259,16 +287,10 @@ impl Metrics {
         &self.0.levels
     }
 
-    /// Records a request. `operation` is its method and the pattern of its route.
-    pub fn record_request(&self, operation: Text, status: u16, took: Duration) {
-        let status = match status {
-            ..200 => "1xx",
-            200..300 => "2xx",
-            300..400 => "3xx",
-            400..500 => "4xx",
-            _ => "5xx",
-        };
-        self.0.http.get_or_create(&HttpLabels { operation, status }).observe(took.as_secs_f64());
+    /// The requests of an operation: its method and the pattern of its route.
+    #[must_use]
+    pub fn operation(&self, operation: String) -> OperationMetrics {
+        OperationMetrics { requests: self.0.http.clone(), operation, by_class: Default::default() }
     }
 
     pub fn job_accepted(&self, kind: &'static str) {
@@ -393,7 +415,7 @@ mod tests {
     #[test]
     fn every_metric_has_its_help() {
         let metrics = Metrics::default();
-        metrics.record_request(Cow::Borrowed("GET /v1/machines"), 204, Duration::from_millis(2));
+        metrics.operation("GET /v1/machines".to_owned()).record(204, Duration::from_millis(2));
         metrics.job_accepted("machine.power_on");
         metrics.job_ended("machine.power_on", "failed", Duration::from_secs(2));
         let leases = metrics.leases();

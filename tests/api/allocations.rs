@@ -16,7 +16,8 @@ async fn a_read_of_one_machine_allocates_the_same_with_ten_and_a_thousand_machin
         let lab = many(machines).await;
         let (status, Allocations { count, .. }) = lab.count_get("/v1/machines/7", &[]).await;
         assert_eq!(status, 200);
-        assert!(count <= 1_000, "{machines} machines: {count} allocations");
+        assert!(count <= 400, "{machines} machines: {count} allocations");
+        println!("{machines} machines: {count} allocations");
     }
 }
 

@@ -73,12 +73,19 @@ pub struct Lab {
     pub host: Host,
     /// The machines of the host with known properties.
     pub machines: KnownMachines,
-    /// The router of the HTTP API, for calls without a socket.
-    pub router: axum::Router,
+    /// The service of the HTTP API, for calls without a socket.
+    pub service: HttpApi,
     client: reqwest::Client,
     signals: mpsc::Sender<Signal>,
     running: JoinHandle<anyhow::Result<Shutdown>>,
 }
+
+/// The service of an otter.
+pub type HttpApi = tower::util::BoxCloneSyncService<
+    http::Request<axum::body::Body>,
+    axum::response::Response,
+    std::convert::Infallible,
+>;
 
 /// The settings of a lab.
 pub struct LabOptions {
@@ -180,11 +187,12 @@ impl Lab {
             }
         };
         let address = app.address().unwrap();
-        let (store, router) = (app.store(), app.router());
+        let store = app.store();
+        let service = HttpApi::new(app.service().unwrap());
         let (signals, received) = Signals::from_sender();
         let running = tokio::spawn(app.run(received));
         let client = client();
-        Self { address, store, host, machines: kind.machines(), router, client, signals, running }
+        Self { address, store, host, machines: kind.machines(), service, client, signals, running }
     }
 
     /// Waits until the inventory is loaded.
@@ -203,20 +211,20 @@ impl Lab {
         format!("http://{}{path}", self.address)
     }
 
-    /// The status of a GET that calls the router without a socket.
+    /// The status of a GET that calls the service without a socket.
     pub async fn status(&self, path: &str) -> u16 {
         let request = get_request(path, &[]);
-        tower::ServiceExt::oneshot(self.router.clone(), request).await.unwrap().status().as_u16()
+        tower::ServiceExt::oneshot(self.service.clone(), request).await.unwrap().status().as_u16()
     }
 
-    /// The status of a GET that calls the router without a socket, and the allocations from the
+    /// The status of a GET that calls the service without a socket, and the allocations from the
     /// parsed request to the whole response. An earlier GET has filled what is kept for all.
     ///
     /// # Panics
     /// The operation waits for something.
     pub async fn count_get(&self, path: &str, headers: &[(&str, &str)]) -> (u16, Allocations) {
         let get = |request: http::Request<axum::body::Body>| async {
-            let response = tower::ServiceExt::oneshot(self.router.clone(), request).await.unwrap();
+            let response = tower::ServiceExt::oneshot(self.service.clone(), request).await.unwrap();
             let (head, body) = response.into_parts();
             http_body_util::BodyExt::collect(body).await.unwrap();
             head.status.as_u16()

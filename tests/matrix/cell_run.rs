@@ -106,7 +106,7 @@ impl TestBench {
     pub async fn read(&self, path: &str) -> (StatusCode, HeaderMap, Value) {
         let request =
             Request::get(path).header("host", "localhost").body(axum::body::Body::empty()).unwrap();
-        let response = tower::ServiceExt::oneshot(self.lab.router.clone(), request).await.unwrap();
+        let response = tower::ServiceExt::oneshot(self.lab.service.clone(), request).await.unwrap();
         let (head, body) = response.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
         (head.status, head.headers, serde_json::from_slice(&body).unwrap_or(Value::Null))

@@ -1,8 +1,10 @@
 //! Strict parsing of query parameters. One struct of an operation both documents its parameters and
 //! receives their values. Problems name the parameter and suggest a known name.
 
+use std::any::TypeId;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{LazyLock, PoisonError, RwLock};
 
 use axum::extract::FromRequestParts;
 use http::Uri;
@@ -29,8 +31,36 @@ pub struct Query<A, B = NoParameters>(pub A, pub B);
 pub struct NoParameters {}
 
 /// A set of query parameters.
-pub trait Parameters: DeserializeOwned + IntoParams + Send {}
-impl<Q: DeserializeOwned + IntoParams + Send> Parameters for Q {}
+pub trait Parameters: DeserializeOwned + IntoParams + Send + 'static {}
+impl<Q: DeserializeOwned + IntoParams + Send + 'static> Parameters for Q {}
+
+/// A parameter of an operation.
+struct KnownParameter {
+    name: String,
+    /// Whether it may be repeated.
+    is_list: bool,
+}
+
+/// The parameters of each set that a request had a query for. They are read from the document once,
+/// because the document also makes all descriptions.
+static KNOWN: LazyLock<RwLock<HashMap<TypeId, &'static [KnownParameter]>>> =
+    LazyLock::new(RwLock::default);
+
+impl KnownParameter {
+    /// The parameters of a set. There are as many sets as types, so each can stay in memory.
+    fn all_of<Q: Parameters>() -> &'static [Self] {
+        let set = TypeId::of::<Q>();
+        if let Some(known) = KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(&set) {
+            return known;
+        }
+        let documented = Q::into_params(|| None).into_iter().map(|parameter| Self {
+            is_list: matches!(parameter.schema, Some(RefOr::T(Schema::Array(_)))),
+            name: parameter.name,
+        });
+        let known: &'static [Self] = Box::leak(documented.collect());
+        KNOWN.write().unwrap_or_else(PoisonError::into_inner).entry(set).or_insert(known)
+    }
+}
 
 impl<A: Parameters, B: Parameters> FromRequestParts<ApiState> for Query<A, B> {
     type Rejection = ApiError;
@@ -69,13 +99,12 @@ impl QueryValues {
     /// `unknown-parameter` if a parameter is unknown or repeated; `invalid-request` if a value is
     /// invalid.
     pub fn read<A: Parameters, B: Parameters>(&self) -> Result<Query<A, B>, Failure> {
-        let documented = [A::into_params(|| None), B::into_params(|| None)].concat();
         let mut given = serde_json::Map::new();
         for (name, values) in &self.0 {
-            let Some(parameter) = documented.iter().find(|parameter| parameter.name == *name)
-            else {
-                let known: Vec<_> =
-                    documented.iter().map(|parameter| parameter.name.clone()).collect();
+            let known =
+                || KnownParameter::all_of::<A>().iter().chain(KnownParameter::all_of::<B>());
+            let Some(parameter) = known().find(|parameter| parameter.name == *name) else {
+                let known: Vec<_> = known().map(|parameter| parameter.name.clone()).collect();
                 let near = suggestion(name, &known);
                 let detail = format!("The parameter {} is unknown.{near}", shorten(name));
                 return Err(failure_at(
@@ -85,9 +114,9 @@ impl QueryValues {
                     detail,
                 ));
             };
-            let value = match (&parameter.schema, values.as_slice()) {
-                (Some(RefOr::T(Schema::Array(_))), all) => json!(all),
-                (_, [only]) => json!(only),
+            let value = match (parameter.is_list, values.as_slice()) {
+                (true, all) => json!(all),
+                (false, [only]) => json!(only),
                 _ => {
                     let detail = format!("The parameter {name} is repeated; send it once.");
                     return Err(failure_at(
@@ -121,6 +150,9 @@ fn deserialize_set<Q: Parameters>(given: &Value) -> Result<Q, Failure> {
 
 /// Decodes one side of `name=value`: `+` is a space, and `%xx` is a byte.
 fn decode(name: &str, text: &str) -> Result<String, Failure> {
+    if !text.contains(['+', '%']) {
+        return Ok(text.to_owned());
+    }
     let is_escape = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
     let decoded = percent_decode_str(&text.replace('+', " ")).decode_utf8().map(Cow::into_owned);
     decoded.ok().filter(|_| text.split('%').skip(1).all(is_escape)).ok_or_else(|| {

@@ -214,7 +214,7 @@ pub async fn after_the_stop(pairs: Vec<Pair>) -> Vec<Verdict> {
         };
         calls.push(call);
     }
-    let router = lab.router.clone();
+    let service = lab.service.clone();
     lab.stop().await;
     let mut verdicts = Vec::new();
     for (pair, call) in pairs.iter().zip(calls) {
@@ -226,7 +226,7 @@ pub async fn after_the_stop(pairs: Vec<Pair>) -> Vec<Verdict> {
             .header("content-type", "application/json")
             .body(body)
             .unwrap();
-        let (head, body) = router.clone().oneshot(request).await.unwrap().into_parts();
+        let (head, body) = service.clone().oneshot(request).await.unwrap().into_parts();
         let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap().to_vec();
         verdicts.push(pair.judge(Answer::from_parts(head.status.as_u16(), head.headers, bytes)));
     }

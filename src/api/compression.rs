@@ -1,0 +1,68 @@
+//! Compresses the bodies of responses for clients that accept it. A response whose handler has
+//! compressed it already, and a request without `Accept-Encoding`, cost next to nothing.
+
+use std::convert::Infallible;
+use std::future::ready;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, VARY};
+use http::{HeaderMap, HeaderValue};
+use tower::{Layer, Service, service_fn};
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
+
+/// The `Accept-Encoding` of a request.
+pub struct AcceptedEncodings(HeaderMap);
+
+/// The `Accept-Encoding` of a request. `None` if it has none.
+#[must_use]
+pub fn accepted_encodings(headers: &HeaderMap) -> Option<AcceptedEncodings> {
+    headers.contains_key(ACCEPT_ENCODING).then(|| {
+        let values = headers.get_all(ACCEPT_ENCODING).into_iter();
+        AcceptedEncodings(values.map(|value| (ACCEPT_ENCODING, value.clone())).collect())
+    })
+}
+
+/// Compresses a response as the client accepts it, and says in `Vary` whether this depends on the
+/// client.
+pub async fn compress(accepted: Option<AcceptedEncodings>, mut response: Response) -> Response {
+    let is_compressed = response.headers().contains_key(CONTENT_ENCODING);
+    match accepted {
+        Some(AcceptedEncodings(accepted)) if !is_compressed => {
+            // The layer compresses the response that its request carries.
+            let carried = service_fn(|request: Request<Response>| {
+                ready(Ok::<_, Infallible>(request.into_body()))
+            });
+            let layer =
+                CompressionLayer::new().gzip(true).zstd(true).compress_when(is_compressible());
+            let mut request = Request::new(response);
+            *request.headers_mut() = accepted;
+            let Ok(response) = layer.layer(carried).call(request).await;
+            response.map(Body::new)
+        }
+        _ => {
+            if (is_compressed || is_compressible().should_compress(&response))
+                && !varies_by_encoding(response.headers())
+            {
+                response.headers_mut().append(VARY, HeaderValue::from_static("accept-encoding"));
+            }
+            response
+        }
+    }
+}
+
+/// The responses to compress. A compressor delays events; the default already excludes server-sent
+/// events.
+fn is_compressible() -> impl Predicate {
+    DefaultPredicate::new().and(NotForContentType::const_new(super::events::NDJSON))
+}
+
+fn varies_by_encoding(headers: &HeaderMap) -> bool {
+    let mut names = headers
+        .get_all(VARY)
+        .into_iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"accept-encoding"))
+}

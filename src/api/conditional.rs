@@ -1,0 +1,63 @@
+//! Conditional requests (RFC 9110, section 13): answers 304 if the client already has the entity
+//! tag.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+
+/// The tags in the `If-None-Match` of a read. `None` if the request is not conditional.
+#[must_use]
+pub fn client_tags(method: &Method, headers: &HeaderMap) -> Option<HeaderValue> {
+    let is_read = matches!(*method, Method::GET | Method::HEAD);
+    headers.get(IF_NONE_MATCH).filter(|_| is_read).cloned()
+}
+
+/// Answers 304 in place of a response whose tag the client has. Makes the tag of a compressed
+/// response weak.
+#[must_use]
+pub fn answer(client_tags: Option<&HeaderValue>, mut response: Response) -> Response {
+    let is_compressed = response.headers().contains_key(CONTENT_ENCODING);
+    if client_tags.is_none() && !is_compressed {
+        return response;
+    }
+    let Some(tag) = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok()) else {
+        return response;
+    };
+    let is_known = client_tags
+        .and_then(|client_tags| client_tags.to_str().ok())
+        .is_some_and(|client_tags| has_tag(client_tags, tag));
+    let weak = (is_compressed && !tag.starts_with("W/")).then(|| format!("W/{tag}"));
+    if let Some(weak) = weak.and_then(|weak| HeaderValue::try_from(weak).ok()) {
+        response.headers_mut().insert(ETAG, weak);
+    }
+    if is_known && response.status() == StatusCode::OK {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        for describes_body in [CONTENT_LENGTH, CONTENT_TYPE, CONTENT_ENCODING] {
+            response.headers_mut().remove(describes_body);
+        }
+        *response.body_mut() = Body::empty();
+    }
+    response
+}
+
+/// Whether `If-None-Match` contains a tag, by weak comparison (RFC 9110, section 8.8.3.2).
+fn has_tag(client_tags: &str, tag: &str) -> bool {
+    fn opaque(tag: &str) -> &str {
+        tag.trim().trim_start_matches("W/")
+    }
+    client_tags.trim() == "*" || client_tags.split(',').any(|one| opaque(one) == opaque(tag))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_compared_weakly() {
+        assert!(has_tag("\"a\"", "W/\"a\""));
+        assert!(has_tag("W/\"x\", W/\"a\"", "\"a\""));
+        assert!(has_tag("*", "\"a\""));
+        assert!(!has_tag("\"b\"", "\"a\""));
+    }
+}
