@@ -3,6 +3,8 @@
 #![cfg(test)] // by which clippy knows that helpers, too, may unwrap
 
 mod api;
+#[cfg(feature = "interop")]
+mod bench;
 mod conformance;
 mod daemon;
 mod esx;

@@ -60,6 +60,7 @@ pub use certificate_error::{RefusedCertificate, Remedy};
 pub use diagnosis::{Finding, Outcome, diagnose, presented_fingerprint};
 pub use handshake_error::HandshakeError;
 pub use options::{EsxOptions, OptionsError};
+pub use subscription::FollowedPaths;
 pub use tls::{TlsError, client_config};
 pub use tunnel::client_proxy;
 
