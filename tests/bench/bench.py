@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import platform
+import signal
 import subprocess
 import sys
 
@@ -32,12 +33,17 @@ QUICK_ROWS = (1, 2, 4, 5, 9)
 
 def main(arguments=None):
     options = parse(arguments)
+    # As the interrupt of a terminal does: the programs are stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if options.show:
             return report.show(json.loads(options.show.read_text()))
         return run(options)
     except Unusable as problem:
         print(f"tests/bench/run: {problem}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("tests/bench/run: interrupted", file=sys.stderr)
         return 3
 
 
@@ -86,8 +92,14 @@ def run(options):
     bench.yardsticks = HERE / "yardsticks"
     chosen = options.rows or (QUICK_ROWS if options.quick else tuple(range(1, 11)))
     turns = options.turns or (5 if options.quick else 7)
+    figures, problem = [], None
     with bench.programs:
-        figures = Measurement(bench, options.quick, turns).rows(chosen)
+        try:
+            for judged in Measurement(bench, options.quick, turns).rows(chosen):
+                figures += judged
+        except Unusable as unusable:
+            # The rows that were measured before are kept.
+            problem = unusable
     found = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -97,8 +109,13 @@ def run(options):
         "figures": figures,
     }
     file = target / "bench" / ("quick.json" if options.quick else "full.json")
-    report.save(found, file)
-    print(f"The same as JSON: {file}")
+    if figures:
+        report.save(found, file)
+        print(f"The same as JSON: {file}")
+    if problem is not None:
+        if figures:
+            print(report.table(found))
+        raise problem
     return report.show(found)
 
 
@@ -115,7 +132,7 @@ class Measurement:
         self.large = None
 
     def rows(self, chosen):
-        figures = []
+        """Yields the judged figures of each row."""
         for row in chosen:
             print(f"row {row} …", file=sys.stderr, flush=True)
             measure = getattr(self, f"row_{row}")
@@ -124,8 +141,7 @@ class Measurement:
             watch = Watch()
             found = work(*prepared)
             share = watch.share_of_others()
-            figures += [figure.judged(share) for figure in found]
-        return figures
+            yield [figure.judged(share) for figure in found]
 
     def host_and_otter(self):
         """The host with 1,000 machines, and otter in front of it. Both are started once."""
@@ -168,9 +184,9 @@ class Measurement:
         return self.host_and_otter, work
 
     def row_4(self):
-        jobs = 20 if self.quick else 40
+        jobs, worn = (20, 4) if self.quick else (40, 20)
         work = lambda host, otter: power.measure(
-            self.bench, host, otter, self.turns, jobs, crowds=not self.quick
+            self.bench, host, otter, self.turns, jobs, worn, crowds=not self.quick
         )
         return self.host_and_otter, work
 

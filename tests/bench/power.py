@@ -8,19 +8,18 @@ from figures import Figure, at_most, percentile
 from processes import output, unused_machines
 
 AT_ONCE = 500
-WORN = 20
 ROUNDS = 100
 # Rounds at the beginning and at the end that are compared: as many on as off.
 COMPARED = 6
 
 
-def measure(bench, host, otter, turns, jobs, crowds=False):
-    """`jobs` is the number of machines of one turn, each changed twice. With `crowds`, the rounds
-    of 500 jobs at once are compared too.
+def measure(bench, host, otter, turns, jobs, worn, crowds=False):
+    """`jobs` is the number of machines of one turn, each changed twice, and `worn` that of the
+    machines of a hundred rounds. With `crowds`, the rounds of 500 jobs at once are compared too.
     """
     unused = unused_machines()
     alone = list(itertools.islice(unused, jobs))
-    worn = list(itertools.islice(unused, WORN))
+    worn = list(itertools.islice(unused, worn))
     crowd = list(itertools.islice(unused, AT_ONCE))
     figures = measure_alone(bench, host, otter, turns, alone)
     figures += measure_rounds(bench, otter, worn)

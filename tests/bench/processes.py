@@ -176,7 +176,7 @@ level = "warn"
         super().__init__(
             name, [bench.binaries / "otter", "serve", "--config", config], bench.folder
         )
-        self.wait_for("readiness", self.is_ready, pause=0.002)
+        self.wait_for("readiness", self.is_ready, pause=0.005)
         self.ready_after = time.monotonic() - self.started
 
     def is_ready(self):

@@ -27,7 +27,7 @@ def start(bench):
     bench.tool("submit", "--server", otter.address, "--machines", ",".join(map(str, machines)))
     otter.wait_for(
         "the start of all jobs",
-        lambda: otter.request("GET", "/v1/jobs?state=queued")[2].count(b'"id"') == 0,
+        lambda: b'"id"' not in otter.request("GET", "/v1/jobs?state=queued")[2],
     )
     return otter, machines
 
@@ -41,7 +41,7 @@ def measure(bench, otter, machines, turns, jobs):
         crowd.append(submit(bench, otter, machines[1:], max(1, jobs // 10)))
     return [
         Figure(9, "submissions, alone", "/s", alone, "SQLite", commits, at_least(0.5, "≥ 0.5")),
-        lambda: b'"id"' not in otter.request("GET", "/v1/jobs?state=queued")[2],
+        Figure(9, "submissions, 64 at once", "/s", crowd, "SQLite", commits, at_least(3, "≥ 3")),
     ]
 
 
