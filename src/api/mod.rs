@@ -9,11 +9,9 @@ mod client_address;
 mod compression;
 mod conditional;
 pub mod connections;
-mod content_coding;
 mod cors;
 mod datastores;
 pub mod document;
-mod entity_tag;
 mod events;
 mod extract;
 mod hyper_errors;
@@ -55,7 +53,6 @@ use self::cors::Cors;
 pub use self::extract::NoParameters;
 use self::layers::Layers;
 use self::links::LinkedBody;
-use self::machines::rendered::RenderedMachines;
 use self::operations::Operations;
 use self::problem::ApiError;
 use self::request_checks::RequestChecks;
@@ -80,7 +77,6 @@ struct ApiStateInner {
     settings: HttpSettings,
     waits: Arc<Semaphore>,
     direct_reads: DirectReads,
-    rendered_machines: RenderedMachines,
     metrics: Metrics,
 }
 
@@ -163,7 +159,6 @@ impl ApiState {
             settings,
             waits,
             direct_reads: DirectReads::default(),
-            rendered_machines: RenderedMachines::default(),
             metrics,
         }))
     }
@@ -224,10 +219,6 @@ impl ApiState {
 
     pub(crate) fn direct_reads(&self) -> &DirectReads {
         &self.0.direct_reads
-    }
-
-    pub(crate) fn rendered_machines(&self) -> &RenderedMachines {
-        &self.0.rendered_machines
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

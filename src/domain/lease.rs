@@ -47,7 +47,7 @@ pub enum LeaseState {
 
 /// The machines that a lease accepts. A machine must match every field that is set. At least one
 /// field other than `exclude` is set.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Select {
     pub machine: Option<MachineReference>,
     /// Part of the name, in any case.

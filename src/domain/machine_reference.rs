@@ -10,7 +10,7 @@ use super::machine_uuid::parse_uuid;
 use super::names::{is_name, unescape_vim};
 
 /// A caller's reference to a machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MachineReference {
     Id(MachineId),
     /// `name:…`, the complete name in one of its forms ([`is_name`]), case-sensitive.

@@ -4,7 +4,7 @@
 use super::names::matches_pattern;
 
 /// Every machine, or some of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
     #[default]
     All,

@@ -14,7 +14,7 @@ use otter::domain::job::Job;
 use otter::domain::lease::Lease;
 use otter::domain::machine::MachineIdentity;
 use otter::domain::scope::Scope;
-use otter::service::leases::matching::{CandidateMachine, required_snapshots};
+use otter::service::leases::matching::CandidateMachine;
 use otter::service::machines::{MachineFilter, Machines};
 use otter::storage::{
     AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, JobCursor, JobFilter,
@@ -54,22 +54,13 @@ impl CheckedStorage {
     }
 
     /// The candidate machines of leases at this moment.
-    fn candidates(&self, step: &LeaseTransaction) -> Vec<CandidateMachine> {
+    fn candidates(&self) -> Vec<CandidateMachine> {
         let Some(machines) = self.machines.get() else { return Vec::new() };
-        let state = self.run.checker.state();
-        let leases =
-            step.leases.iter().map(|change| &*change.lease).chain(state.disk.leases.values());
-        let snapshots: BTreeSet<&String> = leases.flat_map(required_snapshots).collect();
         let views = machines.list(&Scope::All, &MachineFilter::default()).unwrap_or_default();
         let candidates = views.into_iter().map(|view| {
             let machine = &view.machine;
-            CandidateMachine::new(
-                machine,
-                view.pools.clone(),
-                true,
-                view.protected || machine.template,
-                &snapshots,
-            )
+            let excluded = view.protected || machine.template;
+            CandidateMachine::new(machine, view.pools.clone(), true, excluded)
         });
         candidates.collect()
     }
@@ -101,7 +92,7 @@ impl Storage for CheckedStorage {
 
     async fn commit_leases(&self, step: LeaseTransaction) -> Result<(), StorageError> {
         self.run.crash_with(8);
-        let (at, candidates) = (self.run.handle.true_time(), self.candidates(&step));
+        let (at, candidates) = (self.run.handle.true_time(), self.candidates());
         self.run.checker.state().step = (at, candidates);
         let skips_commit_wait = self.run.skips_commit_wait(&step);
         let commit = self.storage.commit_leases(step);

@@ -126,8 +126,7 @@ impl Client {
 
     fn some_machine(&self) -> Option<Machine> {
         let contents = self.run.services()?.inventory.contents();
-        let machines = contents.machines.to_vec();
-        self.random(|random| random.pick(&machines).map(|machine| Machine::clone(machine)))
+        self.random(|random| random.pick(&contents.machines).map(|machine| Machine::clone(machine)))
     }
 
     fn some_post(&self) -> Option<JobCall> {

@@ -9,7 +9,7 @@ use otter::domain::ids::{JobId, LeaseId, MachineId};
 use otter::domain::job::{Job, JobKind, JobRequest, JobState};
 use otter::domain::lease::{EndReason, Lease, LeaseState};
 use otter::service::leases::lease_table::MachineKey;
-use otter::service::leases::matching::{CandidateMachine, Selection, has_snapshots};
+use otter::service::leases::matching::{CandidateMachine, Selection, missing_snapshot};
 use otter::simulator::world::{PowerState, World};
 use otter::storage::LeaseTransaction;
 
@@ -184,7 +184,8 @@ impl LeaseInvariants {
             .filter_map(|id| disk.leases.get(id))
             .filter(|other| other.state == LeaseState::Queued && !may_wait(other));
         let matches = |other: &&Lease, machine| {
-            Selection::new(other, candidates).includes(machine) && has_snapshots(other, machine)
+            Selection::new(other, candidates).includes(machine)
+                && missing_snapshot(other, machine).is_none()
         };
         let passed = waiting
             .filter(|other| candidate.is_some_and(|candidate| matches(other, candidate)))

@@ -87,8 +87,7 @@ pub async fn list_audit(
     let version = api.services().event_stream.version();
     let page = api.services().audit.list(&filter, cursors.position()?, limit).await?;
     let items: Vec<AuditEntry> = page.items.iter().map(AuditEntry::from_stored).collect();
-    let next = page.next.map(|next| cursors.after(&next));
-    Ok(respond::list(&api, &version, &items, next.as_deref()))
+    Ok(respond::list(&api, &version, &items, page.next.map(|next| cursors.after(&next))))
 }
 
 async fn read_filter(

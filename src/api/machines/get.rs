@@ -5,11 +5,10 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::wire::Machine;
-use crate::api::ApiState;
 use crate::api::extract::{NoParameters, Query, Segment};
 use crate::api::openapi_parts::{MachinePath, Problems, READ_MACHINE};
 use crate::api::problem::ApiError;
-use crate::api::respond::ReadHeaders;
+use crate::api::{ApiState, respond};
 use crate::service::callers::Caller;
 
 /// Get a machine
@@ -26,13 +25,9 @@ pub async fn get_machine(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segment(reference): Segment,
-    request: ReadHeaders,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
     let version = api.services().event_stream.version();
-    let machines = &api.services().machines;
-    let sources = machines.sources()?;
-    let machine = machines.find(&sources, &caller.scope, &reference)?;
-    let rendered = api.rendered_machines().machine(machines, &sources, machine);
-    Ok(rendered.body.respond(&api, &version, &request).await)
+    let view = api.services().machines.resolve(&caller.scope, &reference)?;
+    Ok(respond::object(&api, &version, &Machine::from_view(&view)))
 }

@@ -9,7 +9,6 @@ mod list;
 mod power;
 mod properties;
 mod quarantine;
-pub mod rendered;
 mod revert;
 mod snapshot_create;
 mod snapshot_remove;

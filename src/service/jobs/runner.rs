@@ -179,8 +179,7 @@ impl Runner<'_> {
         status: &watch::Sender<JobStatus>,
         cancel_unsaved: bool,
     ) {
-        let update = |status: &mut JobStatus| status.update(state_machine, cancel_unsaved);
-        if self.table.update_status(status, update) {
+        if status.send_if_modified(|status| status.update(state_machine, cancel_unsaved)) {
             self.publish_change(status);
         }
     }

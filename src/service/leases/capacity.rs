@@ -86,8 +86,9 @@ impl Capacity {
     }
 
     /// Reserves what remains of the limits that a grant of this machine would exceed, if ends of
-    /// leases can make room for it.
-    pub fn reserve(&mut self, machine: &CandidateMachine) {
+    /// leases can make room for it. Returns whether a limit was not reserved before.
+    pub fn reserve(&mut self, machine: &CandidateMachine) -> bool {
+        let before = self.reserved.len();
         for scoped in &machine.limits {
             if let Some(limit) = exceeded(scoped, &self.used, machine)
                 && exceeded(scoped, &self.unleased, machine).is_none()
@@ -95,6 +96,7 @@ impl Capacity {
                 self.reserved.entry(scoped.scope.clone()).or_insert(limit);
             }
         }
+        self.reserved.len() > before
     }
 }
 

@@ -14,8 +14,8 @@ use crate::storage::IdempotencyKey;
 pub enum LeaseCommand {
     /// A caller requests this lease.
     Request { lease: Box<Lease>, key: Option<IdempotencyKey>, limits: TokenLimits },
-    /// A client polled this lease.
-    RecordPoll(LeaseId),
+    /// Does nothing. Once it is handled, the changes that were committed before are published.
+    AwaitPublication,
     /// The holder or an operator renews a lease. `None` means its original duration.
     Renew(LeaseId, Option<Duration>),
     /// A lease ends for this reason.
@@ -43,11 +43,11 @@ pub enum LeaseCommand {
 }
 
 impl LeaseCommand {
-    /// The input to the lease table. `Request` and `RecordPoll` have none of their own: the actor
-    /// handles them before.
+    /// The input to the lease table. `Request` and `AwaitPublication` have none of their own: the
+    /// actor handles them before.
     pub fn input(&self) -> LeaseInput<'_> {
         match self {
-            Self::Request { .. } | Self::RecordPoll(_) => LeaseInput::TimePassed,
+            Self::Request { .. } | Self::AwaitPublication => LeaseInput::TimePassed,
             Self::Renew(id, ttl) => LeaseInput::Renew(*id, *ttl),
             Self::End { id, reason, by, detail } => {
                 LeaseInput::End { id: *id, reason: *reason, by: by.clone(), detail: detail.clone() }
@@ -100,7 +100,7 @@ impl LeaseCommand {
             | Self::ClearQuarantine(..)
             | Self::ClearAutomaticQuarantines(_) => true,
             Self::Request { .. }
-            | Self::RecordPoll(_)
+            | Self::AwaitPublication
             | Self::Renew(..)
             | Self::JobStarted(..)
             | Self::RecordOverride { .. }

@@ -25,7 +25,7 @@ impl JobAuthorizer for PublishedLeases {
         // Report that the lease of the call has ended, whether or not another lease holds the
         // machine.
         if let LeaseCredential::Lease(given) = &requester.credential
-            && state.table.get(*given).is_none()
+            && state.get(*given).is_none()
         {
             let detail = format!("The lease {given} has ended; nothing was done.");
             return Err(failure_with_lease(FailureKind::LeaseEnded, detail, machine, *given));
@@ -73,7 +73,7 @@ impl JobAuthorizer for PublishedLeases {
         let Some(lease) = job.lease.filter(|_| job.kind() != JobKind::LeaseRelease) else {
             return Ok(());
         };
-        if self.load().table.get(lease).is_some_and(|open| may_run_in(open.lease.state)) {
+        if self.load().get(lease).is_some_and(|open| may_run_in(open.lease.state)) {
             return Ok(());
         }
         let detail = format!(
@@ -96,7 +96,7 @@ impl PublishedLeases {
                 return Err(failure_with_lease(FailureKind::LeaseEnded, detail, machine, *lease));
             }
             LeaseCredential::Lease(lease) => {
-                let open = self.load().table.get(*lease).map(|open| Arc::clone(&open.lease));
+                let open = self.load().get(*lease).map(|open| Arc::clone(&open.lease));
                 if let Some(queued) = open.filter(|open| open.state == LeaseState::Queued) {
                     return Err(not_active(machine, &queued));
                 }
@@ -110,7 +110,7 @@ impl PublishedLeases {
             }
             LeaseCredential::Recovery(lease) => {
                 let state = self.load();
-                let recovery = state.ledger(machine).and_then(|ledger| ledger.recovery.as_ref());
+                let recovery = state.ledger_of(machine).and_then(|ledger| ledger.recovery.as_ref());
                 if recovery.is_some_and(|recovery| recovery.lease == *lease) {
                     return Ok(Authorization::Lease(*lease));
                 }

@@ -11,12 +11,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::audit_records::{self, Cause};
+use super::candidates::{CandidateCache, Candidates};
 use super::command::LeaseCommand;
 use super::lease_table::{
-    FollowUp, LeaseInput, LeaseTable, MachineKey, MachineLedger, RecoveryAttempt, TableChanges,
+    FollowUp, LeaseClients, LeaseInput, LeaseTable, MachineKey, MachineLedger, RecoveryAttempt,
+    TableChanges,
 };
-use super::matching::{CandidateMachine, required_snapshots};
-use super::{LeaseBlocker, LeaseView, LeasesParts, metrics};
+use super::matching::CandidateMachine;
+use super::{LeaseView, LeasesParts, metrics};
 use crate::domain::access::TokenStatus;
 use crate::domain::audit::AuditRecord;
 use crate::domain::event::{EventFilter, EventType, Subject};
@@ -25,13 +27,10 @@ use crate::domain::ids::{LeaseId, MachineId, TokenId};
 use crate::domain::lease::Lease;
 use crate::domain::machine::MachineIdentity;
 use crate::domain::origin::Actor;
-use crate::domain::pool::{LimitScope, ScopedLimits};
-use crate::domain::scope::Scope;
 use crate::fail_points::fail_point;
-use crate::hypervisor::SessionState;
+use crate::service::event_stream::{EventReader, NextEvent};
 use crate::service::idempotency::{IdempotencyKeys, KeyClaim};
 use crate::service::jobs::deadline_clocks::{JumpDetector, Moment};
-use crate::service::machines::{MachineFilter, NotFreeReason};
 use crate::service::storage_watch::{start_failure, unconfirmed_start, write_failure};
 use crate::storage::{ChangedLease, IdempotencyKey, LeaseTransaction, StorageError, StoredMachine};
 
@@ -52,8 +51,7 @@ pub struct LeaseActor {
     pub keys: IdempotencyKeys,
     commands: mpsc::Sender<SubmittedCommand>,
     receiver: Mutex<Option<mpsc::Receiver<SubmittedCommand>>>,
-    /// Wakes the calls that wait for a lease.
-    pub changed: watch::Sender<()>,
+    pub(super) candidates: CandidateCache,
     pub stop: CancellationToken,
     /// When otter last ran before this start. `None` if unknown.
     last_seen: Option<Timestamp>,
@@ -75,12 +73,12 @@ impl LeaseActor {
         parts: LeasesParts,
         commands: mpsc::Sender<SubmittedCommand>,
         receiver: Mutex<Option<mpsc::Receiver<SubmittedCommand>>>,
-        changed: watch::Sender<()>,
         last_seen: Option<Timestamp>,
     ) -> Self {
         let stop = parts.supervisor.shutdown_token();
         let keys = IdempotencyKeys::new(Arc::clone(&parts.store));
-        Self { parts, keys, commands, receiver, changed, stop, last_seen }
+        let candidates = CandidateCache::default();
+        Self { parts, keys, commands, receiver, candidates, stop, last_seen }
     }
 
     /// Publishes the leases and ledgers of the store.
@@ -128,16 +126,15 @@ impl LeaseActor {
         })?
     }
 
-    /// Records that a client polled a lease. Does nothing if the channel is full: the next poll
-    /// counts as well.
+    /// Records that a client polled a lease.
     pub fn record_poll(&self, id: LeaseId) {
-        let command = SubmittedCommand {
-            command: LeaseCommand::RecordPoll(id),
-            claim: None,
-            actor: Actor::otter(),
-            reply: None,
-        };
-        let _ = self.commands.try_send(command);
+        self.parts.published.load().record_poll(id, self.now());
+    }
+
+    /// The clients of a lease. `None` if it has ended or does not exist.
+    #[must_use]
+    pub fn clients(&self, id: LeaseId) -> Option<Arc<LeaseClients>> {
+        self.parts.published.load().get(id).map(|open| Arc::clone(&open.clients))
     }
 
     /// Submits a command, and repeats it until it is committed. Returns false if otter stops first:
@@ -160,7 +157,7 @@ impl LeaseActor {
     pub async fn run(this: &Arc<Self>, stop: CancellationToken) {
         let receiver = this.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut receiver) = receiver else { return };
-        let mut table = this.parts.published.load().table.clone();
+        let mut table = LeaseTable::clone(&this.parts.published.load());
         Self::spawn_follow_ups(this, table.unfinished_work(this.parts.clock.now()));
         let types =
             vec![EventType::MachineChanged, EventType::MachineRemoved, EventType::SessionChanged];
@@ -177,9 +174,17 @@ impl LeaseActor {
             // computes the same times again.
             this.clock_jumped(&mut table).await;
         }
+        let mut handled_command = false;
         loop {
             let now = this.parts.clock.elapsed();
             let due = table.next_due().map_or(checkpoint_at, |due| due.min(checkpoint_at));
+            let after_command = std::mem::take(&mut handled_command);
+            if after_command {
+                // Otherwise a steady stream of commands would delay grants and expiries.
+                let follow_ups = this.catch_up(&mut table, &mut changes, &mut tokens).await;
+                Self::spawn_follow_ups(this, follow_ups);
+            }
+            let takes_command = !(after_command && due <= now);
             let follow_ups = tokio::select! {
                 biased;
                 () = stop.cancelled() => {
@@ -191,13 +196,19 @@ impl LeaseActor {
                     this.checkpoint(&mut table, &mut jumps).await;
                     return;
                 }
-                command = receiver.recv() => match command {
-                    Some(command) => this.handle(&mut table, command).await,
+                command = receiver.recv(), if takes_command => match command {
+                    Some(command) => {
+                        handled_command = true;
+                        this.handle(&mut table, command).await
+                    }
                     None => return,
                 },
-                () = changes.wait_for_more() => {
-                    changes.skip_unread();
-                    this.reevaluate(&mut table).await
+                () = changes.wait_for_more(), if takes_command => {
+                    if has_machine_changes(&mut changes) {
+                        this.reevaluate(&mut table).await
+                    } else {
+                        Vec::new()
+                    }
                 }
                 Ok(()) = tokens.changed() => this.reevaluate(&mut table).await,
                 () = this.parts.clock.sleep(due.saturating_sub(now)) => {
@@ -223,24 +234,25 @@ impl LeaseActor {
     /// A lease that has not ended, as readers see it. `None` if it has ended or does not exist.
     #[must_use]
     pub fn view(&self, id: LeaseId) -> Option<LeaseView> {
-        let state = self.parts.published.load();
-        let open = state.table.get(id)?;
-        let (expires_at, max_expires_at) = open.expiry().unzip();
-        let position = state.table.position(id);
-        let blocked_by = position.map(|_| {
-            if self.is_inventory_current() {
-                open.blocked_by.clone()
-            } else {
-                LeaseBlocker::HostAway
-            }
-        });
-        Some(LeaseView {
-            lease: Arc::clone(&open.lease),
-            position,
-            expires_at,
-            max_expires_at,
-            blocked_by,
-        })
+        let table = self.parts.published.load();
+        let open = table.get(id)?;
+        Some(LeaseView::open(&table, open, self.is_inventory_current()))
+    }
+
+    /// Follows the changes of machines and tokens since the last pass of the loop.
+    async fn catch_up(
+        &self,
+        table: &mut LeaseTable,
+        changes: &mut EventReader,
+        tokens: &mut watch::Receiver<()>,
+    ) -> Vec<FollowUp> {
+        let has_changed_tokens = tokens.has_changed().unwrap_or_default();
+        tokens.mark_unchanged();
+        if has_machine_changes(changes) || has_changed_tokens {
+            self.reevaluate(table).await
+        } else {
+            Vec::new()
+        }
     }
 
     /// Applies a command and replies to its sender. Returns the follow-ups.
@@ -265,22 +277,20 @@ impl LeaseActor {
         command: LeaseCommand,
         actor: &Actor,
     ) -> Result<Vec<FollowUp>, Failure> {
-        if let LeaseCommand::RecordPoll(id) = command {
-            // Polls are frequent: they store and publish nothing.
-            table.record_poll(id, self.now());
+        if matches!(command, LeaseCommand::AwaitPublication) {
             return Ok(Vec::new());
         }
         if let LeaseCommand::Request { lease, key, limits } = command {
             self.end_leases_of_invalid_tokens(table).await?;
-            let candidates = self.candidates(table.queued_leases().chain([&*lease]));
-            self.check_grantable(&lease, &candidates)?;
+            let candidates = self.candidates();
+            self.check_grantable(&lease, &candidates.machines)?;
             Self::check_token_limits(table, &lease, limits)?;
             let start = Some((lease.id, key));
             let request = |table: &mut LeaseTable, now: Moment, candidates: &[CandidateMachine]| {
                 table.apply(LeaseInput::Request(lease.clone(), candidates), now)
             };
             let cause = Cause { actor, renews: None };
-            return self.commit(table, cause, start, candidates, request).await;
+            return self.commit(table, cause, start, Some(candidates), request).await;
         }
         // A job ends after the inventory shows its effects. If the machine is absent by then, its
         // lease ends as `machine-gone` and not as a failed preparation.
@@ -295,7 +305,7 @@ impl LeaseActor {
         let apply = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
             table.apply(command.input(), now)
         };
-        let follow_ups = self.commit(table, cause, None, Vec::new(), apply).await?;
+        let follow_ups = self.commit(table, cause, None, None, apply).await?;
         if let Some(count) = failure_counter {
             count(self.parts.metrics.leases());
         }
@@ -326,19 +336,21 @@ impl LeaseActor {
         if !table.has_queued_leases() {
             return gone.unwrap_or_default();
         }
-        let candidates = self.candidates(table.queued_leases());
+        let candidates = self.candidates();
+        if candidates.version.is_some_and(|version| table.is_evaluated_for(version)) {
+            return gone.unwrap_or_default();
+        }
         let grant = |table: &mut LeaseTable, now: Moment, candidates: &[CandidateMachine]| {
             table.apply(LeaseInput::GrantQueued(candidates), now)
         };
-        let granted = self.commit(table, caused_by_otter(), None, candidates, grant).await;
+        let granted = self.commit(table, caused_by_otter(), None, Some(candidates), grant).await;
         // If the store rejected the write, the next change or checkpoint tries again.
         [gone, granted].into_iter().flatten().flatten().collect()
     }
 
     /// Ends the queued leases whose token was revoked or has expired.
     async fn end_leases_of_invalid_tokens(&self, table: &mut LeaseTable) -> Result<(), Failure> {
-        let tokens: BTreeSet<TokenId> =
-            table.queued_leases().filter_map(|lease| lease.token).collect();
+        let tokens = table.queued_tokens();
         let status = |token| (token, self.parts.callers.status(token));
         let statuses: BTreeMap<TokenId, TokenStatus> = tokens.into_iter().map(status).collect();
         if statuses.values().all(|status| *status == TokenStatus::Valid) {
@@ -347,13 +359,12 @@ impl LeaseActor {
         let end = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
             table.apply(LeaseInput::TokenStatuses(&statuses), now)
         };
-        self.commit(table, caused_by_otter(), None, Vec::new(), end).await.map(drop)
+        self.commit(table, caused_by_otter(), None, None, end).await.map(drop)
     }
 
     /// Whether the inventory is loaded and the host is connected.
     pub fn is_inventory_current(&self) -> bool {
-        self.parts.inventory.session().state == SessionState::Connected
-            && self.parts.inventory.contents().loaded
+        self.parts.inventory.away_for().is_none() && self.parts.inventory.contents().loaded
     }
 
     /// Ends the leases whose machines are absent from the host.
@@ -361,11 +372,18 @@ impl LeaseActor {
         &self,
         table: &mut LeaseTable,
     ) -> Result<Vec<FollowUp>, Failure> {
+        let contents = self.parts.inventory.contents();
+        let is_present = |held: &MachineIdentity| {
+            contents.machine(&held.id).is_some_and(|machine| held.can_be(&machine.identity()))
+        };
+        if table.holders().all(|(_, held)| is_present(held)) {
+            return Ok(Vec::new());
+        }
         let present = self.present_machines();
         let detect = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
             table.apply(LeaseInput::MachinesPresent(&present), now)
         };
-        self.commit(table, caused_by_otter(), None, Vec::new(), detect).await
+        self.commit(table, caused_by_otter(), None, None, detect).await
     }
 
     /// Ends the leases whose time is over, and grants free machines.
@@ -373,13 +391,16 @@ impl LeaseActor {
         let expire = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
             table.apply(LeaseInput::TimePassed, now)
         };
-        let Ok(mut follow_ups) =
-            self.commit(table, caused_by_otter(), None, Vec::new(), expire).await
+        let Ok(mut follow_ups) = self.commit(table, caused_by_otter(), None, None, expire).await
         else {
             // The store rejected the write. The leases are still due, so the actor tries again.
             self.parts.clock.sleep(RETRY_DELAY).await;
             return Vec::new();
         };
+        if table.is_evaluated() {
+            // It was time for nothing but polls.
+            return follow_ups;
+        }
         follow_ups.extend(self.reevaluate(table).await);
         follow_ups
     }
@@ -412,12 +433,13 @@ impl LeaseActor {
         let forget = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
             table.apply(LeaseInput::ForgetAbsentMachines(&present), now)
         };
-        self.commit(table, caused_by_otter(), None, Vec::new(), forget).await.is_ok()
+        self.commit(table, caused_by_otter(), None, None, forget).await.is_ok()
     }
 
     /// Publishes that the ledgers of these machines may have changed.
     fn wake_watchers_of(&self, keys: &[MachineKey]) {
         let contents = self.parts.inventory.contents();
+        let keys: BTreeSet<&MachineKey> = keys.iter().collect();
         for machine in &contents.machines {
             if keys.contains(&MachineKey::from_identity(&machine.identity())) {
                 self.parts.inventory.wake_watchers(&machine.id);
@@ -435,7 +457,7 @@ impl LeaseActor {
         let jumped = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
             table.apply(LeaseInput::ClockJumped, now)
         };
-        self.commit(table, caused_by_otter(), None, Vec::new(), jumped).await.is_ok()
+        self.commit(table, caused_by_otter(), None, None, jumped).await.is_ok()
     }
 
     /// Applies `change` to a copy of the table, commits the changes, publishes the copy, and sends
@@ -444,28 +466,35 @@ impl LeaseActor {
     /// # Parameters
     /// - `cause`: who caused the change, for the audit.
     /// - `start`: the lease that a caller requests, and the idempotency key of the request.
-    /// - `candidates`: the machines that are passed to `change`.
+    /// - `candidates`: the machines that are passed to `change`, if it grants machines.
     async fn commit<F>(
         &self,
         table: &mut LeaseTable,
         cause: Cause<'_>,
         start: Option<(LeaseId, Option<IdempotencyKey>)>,
-        mut candidates: Vec<CandidateMachine>,
+        candidates: Option<Candidates>,
         change: F,
     ) -> Result<Vec<FollowUp>, Failure>
     where
         F: Fn(&mut LeaseTable, Moment, &[CandidateMachine]) -> Result<TableChanges, Failure>,
     {
+        let is_attempt = candidates.is_some();
+        let Candidates { mut machines, mut version } = candidates.unwrap_or_default();
         loop {
             let mut next = table.clone();
-            let changes = change(&mut next, self.now(), &candidates)?;
+            if is_attempt && !version.is_some_and(|version| next.is_evaluated_for(version)) {
+                next.set_evaluated(None);
+            }
+            let changes = change(&mut next, self.now(), &machines)?;
+            let is_shown = !changes.is_empty() || !next.has_blockers_of(table);
             let granted = granted_machines(table, &changes);
             let reservation = self.parts.published.reserve(&granted);
             let busy: BTreeSet<&MachineId> =
                 granted.iter().filter(|machine| self.parts.jobs.has_any_on(machine)).collect();
             if !busy.is_empty() {
                 // A job was accepted after the candidates were read, so the machine is not free.
-                for candidate in &mut candidates {
+                version = None;
+                for candidate in Arc::make_mut(&mut machines) {
                     candidate.free &= !busy.contains(&candidate.identity.id);
                 }
                 continue;
@@ -485,8 +514,13 @@ impl LeaseActor {
                     fail_point!("lease-committed");
                 }
             }
+            if is_attempt && granted.is_empty() {
+                next.set_evaluated(version);
+            }
             let before = std::mem::replace(table, next);
-            self.parts.published.publish(table.clone());
+            if is_shown {
+                self.parts.published.publish(table.clone());
+            }
             drop(reservation);
             metrics::record_transition(&self.parts.metrics, &before, &changes);
             self.publish_changes(&before, &changes);
@@ -556,59 +590,25 @@ impl LeaseActor {
         for machine in machines {
             self.parts.inventory.wake_watchers(&machine);
         }
-        self.changed.send_replace(());
-    }
-
-    /// Every machine of the host, whether it is free, and which of the snapshots that these leases
-    /// require it lacks.
-    /// No machine is free while the host is unreachable.
-    pub fn candidates<'l>(
-        &self,
-        leases: impl IntoIterator<Item = &'l Lease>,
-    ) -> Vec<CandidateMachine> {
-        let snapshots: BTreeSet<&String> =
-            leases.into_iter().flat_map(required_snapshots).collect();
-        let connected = self.parts.inventory.session().state == SessionState::Connected;
-        let views =
-            self.parts.machines.list(&Scope::All, &MachineFilter::default()).unwrap_or_default();
-        let candidates = views.into_iter().map(|view| {
-            let machine = &view.machine;
-            // The table is the source for leases, quarantines and recoveries. The view may lag
-            // behind it.
-            let free = connected
-                && view.not_free_because.iter().all(|reason| {
-                    matches!(
-                        reason,
-                        NotFreeReason::Leased
-                            | NotFreeReason::Quarantined
-                            | NotFreeReason::Releasing
-                    )
-                });
-            let limits = self.limits_of(&view.pools);
-            let excluded = view.protected || machine.template;
-            let machine =
-                CandidateMachine::new(machine, view.pools.clone(), free, excluded, &snapshots);
-            CandidateMachine { limits, ..machine }
-        });
-        candidates.collect()
-    }
-
-    /// The limits of the host and of these pools.
-    fn limits_of(&self, pools: &[String]) -> Vec<ScopedLimits> {
-        let settings = self.parts.settings.load();
-        let of_pools = pools.iter().filter_map(|name| {
-            let limits = settings.pools.get(name)?.limits;
-            Some(ScopedLimits { scope: LimitScope::Pool(name.clone()), limits })
-        });
-        let of_host =
-            ScopedLimits { scope: LimitScope::Host, limits: self.parts.rules.host_limits };
-        let all = std::iter::once(of_host).chain(of_pools);
-        all.filter(|scoped| !scoped.limits.is_unlimited()).collect()
+        for (id, lease) in &changes.leases {
+            let was = before.get(*id);
+            if let Some(open) = was.filter(|open| open.lease.state != lease.state) {
+                open.clients.wake();
+            }
+        }
     }
 
     fn now(&self) -> Moment {
         Moment { wall: self.parts.clock.now(), elapsed: self.parts.clock.elapsed() }
     }
+}
+
+/// Whether a machine or the session changed since the last call. The events of leases count too for
+/// [`EventReader::wait_for_more`].
+fn has_machine_changes(changes: &mut EventReader) -> bool {
+    let has_any = changes.read() != NextEvent::Nothing;
+    changes.skip_unread();
+    has_any
 }
 
 /// The failure of a command that the actor does not take any more.

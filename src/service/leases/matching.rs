@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::lease_table::MachineKey;
 use crate::domain::ids::MachineId;
 use crate::domain::lease::{Lease, Select};
 use crate::domain::mac::MacAddress;
@@ -10,11 +11,14 @@ use crate::domain::machine_reference::{MachineReference, ReferencedMachine};
 use crate::domain::names::contains_loosely;
 use crate::domain::pool::ScopedLimits;
 use crate::domain::power::PowerState;
+use crate::domain::snapshot::Snapshots;
 
 /// A machine of the host, as the grant of a lease sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CandidateMachine {
     pub identity: MachineIdentity,
+    /// The key of the identity.
+    pub key: MachineKey,
     pub name: String,
     pub bios_uuid: Option<String>,
     pub macs: Vec<MacAddress>,
@@ -30,8 +34,7 @@ pub struct CandidateMachine {
     pub nested_virtualization: Option<bool>,
     /// The limits that apply to it: those of the host and of its pools.
     pub limits: Vec<ScopedLimits>,
-    /// The snapshots, among those that leases require, that it does not have.
-    pub missing_snapshots: BTreeSet<String>,
+    pub snapshots: Snapshots,
 }
 
 impl CandidateMachine {
@@ -40,19 +43,12 @@ impl CandidateMachine {
     /// # Parameters
     /// - `free`: whether the machine is free, apart from leases and quarantines.
     /// - `excluded`: whether the machine is protected or a template.
-    /// - `snapshots`: the snapshots that leases require.
     #[must_use]
-    pub fn new(
-        machine: &Machine,
-        pools: Vec<String>,
-        free: bool,
-        excluded: bool,
-        snapshots: &BTreeSet<&String>,
-    ) -> Self {
-        let missing_snapshots =
-            snapshots.iter().filter(|name| machine.snapshots.find(name).is_err());
+    pub fn new(machine: &Machine, pools: Vec<String>, free: bool, excluded: bool) -> Self {
+        let identity = machine.identity();
         Self {
-            identity: machine.identity(),
+            key: MachineKey::from_identity(&identity),
+            identity,
             name: machine.name.clone(),
             bios_uuid: machine.bios_uuid.clone(),
             macs: machine.network_cards.iter().filter_map(|card| card.mac_address).collect(),
@@ -63,7 +59,7 @@ impl CandidateMachine {
             memory_bytes: machine.memory_bytes.unwrap_or_default(),
             nested_virtualization: machine.nested_virtualization,
             limits: Vec::new(),
-            missing_snapshots: missing_snapshots.map(|name| (*name).clone()).collect(),
+            snapshots: machine.snapshots.clone(),
         }
     }
 }
@@ -74,10 +70,10 @@ pub fn required_snapshots(lease: &Lease) -> impl Iterator<Item = &String> {
     prepare.iter().filter_map(|prepare| prepare.snapshot.as_ref()).chain(&release.snapshot)
 }
 
-/// Whether a machine has all snapshots that a lease requires.
+/// The first snapshot that a lease requires and a machine does not have. `None` if it has all.
 #[must_use]
-pub fn has_snapshots(lease: &Lease, machine: &CandidateMachine) -> bool {
-    required_snapshots(lease).all(|name| !machine.missing_snapshots.contains(name))
+pub fn missing_snapshot<'l>(lease: &'l Lease, machine: &CandidateMachine) -> Option<&'l String> {
+    required_snapshots(lease).find(|name| machine.snapshots.find(name).is_err())
 }
 
 /// The machines that match the selection and the scope of a lease.
@@ -152,7 +148,9 @@ impl<'l> Selection<'l> {
     }
 }
 
-fn is_in_scope(lease: &Lease, machine: &CandidateMachine) -> bool {
+/// Whether a machine is in the scope of the caller that requested a lease.
+#[must_use]
+pub fn is_in_scope(lease: &Lease, machine: &CandidateMachine) -> bool {
     lease.scope.contains(&machine.name, &machine.pools)
 }
 
@@ -190,14 +188,7 @@ mod tests {
         let mut machine = samples::machine("16", "Qubes-4.2 staging");
         machine.network_cards.push(samples::card("00:50:56:aa:bb:cc"));
         machine.snapshots.items.push(samples::snapshot("s-1", "kickstart", None));
-        let snapshots = ["kickstart".to_owned(), "none".to_owned()];
-        CandidateMachine::new(
-            &machine,
-            vec!["ci".to_owned()],
-            true,
-            false,
-            &snapshots.iter().collect(),
-        )
+        CandidateMachine::new(&machine, vec!["ci".to_owned()], true, false)
     }
 
     fn selects(select: &Select, machines: &[CandidateMachine]) -> Vec<bool> {
@@ -216,9 +207,10 @@ mod tests {
     }
 
     #[test]
-    fn a_candidate_has_the_fields_of_its_machine_and_its_missing_snapshots() {
+    fn a_candidate_has_the_fields_of_its_machine() {
         let machine = samples::machine("16", "Qubes-4.2 staging");
         let expected = CandidateMachine {
+            key: MachineKey::from_identity(&machine.identity()),
             identity: machine.identity(),
             name: machine.name,
             bios_uuid: machine.bios_uuid,
@@ -230,7 +222,10 @@ mod tests {
             memory_bytes: 4 << 30,
             nested_virtualization: Some(true),
             limits: Vec::new(),
-            missing_snapshots: ["none".to_owned()].into(),
+            snapshots: Snapshots {
+                current: None,
+                items: vec![samples::snapshot("s-1", "kickstart", None)],
+            },
         };
         assert_eq!(candidate(), expected);
     }
@@ -350,10 +345,11 @@ mod tests {
         };
         assert_eq!(required_snapshots(&with(Some("a"), Some("b"))).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(required_snapshots(&plain).count(), 0);
-        assert!(has_snapshots(&plain, &candidate()));
-        assert!(has_snapshots(&with(Some("kickstart"), None), &candidate()));
-        assert!(has_snapshots(&with(Some("kickstart"), Some("kickstart")), &candidate()));
-        assert!(!has_snapshots(&with(Some("none"), None), &candidate()));
-        assert!(!has_snapshots(&with(Some("kickstart"), Some("none")), &candidate()));
+        let missing = |lease: &Lease| missing_snapshot(lease, &candidate()).cloned();
+        assert_eq!(missing(&plain), None);
+        assert_eq!(missing(&with(Some("kickstart"), None)), None);
+        assert_eq!(missing(&with(Some("kickstart"), Some("kickstart"))), None);
+        assert_eq!(missing(&with(Some("none"), None)).as_deref(), Some("none"));
+        assert_eq!(missing(&with(Some("kickstart"), Some("none"))).as_deref(), Some("none"));
     }
 }

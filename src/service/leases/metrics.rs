@@ -1,5 +1,6 @@
 //! Updates the metrics of leases from the table before a transition and the changes.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,8 +15,12 @@ use crate::telemetry::metrics::Metrics;
 
 /// Sets the number of leases in each state that is not an end.
 pub fn set_open_leases(metrics: &Metrics, table: &LeaseTable) {
+    let mut counts: HashMap<LeaseState, usize> = HashMap::new();
+    for open in table.open_leases() {
+        *counts.entry(open.lease.state).or_default() += 1;
+    }
     for state in LeaseState::ALL.iter().filter(|state| !state.is_end()) {
-        let count = table.open_leases().filter(|open| open.lease.state == *state).count();
+        let count = counts.get(state).copied().unwrap_or_default();
         metrics.leases().set_open(state.as_str(), count);
     }
 }

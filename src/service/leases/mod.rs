@@ -9,6 +9,7 @@
 //! is the state machine.
 
 mod audit_records;
+mod candidates;
 pub mod capacity;
 mod command;
 mod job_authorization;
@@ -17,6 +18,7 @@ mod lease_jobs;
 pub mod lease_table;
 pub mod matching;
 mod metrics;
+mod persistent_map;
 mod pools;
 pub mod published;
 mod request;
@@ -25,17 +27,20 @@ pub mod secret;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::command::LeaseCommand;
 use self::lease_actor::LeaseActor;
 pub use self::lease_table::LeaseBlocker;
-use self::lease_table::{LeaseRules, MachineKey, MachineLedger};
+use self::lease_table::{
+    LeaseRules, LeaseTable, MachineKey, MachineLedger, OpenLease, WaitingClient,
+};
 pub use self::pools::{PoolView, RunningMachines};
 use self::published::PublishedLeases;
 pub use self::request::{NewLease, RequestedLease};
@@ -114,7 +119,7 @@ impl Leases {
         let fence_floor = parts.store.fence_floor().await?;
         let last_seen = parts.store.last_seen().await?;
         let receiver = Mutex::new(Some(receiver));
-        let actor = LeaseActor::new(parts, commands, receiver, watch::Sender::new(()), last_seen);
+        let actor = LeaseActor::new(parts, commands, receiver, last_seen);
         actor.restore(open, ledgers, fence_floor);
         Ok(Self(Arc::new(actor)))
     }
@@ -202,10 +207,9 @@ impl Leases {
         if !visibility.shows_lease(caller, &view.lease) {
             return None;
         }
-        let counts = |lease: &Lease| visibility.shows_lease(caller, lease);
-        let position = view
-            .position
-            .and_then(|_| parts.published.load().table.position_among(view.lease.id, counts));
+        // It sees the queued leases that it requested.
+        let position =
+            view.position.and_then(|_| parts.published.load().position_of_requester(view.lease.id));
         Some(LeaseView { position, ..view })
     }
 
@@ -222,7 +226,7 @@ impl Leases {
         if stored.as_ref().is_some_and(|lease| !lease.state.is_end()) {
             // It is committed and not yet published. Once the actor handles the next command, the
             // lease is published or has ended.
-            self.0.submit(LeaseCommand::RecordPoll(id)).await?;
+            self.0.submit(LeaseCommand::AwaitPublication).await?;
             if let Some(view) = self.0.view(id) {
                 return Ok(Some(view));
             }
@@ -281,7 +285,8 @@ impl Leases {
     #[must_use]
     pub fn open_leases(&self, caller: &Caller) -> Vec<LeaseView> {
         let shown = self.0.parts.published.load();
-        let views = shown.table.open_leases().filter_map(|open| self.0.view(open.lease.id));
+        let is_current = self.0.is_inventory_current();
+        let views = shown.open_leases().map(|open| LeaseView::open(&shown, open, is_current));
         views.filter_map(|view| self.visible_to(caller, view)).collect()
     }
 
@@ -297,19 +302,26 @@ impl Leases {
         id: LeaseId,
         is_reached: impl Fn(LeaseState) -> bool,
     ) -> Result<Option<LeaseView>, Failure> {
-        let mut changes = self.0.changed.subscribe();
         loop {
-            changes.mark_unchanged();
+            let clients = self.0.clients(id);
+            let mut changed = pin!(clients.as_ref().map(|clients| clients.state_changed()));
+            if let Some(changed) = changed.as_mut().as_pin_mut() {
+                // A change after the read below completes it.
+                changed.enable();
+            }
             let Some(view) = self.get_for(caller, id).await? else { return Ok(None) };
             let state = view.lease.state;
             if is_reached(state) || state.is_end() {
                 return Ok(Some(view));
             }
+            let (Some(clients), Some(changed)) = (&clients, changed.as_pin_mut()) else {
+                // It was published after its clients were read.
+                continue;
+            };
+            let _waits = WaitingClient::new(Arc::clone(clients), self.0.parts.clock.clone());
             tokio::select! {
                 biased;
-                _ = changes.changed() => {}
-                // Each turn of the loop counts as a poll.
-                () = self.0.parts.clock.sleep(self.0.parts.rules.abandon_after / 4) => {}
+                () = changed => {}
                 () = self.0.stop.cancelled() => return Ok(Some(view)),
             }
         }
@@ -449,9 +461,9 @@ impl Leases {
     pub fn update_gauges(&self) {
         let LeaseActor { parts, .. } = &*self.0;
         let shown = parts.published.load();
-        metrics::set_open_leases(&parts.metrics, &shown.table);
+        metrics::set_open_leases(&parts.metrics, &shown);
         let is_quarantined = |machine: &&Arc<Machine>| {
-            shown.ledger(machine).is_some_and(|ledger| ledger.quarantine.is_some())
+            shown.ledger_of(machine).is_some_and(|ledger| ledger.quarantine.is_some())
         };
         let quarantined = parts.inventory.contents().machines.iter().filter(is_quarantined).count();
         parts.metrics.leases().set_quarantined(quarantined);
@@ -477,6 +489,23 @@ impl Leases {
 }
 
 impl LeaseView {
+    /// The view of a lease of the table.
+    ///
+    /// # Parameters
+    /// - `is_current`: whether the inventory is current.
+    #[must_use]
+    pub fn open(table: &LeaseTable, open: &OpenLease, is_current: bool) -> Self {
+        let (expires_at, max_expires_at) = open.expiry().unzip();
+        let blocked_by = table.blocked_by(open.lease.id);
+        Self {
+            lease: Arc::clone(&open.lease),
+            position: table.position(open.lease.id),
+            expires_at,
+            max_expires_at,
+            blocked_by: blocked_by.map(|why| if is_current { why } else { LeaseBlocker::HostAway }),
+        }
+    }
+
     /// The view of a lease that has ended.
     #[must_use]
     pub fn ended(lease: Lease) -> Self {

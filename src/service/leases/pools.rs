@@ -6,11 +6,10 @@ use std::sync::Arc;
 use super::capacity::Usage;
 use super::command::LeaseCommand;
 use super::lease_actor::LeaseActor;
-use super::lease_table::{MachineKey, MachineLedger, OpenLease, PoolFault};
+use super::lease_table::{MachineKey, MachineLedger, PoolFault};
 use super::matching::CandidateMachine;
 use crate::domain::failure::Failure;
 use crate::domain::ids::MachineId;
-use crate::domain::lease::LeaseState;
 use crate::domain::machine::Machine;
 use crate::domain::pool::RunningLimits;
 use crate::service::callers::Caller;
@@ -53,37 +52,35 @@ impl LeaseActor {
             configured.map(|name| (name.clone(), self.empty_pool(name))).collect();
         let in_scope =
             |candidate: &CandidateMachine| caller.scope.contains(&candidate.name, &candidate.pools);
-        let mut keys: BTreeMap<String, Vec<MachineKey>> = BTreeMap::new();
-        for candidate in self.candidates([]).into_iter().filter(in_scope) {
+        let mut keys: BTreeMap<&str, Vec<&MachineKey>> = BTreeMap::new();
+        let candidates = self.candidates().machines;
+        for candidate in candidates.iter().filter(|candidate| in_scope(candidate)) {
             let held = state.holder_of(&candidate.identity).is_some();
-            let key = MachineKey::from_identity(&candidate.identity);
-            let ledger = state.table.ledger(&key);
+            let ledger = state.ledger(&candidate.key);
             let quarantined = ledger.is_some_and(|ledger| ledger.quarantine.is_some());
             let set_aside = ledger.is_some_and(MachineLedger::is_set_aside);
             for name in &candidate.pools {
                 let pool = pools.entry(name.clone()).or_insert_with(|| self.empty_pool(name));
                 pool.machines += 1;
                 if candidate.running || held {
-                    pool.running.usage.add(&candidate);
+                    pool.running.usage.add(candidate);
                 }
                 pool.held += usize::from(held);
                 pool.quarantined += usize::from(quarantined);
                 pool.free +=
                     usize::from(candidate.free && !candidate.excluded && !held && !set_aside);
-                keys.entry(name.clone()).or_default().push(key.clone());
+                keys.entry(name).or_default().push(&candidate.key);
             }
         }
         for (name, keys) in keys {
-            if let Some(pool) = pools.get_mut(&name) {
-                pool.fault = state.table.pool_fault(keys.iter());
+            if let Some(pool) = pools.get_mut(name) {
+                pool.fault = state.pool_fault(keys.into_iter());
             }
         }
         let visibility = self.parts.machines.visibility();
-        let waits = |open: &&OpenLease| {
-            open.lease.state == LeaseState::Queued && visibility.shows_lease(caller, &open.lease)
-        };
-        for open in state.table.open_leases().filter(waits) {
-            for name in open.lease.select.pool_names() {
+        let queued = state.queued_leases();
+        for lease in queued.filter(|lease| visibility.shows_lease(caller, lease)) {
+            for name in lease.select.pool_names() {
                 if let Some(pool) = pools.get_mut(name) {
                     pool.waiting += 1;
                 }
@@ -120,9 +117,9 @@ impl LeaseActor {
     pub fn running_on_host(&self) -> RunningMachines {
         let state = self.parts.published.load();
         let mut usage = Usage::default();
-        for candidate in self.candidates([]) {
+        for candidate in self.candidates().machines.iter() {
             if candidate.running || state.holder_of(&candidate.identity).is_some() {
-                usage.add(&candidate);
+                usage.add(candidate);
             }
         }
         RunningMachines { limits: self.parts.rules.host_limits, usage }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use super::capacity::{ReachedLimit, never_fits};
 use super::lease_actor::LeaseActor;
 use super::lease_table::LeaseTable;
-use super::matching::{CandidateMachine, Selection};
+use super::matching::{CandidateMachine, Selection, missing_snapshot};
 use super::{LeaseView, Leases};
 use crate::domain::access::{Role, TokenLimits};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::ids::LeaseId;
-use crate::domain::lease::{Lease, LeaseState, LeaseTerms, Prepare, Release, Select};
+use crate::domain::lease::{Lease, LeaseTerms, Prepare, Release, Select};
 use crate::domain::pool::Pool;
 use crate::domain::scope::Scope;
 use crate::service::callers::Caller;
@@ -157,7 +157,7 @@ impl LeaseActor {
         {
             return Err(failure);
         }
-        let (mut missing_snapshot, mut too_large, mut is_any_selected) = (None, None, false);
+        let (mut without_snapshot, mut too_large, mut is_any_selected) = (None, None, false);
         let selection = Selection::new(lease, candidates);
         for candidate in candidates.iter().filter(|machine| selection.includes(machine)) {
             is_any_selected = true;
@@ -165,15 +165,15 @@ impl LeaseActor {
                 too_large = too_large.or_else(|| Some(larger_than(&limit, candidate)));
                 continue;
             }
-            let Some(missing) = candidate.missing_snapshots.iter().next() else { return Ok(()) };
+            let Some(missing) = missing_snapshot(lease, candidate) else { return Ok(()) };
             let Some(view) = self.parts.machines.get(&candidate.identity.id) else { continue };
-            missing_snapshot =
-                missing_snapshot.or(self.parts.machines.snapshot(&view, missing).err());
+            without_snapshot =
+                without_snapshot.or(self.parts.machines.snapshot(&view, missing).err());
         }
         if !is_any_selected {
             return Err(self.parts.machines.why_none_fits(&lease.scope, &lease.select)?);
         }
-        missing_snapshot.or(too_large).map_or(Ok(()), Err)
+        without_snapshot.or(too_large).map_or(Ok(()), Err)
     }
 
     /// Rejects a lease that exceeds the limits of the caller's token.
@@ -182,19 +182,12 @@ impl LeaseActor {
         lease: &Lease,
         limits: TokenLimits,
     ) -> Result<(), Failure> {
-        let reached = |counts: &dyn Fn(&Lease) -> bool, most: Option<u32>| {
-            most.filter(|most| {
-                let own = table
-                    .open_leases()
-                    .filter(|open| open.lease.requested_by == lease.requested_by);
-                own.filter(|open| counts(&open.lease)).count() >= *most as usize
-            })
-        };
-        if let Some(most) = reached(&|_| true, limits.leases) {
+        let (open, queued) = table.counts_of_requester(&lease.requested_by);
+        if let Some(most) = limits.leases.filter(|most| open >= *most as usize) {
             return Err(too_many(&lease.requested_by, &format!("{most} open leases")));
         }
-        let waits = |lease: &Lease| lease.state == LeaseState::Queued;
-        match reached(&waits, limits.queued_leases.filter(|_| lease.queue_for.is_some())) {
+        let most_queued = limits.queued_leases.filter(|_| lease.queue_for.is_some());
+        match most_queued.filter(|most| queued >= *most as usize) {
             Some(most) => Err(queue_full(&lease.requested_by, &format!("{most} queued leases"))),
             None => Ok(()),
         }

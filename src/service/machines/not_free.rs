@@ -48,7 +48,8 @@ impl NotFreeReason {
     }
 
     /// The reasons that follow from the state of the machine, each with whether it applies.
-    pub(super) fn from_state(machine: &Machine) -> [(Self, bool); 6] {
+    #[must_use]
+    pub fn from_state(machine: &Machine) -> [(Self, bool); 6] {
         [
             (Self::PoweredOn, machine.power_state == Some(PowerState::On)),
             (Self::Suspended, machine.power_state == Some(PowerState::Suspended)),

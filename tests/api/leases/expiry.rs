@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use otter::clock::Clock;
 use otter::simulator::Pace;
 use otter::storage::Storage;
@@ -188,7 +189,7 @@ async fn checkpoint(lab: &Lab, clock: &Clock) {
 }
 
 #[tokio::test]
-async fn an_idle_otter_with_leases_emits_no_event_and_a_checkpoint_is_one_commit() {
+async fn an_idle_otter_with_1000_leases_emits_no_event_and_a_checkpoint_is_one_commit() {
     let (lab, clock) = lab().await;
     let leases =
         [STAGING, "qubes-4.3-nightly"].map(|name| json!({"select": {"name": name}, "ttl": "1h"}));
@@ -196,7 +197,10 @@ async fn an_idle_otter_with_leases_emits_no_event_and_a_checkpoint_is_one_commit
         granted_lease(&lab, lease).await;
     }
     let waits = json!({"select": {"name": STAGING}, "ttl": "1h", "queue_for": "1h"});
-    request_lease(&lab, waits).await.expect(202);
+    let requests = (0..998).map(|_| async {
+        request_lease(&lab, waits.clone()).await.expect(202);
+    });
+    futures_util::stream::iter(requests).buffer_unordered(16).collect::<()>().await;
     checkpoint(&lab, &clock).await;
     let version = async || lab.get("/v1/machines").await.expect(200).str("version").to_owned();
     let (before, commits) = (version().await, lab.store.transactions());

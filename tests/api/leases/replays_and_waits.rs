@@ -1,7 +1,14 @@
 //! Repeated requests with an idempotency key, and waits that cannot succeed.
 
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Wake, Waker};
+
+use axum::body::Body;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
 use crate::harness::{Answer, Lab};
 
@@ -52,6 +59,42 @@ async fn of_simultaneous_requests_with_one_key_all_but_one_are_repeats() {
             .iter()
             .all(|answer| answer.status == 201 && answer.json["id"] == answers[0].json["id"])
     );
+}
+
+/// Counts how often a task is woken.
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn a_wait_is_not_woken_by_other_leases() {
+    let lab = Lab::start().await;
+    let take = json!({"select": {"machine": MACHINE}, "ttl": "10m", "queue_for": "10m"});
+    let path = |lease: &Answer| format!("/v1/leases/{}", lease.str("id"));
+    let give_back = async |lease: &Answer| {
+        Answer::from_request(lab.request(Method::DELETE, &path(lease))).await.expect(200);
+    };
+    let held = keyed(&lab, "held", &take).await.expect(201);
+    let earlier = keyed(&lab, "earlier", &take).await.expect(202);
+    let waits = keyed(&lab, "waits", &take).await.expect(202);
+    let request = http::Request::get(format!("{}/wait", path(&waits))).header("host", "localhost");
+    let call = lab.service.clone().oneshot(request.body(Body::empty()).unwrap());
+    let (mut call, wakes) = (Box::pin(call), Arc::new(Wakes::default()));
+    let counter = Waker::from(Arc::clone(&wakes));
+    assert!(call.as_mut().poll(&mut Context::from_waker(&counter)).is_pending());
+    give_back(&earlier).await;
+    for number in 0..20 {
+        let other = keyed(&lab, &format!("other {number}"), &take).await.expect(202);
+        give_back(&other).await;
+    }
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "another lease woke the wait");
+    give_back(&held).await;
+    assert_eq!(call.await.unwrap().status(), 200);
 }
 
 #[tokio::test]

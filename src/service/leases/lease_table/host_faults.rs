@@ -28,7 +28,16 @@ pub enum LeaseStep {
 pub struct HostFaults {
     met: BTreeMap<MachineKey, MetFault>,
     /// The machines of each pool, as of the last grants.
-    pools: Arc<BTreeMap<String, BTreeSet<MachineKey>>>,
+    pools: Arc<MachinePools>,
+}
+
+/// The pools of the host's machines.
+#[derive(Debug, Default)]
+struct MachinePools {
+    /// The pools of each machine.
+    of_machines: Vec<(MachineKey, Vec<String>)>,
+    /// The machines of each pool.
+    members: BTreeMap<String, BTreeSet<MachineKey>>,
 }
 
 #[derive(Clone, Debug)]
@@ -77,21 +86,24 @@ pub fn pause_after(failures: u32, first: Duration, longest: Duration) -> Duratio
 impl HostFaults {
     /// Sets the pools of the host's machines.
     pub fn set_pools(&mut self, candidates: &[CandidateMachine]) {
-        let mut pools: BTreeMap<String, BTreeSet<MachineKey>> = BTreeMap::new();
-        for candidate in candidates {
-            for pool in &candidate.pools {
-                let key = MachineKey::from_identity(&candidate.identity);
-                pools.entry(pool.clone()).or_default().insert(key);
+        let known = self.pools.of_machines.iter().map(|(key, pools)| (key, pools));
+        if known.eq(candidates.iter().map(|candidate| (&candidate.key, &candidate.pools))) {
+            return;
+        }
+        let mut pools = MachinePools::default();
+        for CandidateMachine { key, pools: of_machine, .. } in candidates {
+            pools.of_machines.push((key.clone(), of_machine.clone()));
+            for pool in of_machine {
+                pools.members.entry(pool.clone()).or_default().insert(key.clone());
             }
         }
-        if *self.pools != pools {
-            self.pools = Arc::new(pools);
-        }
+        self.pools = Arc::new(pools);
     }
 
     /// Whether two machines are the same or have a pool in common.
     fn share_a_pool(&self, one: &MachineKey, other: &MachineKey) -> bool {
-        one == other || self.pools.values().any(|pool| pool.contains(one) && pool.contains(other))
+        let mut pools = self.pools.members.values();
+        one == other || pools.any(|pool| pool.contains(one) && pool.contains(other))
     }
 
     /// The pause after one more failure of a machine: at least the pause that runs for the same
@@ -163,11 +175,10 @@ impl HostFaults {
         self.met.remove(machine);
     }
 
-    /// Ends the pauses that are over.
-    pub fn time_passed(&mut self, elapsed: Duration) {
-        for met in self.met.values_mut().filter(|met| met.retry.is_some_and(|at| at <= elapsed)) {
-            met.retry = None;
-        }
+    /// Ends the pauses that are over. Returns whether there was one.
+    pub fn time_passed(&mut self, elapsed: Duration) -> bool {
+        let over = self.met.values_mut().filter(|met| met.retry.is_some_and(|at| at <= elapsed));
+        over.map(|met| met.retry = None).count() > 0
     }
 
     /// When the first pause is over. `None` if there is none.
@@ -202,11 +213,14 @@ impl HostFaults {
 
     /// The pools whose grants wait for a retry.
     pub fn waiting_pools(&self, elapsed: Duration) -> BTreeSet<String> {
+        if self.met.len() < MACHINES_OF_A_POOL_FAULT {
+            return BTreeSet::new();
+        }
         let waits = |machines: &BTreeSet<MachineKey>| {
             let fault = self.of_pool(machines.iter());
             fault.and_then(|fault| fault.retry).is_some_and(|retry| retry > elapsed)
         };
-        let waiting = self.pools.iter().filter(|(_, machines)| waits(machines));
+        let waiting = self.pools.members.iter().filter(|(_, machines)| waits(machines));
         waiting.map(|(pool, _)| pool.clone()).collect()
     }
 }

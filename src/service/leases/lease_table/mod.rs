@@ -67,7 +67,10 @@
 //! A ledger belongs to a machine's identity (its instance UUID, else its path), because the host
 //! reuses machine ids. The end of a lease is final.
 
+mod clients;
+mod grant_class;
 mod host_faults;
+mod index;
 mod transition;
 
 use std::collections::BTreeMap;
@@ -76,16 +79,20 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+pub use self::clients::{LeaseClients, WaitingClient};
+use self::grant_class::{Blockers, GrantClass};
 use self::host_faults::{HostFaults, LeaseStep};
 pub use self::host_faults::{PoolFault, pause_after};
+use self::index::LeaseIndex;
 use self::transition::Transition;
 use super::capacity::ReachedLimit;
 use super::matching::CandidateMachine;
+use super::persistent_map::PersistentMap;
 use crate::domain::access::TokenStatus;
 use crate::domain::failure::Failure;
 use crate::domain::ids::{JobId, LeaseId, TokenId};
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine, Recovery, TimeLeft};
-use crate::domain::machine::MachineIdentity;
+use crate::domain::machine::{Machine, MachineIdentity};
 use crate::domain::pool::RunningLimits;
 use crate::service::jobs::deadline_clocks::Moment;
 
@@ -162,18 +169,25 @@ pub struct MachineLedger {
     pub recovery: Option<Recovery>,
 }
 
-/// All leases that have not ended, and the ledgers. A clone is cheap enough to try a transition on.
+/// All leases that have not ended, and the ledgers. A clone shares all entries, so each transition
+/// is tried on one.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseTable {
     rules: LeaseRules,
-    leases: BTreeMap<LeaseId, OpenLease>,
-    ledgers: BTreeMap<MachineKey, MachineLedger>,
+    leases: PersistentMap<LeaseId, OpenLease>,
+    index: LeaseIndex,
+    ledgers: PersistentMap<MachineKey, Arc<MachineLedger>>,
     /// Every grant gets a higher fence than this, also on a machine without a ledger.
     fence_floor: u64,
     /// The number of leases that were added.
     appended: u64,
     /// The faults that are not of a machine. They are not stored.
     host_faults: HostFaults,
+    /// Why the last attempt to grant machines to the queued leases failed. Not stored.
+    blockers: Arc<Blockers>,
+    /// The version of the machines for which the last attempt to grant them granted none. `None`
+    /// if the table changed since, so that another attempt may grant one.
+    evaluated: Option<u64>,
 }
 
 /// A lease that has not ended, and its times by the monotonic clock.
@@ -185,13 +199,17 @@ pub struct OpenLease {
     arrival: u64,
     /// When `lease.time_left` was computed.
     measured_elapsed: Duration,
-    /// When a client last polled it.
-    last_polled: Duration,
+    /// The name of the caller that requested it.
+    requester: Arc<str>,
+    pub clients: Arc<LeaseClients>,
     /// If it is queued: the time before which it is not granted, because it met a fault of the
     /// host. Not stored: after a restart it is tried at once.
     retry_at: Option<Duration>,
-    /// If it is queued: why the last attempt to grant it a machine failed. Not stored.
-    pub blocked_by: LeaseBlocker,
+    /// `None` if it is not queued.
+    class: Option<Arc<GrantClass>>,
+    /// When [`LeaseInput::TimePassed`] is due for it, or earlier: polls do not move it. `None` if
+    /// no time of it runs.
+    due: Option<Duration>,
 }
 
 /// Why a queued lease gets no machine.
@@ -319,12 +337,15 @@ impl LeaseTable {
     pub fn from_stored(
         rules: LeaseRules,
         leases: impl IntoIterator<Item = Lease>,
-        ledgers: BTreeMap<MachineKey, MachineLedger>,
+        ledgers: impl IntoIterator<Item = (MachineKey, MachineLedger)>,
         last_seen: Option<Timestamp>,
         now: Moment,
     ) -> Self {
         let counts_to = last_seen.map_or(now.wall, |seen| seen.max(now.wall));
-        let mut table = Self { rules, ledgers, ..Self::default() };
+        let mut table = Self { rules, ..Self::default() };
+        for (machine, ledger) in ledgers {
+            table.ledgers.insert(machine, Arc::new(ledger));
+        }
         for mut lease in leases {
             let passed =
                 Duration::try_from(counts_to.duration_since(lease.measured_at)).unwrap_or_default();
@@ -442,38 +463,65 @@ impl LeaseTable {
     /// The ledger of a machine. `None` if otter stores nothing about it.
     #[must_use]
     pub fn ledger(&self, machine: &MachineKey) -> Option<&MachineLedger> {
-        self.ledgers.get(machine)
+        self.ledgers.get(machine).map(Arc::as_ref)
+    }
+
+    /// The ledger of a machine of the host. `None` if otter stores nothing about it.
+    #[must_use]
+    pub fn ledger_of(&self, machine: &Machine) -> Option<&MachineLedger> {
+        self.ledger(&MachineKey::from_identity(&machine.identity()))
     }
 
     /// The ledgers of all machines.
+    pub fn ledgers(&self) -> impl Iterator<Item = (&MachineKey, &MachineLedger)> {
+        self.ledgers.iter().map(|(machine, ledger)| (machine, &**ledger))
+    }
+
+    /// The lease that holds a machine. Compares identities, because the host reuses machine ids. A
+    /// machine that the host cannot read counts as the one that is held.
     #[must_use]
-    pub const fn ledgers(&self) -> &BTreeMap<MachineKey, MachineLedger> {
-        &self.ledgers
+    pub fn holder_of(&self, machine: &MachineIdentity) -> Option<&OpenLease> {
+        let mut holders = self.index.holders_of(&machine.id).filter_map(|id| self.get(id));
+        holders.find(|open| open.lease.machine.as_ref().is_some_and(|held| held.can_be(machine)))
+    }
+
+    /// The leases that hold a machine, each with its machine.
+    pub fn holders(&self) -> impl Iterator<Item = (LeaseId, &MachineIdentity)> {
+        self.index.holders().filter_map(|(id, _)| Some((id, self.get(id)?.lease.machine.as_ref()?)))
     }
 
     /// The number of leases that are queued before this one. `None` if it is not queued.
     #[must_use]
     pub fn position(&self, id: LeaseId) -> Option<usize> {
-        self.position_among(id, |_| true)
+        let open = self.get(id).filter(|open| open.lease.state == LeaseState::Queued)?;
+        Some(self.index.rank(open.arrival))
     }
 
-    /// The number of leases that are queued before this one and that `counts` accepts. `None` if
-    /// this lease is not queued or `counts` rejects it.
+    /// The number of leases of the same requester that are queued before this one. `None` if it is
+    /// not queued.
     #[must_use]
-    pub fn position_among(&self, id: LeaseId, counts: impl Fn(&Lease) -> bool) -> Option<usize> {
-        let queued = self.queued_ids().into_iter();
-        let counting =
-            |queued: &LeaseId| self.leases.get(queued).is_some_and(|open| counts(&open.lease));
-        queued.filter(counting).position(|queued| queued == id)
+    pub fn position_of_requester(&self, id: LeaseId) -> Option<usize> {
+        let open = self.get(id).filter(|open| open.lease.state == LeaseState::Queued)?;
+        Some(self.index.rank_of_requester(&open.requester, open.arrival))
     }
 
-    /// The queued leases, in order of arrival.
-    fn queued_ids(&self) -> Vec<LeaseId> {
-        let queued = self.leases.values().filter(|open| open.lease.state == LeaseState::Queued);
-        let mut queued: Vec<(u64, LeaseId)> =
-            queued.map(|open| (open.arrival, open.lease.id)).collect();
-        queued.sort_unstable();
-        queued.into_iter().map(|(_, id)| id).collect()
+    /// Why the last attempt to grant a machine to this lease failed. `None` if it is not queued.
+    #[must_use]
+    pub fn blocked_by(&self, id: LeaseId) -> Option<LeaseBlocker> {
+        let open = self.get(id)?;
+        Some(self.blockers.get(open.class.as_ref()?, open.arrival))
+    }
+
+    /// Whether queued leases have the same reasons in another version of the table.
+    #[must_use]
+    pub fn has_blockers_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.blockers, &other.blockers)
+    }
+
+    /// The numbers of all leases and of queued leases of a requester.
+    #[must_use]
+    pub fn counts_of_requester(&self, requester: &str) -> (usize, usize) {
+        self.index.counts_of_requester(requester)
     }
 
     fn append(&mut self, lease: Lease, now: Moment) {
@@ -481,20 +529,79 @@ impl LeaseTable {
         let open = OpenLease {
             arrival: self.appended,
             measured_elapsed: now.elapsed,
-            last_polled: now.elapsed,
+            requester: Arc::from(lease.requested_by.as_str()),
+            clients: Arc::new(LeaseClients::new(now.elapsed)),
             retry_at: None,
+            class: None,
+            due: None,
             lease: Arc::new(lease),
-            blocked_by: LeaseBlocker::NoFreeMachine,
         };
-        self.leases.insert(open.lease.id, open);
+        self.put(open, now);
     }
 
-    /// When the next [`LeaseInput::TimePassed`] is due, by the monotonic clock. `None` if no lease
-    /// has time that runs.
+    /// Adds or replaces a lease.
+    fn put(&mut self, mut open: OpenLease, now: Moment) {
+        open.class = self.class_of(&open);
+        self.evaluated = None;
+        self.replace(OpenLease { due: self.due_at(&open, now), ..open });
+    }
+
+    /// Computes again when a lease is due.
+    fn reschedule(&mut self, id: LeaseId, now: Moment) {
+        let Some(open) = self.get(id) else { return };
+        let due = self.due_at(open, now);
+        if due != open.due {
+            self.replace(OpenLease { due, ..open.clone() });
+        }
+    }
+
+    fn replace(&mut self, open: OpenLease) {
+        let id = open.lease.id;
+        self.index.update(self.leases.get(&id), Some(&open));
+        self.leases.insert(id, open);
+    }
+
+    /// Removes a lease.
+    fn take(&mut self, id: LeaseId) {
+        let open = self.leases.remove(&id);
+        self.index.update(open.as_ref(), None);
+        self.evaluated = None;
+    }
+
+    /// The class of a lease. `None` if it is not queued.
+    fn class_of(&self, open: &OpenLease) -> Option<Arc<GrantClass>> {
+        if open.lease.state != LeaseState::Queued {
+            return None;
+        }
+        match &open.class {
+            Some(class) if class.has(&open.lease) => Some(Arc::clone(class)),
+            _ => Some(self.index.shared_class(GrantClass::of_lease(&open.lease))),
+        }
+    }
+
+    /// When the next [`LeaseInput::TimePassed`] is due, by the monotonic clock. It may be due
+    /// without effect, because polls do not move this time. `None` if no lease has time that runs.
     #[must_use]
     pub fn next_due(&self) -> Option<Duration> {
-        let leases = self.leases.values().filter_map(|open| self.due_at(open));
-        leases.chain(self.host_faults.next_retry()).min()
+        self.index.next_due().into_iter().chain(self.host_faults.next_retry()).min()
+    }
+
+    /// Whether nothing changed since the last attempt to grant machines, which granted none.
+    #[must_use]
+    pub const fn is_evaluated(&self) -> bool {
+        self.evaluated.is_some()
+    }
+
+    /// Whether this is so, and the attempt was for this version of the machines.
+    #[must_use]
+    pub fn is_evaluated_for(&self, machines: u64) -> bool {
+        self.evaluated == Some(machines)
+    }
+
+    /// Records that an attempt granted none of the machines of this version. `None`: the version
+    /// is not known.
+    pub const fn set_evaluated(&mut self, machines: Option<u64>) {
+        self.evaluated = machines;
     }
 
     /// Applies an event. Apply it to a copy: if it fails, the table may be partly changed.
@@ -507,37 +614,40 @@ impl LeaseTable {
     }
 
     /// Records that a client polled a lease. The store does not keep this.
-    pub fn record_poll(&mut self, id: LeaseId, now: Moment) {
-        if let Some(open) = self.leases.get_mut(&id) {
-            open.last_polled = now.elapsed;
+    pub fn record_poll(&self, id: LeaseId, now: Moment) {
+        if let Some(open) = self.get(id) {
+            open.clients.record_poll(now.elapsed);
         }
     }
 
-    /// The queued leases, in order of their ids.
+    /// The queued leases, in order of arrival.
     pub fn queued_leases(&self) -> impl Iterator<Item = &Lease> {
-        self.leases
-            .values()
-            .map(|open| &*open.lease)
-            .filter(|lease| lease.state == LeaseState::Queued)
+        self.index.queued().filter_map(|id| self.get(id)).map(|open| &*open.lease)
+    }
+
+    /// The tokens of the queued leases, each once.
+    #[must_use]
+    pub fn queued_tokens(&self) -> Vec<TokenId> {
+        self.index.tokens()
     }
 
     /// Whether a lease is queued.
     #[must_use]
-    pub fn has_queued_leases(&self) -> bool {
-        self.queued_leases().next().is_some()
+    pub const fn has_queued_leases(&self) -> bool {
+        self.index.queued_count() > 0
     }
 
     /// Whether a lease has time that runs.
     #[must_use]
-    pub fn has_running_time(&self) -> bool {
-        self.leases.values().any(OpenLease::has_running_time)
+    pub const fn has_running_time(&self) -> bool {
+        self.index.has_running_time()
     }
 
-    fn due_at(&self, open: &OpenLease) -> Option<Duration> {
-        let OpenLease { lease, measured_elapsed, last_polled, retry_at, .. } = open;
+    fn due_at(&self, open: &OpenLease, now: Moment) -> Option<Duration> {
+        let OpenLease { lease, measured_elapsed, clients, retry_at, .. } = open;
         match lease.state {
             LeaseState::Queued => {
-                let abandoned = *last_polled + self.rules.abandon_after;
+                let abandoned = clients.last_polled(now.elapsed) + self.rules.abandon_after;
                 let due = abandoned.min(*measured_elapsed + lease.time_left.queue);
                 Some(retry_at.map_or(due, |retry_at| retry_at.min(due)))
             }
@@ -588,5 +698,16 @@ impl OpenLease {
             },
             _ => self.lease.time_left,
         }
+    }
+}
+
+#[cfg(test)]
+impl LeaseTable {
+    /// The number of entries of the table and its indexes that are not shared with another version.
+    #[must_use]
+    pub fn copied_since(&self, before: &Self) -> usize {
+        self.leases.copied_since(&before.leases)
+            + self.ledgers.copied_since(&before.ledgers)
+            + self.index.copied_since(&before.index)
     }
 }

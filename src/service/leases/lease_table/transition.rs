@@ -1,24 +1,23 @@
 //! What each event does to the leases and the ledgers, as the table in the parent module says.
 
+mod grants;
 mod recovery;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::super::capacity::Capacity;
-use super::super::matching::{CandidateMachine, Selection, has_snapshots};
 use super::{
-    FollowUp, LeaseBlocker, LeaseInput, LeaseStep, LeaseTable, MachineKey, MachineLedger, Moment,
-    OpenLease, TableChanges,
+    FollowUp, LeaseInput, LeaseStep, LeaseTable, MachineKey, MachineLedger, Moment, OpenLease,
+    TableChanges,
 };
 use crate::domain::access::TokenStatus;
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::fault_origin::FaultOrigin;
-use crate::domain::ids::{JobId, LeaseId, TokenId};
+use crate::domain::ids::{JobId, LeaseId, MachineId, TokenId};
 use crate::domain::lease::{EndReason, Lease, LeaseEnd, LeaseState, TimeLeft};
 use crate::domain::machine::MachineIdentity;
 
@@ -77,141 +76,6 @@ impl<'t> Transition<'t> {
         Ok(self.changes)
     }
 
-    fn request(&mut self, lease: Lease, candidates: &[CandidateMachine]) -> Result<(), Failure> {
-        let selection = Selection::new(&lease, candidates);
-        if !candidates.iter().any(|candidate| selection.includes(candidate)) {
-            let detail = "No machine matches the request, free or not. List them: \
-                          GET /v1/machines, GET /v1/pools";
-            return Err(Failure::new(FailureKind::NoFreeMachine, detail));
-        }
-        let (id, may_wait) = (lease.id, lease.queue_for.is_some());
-        let queued = self
-            .table
-            .leases
-            .values()
-            .filter(|open| open.lease.state == LeaseState::Queued)
-            .count();
-        if may_wait && queued >= self.table.rules.max_queued {
-            let detail = "Too many leases are queued; try again once some are granted.";
-            return Err(Failure::new(FailureKind::QueueFull, detail));
-        }
-        self.table.append(lease, self.now);
-        self.change_lease(id, |lease, now| lease.note(now.wall, "requested"));
-        self.grant_queued(candidates);
-        let open = self.table.leases.get(&id);
-        if !may_wait && let Some(open) = open.filter(|open| open.lease.state == LeaseState::Queued)
-        {
-            let detail = match &open.blocked_by {
-                LeaseBlocker::Limit(limit) => format!(
-                    "A matching machine is free, but {}. Set queue_for to wait, or look: GET \
-                     /v1/pools, GET /v1/about",
-                    limit.rule()
-                ),
-                _ => "No matching machine is free now. Set queue_for to wait, or list the \
-                      machines: GET /v1/machines"
-                    .to_owned(),
-            };
-            self.table.leases.remove(&id);
-            self.changes.leases.remove(&id);
-            return Err(Failure::new(FailureKind::NoFreeMachine, detail));
-        }
-        Ok(())
-    }
-
-    /// Grants machines to the queued leases in order of arrival. Each gets the matching machine
-    /// whose last lease ended longest ago, of those that the limits allow.
-    fn grant_queued(&mut self, candidates: &[CandidateMachine]) {
-        let held: BTreeSet<MachineKey> = self.held_machines().collect();
-        let queued = self.table.queued_ids();
-        let is_set_aside =
-            |key: &MachineKey| self.table.ledger(key).is_some_and(MachineLedger::is_set_aside);
-        let last_lease_end =
-            |key: &MachineKey| self.table.ledger(key).and_then(|ledger| ledger.last_lease_end);
-        let mut free: Vec<(MachineKey, &CandidateMachine)> = candidates
-            .iter()
-            .filter(|candidate| candidate.free)
-            .map(|candidate| (MachineKey::from_identity(&candidate.identity), candidate))
-            .filter(|(key, _)| !is_set_aside(key) && !held.contains(key))
-            .collect();
-        free.sort_by_key(|(key, _)| last_lease_end(key));
-        self.table.host_faults.set_pools(candidates);
-        let waiting_pools = self.table.host_faults.waiting_pools(self.now.elapsed);
-        let mut capacity = Capacity::new(candidates, |machine| {
-            held.contains(&MachineKey::from_identity(&machine.identity))
-        });
-        for id in queued {
-            let Some(open) = self.table.leases.get_mut(&id) else { continue };
-            open.blocked_by = LeaseBlocker::NoFreeMachine;
-            if free.is_empty() {
-                continue;
-            }
-            let selection = Selection::new(&open.lease, candidates);
-            let matches = |machine: &CandidateMachine| {
-                selection.includes(machine) && has_snapshots(&open.lease, machine)
-            };
-            let fits = |(key, machine): &(MachineKey, &CandidateMachine)| {
-                matches(machine) && open.may_try(key, machine, &waiting_pools, self.now.elapsed)
-            };
-            // The machines on which the lease has not failed come first, then the one on which it
-            // failed longest ago.
-            let fitting = free.iter().enumerate().filter(|(_, machine)| fits(machine));
-            let mut fitting: Vec<(usize, &(MachineKey, &CandidateMachine))> = fitting.collect();
-            fitting.sort_by_key(|(_, (key, _))| open.lease.failed_on(&key.0));
-            let fitting: Vec<(usize, &CandidateMachine)> =
-                fitting.into_iter().map(|(index, (_, machine))| (index, *machine)).collect();
-            let chosen = fitting.iter().find(|(_, machine)| capacity.obstacle(machine).is_none());
-            if let Some((index, _)) = chosen {
-                let (key, candidate) = free.remove(*index);
-                // Two machines of the host with one identity share a ledger: grant only one.
-                free.retain(|(other, _)| *other != key);
-                capacity.take(candidate);
-                self.grant(id, candidate);
-                continue;
-            }
-            let limit = fitting.iter().find_map(|(_, machine)| capacity.obstacle(machine));
-            open.blocked_by = match limit {
-                Some(limit) => LeaseBlocker::Limit(limit),
-                None if free.iter().any(|(_, machine)| matches(machine)) => LeaseBlocker::HostFault,
-                None => LeaseBlocker::NoFreeMachine,
-            };
-            for (_, machine) in fitting {
-                capacity.reserve(machine);
-            }
-        }
-    }
-
-    fn grant(&mut self, id: LeaseId, candidate: &CandidateMachine) {
-        let key = MachineKey::from_identity(&candidate.identity);
-        let mut fence = 0;
-        let floor = self.table.fence_floor;
-        self.change_ledger(&key, |ledger| {
-            ledger.fence = ledger.fence.max(floor) + 1;
-            fence = ledger.fence;
-            ledger.absent_since = None;
-        });
-        if let Some(open) = self.table.leases.get_mut(&id) {
-            open.retry_at = None;
-        }
-        self.change_lease(id, |lease, now| {
-            lease.machine = Some(candidate.identity.clone());
-            lease.machine_name = Some(candidate.name.clone());
-            let selected = lease.select.pool_names().find(|name| candidate.pools.contains(name));
-            lease.pool = selected.or(candidate.pools.first()).cloned();
-            lease.fence = Some(fence);
-            lease.grants += 1;
-            lease.job = None;
-            lease.note(now.wall, format!("granted {} (fence {fence})", candidate.name));
-            lease.state = LeaseState::Preparing;
-        });
-        let nothing_to_prepare =
-            self.table.leases.get(&id).is_some_and(|open| open.lease.prepare.is_none());
-        if nothing_to_prepare {
-            self.activate(id);
-        } else {
-            self.changes.follow_ups.push(FollowUp::Prepare(id));
-        }
-    }
-
     fn activate(&mut self, id: LeaseId) {
         self.change_lease(id, |lease, now| {
             lease.state = LeaseState::Active;
@@ -260,8 +124,8 @@ impl<'t> Transition<'t> {
         if let Some(machine) = left {
             self.machine_left(id, &machine);
         }
-        if let Some(open) = self.table.leases.get_mut(&id) {
-            open.retry_at = retry_at.or(open.retry_at);
+        if retry_at.is_some() {
+            self.set_retry(id, retry_at);
         }
         if may_queue_again {
             return self.queue_again(id, &failure);
@@ -368,16 +232,17 @@ impl<'t> Transition<'t> {
     /// Ends only queued leases. A lease that holds a machine goes on, because its holder may use
     /// the machine without calls to otter.
     fn end_leases_of_invalid_tokens(&mut self, statuses: &BTreeMap<TokenId, TokenStatus>) {
-        for id in self.table.queued_ids() {
-            let Some(open) = self.table.leases.get(&id) else { continue };
-            let status = open.lease.token.and_then(|token| statuses.get(&token));
+        for (token, status) in statuses {
             let verb = match status {
-                Some(TokenStatus::Revoked) => "was revoked",
-                Some(TokenStatus::Expired) => "has expired",
-                Some(TokenStatus::Valid) | None => continue,
+                TokenStatus::Revoked => "was revoked",
+                TokenStatus::Expired => "has expired",
+                TokenStatus::Valid => continue,
             };
-            let detail = format!("The token {} {verb}.", open.lease.requested_by);
-            self.end(id, EndReason::Revoked, "otter".to_owned(), Some(detail));
+            for id in self.table.index.of_token(*token) {
+                let Some(open) = self.table.get(id) else { continue };
+                let detail = format!("The token {} {verb}.", open.lease.requested_by);
+                self.end(id, EndReason::Revoked, "otter".to_owned(), Some(detail));
+            }
         }
     }
 
@@ -394,25 +259,23 @@ impl<'t> Transition<'t> {
                 lease.error = Some(failure_for(reason, lease));
             }
         });
-        self.table.leases.remove(&id);
+        self.table.take(id);
         if let Some(machine) = machine {
             self.machine_left(id, &machine);
         }
     }
 
     fn end_leases_of_absent_machines(&mut self, machines: &[MachineIdentity]) {
-        let holding: Vec<(LeaseId, MachineIdentity)> = self
-            .table
-            .leases
-            .values()
-            .filter(|open| open.lease.state.holds_machine())
-            .filter_map(|open| Some((open.lease.id, open.lease.machine.clone()?)))
-            .collect();
-        for (id, machine) in holding {
-            // A machine that the host cannot read is not absent.
-            if machines.iter().any(|present| machine.can_be(present)) {
-                continue;
-            }
+        let by_id: HashMap<&MachineId, &MachineIdentity> =
+            machines.iter().map(|machine| (&machine.id, machine)).collect();
+        // A machine that the host cannot read is not absent.
+        let is_absent = |machine: &MachineIdentity| {
+            !by_id.get(&machine.id).is_some_and(|present| machine.can_be(present))
+        };
+        let holders = self.table.holders().filter(|(_, machine)| is_absent(machine));
+        let mut gone: Vec<LeaseId> = holders.map(|(id, _)| id).collect();
+        gone.sort_unstable();
+        for id in gone {
             self.machine_gone(id);
         }
     }
@@ -423,7 +286,8 @@ impl<'t> Transition<'t> {
     fn forget_absent_machines(&mut self, machines: &[MachineIdentity]) {
         let present: BTreeSet<MachineKey> =
             machines.iter().map(MachineKey::from_identity).collect();
-        let held: BTreeSet<MachineKey> = self.held_machines().collect();
+        let held: BTreeSet<MachineKey> =
+            self.table.index.holders().map(|(_, machine)| machine.clone()).collect();
         let (now, retention) = (self.now.wall, self.table.rules.ledger_retention);
         let is_over = |since: Timestamp| {
             Duration::try_from(now.duration_since(since)).is_ok_and(|absent| absent >= retention)
@@ -441,6 +305,7 @@ impl<'t> Transition<'t> {
                 self.changes.fence_floor = Some(self.table.fence_floor);
                 self.table.ledgers.remove(&key);
                 self.table.host_faults.forget(&key);
+                self.table.evaluated = None;
                 self.changes.forgotten.push(key);
             } else {
                 self.change_ledger(&key, |ledger| {
@@ -448,12 +313,6 @@ impl<'t> Transition<'t> {
                 });
             }
         }
-    }
-
-    /// The machines that leases hold.
-    fn held_machines(&self) -> impl Iterator<Item = MachineKey> {
-        let holding = self.table.leases.values().filter(|open| open.lease.state.holds_machine());
-        holding.filter_map(|open| open.lease.machine.as_ref().map(MachineKey::from_identity))
     }
 
     /// Ends the lease without a release, because its machine is no longer on the host.
@@ -498,27 +357,23 @@ impl<'t> Transition<'t> {
 
     fn time_passed(&mut self) {
         let elapsed = self.now.elapsed;
-        let due: Vec<LeaseId> = self
-            .table
-            .leases
-            .values()
-            .filter(|open| {
-                let over =
-                    open.lease.state == LeaseState::Active && self.time_left(open).lease.is_zero();
-                over || self.table.due_at(open).is_some_and(|due| due <= elapsed)
-            })
-            .map(|open| open.lease.id)
-            .collect();
-        self.table.host_faults.time_passed(elapsed);
+        let due = self.table.index.due_at(elapsed);
+        if self.table.host_faults.time_passed(elapsed) {
+            self.table.evaluated = None;
+        }
         for id in due {
-            let Some(open) = self.table.leases.get_mut(&id) else { continue };
-            open.retry_at.take_if(|retry_at| *retry_at <= elapsed);
-            let open = &*open;
+            let Some(open) = self.table.leases.get(&id) else { continue };
+            let is_retried = open.retry_at.is_some_and(|retry_at| retry_at <= elapsed);
             let (left, state) = (open.time_left_at(elapsed), open.lease.state);
-            let is_abandoned = open.last_polled + self.table.rules.abandon_after <= elapsed;
+            let last_polled = open.clients.last_polled(elapsed);
+            let is_abandoned = last_polled + self.table.rules.abandon_after <= elapsed;
+            let setback = open.lease.setback.clone();
+            if is_retried {
+                self.set_retry(id, None);
+            }
             let otter = || "otter".to_owned();
             match state {
-                LeaseState::Queued if left.queue.is_zero() => match open.lease.setback.clone() {
+                LeaseState::Queued if left.queue.is_zero() => match setback {
                     Some(setback) => self.fail_preparation(id, setback.failure),
                     None => self.end(id, EndReason::QueueTimeout, otter(), None),
                 },
@@ -537,6 +392,8 @@ impl<'t> Transition<'t> {
                 }
                 _ => {}
             }
+            // A client may have polled it since its time was computed.
+            self.table.reschedule(id, self.now);
         }
     }
 
@@ -581,9 +438,18 @@ impl<'t> Transition<'t> {
     }
 
     fn save_lease(&mut self, id: LeaseId, lease: Lease) {
-        let Some(open) = self.table.leases.get_mut(&id) else { return };
-        (open.lease, open.measured_elapsed) = (Arc::new(lease), self.now.elapsed);
-        self.changes.leases.insert(id, Arc::clone(&open.lease));
+        let Some(open) = self.table.get(id) else { return };
+        let lease = Arc::new(lease);
+        self.changes.leases.insert(id, Arc::clone(&lease));
+        let open = OpenLease { lease, measured_elapsed: self.now.elapsed, ..open.clone() };
+        self.table.put(open, self.now);
+    }
+
+    /// Sets the time before which a queued lease is not granted.
+    fn set_retry(&mut self, id: LeaseId, retry_at: Option<Duration>) {
+        if let Some(open) = self.table.get(id).filter(|open| open.retry_at != retry_at) {
+            self.table.put(OpenLease { retry_at, ..open.clone() }, self.now);
+        }
     }
 
     /// Changes a ledger. Saves nothing if `change` changes nothing.
@@ -592,7 +458,8 @@ impl<'t> Transition<'t> {
         let mut ledger = before.clone();
         change(&mut ledger);
         if ledger != before {
-            self.table.ledgers.insert(machine.clone(), ledger.clone());
+            self.table.ledgers.insert(machine.clone(), Arc::new(ledger.clone()));
+            self.table.evaluated = None;
             self.changes.ledgers.insert(machine.clone(), ledger);
         }
     }

@@ -73,7 +73,7 @@ fn a_failed_preparation_quarantines_the_machine_and_queues_the_lease_again_if_ti
     assert_eq!(state(&failure, 1), LeaseState::Releasing);
     assert_eq!(failure.follow_ups, [FollowUp::Release(id(1))], "the lease holds the machine");
     let leases: Vec<Lease> = table.open_leases().map(|open| Lease::clone(&open.lease)).collect();
-    let ledgers = table.ledgers().clone();
+    let ledgers = super::ledgers(&table);
     let stored = LeaseTable::from_stored(rules(), leases, ledgers, None, at(6));
     assert_eq!(stored.unfinished_work(at(6).wall), [FollowUp::Release(id(1))]);
     let freed = table.apply(LeaseInput::ReleaseFinished(id(1), Ok(())), at(6)).unwrap();

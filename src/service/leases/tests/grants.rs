@@ -1,6 +1,6 @@
 //! Requests, the queue, and grants.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{MINUTE, all, ask, at, empty, end, id, key, lease, machine, rules, state};
 use crate::domain::failure::FailureKind;
@@ -146,12 +146,10 @@ fn a_machine_without_the_required_snapshot_is_not_granted() {
     let mut table = empty(rules());
     let mut request = lease(1, true, Some(MINUTE), at(0));
     request.release.snapshot = Some("kickstart".to_owned());
-    let bare = CandidateMachine {
-        missing_snapshots: BTreeSet::from(["kickstart".to_owned()]),
-        ..machine(1, true)
-    };
+    let mut complete = machine(2, true);
+    complete.snapshots.items.push(samples::snapshot("s-1", "kickstart", None));
     let granted = table
-        .apply(LeaseInput::Request(Box::new(request), &[bare, machine(2, true)]), at(0))
+        .apply(LeaseInput::Request(Box::new(request), &[machine(1, true), complete]), at(0))
         .unwrap();
     assert_eq!(granted.leases[&id(1)].machine_name.as_deref(), Some("qubes-2"));
 }
@@ -192,9 +190,8 @@ fn a_lease_waits_for_a_limit_and_later_ones_do_not_overtake_it() {
         ask(&mut table, number, false, true, &machines, at(2)).unwrap();
         let open = table.get(id(number)).unwrap();
         assert_eq!(open.lease.state, LeaseState::Queued);
-        let LeaseBlocker::Limit(limit) = &open.blocked_by else {
-            panic!("{:?}", open.blocked_by);
-        };
+        let blocked_by = table.blocked_by(id(number));
+        let Some(LeaseBlocker::Limit(limit)) = blocked_by else { panic!("{blocked_by:?}") };
         assert_eq!(limit.pool(), Some("ci"));
     }
     // A machine without a limit is granted to the first lease of the queue.

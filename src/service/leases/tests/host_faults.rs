@@ -333,7 +333,7 @@ fn without_a_retry_time_a_quarantine_stays_and_a_machine_is_given_back_all_the_s
     let given_back = prepare_fails(&mut table, 1, 2);
     assert_eq!(given_back.follow_ups, [FollowUp::Recover(attempt(2, 1, 0), Duration::ZERO)]);
     let work = |rules| {
-        let ledgers = table.ledgers().clone();
+        let ledgers = super::ledgers(&table);
         LeaseTable::from_stored(rules, [], ledgers, None, at(3)).unfinished_work(at(3).wall)
     };
     assert_eq!(work(never), [FollowUp::Recover(attempt(2, 1, 0), Duration::ZERO)]);

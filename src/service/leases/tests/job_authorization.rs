@@ -17,10 +17,17 @@ use crate::service::leases::lease_table::{LeaseInput, LeaseTable, MachineKey, Re
 use crate::service::leases::matching::CandidateMachine;
 use crate::service::leases::published::PublishedLeases;
 
+/// A machine of the host as a candidate that is free.
+fn candidate_of(machine: &Machine) -> CandidateMachine {
+    let identity = machine.identity();
+    let key = MachineKey::from_identity(&identity);
+    CandidateMachine { identity, key, ..super::machine(1, true) }
+}
+
 /// A table in which the first lease holds the first machine.
 fn held(prepare: bool) -> (LeaseTable, Machine) {
     let machine = samples::machine("16", "qubes-1");
-    let candidate = CandidateMachine { identity: machine.identity(), ..super::machine(1, true) };
+    let candidate = candidate_of(&machine);
     let mut table = empty(rules());
     ask(&mut table, 1, prepare, false, &[candidate], at(0)).unwrap();
     (table, machine)
@@ -85,8 +92,7 @@ fn of_two_machines_with_one_id_each_has_its_own_holder() {
         let other = Machine { instance_uuid: Some("another".to_owned()), ..machine.clone() };
         let mut table = empty(rules());
         for (number, machine) in [(older, &machine), (newer, &other)] {
-            let candidate =
-                CandidateMachine { identity: machine.identity(), ..super::machine(1, true) };
+            let candidate = candidate_of(machine);
             ask(&mut table, number, false, false, &[candidate], at(0)).unwrap();
         }
         for (number, machine) in [(older, &machine), (newer, &other)] {
@@ -169,7 +175,7 @@ fn a_job_starts_only_while_its_lease_is_in_the_state_of_the_job() {
 #[test]
 fn a_recovery_is_authorized_while_it_is_recorded_and_no_lease_holds_the_machine() {
     let machine = samples::machine("16", "qubes-1");
-    let candidate = CandidateMachine { identity: machine.identity(), ..super::machine(1, true) };
+    let candidate = candidate_of(&machine);
     let mut table = empty(rules());
     ask(&mut table, 1, true, true, std::slice::from_ref(&candidate), at(0)).unwrap();
     let recovery = |number| LeaseCredential::Recovery(id(number));

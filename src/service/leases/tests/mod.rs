@@ -1,6 +1,7 @@
 //! Tests of the lease table: each cell of its table, and random histories. This file has what both
 //! use.
 
+mod attempts;
 mod ends;
 mod grants;
 mod host_faults;
@@ -9,13 +10,15 @@ mod ledgers;
 mod random_histories;
 mod times;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::lease_table::{LeaseInput, LeaseRules, LeaseTable, MachineKey, TableChanges};
+use super::lease_table::{
+    LeaseInput, LeaseRules, LeaseTable, MachineKey, MachineLedger, TableChanges,
+};
 use super::matching::CandidateMachine;
 use crate::domain::failure::{Failure, FailureKind, Fault};
 use crate::domain::ids::{LeaseId, MachineId};
@@ -24,6 +27,7 @@ use crate::domain::machine::MachineIdentity;
 use crate::domain::origin::RequestOrigin;
 use crate::domain::pool::RunningLimits;
 use crate::domain::scope::Scope;
+use crate::domain::snapshot::Snapshots;
 use crate::service::jobs::deadline_clocks::Moment;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -66,6 +70,7 @@ fn key(number: u32) -> MachineKey {
 pub fn machine(number: u32, free: bool) -> CandidateMachine {
     CandidateMachine {
         identity: identity(number),
+        key: key(number),
         name: format!("qubes-{number}"),
         bios_uuid: None,
         macs: Vec::new(),
@@ -76,7 +81,7 @@ pub fn machine(number: u32, free: bool) -> CandidateMachine {
         memory_bytes: 1 << 30,
         nested_virtualization: None,
         limits: Vec::new(),
-        missing_snapshots: BTreeSet::new(),
+        snapshots: Snapshots::default(),
     }
 }
 
@@ -110,6 +115,11 @@ pub fn lease(number: u128, prepare: bool, queue_for: Option<Duration>, now: Mome
 
 fn empty(rules: LeaseRules) -> LeaseTable {
     LeaseTable::from_stored(rules, [], BTreeMap::new(), None, at(0))
+}
+
+/// The ledgers of a table, as the store has them.
+fn ledgers(table: &LeaseTable) -> BTreeMap<MachineKey, MachineLedger> {
+    table.ledgers().map(|(machine, ledger)| (machine.clone(), ledger.clone())).collect()
 }
 
 fn failed() -> Failure {

@@ -6,14 +6,16 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use proptest::prelude::*;
 
-use super::{MINUTE, at, empty, failed, host_failed, identity, key, lease, machine, rules};
+use super::{
+    MINUTE, at, empty, failed, host_failed, identity, key, lease, ledgers, machine, rules,
+};
 use crate::domain::failure::Failure;
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
 use crate::domain::machine::MachineIdentity;
 use crate::service::jobs::deadline_clocks::Moment;
 use crate::service::leases::lease_table::{
-    LeaseInput, LeaseRules, LeaseTable, MachineKey, MachineLedger, RecoveryAttempt, TableChanges,
+    LeaseInput, LeaseRules, LeaseTable, MachineKey, RecoveryAttempt, TableChanges,
 };
 use crate::service::leases::matching::{CandidateMachine, Selection};
 
@@ -239,7 +241,7 @@ impl Model {
             RandomEvent::Restart(seconds) => {
                 let leases: Vec<Lease> =
                     self.table.open_leases().map(|open| Lease::clone(&open.lease)).collect();
-                let machines: BTreeMap<MachineKey, MachineLedger> = self.table.ledgers().clone();
+                let machines = ledgers(&self.table);
                 self.now = Moment {
                     wall: self.now.wall + SignedDuration::from_secs(seconds.into()),
                     elapsed: Duration::ZERO,
@@ -290,8 +292,7 @@ impl Model {
         }
         // A machine whose ledger was deleted and that is quarantined has no fence until its next
         // grant.
-        for (machine, ledger) in self.table.ledgers().iter().filter(|(_, ledger)| ledger.fence > 0)
-        {
+        for (machine, ledger) in self.table.ledgers().filter(|(_, ledger)| ledger.fence > 0) {
             let before = self.fences.insert(machine.clone(), ledger.fence).unwrap_or(0);
             if ledger.fence < before {
                 return Err(format!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::{MINUTE, all, ask, at, empty, end, failed, id, machine, rules, state};
+use super::{MINUTE, all, ask, at, empty, end, failed, id, ledgers, machine, rules, state};
 use crate::domain::failure::FailureKind;
 use crate::domain::lease::{EndReason, Lease, LeaseState};
 use crate::service::jobs::deadline_clocks::Moment;
@@ -162,7 +162,7 @@ fn after_a_restart_preparations_and_releases_continue() {
     }
     end(&mut table, 3, EndReason::Released, at(1));
     let leases: Vec<Lease> = table.open_leases().map(|open| Lease::clone(&open.lease)).collect();
-    let restored = LeaseTable::from_stored(rules(), leases, table.ledgers().clone(), None, at(2));
+    let restored = LeaseTable::from_stored(rules(), leases, ledgers(&table), None, at(2));
     assert_eq!(
         restored.unfinished_work(at(2).wall),
         [FollowUp::Prepare(id(2)), FollowUp::Release(id(3))]

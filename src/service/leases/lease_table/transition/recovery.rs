@@ -69,6 +69,7 @@ impl Transition<'_> {
         let machine = self.table.leases.get(&id).and_then(|open| open.lease.machine.as_ref());
         let Some(key) = machine.map(MachineKey::from_identity) else { return };
         self.table.host_faults.succeeded(&key, step);
+        self.table.evaluated = None;
     }
 
     /// Plans the release of a machine that its lease is about to leave. It is not granted until
@@ -190,13 +191,10 @@ impl Transition<'_> {
             ledger.quarantine = Some(quarantine);
             ledger.recovery = None;
         });
-        let stuck = self.table.leases.values().find(|open| {
-            let lease = &open.lease;
-            let held = lease.machine.as_ref().map(MachineKey::from_identity);
-            lease.state == LeaseState::Releasing
-                && lease.setback.is_some()
-                && held.as_ref() == Some(machine)
-        });
+        let holders = self.table.index.holders().filter(|(_, held)| *held == machine);
+        let stuck = holders
+            .filter_map(|(id, _)| self.table.get(id))
+            .find(|open| open.lease.state == LeaseState::Releasing && open.lease.setback.is_some());
         let Some(lease) = stuck.map(|open| Arc::clone(&open.lease)) else { return };
         let detail = lease.setback.as_ref().map_or("", |setback| setback.failure.detail.as_str());
         self.end_without_release(lease.id, detail);
@@ -264,7 +262,6 @@ impl OpenLease {
     /// Whether the lease may be tried on this machine now, as far as faults of the host matter.
     pub(super) fn may_try(
         &self,
-        key: &MachineKey,
         machine: &CandidateMachine,
         waiting_pools: &BTreeSet<String>,
         elapsed: Duration,
@@ -274,7 +271,7 @@ impl OpenLease {
         match (setback, self.retry_at) {
             // After the first failure another machine may do better, so it is tried at once.
             (Some(setback), Some(retry_at)) if retry_at > elapsed => {
-                setback.attempts == 1 && !setback.machines.contains(&key.0) && !waits
+                setback.attempts == 1 && !setback.machines.contains(&machine.key.0) && !waits
             }
             // The pause of its pool may be longer than its own.
             (Some(_), _) => !waits,

@@ -1,0 +1,148 @@
+//! The machines of the host as the grants of leases see them. Built once and updated for the
+//! machines that changed, because every request for a lease needs all of them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::lease_actor::LeaseActor;
+use super::matching::CandidateMachine;
+use crate::domain::machine::Machine;
+use crate::domain::pool::{LimitScope, ScopedLimits};
+use crate::service::inventory::InventoryContents;
+use crate::service::live_settings::ReloadableSettings;
+use crate::service::machines::NotFreeReason;
+
+/// Every machine of the host at one moment.
+#[derive(Clone, Default)]
+pub struct Candidates {
+    pub machines: Arc<Vec<CandidateMachine>>,
+    /// Increases with every change of the machines. `None` if they are not those of the host.
+    pub version: Option<u64>,
+}
+
+/// The candidates as of the last use.
+#[derive(Default)]
+pub struct CandidateCache(Mutex<CachedCandidates>);
+
+#[derive(Default)]
+struct CachedCandidates {
+    machines: Arc<Vec<CandidateMachine>>,
+    version: u64,
+    settings: Arc<ReloadableSettings>,
+    /// The machines from which the candidates were built, in the same order.
+    sources: Vec<Source>,
+}
+
+struct Source {
+    machine: Arc<Machine>,
+    /// Whether the machine is free as far as the host and the configuration say.
+    is_idle: bool,
+}
+
+impl LeaseActor {
+    /// Every machine of the host, and whether it is free, apart from leases and quarantines. No
+    /// machine is free while the host is unreachable.
+    pub fn candidates(&self) -> Candidates {
+        let contents = self.parts.inventory.contents();
+        let settings = self.parts.settings.load();
+        let is_connected = self.parts.inventory.away_for().is_none();
+        let active = self.parts.jobs.all_active();
+        let is_free = |Source { machine, is_idle }: &Source| {
+            let Machine { id, .. } = &**machine;
+            let has_job = active.contains_key(id);
+            is_connected && *is_idle && !has_job && !self.parts.jobs.is_host_busy(id, None)
+        };
+        let mut cache = self.candidates.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.follow(&contents, &settings, |machine| self.new_candidate(machine, &settings));
+        cache.set_free(is_free);
+        Candidates { machines: Arc::clone(&cache.machines), version: Some(cache.version) }
+    }
+
+    /// A candidate, and whether it is idle.
+    fn new_candidate(
+        &self,
+        machine: &Machine,
+        settings: &ReloadableSettings,
+    ) -> (CandidateMachine, bool) {
+        let ReloadableSettings { pools, protection, .. } = settings;
+        let is_protected = protection.is_self(machine) || protection.covers(machine);
+        let is_idle = NotFreeReason::from_state(machine).iter().all(|(_, applies)| !applies);
+        let of_machine = pools.for_machine(machine);
+        let limits = self.limits_of(settings, &of_machine);
+        let excluded = is_protected || machine.template;
+        let candidate = CandidateMachine::new(machine, of_machine, false, excluded);
+        (CandidateMachine { limits, ..candidate }, is_idle && !is_protected)
+    }
+
+    /// The limits of the host and of these pools.
+    fn limits_of(&self, settings: &ReloadableSettings, pools: &[String]) -> Vec<ScopedLimits> {
+        let of_pools = pools.iter().filter_map(|name| {
+            let limits = settings.pools.get(name)?.limits;
+            Some(ScopedLimits { scope: LimitScope::Pool(name.clone()), limits })
+        });
+        let of_host =
+            ScopedLimits { scope: LimitScope::Host, limits: self.parts.rules.host_limits };
+        let all = std::iter::once(of_host).chain(of_pools);
+        all.filter(|scoped| !scoped.limits.is_unlimited()).collect()
+    }
+}
+
+impl CachedCandidates {
+    /// Builds the candidates that are new or differ from the last use.
+    fn follow(
+        &mut self,
+        contents: &InventoryContents,
+        settings: &Arc<ReloadableSettings>,
+        build: impl Fn(&Machine) -> (CandidateMachine, bool),
+    ) {
+        // Until the host was read completely, there are no machines.
+        let machines = if contents.loaded { contents.machines.as_slice() } else { &[] };
+        let has_new_settings = !Arc::ptr_eq(&self.settings, settings);
+        self.settings = Arc::clone(settings);
+        if machines.len() < self.sources.len() {
+            self.sources.truncate(machines.len());
+            Arc::make_mut(&mut self.machines).truncate(machines.len());
+            self.version += 1;
+        }
+        for (index, machine) in machines.iter().enumerate() {
+            let known = self.sources.get(index);
+            if !has_new_settings && known.is_some_and(|known| Arc::ptr_eq(&known.machine, machine))
+            {
+                continue;
+            }
+            let (candidate, is_idle) = build(machine);
+            let source = Source { machine: Arc::clone(machine), is_idle };
+            match self.sources.get_mut(index) {
+                Some(known) => *known = source,
+                None => self.sources.push(source),
+            }
+            self.set(index, candidate);
+        }
+    }
+
+    /// Sets whether each machine is free.
+    fn set_free(&mut self, is_free: impl Fn(&Source) -> bool) {
+        for index in 0..self.sources.len() {
+            let free = is_free(&self.sources[index]);
+            if self.machines[index].free != free {
+                Arc::make_mut(&mut self.machines)[index].free = free;
+                self.version += 1;
+            }
+        }
+    }
+
+    /// Sets a candidate, if it differs. Whether it is free is set later.
+    fn set(&mut self, index: usize, candidate: CandidateMachine) {
+        let known = self.machines.get(index);
+        let candidate =
+            CandidateMachine { free: known.is_some_and(|known| known.free), ..candidate };
+        if known == Some(&candidate) {
+            return;
+        }
+        let machines = Arc::make_mut(&mut self.machines);
+        match machines.get_mut(index) {
+            Some(known) => *known = candidate,
+            None => machines.push(candidate),
+        }
+        self.version += 1;
+    }
+}

@@ -1,0 +1,88 @@
+//! Classes of queued leases. The leases of a class accept the same machines, so one attempt to
+//! grant a machine decides for all of them, until the free machines or the limits change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::LeaseBlocker;
+use crate::domain::ids::LeaseId;
+use crate::domain::lease::{Lease, Select};
+use crate::domain::scope::Scope;
+use crate::service::leases::matching::required_snapshots;
+
+/// All that decides which machines may be granted to a queued lease.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GrantClass {
+    select: Select,
+    scope: Scope,
+    snapshots: Vec<String>,
+    has_preparation: bool,
+    may_wait: bool,
+    /// The lease, if it met a fault of the host: it then has machines and times of its own.
+    with_setback: Option<LeaseId>,
+}
+
+/// Why the leases of each class got no machine at the last attempt.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Blockers(BTreeMap<Arc<GrantClass>, ClassBlockers>);
+
+/// The reasons within a class. Each is that of the leases from this place in the order of arrival
+/// on. The leases before the first one have [`LeaseBlocker::NoFreeMachine`].
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ClassBlockers(Vec<(u64, LeaseBlocker)>);
+
+impl GrantClass {
+    #[must_use]
+    pub fn of_lease(lease: &Lease) -> Self {
+        let Lease { id, select, scope, prepare, queue_for, setback, .. } = lease;
+        Self {
+            select: select.clone(),
+            scope: scope.clone(),
+            snapshots: required_snapshots(lease).cloned().collect(),
+            has_preparation: prepare.is_some(),
+            may_wait: queue_for.is_some(),
+            with_setback: setback.as_ref().map(|_| *id),
+        }
+    }
+
+    /// Whether a queued lease is in this class. A lease changes in no other part of it.
+    #[must_use]
+    pub fn has(&self, lease: &Lease) -> bool {
+        self.with_setback == lease.setback.as_ref().map(|_| lease.id)
+    }
+}
+
+impl Blockers {
+    /// Why a lease of this class gets no machine.
+    #[must_use]
+    pub fn get(&self, class: &Arc<GrantClass>, arrival: u64) -> LeaseBlocker {
+        let blocker = self.0.get(class).and_then(|blockers| blockers.at(arrival));
+        blocker.cloned().unwrap_or(LeaseBlocker::NoFreeMachine)
+    }
+
+    /// The classes in which a lease has another reason than [`LeaseBlocker::NoFreeMachine`].
+    pub fn classes(&self) -> impl Iterator<Item = &Arc<GrantClass>> {
+        self.0.keys()
+    }
+
+    /// Sets the reasons of a class.
+    pub fn insert(&mut self, class: Arc<GrantClass>, blockers: ClassBlockers) {
+        if !blockers.0.is_empty() {
+            self.0.insert(class, blockers);
+        }
+    }
+}
+
+impl ClassBlockers {
+    /// Sets the reason of the leases from this place on.
+    pub fn push(&mut self, arrival: u64, blocker: LeaseBlocker) {
+        if *self.0.last().map_or(&LeaseBlocker::NoFreeMachine, |(_, last)| last) != blocker {
+            self.0.push((arrival, blocker));
+        }
+    }
+
+    fn at(&self, arrival: u64) -> Option<&LeaseBlocker> {
+        let after = self.0.partition_point(|(from, _)| *from <= arrival);
+        self.0[..after].last().map(|(_, blocker)| blocker)
+    }
+}
