@@ -7,6 +7,7 @@ one, and 3 if the benchmark cannot run.
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import pathlib
@@ -25,7 +26,7 @@ import report
 import start
 import submissions
 from noise import Watch
-from processes import Bench, Host, Otter, Unusable
+from processes import Bench, Host, Otter, Unusable, unused_machines
 
 HERE = pathlib.Path(__file__).resolve().parent
 QUICK_ROWS = (1, 2, 4, 5, 9)
@@ -210,7 +211,10 @@ class Measurement:
             figures, started = memory.measure_idle(self.bench, hosts)
             for program in (small, *started):
                 program.stop()
-            return figures + memory.measure_each(self.bench, otter, machines[0], self.turns)
+            unused = list(itertools.islice(unused_machines(), len(machines) + self.turns))
+            return figures + memory.measure_each(
+                self.bench, otter.host, unused[len(machines) :], self.turns
+            )
 
         hosts = lambda: (self.host_and_otter()[0], self.large_host(), *self.held_queues())
         return hosts, idle_and_each

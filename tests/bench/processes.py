@@ -152,6 +152,7 @@ class Otter(Program):
     """`otter serve` in front of a host, with a durable store."""
 
     def __init__(self, bench, name, host, through=None, settings="", state=None):
+        self.host = host
         self.port = bench.port(name)
         self.address = f"127.0.0.1:{self.port}"
         self.state = state or bench.folder / f"{name.replace(' ', '-')}-state"

@@ -74,6 +74,10 @@ class Verdicts(unittest.TestCase):
         difference = Figure(4, "job", "ms", [7], "raw", [3], at_most(5, "", of="difference"))
         self.assertEqual(difference.samples(), [4])
 
+    def test_a_figure_of_memory_is_judged_on_a_noisy_machine_too(self):
+        figure = Figure(7, "idle", "MB", [21], goal=at_most(20, ""), is_timed=False)
+        self.assertEqual(figure.judged(NOISY)["verdict"], MISSED)
+
     def test_a_percentile_is_one_of_the_samples(self):
         self.assertEqual(percentile(range(1, 201), 99), 198)
         self.assertEqual(percentile([3], 99), 3)

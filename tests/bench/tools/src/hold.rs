@@ -39,11 +39,14 @@ pub struct HoldArguments {
     /// The path that is posted to end the requests.
     #[arg(long)]
     end: Option<String>,
+    /// The status of the answers after that.
+    #[arg(long, default_value_t = 200)]
+    status: u16,
 }
 
 /// Holds the requests. The JSON has the time from the post until each answer.
 pub async fn run(arguments: HoldArguments) -> anyhow::Result<Value> {
-    let HoldArguments { server, path, count, stream, end } = arguments;
+    let HoldArguments { server, path, count, stream, end, status } = arguments;
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).context("the limit of open files cannot be raised")?;
@@ -67,7 +70,7 @@ pub async fn run(arguments: HoldArguments) -> anyhow::Result<Value> {
         answers.spawn(async move {
             let answer = connection.answer().await?;
             let at = Instant::now();
-            answer.expect(200)?;
+            answer.expect(status)?;
             anyhow::Ok(at)
         });
     }
