@@ -25,32 +25,33 @@ pub fn accepted_encodings(headers: &HeaderMap) -> Option<AcceptedEncodings> {
     })
 }
 
-/// Compresses a response as the client accepts it, and says in `Vary` whether this depends on the
-/// client.
-pub async fn compress(accepted: Option<AcceptedEncodings>, mut response: Response) -> Response {
-    let is_compressed = response.headers().contains_key(CONTENT_ENCODING);
-    match accepted {
-        Some(AcceptedEncodings(accepted)) if !is_compressed => {
-            // The layer compresses the response that its request carries.
-            let carried = service_fn(|request: Request<Response>| {
-                ready(Ok::<_, Infallible>(request.into_body()))
-            });
-            let layer =
-                CompressionLayer::new().gzip(true).zstd(true).compress_when(is_compressible());
-            let mut request = Request::new(response);
-            *request.headers_mut() = accepted;
-            let Ok(response) = layer.layer(carried).call(request).await;
-            response.map(Body::new)
-        }
-        _ => {
-            if (is_compressed || is_compressible().should_compress(&response))
-                && !varies_by_encoding(response.headers())
-            {
-                response.headers_mut().append(VARY, HeaderValue::from_static("accept-encoding"));
-            }
-            response
-        }
+/// Compresses a response as the client accepts it, unless its handler did so.
+pub async fn compress(
+    AcceptedEncodings(accepted): AcceptedEncodings,
+    response: Response,
+) -> Response {
+    if response.headers().contains_key(CONTENT_ENCODING) {
+        return name_varying_encoding(response);
     }
+    // The layer compresses the response that its request carries.
+    let carried =
+        service_fn(|request: Request<Response>| ready(Ok::<_, Infallible>(request.into_body())));
+    let layer = CompressionLayer::new().gzip(true).zstd(true).compress_when(is_compressible());
+    let mut request = Request::new(response);
+    *request.headers_mut() = accepted;
+    let Ok(response) = layer.layer(carried).call(request).await;
+    response.map(Body::new)
+}
+
+/// Says in `Vary` that a response depends on the encodings that the client accepts, if it does.
+#[must_use]
+pub fn name_varying_encoding(mut response: Response) -> Response {
+    let depends = response.headers().contains_key(CONTENT_ENCODING)
+        || is_compressible().should_compress(&response);
+    if depends && !varies_by_encoding(response.headers()) {
+        response.headers_mut().append(VARY, HeaderValue::from_static("accept-encoding"));
+    }
+    response
 }
 
 /// The responses to compress. A compressor delays events; the default already excludes server-sent

@@ -21,7 +21,7 @@ use tower::Service;
 use super::access_log;
 use super::audit::refusals;
 use super::client_address::{Peer, client_address};
-use super::compression::{accepted_encodings, compress};
+use super::compression::{accepted_encodings, compress, name_varying_encoding};
 use super::conditional;
 use super::cors::{self, ListedOrigin};
 use super::operations::{Operation, Operations};
@@ -161,7 +161,12 @@ impl Layers {
             *request.method_mut() = Method::GET;
         }
         let Ok(response) = self.router.clone().call(request).await;
-        let response = compress(accepted, response).await;
+        let response = match accepted {
+            None => name_varying_encoding(response),
+            // In a box, because the state of a compressor would make the future of every request
+            // larger, and each request moves its future.
+            Some(accepted) => Box::pin(compress(accepted, response)).await,
+        };
         conditional::answer(client_tags.as_ref(), response)
     }
 }
