@@ -3,10 +3,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::lease_actor::LeaseActor;
+use super::LeasesParts;
 use super::matching::CandidateMachine;
 use crate::domain::machine::Machine;
-use crate::domain::pool::{LimitScope, ScopedLimits};
+use crate::domain::pool::{LimitScope, RunningLimits, ScopedLimits};
 use crate::service::inventory::InventoryContents;
 use crate::service::live_settings::ReloadableSettings;
 use crate::service::machines::NotFreeReason;
@@ -38,51 +38,25 @@ struct Source {
     is_idle: bool,
 }
 
-impl LeaseActor {
+impl CandidateCache {
     /// Every machine of the host, and whether it is free, apart from leases and quarantines. No
     /// machine is free while the host is unreachable.
-    pub fn candidates(&self) -> Candidates {
-        let contents = self.parts.inventory.contents();
-        let settings = self.parts.settings.load();
-        let is_connected = self.parts.inventory.away_for().is_none();
-        let active = self.parts.jobs.all_active();
+    pub fn load(&self, parts: &LeasesParts) -> Candidates {
+        let contents = parts.inventory.contents();
+        let settings = parts.settings.load();
+        let is_connected = parts.inventory.away_for().is_none();
+        let active = parts.jobs.all_active();
         let is_free = |Source { machine, is_idle }: &Source| {
             let Machine { id, .. } = &**machine;
             let has_job = active.contains_key(id);
-            is_connected && *is_idle && !has_job && !self.parts.jobs.is_host_busy(id, None)
+            is_connected && *is_idle && !has_job && !parts.jobs.is_host_busy(id, None)
         };
-        let mut cache = self.candidates.0.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.follow(&contents, &settings, |machine| self.new_candidate(machine, &settings));
+        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let host_limits = parts.rules.host_limits;
+        let build = |machine: &Machine| new_candidate(machine, &settings, host_limits);
+        cache.follow(&contents, &settings, build);
         cache.set_free(is_free);
         Candidates { machines: Arc::clone(&cache.machines), version: Some(cache.version) }
-    }
-
-    /// A candidate, and whether it is idle.
-    fn new_candidate(
-        &self,
-        machine: &Machine,
-        settings: &ReloadableSettings,
-    ) -> (CandidateMachine, bool) {
-        let ReloadableSettings { pools, protection, .. } = settings;
-        let is_protected = protection.is_self(machine) || protection.covers(machine);
-        let is_idle = NotFreeReason::from_state(machine).iter().all(|(_, applies)| !applies);
-        let of_machine = pools.for_machine(machine);
-        let limits = self.limits_of(settings, &of_machine);
-        let excluded = is_protected || machine.template;
-        let candidate = CandidateMachine::new(machine, of_machine, false, excluded);
-        (CandidateMachine { limits, ..candidate }, is_idle && !is_protected)
-    }
-
-    /// The limits of the host and of these pools.
-    fn limits_of(&self, settings: &ReloadableSettings, pools: &[String]) -> Vec<ScopedLimits> {
-        let of_pools = pools.iter().filter_map(|name| {
-            let limits = settings.pools.get(name)?.limits;
-            Some(ScopedLimits { scope: LimitScope::Pool(name.clone()), limits })
-        });
-        let of_host =
-            ScopedLimits { scope: LimitScope::Host, limits: self.parts.rules.host_limits };
-        let all = std::iter::once(of_host).chain(of_pools);
-        all.filter(|scoped| !scoped.limits.is_unlimited()).collect()
     }
 }
 
@@ -145,4 +119,35 @@ impl CachedCandidates {
         }
         self.version += 1;
     }
+}
+
+/// A candidate, and whether it is idle.
+fn new_candidate(
+    machine: &Machine,
+    settings: &ReloadableSettings,
+    host_limits: RunningLimits,
+) -> (CandidateMachine, bool) {
+    let ReloadableSettings { pools, protection, .. } = settings;
+    let is_protected = protection.is_self(machine) || protection.covers(machine);
+    let is_idle = NotFreeReason::from_state(machine).iter().all(|(_, applies)| !applies);
+    let of_machine = pools.for_machine(machine);
+    let limits = limits_of(settings, &of_machine, host_limits);
+    let excluded = is_protected || machine.template;
+    let candidate = CandidateMachine::new(machine, of_machine, false, excluded);
+    (CandidateMachine { limits, ..candidate }, is_idle && !is_protected)
+}
+
+/// The limits of the host and of these pools.
+fn limits_of(
+    settings: &ReloadableSettings,
+    pools: &[String],
+    host_limits: RunningLimits,
+) -> Vec<ScopedLimits> {
+    let of_pools = pools.iter().filter_map(|name| {
+        let limits = settings.pools.get(name)?.limits;
+        Some(ScopedLimits { scope: LimitScope::Pool(name.clone()), limits })
+    });
+    let of_host = ScopedLimits { scope: LimitScope::Host, limits: host_limits };
+    let all = std::iter::once(of_host).chain(of_pools);
+    all.filter(|scoped| !scoped.limits.is_unlimited()).collect()
 }

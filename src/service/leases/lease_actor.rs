@@ -282,7 +282,7 @@ impl LeaseActor {
         }
         if let LeaseCommand::Request { lease, key, limits } = command {
             self.end_leases_of_invalid_tokens(table).await?;
-            let candidates = self.candidates();
+            let candidates = self.candidates.load(&self.parts);
             self.check_grantable(&lease, &candidates.machines)?;
             Self::check_token_limits(table, &lease, limits)?;
             let start = Some((lease.id, key));
@@ -336,7 +336,7 @@ impl LeaseActor {
         if !table.has_queued_leases() {
             return gone.unwrap_or_default();
         }
-        let candidates = self.candidates();
+        let candidates = self.candidates.load(&self.parts);
         if candidates.version.is_some_and(|version| table.is_evaluated_for(version)) {
             return gone.unwrap_or_default();
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::lease_table::MachineKey;
+use super::machine_key::MachineKey;
 use crate::domain::ids::MachineId;
 use crate::domain::lease::{Lease, Select};
 use crate::domain::mac::MacAddress;

@@ -16,6 +16,7 @@ mod job_authorization;
 mod lease_actor;
 mod lease_jobs;
 pub mod lease_table;
+mod machine_key;
 pub mod matching;
 mod metrics;
 mod persistent_map;

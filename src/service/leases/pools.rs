@@ -53,7 +53,7 @@ impl LeaseActor {
         let in_scope =
             |candidate: &CandidateMachine| caller.scope.contains(&candidate.name, &candidate.pools);
         let mut keys: BTreeMap<&str, Vec<&MachineKey>> = BTreeMap::new();
-        let candidates = self.candidates().machines;
+        let candidates = self.candidates.load(&self.parts).machines;
         for candidate in candidates.iter().filter(|candidate| in_scope(candidate)) {
             let held = state.holder_of(&candidate.identity).is_some();
             let ledger = state.ledger(&candidate.key);
@@ -117,7 +117,7 @@ impl LeaseActor {
     pub fn running_on_host(&self) -> RunningMachines {
         let state = self.parts.published.load();
         let mut usage = Usage::default();
-        for candidate in self.candidates().machines.iter() {
+        for candidate in self.candidates.load(&self.parts).machines.iter() {
             if candidate.running || state.holder_of(&candidate.identity).is_some() {
                 usage.add(candidate);
             }

@@ -86,6 +86,7 @@ pub use self::host_faults::{PoolFault, pause_after};
 use self::index::LeaseIndex;
 use self::transition::Transition;
 use super::capacity::ReachedLimit;
+pub use super::machine_key::MachineKey;
 use super::matching::CandidateMachine;
 use super::persistent_map::PersistentMap;
 use crate::domain::access::TokenStatus;
@@ -140,18 +141,6 @@ impl Default for LeaseRules {
             quarantine_retry: Duration::from_mins(15),
             host_limits: RunningLimits::default(),
         }
-    }
-}
-
-/// The identity of a machine: its instance UUID, else its path. The host reuses machine ids.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct MachineKey(pub String);
-
-impl MachineKey {
-    /// The key of the machine with this identity.
-    #[must_use]
-    pub fn from_identity(machine: &MachineIdentity) -> Self {
-        Self(machine.key())
     }
 }
 
