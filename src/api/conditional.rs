@@ -6,6 +6,8 @@ use axum::response::Response;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
+use super::entity_tag::is_named;
+
 /// The tags in the `If-None-Match` of a read. `None` if the request is not conditional.
 #[must_use]
 pub fn client_tags(method: &Method, headers: &HeaderMap) -> Option<HeaderValue> {
@@ -21,12 +23,9 @@ pub fn answer(client_tags: Option<&HeaderValue>, mut response: Response) -> Resp
     if client_tags.is_none() && !is_compressed {
         return response;
     }
-    let Some(tag) = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok()) else {
-        return response;
-    };
-    let is_known = client_tags
-        .and_then(|client_tags| client_tags.to_str().ok())
-        .is_some_and(|client_tags| has_tag(client_tags, tag));
+    let Some(tag) = response.headers().get(ETAG) else { return response };
+    let is_known = is_named(client_tags, tag);
+    let Ok(tag) = tag.to_str() else { return response };
     let weak = (is_compressed && !tag.starts_with("W/")).then(|| format!("W/{tag}"));
     if let Some(weak) = weak.and_then(|weak| HeaderValue::try_from(weak).ok()) {
         response.headers_mut().insert(ETAG, weak);
@@ -39,25 +38,4 @@ pub fn answer(client_tags: Option<&HeaderValue>, mut response: Response) -> Resp
         *response.body_mut() = Body::empty();
     }
     response
-}
-
-/// Whether `If-None-Match` contains a tag, by weak comparison (RFC 9110, section 8.8.3.2).
-fn has_tag(client_tags: &str, tag: &str) -> bool {
-    fn opaque(tag: &str) -> &str {
-        tag.trim().trim_start_matches("W/")
-    }
-    client_tags.trim() == "*" || client_tags.split(',').any(|one| opaque(one) == opaque(tag))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tags_are_compared_weakly() {
-        assert!(has_tag("\"a\"", "W/\"a\""));
-        assert!(has_tag("W/\"x\", W/\"a\"", "\"a\""));
-        assert!(has_tag("*", "\"a\""));
-        assert!(!has_tag("\"b\"", "\"a\""));
-    }
 }

@@ -97,7 +97,7 @@ pub async fn list_datastores(
         .iter()
         .map(|datastore| Datastore::from_domain(&api, &caller.scope, datastore))
         .collect();
-    Ok(respond::list(&api, &version, &items, page.next))
+    Ok(respond::list(&api, &version, &items, page.next.as_deref()))
 }
 
 /// Get a datastore

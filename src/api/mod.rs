@@ -9,9 +9,11 @@ mod client_address;
 mod compression;
 mod conditional;
 pub mod connections;
+mod content_coding;
 mod cors;
 mod datastores;
 pub mod document;
+mod entity_tag;
 mod events;
 mod extract;
 mod hyper_errors;
@@ -53,6 +55,7 @@ use self::cors::Cors;
 pub use self::extract::NoParameters;
 use self::layers::Layers;
 use self::links::LinkedBody;
+use self::machines::rendered::RenderedMachines;
 use self::operations::Operations;
 use self::problem::ApiError;
 use self::request_checks::RequestChecks;
@@ -77,6 +80,7 @@ struct ApiStateInner {
     settings: HttpSettings,
     waits: Arc<Semaphore>,
     direct_reads: DirectReads,
+    rendered_machines: RenderedMachines,
     metrics: Metrics,
 }
 
@@ -159,6 +163,7 @@ impl ApiState {
             settings,
             waits,
             direct_reads: DirectReads::default(),
+            rendered_machines: RenderedMachines::default(),
             metrics,
         }))
     }
@@ -219,6 +224,10 @@ impl ApiState {
 
     pub(crate) fn direct_reads(&self) -> &DirectReads {
         &self.0.direct_reads
+    }
+
+    pub(crate) fn rendered_machines(&self) -> &RenderedMachines {
+        &self.0.rendered_machines
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

@@ -93,6 +93,12 @@ impl Cursors {
         Self { list: list.to_owned(), filters, given }
     }
 
+    /// Whether the request has no filter and no cursor.
+    #[must_use]
+    pub const fn select_all(&self) -> bool {
+        self.filters.is_empty() && self.given.is_none()
+    }
+
     /// The position after which the requested page begins. `None` for the first page.
     ///
     /// # Errors

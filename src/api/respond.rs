@@ -1,13 +1,23 @@
 //! Builds responses: JSON with an entity tag and the version of the inventory, and lists with a
-//! cursor.
+//! cursor. A text that many responses share is made once, and each response refers to its memory.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, ETAG};
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
+use http::request::Parts;
 use http::{HeaderName, HeaderValue, StatusCode};
+use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use super::ApiState;
+use super::content_coding::{Coding, SharedText};
+use super::entity_tag::{Digest, EntityTag, digest, is_named};
 use crate::service::event_stream::Version;
 
 /// The version of the inventory at which a response is valid.
@@ -15,10 +25,191 @@ pub const OTTER_VERSION: HeaderName = HeaderName::from_static("otter-version");
 /// The number of seconds since otter lost the host.
 pub const OTTER_STALE: HeaderName = HeaderName::from_static("otter-stale");
 
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// The headers of a request by which a response with a [`SharedBody`] is chosen.
+pub struct ReadHeaders {
+    accept_encoding: Vec<HeaderValue>,
+    if_none_match: Vec<HeaderValue>,
+}
+
+/// What all responses with the same contents have in common: the text up to its end, and the tag.
+#[derive(Debug)]
+pub struct SharedBody {
+    text: SharedText,
+    tag: EntityTag,
+}
+
+/// A body in two parts. They are sent from the memory in which they are.
+struct BodyParts([Bytes; 2]);
+
+/// Writes a list up to its version.
+struct ListWriter {
+    text: Vec<u8>,
+}
+
+impl SharedBody {
+    /// A JSON object. The tag is strong.
+    #[must_use]
+    pub fn object(json: Bytes, digest: &Digest) -> Self {
+        Self { text: SharedText::new(json), tag: EntityTag::strong(digest) }
+    }
+
+    /// A list of JSON objects without its version, with which the text ends. The tag is weak,
+    /// because it does not depend on the version.
+    ///
+    /// # Parameters
+    /// - `items`: each object with the digest of its text.
+    /// - `next`: the cursor of the next page.
+    #[must_use]
+    pub fn list<'i>(
+        items: impl Iterator<Item = (&'i Bytes, &'i Digest)> + Clone,
+        next: Option<&str>,
+    ) -> Self {
+        let tag = list_tag(items.clone().map(|(_, digest)| &digest[..]), next);
+        let mut list = ListWriter::new(items.clone().map(|(json, _)| json.len() + 1).sum());
+        for (json, _) in items {
+            list.item().extend_from_slice(json);
+        }
+        Self { text: SharedText::new(Bytes::from(list.finish(next))), tag }
+    }
+
+    /// A response with the object, or 304 if the client has it.
+    pub async fn respond(
+        &self,
+        api: &ApiState,
+        version: &Version,
+        request: &ReadHeaders,
+    ) -> Response {
+        self.respond_with_end(api, version, request, String::new).await
+    }
+
+    /// A response with the list, or 304 if the client has it.
+    pub async fn respond_list(
+        &self,
+        api: &ApiState,
+        version: &Version,
+        request: &ReadHeaders,
+    ) -> Response {
+        self.respond_with_end(api, version, request, || list_end(version)).await
+    }
+
+    async fn respond_with_end(
+        &self,
+        api: &ApiState,
+        version: &Version,
+        request: &ReadHeaders,
+        end: impl FnOnce() -> String,
+    ) -> Response {
+        let accepted = Coding::for_client(&request.accept_encoding);
+        // If the client accepts no coding, the layer around all routes says so.
+        let coding = accepted.unwrap_or(Coding::Identity);
+        if accepted.is_some() && is_named(&request.if_none_match, self.tag.of(coding)) {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            self.set_headers(api, version, coding, &mut response);
+            return response;
+        }
+        let end = Bytes::from(end());
+        let (coding, parts) = match self.text.coded(coding, end.clone()).await {
+            Ok(parts) => (coding, parts),
+            Err(error) => {
+                tracing::warn!(%error, ?coding, "a response could not be compressed");
+                (Coding::Identity, [self.text.text().clone(), end])
+            }
+        };
+        let mut response = Response::new(Body::new(BodyParts(parts)));
+        self.set_headers(api, version, coding, &mut response);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, JSON);
+        if let Some(name) = coding.header_value() {
+            headers.insert(CONTENT_ENCODING, name);
+        }
+        response
+    }
+
+    fn set_headers(
+        &self,
+        api: &ApiState,
+        version: &Version,
+        coding: Coding,
+        response: &mut Response,
+    ) {
+        let headers = response.headers_mut();
+        headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+        headers.insert(ETAG, self.tag.of(coding).clone());
+        set_state_headers(api, version, response);
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for ReadHeaders {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let values = |name| parts.headers.get_all(name).iter().cloned().collect();
+        Ok(Self { accept_encoding: values(ACCEPT_ENCODING), if_none_match: values(IF_NONE_MATCH) })
+    }
+}
+
+impl hyper::body::Body for BodyParts {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let part = self.0.iter_mut().find(|part| !part.is_empty());
+        Poll::Ready(part.map(|part| Ok(Frame::data(std::mem::take(part)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.iter().all(Bytes::is_empty)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|part| part.len() as u64).sum())
+    }
+}
+
+impl ListWriter {
+    const START: &[u8] = b"{\"items\":[";
+
+    /// # Parameters
+    /// - `size`: the expected size of the items in bytes.
+    fn new(size: usize) -> Self {
+        const AROUND: usize = 256;
+        let mut text = Vec::with_capacity(size + AROUND);
+        text.extend_from_slice(Self::START);
+        Self { text }
+    }
+
+    /// Begins an item, which the caller writes.
+    fn item(&mut self) -> &mut Vec<u8> {
+        if self.text.len() > Self::START.len() {
+            self.text.push(b',');
+        }
+        &mut self.text
+    }
+
+    /// The items written so far.
+    fn items(&self) -> &[u8] {
+        &self.text[Self::START.len()..]
+    }
+
+    /// The text up to the version.
+    fn finish(mut self, next: Option<&str>) -> Vec<u8> {
+        self.text.extend_from_slice(b"],\"next\":");
+        write_json(&mut self.text, &next);
+        self.text.extend_from_slice(b",\"version\":\"");
+        self.text
+    }
+}
+
 /// A response with one object and a strong entity tag.
 pub fn object<T: Serialize>(api: &ApiState, version: &Version, object: &T) -> Response {
     let body = to_json(object);
-    let tag = format!("\"{}\"", digest(&body));
+    let tag = EntityTag::strong(&digest([&*body]));
     json_response(api, version, body, &tag)
 }
 
@@ -28,25 +219,20 @@ pub fn list<T: Serialize>(
     api: &ApiState,
     version: &Version,
     items: &[T],
-    next: Option<String>,
+    next: Option<&str>,
 ) -> Response {
-    #[derive(Serialize)]
-    struct List<'a> {
-        items: &'a serde_json::value::RawValue,
-        next: Option<String>,
-        version: String,
+    let mut list = ListWriter::new(0);
+    for item in items {
+        write_json(list.item(), item);
     }
-    let items = to_json(&items);
-    let tag = format!("W/\"{}\"", digest(format!("{items}{next:?}").as_str()));
-    let body = match serde_json::value::RawValue::from_string(items) {
-        Ok(items) => to_json(&List { items: &items, next, version: version.to_string() }),
-        Err(_) => String::new(),
-    };
-    json_response(api, version, body, &tag)
+    let tag = list_tag([list.items()].into_iter(), next);
+    let mut text = list.finish(next);
+    text.extend_from_slice(list_end(version).as_bytes());
+    json_response(api, version, text, &tag)
 }
 
 /// A response with a body of another type than JSON.
-pub fn text(content_type: &'static str, body: impl Into<axum::body::Body>) -> Response {
+pub fn text(content_type: &'static str, body: impl Into<Body>) -> Response {
     let mut response = body.into().into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
@@ -68,19 +254,33 @@ pub fn set_state_headers(api: &ApiState, version: &Version, response: &mut Respo
     }
 }
 
-fn json_response(api: &ApiState, version: &Version, body: String, tag: &str) -> Response {
-    let mut response = (StatusCode::OK, body).into_response();
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    set(&mut response, ETAG, tag);
+/// The JSON text of an object.
+pub fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut text = Vec::new();
+    write_json(&mut text, value);
+    text
+}
+
+fn json_response(api: &ApiState, version: &Version, body: Vec<u8>, tag: &EntityTag) -> Response {
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, JSON);
+    headers.insert(ETAG, tag.of(Coding::Identity).clone());
     set_state_headers(api, version, &mut response);
     response
 }
 
-fn to_json<T: Serialize>(value: &T) -> String {
-    // Serialising plain structs with text keys cannot fail.
-    serde_json::to_string(value).unwrap_or_default()
+fn write_json<T: Serialize>(text: &mut Vec<u8>, value: &T) {
+    // Serialising plain structs with text keys into memory cannot fail.
+    let _ = serde_json::to_writer(text, value);
 }
 
-fn digest(text: &str) -> String {
-    hex::encode(&Sha256::digest(text)[..12])
+/// The end of a list, after the text of a [`ListWriter`].
+fn list_end(version: &Version) -> String {
+    format!("{version}\"}}")
+}
+
+fn list_tag<'i>(items: impl Iterator<Item = &'i [u8]>, next: Option<&str>) -> EntityTag {
+    let next = next.map_or(&b"\n"[..], str::as_bytes);
+    EntityTag::weak(&digest([&digest(items)[..], next]))
 }

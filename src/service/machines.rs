@@ -5,6 +5,7 @@
 mod lookup;
 mod not_free;
 mod unknown_names;
+mod view_sources;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,7 +14,6 @@ use jiff::Timestamp;
 
 use super::inventory::{Inventory, InventoryContents};
 use super::jobs::Jobs;
-use super::leases::lease_table::MachineLedger;
 use super::leases::published::PublishedLeases;
 use super::live_settings::LiveSettings;
 use super::visibility::Visibility;
@@ -22,7 +22,6 @@ use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::lease::Quarantine;
 use crate::domain::mac::MacAddress;
 use crate::domain::machine::Machine;
-use crate::domain::names::contains_loosely;
 use crate::domain::network::Network;
 use crate::domain::power::PowerState;
 use crate::domain::scope::Scope;
@@ -32,6 +31,7 @@ pub use super::protection::Protection;
 pub use lookup::{ambiguous, empty_name, invalid_mac, snapshot};
 pub use not_free::NotFreeReason;
 pub use unknown_names::MATCHES_NONE;
+pub use view_sources::{SourcesKey, ViewSources};
 
 /// Lists, finds and views machines, and waits for them.
 pub struct Machines {
@@ -43,7 +43,7 @@ pub struct Machines {
 }
 
 /// A machine with everything that callers see of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineView {
     /// The machine as the host reports it.
     pub machine: Arc<Machine>,
@@ -139,30 +139,66 @@ impl Machines {
         Err(Failure::new(FailureKind::InventoryLoading, detail))
     }
 
+    /// The state that views show now, to view several machines or to compare it later.
+    ///
+    /// # Errors
+    /// As for [`Machines::contents`].
+    pub fn sources(&self) -> Result<ViewSources, Failure> {
+        self.contents().map(|contents| self.sources_with(contents))
+    }
+
     /// The machines of a scope that match the filter, in the order of their names.
     ///
     /// # Errors
     /// As for [`Machines::contents`].
     pub fn list(&self, scope: &Scope, filter: &MachineFilter) -> Result<Vec<MachineView>, Failure> {
-        let contents = self.contents()?;
-        let active = self.jobs.all_active();
-        let has_name = |machine: &&Arc<Machine>| {
-            filter.name.as_ref().is_none_or(|name| contains_loosely(&machine.name, name))
+        let sources = self.sources()?;
+        let machines = self.search(&sources, scope, filter);
+        let views = self.views(&sources, machines);
+        Ok(views.into_iter().filter(|view| filter.matches_freedom(view)).collect())
+    }
+
+    /// The machines of a scope that match the filter, in the order of their names. It does not
+    /// compare whether they are free; see [`MachineFilter::matches_freedom`].
+    #[must_use]
+    pub fn search<'s>(
+        &self,
+        sources: &'s ViewSources,
+        scope: &Scope,
+        filter: &MachineFilter,
+    ) -> Vec<&'s Arc<Machine>> {
+        let is_match = |machine: &&Arc<Machine>| {
+            filter.matches_machine(machine)
+                && self.visibility.has_machine(scope, machine)
+                && filter.pool.as_ref().is_none_or(|pool| sources.is_in_pool(machine, pool))
         };
-        let views = contents
-            .machines
-            .iter()
-            .filter(has_name)
-            .filter(|machine| self.visibility.has_machine(scope, machine))
-            .map(|machine| self.view(&contents, machine, active.get(&machine.id).copied()));
-        Ok(views.filter(|view| filter.matches(view)).collect())
+        let machines = sources.contents().search(filter.name.as_deref(), filter.mac);
+        machines.filter(is_match).collect()
+    }
+
+    /// The views of some machines, in the given order.
+    #[must_use]
+    pub fn views<'m>(
+        &self,
+        sources: &ViewSources,
+        machines: impl IntoIterator<Item = &'m Arc<Machine>>,
+    ) -> Vec<MachineView> {
+        let activities = self.jobs.activities();
+        let activity = |machine: &Machine| activities.get(&machine.id).copied().unwrap_or_default();
+        machines.into_iter().map(|machine| sources.view(machine, activity(machine))).collect()
+    }
+
+    /// The view of a machine.
+    #[must_use]
+    pub fn view(&self, sources: &ViewSources, machine: &Arc<Machine>) -> MachineView {
+        sources.view(machine, self.jobs.activity(&machine.id))
     }
 
     /// The machine with this id, regardless of scopes.
     #[must_use]
     pub fn get(&self, id: &MachineId) -> Option<MachineView> {
-        let contents = self.inventory.contents();
-        contents.machine(id).map(|machine| self.view(&contents, machine, self.jobs.active(id)))
+        let sources = self.sources_with(self.inventory.contents());
+        sources.contents().machine(id).map(|machine| self.view(&sources, machine))
     }
 
     /// Checks that a machine is not protected.
@@ -240,47 +276,10 @@ impl Machines {
         }
     }
 
-    fn view(
-        &self,
-        contents: &InventoryContents,
-        machine: &Arc<Machine>,
-        active_job: Option<JobId>,
-    ) -> MachineView {
-        let settings = self.settings.load();
-        let is_self = settings.protection.is_self(machine);
-        let protected = is_self || settings.protection.covers(machine);
-        let leases = self.leases.load();
-        let lease = leases.holder_of(&machine.identity()).map(|open| HoldingLease {
-            lease: open.lease.id,
-            holder: open.lease.holder.clone(),
-            expires_at: open.expiry().map(|(at, _)| at),
-            cidr: open.lease.cidr(),
-        });
-        let ledger = leases.ledger_of(machine);
-        let quarantine = ledger.and_then(|ledger| ledger.quarantine.clone());
-        let releasing = quarantine.is_none() && ledger.is_some_and(MachineLedger::is_set_aside);
-        let by_otter = [
-            (NotFreeReason::Leased, lease.is_some()),
-            (NotFreeReason::Quarantined, quarantine.is_some()),
-            (NotFreeReason::Releasing, releasing),
-            (NotFreeReason::Job, active_job.is_some()),
-            (NotFreeReason::HostTask, self.jobs.is_host_busy(&machine.id, active_job)),
-            (NotFreeReason::OtterItself, is_self),
-            (NotFreeReason::Protected, protected),
-        ];
-        let reasons = NotFreeReason::from_state(machine).into_iter().chain(by_otter);
-        let not_free_because =
-            reasons.filter_map(|(reason, holds)| holds.then_some(reason)).collect();
-        MachineView {
-            machine: Arc::clone(machine),
-            addresses_trusted: contents.has_trusted_addresses(&machine.id),
-            protected,
-            active_job,
-            pools: settings.pools.for_machine(machine),
-            lease,
-            quarantine,
-            not_free_because,
-        }
+    fn sources_with(&self, contents: Arc<InventoryContents>) -> ViewSources {
+        // First, because the activities are read last.
+        let activity_version = self.jobs.activity_version();
+        ViewSources::new(contents, self.leases.load(), self.settings.load(), activity_version)
     }
 }
 
@@ -301,16 +300,16 @@ impl MachineView {
 }
 
 impl MachineFilter {
-    fn matches(&self, view: &MachineView) -> bool {
-        let machine = &view.machine;
-        let has_mac = |mac: MacAddress| {
-            machine.network_cards.iter().any(|card| card.mac_address == Some(mac))
-        };
-        self.mac.is_none_or(has_mac)
-            && self.power_state.is_none_or(|state| machine.power_state == Some(state))
-            && self.free.is_none_or(|free| view.not_free_because.is_empty() == free)
+    /// Whether a machine has the power state of the filter, and is a template or not as it says.
+    fn matches_machine(&self, machine: &Machine) -> bool {
+        self.power_state.is_none_or(|state| machine.power_state == Some(state))
             && self.template.is_none_or(|template| machine.template == template)
-            && self.pool.as_ref().is_none_or(|pool| view.pools.contains(pool))
+    }
+
+    /// Whether a machine is free or not as the filter says.
+    #[must_use]
+    pub fn matches_freedom(&self, view: &MachineView) -> bool {
+        self.free.is_none_or(|free| view.not_free_because.is_empty() == free)
     }
 }
 

@@ -14,7 +14,6 @@ use super::protection::Protection;
 use crate::domain::event::{EventFilter, EventType};
 use crate::domain::machine::Machine;
 use crate::domain::machine_pattern::{MachinePattern, PatternMatch};
-use crate::domain::machine_reference::MachineKeys;
 use crate::domain::names::is_name;
 use crate::domain::pool::Pools;
 
@@ -212,7 +211,11 @@ impl PatternWatch {
     #[must_use]
     pub fn warnings(&self) -> BTreeSet<PatternWarning> {
         let contents = self.inventory.contents();
-        if contents.loaded { self.patterns().warnings(&contents.machines) } else { BTreeSet::new() }
+        if contents.loaded {
+            self.patterns().warnings(&contents.machines.to_vec())
+        } else {
+            BTreeSet::new()
+        }
     }
 
     /// The number of patterns of each setting that match no machine now.
@@ -239,12 +242,9 @@ impl PatternWatch {
             // again.
             changes.skip_unread();
             let contents = self.inventory.contents();
-            let compared = contents.loaded.then(|| {
-                let keys = contents.machines.iter().map(|machine| MachineKeys::new(machine));
-                (keys.collect::<Vec<_>>(), self.patterns())
-            });
+            let compared = contents.loaded.then(|| (contents.keys(), self.patterns()));
             if let Some((_, patterns)) = compared.as_ref().filter(|_| compared != last) {
-                let now = patterns.warnings(&contents.machines);
+                let now = patterns.warnings(&contents.machines.to_vec());
                 // A reload may have removed an entry.
                 logged.retain(|warning| patterns.has_entry_of(warning));
                 now.difference(&logged).for_each(PatternWarning::log);

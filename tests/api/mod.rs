@@ -30,6 +30,7 @@ mod request_limits;
 mod responses;
 mod revert;
 mod scopes;
+mod shared_texts;
 mod snapshot_rules;
 mod snapshots;
 mod tokens;

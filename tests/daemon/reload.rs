@@ -103,6 +103,9 @@ async fn a_reload_replaces_pools_and_patterns_and_names_what_changed() {
     assert!(otter.is_protected("18").await && !otter.is_protected("17").await);
     let pools = otter.daemon.get("/v1/machines/32").await.expect(200).json["pools"].clone();
     assert_eq!(pools, json!(["new"]));
+    let list = otter.daemon.get("/v1/machines").await.expect(200).json["items"].take();
+    let listed = list.as_array().unwrap().iter().find(|machine| machine["id"] == "32");
+    assert_eq!(listed.unwrap()["pools"], pools, "the list that was read before is not kept");
     let refused = otter.daemon.post("/v1/machines/18/power", json!({"action": "on"})).await;
     refused.problem(409, "self-protection");
     let snapshot = "/v1/machines/16/snapshots/kickstart";

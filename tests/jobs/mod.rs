@@ -91,7 +91,7 @@ async fn a_reader_of_the_end_finds_the_machine_changed_and_without_a_job() {
         };
         let id = fixture.start(1, request).await;
         let view = fixture.end(id).await;
-        assert_eq!(fixture.jobs.active(&MachineId::from_backend("1")), None);
+        assert_eq!(fixture.jobs.activity(&MachineId::from_backend("1")).active_job, None);
         assert_eq!(view.job.result.and_then(|result| result.power_state), Some(state));
     }
 }
@@ -509,7 +509,7 @@ async fn a_task_that_failed_uncertainly_is_resolved_if_the_host_has_a_manager() 
 async fn an_orphaned_task_keeps_the_machine_busy_after_a_restart() {
     let mut fixture = JobsFixture::new(1).await;
     let (machine, busy) = (MachineId::from_backend("1"), |fixture: &JobsFixture| {
-        fixture.jobs.is_host_busy(&MachineId::from_backend("1"), None)
+        fixture.jobs.activity(&MachineId::from_backend("1")).is_host_busy
     });
     let on = fixture.start(1, JobRequest::PowerOn).await;
     fixture.end(on).await;

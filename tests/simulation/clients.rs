@@ -126,7 +126,8 @@ impl Client {
 
     fn some_machine(&self) -> Option<Machine> {
         let contents = self.run.services()?.inventory.contents();
-        self.random(|random| random.pick(&contents.machines).map(|machine| Machine::clone(machine)))
+        let machines = contents.machines.to_vec();
+        self.random(|random| random.pick(&machines).map(|machine| Machine::clone(machine)))
     }
 
     fn some_post(&self) -> Option<JobCall> {

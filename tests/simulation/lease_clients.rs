@@ -152,7 +152,7 @@ impl Client {
     async fn change_some_quarantine(&self) {
         let Some(services) = self.run.services() else { return };
         let contents = services.inventory.contents();
-        let machine = self.random(|random| random.pick(&contents.machines).cloned());
+        let machine = self.random(|random| random.pick(&contents.machines.to_vec()).cloned());
         let (Some(machine), caller) = (machine, self.caller.clone()) else { return };
         let choice = self.random(|random| random.below(5));
         if choice == 4 {

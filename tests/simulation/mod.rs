@@ -33,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use otter::clock::Clock;
-use otter::service::machines::NotFreeReason;
+use otter::service::machines::{MachineView, NotFreeReason, SourcesKey};
 use otter::simulator::world::World;
 
 use self::executor::{Executor, Handle, Owner, Progress};
@@ -93,6 +93,8 @@ pub struct Run {
     services: Mutex<Option<Services>>,
     /// The revision of the host that the checker has observed.
     observed_revision: AtomicU64,
+    /// The views of all machines after the last step, and what they were made of.
+    kept_views: Mutex<Option<(SourcesKey, Vec<MachineView>)>>,
     /// The last run of each guest that got its own address, by the instance UUID of the machine.
     guests: Mutex<BTreeMap<String, u64>>,
 }
@@ -111,6 +113,7 @@ pub fn run(seed: u64, mistake: Option<Mistake>, is_tracing: bool) -> RunOutcome 
         }
         let stepped = executor.step();
         run.observe_host();
+        run.check_kept_views();
         if stepped == Progress::Stuck {
             run.checker.report_violation("every task waits for another task");
         }
@@ -169,6 +172,7 @@ impl Run {
             kill_requested: AtomicBool::new(false),
             services: Mutex::new(None),
             observed_revision: AtomicU64::new(0),
+            kept_views: Mutex::default(),
             guests: Mutex::default(),
         })
     }
@@ -236,6 +240,24 @@ impl Run {
         let left: Vec<String> = jobs.chain(leases).collect();
         let counts = self.services().map(|services| services.jobs.counts());
         format!("{}; in the queues {counts:?}", left.join(", "))
+    }
+
+    /// Checks that no view of a machine has changed while the state that views show counts as the
+    /// same: what was made of it is kept for so long.
+    fn check_kept_views(&self) {
+        let sources = self.services().and_then(|services| {
+            let sources = services.machines.sources().ok()?;
+            let views = services.machines.views(&sources, &sources.contents().machines);
+            Some((sources, views))
+        });
+        let mut kept = self.kept_views.lock().unwrap();
+        if let (Some((key, before)), Some((sources, now))) = (&*kept, &sources)
+            && key.is_of(sources)
+            && before != now
+        {
+            self.checker.report_violation("a view has changed, and its sources count as the same");
+        }
+        *kept = sources.map(|(sources, views)| (sources.key(), views));
     }
 
     /// Checks that no machine has a job or a lease, and that the inventory matches the host.

@@ -87,7 +87,8 @@ pub async fn list_audit(
     let version = api.services().event_stream.version();
     let page = api.services().audit.list(&filter, cursors.position()?, limit).await?;
     let items: Vec<AuditEntry> = page.items.iter().map(AuditEntry::from_stored).collect();
-    Ok(respond::list(&api, &version, &items, page.next.map(|next| cursors.after(&next))))
+    let next = page.next.map(|next| cursors.after(&next));
+    Ok(respond::list(&api, &version, &items, next.as_deref()))
 }
 
 async fn read_filter(

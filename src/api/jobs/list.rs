@@ -86,5 +86,6 @@ pub async fn list_jobs(
     let visible = caller.scope.is_restricted().then_some(&is_visible as _);
     let page = api.services().jobs.list(&filter, cursors.position()?, limit, visible).await?;
     let items: Vec<Job> = page.items.iter().map(Job::from_view).collect();
-    Ok(respond::list(&api, &version, &items, page.next.map(|next| cursors.after(&next))))
+    let next = page.next.map(|next| cursors.after(&next));
+    Ok(respond::list(&api, &version, &items, next.as_deref()))
 }

@@ -83,7 +83,7 @@ pub async fn list_leases(
     views.truncate(limit as usize);
     let next = views.last().filter(|_| more).map(|view| cursors.after(&view.lease.id));
     let items: Vec<Lease> = views.iter().map(|view| Lease::from_view(view, None)).collect();
-    Ok(respond::list(&api, &version, &items, next))
+    Ok(respond::list(&api, &version, &items, next.as_deref()))
 }
 
 /// Rejects a pool that does not exist, unless the store has leases of it.

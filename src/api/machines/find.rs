@@ -1,7 +1,5 @@
 //! `GET /v1/machines/find`
 
-use std::sync::Arc;
-
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
@@ -14,6 +12,7 @@ use super::wire::Machine;
 use crate::api::extract::{Parsed, Query};
 use crate::api::openapi_parts::{Problems, READ_MACHINE};
 use crate::api::problem::ApiError;
+use crate::api::respond::ReadHeaders;
 use crate::api::{ApiState, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::service::callers::Caller;
@@ -50,26 +49,35 @@ pub struct UniqueQuery {
 pub async fn find_machine(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
+    request: ReadHeaders,
     Query(query, UniqueQuery { unique }): Query<MachinesQuery, UniqueQuery>,
 ) -> Result<Response, ApiError> {
     let filter = query.filter(&api, &caller)?;
     let unique = unique.map_or(filter.mac.is_some(), Parsed::value);
     let version = api.services().event_stream.version();
-    let machines = api.services().machines.list(&caller.scope, &filter)?;
-    let Some(first) = machines.first() else {
+    let (machines, rendered) = (&api.services().machines, api.rendered_machines());
+    let sources = machines.sources()?;
+    let mut found = machines.search(&sources, &caller.scope, &filter);
+    if filter.free.is_some() {
+        let list = rendered.list(machines, &sources);
+        found.retain(|machine| {
+            list.get(&sources, machine).is_some_and(|known| filter.matches_freedom(&known.view))
+        });
+    }
+    let Some(first) = found.first() else {
         return Err(Failure::new(
             FailureKind::NotFound,
             "No machine matches. List machines: GET /v1/machines",
         )
         .into());
     };
-    if unique && machines.len() > 1 {
-        let several: Vec<_> = machines.iter().map(|view| Arc::clone(&view.machine)).collect();
+    if unique && found.len() > 1 {
         let mac = filter.mac.map(|mac| mac.to_string());
         let reference = mac.or(filter.name).unwrap_or_else(|| "the same".to_owned());
-        return Err(ambiguous(&reference, &several).into());
+        return Err(ambiguous(&reference, &found).into());
     }
-    let mut response = respond::object(&api, &version, &Machine::from_view(first));
-    respond::set(&mut response, OTTER_MATCHES, &machines.len().to_string());
+    let first = rendered.machine(machines, &sources, first);
+    let mut response = first.body.respond(&api, &version, &request).await;
+    respond::set(&mut response, OTTER_MATCHES, &found.len().to_string());
     Ok(response)
 }

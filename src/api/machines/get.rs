@@ -5,10 +5,11 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::wire::Machine;
+use crate::api::ApiState;
 use crate::api::extract::{NoParameters, Query, Segment};
 use crate::api::openapi_parts::{MachinePath, Problems, READ_MACHINE};
 use crate::api::problem::ApiError;
-use crate::api::{ApiState, respond};
+use crate::api::respond::ReadHeaders;
 use crate::service::callers::Caller;
 
 /// Get a machine
@@ -25,9 +26,13 @@ pub async fn get_machine(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Segment(reference): Segment,
+    request: ReadHeaders,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
     let version = api.services().event_stream.version();
-    let view = api.services().machines.resolve(&caller.scope, &reference)?;
-    Ok(respond::object(&api, &version, &Machine::from_view(&view)))
+    let machines = &api.services().machines;
+    let sources = machines.sources()?;
+    let machine = machines.find(&sources, &caller.scope, &reference)?;
+    let rendered = api.rendered_machines().machine(machines, &sources, machine);
+    Ok(rendered.body.respond(&api, &version, &request).await)
 }

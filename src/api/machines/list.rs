@@ -5,14 +5,14 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::MachinesQuery;
-use super::wire::{Machine, MachineList};
+use super::rendered::RenderedMachine;
+use super::wire::MachineList;
 use crate::api::ApiState;
 use crate::api::openapi_parts::Problems;
 use crate::api::paging::{self, PageQuery, PagedQuery, SortKey};
 use crate::api::problem::ApiError;
-use crate::api::respond;
+use crate::api::respond::{ReadHeaders, SharedBody};
 use crate::service::callers::Caller;
-use crate::service::machines::MachineView;
 
 /// List machines
 ///
@@ -33,14 +33,29 @@ use crate::service::machines::MachineView;
 pub async fn list_machines(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
+    request: ReadHeaders,
     PagedQuery { filter, limit, cursors }: PagedQuery<MachinesQuery>,
 ) -> Result<Response, ApiError> {
     let filter = filter.filter(&api, &caller)?;
     let version = api.services().event_stream.version();
-    let machines = api.services().machines.list(&caller.scope, &filter)?;
-    let key =
-        |view: &MachineView| SortKey(view.machine.name.to_lowercase(), view.machine.id.to_string());
-    let page = paging::page(&cursors, machines, key, limit)?;
-    let items: Vec<Machine> = page.items.iter().map(Machine::from_view).collect();
-    Ok(respond::list(&api, &version, &items, page.next))
+    let machines = &api.services().machines;
+    let sources = machines.sources()?;
+    let list = api.rendered_machines().list(machines, &sources);
+    if cursors.select_all() && limit.is_none() && !caller.scope.is_restricted() {
+        return Ok(list.body.respond_list(&api, &version, &request).await);
+    }
+    let found = machines.search(&sources, &caller.scope, &filter).into_iter();
+    let items: Vec<&RenderedMachine> = found
+        .filter_map(|machine| list.get(&sources, machine))
+        .filter(|rendered| filter.matches_freedom(&rendered.view))
+        .collect();
+    let page = paging::page(&cursors, items, |rendered| sort_key(rendered), limit)?;
+    let items = page.items.iter().map(|rendered| (&rendered.json, &rendered.digest));
+    let body = SharedBody::list(items, page.next.as_deref());
+    Ok(body.respond_list(&api, &version, &request).await)
+}
+
+fn sort_key(rendered: &RenderedMachine) -> SortKey {
+    let machine = &rendered.view.machine;
+    SortKey(machine.name.to_lowercase(), machine.id.to_string())
 }

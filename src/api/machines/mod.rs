@@ -9,6 +9,7 @@ mod list;
 mod power;
 mod properties;
 mod quarantine;
+pub mod rendered;
 mod revert;
 mod snapshot_create;
 mod snapshot_remove;

@@ -3,16 +3,22 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::address_trust::AddressTrust;
+use super::entry::{Entry, GuestHistory};
+use super::machine_index::{MachineIndex, Positions, has_same_keys};
+use super::machine_list::MachineList;
 use crate::domain::datastore::Datastore;
 use crate::domain::event::Subject;
 use crate::domain::ids::{DatastoreId, MachineId, SnapshotId};
+use crate::domain::mac::MacAddress;
 use crate::domain::machine::Machine;
+use crate::domain::machine_reference::MachineReference;
+use crate::domain::names::{contains_loosely, unescape_vim};
 use crate::domain::network::Network;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot::Snapshots;
@@ -26,25 +32,28 @@ pub struct InventoryContents {
     /// The wall-clock time of the last facts; `None` before the first.
     pub updated_at: Option<Timestamp>,
     /// The machines as the host reports them, in the order of their names.
-    pub machines: Vec<Arc<Machine>>,
+    pub machines: MachineList,
     /// The datastores in the order of their names.
     pub datastores: Vec<Arc<Datastore>>,
-    /// The history of the guest of each machine, in the order of `machines`.
-    guests: Vec<GuestHistory>,
     /// The index of each machine in `machines`.
     positions: Arc<HashMap<MachineId, usize>>,
+    /// Shared by all contents whose machines have the same keys. Built when it is first used.
+    index: Arc<OnceLock<MachineIndex>>,
 }
 
-/// Data about a guest that follow from several reports of the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct GuestHistory {
-    address_trust: AddressTrust,
-    /// How often the guest tools stopped since otter first saw the machine.
-    tools_stops: u64,
-}
+/// The ids, names, UUIDs and hardware addresses of all machines. Equal ones have not changed in
+/// between; unequal ones may be the same again.
+#[derive(Clone, Debug)]
+pub struct SharedKeys(Arc<OnceLock<MachineIndex>>);
 
-/// A machine while facts are applied.
-type Entry = (Arc<Machine>, GuestHistory);
+/// The place of a machine in the list: its name in lower case, then its id.
+type SortKey = (String, MachineId);
+
+impl PartialEq for SharedKeys {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
 
 /// A difference between two contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +86,13 @@ impl InventoryContents {
     /// The machine with this id.
     #[must_use]
     pub fn machine(&self, id: &MachineId) -> Option<&Arc<Machine>> {
-        self.positions.get(id).map(|position| &self.machines[*position])
+        self.position(id).map(|position| &self.machines[position])
+    }
+
+    /// The position of a machine in `machines`.
+    #[must_use]
+    pub fn position(&self, id: &MachineId) -> Option<usize> {
+        self.positions.get(id).copied()
     }
 
     /// The datastore with this id.
@@ -86,11 +101,54 @@ impl InventoryContents {
         self.datastores.iter().find(|datastore| datastore.id == *id)
     }
 
+    /// Some machines in the order of their names, among them every one that a reference matches.
+    #[must_use]
+    pub fn near_reference(&self, reference: &MachineReference) -> Vec<&Arc<Machine>> {
+        if let MachineReference::Id(id) = reference {
+            let unescaped = unescape_vim(&id.to_string()).parse::<MachineId>().ok();
+            let known = std::iter::once(id).chain(&unescaped);
+            let mut positions: Vec<usize> = known.filter_map(|id| self.position(id)).collect();
+            positions.sort_unstable();
+            positions.dedup();
+            return positions.into_iter().map(|position| &self.machines[position]).collect();
+        }
+        match self.index().near_reference(reference) {
+            Some(positions) => self.at(positions).collect(),
+            None => self.machines.iter().collect(),
+        }
+    }
+
+    /// The machines whose name contains a fragment (see [`contains_loosely`]) and that have a
+    /// network card with an address, if these are given, in the order of their names.
+    pub fn search(
+        &self,
+        name: Option<&str>,
+        mac: Option<MacAddress>,
+    ) -> impl Iterator<Item = &Arc<Machine>> {
+        let near = match (mac, name) {
+            (Some(mac), _) => Some(self.index().with_mac(mac)),
+            (None, Some(name)) => self.index().near_name(name),
+            (None, None) => None,
+        };
+        let all = near.is_none().then(|| self.machines.iter());
+        let some = near.map(|positions| self.at(positions));
+        let machines = all.into_iter().flatten().chain(some.into_iter().flatten());
+        machines
+            .filter(move |machine| name.is_none_or(|name| contains_loosely(&machine.name, name)))
+    }
+
+    /// The ids, names, UUIDs and hardware addresses of all machines, to compare them with those of
+    /// later contents.
+    #[must_use]
+    pub fn keys(&self) -> SharedKeys {
+        SharedKeys(Arc::clone(&self.index))
+    }
+
     /// Whether the addresses of the guest are trusted: the machine is on, and the addresses are not
     /// older than its last start or revert.
     #[must_use]
     pub fn has_trusted_addresses(&self, id: &MachineId) -> bool {
-        self.entry(id).is_some_and(|(machine, guest)| {
+        self.entry(id).is_some_and(|Entry { machine, guest }| {
             guest.address_trust == AddressTrust::Trusted
                 && machine.power_state == Some(PowerState::On)
         })
@@ -108,15 +166,15 @@ impl InventoryContents {
     /// not exist. If the number increases between two reads, the tools stopped in between.
     #[must_use]
     pub fn tools_stops(&self, id: &MachineId) -> u64 {
-        self.entry(id).map_or(0, |(_, guest)| guest.tools_stops)
+        self.entry(id).map_or(0, |entry| entry.guest.tools_stops)
     }
 
     /// The machines whose addresses a direct read can confirm, each with the earliest time of that
     /// read, as the elapsed time of the clock.
     pub fn confirmations(&self) -> impl Iterator<Item = (&MachineId, Duration)> {
-        let entries = self.machines.iter().zip(&self.guests);
-        entries
-            .filter_map(|(machine, guest)| Some((&machine.id, guest.address_trust.confirm_at()?)))
+        self.machines.entries().filter_map(|Entry { machine, guest }| {
+            Some((&machine.id, guest.address_trust.confirm_at()?))
+        })
     }
 
     /// The contents after these facts, and the changes.
@@ -137,30 +195,50 @@ impl InventoryContents {
         next.finish(complete)
     }
 
-    fn entry(&self, id: &MachineId) -> Option<(&Arc<Machine>, GuestHistory)> {
-        self.positions.get(id).map(|position| (&self.machines[*position], self.guests[*position]))
+    fn entry(&self, id: &MachineId) -> Option<&Entry> {
+        self.position(id).map(|position| self.machines.entry(position))
+    }
+
+    /// The position at which a machine with this key belongs.
+    fn place_of(&self, key: &SortKey) -> usize {
+        let (mut low, mut high) = (0, self.machines.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            if sort_key(&self.machines[middle]) < *key {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    fn index(&self) -> &MachineIndex {
+        self.index.get_or_init(|| MachineIndex::new(&self.machines))
+    }
+
+    fn at(&self, positions: Positions) -> impl Iterator<Item = &Arc<Machine>> {
+        positions.into_iter().map(|position| &self.machines[position as usize])
     }
 }
 
-/// The contents while facts are applied.
+/// The contents while facts are applied. It has only what the facts change.
 struct Editor<'a> {
     before: &'a InventoryContents,
     now: Duration,
     settle: Duration,
-    machines: HashMap<MachineId, Entry>,
-    /// The machines that may differ from `before`.
+    /// The machines that may differ from `before`; `None` if removed.
+    changed: HashMap<MachineId, Option<Entry>>,
+    /// The keys of `changed` in the order of the facts.
     touched: Vec<MachineId>,
-    datastores: Vec<Arc<Datastore>>,
+    /// `None` if they do not differ from `before`.
+    datastores: Option<Vec<Arc<Datastore>>>,
 }
 
 impl<'a> Editor<'a> {
     fn new(before: &'a InventoryContents, now: Duration, settle: Duration) -> Self {
-        let entries = before.machines.iter().zip(&before.guests);
-        let machines = entries
-            .map(|(machine, guest)| (machine.id.clone(), (Arc::clone(machine), *guest)))
-            .collect();
-        let datastores = before.datastores.clone();
-        Self { before, now, settle, machines, touched: Vec::new(), datastores }
+        let (changed, touched) = (HashMap::new(), Vec::new());
+        Self { before, now, settle, changed, touched, datastores: None }
     }
 
     /// Removes every object that a complete read does not contain.
@@ -181,50 +259,50 @@ impl<'a> Editor<'a> {
         // In the order of `machines`, so that the order of the published changes is deterministic.
         for machine in &self.before.machines {
             if !machines.contains(&machine.id) {
-                self.machines.remove(&machine.id);
-                self.touched.push(machine.id.clone());
+                self.set(machine.id.clone(), None);
             }
         }
-        self.datastores.retain(|datastore| datastores.contains(&datastore.id));
+        self.datastores().retain(|datastore| datastores.contains(&datastore.id));
     }
 
     fn apply_fact(&mut self, fact: Fact, complete: bool) {
         let (now, settle) = (self.now, self.settle);
         match fact {
             Fact::Machine(mut machine) => {
-                if let Some((known, _)) = self.machines.get(&machine.id)
+                let known = self.get(&machine.id);
+                if let Some(Entry { machine: known, .. }) = known
                     && !machine.has_known_identity()
                     && known.has_known_identity()
                 {
                     Arc::make_mut(&mut machine).keep_identity(known);
                 }
-                let guest = match self.machines.get(&machine.id) {
-                    Some((known, guest)) => guest.after(known, &machine, complete, now, settle),
+                let guest = match known {
+                    Some(Entry { machine: known, guest }) => {
+                        guest.after(known, &machine, complete, now, settle)
+                    }
                     None => GuestHistory {
                         address_trust: AddressTrust::at_first(&machine, now, settle),
                         tools_stops: 0,
                     },
                 };
-                self.insert(machine, guest);
+                self.set(machine.id.clone(), Some(Entry { machine, guest }));
             }
-            Fact::MachineRemoved(id) => {
-                self.machines.remove(&id);
-                self.touched.push(id);
-            }
+            Fact::MachineRemoved(id) => self.set(id, None),
             Fact::Datastore(datastore) => {
-                self.datastores.retain(|known| known.id != datastore.id);
-                self.datastores.push(datastore);
+                let datastores = self.datastores();
+                datastores.retain(|known| known.id != datastore.id);
+                datastores.push(datastore);
             }
-            Fact::DatastoreRemoved(id) => self.datastores.retain(|known| known.id != id),
+            Fact::DatastoreRemoved(id) => self.datastores().retain(|known| known.id != id),
             Fact::GuestRestarted(id) => {
-                if let Some((machine, guest)) = self.machines.get(&id) {
-                    let address_trust = AddressTrust::after_restart(machine, now, settle);
-                    self.insert(Arc::clone(machine), GuestHistory { address_trust, ..*guest });
+                if let Some(Entry { machine, guest }) = self.get(&id).cloned() {
+                    let address_trust = AddressTrust::after_restart(&machine, now, settle);
+                    let guest = GuestHistory { address_trust, ..guest };
+                    self.set(id, Some(Entry { machine, guest }));
                 }
             }
-            Fact::GuestConfirmed { machine, tools_running, ip_address, interfaces } => {
-                if let Some((machine, guest)) = self.machines.get(&machine) {
-                    let (mut machine, mut guest) = (Arc::clone(machine), *guest);
+            Fact::GuestConfirmed { machine: id, tools_running, ip_address, interfaces } => {
+                if let Some(Entry { mut machine, mut guest }) = self.get(&id).cloned() {
                     guest.address_trust = guest.address_trust.after_confirmation(
                         &machine,
                         tools_running,
@@ -234,91 +312,118 @@ impl<'a> Editor<'a> {
                     if guest.address_trust == AddressTrust::Trusted {
                         Arc::make_mut(&mut machine).guest.interfaces = interfaces;
                     }
-                    self.insert(machine, guest);
+                    self.set(id, Some(Entry { machine, guest }));
                 }
             }
         }
     }
 
-    fn insert(&mut self, machine: Arc<Machine>, guest: GuestHistory) {
-        self.touched.push(machine.id.clone());
-        self.machines.insert(machine.id.clone(), (machine, guest));
+    fn get(&self, id: &MachineId) -> Option<&Entry> {
+        match self.changed.get(id) {
+            Some(changed) => changed.as_ref(),
+            None => self.before.entry(id),
+        }
+    }
+
+    fn set(&mut self, id: MachineId, entry: Option<Entry>) {
+        if self.changed.insert(id.clone(), entry).is_none() {
+            self.touched.push(id);
+        }
+    }
+
+    fn datastores(&mut self) -> &mut Vec<Arc<Datastore>> {
+        self.datastores.get_or_insert_with(|| self.before.datastores.clone())
     }
 
     fn finish(mut self, complete: bool) -> (InventoryContents, Vec<Change>) {
-        let mut changes = Vec::new();
-        let mut same_order = true;
-        let mut seen = HashSet::new();
-        let touched = std::mem::take(&mut self.touched);
-        for id in touched.into_iter().filter(|id| seen.insert(id.clone())) {
-            let before = self.before.entry(&id);
-            let after = self.machines.get(&id).map(|(machine, guest)| (machine, *guest));
-            same_order &= match (before, after) {
-                (Some((before, _)), Some((after, _))) => before.name == after.name,
-                (None, None) => true,
-                _ => false,
+        let (contents, mut changes) = (self.before, Vec::new());
+        let (mut same_order, mut same_keys) = (true, true);
+        for id in &self.touched {
+            let (before, after) = (contents.entry(id), self.get(id));
+            let pair = match (before, after) {
+                (Some(before), Some(after)) => Some((&before.machine, &after.machine)),
+                _ => None,
             };
-            compare_machine(&id, before, after, &mut changes);
+            let both_absent = before.is_none() && after.is_none();
+            same_order &= both_absent || pair.is_some_and(|(old, new)| old.name == new.name);
+            same_keys &= both_absent || pair.is_some_and(|(old, new)| has_same_keys(old, new));
+            compare_machine(id, before, after, &mut changes);
         }
-        compare_datastores(&self.before.datastores, &self.datastores, &mut changes);
-        let (entries, positions) = if same_order {
-            let ids = self.before.machines.iter().map(|machine| &machine.id);
-            let entries = ids.filter_map(|id| self.machines.get(id).cloned()).collect();
-            (entries, Arc::clone(&self.before.positions))
-        } else {
-            sorted_with_positions(self.machines.into_values().collect())
+        let datastores = match self.datastores.take() {
+            Some(mut datastores) => {
+                compare_datastores(&contents.datastores, &datastores, &mut changes);
+                datastores.sort_by_cached_key(|datastore| {
+                    (datastore.name.to_lowercase(), datastore.id.clone())
+                });
+                datastores
+            }
+            None => contents.datastores.clone(),
         };
-        let (machines, guests) = entries.into_iter().unzip();
-        let mut datastores = self.datastores;
-        datastores
-            .sort_by_cached_key(|datastore| (datastore.name.to_lowercase(), datastore.id.clone()));
-        let (loaded, updated_at) = (self.before.loaded || complete, self.before.updated_at);
+        let (machines, positions) = if same_order { self.replaced() } else { self.sorted() };
+        let index = if same_keys { Arc::clone(&contents.index) } else { Arc::new(OnceLock::new()) };
+        let (loaded, updated_at) = (contents.loaded || complete, contents.updated_at);
         let contents =
-            InventoryContents { loaded, updated_at, machines, datastores, guests, positions };
+            InventoryContents { loaded, updated_at, machines, datastores, positions, index };
         (contents, changes)
     }
-}
 
-impl GuestHistory {
-    /// The history after a complete read or an update changed the machine from `before` to
-    /// `machine`.
-    fn after(
-        self,
-        before: &Machine,
-        machine: &Machine,
-        complete: bool,
-        now: Duration,
-        settle: Duration,
-    ) -> Self {
-        let stopped = before.guest.tools_running && !machine.guest.tools_running;
-        let address_trust = if complete {
-            self.address_trust.after_gap(before, machine, now, settle)
-        } else {
-            self.address_trust.after_update(before, machine, now, settle)
+    /// The machines if each one has kept its place.
+    fn replaced(self) -> (MachineList, Arc<HashMap<MachineId, usize>>) {
+        let positions = &self.before.positions;
+        let replacements =
+            self.changed.into_iter().filter_map(|(id, entry)| Some((*positions.get(&id)?, entry?)));
+        (self.before.machines.with_replaced(replacements), Arc::clone(positions))
+    }
+
+    /// The machines if some were added, removed or renamed. Those that stay keep their order, and
+    /// the others are inserted.
+    fn sorted(mut self) -> (MachineList, Arc<HashMap<MachineId, usize>>) {
+        let stays = |changed: &Entry| {
+            let before = self.before.machine(&changed.machine.id);
+            before.is_some_and(|before| before.name == changed.machine.name)
         };
-        Self { address_trust, tools_stops: self.tools_stops + u64::from(stopped) }
+        let mut inserted: Vec<(SortKey, Entry)> = Vec::new();
+        for entry in self.changed.values_mut() {
+            if let Some(entry) = entry.take_if(|entry| !stays(entry)) {
+                inserted.push((sort_key(&entry.machine), entry));
+            }
+        }
+        inserted.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let mut inserted =
+            inserted.into_iter().map(|(key, entry)| (self.before.place_of(&key), entry)).peekable();
+        let mut entries = Vec::with_capacity(self.before.machines.len() + inserted.len());
+        for (position, before) in self.before.machines.entries().enumerate() {
+            while let Some((_, entry)) = inserted.next_if(|(place, _)| *place == position) {
+                entries.push(entry);
+            }
+            match self.changed.get_mut(&before.machine.id) {
+                None => entries.push(before.clone()),
+                Some(changed) => entries.extend(changed.take()),
+            }
+        }
+        entries.extend(inserted.map(|(_, entry)| entry));
+        let ids = entries.iter().map(|entry| entry.machine.id.clone());
+        let positions = ids.enumerate().map(|(position, id)| (id, position)).collect();
+        (MachineList::from_entries(&entries), Arc::new(positions))
     }
 }
 
-fn sorted_with_positions(mut entries: Vec<Entry>) -> (Vec<Entry>, Arc<HashMap<MachineId, usize>>) {
-    entries.sort_by_cached_key(|(machine, _)| (machine.name.to_lowercase(), machine.id.clone()));
-    let ids = entries.iter().map(|(machine, _)| machine.id.clone());
-    let positions = ids.enumerate().map(|(position, id)| (id, position)).collect();
-    (entries, Arc::new(positions))
+fn sort_key(machine: &Machine) -> SortKey {
+    (machine.name.to_lowercase(), machine.id.clone())
 }
 
 fn compare_machine(
     id: &MachineId,
-    before: Option<(&Arc<Machine>, GuestHistory)>,
-    after: Option<(&Arc<Machine>, GuestHistory)>,
+    before: Option<&Entry>,
+    after: Option<&Entry>,
     changes: &mut Vec<Change>,
 ) {
     if before == after {
         return;
     }
     let none = Snapshots::default();
-    let old = before.map_or(&none, |(machine, _)| &machine.snapshots);
-    let new = after.map_or(&none, |(machine, _)| &machine.snapshots);
+    let old = before.map_or(&none, |entry| &entry.machine.snapshots);
+    let new = after.map_or(&none, |entry| &entry.machine.snapshots);
     if old != new {
         // The path of a snapshot contains the names of its ancestors, so it changes with them.
         let (old_paths, new_paths) = (old.paths(), new.paths());

@@ -3,6 +3,9 @@
 
 mod address_trust;
 mod contents;
+mod entry;
+mod machine_index;
+mod machine_list;
 #[cfg(test)]
 pub mod samples;
 #[cfg(test)]
@@ -17,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use self::contents::{Change, InventoryContents};
+pub use self::machine_list::MachineList;
 use super::event_stream::EventStream;
 use super::hosts::Hosts;
 use crate::clock::Clock;

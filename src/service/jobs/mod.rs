@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use self::authorization::{JobAuthorizer, Requester};
 use self::state_machine::JobRules;
 use self::table::JobTable;
+pub use self::table::MachineActivity;
 pub use self::view::{BlockedBy, BlockedByKind, JobView};
 use super::event_stream::EventStream;
 use super::hosts::Hosts;

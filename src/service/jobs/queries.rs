@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::state_machine::Blocker;
 use super::status::JobStatus;
-use super::table::JobReading;
+use super::table::{JobReading, MachineActivity};
 use super::view::{BlockedBy, BlockedByKind, JobView};
 use super::{Jobs, JobsPage};
 use crate::domain::failure::Failure;
@@ -90,10 +90,23 @@ impl Jobs {
         Ok(JobsPage { items: page.items.into_iter().map(view).collect(), next: page.next })
     }
 
-    /// The active job of a machine: the running job, or the first queued one.
+    /// What the view of a machine shows of the jobs and of the host's tasks.
     #[must_use]
-    pub fn active(&self, machine: &MachineId) -> Option<JobId> {
-        self.0.table.active(&TargetId::Machine(machine.clone()))
+    pub fn activity(&self, machine: &MachineId) -> MachineActivity {
+        self.0.table.activity(&TargetId::Machine(machine.clone()))
+    }
+
+    /// Every machine that has an active job or an orphaned task, with its activity.
+    #[must_use]
+    pub fn activities(&self) -> HashMap<MachineId, MachineActivity> {
+        self.0.table.activities()
+    }
+
+    /// A number that differs whenever an activity may have changed. Read it before the activities:
+    /// if it is the same later, what was read is still true.
+    #[must_use]
+    pub fn activity_version(&self) -> u64 {
+        self.0.table.activity_version()
     }
 
     /// Whether a machine has any job, including a job that is being accepted.
@@ -118,20 +131,6 @@ impl Jobs {
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         self.0.table.counts()
-    }
-
-    /// Whether a task of the host works on a machine, or may do so, other than the running job's
-    /// own task: an orphaned task, a task that the active job waits for, or a lost call of the
-    /// active job.
-    #[must_use]
-    pub fn is_host_busy(&self, machine: &MachineId, active: Option<JobId>) -> bool {
-        self.0.table.is_host_busy(machine, active)
-    }
-
-    /// Every machine that has a job, with its active job.
-    #[must_use]
-    pub fn all_active(&self) -> HashMap<MachineId, JobId> {
-        self.0.table.all_active()
     }
 
     fn view(&self, reading: JobReading) -> JobView {

@@ -179,7 +179,8 @@ impl Runner<'_> {
         status: &watch::Sender<JobStatus>,
         cancel_unsaved: bool,
     ) {
-        if status.send_if_modified(|status| status.update(state_machine, cancel_unsaved)) {
+        let update = |status: &mut JobStatus| status.update(state_machine, cancel_unsaved);
+        if self.table.update_status(status, update) {
             self.publish_change(status);
         }
     }

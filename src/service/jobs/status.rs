@@ -42,6 +42,14 @@ impl JobStatus {
         Self { job, progress: None, blocker: None, task: None, settling: false }
     }
 
+    /// Whether a task of the host that is not the job's own blocks the job, or may run after a lost
+    /// call.
+    #[must_use]
+    pub fn is_blocked_by_host(&self) -> bool {
+        let blocker = self.blocker.as_ref().map(|(blocker, _)| blocker);
+        self.settling || matches!(blocker, Some(Blocker::HostTask(_) | Blocker::Busy))
+    }
+
     /// Updates the status from the state machine. Returns whether readers see a difference.
     ///
     /// # Parameters

@@ -2,7 +2,8 @@
 //! their jobs.
 //!
 //! The table has one lock. Each method is one transition or one read under it, so that no reader
-//! sees half of a transition.
+//! sees half of a transition. A transition that the view of a machine can show raises the version
+//! of the activities, so that readers know whether what they read before is still true.
 //!
 //! ```text
 //! reserve ─► show ─► commit ─► start_next ─► take ─► finish
@@ -16,6 +17,8 @@
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +27,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::deadline_clocks::{JumpReceiver, JumpSender, Moment};
 use super::queue::{Killed, Lane, QueueLimit, Queues, Turn};
-use super::state_machine::{Blocker, Effect, Interrupt, JobRules, JobStateMachine, OtherJobs};
+use super::state_machine::{Effect, Interrupt, JobRules, JobStateMachine, OtherJobs};
 use super::status::JobStatus;
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{JobId, LeaseId, MachineId, TaskId};
@@ -39,6 +42,8 @@ const INTERRUPTS: usize = 4;
 #[derive(Debug)]
 pub struct JobTable {
     inner: Mutex<Inner>,
+    /// How often an activity of a machine may have changed.
+    activity_version: AtomicU64,
     jumps: JumpSender,
     /// The earliest deadline of the queued jobs may have changed.
     deadline_added: Notify,
@@ -87,6 +92,20 @@ pub struct OrphanedTask {
     pub task: TaskId,
 }
 
+/// What the view of a machine shows of the jobs and of the host's tasks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MachineActivity {
+    /// The running job, or the first queued one.
+    pub active_job: Option<JobId>,
+    /// Whether a task of the host works on the machine, or may do so, other than the active job's
+    /// own task: an orphaned task, a task that the active job waits for, or a lost call of the
+    /// active job.
+    pub is_host_busy: bool,
+}
+
+/// The lock of a reader.
+struct Reading<'a>(MutexGuard<'a, Inner>);
+
 /// A job and its place in the queue, read at the same moment.
 #[derive(Clone, Debug)]
 pub struct JobReading {
@@ -117,6 +136,7 @@ impl JobTable {
                 deadlines: BTreeSet::new(),
                 orphaned_tasks: BTreeSet::new(),
             }),
+            activity_version: AtomicU64::new(0),
             jumps: JumpSender::default(),
             deadline_added: Notify::new(),
         }
@@ -128,7 +148,8 @@ impl JobTable {
     /// # Errors
     /// Fails if the machine's queue or the table is full.
     pub fn reserve(&self, target: &TargetId, id: JobId, lane: Lane) -> Result<(), QueueLimit> {
-        self.lock().queues.reserve(target, id, lane)
+        // No reader sees a job that is being accepted.
+        self.change_unseen().queues.reserve(target, id, lane)
     }
 
     /// Makes an authorized job visible. This comes before the commit, so that a reader that learns
@@ -137,12 +158,12 @@ impl JobTable {
     /// # Parameters
     /// - `due`: the job's deadline, by the clock that never jumps.
     pub fn show(&self, state_machine: JobStateMachine, due: Duration) {
-        self.insert(&mut self.lock(), state_machine, due);
+        self.insert(&mut self.change(), state_machine, due);
     }
 
     /// The job is committed: it can start, be cancelled and expire.
     pub fn commit(&self, target: &TargetId, id: JobId) {
-        let mut inner = self.lock();
+        let mut inner = self.change();
         inner.queues.mark_ready(target, id);
         inner.add_deadline(id);
         drop(inner);
@@ -151,7 +172,7 @@ impl JobTable {
 
     /// Removes a job that has no end: it was refused, or the store does not have it.
     pub fn remove(&self, target: &TargetId, id: JobId) {
-        let mut inner = self.lock();
+        let mut inner = self.change();
         inner.remove_deadline(id);
         inner.entries.remove(&id);
         inner.queues.withdraw(target, id);
@@ -162,7 +183,7 @@ impl JobTable {
     /// knows the tasks of the others before any of them continues.
     pub fn restore(&self, jobs: Vec<Job>, rules: JobRules, now: Moment) -> Restored {
         let mut restored = Restored::default();
-        let mut inner = self.lock();
+        let mut inner = self.change();
         for job in jobs {
             let (id, target, lane) = (job.id, job.target.id(), Lane::for_kind(job.kind()));
             let due = now.due(job.deadline_at);
@@ -196,7 +217,7 @@ impl JobTable {
     /// it. `None` if no job can start. A kill cancels the job that runs, in the name of the caller
     /// who asked for the kill.
     pub fn start_next(&self, target: &TargetId) -> Option<JobId> {
-        let mut inner = self.lock();
+        let mut inner = self.change();
         let Turn { job, cancel } = inner.queues.next_turn(target)?;
         inner.remove_deadline(job);
         if let Some(killed) = cancel {
@@ -207,12 +228,12 @@ impl JobTable {
 
     /// Gives a started job to its runner. `None` if another runner has it.
     pub fn take(&self, id: JobId) -> Option<PendingJob> {
-        self.lock().entries.get_mut(&id)?.pending.take()
+        self.change_unseen().entries.get_mut(&id)?.pending.take()
     }
 
     /// Lets another runner take a job whose run failed. The subscribers of the job stay subscribed.
     pub fn renew(&self, state_machine: JobStateMachine) {
-        let mut inner = self.lock();
+        let mut inner = self.change();
         if let Some(due) = inner.entries.get(&state_machine.job().id).map(|entry| entry.due) {
             self.insert(&mut inner, state_machine, due);
         }
@@ -221,7 +242,7 @@ impl JobTable {
     /// Takes a queued job out of its queue, to end it. `None` if the job does not wait, or if it is
     /// not committed yet.
     pub fn withdraw(&self, id: JobId) -> Option<PendingJob> {
-        self.lock().withdraw(id)
+        self.change().withdraw(id)
     }
 
     /// Takes the queued job with the earliest deadline out of its queue. `None` if no deadline
@@ -230,7 +251,7 @@ impl JobTable {
     /// # Parameters
     /// - `now`: by the clock that never jumps.
     pub fn withdraw_overdue(&self, now: Duration) -> Option<PendingJob> {
-        let mut inner = self.lock();
+        let mut inner = self.change();
         let (_, id) = inner.deadlines.first().copied().filter(|(due, _)| *due <= now)?;
         inner.withdraw(id)
     }
@@ -239,7 +260,7 @@ impl JobTable {
     /// reader that learns of the end finds the machine without the job. Returns the job's task if
     /// it may still run.
     pub fn finish(&self, job: &Arc<Job>) -> Option<OrphanedTask> {
-        let mut inner = self.lock();
+        let mut inner = self.change();
         let orphaned = inner.add_orphaned_task(job);
         inner.queues.finish(&job.target.id(), job.id);
         inner.remove_deadline(job.id);
@@ -251,12 +272,12 @@ impl JobTable {
 
     /// Adds the task of an ended job if it may still run, and returns it.
     pub fn add_orphaned_task(&self, job: &Job) -> Option<OrphanedTask> {
-        self.lock().add_orphaned_task(job)
+        self.change().add_orphaned_task(job)
     }
 
     /// Removes an orphaned task, which ended or which the host no longer knows.
     pub fn remove_orphaned_task(&self, orphaned: &OrphanedTask) {
-        self.lock().orphaned_tasks.remove(orphaned);
+        self.change().orphaned_tasks.remove(orphaned);
     }
 
     /// Interrupts a running job. If the job's buffer of interrupts is full, it contains the same
@@ -268,7 +289,7 @@ impl JobTable {
     /// Moves every deadline by a jump of the wall clock. Returns the pending jobs with their new
     /// deadlines; running jobs move their own.
     pub fn shift_deadlines(&self, by: SignedDuration, now: Timestamp) -> Vec<Arc<Job>> {
-        let mut inner = self.lock();
+        let mut inner = self.change_unseen();
         self.jumps.send(by);
         let pending = inner.entries.values_mut().filter_map(|entry| entry.pending.as_mut());
         let moved = pending.map(|pending| {
@@ -362,30 +383,54 @@ impl JobTable {
         OtherJobs::from_jobs(others.iter().map(Arc::as_ref))
     }
 
-    /// Whether a task of the host works on a machine, or may do so, other than the running job's
-    /// own task: an orphaned task, a task that the active job waits for, or a lost call of the
-    /// active job.
-    pub fn is_host_busy(&self, machine: &MachineId, active: Option<JobId>) -> bool {
+    /// The activity of a machine.
+    pub fn activity(&self, target: &TargetId) -> MachineActivity {
         let inner = self.lock();
-        let is_blocked = |entry: &Entry| {
-            let status = entry.status.borrow();
-            let blocker = status.blocker.as_ref().map(|(blocker, _)| blocker);
-            status.settling || matches!(blocker, Some(Blocker::HostTask(_) | Blocker::Busy))
-        };
-        inner.orphaned_tasks.iter().any(|orphaned| orphaned.machine == *machine)
-            || active.and_then(|id| inner.entries.get(&id)).is_some_and(is_blocked)
+        let active_job = inner.queues.active(target);
+        let is_orphaned = |orphaned: &OrphanedTask| Some(&orphaned.machine) == target.machine();
+        let is_host_busy =
+            inner.is_blocked_by_host(active_job) || inner.orphaned_tasks.iter().any(is_orphaned);
+        MachineActivity { active_job, is_host_busy }
     }
 
-    /// The active job of a target: the running job, or the first queued one.
-    pub fn active(&self, target: &TargetId) -> Option<JobId> {
-        self.lock().queues.active(target)
+    /// Every machine that has an active job or an orphaned task, with its activity.
+    pub fn activities(&self) -> HashMap<MachineId, MachineActivity> {
+        let inner = self.lock();
+        let mut activities: HashMap<MachineId, MachineActivity> = HashMap::new();
+        for (target, job) in inner.queues.all_active() {
+            if let Some(machine) = target.machine() {
+                let is_host_busy = inner.is_blocked_by_host(Some(job));
+                let activity = MachineActivity { active_job: Some(job), is_host_busy };
+                activities.insert(machine.clone(), activity);
+            }
+        }
+        for orphaned in &inner.orphaned_tasks {
+            activities.entry(orphaned.machine.clone()).or_default().is_host_busy = true;
+        }
+        activities
     }
 
-    /// Every machine that has a job, with its active job.
-    pub fn all_active(&self) -> HashMap<MachineId, JobId> {
-        let inner = self.lock();
-        let active = inner.queues.all_active();
-        active.filter_map(|(target, job)| Some((target.machine()?.clone(), job))).collect()
+    /// A number that differs whenever an activity may have changed. Read it before the activities:
+    /// if it is the same later, what was read is still true.
+    pub fn activity_version(&self) -> u64 {
+        self.activity_version.load(Ordering::Acquire)
+    }
+
+    /// Updates the published status of a job. Returns whether readers see a difference of the job.
+    pub fn update_status(
+        &self,
+        status: &watch::Sender<JobStatus>,
+        update: impl FnOnce(&mut JobStatus) -> bool,
+    ) -> bool {
+        status.send_if_modified(|status| {
+            let before = status.is_blocked_by_host();
+            let changed = update(status);
+            if status.is_blocked_by_host() != before {
+                // Before a reader can see the new status.
+                self.activity_version.fetch_add(1, Ordering::Release);
+            }
+            changed
+        })
     }
 
     /// Whether a target has any job, including a job that is being accepted.
@@ -416,12 +461,39 @@ impl JobTable {
         inner.entries.insert(id, Entry { target, status, interrupts: sender, due, pending });
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> Reading<'_> {
+        Reading(self.change_unseen())
+    }
+
+    /// For a transition that the view of a machine can show. The version of the activities changes
+    /// before the transition: who reads the new version and then an activity waits for the lock.
+    fn change(&self) -> MutexGuard<'_, Inner> {
+        let inner = self.change_unseen();
+        self.activity_version.fetch_add(1, Ordering::Release);
+        inner
+    }
+
+    /// For a transition that no view of a machine shows.
+    fn change_unseen(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Deref for Reading<'_> {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
 impl Inner {
+    /// Whether this active job waits for a task of the host, or may have an unknown one.
+    fn is_blocked_by_host(&self, active: Option<JobId>) -> bool {
+        let entry = active.and_then(|id| self.entries.get(&id));
+        entry.is_some_and(|entry| entry.status.borrow().is_blocked_by_host())
+    }
+
     fn withdraw(&mut self, id: JobId) -> Option<PendingJob> {
         let entry = self.entries.get_mut(&id)?;
         // The end of a job cannot be committed before the job itself.

@@ -7,7 +7,7 @@ use super::LeasesParts;
 use super::matching::CandidateMachine;
 use crate::domain::machine::Machine;
 use crate::domain::pool::{LimitScope, RunningLimits, ScopedLimits};
-use crate::service::inventory::InventoryContents;
+use crate::service::inventory::{InventoryContents, MachineList};
 use crate::service::live_settings::ReloadableSettings;
 use crate::service::machines::NotFreeReason;
 
@@ -45,11 +45,10 @@ impl CandidateCache {
         let contents = parts.inventory.contents();
         let settings = parts.settings.load();
         let is_connected = parts.inventory.away_for().is_none();
-        let active = parts.jobs.all_active();
+        // A machine that has no job and no orphaned task is not among them.
+        let activities = parts.jobs.activities();
         let is_free = |Source { machine, is_idle }: &Source| {
-            let Machine { id, .. } = &**machine;
-            let has_job = active.contains_key(id);
-            is_connected && *is_idle && !has_job && !parts.jobs.is_host_busy(id, None)
+            is_connected && *is_idle && !activities.contains_key(&machine.id)
         };
         let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let host_limits = parts.rules.host_limits;
@@ -69,7 +68,8 @@ impl CachedCandidates {
         build: impl Fn(&Machine) -> (CandidateMachine, bool),
     ) {
         // Until the host was read completely, there are no machines.
-        let machines = if contents.loaded { contents.machines.as_slice() } else { &[] };
+        let none = MachineList::default();
+        let machines = if contents.loaded { &contents.machines } else { &none };
         let has_new_settings = !Arc::ptr_eq(&self.settings, settings);
         self.settings = Arc::clone(settings);
         if machines.len() < self.sources.len() {

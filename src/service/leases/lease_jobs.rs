@@ -244,7 +244,7 @@ impl LeaseActor {
         };
         let is_current = self.is_inventory_current();
         let contents = self.parts.inventory.contents();
-        let Some(machine) = machine_of(attempt, recovery, &contents.machines)? else {
+        let Some(machine) = machine_of(attempt, recovery, contents.machines.iter())? else {
             let kind =
                 if is_current { FailureKind::MachineGone } else { FailureKind::InventoryLoading };
             return Err(Failure::new(kind, "The machine is not on the host."));
@@ -351,18 +351,17 @@ fn internal_error() -> Failure {
 fn machine_of<'m>(
     attempt: &RecoveryAttempt,
     recovery: &Recovery,
-    machines: &'m [Arc<Machine>],
+    mut machines: impl Iterator<Item = &'m Arc<Machine>> + Clone,
 ) -> Result<Option<&'m Arc<Machine>>, Failure> {
     if let Some(known) = &recovery.machine {
-        let same = machines.iter().find(|machine| known.agrees_with(&machine.identity()));
-        if same.is_none() && machines.iter().any(|machine| known.can_be(&machine.identity())) {
+        let same = machines.clone().find(|machine| known.agrees_with(&machine.identity()));
+        if same.is_none() && machines.any(|machine| known.can_be(&machine.identity())) {
             let detail = "The host cannot read the configuration of the machine.";
             return Err(Failure::new(FailureKind::InventoryLoading, detail));
         }
         return Ok(same);
     }
     let mut with_key = machines
-        .iter()
         .filter(|machine| MachineKey::from_identity(&machine.identity()) == attempt.machine);
     let first = with_key.next();
     if with_key.next().is_some() {
@@ -469,7 +468,7 @@ mod tests {
         let attempt =
             RecoveryAttempt::new(MachineKey::from_identity(&machines[1].identity()), &held);
         let found = |recovery: &Recovery, machines: &[Arc<Machine>]| {
-            let found = machine_of(&attempt, recovery, machines);
+            let found = machine_of(&attempt, recovery, machines.iter());
             found.map(|found| found.map(|machine| machine.id.clone()))
         };
         assert_eq!(found(&held, &machines).unwrap(), Some(machines[1].id.clone()));

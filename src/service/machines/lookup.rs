@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{MachineView, Machines, shorten};
+use super::{MachineView, Machines, ViewSources, shorten};
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::ids::SnapshotId;
 use crate::domain::mac::InvalidMacAddress;
@@ -24,6 +24,19 @@ impl Machines {
     /// - `invalid-request` if the reference is empty or malformed
     pub fn resolve(&self, scope: &Scope, reference: &str) -> Result<MachineView, Failure> {
         self.resolve_parsed(scope, &parse_reference(reference)?, reference)
+    }
+
+    /// As [`Machines::resolve`], but the machine without its view.
+    ///
+    /// # Errors
+    /// As for [`Machines::resolve`].
+    pub fn find<'s>(
+        &self,
+        sources: &'s ViewSources,
+        scope: &Scope,
+        reference: &str,
+    ) -> Result<&'s Arc<Machine>, Failure> {
+        self.find_parsed(sources, scope, &parse_reference(reference)?, reference)
     }
 
     /// The machine of a scope that a reference names.
@@ -66,15 +79,26 @@ impl Machines {
         reference: &MachineReference,
         as_written: &str,
     ) -> Result<MachineView, Failure> {
-        let contents = self.contents()?;
+        let sources = self.sources()?;
+        let machine = self.find_parsed(&sources, scope, reference, as_written)?;
+        Ok(self.view(&sources, machine))
+    }
+
+    fn find_parsed<'s>(
+        &self,
+        sources: &'s ViewSources,
+        scope: &Scope,
+        reference: &MachineReference,
+        as_written: &str,
+    ) -> Result<&'s Arc<Machine>, Failure> {
+        let contents = sources.contents();
         let visible = |machine: &Machine| self.visibility.has_machine(scope, machine);
-        let matching = matching(&contents, &visible, reference);
-        match matching.as_slice() {
+        match matching(contents, &visible, reference).as_slice() {
             [] => Err(Failure::new(
                 FailureKind::NotFound,
-                no_match(&contents, &visible, reference, as_written),
+                no_match(contents, &visible, reference, as_written),
             )),
-            [machine] => Ok(self.view(&contents, machine, self.jobs.active(&machine.id))),
+            [machine] => Ok(machine),
             several => Err(ambiguous(as_written, several)),
         }
     }
@@ -139,19 +163,20 @@ fn parse_reference(reference: &str) -> Result<MachineReference, Failure> {
 type Visible<'a> = &'a dyn Fn(&Machine) -> bool;
 
 /// The visible machines that a reference names.
-fn matching(
-    contents: &InventoryContents,
+fn matching<'c>(
+    contents: &'c InventoryContents,
     visible: Visible<'_>,
     reference: &MachineReference,
-) -> Vec<Arc<Machine>> {
+) -> Vec<&'c Arc<Machine>> {
     if let MachineReference::Id(id) = reference
         && let Some(machine) = contents.machine(id)
     {
-        return Vec::from_iter(visible(machine).then(|| Arc::clone(machine)));
+        return Vec::from_iter(visible(machine).then_some(machine));
     }
-    let machines = contents.machines.iter().filter(|machine| visible(machine)).map(Arc::as_ref);
+    let near = contents.near_reference(reference);
+    let machines = near.iter().filter(|machine| visible(machine)).map(|machine| &***machine);
     let found = reference.matching(machines);
-    found.into_iter().filter_map(|machine| contents.machine(&machine.id)).cloned().collect()
+    found.into_iter().filter_map(|machine| contents.machine(&machine.id)).collect()
 }
 
 /// The text of the failure if a reference names no machine. A reference without a prefix is an id.
@@ -163,8 +188,8 @@ fn no_match(
     as_written: &str,
 ) -> String {
     let is_name = || {
-        let called = |machine: &&Arc<Machine>| is_name(as_written, &machine.name);
-        contents.machines.iter().filter(called).any(|machine| visible(machine))
+        let named = contents.near_reference(&MachineReference::Name(as_written.to_owned()));
+        named.into_iter().any(|machine| is_name(as_written, &machine.name) && visible(machine))
     };
     if reference.is_id() && is_name() {
         let (id, named) = (shorten(as_written), shorten(&format!("name:{as_written}")));
@@ -175,11 +200,11 @@ fn no_match(
 
 /// The failure if a reference names several machines.
 #[must_use]
-pub fn ambiguous(reference: &str, several: &[Arc<Machine>]) -> Failure {
+pub fn ambiguous(reference: &str, several: &[&Arc<Machine>]) -> Failure {
     let detail =
         format!("{} machines go by {}; name one by its id.", several.len(), shorten(reference));
     let mut failure = Failure::new(FailureKind::AmbiguousName, detail);
-    let candidate = |machine: &Arc<Machine>| (machine.id.to_string(), machine.name.clone());
+    let candidate = |machine: &&Arc<Machine>| (machine.id.to_string(), machine.name.clone());
     failure.candidates = several.iter().map(candidate).collect();
     failure
 }

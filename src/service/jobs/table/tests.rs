@@ -121,12 +121,57 @@ fn a_task_that_outlives_its_job_keeps_its_machine_busy() {
     let table = table(&jobs);
     let unknown = ended(&jobs[0], JobState::Unknown);
     let machine = unknown.machine_id().unwrap();
-    assert!(!table.is_host_busy(machine, None));
+    let is_busy = || {
+        let activity = table.activity(&unknown.target.id());
+        let of_all = table.activities().get(machine).copied().unwrap_or_default();
+        assert_eq!(activity, of_all);
+        activity.is_host_busy
+    };
+    assert!(!is_busy());
     let orphaned = table.finish(&unknown).unwrap();
-    assert!(table.is_host_busy(machine, None));
+    assert!(is_busy());
     assert_eq!(table.add_orphaned_task(&unknown), None, "it is followed already");
     table.remove_orphaned_task(&orphaned);
-    assert!(!table.is_host_busy(machine, None));
+    assert!(!is_busy());
+}
+
+/// Readers keep what they made of the activities for as long as the version is the same.
+#[test]
+fn each_change_of_an_activity_changes_its_version() {
+    let (table, job) = (JobTable::new(16, 100), job(1));
+    let target = job.target.id();
+    let (mut version, mut activity) = (table.activity_version(), table.activity(&target));
+    let mut differs = |step: &str| {
+        let now = (table.activity_version(), table.activity(&target));
+        let changed = now.1 != activity;
+        assert!(!changed || now.0 != version, "{step}");
+        (version, activity) = now;
+        changed
+    };
+    table.reserve(&target, job.id, Lane::Ordinary).unwrap();
+    table.show(JobStateMachine::from_queued(job.clone(), RULES), seconds(9));
+    assert!(!differs("a job that is being accepted shows nowhere"));
+    table.commit(&target, job.id);
+    assert!(differs("commit"));
+    assert_eq!(table.start_next(&target), Some(job.id));
+    let pending = table.take(job.id).unwrap();
+    differs("start");
+    for settling in [true, false] {
+        table.update_status(&pending.status, |status| {
+            status.settling = settling;
+            true
+        });
+        assert!(differs("a call that may have run"), "settling: {settling}");
+    }
+    let orphaned = table.finish(&ended(&job, JobState::Unknown)).unwrap();
+    assert!(differs("the end"));
+    table.remove_orphaned_task(&orphaned);
+    assert!(differs("the end of the orphaned task"));
+    table.reserve(&target, job.id, Lane::Ordinary).unwrap();
+    table.commit(&target, job.id);
+    assert!(differs("another commit"));
+    table.remove(&target, job.id);
+    assert!(differs("the removal"));
 }
 
 #[test]
