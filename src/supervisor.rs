@@ -256,6 +256,29 @@ impl Supervisor {
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
+        self.spawn_isolated_in(tracing::info_span!("task", task = name), name, task)
+    }
+
+    /// Starts the isolated task of a connection. Its log lines name the task only at the level
+    /// `debug`, because a span would slow down each request.
+    pub fn spawn_connection<F>(&self, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        const NAME: &str = "connection";
+        drop(self.spawn_isolated_in(tracing::debug_span!("task", task = NAME), NAME, task));
+    }
+
+    fn spawn_isolated_in<T, F>(
+        &self,
+        span: tracing::Span,
+        name: &'static str,
+        task: F,
+    ) -> IsolatedTask<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
         let (sender, result) = oneshot::channel();
         let hard = self.0.services.hard.clone();
         let guarded = async move {
@@ -275,9 +298,7 @@ impl Supervisor {
                 () = hard.cancelled() => {}
             }
         };
-        // Connections are such tasks. At `debug` their spans do not slow down each request.
-        let guarded = guarded.instrument(tracing::debug_span!("task", task = name));
-        self.spawn_tracked(&self.0.services.tasks, guarded);
+        self.spawn_tracked(&self.0.services.tasks, guarded.instrument(span));
         IsolatedTask { name, result }
     }
 

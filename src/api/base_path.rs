@@ -1,5 +1,5 @@
-//! The path at which a reverse proxy has put otter: finds it for each request, and removes it before
-//! the routes. All links begin with it.
+//! The path at which a reverse proxy has put otter: finds it for each request, and removes it
+//! before the routes. All links begin with it.
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! Replaces the empty error responses of hyper by problems.
 //!
 //! hyper itself answers a request that it cannot parse, or whose URI or headers exceed its limits,
-//! with an empty 400, 414 or 431. No layer sees these responses. A wrapper around the connection
-//! finds them in the written bytes and replaces them. It leaves the bytes of an upgraded connection
-//! unchanged.
+//! with an empty 400, 414 or 431. otter does not see these requests, so they are in no log and in no
+//! metric. A wrapper around the connection finds the responses in the written bytes and replaces
+//! them. It leaves the bytes of an upgraded connection unchanged.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -144,16 +144,20 @@ struct ErrorResponse {
 
 impl ErrorResponse {
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (kind, detail) = match bytes.get(..13)? {
-            b"HTTP/1.1 414 " => (
+        // hyper answers in the version of the last request of the connection.
+        let status =
+            bytes.strip_prefix(b"HTTP/1.1 ").or_else(|| bytes.strip_prefix(b"HTTP/1.0 "))?;
+        let (kind, detail) = match status.get(..4)? {
+            b"414 " => (
                 FailureKind::UriTooLong,
                 "The path and query are longer than otter accepts. Use ids in place of names.",
             ),
-            b"HTTP/1.1 431 " => (
+            b"431 " => (
                 FailureKind::HeadersTooLarge,
-                "The request has more or longer headers than otter accepts.",
+                "The request has more or longer headers than otter accepts: at most 100 headers \
+                 with 32,768 bytes in all.",
             ),
-            b"HTTP/1.1 400 " => {
+            b"400 " => {
                 (FailureKind::InvalidRequest, "The request is not valid HTTP/1.1 (RFC 9112).")
             }
             _ => return None,
@@ -195,4 +199,28 @@ fn problem_response(
         )
         .into_bytes(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_empty_error_of_hyper_in_either_version_is_replaced() {
+        let replaced = |text: &str| {
+            let bytes = text.as_bytes();
+            let kind = ErrorResponse::from_bytes(bytes)?;
+            problem_response(&kind, bytes, &Clock::system()).map(|_| kind.kind)
+        };
+        let end = "content-length: 0\r\n\r\n";
+        for version in ["HTTP/1.1", "HTTP/1.0"] {
+            let with = |status: &str| replaced(&format!("{version} {status} x\r\n{end}"));
+            assert_eq!(with("400"), Some(FailureKind::InvalidRequest));
+            assert_eq!(with("414"), Some(FailureKind::UriTooLong));
+            assert_eq!(with("431"), Some(FailureKind::HeadersTooLarge));
+            assert_eq!(with("404"), None);
+        }
+        assert_eq!(replaced(&format!("HTTP/1.1 400 x\r\nx-request-id: 1\r\n{end}")), None);
+        assert_eq!(replaced("HTTP/1.1 400 x\r\ncontent-length: 3\r\n\r\n"), None);
+    }
 }

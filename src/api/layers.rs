@@ -56,8 +56,8 @@ pub struct Layers {
 
 /// A request before its handler.
 struct Arrived<'a> {
-    /// The failure if the request is refused in any case.
-    is_acceptable: Result<(), Failure>,
+    /// The failure if the path that a proxy has put otter under is refused.
+    prefix_check: Result<(), Failure>,
     operation: &'a Operation,
     origin: RequestOrigin,
     page: Option<&'a ListedOrigin>,
@@ -69,8 +69,8 @@ impl Layers {
     /// writes logs and metrics.
     ///
     /// # Parameters
-    /// - `is_acceptable`: the failure if the request is refused in any case.
-    pub async fn answer(&self, is_acceptable: Result<(), Failure>, request: Request) -> Response {
+    /// - `prefix_check`: the failure if the path that a proxy has put otter under is refused.
+    pub async fn answer(&self, prefix_check: Result<(), Failure>, request: Request) -> Response {
         let started = self.clock.elapsed();
         let request_id = RequestId::new(self.clock.uuid());
         let mut id = [0; RequestId::LENGTH];
@@ -83,7 +83,7 @@ impl Layers {
         let operation = self.operations.find(&method, uri.path());
         let page = self.checks.cors.listed_origin(request.headers());
         let mut caller = None;
-        let arrived = Arrived { is_acceptable, operation, origin, page: page.as_ref(), request };
+        let arrived = Arrived { prefix_check, operation, origin, page: page.as_ref(), request };
         let run = AssertUnwindSafe(self.run(arrived, &mut caller)).catch_unwind();
         let answered = run.await.unwrap_or_else(|_| {
             // The panic hook has logged the message and the place of the panic.
@@ -131,10 +131,10 @@ impl Layers {
     /// - `known_caller`: gets the caller, for the access log and the audit.
     async fn run(
         &self,
-        Arrived { is_acceptable, operation, origin, page, mut request }: Arrived<'_>,
+        Arrived { prefix_check, operation, origin, page, mut request }: Arrived<'_>,
         known_caller: &mut Option<Caller>,
     ) -> Result<Response, Failure> {
-        is_acceptable?;
+        prefix_check?;
         self.checks.check(&request, self.guard.requires_tokens())?;
         if page.is_some()
             && let Some(preflight) = cors::preflight(request.method(), request.headers())

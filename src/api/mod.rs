@@ -1,5 +1,5 @@
 //! The HTTP API: the table of routes, one folder for each kind of object with its handlers and wire
-//! types, and the layers around all routes.
+//! types, and what happens to every request around its handler.
 
 mod about;
 mod access_log;
@@ -280,10 +280,10 @@ impl Entrance {
     }
 
     /// Answers a request whose path is one of otter's own.
-    async fn answer_own(&self, is_acceptable: Result<(), Failure>, request: Request) -> Response {
+    async fn answer_own(&self, prefix_check: Result<(), Failure>, request: Request) -> Response {
         // Outermost, because a request that authentication rejects may still carry a lease.
         let lease = lease_authorization::valid_lease(&self.api, request.headers());
-        let mut response = self.layers.answer(is_acceptable, request).await;
+        let mut response = self.layers.answer(prefix_check, request).await;
         lease_authorization::add_expiry(&self.api, lease, &mut response);
         response
     }

@@ -73,7 +73,7 @@ pub enum Problems {
     Server(Problem),
 }
 
-/// The codes that the layers around every operation return.
+/// The codes that every operation can return before and after its handler.
 pub const ALL_OPERATIONS: &[&str] = &[
     "invalid-request",
     "forbidden",

@@ -401,7 +401,7 @@ impl HostFault {
     }
 }
 
-/// The failure of a handler. The outermost layer knows the request id and converts it to a problem.
+/// The failure of a handler. `Layers` knows the request id and converts it to a problem.
 #[derive(Debug)]
 pub struct ApiError(pub Failure);
 
@@ -419,7 +419,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// An extension of a response whose body the outermost layer creates from this failure.
+/// An extension of a response whose body `Layers` creates from this failure.
 #[derive(Clone, Debug)]
 pub struct FailedResponse(pub std::sync::Arc<Failure>);
 

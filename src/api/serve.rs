@@ -55,8 +55,8 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// selected for closing.
 const IDLE_CLOSE_LINGER: Duration = Duration::from_millis(500);
 
-/// A service that answers every request, and is always ready for the next one. Each connection has a
-/// clone.
+/// A service that answers every request, and is always ready for the next one. Each connection has
+/// a clone.
 pub trait HttpService:
     Service<Request, Response = Response, Error = Infallible, Future: Send>
     + Clone
@@ -152,7 +152,7 @@ pub async fn serve(
             }
             drop(slot);
         });
-        drop(supervisor.spawn_isolated("connection", tracked));
+        supervisor.spawn_connection(tracked);
     }
     for listener in &listeners {
         listener.remove_file().await;

@@ -184,6 +184,35 @@ async fn final_services_stop_after_the_others() {
     assert_eq!(*order.lock().unwrap(), ["jobs", "store"]);
 }
 
+/// A buffer of log lines.
+#[derive(Clone, Default)]
+struct LogLines(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for LogLines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_lines_of_an_isolated_task_name_it() {
+    let lines = LogLines::default();
+    let writer = lines.clone();
+    let log =
+        tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+    let _log = tracing::subscriber::set_default(log);
+    let daemon = running(|supervisor| supervisor.spawn("collector", until_asked));
+    let job = daemon.supervisor.spawn_isolated("job", async { tracing::warn!("late") });
+    job.join().await.unwrap();
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    assert!(text.contains("task{task=\"job\"}: ") && text.contains("late"), "{text}");
+}
+
 #[tokio::test]
 async fn a_panic_of_an_isolated_task_ends_only_this_task() {
     let daemon = running(|supervisor| supervisor.spawn("collector", until_asked));

@@ -54,6 +54,7 @@ async fn a_compressed_response_has_a_weak_tag() {
     let path = "/v1/machines/16";
     let plain = lab.get(path).await.expect(200);
     let strong = plain.header("etag").unwrap();
+    assert!(plain.header("vary").unwrap().to_lowercase().contains("accept-encoding"));
     for (encoding, magic) in [("gzip", &[0x1f, 0x8b][..]), ("zstd", &[0x28, 0xb5, 0x2f, 0xfd][..])]
     {
         let packed = lab.get_with(path, &[("accept-encoding", encoding)]).await.expect(200);

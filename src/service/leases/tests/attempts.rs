@@ -140,7 +140,8 @@ proptest! {
             changes.map(|changes: TableChanges| changes.leases).map_err(|failure| failure.kind)
         };
         prop_assert_eq!(ask(&mut table), ask(&mut complete));
-        let all: Vec<Lease> = complete.open_leases().map(|open| Lease::clone(&open.lease)).collect();
+        let open_leases = complete.open_leases();
+        let all: Vec<Lease> = open_leases.map(|open| Lease::clone(&open.lease)).collect();
         prop_assert_eq!(results(&table, &all), results(&complete, &all));
     }
 }
