@@ -28,7 +28,7 @@ use super::operations::{Operation, Operations};
 use super::problem::{FailedResponse, respond};
 use super::request_checks::RequestChecks;
 use super::respond::set;
-use super::roles::Guard;
+use super::roles::{Guard, Identified};
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::origin::{RequestId, RequestOrigin};
@@ -146,10 +146,11 @@ impl Layers {
         else {
             return Ok(self.route(request).await);
         };
-        let caller = known_caller.insert(identified.caller.clone());
-        self.guard.allow(&identified)?;
+        let Identified { caller, credential, least } = identified;
+        let caller = known_caller.insert(caller);
+        self.guard.allow(caller, least)?;
         request.extensions_mut().insert(caller.clone());
-        self.guard.run(identified.credential, self.route(request)).await
+        self.guard.run(credential, self.route(request)).await
     }
 
     /// Passes a request to its handler.

@@ -159,7 +159,7 @@ pub struct Identified {
     pub caller: Caller,
     pub credential: Credential,
     /// The lowest role that may make the call.
-    least: Role,
+    pub least: Role,
 }
 
 impl Guard {
@@ -193,9 +193,9 @@ impl Guard {
     ///
     /// # Errors
     /// `too-many-requests`, `forbidden`.
-    pub fn allow(&self, Identified { caller, least, .. }: &Identified) -> Result<(), Failure> {
+    pub fn allow(&self, caller: &Caller, least: Role) -> Result<(), Failure> {
         self.0.count_request(caller)?;
-        if caller.role >= *least {
+        if caller.role >= least {
             return Ok(());
         }
         let detail = format!(

@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::response::Response;
 use futures_util::future::select_all;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use hyper::body::Incoming;
@@ -294,7 +296,10 @@ async fn serve_one(
     let (at, stopping) = (Arc::clone(slot), stop.clone());
     let answering = service_fn(move |request: http::Request<Incoming>| {
         let in_flight = at.begin_request();
-        let mut request = request.map(Body::new);
+        let mut request = request.map(|body| {
+            // Most requests have no body, and a box of nothing costs nothing.
+            if body.is_end_stream() { Body::empty() } else { Body::new(body) }
+        });
         request.extensions_mut().insert(peer);
         let announced = announced.clone().filter(|_| keeps_connection(&request));
         let stopping = stopping.clone();
@@ -323,14 +328,24 @@ async fn serve_one(
             .serve_connection(TokioIo::new(connection), answering)
             .with_upgrades()
     );
-    let linger = tokio::select! {
-        ended = connection.as_mut() => return log_end(ended),
-        () = stop.cancelled() => LINGER,
-        // A connection without a request has no response that could be truncated.
-        () = slot.close_requested() => {
-            if slot.has_accepted_request() { IDLE_CLOSE_LINGER } else { return }
-        }
+    let stopped = async {
+        stop.cancelled().await;
+        Some(LINGER)
     };
+    let closed = async {
+        slot.close_requested().await;
+        // A connection without a request has no response that could be truncated.
+        slot.has_accepted_request().then_some(IDLE_CLOSE_LINGER)
+    };
+    // Every request wakes this task. This set polls only what woke the task; to poll the tokens each
+    // time would take their locks, which all connections share.
+    let mut ends = FuturesUnordered::from_iter([stopped.boxed(), closed.boxed()]);
+    let linger = tokio::select! {
+        biased;
+        ended = connection.as_mut() => return log_end(ended),
+        Some(linger) = ends.next() => linger,
+    };
+    let Some(linger) = linger else { return };
     connection.as_mut().graceful_shutdown();
     tokio::select! {
         ended = connection => log_end(ended),

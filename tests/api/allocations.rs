@@ -1,8 +1,11 @@
-//! The memory that a read allocates: a constant, whatever the number of machines. The counts are
-//! exact. A change that allocates less lowers them; one that allocates more must say why.
+//! The memory that a read allocates: a constant, whatever the number of machines. A change that
+//! allocates less lowers these numbers; one that allocates more must say why.
 
 use crate::harness::{Allocations, Lab, LabOptions, count_allocations};
 use otter::simulator::{Pace, Scenario};
+
+/// The most allocations of a GET of one machine.
+const ONE_MACHINE: u64 = 75;
 
 async fn many(machines: usize) -> Lab {
     let pace = Pace::Auto { scale: 0.0 };
@@ -16,8 +19,7 @@ async fn a_read_of_one_machine_allocates_the_same_with_ten_and_a_thousand_machin
         let lab = many(machines).await;
         let (status, Allocations { count, .. }) = lab.count_get("/v1/machines/7", &[]).await;
         assert_eq!(status, 200);
-        assert!(count <= 400, "{machines} machines: {count} allocations");
-        println!("{machines} machines: {count} allocations");
+        assert!(count <= ONE_MACHINE, "{machines} machines: {count} allocations");
     }
 }
 
