@@ -511,7 +511,9 @@ impl App {
         supervisor.spawn("deadlines", |stop| services.jobs.clone().expire(stop));
         supervisor.spawn("wall clock", |stop| services.jobs.clone().follow_wall_clock(stop));
         supervisor.spawn("storage", |stop| services.storage.clone().watch(stop));
-        supervisor.spawn("retention", |stop| retention::run(purged, purge_clock, retention, stop));
+        let jobs = services.jobs.clone();
+        supervisor
+            .spawn("retention", |stop| retention::run(purged, purge_clock, retention, jobs, stop));
         let own = supervisor.clone();
         supervisor.spawn("http", |stop| serve(listeners, service, http, clock, own, stop));
         supervisor.ready();

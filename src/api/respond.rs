@@ -19,6 +19,7 @@ use super::ApiState;
 use super::content_coding::{Coding, SharedText};
 use super::entity_tag::{Digest, EntityTag, digest, is_named};
 use crate::service::event_stream::Version;
+use crate::service::jobs::EncodedJob;
 
 /// The version of the inventory at which a response is valid.
 pub const OTTER_VERSION: HeaderName = HeaderName::from_static("otter-version");
@@ -213,6 +214,17 @@ pub fn object<T: Serialize>(api: &ApiState, version: &Version, object: &T) -> Re
     json_response(api, version, body, &tag)
 }
 
+/// An ended job as JSON, for the responses to all its readers.
+pub fn encode<T: Serialize>(job: &T) -> EncodedJob {
+    let json = to_json(job);
+    EncodedJob { digest: digest([&*json]), json: json.into() }
+}
+
+/// A response with an ended job and a strong entity tag.
+pub fn encoded(api: &ApiState, version: &Version, job: &EncodedJob) -> Response {
+    json_response(api, version, job.json.clone(), &EntityTag::strong(&job.digest))
+}
+
 /// A response with a page of a list. Its entity tag is weak, because it does not depend on the
 /// version.
 pub fn list<T: Serialize>(
@@ -261,8 +273,13 @@ pub fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
     text
 }
 
-fn json_response(api: &ApiState, version: &Version, body: Vec<u8>, tag: &EntityTag) -> Response {
-    let mut response = Response::new(Body::from(body));
+fn json_response(
+    api: &ApiState,
+    version: &Version,
+    body: impl Into<Body>,
+    tag: &EntityTag,
+) -> Response {
+    let mut response = Response::new(body.into());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(ETAG, tag.of(Coding::Identity).clone());

@@ -23,8 +23,8 @@ use super::extract::{
     InvalidValue, JsonBody, NoParameters, Parameter, Parameters, Parsed, Query, QueryValues,
     failure_at, header,
 };
-use super::jobs::require_visible;
 use super::jobs::wire::Job;
+use super::jobs::{job_response, require_visible};
 use super::lease_authorization;
 use super::long_poll::{WaitEnd, WaitMode, WaitPermit};
 use super::problem::{self, ApiError};
@@ -446,7 +446,7 @@ pub fn outcome(api: &ApiState, version: &Version, view: &JobView) -> Result<Resp
 }
 
 fn succeeded_response(api: &ApiState, version: &Version, view: &JobView) -> Response {
-    let mut response = respond::object(api, version, &Job::from_view(view));
+    let mut response = job_response(api, version, view);
     respond::set(&mut response, LOCATION, &links::job(view.job.id));
     response
 }

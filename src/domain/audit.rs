@@ -193,12 +193,17 @@ impl AuditRecord {
         Self::new(job.created_at, AuditAction::JobAccepted, job.state.into()).with_job(job)
     }
 
-    /// A job started. The duration is the time that it waited in its queue.
+    /// A job started. The duration is the time that it waited in its queue. `None` if the job has
+    /// not started. The job may have ended since.
     #[must_use]
-    pub fn job_started(job: &Job) -> Self {
-        let at = job.started_at.unwrap_or(job.updated_at);
+    pub fn job_started(job: &Job) -> Option<Self> {
+        if job.state == JobState::Queued {
+            return None;
+        }
+        let at = job.started_at?;
         let duration = Some(between(job.created_at, at));
-        Self { duration, ..Self::new(at, AuditAction::JobStarted, job.state.into()).with_job(job) }
+        let record = Self::new(at, AuditAction::JobStarted, JobState::Running.into());
+        Some(Self { duration, ..record.with_job(job) })
     }
 
     /// A caller requested the cancellation of a job. `None` if the job has no such request.

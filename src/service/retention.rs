@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::fail_points::fail_point;
+use crate::service::jobs::Jobs;
 use crate::storage::{PurgedAudit, Retention, Storage};
 
 /// Deletes old data until `stop`.
@@ -15,6 +16,7 @@ pub async fn run(
     store: Arc<dyn Storage>,
     clock: Clock,
     retention: Retention,
+    jobs: Jobs,
     stop: CancellationToken,
 ) {
     fail_point!("retention");
@@ -22,6 +24,7 @@ pub async fn run(
     loop {
         if minutes.is_multiple_of(60) {
             purge(&*store, &clock, &retention).await;
+            jobs.forget_ended();
         }
         purge_audit(&*store, &clock, &retention).await;
         minutes = minutes.wrapping_add(1);

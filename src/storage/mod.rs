@@ -72,10 +72,11 @@ pub trait Storage: Send + Sync {
 
     /// Commits the new state of a job. The id and the lease of a job never change.
     ///
-    /// Also commits an audit record if the update starts the job, requests its cancellation for the
-    /// first time, or ends it. An update starts the job if the stored job is queued, and the new
-    /// state is running without a step and without an intent. If the job ends and has created or
-    /// removed snapshots, the write also updates the lease under which each snapshot was created.
+    /// Also commits an audit record if the update starts the job, requests its cancellation for
+    /// the first time, or ends it. An update starts the job if the stored job is queued, and the
+    /// new one has started, also if it ends with the same update. If the job ends and has created
+    /// or removed snapshots, the write also updates the lease under which each snapshot was
+    /// created.
     ///
     /// # Errors
     /// `AlreadyEnded` if the stored job has ended; it stays unchanged. `NoSuchJob` if the job was

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
-use super::writer::{Transaction, Write};
+use super::transaction::{Transaction, Write};
 use super::{Reader, microseconds};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::failure::FailureKind;
@@ -30,79 +31,121 @@ impl Write for AppendAudit {
     }
 }
 
-/// Adds records in the transaction of their change.
+/// The values of a record's row, in the order of the columns in the statement. SQL reads them
+/// from JSON.
+#[derive(Serialize)]
+pub struct RowValues(
+    i64,
+    &'static str,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    &'static str,
+    Option<&'static str>,
+    Option<i64>,
+    Option<String>,
+    i64,
+    /// The bytes of this row and of those before it in the same statement.
+    i64,
+);
+
+/// The statement that adds records. The argument names the JSON array of their [`RowValues`].
+macro_rules! insert_statement {
+    ($array:literal) => {
+        concat!(
+            "INSERT INTO audit (id, happened_at, action, actor, address, request_id, machine, \
+             machine_name, lease, job, reference, outcome, code, duration_ms, detail, \
+             occurrences, total_bytes) \
+             SELECT (SELECT COALESCE(MAX(id), 0) + 1 FROM audit) + r.key, r.value ->> 0, \
+             r.value ->> 1, r.value ->> 2, r.value ->> 3, r.value ->> 4, r.value ->> 5, \
+             r.value ->> 6, r.value ->> 7, r.value ->> 8, r.value ->> 9, r.value ->> 10, \
+             r.value ->> 11, r.value ->> 12, r.value ->> 13, r.value ->> 14, \
+             COALESCE((SELECT total_bytes FROM audit ORDER BY id DESC LIMIT 1), 0) \
+             + (r.value ->> 15) FROM json_each(",
+            $array,
+            ") AS r"
+        )
+    };
+}
+
+pub(super) use insert_statement;
+
+/// Adds records in the transaction of their change, with one statement.
 pub async fn append(
     transaction: &mut Transaction<'_>,
     records: &[AuditRecord],
 ) -> Result<(), sqlx::Error> {
-    for record in records {
-        append_one(transaction, record).await?;
+    if records.is_empty() {
+        return Ok(());
     }
+    let rows = serde_json::to_string(&row_values(records))
+        .map_err(|error| sqlx::Error::Encode(error.into()))?;
+    sqlx::query(insert_statement!("$1")).bind(rows).execute(transaction.statement()).await?;
     Ok(())
 }
 
-async fn append_one(
-    transaction: &mut Transaction<'_>,
-    record: &AuditRecord,
-) -> Result<(), sqlx::Error> {
-    let AuditRecord {
-        at,
-        action,
-        actor,
-        address,
-        request_id,
-        machine,
-        lease,
-        job,
-        reference,
-        outcome,
-        code,
-        duration,
-        detail,
-        count,
-    } = record;
-    let (machine, machine_name) =
-        machine.as_ref().map(|(id, name)| (id.backend_text(), name.as_str())).unzip();
-    let request_id = request_id.map(|id| id.to_string());
-    let (lease, job) = (lease.map(|id| id.to_string()), job.map(|id| id.to_string()));
-    let texts = [
-        actor.as_deref(),
-        address.as_deref(),
-        request_id.as_deref(),
-        machine,
-        machine_name,
-        lease.as_deref(),
-        job.as_deref(),
-        reference.as_deref(),
-        detail.as_deref(),
-    ];
-    let bytes = ROW_OVERHEAD + texts.into_iter().flatten().map(str::len).sum::<usize>();
-    sqlx::query(
-        "INSERT INTO audit (id, happened_at, action, actor, address, request_id, machine, \
-         machine_name, lease, job, reference, outcome, code, duration_ms, detail, occurrences, \
-         total_bytes) VALUES ((SELECT COALESCE(MAX(id), 0) + 1 FROM audit), $1, $2, $3, $4, $5, \
-         $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
-         COALESCE((SELECT total_bytes FROM audit ORDER BY id DESC LIMIT 1), 0) + $16)",
-    )
-    .bind(microseconds(*at))
-    .bind(action.as_str())
-    .bind(actor)
-    .bind(address)
-    .bind(request_id.as_deref())
-    .bind(machine)
-    .bind(machine_name)
-    .bind(lease.as_deref())
-    .bind(job.as_deref())
-    .bind(reference)
-    .bind(outcome.as_str())
-    .bind(code.map(FailureKind::code))
-    .bind(duration.map(|duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
-    .bind(detail)
-    .bind(i64::try_from(*count).unwrap_or(i64::MAX))
-    .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
-    .execute(transaction.statement())
-    .await?;
-    Ok(())
+/// The values of the rows that one statement adds for these records.
+pub fn row_values(records: &[AuditRecord]) -> Vec<RowValues> {
+    let mut total = 0_i64;
+    let row = |record: &AuditRecord| {
+        let AuditRecord {
+            at,
+            action,
+            actor,
+            address,
+            request_id,
+            machine,
+            lease,
+            job,
+            reference,
+            outcome,
+            code,
+            duration,
+            detail,
+            count,
+        } = record.clone();
+        let (machine, machine_name) =
+            machine.map(|(id, name)| (id.backend_text().to_owned(), name)).unzip();
+        let request_id = request_id.map(|id| id.to_string());
+        let (lease, job) = (lease.map(|id| id.to_string()), job.map(|id| id.to_string()));
+        let texts = [
+            &actor,
+            &address,
+            &request_id,
+            &machine,
+            &machine_name,
+            &lease,
+            &job,
+            &reference,
+            &detail,
+        ];
+        let bytes = ROW_OVERHEAD + texts.into_iter().flatten().map(String::len).sum::<usize>();
+        total = total.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
+        RowValues(
+            microseconds(at),
+            action.as_str(),
+            actor,
+            address,
+            request_id,
+            machine,
+            machine_name,
+            lease,
+            job,
+            reference,
+            outcome.as_str(),
+            code.map(FailureKind::code),
+            duration.map(|duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)),
+            detail,
+            i64::try_from(count).unwrap_or(i64::MAX),
+            total,
+        )
+    };
+    records.iter().map(row).collect()
 }
 
 /// Reads one page of the records that match the filter, the newest first.

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use sqlx::Row as _;
 
 use super::Reader;
-use super::writer::{Transaction, Write};
+use super::transaction::{Transaction, Write};
 use crate::domain::ids::{LeaseId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState};
 use crate::domain::machine::MachineIdentity;

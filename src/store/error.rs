@@ -192,6 +192,15 @@ const fn proves_no_commit(code: u32) -> bool {
     code == IOERR_WRITE || matches!(code & 0xff, 3 | 5 | 6 | 8 | 13 | 19)
 }
 
+/// Whether a statement met damage of the database. It then ends before it commits.
+pub fn is_damaged(cause: &sqlx::Error) -> bool {
+    const CORRUPT: u32 = 11;
+    const NOT_A_DATABASE: u32 = 26;
+    let code = cause.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    let code = code.and_then(|code| code.parse::<u32>().ok());
+    code.is_some_and(|code| matches!(code & 0xff, CORRUPT | NOT_A_DATABASE))
+}
+
 /// Whether the database refused a write because it conflicts with the stored data, and not because
 /// of the disk.
 pub fn is_conflict(cause: &sqlx::Error) -> bool {

@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 
 use super::Reader;
-use super::writer::{Transaction, Write};
+use super::transaction::{Transaction, Write};
 use crate::storage::StorageError;
 
 /// Raises the floor to this fence, if the floor is lower.

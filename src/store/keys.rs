@@ -4,17 +4,15 @@
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
-use super::writer::Transaction;
+use super::transaction::Transaction;
 use super::{Reader, microseconds};
+use crate::domain::ids::LeaseId;
 use crate::storage::{IdempotencyKey, KeyOwner, StoredKey};
 
 const FIND: &str = "SELECT job, NULL AS lease, fingerprint FROM idempotency_keys \
      WHERE caller = $1 AND method = $2 AND path = $3 AND key = $4 \
      UNION ALL SELECT NULL, lease, fingerprint FROM lease_keys \
      WHERE caller = $1 AND method = $2 AND path = $3 AND key = $4";
-
-const INSERT_JOB_KEY: &str = "INSERT INTO idempotency_keys \
-     (caller, method, path, key, fingerprint, job, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
 const INSERT_LEASE_KEY: &str = "INSERT INTO lease_keys \
      (caller, method, path, key, fingerprint, lease, created_at) \
@@ -30,23 +28,20 @@ pub async fn find(
     row.map(|row| read_key(key, &row)).transpose()
 }
 
-pub async fn insert(
+/// Adds the key of a call that requested a lease. The key of a job is added with the job.
+pub async fn insert_for_lease(
     transaction: &mut Transaction<'_>,
     key: &IdempotencyKey,
-    owner: KeyOwner,
+    lease: LeaseId,
 ) -> Result<(), sqlx::Error> {
     let IdempotencyKey { caller, method, path, key, fingerprint, created_at } = key;
-    let (statement, owner) = match owner {
-        KeyOwner::Job(id) => (INSERT_JOB_KEY, id.to_string()),
-        KeyOwner::Lease(id) => (INSERT_LEASE_KEY, id.to_string()),
-    };
-    sqlx::query(statement)
+    sqlx::query(INSERT_LEASE_KEY)
         .bind(caller)
         .bind(method)
         .bind(path)
         .bind(key)
         .bind(hex::encode(fingerprint))
-        .bind(owner)
+        .bind(lease.to_string())
         .bind(microseconds(*created_at))
         .execute(transaction.statement())
         .await?;

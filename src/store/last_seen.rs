@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::writer::{Transaction, Write};
+use super::transaction::{Transaction, Write};
 use super::{Reader, microseconds};
 use crate::storage::StorageError;
 

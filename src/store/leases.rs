@@ -10,14 +10,13 @@ use sqlx::{QueryBuilder, Row as _, Sqlite};
 use super::audit;
 use super::fence_floor::RaiseFenceFloor;
 use super::keys;
-use super::writer::{Transaction, Write};
+use super::transaction::{Transaction, Write};
 use super::{Reader, document, microseconds};
 use crate::domain::audit::AuditRecord;
 use crate::domain::ids::{LeaseId, MachineId};
 use crate::domain::lease::Lease;
 use crate::storage::{
-    ChangedLease, IdempotencyKey, KeyOwner, LeaseFilter, LeaseTransaction, StorageError,
-    StoredMachine,
+    ChangedLease, IdempotencyKey, LeaseFilter, LeaseTransaction, StorageError, StoredMachine,
 };
 
 /// The columns of a lease.
@@ -153,7 +152,7 @@ impl Write for SaveLeases {
             RaiseFenceFloor(self.fence_floor).apply(transaction).await?;
         }
         if let Some((key, lease)) = &self.key {
-            keys::insert(transaction, key, KeyOwner::Lease(*lease)).await?;
+            keys::insert_for_lease(transaction, key, *lease).await?;
         }
         audit::append(transaction, &self.audit).await
     }

@@ -19,6 +19,7 @@ mod error;
 mod examine;
 mod fence_floor;
 mod files;
+mod job_writes;
 mod jobs;
 pub mod key;
 mod keys;
@@ -43,6 +44,7 @@ mod storage;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod transaction;
 mod writer;
 
 use std::fs::File;
@@ -202,10 +204,16 @@ impl Store {
         self.0.refusal.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    async fn write<W: writer::Write>(&self, write: W) -> Result<W::Output, StorageError> {
+    async fn write<W: transaction::Write>(&self, write: W) -> Result<W::Output, StorageError> {
         let (reply, committed) = oneshot::channel();
         self.0.writer.send(write, reply).await?;
         committed.await.map_err(|_| StorageError::Closed)?
+    }
+
+    async fn write_job(&self, write: job_writes::JobWrite) -> job_writes::JobWritten {
+        let (reply, committed) = oneshot::channel();
+        self.0.writer.send_job(write, reply).await?;
+        committed.await.map_err(|_| StorageError::Closed)??
     }
 
     async fn read(&self) -> Result<Reader<'_>, StorageError> {

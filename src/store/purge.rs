@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use sqlx::Row as _;
 
 use super::created_snapshots::DeleteRowsOfPurgedLeases;
-use super::writer::{Transaction, Write};
+use super::transaction::{Transaction, Write};
 use super::{Store, microseconds};
 use crate::storage::{
     AuditRetention, Purged, PurgedAudit, RecordRetention, Retention, StorageError,

@@ -18,11 +18,12 @@ use super::archive::{self, ArchiveError, Manifest};
 use super::audit;
 use super::fence_floor::RaiseFenceFloor;
 use super::files::{self, DATABASE, LOCK, SECRET_KEY, UNFINISHED_RESTORE as UNFINISHED};
-use super::jobs::{self, UpdateJob};
+use super::job_writes::{self, JobWrite, OpenJobs};
+use super::jobs;
 use super::leases::{self, SaveLeases};
 use super::open;
 use super::sqlite_errors::refusal;
-use super::writer::{Transaction, Write};
+use super::transaction::{Transaction, Write};
 use super::{StoreError, maintenance, migrate, schema, state_directory};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::job::JobState;
@@ -147,7 +148,7 @@ async fn end_jobs(
         sqlx::query("SELECT id, document_version, document FROM jobs WHERE ended_at IS NULL")
             .fetch_all(&mut *connection)
             .await?;
-    let statements = AtomicU64::new(0);
+    let mut writes = Vec::with_capacity(rows.len());
     for row in &rows {
         let mut job = jobs::read(row)?;
         restore::end_job(&mut job, now);
@@ -155,8 +156,14 @@ async fn end_jobs(
             JobState::Cancelled => restored.cancelled_jobs += 1,
             _ => restored.unknown_jobs += 1,
         }
-        let update = UpdateJob::from_job(&job)?;
-        update.apply(&mut Transaction::new(connection, &statements)).await??;
+        writes.push(JobWrite::update(&job)?);
+    }
+    job_writes::install(connection).await?;
+    let writes: Vec<&JobWrite> = writes.iter().collect();
+    let statements = AtomicU64::new(0);
+    let mut transaction = Transaction::new(connection, &statements);
+    for result in job_writes::apply(&mut transaction, &mut OpenJobs::default(), &writes).await? {
+        result?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::sync::PoisonError;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+use super::job_writes::JobWrite;
 use super::{
     Store, audit, created_snapshots, fence_floor, jobs, keys, last_seen, leases, maintenance,
     purge, tokens,
@@ -31,17 +32,11 @@ impl Storage for Store {
         key: Option<&IdempotencyKey>,
         audit: Vec<AuditRecord>,
     ) -> Result<(), StorageError> {
-        self.write(jobs::InsertJob {
-            id: job.id,
-            row: jobs::Row::from_job(job)?,
-            key: key.cloned(),
-            audit,
-        })
-        .await
+        self.write_job(JobWrite::insert(job, key, audit)?).await.map(drop)
     }
 
     async fn commit_job(&self, job: &Job) -> Result<Vec<AuditRecord>, StorageError> {
-        self.write(jobs::UpdateJob::from_job(job)?).await?
+        self.write_job(JobWrite::update(job)?).await
     }
 
     async fn commit_leases(&self, transaction: LeaseTransaction) -> Result<(), StorageError> {

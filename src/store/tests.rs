@@ -226,7 +226,7 @@ async fn many_writes_share_a_commit() {
     }
     started(&store);
     calls.join_all().await;
-    assert_eq!(store.transactions(), 2);
+    assert_eq!((store.transactions(), store.statements()), (2, 2));
     assert_eq!(store.unfinished_jobs().await.unwrap().len(), 512);
 }
 

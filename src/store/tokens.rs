@@ -6,7 +6,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::audit;
-use super::writer::{Transaction, Write};
+use super::transaction::{Transaction, Write};
 use super::{Reader, microseconds};
 use crate::domain::access::{Role, TokenDigest, TokenLimits};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};

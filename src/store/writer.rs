@@ -6,10 +6,13 @@
 //!                                  │ a statement fails: roll back, then commit each write
 //!                                  ▼ separately, so that only the faulty write is refused
 //! ```
+//! Neighbouring writes of jobs are one statement (`job_writes`). If no other write waits, that
+//! statement is the whole transaction, without a begin and a commit of its own.
+//!
 //! While the disk is full or fails, commits are refused. otter logs the first refusal and the first
 //! commit after it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
@@ -17,8 +20,11 @@ use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::error::{is_conflict, may_be_committed, statement_error};
+use super::error::{is_conflict, is_damaged, may_be_committed, statement_error};
+use super::job_writes::{self, JobWrite, JobWritten, OpenJobs};
+use super::transaction::{Transaction, Write};
 use super::{Store, StoreError};
+use crate::domain::ids::JobId;
 use crate::storage::StorageError;
 
 /// The number of writes that can wait in the channel. Further callers wait until it has room.
@@ -27,43 +33,11 @@ const QUEUE_CAPACITY: usize = 1_024;
 /// The maximum number of writes in one commit. It limits how long a write waits for its commit.
 const MAX_WRITES_PER_COMMIT: usize = 256;
 
-/// One change of the database: statements that are committed together or not at all.
-#[async_trait]
-pub trait Write: Send + Sync + 'static {
-    type Output: Send + 'static;
-
-    /// Runs the statements. It is called again after a rollback.
-    ///
-    /// # Errors
-    /// An error rolls the whole transaction back. A refusal that changes nothing belongs in the
-    /// output instead.
-    async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<Self::Output, sqlx::Error>;
-}
-
-/// The current transaction. It counts its statements.
-pub struct Transaction<'a> {
-    connection: &'a mut SqliteConnection,
-    statements: &'a AtomicU64,
-}
-
-impl<'a> Transaction<'a> {
-    /// A transaction that has begun on this connection.
-    pub const fn new(connection: &'a mut SqliteConnection, statements: &'a AtomicU64) -> Self {
-        Self { connection, statements }
-    }
-
-    /// The connection, for one statement.
-    pub fn statement(&mut self) -> &mut SqliteConnection {
-        self.statements.fetch_add(1, Ordering::Relaxed);
-        self.connection
-    }
-}
-
 /// The channel to the writer, and the state that the writer takes over when it starts.
 pub struct Writer {
     connection: Arc<Mutex<SqliteConnection>>,
-    sender: mpsc::Sender<Box<dyn PendingWrite>>,
-    receiver: std::sync::Mutex<Option<mpsc::Receiver<Box<dyn PendingWrite>>>>,
+    sender: mpsc::Sender<Request>,
+    receiver: std::sync::Mutex<Option<mpsc::Receiver<Request>>>,
 }
 
 impl Writer {
@@ -79,7 +53,18 @@ impl Writer {
         reply: Reply<W::Output>,
     ) -> Result<(), StorageError> {
         let request = WriteRequest { write, output: None, reply };
-        self.sender.send(Box::new(request)).await.map_err(|_| StorageError::Closed)
+        let request = Request::Other(Box::new(request));
+        self.sender.send(request).await.map_err(|_| StorageError::Closed)
+    }
+
+    /// The same for the write of a job.
+    pub async fn send_job(
+        &self,
+        write: JobWrite,
+        reply: Reply<JobWritten>,
+    ) -> Result<(), StorageError> {
+        let request = Request::Job(Box::new(JobRequest { write, output: None, reply }));
+        self.sender.send(request).await.map_err(|_| StorageError::Closed)
     }
 
     /// The connection for writes.
@@ -104,6 +89,19 @@ struct WriteRequest<W: Write> {
     reply: Reply<W::Output>,
 }
 
+/// A request in the channel.
+enum Request {
+    Job(Box<JobRequest>),
+    Other(Box<dyn PendingWrite>),
+}
+
+struct JobRequest {
+    write: JobWrite,
+    /// The result of the write. It is sent after the commit.
+    output: Option<JobWritten>,
+    reply: Reply<JobWritten>,
+}
+
 /// A write request of any type.
 #[async_trait]
 trait PendingWrite: Send {
@@ -119,16 +117,41 @@ impl<W: Write> PendingWrite for WriteRequest<W> {
     }
 
     fn finish(self: Box<Self>, committed: Result<(), Refusal>) {
-        let result = match (committed, self.output) {
-            (Ok(()), Some(output)) => Ok(output),
-            (Ok(()), None) => Err(StorageError::Closed),
-            (Err(Refusal { cause, may_be_committed }), _) => {
-                Err(statement_error(cause, may_be_committed))
-            }
-        };
-        // The write stays committed if the caller does not wait any more.
-        drop(self.reply.send(result));
+        reply(self.reply, self.output, committed);
     }
+}
+
+impl Request {
+    fn finish(self, committed: Result<(), Refusal>) {
+        match self {
+            Self::Job(request) => reply(request.reply, request.output, committed),
+            Self::Other(request) => request.finish(committed),
+        }
+    }
+
+    const fn is_job(&self) -> bool {
+        matches!(self, Self::Job(_))
+    }
+
+    fn job(&self) -> Option<JobId> {
+        match self {
+            Self::Job(request) => Some(request.write.id()),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+/// Sends the result of a write to its caller.
+fn reply<T>(reply: Reply<T>, output: Option<T>, committed: Result<(), Refusal>) {
+    let result = match (committed, output) {
+        (Ok(()), Some(output)) => Ok(output),
+        (Ok(()), None) => Err(StorageError::Closed),
+        (Err(Refusal { cause, may_be_committed }), _) => {
+            Err(statement_error(cause, may_be_committed))
+        }
+    };
+    // The write stays committed if the caller does not wait any more.
+    drop(reply.send(result));
 }
 
 /// The loop of the writer. See [`Store::run`].
@@ -136,6 +159,8 @@ pub async fn run(store: &Store, stop: CancellationToken) -> Result<(), StoreErro
     let requests = store.0.writer.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
     let mut requests = requests.ok_or(StoreError::WriterTaken)?;
     let mut group = Vec::with_capacity(MAX_WRITES_PER_COMMIT);
+    let mut open_jobs = OpenJobs::default();
+    job_writes::install(&mut *store.0.writer.connection.lock().await).await?;
     loop {
         let count = tokio::select! {
             biased;
@@ -149,7 +174,7 @@ pub async fn run(store: &Store, stop: CancellationToken) -> Result<(), StoreErro
             checkpoint_log(store).await;
             return Ok(());
         }
-        commit(store, &mut group).await;
+        commit(store, &mut open_jobs, &mut group).await;
     }
 }
 
@@ -184,8 +209,8 @@ async fn checkpoint_log(store: &Store) {
     }
 }
 
-async fn commit(store: &Store, group: &mut Vec<Box<dyn PendingWrite>>) {
-    match transaction(store, group).await {
+async fn commit(store: &Store, open_jobs: &mut OpenJobs, group: &mut Vec<Request>) {
+    match transaction(store, open_jobs, group).await {
         Ok(()) => {
             for request in group.drain(..) {
                 request.finish(Ok(()));
@@ -193,7 +218,7 @@ async fn commit(store: &Store, group: &mut Vec<Box<dyn PendingWrite>>) {
         }
         Err(TransactionError::Statement(_)) if group.len() > 1 => {
             for mut request in group.drain(..) {
-                let alone = transaction(store, std::slice::from_mut(&mut request))
+                let alone = transaction(store, open_jobs, std::slice::from_mut(&mut request))
                     .await
                     .map_err(TransactionError::refusal);
                 record_outcome(store, 1, alone.as_ref().err());
@@ -262,6 +287,16 @@ struct Refusal {
 }
 
 impl TransactionError {
+    /// The failure of the only statement of a transaction, which commits as well. The writes are
+    /// tried separately only if nothing can be committed.
+    fn from_only_statement(source: sqlx::Error) -> Self {
+        if may_be_committed(&source) && !is_damaged(&source) {
+            Self::Commit(source)
+        } else {
+            Self::Statement(source)
+        }
+    }
+
     fn refusal(self) -> Refusal {
         match self {
             Self::Statement(source) | Self::Begin(source) => {
@@ -280,16 +315,34 @@ impl TransactionError {
 /// the transaction counter of sqlx would never begin another one.
 async fn transaction(
     store: &Store,
-    group: &mut [Box<dyn PendingWrite>],
+    open_jobs: &mut OpenJobs,
+    group: &mut [Request],
 ) -> Result<(), TransactionError> {
     let inner = &store.0;
     let mut connection = inner.writer.connection.lock().await;
-    inner.statements.fetch_add(2, Ordering::Relaxed);
-    let outcome = try_transaction(store, &mut connection, group).await;
+    let is_one_statement = group.iter().all(|request| match request {
+        Request::Job(request) => request.write.is_one_statement(),
+        Request::Other(_) => false,
+    });
+    let outcome = if is_one_statement {
+        let mut transaction = Transaction::new(&mut connection, &inner.statements);
+        let applied = apply_jobs(&mut transaction, open_jobs, group).await;
+        applied.map_err(TransactionError::from_only_statement)
+    } else {
+        inner.statements.fetch_add(2, Ordering::Relaxed);
+        try_transaction(store, &mut connection, open_jobs, group).await
+    };
+    let jobs = group.iter().filter_map(Request::job);
     match outcome {
-        Ok(()) => _ = inner.transactions.fetch_add(1, Ordering::Relaxed),
-        // The rollback fails if SQLite has already ended the transaction.
-        Err(_) => drop(run_statement(&mut connection, "ROLLBACK").await),
+        Ok(()) => {
+            inner.transactions.fetch_add(1, Ordering::Relaxed);
+            open_jobs.committed(jobs);
+        }
+        Err(_) => {
+            open_jobs.forget(jobs);
+            // The rollback fails if SQLite has already ended the transaction.
+            drop(run_statement(&mut connection, "ROLLBACK").await);
+        }
     }
     outcome
 }
@@ -297,14 +350,40 @@ async fn transaction(
 async fn try_transaction(
     store: &Store,
     connection: &mut SqliteConnection,
-    group: &mut [Box<dyn PendingWrite>],
+    open_jobs: &mut OpenJobs,
+    group: &mut [Request],
 ) -> Result<(), TransactionError> {
     run_statement(connection, "BEGIN IMMEDIATE").await.map_err(TransactionError::Begin)?;
-    for request in group {
-        let mut counted = Transaction { connection, statements: &store.0.statements };
-        request.apply(&mut counted).await.map_err(TransactionError::Statement)?;
+    for neighbours in group.chunk_by_mut(|one, other| one.is_job() && other.is_job()) {
+        let mut counted = Transaction::new(connection, &store.0.statements);
+        let applied = match neighbours {
+            [Request::Other(request)] => request.apply(&mut counted).await,
+            jobs => apply_jobs(&mut counted, open_jobs, jobs).await,
+        };
+        applied.map_err(TransactionError::Statement)?;
     }
     run_statement(connection, "COMMIT").await.map_err(TransactionError::Commit)
+}
+
+/// Applies the writes of jobs among these requests.
+async fn apply_jobs(
+    transaction: &mut Transaction<'_>,
+    open_jobs: &mut OpenJobs,
+    group: &mut [Request],
+) -> Result<(), sqlx::Error> {
+    let mut requests: Vec<&mut JobRequest> = group
+        .iter_mut()
+        .filter_map(|request| match request {
+            Request::Job(request) => Some(&mut **request),
+            Request::Other(_) => None,
+        })
+        .collect();
+    let writes: Vec<&JobWrite> = requests.iter().map(|request| &request.write).collect();
+    let results = job_writes::apply(transaction, open_jobs, &writes).await?;
+    for (request, result) in requests.iter_mut().zip(results) {
+        request.output = Some(result);
+    }
+    Ok(())
 }
 
 async fn run_statement(

@@ -78,6 +78,20 @@ async fn a_thousand_jobs_use_one_login_and_one_view_of_machines() {
 }
 
 #[tokio::test]
+async fn reads_of_a_job_that_has_just_ended_do_not_read_the_store() {
+    let lab = many(2).await;
+    let ended =
+        lab.post("/v1/machines/1/power?wait=15s", json!({"action": "on"})).await.expect(200);
+    let path = format!("/v1/jobs/{}", ended.str("id"));
+    let queries = lab.store.statements();
+    for _ in 0..100 {
+        let read = lab.get(&path).await.expect(200);
+        assert_eq!((&read.text, read.header("etag")), (&ended.text, ended.header("etag")));
+    }
+    assert_eq!(lab.store.statements(), queries);
+}
+
+#[tokio::test]
 async fn ten_thousand_waits_do_not_read_the_store_and_all_are_answered() {
     let lab = Lab::stepped().await;
     let job = lab.start_power("ci-runner-1", "off").await;

@@ -76,7 +76,7 @@ async fn a_job_that_its_lease_admitted_does_not_start_after_the_end_of_the_lease
         let ended = fixture.end(admitted).await.job;
         assert_eq!(ended.state, JobState::Cancelled);
         assert_eq!(ended.error.as_ref().unwrap().kind, FailureKind::JobCancelled);
-        assert_eq!(stored(&fixture, admitted).await, ended);
+        assert_eq!(stored(&fixture, admitted).await, *ended);
         assert_eq!(fixture.host.calls().len(), 1);
     }
 }
@@ -92,7 +92,7 @@ async fn a_reader_of_the_end_finds_the_machine_changed_and_without_a_job() {
         let id = fixture.start(1, request).await;
         let view = fixture.end(id).await;
         assert_eq!(fixture.jobs.activity(&MachineId::from_backend("1")).active_job, None);
-        assert_eq!(view.job.result.and_then(|result| result.power_state), Some(state));
+        assert_eq!(view.job.result.as_ref().and_then(|result| result.power_state), Some(state));
     }
 }
 
@@ -170,7 +170,7 @@ async fn a_job_on_an_unsupported_target_ends_unknown_and_leaves_its_queue() {
         target,
         finished_at: None,
         result: None,
-        ..template.clone()
+        ..Job::clone(&template)
     });
     let mut waiting_twice = jobs.to_vec();
     waiting_twice.push(Job { id: JobId::new(fixture.clock.uuid()), ..jobs[0].clone() });
@@ -181,7 +181,7 @@ async fn a_job_on_an_unsupported_target_ends_unknown_and_leaves_its_queue() {
     for job in &waiting_twice {
         let end = fixture.end(job.id).await.job;
         assert_eq!((end.state, &end.target), (JobState::Unknown, &job.target));
-        let failure = end.error.unwrap();
+        let failure = end.error.clone().unwrap();
         assert_eq!((failure.kind, failure.machine), (FailureKind::OutcomeUnknown, None));
         assert_eq!(stored(&fixture, job.id).await.state, JobState::Unknown);
     }
@@ -235,7 +235,7 @@ async fn a_job_that_panics_each_time_ends_unknown_and_the_next_job_runs() {
     let id = fixture.start(1, JobRequest::PowerOn).await;
     let end = fixture.end_as_time_passes(id).await.job;
     assert_eq!((end.state, fixture.host.examinations()), (JobState::Unknown, 5));
-    assert_eq!(end.error.map(|failure| failure.kind), Some(FailureKind::OutcomeUnknown));
+    assert_eq!(end.error.as_ref().map(|failure| failure.kind), Some(FailureKind::OutcomeUnknown));
     assert_eq!(stored(&fixture, id).await.state, JobState::Unknown);
     fixture.host.panic_if_examined(false);
     let next = fixture.start(1, JobRequest::PowerOff).await;
@@ -285,7 +285,7 @@ async fn a_queued_job_ends_at_its_deadline_and_never_starts() {
     let late = fixture.jobs.start(new).await.unwrap();
     let job = fixture.end_as_time_passes(late).await.job;
     assert_eq!((job.state, job.started_at), (JobState::Failed, None));
-    assert_eq!(job.error.map(|failure| failure.kind), Some(FailureKind::DeadlineExceeded));
+    assert_eq!(job.error.as_ref().map(|failure| failure.kind), Some(FailureKind::DeadlineExceeded));
     fixture.host.release();
     assert_eq!(fixture.end(first).await.job.state, SUCCEEDED);
     assert_eq!(fixture.host.calls().len(), 1);
@@ -592,7 +592,7 @@ async fn a_jump_of_the_wall_clock_ends_no_job_and_moves_the_shown_deadline() {
     }
     fixture.clock.advance(Duration::from_secs(u64::try_from(left).unwrap()));
     let end = fixture.end(queued).await.job;
-    assert_eq!(end.error.unwrap().kind, FailureKind::DeadlineExceeded);
+    assert_eq!(end.error.as_ref().unwrap().kind, FailureKind::DeadlineExceeded);
     fixture.host.release();
 }
 
@@ -618,5 +618,5 @@ async fn downtime_counts_by_the_wall_clock_and_is_never_negative() {
     fixture.restart().await;
     fixture.expire();
     let end = fixture.end(queued).await.job;
-    assert_eq!(end.error.unwrap().kind, FailureKind::DeadlineExceeded);
+    assert_eq!(end.error.as_ref().unwrap().kind, FailureKind::DeadlineExceeded);
 }

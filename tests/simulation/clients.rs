@@ -232,7 +232,7 @@ impl Client {
         self.check_jobs(found.await.flatten().into_iter().flatten(), read_started);
     }
 
-    fn check_jobs(&self, jobs: impl Iterator<Item = (Job, Services)>, read_started: u64) {
+    fn check_jobs(&self, jobs: impl Iterator<Item = (Arc<Job>, Services)>, read_started: u64) {
         for (job, services) in jobs {
             self.run.checker.job_reported(&job, read_started, &services.inventory.contents());
         }

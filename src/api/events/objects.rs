@@ -20,7 +20,7 @@ use crate::domain::failure::Failure;
 use crate::domain::ids::DatastoreId;
 use crate::domain::job::{Job, JobState};
 use crate::service::callers::Caller;
-use crate::service::jobs::JobView;
+use crate::service::jobs::{EndedJob, JobView};
 use crate::service::leases::LeaseView;
 use crate::service::machines::{MachineFilter, MachineView};
 use crate::storage::{JobCursor, JobFilter};
@@ -82,7 +82,7 @@ async fn payload_for(
         }
         Subject::DatastoreRemoved(id) => Some(removed(id.to_string())),
         Subject::Job { ended: Some(job), .. } => {
-            let view = JobView::ended(job.as_ref().clone());
+            let view = JobView::ended(EndedJob::new(Arc::clone(job)));
             can_see(&view).then(|| job_payload(&view))
         }
         Subject::Job { id, ended: None, .. } => {
@@ -254,7 +254,7 @@ impl InitialObjects {
         }
         loop {
             for view in self.jobs.by_ref() {
-                if self.filter.matches(&Subject::from_job(&Arc::new(view.job.clone()))) {
+                if self.filter.matches(&Subject::from_job(&view.job)) {
                     return Ok(Some((EventType::JobChanged, job_payload(&view))));
                 }
             }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::wire::Job;
-use super::{job_id, require_visible};
+use super::{job_id, job_response, require_visible};
 use crate::api::extract::{Parsed, Query, Segment};
 use crate::api::long_poll::{OTTER_WAIT, WaitEnd, wait};
 use crate::api::openapi_parts::{JobPath, Problems};
@@ -65,7 +65,7 @@ pub async fn get_job(
         WaitEnd::TimeUp | WaitEnd::ShuttingDown => jobs.get(id).await?,
     };
     let view = require_visible(&api, &caller, view, &text)?;
-    let mut response = respond::object(&api, &version, &Job::from_view(&view));
+    let mut response = job_response(&api, &version, &view);
     if let Some(time) = time {
         respond::set(&mut response, OTTER_WAIT, &format!("{}s", time.as_secs()));
     }

@@ -6,15 +6,17 @@ mod list;
 mod wait;
 pub mod wire;
 
+use axum::response::Response;
 use utoipa_axum::routes;
 
-use super::ApiState;
 use super::roles::Routes;
+use super::{ApiState, respond};
 use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
 use crate::domain::job::Job;
 use crate::service::callers::Caller;
+use crate::service::event_stream::Version;
 use crate::service::jobs::JobView;
 use crate::service::machines::{empty_name, shorten};
 use crate::storage::JobFilter;
@@ -51,6 +53,15 @@ pub fn require_visible(
 ) -> Result<JobView, Failure> {
     let visibility = api.services().machines.visibility();
     view.filter(|view| visibility.shows_job(caller, &view.job)).ok_or_else(|| unknown_job(text))
+}
+
+/// A response with a job. All readers of an ended job share its text.
+pub fn job_response(api: &ApiState, version: &Version, view: &JobView) -> Response {
+    let wire = || wire::Job::from_view(view);
+    match &view.ended {
+        None => respond::object(api, version, &wire()),
+        Some(ended) => respond::encoded(api, version, ended.encoded(|| respond::encode(&wire()))),
+    }
 }
 
 /// Checks the job in a filter of events or of the audit.

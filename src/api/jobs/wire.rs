@@ -202,7 +202,7 @@ impl Job {
     /// The job on the wire.
     #[must_use]
     pub fn from_view(view: &JobView) -> Self {
-        let JobView { job, progress, position, blocked_by, cancelable } = view;
+        let JobView { job, progress, position, blocked_by, cancelable, ended: _ } = view;
         let job::Job {
             id,
             state,
@@ -231,7 +231,7 @@ impl Job {
             host_task,
             // Internal: the evidence for the recovery of a lost call.
             intent: _,
-        } = job;
+        } = &**job;
         let machine = target.machine();
         Self {
             id: id.to_string(),

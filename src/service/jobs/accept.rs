@@ -83,7 +83,12 @@ impl Jobs {
             Err(_) => self.0.table.remove(&target, id),
         }
         self.dispatch(&target);
-        self.queue_moved(&target);
+        if committed.is_ok() && Lane::for_kind(kind) == Lane::Ordinary {
+            // The job is the last of its queue, so no other job has a new position.
+            self.0.parts.inventory.wake_watchers(&machine.id);
+        } else {
+            self.queue_moved(&target);
+        }
         committed.map(|_| id)
     }
 

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::Jobs;
 use super::deadline_clocks::Moment;
+use super::ended_jobs::EndedJob;
 use super::runner::{Incomplete, Runner};
 use super::state_machine::{Effect, Interrupt, JobStateMachine};
 use super::status::JobStatus;
@@ -281,9 +282,10 @@ impl Jobs {
 
     /// Publishes the committed end of a job. The job leaves the table.
     fn publish_end(&self, job: Job) {
-        let job = Arc::new(job);
-        let orphaned = self.0.table.finish(&job);
-        self.0.parts.event_stream.publish([Subject::from_job(&job)]);
+        let ended = EndedJob::new(Arc::new(job));
+        self.0.ended.add(Arc::clone(&ended));
+        let orphaned = self.0.table.finish(&ended);
+        self.0.parts.event_stream.publish([Subject::from_job(ended.job())]);
         self.track_orphaned_task(orphaned);
     }
 

@@ -7,6 +7,7 @@ pub mod authorization;
 pub(super) mod deadline_clocks;
 mod deadlines;
 mod effects;
+mod ended_jobs;
 mod lifecycle;
 pub mod lost_call;
 mod observation;
@@ -29,6 +30,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::authorization::{JobAuthorizer, Requester};
+use self::ended_jobs::EndedJobs;
+pub use self::ended_jobs::{EncodedJob, EndedJob};
 use self::state_machine::JobRules;
 use self::table::JobTable;
 pub use self::table::MachineActivity;
@@ -54,6 +57,8 @@ pub struct Jobs(Arc<Shared>);
 struct Shared {
     parts: JobsParts,
     table: JobTable,
+    /// The jobs that ended last.
+    ended: EndedJobs,
     keys: IdempotencyKeys,
     /// The pending job whose shifted deadline is being stored. Its runner waits until the deadline
     /// is stored.
@@ -156,6 +161,7 @@ impl Jobs {
         Self(Arc::new(Shared {
             parts,
             table: JobTable::new(queue_per_machine, queue_in_all),
+            ended: EndedJobs::default(),
             keys,
             storing_deadline_of: watch::Sender::new(None),
             stop,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::ended_jobs::EndedJob;
 use super::state_machine::Blocker;
 use super::status::JobStatus;
 use super::table::{JobReading, MachineActivity};
@@ -12,7 +13,7 @@ use crate::domain::failure::Failure;
 use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::job::{Job, JobKind, TargetId};
 use crate::service::storage_watch::store_failure;
-use crate::storage::{JobCursor, JobFilter};
+use crate::storage::{JobCursor, JobFilter, JobPage};
 
 impl Jobs {
     /// The current state of a job. `None` if the job does not exist.
@@ -23,8 +24,18 @@ impl Jobs {
         if let Some(reading) = self.0.table.read(id) {
             return Ok(Some(self.view(reading)));
         }
+        if let Some(ended) = self.0.ended.get(id) {
+            return Ok(Some(JobView::ended(ended)));
+        }
+        let before = self.0.ended.before_read();
         let stored = self.0.parts.store.job(id).await.map_err(|error| store_failure(&error))?;
-        Ok(stored.map(JobView::ended))
+        Ok(stored.map(|job| {
+            let ended = EndedJob::new(Arc::new(job));
+            if ended.job().state.is_end() {
+                self.0.ended.add_read(Arc::clone(&ended), before);
+            }
+            JobView::ended(ended)
+        }))
     }
 
     /// Waits until a job has ended. Reads the store only if the job had ended before. Returns a job
@@ -39,9 +50,8 @@ impl Jobs {
                 _ = changes.wait_for(|status| status.job.state.is_end()) => {}
                 () = self.0.stop.cancelled() => {}
             }
-            let job = Arc::clone(&changes.borrow().job);
-            if job.state.is_end() {
-                return Ok(Some(JobView::ended(Arc::unwrap_or_clone(job))));
+            if let Some(ended) = changes.borrow().ended.clone() {
+                return Ok(Some(JobView::ended(ended)));
             }
         }
         self.get(id).await
@@ -60,34 +70,37 @@ impl Jobs {
         visible: Option<&(dyn Fn(&Job) -> bool + Sync)>,
     ) -> Result<JobsPage, Failure> {
         let read = async |after| {
-            self.0
-                .parts
-                .store
-                .jobs(filter, after, limit)
-                .await
-                .map_err(|error| store_failure(&error))
+            let page = self.0.parts.store.jobs(filter, after, limit).await;
+            let JobPage { items, next } = page.map_err(|error| store_failure(&error))?;
+            let view = |job: Job| match self.0.table.read(job.id) {
+                Some(reading) => self.view(reading),
+                None => JobView::ended(EndedJob::new(Arc::new(job))),
+            };
+            let mut items: Vec<JobView> = items.into_iter().map(view).collect();
+            items.retain(|view| visible.is_none_or(|visible| visible(&view.job)));
+            Ok::<_, Failure>((items, next))
         };
-        let mut page = read(after).await?;
-        if let Some(visible) = visible {
-            page.items.retain(visible);
+        let (mut items, mut next) = read(after).await?;
+        if visible.is_some() {
             // Reads until the page has one job more than the limit, which proves that there is a
             // next page, or until all stored jobs are read.
-            while let Some(after) = page.next
-                && page.items.len() <= limit as usize
+            while let Some(after) = next
+                && items.len() <= limit as usize
             {
-                let more = read(Some(after)).await?;
-                page.items.extend(more.items.into_iter().filter(visible));
-                page.next = more.next;
+                let (more, following) = read(Some(after)).await?;
+                items.extend(more);
+                next = following;
             }
-            let has_more = page.items.len() > limit as usize;
-            page.items.truncate(limit as usize);
-            page.next = page.items.last().filter(|_| has_more).map(JobCursor::after);
+            let has_more = items.len() > limit as usize;
+            items.truncate(limit as usize);
+            next = items.last().filter(|_| has_more).map(|view| JobCursor::after(&view.job));
         }
-        let view = |job: Job| match self.0.table.read(job.id) {
-            Some(reading) => self.view(reading),
-            None => JobView::ended(job),
-        };
-        Ok(JobsPage { items: page.items.into_iter().map(view).collect(), next: page.next })
+        Ok(JobsPage { items, next })
+    }
+
+    /// The store has deleted ended jobs. Reads do not return them any more.
+    pub fn forget_ended(&self) {
+        self.0.ended.clear();
     }
 
     /// What the view of a machine shows of the jobs and of the host's tasks.
@@ -145,11 +158,12 @@ impl Jobs {
             None => self.blocked_by(&status),
         };
         JobView {
-            job: Job::clone(&status.job),
+            job: Arc::clone(&status.job),
             progress: status.progress,
             position,
             blocked_by,
             cancelable: status.job.cancel_requested_at.is_none(),
+            ended: None,
         }
     }
 

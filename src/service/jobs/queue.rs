@@ -209,6 +209,15 @@ impl Queues {
         self.targets.get(target).into_iter().flat_map(Queue::committed)
     }
 
+    /// Every job of a target: those that run, then those that wait, committed or not.
+    pub fn jobs_on(&self, target: &TargetId) -> impl Iterator<Item = JobId> {
+        let queue = self.targets.get(target).into_iter();
+        queue.flat_map(|queue| {
+            let running = [queue.running, queue.killing, queue.answering].into_iter().flatten();
+            running.chain(queue.waiting.iter().map(|place| place.job))
+        })
+    }
+
     /// The targets that have an active job, each with that job.
     pub fn all_active(&self) -> impl Iterator<Item = (&TargetId, JobId)> {
         self.targets.keys().filter_map(|target| Some((target, self.active(target)?)))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::ended_jobs::EndedJob;
 use super::state_machine::{Blocker, JobStateMachine};
 use crate::domain::ids::TaskId;
 use crate::domain::job::Job;
@@ -21,6 +22,8 @@ pub struct JobStatus {
     /// Whether a call of the job was lost and otter reads the machine to find out whether the call
     /// ran.
     pub settling: bool,
+    /// The job, if it ended, as its readers share it.
+    pub ended: Option<Arc<EndedJob>>,
 }
 
 impl JobStatus {
@@ -33,13 +36,21 @@ impl JobStatus {
             blocker: state_machine.blocker().cloned(),
             task: state_machine.following().cloned(),
             settling: state_machine.is_settling(),
+            ended: None,
         }
     }
 
     /// The status of a job that ended.
     #[must_use]
-    pub const fn from_ended(job: Arc<Job>) -> Self {
-        Self { job, progress: None, blocker: None, task: None, settling: false }
+    pub fn from_ended(ended: Arc<EndedJob>) -> Self {
+        Self {
+            job: Arc::clone(ended.job()),
+            progress: None,
+            blocker: None,
+            task: None,
+            settling: false,
+            ended: Some(ended),
+        }
     }
 
     /// Whether a task of the host that is not the job's own blocks the job, or may run after a lost

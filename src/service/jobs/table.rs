@@ -26,6 +26,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::deadline_clocks::{JumpReceiver, JumpSender, Moment};
+use super::ended_jobs::EndedJob;
 use super::queue::{Killed, Lane, QueueLimit, Queues, Turn};
 use super::state_machine::{Effect, Interrupt, JobRules, JobStateMachine, OtherJobs};
 use super::status::JobStatus;
@@ -259,13 +260,14 @@ impl JobTable {
     /// Publishes the committed end of a job. The job leaves its queue at the same moment, so a
     /// reader that learns of the end finds the machine without the job. Returns the job's task if
     /// it may still run.
-    pub fn finish(&self, job: &Arc<Job>) -> Option<OrphanedTask> {
+    pub fn finish(&self, ended: &Arc<EndedJob>) -> Option<OrphanedTask> {
+        let job = ended.job();
         let mut inner = self.change();
         let orphaned = inner.add_orphaned_task(job);
         inner.queues.finish(&job.target.id(), job.id);
         inner.remove_deadline(job.id);
         if let Some(entry) = inner.entries.remove(&job.id) {
-            entry.status.send_replace(JobStatus::from_ended(Arc::clone(job)));
+            entry.status.send_replace(JobStatus::from_ended(Arc::clone(ended)));
         }
         orphaned
     }
@@ -370,16 +372,14 @@ impl JobTable {
     /// Whether a job that has not ended answers a question of a machine.
     pub fn is_answering(&self, machine: &MachineId) -> bool {
         let inner = self.lock();
-        let mut jobs = inner.entries.values().map(Entry::job);
-        jobs.any(|job| job.kind() == JobKind::MachineAnswer && job.machine_id() == Some(machine))
+        let mut jobs = inner.jobs_on(machine);
+        jobs.any(|job| job.kind() == JobKind::MachineAnswer)
     }
 
     /// The facts about the other jobs on a job's machine.
     pub fn others(&self, machine: &MachineId, id: JobId) -> OtherJobs {
         let inner = self.lock();
-        let jobs = inner.entries.values().map(Entry::job);
-        let others: Vec<Arc<Job>> =
-            jobs.filter(|job| job.id != id && job.machine_id() == Some(machine)).collect();
+        let others: Vec<Arc<Job>> = inner.jobs_on(machine).filter(|job| job.id != id).collect();
         OtherJobs::from_jobs(others.iter().map(Arc::as_ref))
     }
 
@@ -492,6 +492,12 @@ impl Inner {
     fn is_blocked_by_host(&self, active: Option<JobId>) -> bool {
         let entry = active.and_then(|id| self.entries.get(&id));
         entry.is_some_and(|entry| entry.status.borrow().is_blocked_by_host())
+    }
+
+    /// The jobs that run or wait on a machine.
+    fn jobs_on(&self, machine: &MachineId) -> impl Iterator<Item = Arc<Job>> {
+        let jobs: Vec<JobId> = self.queues.jobs_on(&TargetId::Machine(machine.clone())).collect();
+        jobs.into_iter().filter_map(|id| self.entries.get(&id)).map(Entry::job)
     }
 
     fn withdraw(&mut self, id: JobId) -> Option<PendingJob> {

@@ -1,19 +1,24 @@
 //! A job as readers see it.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
+use super::ended_jobs::EndedJob;
 use crate::domain::job::Job;
 
 /// A job as readers see it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct JobView {
-    pub job: Job,
+    pub job: Arc<Job>,
     /// The progress of the job's task in percent. `None` if the host does not report it.
     pub progress: Option<u8>,
     /// The number of jobs before it in its target's queue. `None` if it does not wait there.
     pub position: Option<usize>,
     pub blocked_by: Option<BlockedBy>,
     pub cancelable: bool,
+    /// The job, if it ended, as its readers share it.
+    pub ended: Option<Arc<EndedJob>>,
 }
 
 /// The reason why a job is blocked.
@@ -54,7 +59,14 @@ impl BlockedByKind {
 impl JobView {
     /// The view of a job that ended.
     #[must_use]
-    pub const fn ended(job: Job) -> Self {
-        Self { job, progress: None, position: None, blocked_by: None, cancelable: false }
+    pub fn ended(ended: Arc<EndedJob>) -> Self {
+        Self {
+            job: Arc::clone(ended.job()),
+            progress: None,
+            position: None,
+            blocked_by: None,
+            cancelable: false,
+            ended: Some(ended),
+        }
     }
 }

@@ -52,9 +52,8 @@ impl Tables {
             return Err(StorageError::AlreadyEnded(job.id));
         }
         let mut records = Vec::new();
-        let begins = job.state == JobState::Running && job.steps.is_empty() && job.intent.is_none();
-        if begins && stored.record.state == JobState::Queued {
-            records.push(AuditRecord::job_started(job));
+        if stored.record.state == JobState::Queued {
+            records.extend(AuditRecord::job_started(job));
         }
         if stored.record.cancel_requested_at.is_none() {
             records.extend(AuditRecord::job_cancel_requested(job));

@@ -61,7 +61,7 @@ fn a_job_waits_behind_the_active_one_until_that_ends() {
     assert_eq!(table.start_next(&target), None);
     assert!(table.withdraw(jobs[0].id).is_none(), "it runs");
     let followed = table.follow(jobs[0].id).unwrap();
-    assert_eq!(table.finish(&ended(&jobs[0], JobState::Succeeded)), None);
+    assert_eq!(table.finish(&EndedJob::new(ended(&jobs[0], JobState::Succeeded))), None);
     assert_eq!(followed.borrow().job.state, JobState::Succeeded);
     assert_eq!(waits_for(), Some((Some(0), None)));
     assert_eq!(table.start_next(&target), Some(jobs[1].id));
@@ -111,7 +111,7 @@ fn an_ended_job_is_no_longer_a_job_of_its_lease() {
     let table = table(&jobs);
     let lease = LeaseId::new(Uuid::from_u128(LEASE));
     assert_eq!(table.jobs_of_lease(lease), [jobs[0].id, jobs[1].id]);
-    table.finish(&ended(&jobs[0], JobState::Failed));
+    table.finish(&EndedJob::new(ended(&jobs[0], JobState::Failed)));
     assert_eq!(table.jobs_of_lease(lease), [jobs[1].id]);
 }
 
@@ -128,7 +128,7 @@ fn a_task_that_outlives_its_job_keeps_its_machine_busy() {
         activity.is_host_busy
     };
     assert!(!is_busy());
-    let orphaned = table.finish(&unknown).unwrap();
+    let orphaned = table.finish(&EndedJob::new(Arc::clone(&unknown))).unwrap();
     assert!(is_busy());
     assert_eq!(table.add_orphaned_task(&unknown), None, "it is followed already");
     table.remove_orphaned_task(&orphaned);
@@ -163,7 +163,7 @@ fn each_change_of_an_activity_changes_its_version() {
         });
         assert!(differs("a call that may have run"), "settling: {settling}");
     }
-    let orphaned = table.finish(&ended(&job, JobState::Unknown)).unwrap();
+    let orphaned = table.finish(&EndedJob::new(ended(&job, JobState::Unknown))).unwrap();
     assert!(differs("the end"));
     table.remove_orphaned_task(&orphaned);
     assert!(differs("the end of the orphaned task"));

@@ -1,0 +1,368 @@
+//! The writes of jobs. One statement commits any number of new and changed jobs with their keys and
+//! audit records, so that a job costs as few statements as commits.
+//!
+//! ```text
+//! JSON array of rows ──► INSERT INTO job_writes SELECT … ──► jobs, idempotency_keys, audit
+//! ```
+//! `job_writes` is a temporary view of the connection of the writer. Its triggers, also temporary,
+//! change the tables row by row. Nothing of them is in the file.
+//!
+//! Which audit records belong to an update depends on the stored job. The writer is the only one
+//! that changes jobs, so [`OpenJobs`] remembers what it needs of the jobs that have not ended, and
+//! the stored job is read only for the first update after a start or after a failed commit.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use sqlx::SqliteConnection;
+
+use super::audit::{self, insert_statement};
+use super::created_snapshots::SnapshotOriginChange;
+use super::transaction::Transaction;
+use super::{document, jobs, microseconds};
+use crate::domain::audit::AuditRecord;
+use crate::domain::ids::JobId;
+use crate::domain::job::{Job, JobState};
+use crate::storage::{IdempotencyKey, StorageError};
+
+/// Creates the view and its triggers on a connection.
+const INSTALL: [&str; 5] = [
+    "CREATE TEMP VIEW job_writes (is_new, id, state, kind, target_kind, target, requested_by, \
+     reference, lease, created_at, ended_at, document_version, document, key, audit) AS \
+     SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
+     NULL",
+    "CREATE TEMP TRIGGER job_inserted INSTEAD OF INSERT ON job_writes WHEN NEW.is_new BEGIN \
+     INSERT INTO jobs (id, arrival, state, kind, target_kind, target, requested_by, reference, \
+     lease, created_at, ended_at, document_version, document) \
+     VALUES (NEW.id, (SELECT COALESCE(MAX(arrival), 0) + 1 FROM jobs), NEW.state, NEW.kind, \
+     NEW.target_kind, NEW.target, NEW.requested_by, NEW.reference, NEW.lease, NEW.created_at, \
+     NEW.ended_at, NEW.document_version, NEW.document); \
+     INSERT INTO idempotency_keys (caller, method, path, key, fingerprint, job, created_at) \
+     SELECT NEW.key ->> 0, NEW.key ->> 1, NEW.key ->> 2, NEW.key ->> 3, NEW.key ->> 4, NEW.id, \
+     NEW.key ->> 5 WHERE NEW.key IS NOT NULL; \
+     END",
+    // Only the columns that an update changes are assigned, because SQLite rewrites every index of
+    // an assigned column.
+    "CREATE TEMP TRIGGER job_updated INSTEAD OF INSERT ON job_writes \
+     WHEN NOT NEW.is_new AND NEW.ended_at IS NULL BEGIN \
+     UPDATE jobs SET state = NEW.state, document_version = NEW.document_version, \
+     document = NEW.document WHERE id = NEW.id; \
+     END",
+    "CREATE TEMP TRIGGER job_ended INSTEAD OF INSERT ON job_writes \
+     WHEN NOT NEW.is_new AND NEW.ended_at IS NOT NULL BEGIN \
+     UPDATE jobs SET state = NEW.state, ended_at = NEW.ended_at, \
+     document_version = NEW.document_version, document = NEW.document WHERE id = NEW.id; \
+     END",
+    concat!(
+        "CREATE TEMP TRIGGER job_audited INSTEAD OF INSERT ON job_writes BEGIN \
+         UPDATE jobs SET kind = NEW.kind, target_kind = NEW.target_kind, target = NEW.target, \
+         requested_by = NEW.requested_by, reference = NEW.reference, \
+         created_at = NEW.created_at WHERE id = NEW.id AND (kind <> NEW.kind \
+         OR target_kind <> NEW.target_kind OR target <> NEW.target \
+         OR requested_by <> NEW.requested_by OR created_at <> NEW.created_at \
+         OR reference IS DISTINCT FROM NEW.reference); ",
+        insert_statement!("NEW.audit"),
+        "; END"
+    ),
+];
+
+/// Commits the rows of a JSON array of [`RowValues`].
+const WRITE: &str = "INSERT INTO job_writes \
+     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, \
+     value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, \
+     value ->> 12, value ->> 13, value ->> 14 FROM json_each($1)";
+
+/// Prepares the connection of the writer for the writes of jobs.
+pub async fn install(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    for statement in INSTALL {
+        sqlx::query(statement).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// A new job, or the new state of a job.
+pub struct JobWrite {
+    id: JobId,
+    is_new: bool,
+    row: Row,
+    /// The audit records that this write may add, in order.
+    records: Vec<(AuditRecord, RecordCondition)>,
+    /// The change of the snapshots' origins, if the job ends with one.
+    origin: Option<SnapshotOriginChange>,
+    written: JobProgress,
+}
+
+/// The result of a write: the audit records that were committed with it.
+pub type JobWritten = Result<Vec<AuditRecord>, StorageError>;
+
+/// The values of a row, except the audit records.
+struct Row {
+    state: &'static str,
+    kind: &'static str,
+    target_kind: &'static str,
+    target: String,
+    requested_by: String,
+    reference: Option<String>,
+    lease: Option<String>,
+    created_at: i64,
+    ended_at: Option<i64>,
+    document: String,
+    key: Option<KeyValues>,
+}
+
+/// The values of a key: caller, method, path, key, fingerprint, time of the call.
+#[derive(Clone, Serialize)]
+struct KeyValues(String, String, String, String, String, i64);
+
+/// The values of `job_writes`, in the order of its columns.
+#[derive(Serialize)]
+struct RowValues<'a>(
+    bool,
+    String,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'a str,
+    &'a str,
+    Option<&'a str>,
+    Option<&'a str>,
+    i64,
+    Option<i64>,
+    i64,
+    &'a str,
+    Option<&'a KeyValues>,
+    Vec<audit::RowValues>,
+);
+
+/// The condition under which a write adds an audit record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RecordCondition {
+    /// The stored job is queued.
+    Start,
+    /// The stored job has no cancellation request.
+    CancelRequest,
+    Always,
+}
+
+/// How far a stored job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct JobProgress {
+    has_started: bool,
+    has_cancel_request: bool,
+    has_ended: bool,
+}
+
+/// How far the jobs are that have not ended, as the last commits stored them. A job that it does
+/// not have is read from the database.
+#[derive(Default)]
+pub struct OpenJobs(HashMap<JobId, JobProgress>);
+
+impl JobWrite {
+    /// A new job.
+    ///
+    /// # Parameters
+    /// - `audit`: the audit records of the job's acceptance.
+    pub fn insert(
+        job: &Job,
+        key: Option<&IdempotencyKey>,
+        audit: Vec<AuditRecord>,
+    ) -> Result<Self, StorageError> {
+        let always = |record| (record, RecordCondition::Always);
+        Ok(Self {
+            id: job.id,
+            is_new: true,
+            row: Row::from_job(job, key)?,
+            records: audit.into_iter().map(always).collect(),
+            origin: None,
+            written: JobProgress::from_job(job),
+        })
+    }
+
+    /// The new state of a job.
+    pub fn update(job: &Job) -> Result<Self, StorageError> {
+        let start = AuditRecord::job_started(job).map(|record| (record, RecordCondition::Start));
+        let cancel = AuditRecord::job_cancel_requested(job)
+            .map(|record| (record, RecordCondition::CancelRequest));
+        let end =
+            job.state.is_end().then(|| (AuditRecord::job_ended(job), RecordCondition::Always));
+        Ok(Self {
+            id: job.id,
+            is_new: false,
+            row: Row::from_job(job, None)?,
+            records: start.into_iter().chain(cancel).chain(end).collect(),
+            origin: SnapshotOriginChange::from_job(job),
+            written: JobProgress::from_job(job),
+        })
+    }
+
+    /// The job that it writes.
+    pub const fn id(&self) -> JobId {
+        self.id
+    }
+
+    /// Whether one statement makes the whole change.
+    pub const fn is_one_statement(&self) -> bool {
+        self.origin.is_none()
+    }
+
+    /// The audit records whose condition is true.
+    fn records_after(&self, stored: JobProgress) -> Vec<AuditRecord> {
+        let is_new = |condition: RecordCondition| match condition {
+            RecordCondition::Start => !stored.has_started,
+            RecordCondition::CancelRequest => !stored.has_cancel_request,
+            RecordCondition::Always => true,
+        };
+        let new = self.records.iter().filter(|(_, condition)| is_new(*condition));
+        new.map(|(record, _)| record.clone()).collect()
+    }
+
+    fn row_values(&self, audit: &[AuditRecord]) -> RowValues<'_> {
+        let Row {
+            state,
+            kind,
+            target_kind,
+            target,
+            requested_by,
+            reference,
+            lease,
+            created_at,
+            ended_at,
+            document,
+            key,
+        } = &self.row;
+        RowValues(
+            self.is_new,
+            self.id.to_string(),
+            state,
+            kind,
+            target_kind,
+            target,
+            requested_by,
+            reference.as_deref(),
+            lease.as_deref(),
+            *created_at,
+            *ended_at,
+            document::VERSION,
+            document,
+            key.as_ref(),
+            audit::row_values(audit),
+        )
+    }
+}
+
+/// Applies writes in their order, with one statement for all of them, and one more for each change
+/// of the origin of snapshots. Returns the result of each write.
+///
+/// # Errors
+/// An error changes nothing. The caller must then call [`OpenJobs::forget`] for all of them.
+pub async fn apply(
+    transaction: &mut Transaction<'_>,
+    open_jobs: &mut OpenJobs,
+    writes: &[&JobWrite],
+) -> Result<Vec<JobWritten>, sqlx::Error> {
+    let (mut rows, mut results) = (Vec::with_capacity(writes.len()), Vec::new());
+    for write in writes {
+        let stored = match open_jobs.stored(transaction, write).await? {
+            Ok(stored) => stored,
+            Err(refusal) => {
+                results.push(Err(refusal));
+                continue;
+            }
+        };
+        let audit = write.records_after(stored);
+        rows.push(write.row_values(&audit));
+        results.push(Ok(audit));
+        open_jobs.0.insert(write.id, write.written);
+    }
+    if !rows.is_empty() {
+        let rows =
+            serde_json::to_string(&rows).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        sqlx::query(WRITE).bind(rows).execute(transaction.statement()).await?;
+    }
+    for (write, result) in writes.iter().zip(&results) {
+        if let (Some(origin), Ok(_)) = (&write.origin, result) {
+            origin.apply(transaction).await?;
+        }
+    }
+    Ok(results)
+}
+
+impl OpenJobs {
+    /// These jobs are committed. Those that have ended need not be known any more.
+    pub fn committed(&mut self, jobs: impl Iterator<Item = JobId>) {
+        for id in jobs {
+            if self.0.get(&id).is_some_and(|progress| progress.has_ended) {
+                self.0.remove(&id);
+            }
+        }
+    }
+
+    /// It is not known how far these jobs are, because their commit failed.
+    pub fn forget(&mut self, jobs: impl Iterator<Item = JobId>) {
+        for id in jobs {
+            self.0.remove(&id);
+        }
+    }
+
+    /// How far the job of a write is, or why the write is refused.
+    async fn stored(
+        &self,
+        transaction: &mut Transaction<'_>,
+        write: &JobWrite,
+    ) -> Result<Result<JobProgress, StorageError>, sqlx::Error> {
+        if write.is_new {
+            // The database refuses the write if there is a job with this id.
+            return Ok(Ok(write.written));
+        }
+        let stored = match self.0.get(&write.id) {
+            Some(known) => *known,
+            None => match jobs::select(transaction.statement(), write.id).await? {
+                Ok(Some(job)) => JobProgress::from_job(&job),
+                Ok(None) => return Ok(Err(StorageError::NoSuchJob(write.id))),
+                Err(error) => return Ok(Err(error)),
+            },
+        };
+        let is_open = !stored.has_ended;
+        Ok(if is_open { Ok(stored) } else { Err(StorageError::AlreadyEnded(write.id)) })
+    }
+}
+
+impl JobProgress {
+    fn from_job(job: &Job) -> Self {
+        Self {
+            has_started: job.state != JobState::Queued,
+            has_cancel_request: job.cancel_requested_at.is_some(),
+            has_ended: job.state.is_end(),
+        }
+    }
+}
+
+impl Row {
+    fn from_job(job: &Job, key: Option<&IdempotencyKey>) -> Result<Self, StorageError> {
+        let document = document::encode(job)
+            .map_err(|source| StorageError::unreadable(format!("job {}", job.id), source))?;
+        let ended_at = job.state.is_end().then(|| job.finished_at.unwrap_or(job.updated_at));
+        let target = job.target.id();
+        Ok(Self {
+            state: job.state.as_str(),
+            kind: job.kind().as_str(),
+            target_kind: target.kind(),
+            target: target.to_string(),
+            requested_by: job.requested_by.clone(),
+            reference: job.reference.clone(),
+            lease: job.lease.map(|lease| lease.to_string()),
+            created_at: microseconds(job.created_at),
+            ended_at: ended_at.map(microseconds),
+            document,
+            key: key.map(KeyValues::from_key),
+        })
+    }
+}
+
+impl KeyValues {
+    fn from_key(key: &IdempotencyKey) -> Self {
+        let IdempotencyKey { caller, method, path, key, fingerprint, created_at } = key.clone();
+        let fingerprint = hex::encode(fingerprint);
+        Self(caller, method, path, key, fingerprint, microseconds(created_at))
+    }
+}
