@@ -1,22 +1,22 @@
 //! The calls that change a machine. Each is sent once. A second time it is sent only if the host
 //! refused it because the session had ended, which proves that it did not run.
 
+use super::connections::Lane;
 use super::property_reader::permission_denied;
-use super::session::{ExchangeError, Login, Recheck, Session};
+use super::session::{ExchangeError, Login, Recheck, Session, Terms};
 use super::soap::Reference;
 use super::soap::fault::VimFault;
 use super::soap::request::{self, Request};
 use super::soap::response::Reply;
-use super::transport::TimeoutClass;
 use crate::domain::call::HostCall;
 use crate::domain::ids::{JobId, MachineId, SnapshotId, TaskId};
 use crate::domain::names::escape_vim;
-use crate::hypervisor::{Accepted, CallError, HostError, HostErrorKind};
+use crate::hypervisor::{Accepted, CallError, CallTerms, HostError, HostErrorKind};
 
-/// Makes one call. `job` is its operation id in the log of the host.
+/// Makes one call on these terms. `job` is its operation id in the log of the host.
 ///
 /// # Errors
-/// [`CallError::Refused`] if no connection was made or the host answered with a fault.
+/// [`CallError::Refused`] if the call was not sent or the host answered with a fault.
 /// [`CallError::Lost`] after any other failure, and after a fault by which a vCenter reports that
 /// it lost its connection to the host ([`HostError::outcome_uncertain`]; from the host itself, such
 /// a fault is a refusal).
@@ -25,11 +25,14 @@ pub async fn call(
     machine: &MachineId,
     call: &HostCall,
     job: JobId,
+    terms: CallTerms,
 ) -> Result<Accepted, CallError> {
+    let CallTerms { urgent, not_after } = terms;
+    let lane = if urgent { Lane::Reserved } else { Lane::Ordinary };
     let operation = job.to_string();
     let build = || request_for(machine, call, &operation);
     let prefix = format!("The host refused {} of machine {machine}", call.kind().as_str());
-    let reply = send_authenticated(session, build, &prefix).await?;
+    let reply = send_authenticated(session, build, &prefix, Terms { lane, not_after }).await?;
     let taskless = matches!(
         call,
         HostCall::ShutdownGuest
@@ -103,7 +106,7 @@ pub async fn cancel(session: &Session, task: &TaskId) -> Result<(), HostError> {
     let object = Reference::new("Task", task.backend_text());
     let prefix = format!("The host refused to cancel the task {task}");
     let build = || request::without_parameters("CancelTask", &object, None);
-    match send_authenticated(session, build, &prefix).await {
+    match send_authenticated(session, build, &prefix, Lane::Reserved.into()).await {
         Ok(_) => Ok(()),
         Err(CallError::Refused(error) | CallError::Lost(error)) => Err(error),
     }
@@ -113,14 +116,15 @@ async fn send_authenticated(
     session: &Session,
     build: impl Fn() -> Request + Send,
     prefix: &str,
+    terms: Terms,
 ) -> Result<Reply, CallError> {
     let login = session.current_login().await.map_err(CallError::Refused)?;
-    let fault = match session.send(&login, build(), TimeoutClass::Ordinary).await {
+    let fault = match session.send(&login, build(), terms).await {
         Err(ExchangeError::Fault(fault)) if may_mean_lost_session(&fault) => fault,
         answer => return answer.map_err(|error| call_error(error, prefix)),
     };
     match session.recheck(&login).await.map_err(CallError::Refused)? {
-        Recheck::NewLogin(login) => send_again(session, &login, build(), prefix).await,
+        Recheck::NewLogin(login) => send_again(session, &login, build(), prefix, terms).await,
         Recheck::StillValid if fault.is_not_authenticated() => {
             Err(CallError::Refused(permission_denied(fault, prefix)))
         }
@@ -139,11 +143,9 @@ async fn send_again(
     login: &Login,
     request: Request,
     prefix: &str,
+    terms: Terms,
 ) -> Result<Reply, CallError> {
-    session
-        .send(login, request, TimeoutClass::Ordinary)
-        .await
-        .map_err(|error| call_error(error, prefix))
+    session.send(login, request, terms).await.map_err(|error| call_error(error, prefix))
 }
 
 /// The error of a call: refused if it is proven that the call did not run, otherwise lost.

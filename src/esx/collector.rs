@@ -15,6 +15,10 @@
 //! - apply: put the set into the property cache. A truncated set is continued first.
 //! - report: send the changes to the observer and to the followers of tasks.
 //!
+//! The wait after the end of a followed task is a barrier: `maxWaitSeconds` is 0, so that its
+//! answer proves at once that the observer has every change before that end. Other callers of a
+//! barrier cancel the pending wait.
+//!
 //! A set that removes all machines, or many at once, is reported only after the session was found
 //! valid and a second read agreed: an answer on a lost session can look like an empty host.
 
@@ -23,29 +27,31 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::barrier::{Barriers, Waiter};
+use super::barrier::{Barriers, Covered, Waiter};
+use super::connections::Lane;
+use super::ended_tasks::EndedTasks;
 use super::property_cache::PropertyCache;
 use super::property_reader::read_once;
 use super::session::{ExchangeError, Login, Session, session_lost};
 use super::soap::Reference;
-use super::soap::property::UpdateSet;
+use super::soap::property::{UpdateSet, boolean};
 use super::soap::request::{self, PropertySpec, Selection};
 use super::soap::response::Reply;
 use super::subscription::{FollowedPaths, Subscription};
 use super::task_followers::TaskFollowers;
 use super::task_info::TaskInfo;
-use super::task_list_view::{TaskUpdates, update_and_read};
-use super::transport::TimeoutClass;
+use super::task_list_view::{ListUpdate, update_and_read};
 use crate::clock::Clock;
 use crate::domain::ids::{MachineId, TaskId};
 use crate::hypervisor::{Fact, Facts, HostError, HostErrorKind, Observer};
 
-/// The most objects in one answer. The first read of 1,000 machines takes ten answers.
-const OBJECTS_PER_SET: u32 = 100;
+/// The most objects in one answer. The first read of 1,000 machines takes four answers.
+const OBJECTS_PER_SET: u32 = 250;
 
 /// The most objects that one call reads again.
 const OBJECTS_PER_READ: usize = 50;
@@ -61,8 +67,8 @@ const MAX_IDLE: u32 = 5;
 /// A request to the task of `run`.
 #[derive(Debug)]
 pub enum Command {
-    /// Notify the waiter after the observer has received all earlier changes.
-    Barrier(Waiter),
+    /// Notify the waiter after the observer has received all these changes.
+    Barrier(Waiter, Covered),
     /// Report a fact that was read directly, in order with the other facts, and confirm it on the
     /// channel.
     Report(Fact, oneshot::Sender<()>),
@@ -73,6 +79,7 @@ pub struct Collector {
     session: Arc<Session>,
     observer: Arc<dyn Observer>,
     followers: Arc<TaskFollowers>,
+    ended_tasks: Arc<EndedTasks>,
     clock: Clock,
     max_wait: Duration,
     commands: mpsc::Receiver<Command>,
@@ -84,6 +91,29 @@ pub struct Collector {
     subscription: Option<Subscription>,
     /// When the collector last cancelled its own wait.
     last_cancel: Option<Duration>,
+    /// Whether the host reports the first state of a task that is added to the `ListView` during a
+    /// wait. Until the host shows that it does not, otter assumes so.
+    reports_additions: bool,
+}
+
+/// What is kept of one stream.
+#[derive(Default)]
+struct StreamState {
+    cache: PropertyCache,
+    list: ListChanges,
+    /// A part of a truncated set that is not in the cache yet. It is put there while the host
+    /// prepares the next part.
+    unapplied: Option<Reply>,
+}
+
+/// The changes of the `ListView` on one stream.
+#[derive(Default)]
+struct ListChanges {
+    in_flight: Option<InFlight<Result<ListUpdate, ExchangeError>>>,
+    /// The added tasks that the stream has not reported yet, each with the time since when.
+    unreported: Vec<(Duration, TaskId)>,
+    /// Ends when the first of them must be read.
+    patience: Option<InFlight<()>>,
 }
 
 type InFlight<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -93,6 +123,7 @@ impl Collector {
         session: Arc<Session>,
         observer: Arc<dyn Observer>,
         followers: Arc<TaskFollowers>,
+        ended_tasks: Arc<EndedTasks>,
         clock: Clock,
         max_wait: Duration,
         commands: mpsc::Receiver<Command>,
@@ -101,6 +132,7 @@ impl Collector {
             session,
             observer,
             followers,
+            ended_tasks,
             clock,
             max_wait,
             commands,
@@ -109,6 +141,7 @@ impl Collector {
             paths: FollowedPaths::default(),
             subscription: None,
             last_cancel: None,
+            reports_additions: true,
         }
     }
 
@@ -149,21 +182,19 @@ impl Collector {
     ) -> Result<Infallible, HostError> {
         let subscription = self.subscribe(login).await?;
         self.followers.list_view_recreated();
-        let mut cache = PropertyCache::default();
+        let mut stream = StreamState::default();
         // `version` belongs to the last complete set, `next` is the one to wait from. They differ
         // within a truncated set, because its versions can be used only once.
         let (mut version, mut next) = (String::new(), String::new());
         let (mut from_scratch, mut first, mut failed_waits, mut idle) = (true, true, 0, 0);
-        let mut task_read: Option<InFlight<Result<TaskUpdates, ExchangeError>>> = None;
         loop {
             let within_set = next != version;
-            let at_once = within_set || from_scratch || self.barriers.begin_round();
-            if from_scratch && !within_set {
-                self.barriers.begin_round();
+            let at_once = within_set || from_scratch || self.barriers.need_round();
+            if !within_set {
+                self.barriers.wait_sent();
             }
             let wait_start = self.clock.elapsed();
-            let result =
-                self.wait(login, &subscription, &next, at_once, &cache, &mut task_read).await?;
+            let result = self.wait(login, &subscription, &next, at_once, &mut stream).await?;
             let reply = match result {
                 Ok(reply) => reply,
                 Err(error) => {
@@ -171,7 +202,7 @@ impl Collector {
                     if !self.can_resume(login, error, failed_waits, &mut version).await?
                         || version.is_empty()
                     {
-                        cache = PropertyCache::default();
+                        stream.cache = PropertyCache::default();
                         version.clear();
                         from_scratch = true;
                     }
@@ -187,22 +218,22 @@ impl Collector {
                 // The host does not hold the wait. Do not flood it with requests.
                 self.clock.sleep(Duration::from_secs(1)).await;
             }
-            if let Some(set) = reply.return_value().map(UpdateSet::from_element) {
-                set.objects.iter().for_each(|update| cache.apply(update));
-                set.version.clone_into(&mut next);
-                if set.truncated {
+            if let Some(set) = reply.return_value() {
+                set.child_text("version").unwrap_or_default().clone_into(&mut next);
+                let is_truncated = set.child("truncated").and_then(boolean) == Some(true);
+                stream.unapplied = Some(reply);
+                if is_truncated {
                     continue;
                 }
+                stream.apply();
             }
             version.clone_from(&next);
-            self.commit(login, &subscription, &mut cache, from_scratch).await?;
+            self.commit(login, &subscription, &mut stream.cache, from_scratch).await?;
             from_scratch = false;
             if std::mem::take(&mut first) {
                 on_synced();
             }
-            if at_once {
-                self.barriers.complete_round();
-            }
+            self.barriers.wait_completed();
         }
     }
 
@@ -214,6 +245,7 @@ impl Collector {
         let created = Subscription::create(&self.session, login, &mut self.paths).await;
         let subscription = created.map_err(refused_to_follow)?;
         self.subscription = Some(subscription.clone());
+        self.reports_additions = true;
         Ok(subscription)
     }
 
@@ -229,10 +261,9 @@ impl Collector {
         subscription: &Subscription,
         version: &str,
         at_once: bool,
-        cache: &PropertyCache,
-        task_read: &mut Option<InFlight<Result<TaskUpdates, ExchangeError>>>,
+        stream: &mut StreamState,
     ) -> Result<Result<Reply, ExchangeError>, HostError> {
-        const FIRST_REPEAT: Duration = Duration::from_millis(100);
+        const SECOND_REPEAT: Duration = Duration::from_millis(10);
         const LAST_REPEAT: Duration = Duration::from_secs(5);
         let collector = &login.content.property_collector;
         let seconds =
@@ -245,21 +276,31 @@ impl Collector {
             let request = request::cancel_wait_for_updates(&login.content.property_collector);
             Box::pin(async move {
                 // The result does not matter: the pending wait ends if the cancel worked.
-                let _ = session.send(&login, request, TimeoutClass::Ordinary).await;
+                let _ = session.send(&login, request, Lane::Reserved).await;
             }) as InFlight<()>
         };
         let (mut cancelling, mut repeat, mut pause): (
             Option<InFlight<()>>,
             Option<InFlight<()>>,
             _,
-        ) = (None, None, FIRST_REPEAT);
-        let answer = session.send(login, request, TimeoutClass::LongPoll);
-        tokio::pin!(answer);
-        if task_read.is_none() {
-            *task_read = self.next_task_read(login, subscription);
+        ) = (None, None, Duration::ZERO);
+        let mut answer = Box::pin(session.send(login, request, Lane::LongPoll));
+        if stream.unapplied.is_some() {
+            // The request is sent first, so that the host works meanwhile.
+            let sent = futures_util::poll!(answer.as_mut());
+            stream.apply();
+            if let Poll::Ready(answer) = sent {
+                return Ok(answer);
+            }
+        }
+        let StreamState { cache, list, .. } = stream;
+        if list.in_flight.is_none() {
+            list.in_flight = self.next_list_update(login, subscription);
         }
         loop {
             tokio::select! {
+                // The answer first: it may make the next cancel needless.
+                biased;
                 answer = &mut answer => {
                     if let Some(cancelling) = cancelling {
                         // Otherwise the cancel could reach the host later and end the next wait.
@@ -269,22 +310,18 @@ impl Collector {
                 }
                 () = poll_in_flight(&mut cancelling) => {
                     // The cancel can reach the host before the wait does. Then the wait
-                    // continues, so otter sends the cancel again.
-                    let clock = clock.clone();
-                    repeat = Some(Box::pin(async move { clock.sleep(pause).await }));
-                    pause = (pause * 2).min(LAST_REPEAT);
+                    // continues, so otter sends the cancel again, first at once.
+                    let (clock, pause_now) = (clock.clone(), pause);
+                    repeat = Some(Box::pin(async move {
+                        if !pause_now.is_zero() {
+                            clock.sleep(pause_now).await;
+                        }
+                    }));
+                    pause = (pause * 2).clamp(SECOND_REPEAT, LAST_REPEAT);
                 }
                 () = poll_in_flight(&mut repeat) => {
                     self.last_cancel = Some(clock.elapsed());
                     cancelling = Some(cancel());
-                }
-                Some(command) = self.commands.recv() => {
-                    let barrier = matches!(command, Command::Barrier(_));
-                    self.handle(command);
-                    if barrier && !at_once && cancelling.is_none() && repeat.is_none() {
-                        self.last_cancel = Some(clock.elapsed());
-                        cancelling = Some(cancel());
-                    }
                 }
                 () = session.recheck_requested(login) => {
                     if !session.is_valid(login).await? {
@@ -292,14 +329,35 @@ impl Collector {
                     }
                     session.confirm_valid();
                 }
-                () = self.followers.list_changed(), if task_read.is_none() => {
-                    *task_read = self.next_task_read(login, subscription);
-                }
-                read = poll_in_flight(task_read) => {
-                    for (task, info) in read.map_err(refused_to_follow)? {
-                        self.report_task(cache, &task, info.as_ref());
+                update = poll_in_flight(&mut list.in_flight) => {
+                    let ListUpdate { read, listed } = update.map_err(refused_to_follow)?;
+                    for (task, info) in read {
+                        self.report_task(login, cache, &task, info.as_ref());
                     }
-                    *task_read = self.next_task_read(login, subscription);
+                    let since = clock.elapsed();
+                    let unreported = self.followers.unreported(listed);
+                    list.unreported.extend(unreported.into_iter().map(|task| (since, task)));
+                    list.start_patience(&clock);
+                    list.in_flight = self.next_list_update(login, subscription);
+                }
+                () = self.followers.list_changed(), if list.in_flight.is_none() => {
+                    list.in_flight = self.next_list_update(login, subscription);
+                }
+                () = poll_in_flight(&mut list.patience) => {
+                    let overdue = self.followers.unreported(list.take_overdue(clock.elapsed()));
+                    for task in &overdue {
+                        self.reports_additions = false;
+                        self.followers.relist(task);
+                    }
+                    list.start_patience(&clock);
+                }
+                Some(command) = self.commands.recv() => {
+                    self.handle(command);
+                    let is_too_early = !at_once && self.barriers.outlast_pending_wait();
+                    if is_too_early && cancelling.is_none() && repeat.is_none() {
+                        self.last_cancel = Some(clock.elapsed());
+                        cancelling = Some(cancel());
+                    }
                 }
             }
         }
@@ -307,7 +365,7 @@ impl Collector {
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Barrier(waiter) => self.barriers.join(waiter),
+            Command::Barrier(waiter, covered) => self.barriers.join(waiter, covered),
             Command::Report(fact, sender) => {
                 self.observer.observe(Facts { complete: false, changes: vec![fact] });
                 // It fails if the sender no longer waits.
@@ -391,7 +449,7 @@ impl Collector {
         }
         for (task, info) in &tasks {
             match info {
-                Some(info) => self.followers.report(task, info),
+                Some(info) => self.report_info(login, task, info),
                 // The task left the list view, or its info is incomplete. A read shows which.
                 None => self.followers.relist(task),
             }
@@ -406,12 +464,20 @@ impl Collector {
         cache: &mut PropertyCache,
     ) -> Result<(), ExchangeError> {
         let properties = self.paths.specs();
-        match read_once(&self.session, login, properties, Selection::Objects(objects)).await {
+        match read_once(
+            &self.session,
+            login,
+            properties,
+            Selection::Objects(objects),
+            Lane::Reserved,
+        )
+        .await
+        {
             Ok(contents) => contents.objects().for_each(|content| cache.replace(&content)),
             Err(error) if error.is_fault("ManagedObjectNotFound") => {
                 for object in objects {
                     let one = Selection::Objects(std::slice::from_ref(object));
-                    match read_once(&self.session, login, properties, one).await {
+                    match read_once(&self.session, login, properties, one, Lane::Reserved).await {
                         Ok(contents) => {
                             contents.objects().for_each(|content| cache.replace(&content));
                         }
@@ -449,10 +515,15 @@ impl Collector {
             return Err(session_lost());
         }
         let name = [PropertySpec { object_type: "VirtualMachine", paths: vec!["name"] }];
-        let second_read =
-            read_once(&self.session, login, &name, Selection::View(&subscription.machines))
-                .await
-                .map_err(refused_to_follow)?;
+        let second_read = read_once(
+            &self.session,
+            login,
+            &name,
+            Selection::View(&subscription.machines),
+            Lane::Reserved,
+        )
+        .await
+        .map_err(refused_to_follow)?;
         let present: BTreeSet<MachineId> = second_read
             .objects()
             .map(|content| MachineId::from_backend(content.object.value))
@@ -473,24 +544,40 @@ impl Collector {
         Ok(())
     }
 
-    fn next_task_read(
+    fn next_list_update(
         &self,
         login: &Arc<Login>,
         subscription: &Subscription,
-    ) -> Option<InFlight<Result<TaskUpdates, ExchangeError>>> {
-        let changes = self.followers.take_list_changes()?;
+    ) -> Option<InFlight<Result<ListUpdate, ExchangeError>>> {
+        let mut changes = self.followers.take_list_changes()?;
+        if !self.reports_additions {
+            changes.read.clone_from(&changes.add);
+        }
         let (session, login, list) =
             (Arc::clone(&self.session), Arc::clone(login), subscription.tasks.clone());
         Some(Box::pin(async move { update_and_read(&session, &login, &list, changes).await }))
     }
 
-    fn report_task(&self, cache: &PropertyCache, task: &TaskId, info: Option<&TaskInfo>) {
+    fn report_task(
+        &mut self,
+        login: &Login,
+        cache: &PropertyCache,
+        task: &TaskId,
+        info: Option<&TaskInfo>,
+    ) {
         if let Some(fact) = self.guest_restart(cache, task, info) {
             self.observer.observe(Facts { complete: false, changes: vec![fact] });
         }
         match info {
-            Some(info) => self.followers.report(task, info),
+            Some(info) => self.report_info(login, task, info),
             None => self.followers.report_vanished(task),
+        }
+    }
+
+    fn report_info(&mut self, login: &Login, task: &TaskId, info: &TaskInfo) {
+        self.ended_tasks.note(login, task, info);
+        if self.followers.report(task, info) {
+            self.barriers.task_ended();
         }
     }
 
@@ -502,6 +589,39 @@ impl Collector {
     ) -> Option<Fact> {
         let info = info.filter(|info| info.restarts_guest() && self.followers.is_followed(task))?;
         cache.machine_for_entity(info.entity.as_ref()?).map(Fact::GuestRestarted)
+    }
+}
+
+impl StreamState {
+    /// Puts the last part of a set into the cache.
+    fn apply(&mut self) {
+        let Some(reply) = self.unapplied.take() else { return };
+        if let Some(set) = reply.return_value().map(UpdateSet::from_element) {
+            set.objects.iter().for_each(|update| self.cache.apply(update));
+        }
+    }
+}
+
+impl ListChanges {
+    /// How long the stream may take to report an added task. Hosts that report additions do so at
+    /// once.
+    const PATIENCE: Duration = Duration::from_millis(250);
+
+    /// Begins to wait for the oldest task that is not reported, if there is one.
+    fn start_patience(&mut self, clock: &Clock) {
+        if self.patience.is_none()
+            && let Some((since, _)) = self.unreported.first()
+        {
+            let left = (*since + Self::PATIENCE).saturating_sub(clock.elapsed());
+            let clock = clock.clone();
+            self.patience = Some(Box::pin(async move { clock.sleep(left).await }));
+        }
+    }
+
+    /// Takes the tasks that had their time.
+    fn take_overdue(&mut self, now: Duration) -> Vec<TaskId> {
+        let is_overdue = |(since, _): &mut (Duration, TaskId)| *since + Self::PATIENCE <= now;
+        self.unreported.extract_if(.., is_overdue).map(|(_, task)| task).collect()
     }
 }
 

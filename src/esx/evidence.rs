@@ -1,22 +1,31 @@
-//! Direct reads of one machine: the evidence of whether a call ran, the addresses of the guest, and
-//! properties as JSON.
+//! The evidence of whether a call ran: the state of machines, their recent tasks, and the boot time
+//! of their host, read directly from the host.
+//!
+//! One read of a machine has its state, the references to its recent tasks, and its host. The tasks
+//! that otter has not yet seen as ended are read, all in one call, and then the machine is read
+//! once more: the tasks are always older than the state of the machine. If a task is seen as ended, its
+//! effect is therefore visible in the machine.
 
-use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::sync::Arc;
 
+use super::connections::Lane;
+use super::ended_tasks::EndedTasks;
 use super::machine::{GuestProperties, power_state, question, snapshots};
-use super::property_reader::{Contents, first_value, permission_denied, read_object};
-use super::session::Session;
-use super::soap::property::{boolean, references};
+use super::property_reader::{Contents, read_checked, read_once};
+use super::session::{Login, Session, session_lost};
+use super::soap::Reference;
+use super::soap::property::{ObjectContent, boolean, references};
+use super::soap::request::{PropertySpec, Selection};
 use super::soap::xml::Element;
-use super::soap::{Reference, json};
 use super::task_info::{TaskInfo, TaskState};
 use crate::domain::call::{Evidence, RecentTask, SnapshotEvidence};
 use crate::domain::ids::{MachineId, TaskId};
 use crate::domain::machine::MachineIdentity;
 use crate::domain::snapshot::{Snapshot, Snapshots};
-use crate::hypervisor::{Fact, HostError, HostErrorKind};
+use crate::hypervisor::{HostError, HostErrorKind};
 
-/// The properties that [`read_evidence`] reads.
+/// The properties of a machine that are evidence.
 const PATHS: [&str; 10] = [
     "runtime.powerState",
     "snapshot",
@@ -30,119 +39,220 @@ const PATHS: [&str; 10] = [
     "config.files.vmPathName",
 ];
 
-/// The most times that the tasks are read again because `recentTask` changed meanwhile.
-const TRIES: usize = 4;
+/// The most times that a machine is read, because `recentTask` names a task that was not read yet.
+const TRIES: usize = 5;
 
-/// Reads a machine, its recent tasks, and the boot time of its host. The tasks are read before the
-/// machine. If a task is seen as ended, its effect is therefore visible in the machine.
+/// The most tasks that one call reads.
+const TASKS_PER_READ: usize = 500;
+
+/// Reads the evidence of one machine.
 ///
 /// # Errors
-/// `NotFound` if the host does not know the machine; otherwise as [`read_object`].
-pub async fn read_evidence(session: &Session, machine: &MachineId) -> Result<Evidence, HostError> {
-    let (object, name) = (reference(machine), format!("machine {machine}"));
-    let read = || read_object(session, &object, &PATHS, &name);
-    let recent_task_references = |contents: &Contents| {
-        first_value(contents, "recentTask").map(references).unwrap_or_default()
-    };
-    let mut contents = read().await?;
-    let mut recent_tasks = Vec::new();
-    for _ in 0..TRIES {
-        let tasks = recent_task_references(&contents);
-        recent_tasks.clear();
-        if tasks.is_empty() {
-            break;
+/// `NotFound` if the host does not know the machine; otherwise as
+/// [`read_object`](super::property_reader::read_object).
+pub async fn read_evidence(
+    session: &Session,
+    ended_tasks: &EndedTasks,
+    machine: &MachineId,
+    lane: Lane,
+) -> Result<Evidence, HostError> {
+    let machines = std::slice::from_ref(machine);
+    let mut evidence = read_evidence_of_many(session, ended_tasks, machines, lane).await?;
+    evidence.remove(machine).ok_or_else(|| {
+        HostError::new(HostErrorKind::NotFound, format!("The host has no machine {machine}."))
+    })
+}
+
+/// Reads the evidence of several machines together. A machine without evidence is missing in the
+/// result.
+///
+/// # Errors
+/// Fails if one of the reads does, even if it could succeed for some of the machines.
+pub async fn read_evidence_of_many(
+    session: &Session,
+    ended_tasks: &EndedTasks,
+    machines: &[MachineId],
+    lane: Lane,
+) -> Result<HashMap<MachineId, Evidence>, HostError> {
+    let mut found = HashMap::new();
+    // The tasks that this read has seen, `None` if the host no longer knows one.
+    let mut seen: HashMap<TaskId, Option<RecentTask>> = HashMap::new();
+    let mut open = machines.to_vec();
+    for last_try in (0..TRIES).map(|tried| tried + 1 == TRIES) {
+        let (login, contents) = read_machines(session, &open, lane).await?;
+        let objects = by_reference(&contents);
+        let is_unknown =
+            |task: &TaskId| !seen.contains_key(task) && ended_tasks.get(&login, task).is_none();
+        let mut unread: Vec<TaskId> = Vec::new();
+        let mut incomplete = Vec::new();
+        for machine in &open {
+            let tasks = objects.get(&reference(machine)).map(recent_tasks).unwrap_or_default();
+            let before = unread.len();
+            unread.extend(tasks.into_iter().filter(is_unknown));
+            if unread.len() > before {
+                incomplete.push(machine.clone());
+            }
         }
-        for task in &tasks {
-            recent_tasks.extend(recent_task(session, task).await?);
+        if !unread.is_empty() {
+            read_tasks(session, ended_tasks, &unread, &mut seen, lane).await?;
         }
-        contents = read().await?;
-        if recent_task_references(&contents) == tasks {
+        for machine in open.iter().filter(|machine| last_try || !incomplete.contains(machine)) {
+            let Some(object) = objects.get(&reference(machine)) else { continue };
+            let known = |task: &TaskId| match seen.get(task) {
+                Some(task) => task.clone(),
+                None => ended_tasks.get(&login, task),
+            };
+            let tasks = recent_tasks(object).iter().filter_map(known).collect();
+            found.insert(machine.clone(), evidence(machine, object, tasks, &objects));
+        }
+        open = incomplete;
+        if open.is_empty() {
             break;
         }
     }
-    let value = |path| first_value(&contents, path);
+    Ok(found)
+}
+
+/// Reads machines with their hosts. A single machine is read again on a new session if the session
+/// looks lost; several are not, because each of them can be read alone afterwards.
+async fn read_machines(
+    session: &Session,
+    machines: &[MachineId],
+    lane: Lane,
+) -> Result<(Arc<Login>, Contents), HostError> {
+    let properties = [
+        PropertySpec { object_type: "VirtualMachine", paths: PATHS.to_vec() },
+        PropertySpec { object_type: "HostSystem", paths: vec!["runtime.bootTime"] },
+    ];
+    let objects: Vec<Reference> = machines.iter().map(reference).collect();
+    let selection = Selection::ObjectsAndReferenced {
+        objects: &objects,
+        object_type: "VirtualMachine",
+        path: "runtime.host",
+    };
+    if let [machine] = machines {
+        let name = format!("machine {machine}");
+        return read_checked(session, &properties, selection, &name, lane).await;
+    }
+    let login = session.current_login().await?;
+    let contents = read_once(session, &login, &properties, selection, lane)
+        .await
+        .map_err(|error| error.into_error("The host refused to read machines"))?;
+    if contents.looks_unauthenticated() {
+        return Err(session_lost());
+    }
+    Ok((login, contents))
+}
+
+/// Reads tasks in as few calls as possible, one by one only if the host no longer knows all of
+/// them.
+async fn read_tasks(
+    session: &Session,
+    ended_tasks: &EndedTasks,
+    tasks: &[TaskId],
+    seen: &mut HashMap<TaskId, Option<RecentTask>>,
+    lane: Lane,
+) -> Result<(), HostError> {
+    for part in tasks.chunks(TASKS_PER_READ) {
+        if read_tasks_at_once(session, ended_tasks, part, seen, lane).await? {
+            continue;
+        }
+        for task in part {
+            let one = std::slice::from_ref(task);
+            if !read_tasks_at_once(session, ended_tasks, one, seen, lane).await? {
+                seen.insert(task.clone(), None);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads tasks in one call. Returns `false` if the host does not know one of them.
+async fn read_tasks_at_once(
+    session: &Session,
+    ended_tasks: &EndedTasks,
+    tasks: &[TaskId],
+    seen: &mut HashMap<TaskId, Option<RecentTask>>,
+    lane: Lane,
+) -> Result<bool, HostError> {
+    let properties = [PropertySpec { object_type: "Task", paths: vec!["info"] }];
+    let objects: Vec<Reference> =
+        tasks.iter().map(|task| Reference::new("Task", task.backend_text())).collect();
+    let name = match tasks {
+        [task] => format!("task {task}"),
+        _ => "recent tasks".to_owned(),
+    };
+    let selection = Selection::Objects(&objects);
+    let read = read_checked(session, &properties, selection, &name, lane).await;
+    let (login, contents) = match read {
+        Ok(read) => read,
+        Err(error) if error.kind == HostErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let mut number = 0;
+    for object in contents.objects() {
+        let id = TaskId::from_backend(&object.object.value);
+        let info = value(&object, "info").map(TaskInfo::from_element);
+        let task = info.map(|info| {
+            ended_tasks.note(&login, &id, &info);
+            RecentTask {
+                id: id.clone(),
+                call: info.call(),
+                by_us: info.user.as_deref().is_some_and(|user| login.is_own_account(user)),
+                running: info.state == TaskState::Running,
+            }
+        });
+        seen.insert(id, task);
+        number += 1;
+    }
+    Ok(number == tasks.len())
+}
+
+fn evidence(
+    machine: &MachineId,
+    object: &ObjectContent<'_>,
+    recent_tasks: Vec<RecentTask>,
+    objects: &HashMap<Reference, ObjectContent<'_>>,
+) -> Evidence {
+    let value = |path| value(object, path);
     let text =
         |path| value(path).map(Element::text).filter(|text| !text.is_empty()).map(str::to_owned);
     let Snapshots { current, items } = value("snapshot").map(snapshots).unwrap_or_default();
-    let identity = MachineIdentity {
-        id: machine.clone(),
-        instance_uuid: text("config.instanceUuid"),
-        path: text("config.files.vmPathName"),
-    };
     let mut guest = GuestProperties::default();
     for path in ["guest.toolsRunningStatus", "guest.toolsStatus"] {
         guest.assign(path, value(path));
     }
-    let question = value("runtime.question").and_then(question).map(|question| question.id);
-    let host_boot_time = match value("runtime.host").and_then(Reference::from_element) {
-        Some(host) => boot_time(session, &host).await?,
-        None => None,
-    };
-    Ok(Evidence {
-        identity,
+    let host = value("runtime.host").and_then(Reference::from_element);
+    let host = host.and_then(|host| objects.get(&host));
+    let boot_time = host.and_then(|host| self::value(host, "runtime.bootTime"));
+    Evidence {
+        identity: MachineIdentity {
+            id: machine.clone(),
+            instance_uuid: text("config.instanceUuid"),
+            path: text("config.files.vmPathName"),
+        },
         power_state: value("runtime.powerState").and_then(power_state),
         current_snapshot: current,
         snapshots: items.into_iter().map(snapshot_evidence).collect(),
         tools_running: guest.guest().tools_running,
-        question,
+        question: value("runtime.question").and_then(question).map(|question| question.id),
         consolidation_needed: value("runtime.consolidationNeeded").and_then(boolean),
-        host_boot_time,
+        host_boot_time: boot_time.map(|time| time.text().trim().to_owned()),
         recent_tasks,
-    })
+    }
 }
 
-/// Reads the guest's addresses and whether its tools run, as a fact for the observer.
-///
-/// # Errors
-/// As [`read_evidence`].
-pub async fn read_guest(session: &Session, machine: &MachineId) -> Result<Fact, HostError> {
-    let name = format!("machine {machine}");
-    let contents = read_object(session, &reference(machine), GuestProperties::PATHS, &name).await?;
-    let mut properties = GuestProperties::default();
-    for (path, value) in contents.objects().flat_map(|object| object.properties) {
-        properties.assign(path, Some(value));
-    }
-    let guest = properties.guest();
-    Ok(Fact::GuestConfirmed {
-        machine: machine.clone(),
-        tools_running: guest.tools_running,
-        ip_address: guest.ip_address,
-        interfaces: guest.interfaces,
-    })
+fn by_reference(contents: &Contents) -> HashMap<Reference, ObjectContent<'_>> {
+    contents.objects().map(|object| (object.object.clone(), object)).collect()
 }
 
-/// Reads properties by their paths as JSON, null if a property has no value.
-///
-/// # Errors
-/// `InvalidProperty` if a machine has no property of a path, `Forbidden` if the account may not
-/// read one; otherwise as [`read_evidence`].
-pub async fn read_properties(
-    session: &Session,
-    machine: &MachineId,
-    paths: &[String],
-) -> Result<Map<String, Value>, HostError> {
-    let mut values: Map<String, Value> =
-        paths.iter().map(|path| (path.clone(), Value::Null)).collect();
-    if values.is_empty() {
-        return Ok(values);
-    }
-    let name = format!("machine {machine}");
-    let path_names: Vec<&str> = paths.iter().map(String::as_str).collect();
-    let contents = read_object(session, &reference(machine), &path_names, &name).await?;
-    for object in contents.objects() {
-        if let Some(missing) = object.missing.into_iter().next() {
-            let prefix = format!("The host refused to read {} of {name}", missing.path);
-            return Err(if missing.fault.is_not_authenticated() {
-                permission_denied(missing.fault, &prefix)
-            } else {
-                missing.fault.into_error(&prefix)
-            });
-        }
-        for (path, value) in object.properties {
-            values.insert(path.to_owned(), json::to_json(value));
-        }
-    }
-    Ok(values)
+fn recent_tasks(object: &ObjectContent<'_>) -> Vec<TaskId> {
+    let tasks = value(object, "recentTask").map(references).unwrap_or_default();
+    tasks.into_iter().map(|task| TaskId::from_backend(task.value)).collect()
+}
+
+fn value<'c>(object: &ObjectContent<'c>, path: &str) -> Option<Element<'c>> {
+    object.properties.iter().find(|(name, _)| *name == path).map(|(_, value)| *value)
 }
 
 fn snapshot_evidence(snapshot: Snapshot) -> SnapshotEvidence {
@@ -161,37 +271,4 @@ fn snapshot_evidence(snapshot: Snapshot) -> SnapshotEvidence {
 
 fn reference(machine: &MachineId) -> Reference {
     Reference::new("VirtualMachine", machine.backend_text())
-}
-
-/// Reads one recent task. `None` if the host no longer knows it.
-async fn recent_task(session: &Session, task: &Reference) -> Result<Option<RecentTask>, HostError> {
-    let contents =
-        match read_object(session, task, &["info"], &format!("task {}", task.value)).await {
-            Ok(contents) => contents,
-            Err(error) if error.kind == HostErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-    let Some(info) = first_value(&contents, "info").map(TaskInfo::from_element) else {
-        return Ok(None);
-    };
-    let login = session.current_login().await?;
-    Ok(Some(RecentTask {
-        id: TaskId::from_backend(&task.value),
-        call: info.call(),
-        by_us: info.user.as_deref().is_some_and(|user| login.is_own_account(user)),
-        running: info.state == TaskState::Running,
-    }))
-}
-
-/// Reads when the host was booted. `None` if the host does not report it.
-async fn boot_time(session: &Session, host: &Reference) -> Result<Option<String>, HostError> {
-    let contents =
-        match read_object(session, host, &["runtime.bootTime"], &format!("host {}", host.value))
-            .await
-        {
-            Ok(contents) => contents,
-            Err(error) if error.kind == HostErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-    Ok(first_value(&contents, "runtime.bootTime").map(|time| time.text().trim().to_owned()))
 }

@@ -3,8 +3,8 @@
 //! `soap` encodes requests and parses answers, `transport` sends them, `session` and `session_loop`
 //! keep the login, `tls` and `certificate_verifiers` decide which server is trusted, `collector`
 //! follows the host and reports facts, `calls` changes machines,
-//! `evidence` reads them directly, and `diagnosis` is `otter doctor`. `README.md` in this directory
-//! lists the facts about vim25 that this code relies on.
+//! `evidence` and `machine_read` read them directly, and `diagnosis` is `otter doctor`.
+//! `README.md` in this directory lists the facts about vim25 that this code relies on.
 
 mod barrier;
 mod calls;
@@ -12,12 +12,16 @@ mod certificate;
 mod certificate_error;
 mod certificate_verifiers;
 mod collector;
+mod connections;
 mod datastore;
 mod device;
 mod diagnosis;
+mod ended_tasks;
 mod evidence;
+mod evidence_reader;
 mod handshake_error;
 mod machine;
+mod machine_read;
 mod network;
 mod options;
 pub mod property_cache;
@@ -47,10 +51,15 @@ use crate::clock::Clock;
 use crate::domain::call::{Evidence, HostCall};
 use crate::domain::ids::{JobId, MachineId, TaskId};
 use crate::hypervisor::{
-    Accepted, CallError, Capability, HostError, HostErrorKind, Hypervisor, Observer, TaskStatus,
+    Accepted, CallError, CallTerms, Capability, HostError, HostErrorKind, Hypervisor, Observer,
+    TaskStatus,
 };
 use crate::telemetry::metrics::Metrics;
+use barrier::Covered;
 use collector::{Collector, Command};
+use connections::Lane;
+use ended_tasks::EndedTasks;
+use evidence_reader::EvidenceReader;
 use session::Session;
 use session_loop::SessionLoop;
 use task_followers::TaskFollowers;
@@ -72,6 +81,8 @@ const COMMANDS: usize = 1_024;
 pub struct EsxHypervisor {
     session: Arc<Session>,
     followers: Arc<TaskFollowers>,
+    ended_tasks: Arc<EndedTasks>,
+    evidence: EvidenceReader,
     clock: Clock,
     max_wait: Duration,
     login_backoff: Duration,
@@ -100,9 +111,14 @@ impl EsxHypervisor {
     ) -> Result<Self, OptionsError> {
         options.check()?;
         let (commands, inbox) = mpsc::channel(COMMANDS);
+        let session = Arc::new(Session::new(options, clock.clone(), metrics)?);
+        let ended_tasks: Arc<EndedTasks> = Arc::default();
+        let evidence = EvidenceReader::new(Arc::clone(&session), Arc::clone(&ended_tasks));
         Ok(Self {
-            session: Arc::new(Session::new(options, clock.clone(), metrics)?),
+            session,
             followers: Arc::default(),
+            ended_tasks,
+            evidence,
             clock,
             max_wait: options.max_wait,
             login_backoff: options.login_backoff,
@@ -113,6 +129,15 @@ impl EsxHypervisor {
 
     async fn send_command(&self, command: Command) -> Result<(), HostError> {
         self.commands.send(command).await.map_err(|_| stopped())
+    }
+
+    async fn pass_barrier(&self, covered: Covered) -> Result<(), HostError> {
+        let (waiter, passed) = oneshot::channel();
+        self.send_command(Command::Barrier(waiter, covered)).await?;
+        match passed.await {
+            Ok(passed) => passed,
+            Err(_) => Err(stopped()),
+        }
     }
 }
 
@@ -134,14 +159,15 @@ impl Hypervisor for EsxHypervisor {
             Arc::clone(&self.session),
             Arc::clone(&observer),
             Arc::clone(&self.followers),
+            Arc::clone(&self.ended_tasks),
             self.clock.clone(),
             self.max_wait,
             inbox,
         );
         let session = Arc::clone(&self.session);
-        SessionLoop::new(session, observer, self.clock.clone(), self.login_backoff, collector)
-            .run(stop)
-            .await;
+        let session_loop =
+            SessionLoop::new(session, observer, self.clock.clone(), self.login_backoff, collector);
+        Box::pin(session_loop.run(stop)).await;
         self.followers.close();
         Ok(())
     }
@@ -152,7 +178,17 @@ impl Hypervisor for EsxHypervisor {
         call: &HostCall,
         job: JobId,
     ) -> Result<Accepted, CallError> {
-        calls::call(&self.session, machine, call, job).await
+        calls::call(&self.session, machine, call, job, CallTerms::default()).await
+    }
+
+    async fn call_on_terms(
+        &self,
+        machine: &MachineId,
+        call: &HostCall,
+        job: JobId,
+        terms: CallTerms,
+    ) -> Result<Accepted, CallError> {
+        calls::call(&self.session, machine, call, job, terms).await
     }
 
     async fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
@@ -164,20 +200,23 @@ impl Hypervisor for EsxHypervisor {
     }
 
     async fn barrier(&self) -> Result<(), HostError> {
-        let (waiter, passed) = oneshot::channel();
-        self.send_command(Command::Barrier(waiter)).await?;
-        match passed.await {
-            Ok(passed) => passed,
-            Err(_) => Err(stopped()),
-        }
+        self.pass_barrier(Covered::Everything).await
+    }
+
+    async fn barrier_after_task(&self) -> Result<(), HostError> {
+        self.pass_barrier(Covered::EndedTasks).await
     }
 
     async fn read_evidence(&self, machine: &MachineId) -> Result<Evidence, HostError> {
-        evidence::read_evidence(&self.session, machine).await
+        self.evidence.read(machine).await
+    }
+
+    async fn read_evidence_urgently(&self, machine: &MachineId) -> Result<Evidence, HostError> {
+        self.evidence.read_alone(machine, Lane::Reserved).await
     }
 
     async fn confirm_guest(&self, machine: &MachineId) -> Result<(), HostError> {
-        let fact = evidence::read_guest(&self.session, machine).await?;
+        let fact = machine_read::read_guest(&self.session, machine).await?;
         let (waiter, reported) = oneshot::channel();
         self.send_command(Command::Report(fact, waiter)).await?;
         reported.await.map_err(|_| stopped())
@@ -192,7 +231,7 @@ impl Hypervisor for EsxHypervisor {
         machine: &MachineId,
         paths: &[String],
     ) -> Result<serde_json::Map<String, serde_json::Value>, HostError> {
-        evidence::read_properties(&self.session, machine, paths).await
+        machine_read::read_properties(&self.session, machine, paths).await
     }
 
     fn set_password(&self, password: SecretString) {

@@ -105,8 +105,6 @@ pub enum OptionsError {
     NoTime,
     #[error("an answer limit of {0} bytes is too small: the minimum is 64 KiB")]
     AnswerLimit(usize),
-    #[error("the HTTP client cannot be set up")]
-    Client(#[source] reqwest::Error),
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
@@ -121,9 +119,7 @@ impl OptionsError {
             Self::NoUsername => "esx.username",
             Self::Header(..) => "esx.headers",
             Self::AnswerLimit(_) => "esx.answer_limit",
-            Self::Tls(TlsError::Setup(_) | TlsError::Verifier(_))
-            | Self::NoTime
-            | Self::Client(_) => "esx",
+            Self::Tls(TlsError::Setup(_) | TlsError::Verifier(_)) | Self::NoTime => "esx",
             Self::Tls(_) => "esx.verify",
         }
     }

@@ -12,6 +12,7 @@ use super::machine::MachineProperties;
 use super::network::{NETWORK_PATHS, NetworkNames, NetworkProperties};
 use super::soap::Reference;
 use super::soap::property::{ChangedValue, ObjectContent, ObjectUpdate, UpdateKind};
+use super::soap::xml::Element;
 use super::task_info::TaskInfo;
 use crate::domain::ids::{DatastoreId, MachineId, TaskId};
 use crate::hypervisor::{Fact, Facts};
@@ -55,15 +56,17 @@ impl PropertyCache {
         self.note_missing(
             update.missing.iter().any(|missing| missing.fault.is_not_authenticated()),
         );
+        let mut properties = self.properties(object);
+        let mut is_understood = true;
         for change in &update.changes {
-            let understood = match change.value {
-                ChangedValue::Assigned(value) => self.assign(object, change.path, Some(value)),
-                ChangedValue::Unset => self.assign(object, change.path, None),
+            is_understood &= match change.value {
+                ChangedValue::Assigned(value) => properties.assign(change.path, Some(value)),
+                ChangedValue::Unset => properties.assign(change.path, None),
                 ChangedValue::Partial => false,
             };
-            if !understood {
-                self.incomplete.insert(object.clone());
-            }
+        }
+        if !is_understood {
+            self.incomplete.insert(object.clone());
         }
         self.changed.insert(object.clone());
     }
@@ -82,8 +85,9 @@ impl PropertyCache {
         self.note_missing(
             content.missing.iter().any(|missing| missing.fault.is_not_authenticated()),
         );
+        let mut properties = self.properties(&content.object);
         for (path, value) in &content.properties {
-            self.assign(&content.object, path, Some(*value));
+            properties.assign(path, Some(*value));
         }
         self.changed.insert(content.object.clone());
     }
@@ -235,33 +239,52 @@ impl PropertyCache {
         }
     }
 
-    /// Sets one property. Returns `false` if the path is not followed or the object is unknown.
-    fn assign(
-        &mut self,
-        object: &Reference,
-        path: &str,
-        value: Option<super::soap::xml::Element<'_>>,
-    ) -> bool {
-        match object.kind.as_str() {
+    /// The properties of an object, to set them.
+    fn properties(&mut self, object: &Reference) -> ObjectProperties<'_> {
+        let found = match object.kind.as_str() {
             "VirtualMachine" => self
                 .machines
                 .get_mut(&MachineId::from_backend(&object.value))
-                .is_some_and(|properties| properties.assign(path, value)),
+                .map(ObjectProperties::Machine),
             "Datastore" => self
                 .datastores
                 .get_mut(&DatastoreId::from_backend(&object.value))
-                .is_some_and(|properties| properties.assign(path, value)),
-            kind if is_network(kind) => self
-                .networks
-                .get_mut(object)
-                .is_some_and(|properties| properties.assign(path, value)),
+                .map(ObjectProperties::Datastore),
+            kind if is_network(kind) => {
+                self.networks.get_mut(object).map(ObjectProperties::Network)
+            }
             // No filter has other types.
-            _ => true,
-        }
+            _ => Some(ObjectProperties::Ignored),
+        };
+        found.unwrap_or(ObjectProperties::Unknown)
     }
 
     fn note_missing(&mut self, unauthenticated: bool) {
         self.unauthenticated |= unauthenticated;
+    }
+}
+
+/// The properties of one object.
+enum ObjectProperties<'c> {
+    Machine(&'c mut MachineProperties),
+    Datastore(&'c mut DatastoreProperties),
+    Network(&'c mut NetworkProperties),
+    Ignored,
+    /// The cache does not have the object.
+    Unknown,
+}
+
+impl ObjectProperties<'_> {
+    /// Sets one property, or unsets it with `None`. Returns `false` if the path is not followed or
+    /// the object is unknown.
+    fn assign(&mut self, path: &str, value: Option<Element<'_>>) -> bool {
+        match self {
+            Self::Machine(properties) => properties.assign(path, value),
+            Self::Datastore(properties) => properties.assign(path, value),
+            Self::Network(properties) => properties.assign(path, value),
+            Self::Ignored => true,
+            Self::Unknown => false,
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! Reads properties directly with `RetrievePropertiesEx`. If the answer can come from a lost
 //! session (an empty answer can), the session is checked and the read is repeated once.
 
+use std::sync::Arc;
+
+use super::connections::Lane;
 use super::session::{ExchangeError, Login, Recheck, Session};
 use super::soap::property::{ObjectContent, object_contents};
 use super::soap::request::{self, PropertySpec, Selection};
@@ -43,12 +46,13 @@ pub async fn read_once(
     login: &Login,
     properties: &[PropertySpec<'_>],
     selection: Selection<'_>,
+    lane: Lane,
 ) -> Result<Contents, ExchangeError> {
     let collector = &login.content.property_collector;
     let mut request = request::retrieve_properties(collector, properties, selection);
     let mut parts = Vec::new();
     loop {
-        let reply = session.send_repeatable(login, request).await?;
+        let reply = session.send_repeatable(login, request, lane).await?;
         let token =
             reply.return_value().and_then(|result| result.child_text("token")).map(str::to_owned);
         parts.push(reply);
@@ -81,16 +85,35 @@ pub async fn read_object(
 ) -> Result<Contents, HostError> {
     let properties = [PropertySpec { object_type: &object.kind, paths: paths.to_vec() }];
     let selection = Selection::Objects(std::slice::from_ref(object));
+    let (_, contents) = read_checked(session, &properties, selection, name, Lane::Ordinary).await?;
+    Ok(contents)
+}
+
+/// Reads properties of selected objects, and returns the login that was used. `name` is the name of
+/// the objects in error messages.
+///
+/// # Errors
+/// As [`read_object`]; `NotFound` if the host knows none of the objects.
+pub async fn read_checked(
+    session: &Session,
+    properties: &[PropertySpec<'_>],
+    selection: Selection<'_>,
+    name: &str,
+    lane: Lane,
+) -> Result<(Arc<Login>, Contents), HostError> {
     let prefix = format!("The host refused to read {name}");
-    let login = session.current_login().await?;
-    let first = read_once(session, &login, &properties, selection).await;
+    let mut login = session.current_login().await?;
+    let first = read_once(session, &login, properties, selection, lane).await;
     let lost = match &first {
         Ok(contents) => contents.looks_unauthenticated(),
         Err(error) => error.may_mean_lost_session(),
     };
     let answer = if lost {
         match session.recheck(&login).await? {
-            Recheck::NewLogin(login) => read_once(session, &login, &properties, selection).await,
+            Recheck::NewLogin(next) => {
+                login = next;
+                read_once(session, &login, properties, selection, lane).await
+            }
             Recheck::StillValid => first,
         }
     } else {
@@ -106,7 +129,7 @@ pub async fn read_object(
     if contents.objects().next().is_none() {
         return Err(HostError::new(HostErrorKind::NotFound, format!("The host has no {name}.")));
     }
-    Ok(contents)
+    Ok((login, contents))
 }
 
 /// The value of a property of the first object. `None` if it has no value.

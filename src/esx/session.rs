@@ -20,13 +20,14 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use super::connections::{Lane, Turn};
 use super::options::{EsxOptions, OptionsError};
 use super::service_content::{FALLBACK_VERSION, ServiceContent, choose_version, is_version_list};
 use super::soap::fault::{AccountRefusal, VimFault};
 use super::soap::property::object_contents;
 use super::soap::request::{self, PropertySpec, Request, Selection};
 use super::soap::response::{AnswerError, Reply, parse_answer};
-use super::transport::{HttpAnswer, TimeoutClass, Transport, TransportError};
+use super::transport::{HttpAnswer, Transport, TransportError};
 use crate::clock::Clock;
 use crate::hypervisor::{HostError, HostErrorKind};
 use crate::telemetry::metrics::Metrics;
@@ -63,12 +64,26 @@ pub struct Login {
     account_names: Vec<String>,
 }
 
+/// When a request may be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    pub lane: Lane,
+    /// The request is not sent after this time, by the clock's `elapsed`.
+    pub not_after: Option<Duration>,
+}
+
+impl From<Lane> for Terms {
+    fn from(lane: Lane) -> Self {
+        Self { lane, not_after: None }
+    }
+}
+
 /// Why a call has no result.
 #[derive(Debug)]
 pub enum ExchangeError {
     /// The host answered with a fault.
     Fault(VimFault),
-    /// No connection was made, so the call did not run.
+    /// The request was not sent, so the call did not run.
     NotSent(HostError),
     /// The connection broke before the answer came: the call may have run.
     Disconnected(HostError),
@@ -169,7 +184,7 @@ impl Session {
         }
     }
 
-    /// Makes one call over `login`.
+    /// Makes one call over `login`, when it is its turn.
     ///
     /// # Errors
     /// [`ExchangeError`].
@@ -177,11 +192,11 @@ impl Session {
         &self,
         login: &Login,
         request: Request,
-        timeout_class: TimeoutClass,
+        terms: impl Into<Terms> + Send,
     ) -> Result<Reply, ExchangeError> {
         let _in_flight = self.calls_in_flight.token();
         let (reply, _) =
-            self.exchange(login.version, Some(&login.cookie), request, timeout_class).await?;
+            self.exchange(login.version, Some(&login.cookie), request, terms.into()).await?;
         Ok(reply)
     }
 
@@ -193,11 +208,10 @@ impl Session {
         &self,
         login: &Login,
         request: Request,
+        lane: Lane,
     ) -> Result<Reply, ExchangeError> {
-        match self.send(login, request.clone(), TimeoutClass::Ordinary).await {
-            Err(ExchangeError::Disconnected(_)) => {
-                self.send(login, request, TimeoutClass::Ordinary).await
-            }
+        match self.send(login, request.clone(), lane).await {
+            Err(ExchangeError::Disconnected(_)) => self.send(login, request, lane).await,
             answer => answer,
         }
     }
@@ -269,7 +283,7 @@ impl Session {
             &properties,
             Selection::Objects(std::slice::from_ref(&manager)),
         );
-        match self.send_repeatable(login, request).await {
+        match self.send_repeatable(login, request, Lane::Reserved).await {
             Ok(reply) => Ok(reply.return_value().is_some_and(|result| {
                 object_contents(result).any(|object| {
                     object.properties.iter().any(|(path, value)| {
@@ -339,7 +353,7 @@ impl Session {
     pub async fn identify(&self) -> Result<(&'static str, ServiceContent), HostError> {
         let version = self.negotiate_version().await?;
         let (reply, _) = self
-            .exchange(version, None, request::retrieve_service_content(), TimeoutClass::Ordinary)
+            .exchange(version, None, request::retrieve_service_content(), Lane::Reserved.into())
             .await
             .map_err(|error| error.into_error("The host refused to identify itself"))?;
         let content =
@@ -369,7 +383,7 @@ impl Session {
             self.password.borrow().expose_secret(),
         );
         let (reply, cookie) = self
-            .exchange(version, None, login, TimeoutClass::Ordinary)
+            .exchange(version, None, login, Lane::Reserved.into())
             .await
             .map_err(|error| self.login_error(error))?;
         let cookie = cookie.ok_or_else(|| {
@@ -410,7 +424,7 @@ impl Session {
     /// Ends the session on the host, which has a limit of some hundred sessions.
     pub async fn logout(&self, login: &Login) {
         let request = request::logout(&login.content.session_manager);
-        if let Err(error) = self.send(login, request, TimeoutClass::Ordinary).await {
+        if let Err(error) = self.send(login, request, Lane::Reserved).await {
             let error = error.into_error("The host refused the logout");
             tracing::debug!(%error, "the logout failed; the session times out on the host");
         }
@@ -429,12 +443,12 @@ impl Session {
 
     /// Whether the server lists API versions as hosts do. A host can do so while its API is down.
     pub async fn lists_api_versions(&self) -> bool {
-        let listed = self.transport.versions().await;
+        let listed = self.transport.versions(self.transport.turn(Lane::Reserved).await).await;
         listed.is_ok_and(|answer| answer.status == 200 && is_version_list(&answer.body))
     }
 
     async fn negotiate_version(&self) -> Result<&'static str, HostError> {
-        let answer = self.transport.versions().await?;
+        let answer = self.transport.versions(self.transport.turn(Lane::Reserved).await).await?;
         match answer.status {
             200 => Ok(choose_version(&answer.body)),
             500.. => Err(invalid_answer(&self.address(), AnswerError::from_status(answer.status))),
@@ -447,10 +461,16 @@ impl Session {
         version: &str,
         cookie: Option<&SecretString>,
         request: Request,
-        timeout_class: TimeoutClass,
+        terms: Terms,
     ) -> Result<(Reply, Option<SecretString>), ExchangeError> {
-        let (method, began) = (request.method, self.clock.elapsed());
-        let answer = self.exchange_uncounted(version, cookie, request, timeout_class).await;
+        let method = request.method;
+        let turn = self.turn(terms).await;
+        // The time that the request waits for its turn is not of the host.
+        let began = self.clock.elapsed();
+        let answer = match turn {
+            Ok(turn) => self.exchange_uncounted(turn, version, cookie, request).await,
+            Err(error) => Err(error.into()),
+        };
         let result = match &answer {
             Ok(_) => "ok",
             Err(ExchangeError::Fault(_)) => "fault",
@@ -461,16 +481,34 @@ impl Session {
         answer
     }
 
+    async fn turn(&self, terms: Terms) -> Result<Turn<'_>, TransportError> {
+        let Terms { lane, not_after } = terms;
+        let limit = async {
+            match not_after {
+                Some(not_after) => {
+                    let left = not_after.saturating_sub(self.clock.elapsed());
+                    self.clock.sleep(left).await;
+                }
+                None => self.clock.sleep(self.transport.patience()).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            turn = self.transport.turn(lane) => Ok(turn),
+            () = limit => Err(self.transport.no_turn()),
+        }
+    }
+
     async fn exchange_uncounted(
         &self,
+        turn: Turn<'_>,
         version: &str,
         cookie: Option<&SecretString>,
         request: Request,
-        timeout_class: TimeoutClass,
     ) -> Result<(Reply, Option<SecretString>), ExchangeError> {
         let Request { method, envelope } = request;
         let HttpAnswer { status, body, cookie } =
-            self.transport.post(envelope, version, cookie, timeout_class).await?;
+            self.transport.post(turn, envelope, version, cookie).await?;
         let judged = if body.len() > LARGE_ANSWER {
             tokio::task::spawn_blocking(move || parse_answer(status, &body, method)).await.map_err(
                 |error| {

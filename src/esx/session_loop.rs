@@ -81,11 +81,11 @@ impl SessionLoop {
     pub async fn run(mut self, stop: CancellationToken) {
         self.reporter.report(SessionState::Connecting);
         let _: Option<()> = stop
-            .run_until_cancelled(async {
+            .run_until_cancelled(Box::pin(async {
                 loop {
                     self.connect_once().await;
                 }
-            })
+            }))
             .await;
         self.session.close(&HostError::new(
             HostErrorKind::Unreachable,

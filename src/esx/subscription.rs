@@ -1,13 +1,13 @@
 //! The views and filters that the collector creates on the host, and the properties that they
 //! follow.
 
+use super::connections::Lane;
 use super::datastore::DATASTORE_PATHS;
 use super::machine::MACHINE_PATHS;
 use super::network::NETWORK_PATHS;
 use super::session::{ExchangeError, Login, Session};
 use super::soap::Reference;
 use super::soap::request::{self, PropertySpec, Request, Selection};
-use super::transport::TimeoutClass;
 use crate::hypervisor::{HostError, HostErrorKind};
 
 /// The objects that the collector created on the host.
@@ -74,7 +74,7 @@ impl Subscription {
         let views = [&self.machines, &self.tasks].map(request::destroy_view);
         for request in filters.chain(views) {
             // It fails if the host has already removed the object.
-            let _ = session.send(login, request, TimeoutClass::Ordinary).await;
+            let _ = session.send(login, request, Lane::Reserved).await;
         }
     }
 }
@@ -139,7 +139,7 @@ async fn create_object(
     request: Request,
 ) -> Result<Reference, ExchangeError> {
     let method = request.method;
-    let reply = session.send(login, request, TimeoutClass::Ordinary).await?;
+    let reply = session.send(login, request, Lane::Reserved).await?;
     reply.reference().ok_or_else(|| {
         let message =
             format!("The host {} answered {method} without an object.", session.address());

@@ -1,7 +1,7 @@
 //! The tasks that callers of `Hypervisor::follow` follow, and the changes that the host's
 //! `ListView` of tasks needs to contain exactly these.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
@@ -22,7 +22,7 @@ struct TaskTable {
     followed: HashMap<TaskId, Followed>,
     /// Tasks without followers that the `ListView` still has. They are removed with the next
     /// addition.
-    to_remove: Vec<TaskId>,
+    to_remove: HashSet<TaskId>,
     /// `run` has ended: no status will come.
     closed: bool,
 }
@@ -32,6 +32,11 @@ struct Followed {
     sender: watch::Sender<TaskStatus>,
     /// Whether the `ListView` has the task.
     in_list_view: bool,
+    /// Whether the host has reported the task since it was added.
+    is_reported: bool,
+    /// Whether the task must be read when it is added, because the `ListView` may have it already.
+    /// A host then reports nothing.
+    must_read: bool,
 }
 
 /// The tasks to add to the `ListView` and to remove from it.
@@ -39,6 +44,8 @@ struct Followed {
 pub struct ListViewChanges {
     pub add: Vec<TaskId>,
     pub remove: Vec<TaskId>,
+    /// The tasks of `add` that must be read, because the host does not report them.
+    pub read: Vec<TaskId>,
 }
 
 impl TaskFollowers {
@@ -51,10 +58,7 @@ impl TaskFollowers {
         if table.closed {
             return new().subscribe();
         }
-        let followed = table
-            .followed
-            .entry(task.clone())
-            .or_insert_with(|| Followed { sender: new(), in_list_view: false });
+        let followed = table.followed.entry(task.clone()).or_insert_with(|| Followed::new(new()));
         let receiver = followed.sender.subscribe();
         drop(table);
         self.list_changed.notify_one();
@@ -78,24 +82,40 @@ impl TaskFollowers {
         table.followed.retain(|task, followed| {
             let is_followed = !followed.sender.is_closed();
             if !is_followed && followed.in_list_view {
-                to_remove.push(task.clone());
+                to_remove.insert(task.clone());
             }
             is_followed
         });
-        let mut add = Vec::new();
+        let (mut add, mut read) = (Vec::new(), Vec::new());
         for (task, followed) in &mut table.followed {
             if !std::mem::replace(&mut followed.in_list_view, true) {
+                followed.is_reported = false;
+                if std::mem::take(&mut followed.must_read) || to_remove.contains(task) {
+                    read.push(task.clone());
+                }
                 add.push(task.clone());
             }
         }
         if add.is_empty() && table.to_remove.len() < MANY {
             return None;
         }
-        add.sort();
-        let remove = std::mem::take(&mut table.to_remove);
+        let to_remove = std::mem::take(&mut table.to_remove);
         // Keep a task that ended and is followed again.
-        let remove = remove.into_iter().filter(|task| !table.followed.contains_key(task)).collect();
-        Some(ListViewChanges { add, remove })
+        let mut remove: Vec<TaskId> =
+            to_remove.into_iter().filter(|task| !table.followed.contains_key(task)).collect();
+        for tasks in [&mut add, &mut read, &mut remove] {
+            tasks.sort();
+        }
+        Some(ListViewChanges { add, remove, read })
+    }
+
+    /// Those of these tasks that the host has not reported since they were added.
+    #[must_use]
+    pub fn unreported(&self, tasks: Vec<TaskId>) -> Vec<TaskId> {
+        let table = self.table();
+        let is_unreported =
+            |task: &TaskId| table.followed.get(task).is_some_and(|task| !task.is_reported);
+        tasks.into_iter().filter(is_unreported).collect()
     }
 
     /// The `ListView` was created again and is empty.
@@ -109,10 +129,11 @@ impl TaskFollowers {
         self.list_changed.notify_one();
     }
 
-    /// Adds a followed task to the `ListView` once more, which also reads it.
+    /// Adds a followed task to the `ListView` once more, and reads it.
     pub fn relist(&self, task: &TaskId) {
         if let Some(followed) = self.table().followed.get_mut(task) {
             followed.in_list_view = false;
+            followed.must_read = true;
             self.list_changed.notify_one();
         }
     }
@@ -124,24 +145,26 @@ impl TaskFollowers {
     }
 
     /// Sends the status of a task to its followers. An end is sent once. A lower progress than
-    /// before is left out.
-    pub fn report(&self, task: &TaskId, info: &TaskInfo) {
+    /// before is left out. Returns whether followers received the end.
+    pub fn report(&self, task: &TaskId, info: &TaskInfo) -> bool {
         if info.state == TaskState::Running {
-            if let Some(followed) = self.table().followed.get(task) {
+            if let Some(followed) = self.table().followed.get_mut(task) {
+                followed.is_reported = true;
                 followed.sender.send_modify(|status| {
                     if let TaskStatus::Running { progress } = status {
                         *progress = info.progress.max(*progress);
                     }
                 });
             }
+            false
         } else {
-            self.report_end(task, info.status());
+            self.report_end(task, info.status())
         }
     }
 
     /// Ends a task that the host does not know.
     pub fn report_vanished(&self, task: &TaskId) {
-        self.report_end(task, TaskStatus::Vanished);
+        let _ = self.report_end(task, TaskStatus::Vanished);
     }
 
     /// Closes all receivers, also those of later followers.
@@ -151,19 +174,25 @@ impl TaskFollowers {
         table.followed.clear();
     }
 
-    fn report_end(&self, task: &TaskId, status: TaskStatus) {
+    fn report_end(&self, task: &TaskId, status: TaskStatus) -> bool {
         let mut table = self.table();
-        if let Some(followed) = table.followed.remove(task) {
-            if followed.in_list_view {
-                table.to_remove.push(task.clone());
-            }
-            drop(table);
-            followed.sender.send_replace(status);
+        let Some(followed) = table.followed.remove(task) else { return false };
+        if followed.in_list_view {
+            table.to_remove.insert(task.clone());
         }
+        drop(table);
+        followed.sender.send_replace(status);
+        true
     }
 
     fn table(&self) -> MutexGuard<'_, TaskTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Followed {
+    const fn new(sender: watch::Sender<TaskStatus>) -> Self {
+        Self { sender, in_list_view: false, is_reported: false, must_read: false }
     }
 }
 
@@ -188,25 +217,31 @@ mod tests {
         let changes = followers.take_list_changes().unwrap();
         assert_eq!(
             changes,
-            ListViewChanges { add: vec![first.clone(), second.clone()], remove: vec![] }
+            ListViewChanges { add: vec![first.clone(), second.clone()], ..Default::default() }
         );
         assert_eq!(followers.take_list_changes(), None);
         drop(dropped);
-        followers.report(&first, &info("<state>success</state>"));
+        assert_eq!(followers.unreported(vec![first.clone()]), [first.clone()]);
+        assert!(!followers.report(&first, &info("<state>running</state>")));
+        assert!(followers.unreported(vec![first.clone()]).is_empty());
+        assert!(followers.report(&first, &info("<state>success</state>")));
         assert!(
             matches!(*kept.borrow(), TaskStatus::Succeeded { .. })
                 && !followers.is_followed(&first)
         );
         // An end is final.
-        followers.report(&first, &info("<state>running</state>"));
+        assert!(!followers.report(&first, &info("<state>error</state>")));
         assert!(matches!(*kept.borrow(), TaskStatus::Succeeded { .. }));
         let third = TaskId::from_backend("c");
         let mut last = followers.follow(&third);
-        let mut changes = followers.take_list_changes().unwrap();
-        changes.remove.sort();
+        let changes = followers.take_list_changes().unwrap();
         assert_eq!(
             changes,
-            ListViewChanges { add: vec![third.clone()], remove: vec![first, second.clone()] }
+            ListViewChanges {
+                add: vec![third.clone()],
+                remove: vec![first, second.clone()],
+                read: vec![]
+            }
         );
         // The progress of a host can decrease; the progress that followers see does not.
         for (reported, expected) in [("40", 40), ("30", 40), ("", 40), ("60", 60)] {
@@ -218,6 +253,14 @@ mod tests {
             let TaskStatus::Running { progress } = now else { panic!("{now:?}") };
             assert_eq!(progress, Some(expected));
         }
+        // A task that the list may have already is read, because the host reports no addition.
+        followers.relist(&third);
+        let changes = followers.take_list_changes().unwrap();
+        assert_eq!((changes.add, changes.read), (vec![third.clone()], vec![third.clone()]));
+        followers.report(&third, &info("<state>success</state>"));
+        let _again = followers.follow(&third);
+        let changes = followers.take_list_changes().unwrap();
+        assert_eq!((changes.read, changes.remove), (vec![third.clone()], vec![]));
         followers.close();
         assert!(last.has_changed().is_err() && followers.follow(&second).has_changed().is_err());
     }

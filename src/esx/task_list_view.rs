@@ -1,5 +1,9 @@
-//! Changes the `ListView` of followed tasks on the host, and reads each added task once.
+//! Changes the `ListView` of followed tasks on the host, and reads the added tasks that the stream
+//! of updates does not report.
 
+use std::collections::HashSet;
+
+use super::connections::Lane;
 use super::property_reader::read_once;
 use super::session::{ExchangeError, Login, Session, session_lost};
 use super::soap::Reference;
@@ -12,11 +16,19 @@ use crate::domain::ids::TaskId;
 const TASKS_PER_READ: usize = 50;
 
 /// Tasks with their `info`, `None` if the host does not know the task.
-pub type TaskUpdates = Vec<(TaskId, Option<TaskInfo>)>;
+type TaskReadings = Vec<(TaskId, Option<TaskInfo>)>;
 
-/// Applies `changes` to the `ListView` and reads each added task once. The read is needed because
-/// the task may have ended before, and because not every host reports the first state of an object
-/// that is added during a wait.
+/// The result of a change of the `ListView`.
+#[derive(Debug)]
+pub struct ListUpdate {
+    /// The tasks that were read.
+    pub read: TaskReadings,
+    /// The other added tasks, which the stream reports.
+    pub listed: Vec<TaskId>,
+}
+
+/// Applies `changes` to the `ListView`. Reads the tasks of `changes.read`, and those that the host
+/// does not know: a read shows whether they are gone.
 ///
 /// # Errors
 /// `NoAnswer` if the session is lost, because every task looks unknown then; otherwise as
@@ -26,24 +38,36 @@ pub async fn update_and_read(
     login: &Login,
     list: &Reference,
     changes: ListViewChanges,
-) -> Result<TaskUpdates, ExchangeError> {
+) -> Result<ListUpdate, ExchangeError> {
     let reference = |task: &TaskId| Reference::new("Task", task.backend_text());
     let add: Vec<Reference> = changes.add.iter().map(reference).collect();
     let remove: Vec<Reference> = changes.remove.iter().map(reference).collect();
     // A host lists unknown tasks in its answer, or refuses the whole call. After a refusal the
     // tasks are changed one by one.
-    if !modify_list(session, login, list, &add, &remove).await? {
+    let all_at_once = modify_list(session, login, list, &add, &remove).await?;
+    let unknown = if let Some(unknown) = all_at_once {
+        unknown
+    } else {
         for task in &remove {
             modify_list(session, login, list, &[], std::slice::from_ref(task)).await?;
         }
+        let mut unknown = Vec::new();
         for task in &add {
-            modify_list(session, login, list, std::slice::from_ref(task), &[]).await?;
+            let one = std::slice::from_ref(task);
+            let answer = modify_list(session, login, list, one, &[]).await?;
+            if answer.is_none_or(|unknown| !unknown.is_empty()) {
+                unknown.push(task.clone());
+            }
         }
-    }
-    let mut updates = TaskUpdates::new();
-    for tasks in add.chunks(TASKS_PER_READ) {
+        unknown
+    };
+    let must_read: HashSet<Reference> = changes.read.iter().map(reference).chain(unknown).collect();
+    let (to_read, listed): (Vec<Reference>, Vec<Reference>) =
+        add.into_iter().partition(|task| must_read.contains(task));
+    let mut updates = TaskReadings::new();
+    for tasks in to_read.chunks(TASKS_PER_READ) {
         match read_tasks(session, login, tasks).await? {
-            Some(mut read) => updates.append(&mut read),
+            Some(mut readings) => updates.append(&mut readings),
             None => {
                 for task in tasks {
                     let read = read_tasks(session, login, std::slice::from_ref(task)).await?;
@@ -60,10 +84,12 @@ pub async fn update_and_read(
     {
         return Err(ExchangeError::NoAnswer(session_lost()));
     }
-    Ok(updates)
+    let listed = listed.into_iter().map(|task| TaskId::from_backend(task.value)).collect();
+    Ok(ListUpdate { read: updates, listed })
 }
 
-/// Calls `ModifyListView`. Returns `false` if the host does not know a task.
+/// Calls `ModifyListView`. Returns the tasks to add that the host does not know; `None` if the host
+/// refuses the whole call because of one.
 ///
 /// # Errors
 /// Fails if the host does not know the `ListView`; otherwise as [`Session::send_repeatable`].
@@ -73,15 +99,18 @@ async fn modify_list(
     list: &Reference,
     add: &[Reference],
     remove: &[Reference],
-) -> Result<bool, ExchangeError> {
+) -> Result<Option<Vec<Reference>>, ExchangeError> {
     let request = request::modify_list_view(list, add, remove);
-    match session.send_repeatable(login, request).await {
-        Ok(_) => Ok(true),
+    match session.send_repeatable(login, request, Lane::Reserved).await {
+        Ok(reply) => {
+            let unknown = reply.response().children_named("returnval");
+            Ok(Some(unknown.filter_map(Reference::from_element).collect()))
+        }
         Err(ExchangeError::Fault(fault))
             if fault.name == "ManagedObjectNotFound"
                 && fault.details.get("obj") != Some(&list.value) =>
         {
-            Ok(false)
+            Ok(None)
         }
         Err(error) => Err(error),
     }
@@ -92,11 +121,11 @@ async fn read_tasks(
     session: &Session,
     login: &Login,
     tasks: &[Reference],
-) -> Result<Option<TaskUpdates>, ExchangeError> {
+) -> Result<Option<TaskReadings>, ExchangeError> {
     let properties = [PropertySpec { object_type: "Task", paths: vec!["info"] }];
-    match read_once(session, login, &properties, Selection::Objects(tasks)).await {
+    match read_once(session, login, &properties, Selection::Objects(tasks), Lane::Reserved).await {
         Ok(contents) => {
-            let updates: TaskUpdates = contents
+            let updates: TaskReadings = contents
                 .objects()
                 .map(|object| {
                     let info = object.properties.iter().find(|(path, _)| *path == "info");

@@ -1,32 +1,45 @@
-//! HTTP to the host: one client with its TLS configuration, timeouts and answer limit. The client
-//! follows no redirect, retries nothing, and uses the configured proxy, none of the environment.
+//! HTTP to the host: its requests, timeouts and answer limit. It follows no redirect, retries
+//! nothing, and uses the configured proxy, none of the environment.
 
+use std::error::Error;
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, COOKIE, SET_COOKIE};
-use http::{HeaderMap, HeaderValue};
-use reqwest::{Client, Url};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, HOST, SET_COOKIE, USER_AGENT,
+};
+use http::{HeaderMap, HeaderValue, Method, Request};
+use http_body_util::Full;
+use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::connections::{Connection, Connections, Endpoint, Lane, Turn};
 use super::handshake_error::{HandshakeError, causes};
 use super::options::{EsxOptions, OptionsError, header, service_url};
 use super::tls;
-use super::tunnel::{self, TunnelError};
-use crate::domain::proxy_url::ProxyUrl;
+use super::tunnel::TunnelError;
+use crate::domain::host_url::InvalidHostUrl;
 use crate::hypervisor::{HostError, HostErrorKind};
 
 /// The name of the session cookie.
 const SESSION_COOKIE: &str = "vmware_soap_session";
 
+/// Compressed answers above this size in bytes are unpacked on a blocking thread.
+const LARGE_COMPRESSED: usize = 16 << 10;
+
 /// Sends requests to one host.
 #[derive(Debug)]
 pub struct Transport {
-    client: Client,
-    proxy: Option<ProxyUrl>,
+    connections: Connections,
     connect_timeout: Duration,
     sdk: Url,
-    versions: Url,
+    /// The headers of every request.
+    headers: HeaderMap,
+    /// Whether the host is this machine.
+    is_local: bool,
     answer_limit: usize,
     max_wait: Duration,
     read_timeout: Duration,
@@ -40,67 +53,63 @@ pub struct HttpAnswer {
     pub cookie: Option<SecretString>,
 }
 
-/// Which timeout a call has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TimeoutClass {
-    /// `read_timeout`.
-    Ordinary,
-    /// `max_wait` longer, for a wait that the host holds open.
-    LongPoll,
-}
-
 /// No complete answer came.
 #[derive(Debug)]
 pub struct TransportError {
-    /// No connection was made. This proves that the call did not run.
+    /// The request was not sent. This proves that the call did not run.
     pub never_sent: bool,
     /// The connection broke before the timeout. The host may have dropped it as idle.
     pub disconnected: bool,
     pub kind: HostErrorKind,
     message: String,
-    source: Option<reqwest::Error>,
+    source: Option<Box<dyn Error + Send + Sync>>,
 }
 
 impl Transport {
-    /// Builds the client.
+    /// Prepares the connections. It makes none.
     ///
     /// # Errors
     /// As [`EsxOptions::check`].
     pub fn new(options: &EsxOptions) -> Result<Self, OptionsError> {
         let sdk = service_url(&options.url)?;
-        let mut versions = sdk.clone();
-        versions.set_path("/sdk/vimServiceVersions.xml");
+        let host = sdk.host_str().unwrap_or_default();
+        let bare_host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let authority = sdk.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let mut headers = HeaderMap::new();
+        let unusable =
+            || InvalidHostUrl::new(&options.url, "its host is neither a name nor an address");
+        headers.insert(HOST, HeaderValue::from_str(&authority).map_err(|_| unusable())?);
+        headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+        headers.insert(
+            USER_AGENT,
+            HeaderValue::from_static(concat!("otter/", env!("CARGO_PKG_VERSION"))),
+        );
         for (name, value) in &options.headers {
             let (name, value) = header(name, value)?;
             headers.append(name, value);
         }
-        let builder = match &options.proxy {
-            Some(proxy) => {
-                Client::builder().proxy(tunnel::client_proxy(proxy).map_err(OptionsError::Client)?)
+        let tls = match sdk.scheme() {
+            "https" => {
+                let name = rustls::pki_types::ServerName::try_from(bare_host.clone())
+                    .map_err(|_| unusable())?;
+                Some((Arc::new(tls::client_config(&options.verify)?), name))
             }
-            None => Client::builder().no_proxy(),
+            _ => None,
         };
-        let client = builder
-            .tls_backend_preconfigured(tls::client_config(&options.verify)?)
-            .user_agent(concat!("otter/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers)
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .http1_only()
-            .gzip(true)
-            .connect_timeout(options.connect_timeout)
-            // hostd drops idle connections, and a request sent at that moment is lost.
-            .pool_idle_timeout(Duration::from_secs(20))
-            .pool_max_idle_per_host(4)
-            .build()
-            .map_err(OptionsError::Client)?;
-        Ok(Self {
-            client,
+        let is_local = bare_host == "localhost"
+            || bare_host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+        let endpoint = Endpoint {
+            host: bare_host,
+            port: sdk.port_or_known_default().unwrap_or(443),
+            tls,
             proxy: options.proxy.clone(),
+        };
+        Ok(Self {
+            connections: Connections::new(endpoint),
             connect_timeout: options.connect_timeout,
             sdk,
-            versions,
+            headers,
+            is_local,
             answer_limit: options.answer_limit,
             max_wait: options.max_wait,
             read_timeout: options.read_timeout,
@@ -114,109 +123,213 @@ impl Transport {
         self.sdk.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
 
+    /// Waits for the right to send a request. The caller limits the wait.
+    pub async fn turn(&self, lane: Lane) -> Turn<'_> {
+        self.connections.turn(lane).await
+    }
+
+    /// The error of a request that had no turn in time, so that it was not sent.
+    #[must_use]
+    pub fn no_turn(&self) -> TransportError {
+        let message = format!(
+            "All connections to the host {} were in use, so the request was not sent in time.",
+            self.address()
+        );
+        TransportError {
+            never_sent: true,
+            disconnected: false,
+            kind: HostErrorKind::Unreachable,
+            message,
+            source: None,
+        }
+    }
+
+    /// How long a request may wait for its turn if its caller sets no other limit.
+    #[must_use]
+    pub const fn patience(&self) -> Duration {
+        self.read_timeout
+    }
+
     /// Posts a SOAP envelope once. `version` is the API version of the `SOAPAction` header.
     ///
     /// # Errors
     /// Fails if no complete answer came in time, or if the answer is longer than the limit.
     pub async fn post(
         &self,
+        turn: Turn<'_>,
         envelope: String,
         version: &str,
         cookie: Option<&SecretString>,
-        timeout_class: TimeoutClass,
     ) -> Result<HttpAnswer, TransportError> {
-        let mut request = self
-            .client
-            .post(self.sdk.clone())
-            .timeout(match timeout_class {
-                TimeoutClass::Ordinary => self.read_timeout,
-                TimeoutClass::LongPoll => self.max_wait + self.read_timeout,
-            })
-            .header(CONTENT_TYPE, "text/xml; charset=\"utf-8\"")
-            .header("SOAPAction", format!("\"urn:vim25/{version}\""))
-            .body(envelope);
+        let mut request = self.request(Method::POST, self.sdk.path(), Bytes::from(envelope));
+        let headers = request.headers_mut();
+        let content_type = HeaderValue::from_static("text/xml; charset=\"utf-8\"");
+        headers.insert(CONTENT_TYPE, content_type);
+        if let Ok(action) = HeaderValue::from_str(&format!("\"urn:vim25/{version}\"")) {
+            headers.insert("SOAPAction", action);
+        }
         if let Some(cookie) = cookie
             && let Ok(mut value) = HeaderValue::from_str(cookie.expose_secret())
         {
             value.set_sensitive(true);
-            request = request.header(COOKIE, value);
+            headers.insert(COOKIE, value);
         }
-        self.exchange(request).await
+        // Only the answers of waits are large. On this machine, compression only costs time.
+        if turn.lane() == Lane::LongPoll && !self.is_local {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        self.exchange(turn, request).await
     }
 
     /// Gets `vimServiceVersions.xml`, the list of API versions.
     ///
     /// # Errors
     /// As [`Transport::post`].
-    pub async fn versions(&self) -> Result<HttpAnswer, TransportError> {
-        self.exchange(self.client.get(self.versions.clone()).timeout(self.read_timeout)).await
+    pub async fn versions(&self, turn: Turn<'_>) -> Result<HttpAnswer, TransportError> {
+        let request = self.request(Method::GET, "/sdk/vimServiceVersions.xml", Bytes::new());
+        self.exchange(turn, request).await
+    }
+
+    fn request(&self, method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        // The path of a URL is a valid URI.
+        *request.uri_mut() = path.parse().unwrap_or_default();
+        request.headers_mut().clone_from(&self.headers);
+        request
     }
 
     async fn exchange(
         &self,
-        request: reqwest::RequestBuilder,
+        turn: Turn<'_>,
+        request: Request<Full<Bytes>>,
     ) -> Result<HttpAnswer, TransportError> {
-        let mut answer = match request.send().await {
-            Ok(answer) => answer,
-            Err(error) => return Err(self.not_sent_or_broken(error).await),
+        let limit = match turn.lane() {
+            Lane::Ordinary | Lane::Reserved => self.read_timeout,
+            Lane::LongPoll => self.max_wait + self.read_timeout,
         };
-        let status = answer.status().as_u16();
-        let cookie = session_cookie(answer.headers());
+        let mut is_sent = false;
+        let answer = Box::pin(self.exchange_once(turn, request, &mut is_sent));
+        match tokio::time::timeout(limit, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.timed_out(!is_sent)),
+        }
+    }
+
+    async fn exchange_once(
+        &self,
+        turn: Turn<'_>,
+        request: Request<Full<Bytes>>,
+        is_sent: &mut bool,
+    ) -> Result<HttpAnswer, TransportError> {
+        let mut connection = match self.connections.take_idle(&turn) {
+            Some(connection) => connection,
+            None => self.connect(&turn).await?,
+        };
+        *is_sent = true;
+        let answer = connection.send(request).await.map_err(|error| self.broken(error))?;
+        let (head, mut incoming) = answer.into_parts();
         let mut body = BytesMut::new();
-        // Count after decompression: a small compressed answer can expand without bounds.
-        while let Some(chunk) = answer.chunk().await.map_err(|error| self.failed(error))? {
-            if body.len() + chunk.len() > self.answer_limit {
-                return Err(TransportError {
-                    never_sent: false,
-                    disconnected: false,
-                    kind: HostErrorKind::Protocol,
-                    message: format!(
-                        "The host {} sent an answer longer than {} bytes.",
-                        self.address(),
-                        self.answer_limit
-                    ),
-                    source: None,
-                });
+        while let Some(part) =
+            connection.next_part(&mut incoming).await.map_err(|error| self.broken(error))?
+        {
+            if body.len() + part.len() > self.answer_limit {
+                return Err(self.too_long());
             }
-            body.extend_from_slice(&chunk);
+            body.extend_from_slice(&part);
         }
-        Ok(HttpAnswer { status, body: body.freeze(), cookie })
+        self.connections.give_back(turn, connection).await;
+        let body = match head.headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
+            Some(b"gzip" | b"x-gzip") => self.unpack(body.freeze()).await?,
+            _ => body.freeze(),
+        };
+        let cookie = session_cookie(&head.headers);
+        Ok(HttpAnswer { status: head.status.as_u16(), body, cookie })
     }
 
-    async fn not_sent_or_broken(&self, error: reqwest::Error) -> TransportError {
-        let refusal = self.refusal_of_proxy(&error).await;
-        let mut failed = self.failed(error);
-        if let Some(refusal) = refusal {
-            failed.message = format!("No connection to the host {}: {refusal}.", self.address());
+    async fn connect(&self, turn: &Turn<'_>) -> Result<Connection, TransportError> {
+        let connecting = self.connections.connect(turn);
+        match tokio::time::timeout(self.connect_timeout, connecting).await {
+            Ok(connected) => connected.map_err(|error| self.not_connected(error)),
+            Err(_) => Err(self.timed_out(true)),
         }
-        failed
     }
 
-    /// Why the proxy opens no tunnel to the host: the HTTP client does not report its answer, so
-    /// this asks once more. `None` if another reason ended the request.
-    async fn refusal_of_proxy(&self, error: &reqwest::Error) -> Option<TunnelError> {
-        let proxy = self.proxy.as_ref()?;
-        let is_of_tls = causes(error).any(<dyn std::error::Error>::is::<rustls::Error>);
-        if !error.is_connect() || is_of_tls {
-            return None;
+    /// Unpacks a compressed answer. The limit counts the unpacked bytes, because a small answer can
+    /// expand without bounds.
+    async fn unpack(&self, body: Bytes) -> Result<Bytes, TransportError> {
+        let limit = self.answer_limit;
+        let is_large = body.len() > LARGE_COMPRESSED;
+        let unpack = move || {
+            let mut unpacked = Vec::new();
+            let decoder = flate2::bufread::MultiGzDecoder::new(&body[..]);
+            // One byte more shows that the answer is longer.
+            decoder.take(limit as u64 + 1).read_to_end(&mut unpacked).map(|_| unpacked)
+        };
+        let unpacked = if is_large {
+            tokio::task::spawn_blocking(unpack)
+                .await
+                .unwrap_or_else(|error| Err(io::Error::other(error)))
+        } else {
+            unpack()
+        };
+        match unpacked {
+            Ok(unpacked) if unpacked.len() > limit => Err(self.too_long()),
+            Ok(unpacked) => Ok(Bytes::from(unpacked)),
+            Err(error) => Err(self.broken(error)),
         }
-        let host = self.sdk.host_str()?.trim_start_matches('[').trim_end_matches(']');
-        let port = self.sdk.port_or_known_default()?;
-        let opening = tunnel::open(proxy, host, port);
-        tokio::time::timeout(self.connect_timeout, opening).await.ok()?.err()
     }
 
-    fn failed(&self, error: reqwest::Error) -> TransportError {
+    fn too_long(&self) -> TransportError {
+        TransportError {
+            never_sent: false,
+            disconnected: false,
+            kind: HostErrorKind::Protocol,
+            message: format!(
+                "The host {} sent an answer longer than {} bytes.",
+                self.address(),
+                self.answer_limit
+            ),
+            source: None,
+        }
+    }
+
+    fn timed_out(&self, never_sent: bool) -> TransportError {
         let host = self.address();
-        let message = if error.is_connect() && error.is_timeout() {
+        let message = if never_sent {
             format!("No connection to the host {host} before the timeout.")
-        } else if error.is_connect() {
-            let cause = HandshakeError::from_causes(&error)
-                .map_or_else(|| root_cause(&error), |failed| failed.to_string());
-            format!("No connection to the host {host}: {cause}.")
-        } else if error.is_timeout() {
+        } else {
             format!("The host {host} did not answer in time.")
-        } else if is_not_http(&error) {
+        };
+        TransportError {
+            never_sent,
+            disconnected: false,
+            kind: HostErrorKind::Unreachable,
+            message,
+            source: None,
+        }
+    }
+
+    fn not_connected(&self, error: io::Error) -> TransportError {
+        let refusal = error.get_ref().and_then(|cause| cause.downcast_ref::<TunnelError>());
+        let cause = match (refusal, HandshakeError::from_causes(&error)) {
+            (Some(refusal), _) => refusal.to_string(),
+            (None, Some(failed)) => failed.to_string(),
+            (None, None) => root_cause(&error),
+        };
+        TransportError {
+            never_sent: true,
+            disconnected: false,
+            kind: HostErrorKind::Unreachable,
+            message: format!("No connection to the host {}: {cause}.", self.address()),
+            source: Some(Box::new(error)),
+        }
+    }
+
+    /// The connection broke after the request was sent, or its answer is no HTTP.
+    fn broken(&self, error: impl Error + Send + Sync + 'static) -> TransportError {
+        let host = self.address();
+        let message = if is_not_http(&error) {
             let advice = match self.sdk.scheme() {
                 "http" => "If it serves TLS, write https:// in esx.url.",
                 _ => "Check the port in esx.url.",
@@ -227,11 +340,11 @@ impl Transport {
             format!("The connection to the host {host} broke before the answer ended: {cause}.")
         };
         TransportError {
-            never_sent: error.is_connect(),
-            disconnected: !error.is_connect() && !error.is_timeout(),
+            never_sent: false,
+            disconnected: true,
             kind: HostErrorKind::Unreachable,
             message,
-            source: Some(error.without_url()),
+            source: Some(Box::new(error)),
         }
     }
 }
@@ -259,14 +372,14 @@ fn session_cookie(headers: &HeaderMap) -> Option<SecretString> {
 }
 
 /// Whether the server answered with something that is not HTTP.
-fn is_not_http(error: &reqwest::Error) -> bool {
+fn is_not_http(error: &(dyn Error + 'static)) -> bool {
     causes(error)
         .filter_map(|cause| cause.downcast_ref::<hyper::Error>())
         .any(|error| error.is_parse() && !error.is_incomplete_message())
 }
 
 /// The text of the innermost cause, such as a refused connection.
-fn root_cause(error: &reqwest::Error) -> String {
+fn root_cause(error: &(dyn Error + 'static)) -> String {
     let text = causes(error).last().map(ToString::to_string).unwrap_or_default();
     text.trim_end_matches('.').to_owned()
 }

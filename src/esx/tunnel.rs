@@ -1,7 +1,6 @@
 //! Connections to the host, direct or through an HTTP proxy (CONNECT, RFC 9110, section 9.3.6).
 //!
-//! The HTTP client of `transport` opens its own connections. All other connections to the host
-//! begin here, such as those of the checks of `otter doctor`.
+//! All connections to the host begin here, also those of the checks of `otter doctor`.
 
 use std::io;
 
@@ -62,7 +61,7 @@ impl TunnelError {
     }
 }
 
-/// The proxy in the form that the HTTP client takes.
+/// The proxy in the form that the HTTP client of `otter run` takes.
 ///
 /// # Errors
 /// The client cannot use the address.

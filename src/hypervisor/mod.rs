@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -71,6 +72,21 @@ pub trait Hypervisor: Send + Sync {
         job: JobId,
     ) -> Result<Accepted, CallError>;
 
+    /// As [`Hypervisor::call`], on these terms. A backend whose calls do not wait for each other
+    /// has no use for them.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::call`].
+    async fn call_on_terms(
+        &self,
+        machine: &MachineId,
+        call: &HostCall,
+        job: JobId,
+        _terms: CallTerms,
+    ) -> Result<Accepted, CallError> {
+        self.call(machine, call, job).await
+    }
+
     /// Follows a task to its end on the stream of updates, without polling. A caller stops by
     /// dropping the receiver. The first value may be [`TaskStatus::Running`] without progress.
     ///
@@ -97,12 +113,30 @@ pub trait Hypervisor: Send + Sync {
     /// session is back.
     async fn barrier(&self) -> Result<(), HostError>;
 
+    /// Returns after the observer has received every change that the host had made before the ends
+    /// of tasks that [`Hypervisor::follow`] reported until this call. A backend that has this at
+    /// hand returns at once; any other waits as [`Hypervisor::barrier`] does.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::barrier`].
+    async fn barrier_after_task(&self) -> Result<(), HostError> {
+        self.barrier().await
+    }
+
     /// Reads the state of a machine and its recent tasks directly from the host, not from the
     /// inventory.
     ///
     /// # Errors
     /// `NotFound` if the host does not know the machine.
     async fn read_evidence(&self, machine: &MachineId) -> Result<Evidence, HostError>;
+
+    /// As [`Hypervisor::read_evidence`], without waiting for other reads and calls.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::read_evidence`].
+    async fn read_evidence_urgently(&self, machine: &MachineId) -> Result<Evidence, HostError> {
+        self.read_evidence(machine).await
+    }
 
     /// Reads the addresses of the guest directly from the host. Returns after the observer has
     /// received them as [`Fact::GuestConfirmed`].
@@ -139,6 +173,16 @@ pub trait Hypervisor: Send + Sync {
     /// If the host is away, the backend tries to connect at once instead of after its pause. A
     /// refused login waits for [`Hypervisor::set_password`]. A backend without pauses ignores it.
     fn connect_now(&self) {}
+}
+
+/// How a call waits for its turn. A backend has few connections to its host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallTerms {
+    /// Whether the call goes before the calls that are not urgent.
+    pub urgent: bool,
+    /// The call is not sent after this time, by the clock's `elapsed`. It is then refused as
+    /// `Unreachable`.
+    pub not_after: Option<Duration>,
 }
 
 /// An optional ability of a backend. Callers check [`Hypervisor::capabilities`] before they use it.

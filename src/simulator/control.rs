@@ -125,6 +125,18 @@ impl Control {
         self.shared.lock().calls.accepted_by_operation()
     }
 
+    /// The highest number of connections that were open at the same time, of all clients.
+    #[must_use]
+    pub fn peak_connections(&self) -> usize {
+        self.shared.connections.peak()
+    }
+
+    /// The number of connections that were accepted since the start.
+    #[must_use]
+    pub fn accepted_connections(&self) -> u64 {
+        self.shared.connections.accepted()
+    }
+
     /// Plans or applies a configured fault.
     pub(super) fn inject(&self, fault: &ConfiguredFault) {
         match fault.clone() {
@@ -216,6 +228,12 @@ impl Control {
     /// Sets how the host answers calls whose session is gone.
     pub fn set_session_loss(&self, loss: SessionLoss) {
         self.shared.lock().fault_plan.session_loss = loss;
+    }
+
+    /// Sets whether a wait reports the objects that are added to a `ListView` after it began.
+    /// govmomi's simulator reports them only with the next change of another object.
+    pub fn set_additions_reported(&self, reported: bool) {
+        self.shared.lock().fault_plan.hides_additions = !reported;
     }
 
     /// Limits the objects in one answer of a read or an update, even if the caller accepts more.

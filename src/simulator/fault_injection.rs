@@ -181,6 +181,8 @@ pub struct FaultPlan {
     pub session_loss: SessionLoss,
     /// The maximum number of objects in one answer, even if the caller asks for more.
     pub page_limit: Option<usize>,
+    /// Whether a wait reports a change of a view only with the next change of an object.
+    pub hides_additions: bool,
 }
 
 #[derive(Debug)]

@@ -12,6 +12,7 @@
 
 mod admin;
 mod call_log;
+mod connection_count;
 mod control;
 mod event_collector;
 mod fault_config;
@@ -58,6 +59,7 @@ pub use vim_fault::Fault;
 
 use crate::clock::Clock;
 use call_log::CallLog;
+use connection_count::ConnectionCount;
 use fault_injection::FaultPlan;
 use session::Sessions;
 use world::{Moment, World};
@@ -165,7 +167,9 @@ impl Simulator {
             hostd_lifetime: CancellationToken::new(),
         };
         let (changed, _) = watch::channel(0);
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed, clock, on_answer });
+        let connections = ConnectionCount::default();
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), changed, clock, on_answer, connections });
         let control = Control::new(Arc::clone(&shared));
         for fault in &scenario.faults {
             control.inject(fault);
@@ -253,6 +257,7 @@ struct Shared {
     changed: watch::Sender<u64>,
     clock: Clock,
     on_answer: Option<fn(&str, &str)>,
+    connections: ConnectionCount,
 }
 
 struct SimulatorState {

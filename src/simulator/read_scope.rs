@@ -38,4 +38,7 @@ pub trait CallerSession {
 
     /// Increases with each change of the views.
     fn view_revision(&self) -> u64;
+
+    /// The revision at which this view last changed. `None` if the object is no view.
+    fn view_changed_at(&self, view: &Moref) -> Option<u64>;
 }

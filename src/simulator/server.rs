@@ -23,6 +23,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::{Service, ServiceBuilder, service_fn};
 use tower_http::compression::CompressionLayer;
 
+use super::connection_count::OpenConnection;
 use super::control::Control;
 use super::fault_injection::{Disruption, DownMode};
 use super::methods::{self, CallContext};
@@ -141,7 +142,11 @@ async fn serve_with<A>(
             }
         }
         .shared();
-        let stream = ConnectionStream::new(stream, connections.token(), end.clone());
+        let stream = ConnectionStream::new(
+            stream,
+            (connections.token(), shared.connections.open()),
+            end.clone(),
+        );
         let service = {
             let (shared, address) = (Arc::clone(&shared), address.ip().to_string());
             service_fn(move |request| answer(Arc::clone(&shared), address.clone(), request))
@@ -161,7 +166,7 @@ async fn serve_with<A>(
 }
 
 async fn serve_connection<S>(
-    stream: ConnectionStream<TcpStream, TaskTrackerToken>,
+    stream: ConnectionStream<TcpStream, (TaskTrackerToken, OpenConnection)>,
     acceptor: TlsAcceptor,
     service: S,
 ) where

@@ -56,6 +56,8 @@ pub struct Session {
     pub waits: usize,
     collectors: BTreeMap<String, PropertyCollector>,
     views: BTreeMap<String, View>,
+    /// The `view_revision` of the last change of each view.
+    view_changes: BTreeMap<String, u64>,
     event_collectors: BTreeMap<String, EventCollector>,
     /// Increases with each change of the views.
     pub view_revision: u64,
@@ -142,6 +144,7 @@ impl Sessions {
                 PropertyCollector::default(),
             )]),
             views: BTreeMap::new(),
+            view_changes: BTreeMap::new(),
             event_collectors: BTreeMap::new(),
             view_revision: 0,
         };
@@ -331,16 +334,19 @@ impl Session {
 
     pub fn view_mut(&mut self, id: &str) -> Option<&mut View> {
         self.view_revision += 1;
+        self.view_changes.insert(id.to_owned(), self.view_revision);
         self.views.get_mut(id)
     }
 
     pub fn add_view(&mut self, id: &str, view: View) {
         self.view_revision += 1;
+        self.view_changes.insert(id.to_owned(), self.view_revision);
         self.views.insert(id.to_owned(), view);
     }
 
     pub fn remove_view(&mut self, id: &str) -> bool {
         self.view_revision += 1;
+        self.view_changes.remove(id);
         self.views.remove(id).is_some()
     }
 
@@ -412,5 +418,9 @@ impl CallerSession for Session {
 
     fn view_revision(&self) -> u64 {
         self.view_revision
+    }
+
+    fn view_changed_at(&self, view: &Moref) -> Option<u64> {
+        self.view_changes.get(&view.id).copied()
     }
 }

@@ -2,12 +2,15 @@
 //! otter's simulator, which counts calls.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::harness::{Lab, LabOptions};
-use otter::simulator::{Pace, Scenario};
+use otter::clock::Clock;
+use otter::simulator::world::PowerState;
+use otter::simulator::{Disruption, Pace, Scenario};
 use otter::storage::Storage;
 
 async fn many(machines: usize) -> Lab {
@@ -146,4 +149,126 @@ async fn a_thousand_machines_are_listed_found_and_paged() {
     assert_eq!(found.str("id"), "999");
     let runners = lab.get("/v1/machines/find?name=RUNNER").await.expect(200);
     assert_eq!(runners.header("otter-matches"), Some("333"));
+}
+
+/// The number of calls to the host.
+fn all_calls(lab: &Lab) -> u64 {
+    lab.control().all_calls().values().sum()
+}
+
+fn stepped_clock() -> Clock {
+    Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap())
+}
+
+/// A lab with machines that are off, whose tasks end at once, and whose clock stands still.
+async fn machines_that_are_off(machines: usize) -> Lab {
+    machines_that_are_off_by(machines, stepped_clock()).await
+}
+
+async fn machines_that_are_off_by(machines: usize, clock: Clock) -> Lab {
+    let mut scenario = Scenario::generated(machines);
+    for machine in &mut scenario.machines {
+        machine.power = PowerState::Off;
+    }
+    let pace = Pace::Auto { scale: 0.0 };
+    Lab::with_options(LabOptions { scenario, pace, clock, ..LabOptions::default() }).await
+}
+
+/// Runs one power job on each of these machines at once.
+async fn power_all(lab: &Lab, machines: std::ops::RangeInclusive<usize>, action: &str) {
+    let started = machines.map(async |machine| {
+        let path = format!("/v1/machines/{machine}/power");
+        lab.post(&path, json!({"action": action})).await.expect(202).json
+    });
+    for job in join_all(started).await {
+        assert_eq!(lab.wait_for_end(&job).await["state"], "succeeded");
+    }
+}
+
+#[tokio::test]
+async fn a_power_job_alone_makes_six_calls_whatever_the_history_of_its_machine() {
+    let lab = machines_that_are_off(3).await;
+    for round in 0..15 {
+        let before = all_calls(&lab);
+        for _ in 0..5 {
+            for action in ["on", "off"] {
+                power_all(&lab, 1..=1, action).await;
+            }
+        }
+        // The wait after the last job may be sent after the count.
+        let calls = all_calls(&lab) - before;
+        assert!(calls <= 6 * 10 + 1, "{calls} calls for 10 jobs in round {round}");
+    }
+    assert_eq!(lab.control().calls("CancelWaitForUpdates"), 0);
+}
+
+#[tokio::test]
+async fn five_hundred_power_jobs_at_once_make_three_calls_each() {
+    let lab = machines_that_are_off(500).await;
+    for (round, action) in ["on", "off"].into_iter().enumerate() {
+        let before = all_calls(&lab);
+        power_all(&lab, 1..=500, action).await;
+        let calls = all_calls(&lab) - before;
+        assert!(calls <= 3 * 500, "{calls} calls for 500 jobs in round {round}");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_hour_makes_sixty_calls() {
+    let clock = stepped_clock();
+    let lab = machines_that_are_off_by(10, clock.clone()).await;
+    lab.control().until(|control| control.pending_waits() == 1).await;
+    let before = all_calls(&lab);
+    for _ in 0..60 {
+        let waits = lab.control().calls("WaitForUpdatesEx");
+        clock.advance(Duration::from_mins(1));
+        lab.control().until_called("WaitForUpdatesEx", waits + 1).await;
+    }
+    assert_eq!(all_calls(&lab) - before, 60);
+}
+
+#[tokio::test]
+async fn six_hundred_power_jobs_at_once_share_eight_connections_and_the_wait() {
+    let lab = machines_that_are_off(600).await;
+    for action in ["on", "off"] {
+        power_all(&lab, 1..=600, action).await;
+    }
+    let control = lab.control();
+    assert!(control.peak_connections() <= 9, "{}", control.peak_connections());
+    // They are kept: no call needed another TLS handshake.
+    assert!(control.accepted_connections() <= 9, "{}", control.accepted_connections());
+}
+
+#[tokio::test]
+async fn a_kill_goes_before_the_calls_that_wait_for_a_connection_and_these_keep_their_deadlines() {
+    let clock = stepped_clock();
+    let mut scenario = Scenario::generated(300);
+    for (index, machine) in scenario.machines.iter_mut().enumerate() {
+        machine.power = if index == 0 { PowerState::On } else { PowerState::Off };
+    }
+    let pace = Pace::Auto { scale: 0.0 };
+    let options = LabOptions { scenario, pace, clock: clock.clone(), ..LabOptions::default() };
+    let lab = Lab::with_options(options).await;
+    let control = lab.control();
+    control.disrupt("PowerOnVM_Task", 0, None, Disruption::NeverAnswer { run: false });
+    let started = (2..=300).map(async |machine| {
+        let path = format!("/v1/machines/{machine}/power");
+        lab.post(&path, json!({"action": "on"})).await.expect(202).str("id").to_owned()
+    });
+    let jobs = join_all(started).await;
+    control.until_called("PowerOnVM_Task", 7).await;
+    let name = lab.get("/v1/machines/1").await.expect(200).str("name").to_owned();
+    let killed = lab.post("/v1/machines/kill?wait=15s", json!({"name": name})).await.expect(200);
+    assert_eq!(killed.str("state"), "succeeded");
+    assert_eq!(control.calls("PowerOnVM_Task"), 7, "one connection is reserved");
+    clock.advance(Duration::from_mins(11));
+    let is_waiting = |job: &&String| control.calls_of_operation(job).is_empty();
+    let waiting: Vec<&String> = jobs.iter().filter(is_waiting).collect();
+    assert_eq!(waiting.len(), 299 - 7);
+    for job in waiting {
+        let ended = lab.get(&format!("/v1/jobs/{job}?wait=15s")).await.expect(200);
+        assert_eq!(ended.str("state"), "failed", "{}", ended.text);
+        assert_eq!(ended.json["error"]["code"], "deadline-exceeded", "{}", ended.text);
+    }
+    assert_eq!(control.calls("PowerOnVM_Task"), 7);
 }

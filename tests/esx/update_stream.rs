@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use otter::domain::call::HostCall;
+use otter::domain::ids::MachineId;
+use otter::domain::power::PowerState;
 use otter::hypervisor::{Accepted, Hypervisor, TaskStatus};
 use otter::simulator::{Disruption, Fault, Pace, Scenario, world};
 
@@ -76,6 +79,113 @@ async fn many_tasks_are_followed_on_one_stream_without_polling() {
     assert_eq!(recording.statuses.last().unwrap().logins, 1);
     // Each task is read only once, when it is added to the ListView.
     assert!(simulator.control().calls("RetrievePropertiesEx") <= 60);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_wait_after_the_end_of_a_task_is_its_barrier() {
+    let mut scenario = Scenario::generated(2);
+    scenario.machines[0].power = world::PowerState::Off;
+    let (simulator, running) = connected_lab(scenario.clone()).await;
+    let (control, id) = (simulator.control(), machine_id(&scenario, 0));
+    for (call, state) in
+        [(HostCall::PowerOn, PowerState::On), (HostCall::PowerOff, PowerState::Off)]
+            .into_iter()
+            .cycle()
+            .take(20)
+    {
+        let accepted = running.esx.call(&id, &call, running.job()).await.unwrap();
+        let Accepted::Task(task) = accepted else { panic!() };
+        let mut status = running.esx.follow(&task).await;
+        let end = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. }));
+        drop(in_time("the end", end).await.unwrap());
+        in_time("the barrier", running.esx.barrier_after_task()).await.unwrap();
+        assert_eq!(running.observer.recording().machines[&id].power_state, Some(state));
+        // The barrier has passed already, so this one returns without a further wait.
+        let waits = control.calls("WaitForUpdatesEx");
+        running.esx.barrier_after_task().await.unwrap();
+        assert!(control.calls("WaitForUpdatesEx") <= waits + 1);
+    }
+    assert_eq!(control.calls("CancelWaitForUpdates"), 0);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_host_that_reports_no_additions_is_read() {
+    let mut scenario = Scenario::generated(1);
+    scenario.machines[0].power = world::PowerState::Off;
+    let (simulator, running) = connected_lab(scenario.clone()).await;
+    let (control, id) = (simulator.control(), machine_id(&scenario, 0));
+    control.set_additions_reported(false);
+    for call in [HostCall::PowerOn, HostCall::PowerOff].into_iter().cycle().take(6) {
+        let accepted = running.esx.call(&id, &call, running.job()).await.unwrap();
+        let Accepted::Task(task) = accepted else { panic!() };
+        // The change of the machine is reported before the task is added.
+        running.esx.barrier().await.unwrap();
+        let mut status = running.esx.follow(&task).await;
+        let end = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. }));
+        drop(in_time("the end", end).await.unwrap());
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn evidence_reads_a_machine_once_if_its_tasks_are_known() {
+    let (simulator, running) = connected_lab(Scenario::generated(2)).await;
+    let (control, id) = (simulator.control(), machine_id(&Scenario::generated(2), 0));
+    control.mutate(|world| {
+        for operation in
+            [world::Operation::PowerOff, world::Operation::PowerOn].into_iter().cycle().take(40)
+        {
+            // One of the first two is refused in its task, which ends as well.
+            let task = world.start_task(id.backend_text(), operation, "somebody").unwrap();
+            world.finish_task(&task.id);
+        }
+    });
+    let reads = || control.calls("RetrievePropertiesEx");
+    let before = reads();
+    let evidence = running.esx.read_evidence(&id).await.unwrap();
+    assert_eq!((evidence.recent_tasks.len(), evidence.has_running_task()), (40, false));
+    assert!(
+        evidence.recent_tasks.iter().all(|task| !task.by_us) && evidence.host_boot_time.is_some()
+    );
+    assert_eq!(reads() - before, 3, "the machine, all its tasks, and the machine once more");
+    assert_eq!(running.esx.read_evidence(&id).await.unwrap(), evidence);
+    assert_eq!(reads() - before, 4, "the tasks are known");
+    // A task that runs is read each time.
+    control.mutate(|world| {
+        world.start_task(id.backend_text(), world::Operation::Reset, "root").unwrap();
+    });
+    let again = running.esx.read_evidence(&id).await.unwrap();
+    assert_eq!(again.recent_tasks.len(), 41);
+    assert!(again.recent_tasks.iter().filter(|task| task.by_us).count() == 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn evidence_of_many_machines_is_read_together() {
+    let scenario = Scenario::generated(300);
+    let (simulator, running) = connected_lab(scenario.clone()).await;
+    let before = simulator.control().calls("RetrievePropertiesEx");
+    let reads = (0..300).map(|index| {
+        let (esx, id) = (Arc::clone(&running.esx), machine_id(&scenario, index));
+        async move { (esx.read_evidence(&id).await.unwrap().identity.id, id) }
+    });
+    for (read, asked) in in_time("the reads", join_all(reads)).await {
+        assert_eq!(read, asked);
+    }
+    let reads = simulator.control().calls("RetrievePropertiesEx") - before;
+    assert!(reads < 20, "{reads} reads for 300 machines");
+    // One machine that is gone does not fail the others.
+    let none = MachineId::from_backend("none");
+    let ids = (0..20).map(|index| machine_id(&scenario, index)).chain([none.clone()]);
+    let reads = ids.map(|id| {
+        let esx = Arc::clone(&running.esx);
+        async move { (esx.read_evidence(&id).await, id) }
+    });
+    for (read, id) in join_all(reads).await {
+        assert_eq!(read.is_err(), id == none, "{id}");
+    }
     running.stop().await;
 }
 

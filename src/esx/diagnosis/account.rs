@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{CheckResult, problem};
+use crate::esx::connections::Lane;
 use crate::esx::property_reader::{Contents, first_value, read_once};
 use crate::esx::service_content::ServiceContent;
 use crate::esx::session::{Login, Session};
@@ -11,7 +12,6 @@ use crate::esx::soap::Reference;
 use crate::esx::soap::property::number;
 use crate::esx::soap::request::{self, PropertySpec, Selection};
 use crate::esx::soap::xml::Element;
-use crate::esx::transport::TimeoutClass;
 use crate::hypervisor::{HostError, HostErrorKind};
 
 /// The checks that need a session.
@@ -252,6 +252,7 @@ impl<'a> AccountChecks<'a> {
             self.login,
             &properties,
             Selection::Objects(std::slice::from_ref(object)),
+            Lane::Reserved,
         )
         .await
         .map_err(|error| error.into_error(&format!("The host refused to read {path}")))?;
@@ -275,7 +276,7 @@ impl<'a> AccountChecks<'a> {
         );
         let reply = self
             .session
-            .send(self.login, view, TimeoutClass::Ordinary)
+            .send(self.login, view, Lane::Reserved)
             .await
             .map_err(|error| error.into_error(prefix))?;
         let view = reply.reference().ok_or_else(|| {
@@ -286,7 +287,8 @@ impl<'a> AccountChecks<'a> {
         })?;
         let properties = [PropertySpec { object_type, paths: paths.to_vec() }];
         // The host destroys the view with the session.
-        read_once(self.session, self.login, &properties, Selection::View(&view))
+        let selection = Selection::View(&view);
+        read_once(self.session, self.login, &properties, selection, Lane::Reserved)
             .await
             .map_err(|error| error.into_error(prefix))
     }

@@ -33,6 +33,8 @@ pub struct PropertySpec<'a> {
 pub enum Selection<'a> {
     /// These objects.
     Objects(&'a [Reference]),
+    /// These objects, and the object to which the property `path` of each refers.
+    ObjectsAndReferenced { objects: &'a [Reference], object_type: &'a str, path: &'a str },
     /// All objects of a `ContainerView` or a `ListView`.
     View(&'a Reference),
 }
@@ -300,17 +302,26 @@ impl EnvelopeBuilder {
                     self.writer.end();
                 }
             }
+            Selection::ObjectsAndReferenced { objects, object_type, path } => {
+                for object in objects {
+                    self.writer.start("objectSet", &[]);
+                    self.reference("obj", object).text("skip", "false");
+                    self.traversal(object_type, path).writer.end();
+                }
+            }
             Selection::View(view) => {
                 self.writer.start("objectSet", &[]);
                 self.reference("obj", view).text("skip", "true");
-                self.writer.start("selectSet", &[("xsi:type", "TraversalSpec")]);
-                self.text("name", "view")
-                    .text("type", &view.kind)
-                    .text("path", "view")
-                    .text("skip", "false");
-                self.writer.end().end();
+                self.traversal(&view.kind, "view").writer.end();
             }
         }
+        self.writer.end();
+        self
+    }
+
+    fn traversal(&mut self, object_type: &str, path: &str) -> &mut Self {
+        self.writer.start("selectSet", &[("xsi:type", "TraversalSpec")]);
+        self.text("name", path).text("type", object_type).text("path", path).text("skip", "false");
         self.writer.end();
         self
     }
@@ -354,6 +365,17 @@ mod tests {
         assert_eq!(select.type_name(), Some("TraversalSpec"));
         assert_eq!(names(select), ["name", "type", "path", "skip"]);
         let machine = Reference::new("VirtualMachine", "16");
+        let with_host = Selection::ObjectsAndReferenced {
+            objects: std::slice::from_ref(&machine),
+            object_type: "VirtualMachine",
+            path: "runtime.host",
+        };
+        let request = retrieve_properties(&collector, &properties, with_host);
+        let document = Document::parse(request.envelope.as_bytes()).unwrap();
+        let object = document.root().descend(&["Body", "RetrievePropertiesEx", "specSet"]).unwrap();
+        let object = object.child("objectSet").unwrap();
+        assert_eq!(names(object), ["obj", "skip", "selectSet"]);
+        assert_eq!(object.child("selectSet").unwrap().child_text("path"), Some("runtime.host"));
         let create = create_snapshot(&machine, ("50%25 a%2fb", "<why>"), (false, true), "job-1");
         let document = Document::parse(create.envelope.as_bytes()).unwrap();
         let call = document.root().descend(&["Body", "CreateSnapshot_Task"]).unwrap();

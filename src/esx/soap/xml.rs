@@ -1,7 +1,8 @@
 //! Parses XML into a tree with resolved namespaces, and writes XML. Pure, bounded, not recursive.
 //!
 //! The tree is an arena, so that parsing and dropping a document need no stack: snapshot trees nest
-//! thousands of levels deep. Only the five predefined entities are expanded, and a document type is
+//! thousands of levels deep. Elements have no allocation of their own: names are kept once, and all
+//! texts together. Only the five predefined entities are expanded, and a document type is
 //! refused. Characters that XML forbids become U+FFFD, because hosts send them in annotations, and
 //! one of them must not make the whole answer unusable.
 
@@ -48,27 +49,63 @@ pub enum XmlError {
 #[derive(Clone, Debug)]
 pub struct Document {
     nodes: Vec<Node>,
-    namespaces: Vec<String>,
+    /// Each namespace and each local name once. The first is empty.
+    names: Vec<String>,
+    /// The attributes without a namespace, in the order of their elements.
+    attributes: Vec<Attribute>,
+    /// The values of attributes and the texts of elements.
+    texts: String,
+    /// The texts of elements that have text between their children.
+    mixed_texts: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
 struct Node {
+    /// The index of the namespace.
     namespace: u32,
-    name: String,
-    /// The value of `xsi:type` with its prefix resolved.
-    type_name: Option<TypeName>,
-    /// Attributes without a namespace.
-    attributes: Vec<(String, String)>,
-    text: String,
+    /// The index of the local name.
+    name: u32,
+    /// The namespace and the local name of `xsi:type`, with its prefix resolved.
+    type_name: Option<(u32, u32)>,
+    attributes: Span,
+    text: Text,
     first_child: Option<u32>,
     last_child: Option<u32>,
     next_sibling: Option<u32>,
 }
 
 #[derive(Clone, Debug)]
-struct TypeName {
-    namespace: u32,
-    name: String,
+struct Attribute {
+    name: u32,
+    value: Span,
+}
+
+/// A part of a list or of a text.
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Text {
+    /// A part of `texts`.
+    Span(Span),
+    /// The index in `mixed_texts`.
+    Mixed(u32),
+}
+
+impl Span {
+    /// # Errors
+    /// The document is larger than 4 GiB.
+    fn new(start: usize, end: usize) -> Result<Self, XmlError> {
+        let index = |at| u32::try_from(at).map_err(|_| XmlError::TooManyElements);
+        Ok(Self { start: index(start)?, end: index(end)? })
+    }
+
+    const fn range(self) -> std::ops::Range<usize> {
+        self.start as usize..self.end as usize
+    }
 }
 
 /// One element of a document.
@@ -102,13 +139,13 @@ impl<'d> Element<'d> {
     /// The local name.
     #[must_use]
     pub fn name(self) -> &'d str {
-        &self.node().name
+        &self.document.names[self.node().name as usize]
     }
 
     /// The namespace, empty if there is none.
     #[must_use]
     pub fn namespace(self) -> &'d str {
-        &self.document.namespaces[self.node().namespace as usize]
+        &self.document.names[self.node().namespace as usize]
     }
 
     /// Whether the element has this namespace and this local name.
@@ -120,27 +157,34 @@ impl<'d> Element<'d> {
     /// The local part of `xsi:type`. `None` without `xsi:type`.
     #[must_use]
     pub fn type_name(self) -> Option<&'d str> {
-        self.node().type_name.as_ref().map(|type_name| type_name.name.as_str())
+        let (_, name) = self.node().type_name?;
+        Some(&self.document.names[name as usize])
     }
 
     /// The namespace of `xsi:type`, empty if its prefix is not declared. `None` without `xsi:type`.
     #[must_use]
     pub fn type_namespace(self) -> Option<&'d str> {
-        let type_name = self.node().type_name.as_ref()?;
-        Some(&self.document.namespaces[type_name.namespace as usize])
+        let (namespace, _) = self.node().type_name?;
+        Some(&self.document.names[namespace as usize])
     }
 
     /// An attribute that has no namespace, such as the `type` of a moref.
     #[must_use]
     pub fn attribute(self, name: &str) -> Option<&'d str> {
-        let attributes = &self.node().attributes;
-        attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        let document = self.document;
+        let attributes = &document.attributes[self.node().attributes.range()];
+        let found =
+            attributes.iter().find(|attribute| document.names[attribute.name as usize] == name)?;
+        Some(&document.texts[found.value.range()])
     }
 
     /// The text of the element without its children, with entities resolved and untrimmed.
     #[must_use]
     pub fn text(self) -> &'d str {
-        &self.node().text
+        match self.node().text {
+            Text::Span(span) => &self.document.texts[span.range()],
+            Text::Mixed(index) => &self.document.mixed_texts[index as usize],
+        }
     }
 
     /// The child elements, in order.
@@ -190,15 +234,21 @@ impl fmt::Debug for Element<'_> {
 
 struct TreeBuilder {
     document: Document,
-    known_namespaces: HashMap<String, u32>,
+    known_names: HashMap<String, u32>,
     open: Vec<u32>,
 }
 
 impl TreeBuilder {
     fn new() -> Self {
-        let document = Document { nodes: Vec::new(), namespaces: vec![String::new()] };
-        let known_namespaces = HashMap::from([(String::new(), 0)]);
-        Self { document, known_namespaces, open: Vec::new() }
+        let document = Document {
+            nodes: Vec::new(),
+            names: vec![String::new()],
+            attributes: Vec::new(),
+            texts: String::new(),
+            mixed_texts: Vec::new(),
+        };
+        let known_names = HashMap::from([(String::new(), 0)]);
+        Self { document, known_names, open: Vec::new() }
     }
 
     fn build(mut self, text: &str) -> Result<Document, XmlError> {
@@ -243,12 +293,13 @@ impl TreeBuilder {
             return Err(XmlError::TooManyElements);
         }
         let (namespace, local) = reader.resolver().resolve_element(start.name());
+        let first_attribute = self.document.attributes.len();
         let mut node = Node {
             namespace: self.namespace(&namespace),
-            name: local.as_ref().to_owned(),
+            name: self.name(local.as_ref()),
             type_name: None,
-            attributes: Vec::new(),
-            text: String::new(),
+            attributes: Span::default(),
+            text: Text::Span(Span::default()),
             first_child: None,
             last_child: None,
             next_sibling: None,
@@ -259,23 +310,26 @@ impl TreeBuilder {
             if attribute.key.as_namespace_binding().is_some() {
                 continue;
             }
-            let value = unescape(&attribute.value)?;
             match reader.resolver().resolve_attribute(attribute.key) {
                 (ResolveResult::Bound(namespace), local)
                     if namespace.as_ref() == SCHEMA_INSTANCE && local.as_ref() == "type" =>
                 {
+                    let mut value = String::new();
+                    unescape_into(&mut value, &attribute.value)?;
                     let (namespace, local) = reader.resolver().resolve_element(QName(value.trim()));
-                    node.type_name = Some(TypeName {
-                        namespace: self.namespace(&namespace),
-                        name: local.as_ref().to_owned(),
-                    });
+                    node.type_name = Some((self.namespace(&namespace), self.name(local.as_ref())));
                 }
                 (ResolveResult::Unbound, local) => {
-                    node.attributes.push((local.as_ref().to_owned(), value));
+                    let start = self.document.texts.len();
+                    unescape_into(&mut self.document.texts, &attribute.value)?;
+                    let value = Span::new(start, self.document.texts.len())?;
+                    let name = self.name(local.as_ref());
+                    self.document.attributes.push(Attribute { name, value });
                 }
                 _ => {}
             }
         }
+        node.attributes = Span::new(first_attribute, self.document.attributes.len())?;
         // MAX_ELEMENTS is far below what an u32 holds.
         let index =
             u32::try_from(self.document.nodes.len()).map_err(|_| XmlError::TooManyElements)?;
@@ -293,8 +347,31 @@ impl TreeBuilder {
     fn append(&mut self, text: &str) -> Result<(), XmlError> {
         match self.open.last() {
             Some(index) => {
-                let into = &mut self.document.nodes[*index as usize].text;
-                into.extend(text.chars().map(replace_forbidden));
+                let Document { nodes, texts, mixed_texts, .. } = &mut self.document;
+                let known = &mut nodes[*index as usize].text;
+                match *known {
+                    Text::Mixed(index) => {
+                        push_allowed(&mut mixed_texts[index as usize], text);
+                    }
+                    Text::Span(span) if span.range().is_empty() => {
+                        let start = texts.len();
+                        push_allowed(texts, text);
+                        *known = Text::Span(Span::new(start, texts.len())?);
+                    }
+                    Text::Span(span) if span.end as usize == texts.len() => {
+                        push_allowed(texts, text);
+                        *known = Text::Span(Span::new(span.start as usize, texts.len())?);
+                    }
+                    // A child has text of its own in between.
+                    Text::Span(span) => {
+                        let mut mixed = texts[span.range()].to_owned();
+                        push_allowed(&mut mixed, text);
+                        // There are fewer mixed texts than elements.
+                        let index = u32::try_from(mixed_texts.len()).unwrap_or(u32::MAX);
+                        mixed_texts.push(mixed);
+                        *known = Text::Mixed(index);
+                    }
+                }
                 Ok(())
             }
             None if text.trim().is_empty() => Ok(()),
@@ -309,13 +386,18 @@ impl TreeBuilder {
             // An undeclared prefix is an error of the host, but the answer is usable.
             ResolveResult::Unbound | ResolveResult::Unknown(_) => "",
         };
-        if let Some(index) = self.known_namespaces.get(name) {
+        self.name(name)
+    }
+
+    /// The index of a name, which is added if it is new.
+    fn name(&mut self, name: &str) -> u32 {
+        if let Some(index) = self.known_names.get(name) {
             return *index;
         }
-        // There are fewer namespaces than elements and attributes, and their number fits.
-        let index = u32::try_from(self.document.namespaces.len()).unwrap_or(0);
-        self.document.namespaces.push(name.to_owned());
-        self.known_namespaces.insert(name.to_owned(), index);
+        // The text of a document has less than 4 GiB, so the number of its names fits.
+        let index = u32::try_from(self.document.names.len()).unwrap_or(0);
+        self.document.names.push(name.to_owned());
+        self.known_names.insert(name.to_owned(), index);
         index
     }
 }
@@ -339,18 +421,29 @@ fn check_encoding(declaration: &quick_xml::events::BytesDecl<'_>) -> Result<(), 
     }
 }
 
-/// Resolves `&…;` references in an attribute's value.
-fn unescape(raw: &str) -> Result<String, XmlError> {
-    let mut out = String::with_capacity(raw.len());
+/// Appends an attribute's value, with its `&…;` references resolved.
+fn unescape_into(out: &mut String, raw: &str) -> Result<(), XmlError> {
     let mut rest = raw;
     while let Some(at) = rest.find('&') {
-        out.extend(rest[..at].chars().map(replace_forbidden));
+        push_allowed(out, &rest[..at]);
         let end = rest[at..].find(';').ok_or(XmlError::Truncated)? + at;
         out.push(resolve(&rest[at + 1..end])?);
         rest = &rest[end + 1..];
     }
-    out.extend(rest.chars().map(replace_forbidden));
-    Ok(out)
+    push_allowed(out, rest);
+    Ok(())
+}
+
+/// Appends a text. Characters that XML forbids become U+FFFD.
+fn push_allowed(out: &mut String, text: &str) {
+    // The forbidden characters above U+001F begin with this byte in UTF-8.
+    let may_be_forbidden =
+        |byte: &u8| *byte == 0xEF || (*byte < 0x20 && !matches!(byte, b'\t' | b'\n' | b'\r'));
+    if text.as_bytes().iter().any(may_be_forbidden) {
+        out.extend(text.chars().map(replace_forbidden));
+    } else {
+        out.push_str(text);
+    }
 }
 
 /// Resolves the text between `&` and `;`.

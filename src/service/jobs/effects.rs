@@ -19,7 +19,7 @@ use crate::domain::network::Network;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::SnapshotRules;
 use crate::fail_points::fail_point;
-use crate::hypervisor::{CallError, TaskStatus};
+use crate::hypervisor::{CallError, CallTerms, TaskStatus};
 use crate::service::host_failure::HostFailure;
 use crate::storage::StorageError;
 
@@ -31,6 +31,8 @@ impl Runner<'_> {
     ///
     /// # Parameters
     /// - `tools_stops`: how often the guest's tools had stopped before the last call.
+    /// - `due`: the deadline of the job.
+    /// - `task_ended`: whether the last effect, except commits, followed a task to its end.
     ///
     /// # Errors
     /// The error of the store if it can never commit the job.
@@ -38,7 +40,9 @@ impl Runner<'_> {
         &self,
         job: Job,
         effect: Effect,
+        due: Duration,
         tools_stops: u64,
+        task_ended: bool,
         status: &watch::Sender<JobStatus>,
     ) -> Result<Input, StorageError> {
         let machine = &self.machine.id;
@@ -55,7 +59,11 @@ impl Runner<'_> {
                 fail_point!(if after_loss { "judge" } else { "examine" });
                 let mut others = self.table.others(machine, job.id);
                 others.snapshot_rules = self.snapshot_rules(&job).await;
-                let seen = self.host.read_evidence(machine).await;
+                let seen = if job.kind().ignores_blockers() {
+                    self.host.read_evidence_urgently(machine).await
+                } else {
+                    self.host.read_evidence(machine).await
+                };
                 fail_point!("examined");
                 Input::Examined(
                     seen.map(|evidence| (evidence, others))
@@ -64,7 +72,7 @@ impl Runner<'_> {
             }
             Effect::Call(call) => {
                 fail_point!("call");
-                let called = self.call(&job, &call).await;
+                let called = self.call(&job, &call, due).await;
                 fail_point!("answered");
                 Input::Called(called)
             }
@@ -120,7 +128,11 @@ impl Runner<'_> {
             }
             Effect::Barrier => {
                 fail_point!("barrier");
-                let passed = self.host.barrier().await;
+                let passed = if task_ended {
+                    self.host.barrier_after_task().await
+                } else {
+                    self.host.barrier().await
+                };
                 fail_point!("synced");
                 Input::Synced(passed.is_ok().then(|| self.observed_machine()))
             }
@@ -192,10 +204,15 @@ impl Runner<'_> {
         }
     }
 
-    async fn call(&self, job: &Job, call: &HostCall) -> CallResult {
+    async fn call(&self, job: &Job, call: &HostCall, due: Duration) -> CallResult {
         let kind = call.kind().as_str();
         tracing::debug!(job = %job.id, machine = %self.machine.id, call = kind, "asking the host");
-        match self.host.call(&self.machine.id, call, job.id).await {
+        let terms = CallTerms {
+            urgent: job.kind().ignores_blockers(),
+            // A call that is made after the deadline must be made.
+            not_after: (self.parts.clock.elapsed() < due).then_some(due),
+        };
+        match self.host.call_on_terms(&self.machine.id, call, job.id, terms).await {
             Ok(accepted) => CallResult::Accepted(accepted),
             Err(CallError::Refused(error)) => {
                 let cause = &error as &dyn std::error::Error;

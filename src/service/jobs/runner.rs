@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::JobsParts;
 use super::deadline_clocks::Moment;
 use super::question_timer::QuestionTimer;
-use super::state_machine::{Effect, Interrupt, JobStateMachine, Reaction};
+use super::state_machine::{Effect, Input, Interrupt, JobStateMachine, Reaction, TaskEnd};
 use super::status::JobStatus;
 use super::table::{JobTable, PendingJob};
 use crate::clock::Clock;
@@ -55,6 +55,7 @@ impl Runner<'_> {
     ///
     /// # Errors
     /// [`Incomplete`] if the run stopped before the end.
+    #[expect(clippy::too_many_lines, reason = "one loop over effects and interrupts")]
     pub async fn run(&self, pending: PendingJob, first: Effect) -> Result<Job, Incomplete> {
         let PendingJob { mut state_machine, status, mut interrupts, due, mut jumps } = pending;
         let mut machine = self.parts.inventory.watch(&self.machine.id);
@@ -65,6 +66,8 @@ impl Runner<'_> {
         let mut cancelling = FuturesUnordered::new();
         let mut effect = first;
         let mut tools_stops = self.tools_stops();
+        // Whether the last effect, except commits, followed a task to its end.
+        let mut task_ended = false;
         // Whether a request to cancel is not committed yet. A crash would lose it, so readers do
         // not see it.
         let mut cancel_unsaved = false;
@@ -84,7 +87,9 @@ impl Runner<'_> {
             let mut work = pin!(self.perform(
                 state_machine.job().clone(),
                 effect.clone(),
+                due,
                 tools_stops,
+                task_ended,
                 &status
             ));
             let input = loop {
@@ -158,7 +163,14 @@ impl Runner<'_> {
                 if cancel_unsaved && saves {
                     cancel_unsaved = !(saves_cancel || self.try_to_save(state_machine.job()).await);
                 }
+                task_ended = match &input {
+                    Input::TaskEnded(TaskEnd::Succeeded { .. } | TaskEnd::Failed(_)) => true,
+                    Input::Saved => task_ended,
+                    _ => false,
+                };
                 effect = state_machine.step(input, self.parts.clock.now());
+            } else {
+                task_ended = false;
             }
         }
     }

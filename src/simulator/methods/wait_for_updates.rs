@@ -18,7 +18,7 @@ pub async fn run(
     let max_wait = max_wait_option(request)?;
     let deadline = max_wait.map(|max_wait| shared.clock.elapsed() + max_wait);
     let mut changes = shared.changes();
-    let pending = PendingWait::begin(shared, request, context)?;
+    let mut pending = PendingWait::begin(shared, request, context)?;
     shared.notify();
     loop {
         changes.borrow_and_update();
@@ -68,6 +68,8 @@ struct PendingWait<'a> {
     /// The number of `CancelWaitForUpdates` on the collector when this wait began.
     cancelled: u64,
     limit: Option<usize>,
+    /// The revision of the world when this wait last looked for updates.
+    looked_at: Option<u64>,
 }
 
 impl<'a> PendingWait<'a> {
@@ -96,15 +98,18 @@ impl<'a> PendingWait<'a> {
         if let Some(session) = state.sessions.get_mut(cookie) {
             session.waits += 1;
         }
-        Ok(Self { shared, request, cookie, cancelled, limit })
+        Ok(Self { shared, request, cookie, cancelled, limit, looked_at: None })
     }
 
     /// The answer. `None` if there are no updates yet.
-    fn try_answer(&self) -> Result<Option<String>, Fault> {
+    fn try_answer(&mut self) -> Result<Option<String>, Fault> {
         let mut state = self.shared.lock();
         if state.sessions.get(self.cookie).is_none() {
             return Err(lost_session(&state, self.request));
         }
+        let revision = state.world.revision();
+        let looked_at = self.looked_at.replace(revision);
+        let is_unchanged = state.fault_plan.hides_additions && looked_at == Some(revision);
         let known = self.request.text("version").unwrap_or_default();
         let mut has_updates = false;
         let answer = with_collector(
@@ -117,6 +122,9 @@ impl<'a> PendingWait<'a> {
                         "RequestCanceled",
                         "The request was canceled by a user.",
                     ));
+                }
+                if is_unchanged {
+                    return Ok(String::new());
                 }
                 soap::answer(&self.request.method, |writer| {
                     has_updates = collector.updates(scope, known, self.limit, writer)?;

@@ -103,8 +103,12 @@ impl Filter {
     pub fn refresh(&mut self, scope: ReadScope<'_>, version: u64) -> Result<bool, Fault> {
         let now = SeenRevisions {
             revision: scope.world.revision(),
-            structure: scope.world.structure(),
-            views: scope.session.map_or(0, CallerSession::view_revision),
+            structure: if self.spec.selects_tasks() {
+                scope.world.structure().max(scope.world.task_structure())
+            } else {
+                scope.world.structure()
+            },
+            views: scope.session.map_or(0, |session| self.view_revision(session)),
         };
         let before = self.seen.replace(now);
         let mut changed = false;
@@ -166,6 +170,14 @@ impl Filter {
             }
         }
         Ok(changed)
+    }
+
+    /// The revision at which the views of this filter last changed. A filter that does not begin at
+    /// a view may reach any.
+    fn view_revision(&self, session: &dyn CallerSession) -> u64 {
+        let changed_at =
+            |object| session.view_changed_at(object).unwrap_or_else(|| session.view_revision());
+        self.spec.objects().map(changed_at).max().unwrap_or(0)
     }
 
     /// The updates after the version `since`. Leaves come first, because an object may have left

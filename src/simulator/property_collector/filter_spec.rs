@@ -88,6 +88,11 @@ impl FilterSpec {
         self.objects.iter().map(|spec| &spec.object)
     }
 
+    /// Whether the selection can contain tasks.
+    pub fn selects_tasks(&self) -> bool {
+        self.properties.iter().any(|spec| schema::is_a("Task", &spec.kind))
+    }
+
     /// The paths to read of objects of this type. `None` if the spec does not select this type.
     pub fn paths_for(&self, kind: &str) -> Option<Vec<String>> {
         let mut paths: Vec<String> = Vec::new();

@@ -254,6 +254,10 @@ impl PropertyCollector {
             }
         }
         let mut updates = VecDeque::new();
+        if since == self.version {
+            // Nothing changed after it, so no object needs to be looked at.
+            return Ok(RemainingUpdates { version: self.version, part: 1, updates });
+        }
         for (id, filter) in &self.filters {
             updates.extend(filter.pending(since).map(|pending| (id.clone(), pending)));
         }

@@ -140,6 +140,8 @@ pub struct World {
     tasks: BTreeMap<String, Task>,
     /// The ids of the tasks that hostd knows, oldest first.
     task_order: VecDeque<String>,
+    /// The ids of the tasks of each machine, oldest first.
+    tasks_by_machine: BTreeMap<String, Vec<String>>,
     next_task: i32,
     planned_failures: Vec<(&'static str, Fault)>,
     history: EventHistory,
@@ -150,8 +152,10 @@ pub struct World {
     stepped_events: Vec<ScheduledEvent>,
     next_event: u64,
     revision: u64,
-    /// The revision at which an object was last added or removed.
+    /// The revision at which an object other than a task was last added or removed.
     structure: u64,
+    /// The revision at which a task was last added or removed.
+    task_structure: u64,
     journal: VecDeque<(u64, Moref)>,
     /// The journal holds all changes after this revision.
     journal_start: u64,
@@ -183,6 +187,7 @@ impl World {
             networks: Vec::new(),
             tasks: BTreeMap::new(),
             task_order: VecDeque::new(),
+            tasks_by_machine: BTreeMap::new(),
             next_task: 100_000_000,
             planned_failures: Vec::new(),
             history: EventHistory::default(),
@@ -193,6 +198,7 @@ impl World {
             next_event: 0,
             revision: 1,
             structure: 1,
+            task_structure: 1,
             journal: VecDeque::new(),
             journal_start: 1,
         }
@@ -394,10 +400,16 @@ impl World {
         self.revision
     }
 
-    /// The revision at which an object was last added or removed.
+    /// The revision at which an object other than a task was last added or removed.
     #[must_use]
     pub const fn structure(&self) -> u64 {
         self.structure
+    }
+
+    /// The revision at which a task was last added or removed.
+    #[must_use]
+    pub const fn task_structure(&self) -> u64 {
+        self.task_structure
     }
 
     /// The objects that changed after `revision`. `None` if the journal does not reach back that

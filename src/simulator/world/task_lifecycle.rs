@@ -79,10 +79,11 @@ impl World {
         self.record_change(moref.clone());
         self.record_change(Moref::new("VirtualMachine", id));
         self.task_order.push_back(task.id.clone());
+        self.tasks_by_machine.entry(id.to_owned()).or_default().push(task.id.clone());
         let task_id = task.id.clone();
         self.record_task_event(&task);
         self.tasks.insert(task.id.clone(), task);
-        self.structure = self.revision;
+        self.task_structure = self.revision;
         self.schedule_step(&task_id);
         Ok(moref)
     }
@@ -204,27 +205,43 @@ impl World {
             let Some(task) = self.tasks.get_mut(&id) else { continue };
             let machine = task.machine.clone();
             if task.state.is_end() || !keep_running {
-                self.tasks.remove(&id);
+                self.remove_task(&id);
             } else {
                 task.known_to_hostd = false;
             }
             self.record_change(Moref::new("Task", id));
             self.record_change(Moref::new("VirtualMachine", machine));
         }
-        self.structure = self.revision;
+        self.task_structure = self.revision;
     }
 
     /// The tasks in the `recentTask` of a machine.
     pub fn recent_tasks(&self, machine: &str) -> impl Iterator<Item = &Task> {
-        self.tasks().filter(move |task| task.machine == machine)
+        let tasks = self.tasks_by_machine.get(machine).into_iter().flatten();
+        tasks.filter_map(|id| self.task(id))
     }
 
     pub(super) fn forget_task(&mut self, id: &str) {
-        if self.tasks.remove(id).is_some() {
-            self.task_order.retain(|known| known != id);
+        if self.remove_task(id) {
+            if self.task_order.front().is_some_and(|oldest| oldest == id) {
+                self.task_order.pop_front();
+            } else {
+                self.task_order.retain(|known| known != id);
+            }
             self.record_change(Moref::new("Task", id));
-            self.structure = self.revision;
+            self.task_structure = self.revision;
         }
+    }
+
+    fn remove_task(&mut self, id: &str) -> bool {
+        let Some(task) = self.tasks.remove(id) else { return false };
+        if let Some(tasks) = self.tasks_by_machine.get_mut(&task.machine) {
+            tasks.retain(|known| known != id);
+            if tasks.is_empty() {
+                self.tasks_by_machine.remove(&task.machine);
+            }
+        }
+        true
     }
 
     pub(super) fn task_mut(&mut self, id: &str) -> Option<&mut Task> {
@@ -274,7 +291,9 @@ impl World {
 
     /// The task that works on this machine, even if hostd has forgotten it.
     pub(super) fn running_task(&self, machine: &str) -> Option<&Task> {
-        self.tasks.values().find(|task| task.machine == machine && !task.state.is_end())
+        // A machine starts no task while one runs, so only its last task can run.
+        let last = self.tasks_by_machine.get(machine)?.last()?;
+        self.tasks.get(last).filter(|task| !task.state.is_end())
     }
 
     /// At 50 percent, a power-on raises the question of its machine, if there is one, and waits.

@@ -267,15 +267,24 @@ impl CellRun<'_> {
             self.start().await?;
             return Ok(DeliveryProof::planned(planned));
         }
-        let barrier_disruption = self.barrier_disruption();
         let planned = if kind.is_immediate() {
+            let barrier_disruption = self.barrier_disruption();
             let planned = self.control().disrupt_next("CancelWaitForUpdates", barrier_disruption);
             self.start().await?;
             planned
         } else {
             self.reach_the_call().await?;
             self.reach_the_step().await?;
-            let planned = self.control().disrupt_next("CancelWaitForUpdates", barrier_disruption);
+            let planned = if self.lease_run.is_some() {
+                // The job reads the machine once more before its barrier.
+                let disruption = self.barrier_disruption();
+                self.control().disrupt_next("CancelWaitForUpdates", disruption)
+            } else {
+                // The wait after the end of the task is the barrier.
+                self.until("a wait", |run| run.control().pending_waits() == 1).await?;
+                let disruption = self.disruption_of_barrier_wait();
+                self.control().disrupt_next("WaitForUpdatesEx", disruption)
+            };
             let task = self.task.clone();
             self.control().mutate(|world| finish(world, task.as_deref(), kind));
             planned
@@ -284,24 +293,30 @@ impl CellRun<'_> {
         Ok(DeliveryProof::planned(planned))
     }
 
-    /// The disruption of the barrier at its start.
+    /// The disruption of the wait that is the barrier.
+    fn disruption_of_barrier_wait(&self) -> Disruption {
+        match self.cell.fault {
+            Fault::CutBefore => Disruption::CloseBeforeRunning,
+            Fault::CutMid => Disruption::CloseMidAnswer,
+            Fault::CutAfter => Disruption::CloseAfterRunning,
+            Fault::SlowDone => Disruption::NeverAnswer { run: true },
+            Fault::Garbage => garbage(),
+            Fault::Unavailable => unavailable(),
+            _ => Disruption::Hook(self.hook(false), None),
+        }
+    }
+
+    /// The disruption of a barrier that begins with a cancel of the pending wait.
     pub fn barrier_disruption(&self) -> Disruption {
-        let disruption = match self.cell.fault {
-            Fault::CutBefore => Some(Disruption::CloseBeforeRunning),
-            Fault::CutMid => Some(Disruption::CloseMidAnswer),
-            Fault::CutAfter => Some(Disruption::CloseAfterRunning),
-            Fault::SlowDone => Some(Disruption::NeverAnswer { run: true }),
-            Fault::Garbage => Some(garbage()),
-            Fault::Unavailable => Some(unavailable()),
-            _ => None,
-        };
-        let hook = match disruption {
-            Some(disruption) => TestHook::new(move |control| {
-                control.disrupt_next("WaitForUpdatesEx", disruption.clone());
-            }),
-            None => self.hook(false),
-        };
-        Disruption::Hook(hook, None)
+        match self.disruption_of_barrier_wait() {
+            hook @ Disruption::Hook(..) => hook,
+            disruption => {
+                let hook = TestHook::new(move |control| {
+                    control.disrupt_next("WaitForUpdatesEx", disruption.clone());
+                });
+                Disruption::Hook(hook, None)
+            }
+        }
     }
 
     /// The proof of a fault that is not a disruption of a call.
