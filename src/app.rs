@@ -431,6 +431,12 @@ impl App {
         self.store.clone()
     }
 
+    /// The jobs. Tests delete old ones without waiting for an hour.
+    #[must_use]
+    pub fn jobs(&self) -> Jobs {
+        self.services.jobs.clone()
+    }
+
     /// The supervisor. Its caller can stop the daemon with it.
     #[must_use]
     pub fn supervisor(&self) -> Supervisor {

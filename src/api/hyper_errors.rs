@@ -1,8 +1,8 @@
 //! Replaces the empty error responses of hyper by problems.
 //!
 //! hyper itself answers a request that it cannot parse, or whose URI or headers exceed its limits,
-//! with an empty 400, 414 or 431. otter does not see these requests, so they are in no log and in no
-//! metric. A wrapper around the connection finds the responses in the written bytes and replaces
+//! with an empty 400, 414 or 431. otter does not see these requests, so they are in no log and in
+//! no metric. A wrapper around the connection finds the responses in the written bytes and replaces
 //! them. It leaves the bytes of an upgraded connection unchanged.
 
 use std::io::{self, IoSlice};

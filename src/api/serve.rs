@@ -337,8 +337,8 @@ async fn serve_one(
         // A connection without a request has no response that could be truncated.
         slot.has_accepted_request().then_some(IDLE_CLOSE_LINGER)
     };
-    // Every request wakes this task. This set polls only what woke the task; to poll the tokens each
-    // time would take their locks, which all connections share.
+    // Every request wakes this task. This set polls only what woke the task; to poll the tokens
+    // each time would take their locks, which all connections share.
     let mut ends = FuturesUnordered::from_iter([stopped.boxed(), closed.boxed()]);
     let linger = tokio::select! {
         biased;

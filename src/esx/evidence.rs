@@ -3,8 +3,8 @@
 //!
 //! One read of a machine has its state, the references to its recent tasks, and its host. The tasks
 //! that otter has not yet seen as ended are read, all in one call, and then the machine is read
-//! once more: the tasks are always older than the state of the machine. If a task is seen as ended, its
-//! effect is therefore visible in the machine.
+//! once more: the tasks are always older than the state of the machine. If a task is seen as ended,
+//! its effect is therefore visible in the machine.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -221,7 +221,7 @@ mod tests {
         );
         assert_eq!(followers.take_list_changes(), None);
         drop(dropped);
-        assert_eq!(followers.unreported(vec![first.clone()]), [first.clone()]);
+        assert_eq!(followers.unreported(vec![first.clone()]), std::slice::from_ref(&first));
         assert!(!followers.report(&first, &info("<state>running</state>")));
         assert!(followers.unreported(vec![first.clone()]).is_empty());
         assert!(followers.report(&first, &info("<state>success</state>")));

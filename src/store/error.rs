@@ -192,13 +192,15 @@ const fn proves_no_commit(code: u32) -> bool {
     code == IOERR_WRITE || matches!(code & 0xff, 3 | 5 | 6 | 8 | 13 | 19)
 }
 
-/// Whether a statement met damage of the database. It then ends before it commits.
-pub fn is_damaged(cause: &sqlx::Error) -> bool {
+/// Whether a statement ended before it could commit: it does not fit the schema, or it met damage
+/// of the database.
+pub fn ended_before_commit(cause: &sqlx::Error) -> bool {
+    const ERROR: u32 = 1;
     const CORRUPT: u32 = 11;
     const NOT_A_DATABASE: u32 = 26;
     let code = cause.as_database_error().and_then(sqlx::error::DatabaseError::code);
     let code = code.and_then(|code| code.parse::<u32>().ok());
-    code.is_some_and(|code| matches!(code & 0xff, CORRUPT | NOT_A_DATABASE))
+    code.is_some_and(|code| matches!(code & 0xff, ERROR | CORRUPT | NOT_A_DATABASE))
 }
 
 /// Whether the database refused a write because it conflicts with the stored data, and not because

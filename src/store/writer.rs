@@ -20,7 +20,7 @@ use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::error::{is_conflict, is_damaged, may_be_committed, statement_error};
+use super::error::{ended_before_commit, is_conflict, may_be_committed, statement_error};
 use super::job_writes::{self, JobWrite, JobWritten, OpenJobs};
 use super::transaction::{Transaction, Write};
 use super::{Store, StoreError};
@@ -290,7 +290,7 @@ impl TransactionError {
     /// The failure of the only statement of a transaction, which commits as well. The writes are
     /// tried separately only if nothing can be committed.
     fn from_only_statement(source: sqlx::Error) -> Self {
-        if may_be_committed(&source) && !is_damaged(&source) {
+        if may_be_committed(&source) && !ended_before_commit(&source) {
             Self::Commit(source)
         } else {
             Self::Statement(source)
@@ -333,16 +333,13 @@ async fn transaction(
         try_transaction(store, &mut connection, open_jobs, group).await
     };
     let jobs = group.iter().filter_map(Request::job);
-    match outcome {
-        Ok(()) => {
-            inner.transactions.fetch_add(1, Ordering::Relaxed);
-            open_jobs.committed(jobs);
-        }
-        Err(_) => {
-            open_jobs.forget(jobs);
-            // The rollback fails if SQLite has already ended the transaction.
-            drop(run_statement(&mut connection, "ROLLBACK").await);
-        }
+    if outcome.is_ok() {
+        inner.transactions.fetch_add(1, Ordering::Relaxed);
+        open_jobs.committed(jobs);
+    } else {
+        open_jobs.forget(jobs);
+        // The rollback fails if SQLite has already ended the transaction.
+        drop(run_statement(&mut connection, "ROLLBACK").await);
     }
     outcome
 }

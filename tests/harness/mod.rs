@@ -35,7 +35,7 @@ use otter::domain::web_origin::Scheme;
 use otter::esx::EsxOptions;
 use otter::hypervisor::Hypervisor;
 use otter::service::event_stream::EventStreamSettings;
-use otter::service::jobs::{Deadlines, JobSettings};
+use otter::service::jobs::{Deadlines, JobSettings, Jobs};
 use otter::service::leases::lease_table::LeaseRules;
 use otter::service::machines::Protection;
 use otter::service::snapshots::SnapshotSettings;
@@ -70,6 +70,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(15);
 pub struct Lab {
     pub address: SocketAddr,
     pub store: Store,
+    pub jobs: Jobs,
     pub host: Host,
     /// The machines of the host with known properties.
     pub machines: KnownMachines,
@@ -187,12 +188,13 @@ impl Lab {
             }
         };
         let address = app.address().unwrap();
-        let store = app.store();
+        let (store, jobs) = (app.store(), app.jobs());
         let service = HttpApi::new(app.service().unwrap());
         let (signals, received) = Signals::from_sender();
         let running = tokio::spawn(app.run(received));
         let client = client();
-        Self { address, store, host, machines: kind.machines(), service, client, signals, running }
+        let machines = kind.machines();
+        Self { address, store, jobs, host, machines, service, client, signals, running }
     }
 
     /// Waits until the inventory is loaded.

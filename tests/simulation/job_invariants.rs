@@ -205,15 +205,17 @@ impl JobInvariants {
             }
             let Some(other_history) = self.histories.get(&other.id) else { continue };
             let withdrawn = other_history.may_be_overdue(now) || self.is_cancelled(other, disk);
-            let waits_since = |time: Duration| {
-                other_history.accepted_at.is_some_and(|at| at < time) && !withdrawn
-            };
+            let accepted_before =
+                |time: Duration| other_history.accepted_at.is_some_and(|at| at < time);
             let runs = other.state == JobState::Running;
             let lane = Lane::for_kind(other.kind());
-            let same = lane == own && (runs || waits_since(asked_at));
+            let same = lane == own && (runs || accepted_before(asked_at) && !withdrawn);
+            // While the disk is full, a job tries to save its start until it can. A kill that
+            // arrives meanwhile stops the job, and may save its own start first.
             let kill_first = own == Lane::Ordinary
                 && lane == Lane::Kill
-                && (runs || waits_since(start_saved_at));
+                && accepted_before(start_saved_at)
+                && (runs || !withdrawn);
             if same || kill_first {
                 let state = other.state.as_str();
                 wrong =

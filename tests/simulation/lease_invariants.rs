@@ -50,6 +50,8 @@ pub struct LeaseInvariants {
     /// others with a preparation then wait for a retry, so a later lease may be granted before
     /// them.
     has_met_host_fault: bool,
+    /// The job of the last stored quarantine of each machine, by the stored key of the machine.
+    quarantine_jobs: BTreeMap<String, Option<JobId>>,
     pub host_faults: usize,
     down_at: Duration,
 }
@@ -120,7 +122,11 @@ impl LeaseInvariants {
         self.has_met_host_fault |= leases.values().any(|lease| lease.setback.is_some());
         self.host_faults += leases.values().filter(|lease| lease.setback.is_some()).count();
         for (key, stored) in &transition.machines {
+            // A quarantine is judged once: its job may still run, and end in any way later.
+            let job = stored.quarantine.as_ref().and_then(|quarantine| quarantine.job);
+            let judged = self.quarantine_jobs.insert(key.clone(), job).flatten();
             let aside = stored.quarantine.as_ref().filter(|quarantine| quarantine.automatic);
+            let aside = aside.filter(|_| judged != job);
             let job = aside.and_then(|quarantine| disk.job(quarantine.job?));
             let error = job.filter(|job| job.state == JobState::Failed).and_then(|job| {
                 let fault = job.error.as_ref()?.fault.as_ref()?;

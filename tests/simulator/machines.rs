@@ -32,6 +32,19 @@ async fn power_follows_the_rules_of_the_host() {
 }
 
 #[tokio::test]
+async fn the_next_machine_with_a_moid_has_a_guest_of_its_own() {
+    let lab = Lab::stepped().await;
+    assert_eq!(lab.run_task("PowerOffVM_Task", "32", "").await.0, "success");
+    while lab.control().step_guests() > 0 {}
+    assert_eq!(lab.run_task("PowerOnVM_Task", "32", "").await.0, "success");
+    lab.control().mutate(|world| {
+        let removed = world.remove_machine("32").unwrap();
+        world.add_machine(removed);
+    });
+    assert_eq!(lab.control().step_guests(), 0);
+}
+
+#[tokio::test]
 async fn a_revert_leaves_the_power_that_the_snapshot_recorded() {
     let lab = Lab::stepped().await;
     let snapshot =

@@ -278,6 +278,13 @@ impl World {
             self.record_machine_event(id, "", MachineEvent::Removed);
         }
         let removed = self.machines.remove(id)?;
+        // The next machine with this moid has a guest of its own.
+        let is_of_guest = |event: &ScheduledEvent| match event {
+            ScheduledEvent::Guest { machine, .. } => machine == id,
+            ScheduledEvent::TaskStep(_) | ScheduledEvent::ForgetTask(_) => false,
+        };
+        self.due.retain(|_, event| !is_of_guest(event));
+        self.stepped_events.retain(|event| !is_of_guest(event));
         self.record_change(Moref::new("VirtualMachine", id));
         self.record_change(Moref::new("Datastore", removed.datastore.clone()));
         self.record_structure_change();
