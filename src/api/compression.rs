@@ -25,7 +25,8 @@ pub fn accepted_encodings(headers: &HeaderMap) -> Option<AcceptedEncodings> {
     })
 }
 
-/// Compresses a response as the client accepts it, unless its handler did so.
+/// Compresses a response with an encoding that the client accepts, unless the handler has already
+/// compressed it.
 pub async fn compress(
     AcceptedEncodings(accepted): AcceptedEncodings,
     response: Response,
@@ -33,7 +34,8 @@ pub async fn compress(
     if response.headers().contains_key(CONTENT_ENCODING) {
         return name_varying_encoding(response);
     }
-    // The layer compresses the response that its request carries.
+    // `CompressionLayer` compresses the response of its inner service. This service returns the
+    // response that its request carries as the body.
     let carried =
         service_fn(|request: Request<Response>| ready(Ok::<_, Infallible>(request.into_body())));
     let layer = CompressionLayer::new().gzip(true).zstd(true).compress_when(is_compressible());
@@ -43,7 +45,7 @@ pub async fn compress(
     response.map(Body::new)
 }
 
-/// Says in `Vary` that a response depends on the encodings that the client accepts, if it does.
+/// Adds `Vary: accept-encoding` if the response depends on the encodings that the client accepts.
 #[must_use]
 pub fn name_varying_encoding(mut response: Response) -> Response {
     let depends = response.headers().contains_key(CONTENT_ENCODING)
@@ -54,8 +56,8 @@ pub fn name_varying_encoding(mut response: Response) -> Response {
     response
 }
 
-/// The responses to compress. A compressor delays events; the default already excludes server-sent
-/// events.
+/// Selects the responses to compress. Excludes NDJSON streams of events, because a compressor
+/// delays events. The default predicate already excludes server-sent events.
 fn is_compressible() -> impl Predicate {
     DefaultPredicate::new().and(NotForContentType::const_new(super::events::NDJSON))
 }

@@ -40,20 +40,20 @@ struct OpenConnections {
     open: usize,
     /// The number of connections that were asked to close.
     closing: usize,
-    /// The next key of `idle`.
+    /// The key in `idle` of the next connection that becomes idle.
     next: u64,
-    /// A token for each idle connection, which asks it to close. Ordered by the time since when it
-    /// is idle.
+    /// A token for each idle connection. Cancelling the token asks the connection to close. The
+    /// connection that is idle for longest is first.
     idle: BTreeMap<u64, CancellationToken>,
 }
 
 /// The key of a connection that is not idle.
 const BUSY: u64 = u64::MAX;
 
-/// One open connection. It counts towards the limit until this is dropped.
+/// One open connection. It counts towards the limit until the slot is dropped.
 pub struct ConnectionSlot {
     connections: Arc<Connections>,
-    /// The key in `idle`, or [`BUSY`].
+    /// The key of the connection in `OpenConnections::idle`, or [`BUSY`].
     idle_since: AtomicU64,
     close: CancellationToken,
     has_accepted_request: AtomicBool,
@@ -167,23 +167,24 @@ impl ConnectionSlot {
         self.has_accepted_request.load(Ordering::Relaxed)
     }
 
-    /// The flag that the connection no longer speaks HTTP.
+    /// The flag that is set when the connection no longer speaks HTTP.
     #[must_use]
     pub fn is_upgraded(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_upgraded)
     }
 
-    /// A number for the time since the connection became idle; each such time has another number.
-    /// `None` while a request is in flight, and after an upgrade.
+    /// The number of the current idle period of the connection. Each idle period has its own
+    /// number. `None` while a request is in flight, and after an upgrade.
     fn idle_period(&self) -> Option<u64> {
         Some(self.idle_since.load(Ordering::Relaxed)).filter(|since| *since != BUSY)
     }
 
-    /// As [`ConnectionSlot::idle_period`]. If there is none, the task is woken when one begins.
+    /// As [`ConnectionSlot::idle_period`]. If the connection is not idle, the task is woken when
+    /// the next idle period begins.
     pub fn poll_idle_period(&self, context: &Context<'_>) -> Option<u64> {
         self.idle_period().or_else(|| {
             self.became_idle.register(context.waker());
-            // The request may have ended meanwhile.
+            // The request may have ended before the waker was registered.
             self.idle_period()
         })
     }
@@ -287,7 +288,7 @@ mod tests {
     async fn at_the_limit_the_connection_that_is_idle_for_longest_closes() {
         let connections = Connections::new(3);
         let [first, second, third] = [(); 3].map(|()| admit(&connections).unwrap().slot);
-        // The first was used last.
+        // The first connection is now the most recently used one.
         drop(first.begin_request().unwrap());
         assert!(!is_asked_to_close(&second));
         let mut new = Box::pin(connections.admit());

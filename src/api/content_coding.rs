@@ -13,10 +13,11 @@ use zstd::stream::write::Encoder as ZstdEncoder;
 /// The header of a gzip file without a name and a time (RFC 1952).
 const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 
-/// The largest end of a text, which must fit into one block of each coding.
+/// The largest size in bytes of the end of a text. The end must fit into one block of each coding.
 const MAX_END: u16 = 0x7fff;
 
-/// How a body is coded. If a client accepts several codings equally, it gets the last one here.
+/// How a body is coded. If a client accepts several codings equally, it gets the last of them in
+/// this enum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Coding {
     Identity,
@@ -47,8 +48,8 @@ type Weight = u16;
 impl Coding {
     const ALL: [Self; 3] = [Self::Identity, Self::Gzip, Self::Zstd];
 
-    /// The coding for a client that sends these values of `Accept-Encoding`, by the rules of the
-    /// layer that codes all other responses. `None` if the client accepts none.
+    /// The coding for a client that sends these values of `Accept-Encoding`. The rules are those of
+    /// the layer that compresses all other responses. `None` if the client accepts no coding.
     #[must_use]
     pub fn for_client(values: &[HeaderValue]) -> Option<Self> {
         let elements = || {
@@ -99,7 +100,7 @@ impl Coding {
 }
 
 impl SharedText {
-    /// The text, not coded yet.
+    /// A text that has no coded form yet.
     #[must_use]
     pub fn new(text: Bytes) -> Self {
         Self { text, gzip: OnceCell::new(), zstd: OnceCell::new() }
@@ -111,10 +112,11 @@ impl SharedText {
         &self.text
     }
 
-    /// The text with this end, coded, in two parts. The first part is the same memory for all ends.
+    /// The text followed by `end`, coded, in two parts. The first part uses the same memory for all
+    /// ends.
     ///
     /// # Parameters
-    /// - `end`: it is not compressed.
+    /// - `end`: the end of the text, which is not compressed.
     ///
     /// # Errors
     /// Fails if the encoder does, or if the end is longer than 32,767 bytes.
@@ -140,7 +142,7 @@ impl GzipStart {
     fn new(text: &[u8]) -> io::Result<Self> {
         let mut encoder = DeflateEncoder::new(Vec::from(GZIP_HEADER), Compression::default());
         encoder.write_all(text)?;
-        // The blocks end at a whole byte, so that other blocks can follow.
+        // `flush` ends the last block at a whole byte, so that other blocks can follow.
         encoder.flush()?;
         let coded = Bytes::from(std::mem::take(encoder.get_mut()));
         let mut checksum = Crc::new();
@@ -181,7 +183,7 @@ fn zstd_end(end: &[u8], len: u16) -> Bytes {
     coded.freeze()
 }
 
-/// Codes a text. A long one would block the thread for too long.
+/// Codes a text. Uses a blocking thread for a long text.
 async fn off_thread<T: Send + 'static>(
     text: &Bytes,
     encode: fn(&[u8]) -> io::Result<T>,
@@ -203,7 +205,7 @@ fn weighted<T>(element: &str, parse: impl Fn(&str) -> Option<T>) -> Option<(T, W
     Some((parse(name.trim())?, weight))
 }
 
-/// `q=` and a number from 0 to 1 with up to three decimals.
+/// Parses `q=` and a number from 0 to 1 with up to three decimals.
 fn parse_weight(text: &str) -> Option<Weight> {
     let number = text.strip_prefix("q=").or_else(|| text.strip_prefix("Q="))?;
     let (whole, decimals) = number.split_once('.').unwrap_or((number, ""));
@@ -235,7 +237,7 @@ mod tests {
 
     use super::*;
 
-    /// The coding that the layer for all other responses chooses.
+    /// The coding that the layer that compresses all other responses chooses.
     fn chosen_by_layer(headers: &HeaderMap) -> Option<Coding> {
         let respond = service_fn(|_: Request<Body>| async {
             Ok::<_, Infallible>(Response::new(Body::from("x".repeat(100))))

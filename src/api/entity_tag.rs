@@ -8,19 +8,19 @@ use super::content_coding::Coding;
 /// The beginning of a weak tag.
 const WEAK: &str = "W/";
 
-/// The beginning of the SHA-256 digest of what a tag stands for.
+/// The beginning of the SHA-256 digest of the content that a tag identifies.
 pub type Digest = [u8; 12];
 
 /// The entity tag of a response.
 #[derive(Clone, Debug)]
 pub struct EntityTag {
-    /// The tag of the body as it is.
+    /// The tag of the body without a coding.
     plain: HeaderValue,
     /// The tag of the coded body: its bytes differ, so it is weak.
     weak: HeaderValue,
 }
 
-/// The digest of some parts, one after the other.
+/// The digest of the concatenated parts.
 pub fn digest<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> Digest {
     let mut hasher = Sha256::new();
     for part in parts {
@@ -33,14 +33,14 @@ pub fn digest<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> Digest {
 }
 
 impl EntityTag {
-    /// The tag of a body of which every byte is known.
+    /// The tag of a body whose digest covers every byte.
     #[must_use]
     pub fn strong(digest: &Digest) -> Self {
         let opaque = format!("\"{}\"", hex::encode(digest));
         Self { plain: header_value(&opaque), weak: header_value(&format!("{WEAK}{opaque}")) }
     }
 
-    /// The tag of a body that has parts that do not matter for the tag.
+    /// The tag of a body whose digest does not cover some parts.
     #[must_use]
     pub fn weak(digest: &Digest) -> Self {
         let Self { plain: _, weak } = Self::strong(digest);
@@ -57,7 +57,7 @@ impl EntityTag {
     }
 }
 
-/// Whether values of `If-None-Match` name a tag, by weak comparison, or every tag with `*`.
+/// Whether values of `If-None-Match` name a tag, by weak comparison. `*` names every tag.
 pub fn is_named<'v>(values: impl IntoIterator<Item = &'v HeaderValue>, tag: &HeaderValue) -> bool {
     let Ok(tag) = tag.to_str() else { return false };
     let mut texts = values.into_iter().filter_map(|value| value.to_str().ok());
@@ -72,7 +72,7 @@ fn has_tag(client_tags: &str, tag: &str) -> bool {
 }
 
 fn header_value(tag: &str) -> HeaderValue {
-    // A tag has only visible ASCII, so the value is always valid. An empty one would name nothing.
+    // A tag has only visible ASCII, so the value is always valid. An empty value would name no tag.
     HeaderValue::from_str(tag).unwrap_or(HeaderValue::from_static(""))
 }
 

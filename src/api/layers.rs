@@ -40,7 +40,7 @@ use crate::service::callers::Caller;
 /// The id of a request, in responses and in the log.
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The routes, and the state of what is around them.
+/// The routes, and the state of the layers around them.
 pub struct Layers {
     pub router: Router,
     pub operations: Operations,
@@ -54,9 +54,9 @@ pub struct Layers {
     pub access_log: bool,
 }
 
-/// A request before its handler.
+/// A request that has not reached its handler yet.
 struct Arrived<'a> {
-    /// The failure if the path that a proxy has put otter under is refused.
+    /// The result of the check of the path prefix under which a proxy serves otter.
     prefix_check: Result<(), Failure>,
     operation: &'a Operation,
     origin: RequestOrigin,
@@ -65,11 +65,12 @@ struct Arrived<'a> {
 }
 
 impl Layers {
-    /// Answers a request: gives it its id, contains panics, turns failures into problems, and
-    /// writes logs and metrics.
+    /// Answers a request: gives it an id, catches panics, turns failures into problems, and writes
+    /// logs and metrics.
     ///
     /// # Parameters
-    /// - `prefix_check`: the failure if the path that a proxy has put otter under is refused.
+    /// - `prefix_check`: the result of the check of the path prefix under which a proxy serves
+    ///   otter.
     pub async fn answer(&self, prefix_check: Result<(), Failure>, request: Request) -> Response {
         let started = self.clock.elapsed();
         let request_id = RequestId::new(self.clock.uuid());
@@ -128,7 +129,7 @@ impl Layers {
     /// caller in the extensions of the request.
     ///
     /// # Parameters
-    /// - `known_caller`: gets the caller, for the access log and the audit.
+    /// - `known_caller`: set to the caller, for the access log and the audit.
     async fn run(
         &self,
         Arrived { prefix_check, operation, origin, page, mut request }: Arrived<'_>,
@@ -157,7 +158,7 @@ impl Layers {
     async fn route(&self, mut request: Request) -> Response {
         let client_tags = conditional::client_tags(request.method(), request.headers());
         let accepted = accepted_encodings(request.headers());
-        // The headers of a HEAD depend on the body that a GET has.
+        // The headers of the response to a HEAD depend on the body of the response to the same GET.
         if *request.method() == Method::HEAD {
             *request.method_mut() = Method::GET;
         }
@@ -172,7 +173,7 @@ impl Layers {
     }
 }
 
-/// Removes the body of the response to a HEAD. Its length stays.
+/// Removes the body of the response to a HEAD. Its `Content-Length` is kept or added.
 fn remove_body(response: &mut Response) {
     let length = response.body().size_hint().exact();
     let headers = response.headers_mut();

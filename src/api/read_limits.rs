@@ -44,11 +44,11 @@ pub struct LimitedStream<S> {
     /// When the limit that applies now began, as the elapsed time of the clock. `None` before the
     /// first wait for a byte.
     since: Option<Duration>,
-    /// Wakes the task when the limit is exceeded, or earlier. A timer that is due earlier stays: to
-    /// restart it for each request costs more than to be woken once without need.
+    /// Wakes the task when the limit is exceeded, or earlier. A timer that is due earlier is kept,
+    /// because restarting the timer for each request costs more than one needless wake-up.
     timer: Option<Timer>,
-    /// Whether the client has not read all of the last response. That time is limited by the
-    /// timeout of writes.
+    /// Whether the client has not read all of the last response. The write timeout limits that
+    /// time.
     is_write_blocked: bool,
     is_over: bool,
 }
@@ -78,8 +78,9 @@ impl<S> LimitedStream<S> {
         }
     }
 
-    /// Forgets the limit of an earlier idle period. Returns whether the connection is idle; if not,
-    /// the task is woken when it becomes idle, because hyper does not read again by itself then.
+    /// Forgets the limit of an earlier idle period. Returns whether the connection is idle. If it
+    /// is not, the task is woken when the connection becomes idle, because hyper does not read
+    /// again by itself at that time.
     fn update_period(&mut self, context: &Context<'_>) -> bool {
         let period = self.slot.poll_idle_period(context);
         if self.period != period {

@@ -182,7 +182,8 @@ fn check_is_loopback(request: &Request, host: Option<&Authority>) -> Result<(), 
     Err(Failure::new(FailureKind::Forbidden, detail))
 }
 
-/// Behind a proxy, every caller appears to be on this machine and would be an admin.
+/// Refuses a request that came through a proxy. Behind a proxy, every caller appears to be on this
+/// machine and would be an admin.
 fn check_is_direct(headers: &HeaderMap) -> Result<(), Failure> {
     let is_of_proxy =
         |name: &HeaderName| *name == FORWARDED || name.as_str().starts_with("x-forwarded-");

@@ -28,7 +28,7 @@ pub const OTTER_STALE: HeaderName = HeaderName::from_static("otter-stale");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// The headers of a request by which a response with a [`SharedBody`] is chosen.
+/// The headers of a request on which a response with a [`SharedBody`] depends.
 pub struct ReadHeaders {
     accept_encoding: Vec<HeaderValue>,
     if_none_match: Vec<HeaderValue>,
@@ -41,7 +41,7 @@ pub struct SharedBody {
     tag: EntityTag,
 }
 
-/// A body in two parts. They are sent from the memory in which they are.
+/// A body in two parts, which are sent without a copy.
 struct BodyParts([Bytes; 2]);
 
 /// Writes a list up to its version.
@@ -103,7 +103,7 @@ impl SharedBody {
         end: impl FnOnce() -> String,
     ) -> Response {
         let accepted = Coding::for_client(&request.accept_encoding);
-        // If the client accepts no coding, the layer around all routes says so.
+        // If the client accepts no coding, the layer around all routes reports it.
         let coding = accepted.unwrap_or(Coding::Identity);
         if accepted.is_some() && is_named(&request.if_none_match, self.tag.of(coding)) {
             let mut response = Response::new(Body::empty());
@@ -185,7 +185,7 @@ impl ListWriter {
         Self { text }
     }
 
-    /// Begins an item, which the caller writes.
+    /// Begins an item. Returns the buffer to which the caller appends it.
     fn item(&mut self) -> &mut Vec<u8> {
         if self.text.len() > Self::START.len() {
             self.text.push(b',');

@@ -26,7 +26,7 @@ use crate::service::callers::{Caller, Callers, Credential, IdentifiedCaller};
 /// The access that a route requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// No token: health, the document and the pages.
+    /// No token. This is the access of health checks, the OpenAPI document and the web pages.
     Open,
     /// A token with this role or a higher one.
     AtLeast(Role),

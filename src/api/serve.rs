@@ -168,8 +168,8 @@ pub async fn serve(
     }
 }
 
-/// Accepts from several listeners. Each is asked first in turn, so that a busy one does not delay
-/// the others.
+/// Accepts from several listeners. Each listener in turn is polled first, so that a busy listener
+/// does not delay the others.
 struct AcceptInTurn<'a> {
     listeners: &'a [Listener],
     first: usize,
@@ -184,8 +184,9 @@ impl AcceptInTurn<'_> {
     }
 }
 
-/// Completes when upgraded connections that are still open after `stop` must end. Other connections
-/// end by themselves, and each read and write asks here, so it costs nothing for them.
+/// Completes when an upgraded connection that is still open after `stop` must end. Other
+/// connections end by themselves. For them the future does not poll its timer, because each read
+/// and write polls the future.
 fn drain_deadline(
     stop: CancellationToken,
     clock: Clock,
@@ -283,7 +284,7 @@ impl Throttle {
 /// Serves the requests of a connection.
 ///
 /// # Parameters
-/// - `announced`: the `Keep-Alive` of responses after which the connection stays open.
+/// - `announced`: the value of `Keep-Alive` in responses after which the connection stays open.
 async fn serve_one(
     connection: impl Stream + 'static,
     slot: &Arc<ConnectionSlot>,
@@ -297,7 +298,7 @@ async fn serve_one(
     let answering = service_fn(move |request: http::Request<Incoming>| {
         let in_flight = at.begin_request();
         let mut request = request.map(|body| {
-            // Most requests have no body, and a box of nothing costs nothing.
+            // Most requests have no body, and `Body::empty` allocates no memory.
             if body.is_end_stream() { Body::empty() } else { Body::new(body) }
         });
         request.extensions_mut().insert(peer);
@@ -337,8 +338,8 @@ async fn serve_one(
         // A connection without a request has no response that could be truncated.
         slot.has_accepted_request().then_some(IDLE_CLOSE_LINGER)
     };
-    // Every request wakes this task. This set polls only what woke the task; to poll the tokens
-    // each time would take their locks, which all connections share.
+    // Every request wakes this task. `FuturesUnordered` polls only the futures that were woken.
+    // Polling the tokens each time would take their locks, which all connections share.
     let mut ends = FuturesUnordered::from_iter([stopped.boxed(), closed.boxed()]);
     let linger = tokio::select! {
         biased;

@@ -43,7 +43,7 @@ use crate::storage::IdempotencyKey;
 
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// The largest numbers of characters of a key and of a reference.
+/// The largest numbers of characters of an `Idempotency-Key` and of an `Otter-Reference`.
 const MAX_KEY: usize = 255;
 const MAX_REFERENCE: usize = 512;
 
@@ -416,8 +416,8 @@ impl JobStart {
     /// Checks that the ended job succeeded.
     ///
     /// # Errors
-    /// The failure of the job, or `job-failed` in its place if the call has no key, the job may
-    /// have called the host, and clients repeat a call that fails so. A repeat would start a second
+    /// The failure of the job. `job-failed` replaces it if the call has no key, the job may have
+    /// called the host, and clients repeat a call with that failure: a repeat would start a second
     /// job.
     fn succeeded(&self, view: &JobView) -> Result<(), Failure> {
         succeeded(view).map_err(|failure| {

@@ -38,7 +38,7 @@ impl Barriers {
             _ => self.sent + 1,
         };
         if sufficient <= self.completed {
-            // It fails if the caller no longer waits.
+            // `send` fails if the caller no longer waits.
             let _ = waiter.send(Ok(()));
         } else {
             self.waiters.retain(|(_, waiter)| !waiter.is_closed());
@@ -52,7 +52,7 @@ impl Barriers {
     }
 
     /// Whether the next wait must be answered at once: a caller waits for it, or the followers of a
-    /// task that ended are about to.
+    /// task that ended will soon wait for it.
     #[must_use]
     pub fn need_round(&self) -> bool {
         !self.waiters.is_empty()
@@ -107,7 +107,7 @@ mod tests {
         barriers.wait_sent();
         assert!(!barriers.outlast_pending_wait());
         let mut during_second = join(&mut barriers, Covered::Everything);
-        // A wait that failed is followed by another, which serves both.
+        // A wait that failed is followed by another wait, which lets both callers pass.
         barriers.wait_sent();
         barriers.wait_completed();
         assert!(matches!(during_first.try_recv(), Ok(Ok(()))));

@@ -13,7 +13,7 @@ use crate::domain::ids::{JobId, MachineId, SnapshotId, TaskId};
 use crate::domain::names::escape_vim;
 use crate::hypervisor::{Accepted, CallError, CallTerms, HostError, HostErrorKind};
 
-/// Makes one call on these terms. `job` is its operation id in the log of the host.
+/// Makes one call to the host. `job` is the operation id of the call in the log of the host.
 ///
 /// # Errors
 /// [`CallError::Refused`] if the call was not sent or the host answered with a fault.

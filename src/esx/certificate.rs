@@ -36,7 +36,7 @@ const IP_ADDRESS: u8 = 0x87;
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
-/// `id-kp-serverAuth`
+/// The object identifier `id-kp-serverAuth`, in DER.
 const SERVER_AUTH: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
 
 /// A certificate of any X.509 version.
@@ -162,8 +162,8 @@ impl<'c> Certificate<'c> {
 }
 
 impl<'c> PublicKey<'c> {
-    /// The public key of a certificate in DER, also if the rest of it cannot be parsed. `None` if
-    /// the certificate is damaged.
+    /// The public key of a certificate in DER, even if the rest of the certificate cannot be
+    /// parsed. `None` if the certificate is damaged.
     #[must_use]
     pub fn from_certificate(certificate: &'c [u8]) -> Option<Self> {
         let mut fields = signed_fields(certificate)?;
@@ -216,7 +216,7 @@ fn attributes(name: &[u8]) -> impl Iterator<Item = (&[u8], String)> {
     )
 }
 
-/// Whether a name in a certificate stands for this server. `*` stands for the first label.
+/// Whether a name in a certificate matches this server. `*` matches the first label.
 fn is_same_name(presented: &str, name: &ServerName<'_>) -> bool {
     let presented = presented.trim_end_matches('.');
     match name {
@@ -243,7 +243,7 @@ fn take_time(input: &[u8]) -> Option<(Timestamp, &[u8])> {
     let (text, rest) = take_der(input, tag)?;
     let digits = std::str::from_utf8(text.strip_suffix(b"Z")?).ok()?;
     let digits = match tag {
-        // RFC 5280, section 4.1.2.5.1: 50 to 99 are of the 20th century.
+        // RFC 5280, section 4.1.2.5.1: the years 50 to 99 are in the 20th century.
         UTC_TIME if digits < "50" => format!("20{digits}"),
         UTC_TIME => format!("19{digits}"),
         GENERALIZED_TIME => digits.to_owned(),

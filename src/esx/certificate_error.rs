@@ -137,7 +137,7 @@ struct ShortKey {
     bits: usize,
 }
 
-/// A refusal that a verifier of otter has wrapped.
+/// The refusal in this error, if one of otter's verifiers wrapped a refusal.
 fn refused_before(error: &CertificateError) -> Option<&RefusedCertificate> {
     match error {
         CertificateError::Other(OtherError(inner)) => inner.downcast_ref(),

@@ -22,7 +22,8 @@ use super::certificate::{Certificate, PublicKey, fingerprint};
 use super::certificate_error::RefusedCertificate;
 use crate::domain::verify::Fingerprint;
 
-/// The certificates that are trusted, as authorities and as themselves.
+/// The trusted certificates. Each one is trusted as an authority and as the certificate of a
+/// server.
 pub struct TrustedCertificates {
     roots: RootCertStore,
     fingerprints: Vec<Fingerprint>,
@@ -224,8 +225,8 @@ impl fmt::Debug for PinnedVerifier {
     }
 }
 
-/// Checks the name, the dates and the purpose of a certificate that is itself trusted. Without an
-/// alternative name its common name counts.
+/// Checks the name, the dates and the purpose of a certificate that is itself trusted. If the
+/// certificate has no alternative name, its common name counts.
 ///
 /// # Errors
 /// The error of rustls for the failed check.

@@ -60,8 +60,8 @@ const OBJECTS_PER_READ: usize = 50;
 /// the subscription again.
 const MAX_FAILED_WAITS: u32 = 3;
 
-/// After this number of consecutive waits without an update the collector pauses if a wait ends
-/// early, because the host does not hold its waits.
+/// After this number of consecutive waits without an update, the collector pauses if a wait ends
+/// early, because the host then does not hold waits open.
 const MAX_IDLE: u32 = 5;
 
 /// A request to the task of `run`.
@@ -96,13 +96,13 @@ pub struct Collector {
     reports_additions: bool,
 }
 
-/// What is kept of one stream.
+/// The state of one stream of updates.
 #[derive(Default)]
 struct StreamState {
     cache: PropertyCache,
     list: ListChanges,
-    /// A part of a truncated set that is not in the cache yet. It is put there while the host
-    /// prepares the next part.
+    /// A part of a truncated set that is not in the cache yet. It is applied to the cache while the
+    /// host prepares the next part.
     unapplied: Option<Reply>,
 }
 
@@ -110,9 +110,9 @@ struct StreamState {
 #[derive(Default)]
 struct ListChanges {
     in_flight: Option<InFlight<Result<ListUpdate, ExchangeError>>>,
-    /// The added tasks that the stream has not reported yet, each with the time since when.
+    /// The added tasks that the stream has not reported yet, each with the time of the addition.
     unreported: Vec<(Duration, TaskId)>,
-    /// Ends when the first of them must be read.
+    /// Completes when the first of the unreported tasks must be read.
     patience: Option<InFlight<()>>,
 }
 
@@ -286,7 +286,8 @@ impl Collector {
         ) = (None, None, Duration::ZERO);
         let mut answer = Box::pin(session.send(login, request, Lane::LongPoll));
         if stream.unapplied.is_some() {
-            // The request is sent first, so that the host works meanwhile.
+            // This poll sends the request before the part is applied, so that the host works
+            // meanwhile.
             let sent = futures_util::poll!(answer.as_mut());
             stream.apply();
             if let Poll::Ready(answer) = sent {
@@ -299,11 +300,12 @@ impl Collector {
         }
         loop {
             tokio::select! {
-                // The answer first: it may make the next cancel needless.
+                // Poll the answer first, because it may make the next cancel unnecessary.
                 biased;
                 answer = &mut answer => {
                     if let Some(cancelling) = cancelling {
-                        // Otherwise the cancel could reach the host later and end the next wait.
+                        // Await the cancel. Otherwise it could reach the host later and end the
+                        // next wait.
                         cancelling.await;
                     }
                     return Ok(answer);
@@ -368,14 +370,14 @@ impl Collector {
             Command::Barrier(waiter, covered) => self.barriers.join(waiter, covered),
             Command::Report(fact, sender) => {
                 self.observer.observe(Facts { complete: false, changes: vec![fact] });
-                // It fails if the sender no longer waits.
+                // `send` fails if the sender of the command no longer waits.
                 let _ = sender.send(());
             }
         }
     }
 
-    /// Whether the stream continues from the last complete version after a failed wait. `false` if
-    /// it starts again on the same filters: then this sets the version to "".
+    /// Whether the stream continues from the last complete version after a failed wait. If it must
+    /// start again on the same filters, sets `version` to "" and returns `false`.
     ///
     /// # Errors
     /// The failure that ends the stream.
@@ -407,7 +409,7 @@ impl Collector {
                 if self.session.is_valid(login).await? { Ok(true) } else { Err(session_lost()) }
             }
             error => {
-                // A host can refuse a path here too.
+                // A host can refuse a property path in a wait too.
                 self.paths.drop_unknown(&error);
                 Err(refused_to_follow(error))
             }
@@ -439,7 +441,8 @@ impl Collector {
         let tasks = cache.take_tasks();
         let restarted =
             tasks.iter().filter_map(|(task, info)| self.guest_restart(cache, task, info.as_ref()));
-        // Report the restarts first: the properties in this set are newer than them.
+        // Report the restarts first, because the properties in this set are newer than the
+        // restarts.
         let mut changes: Vec<Fact> = restarted.collect();
         let mut facts = cache.take_facts(complete);
         changes.append(&mut facts.changes);
@@ -481,7 +484,7 @@ impl Collector {
                         Ok(contents) => {
                             contents.objects().for_each(|content| cache.replace(&content));
                         }
-                        // The stream reports its removal.
+                        // The stream reports the removal of the object.
                         Err(error) if error.is_fault("ManagedObjectNotFound") => {}
                         Err(error) => return Err(error),
                     }
@@ -593,7 +596,7 @@ impl Collector {
 }
 
 impl StreamState {
-    /// Puts the last part of a set into the cache.
+    /// Applies the part in `unapplied` to the cache.
     fn apply(&mut self) {
         let Some(reply) = self.unapplied.take() else { return };
         if let Some(set) = reply.return_value().map(UpdateSet::from_element) {
@@ -618,7 +621,7 @@ impl ListChanges {
         }
     }
 
-    /// Takes the tasks that had their time.
+    /// Takes the tasks that the stream has not reported within `PATIENCE`.
     fn take_overdue(&mut self, now: Duration) -> Vec<TaskId> {
         let is_overdue = |(since, _): &mut (Duration, TaskId)| *since + Self::PATIENCE <= now;
         self.unreported.extract_if(.., is_overdue).map(|(_, task)| task).collect()

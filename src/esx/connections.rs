@@ -27,20 +27,20 @@ use tokio_rustls::TlsConnector;
 use super::tunnel;
 use crate::domain::proxy_url::ProxyUrl;
 
-/// The most connections for calls. A host serves about a hundred for all its clients.
+/// The most connections for calls. A host serves about a hundred connections for all its clients.
 pub const MAX_SHARED: usize = 8;
 
-/// How many of them are reserved for [`Lane::Reserved`].
+/// How many of the [`MAX_SHARED`] connections are reserved for [`Lane::Reserved`].
 const RESERVED: usize = 1;
 
-/// How long an idle connection is used again. hostd drops idle connections, and a request that is
+/// How long an idle connection can be reused. hostd drops idle connections, and a request that is
 /// sent at that moment is lost.
 const MAX_IDLE: Duration = Duration::from_secs(20);
 
 /// Which connections a call may use, and how long it may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// A call of a job, or a read. It takes its turn behind all others.
+    /// A call of a job, or a read. It waits for its turn behind earlier calls.
     Ordinary,
     /// The session, the stream of updates, and jobs that must not wait for others, such as a kill.
     /// One connection is reserved for these.
@@ -56,7 +56,7 @@ pub struct Connections {
     ordinary: Semaphore,
     reserved: Semaphore,
     long_poll: Semaphore,
-    /// The idle connections for calls, the last used one last.
+    /// The idle connections for calls. The last used one is last.
     idle: Mutex<Vec<IdleConnection>>,
     idle_long_poll: Mutex<Vec<IdleConnection>>,
 }
@@ -81,7 +81,8 @@ pub struct Turn<'a> {
 /// A connection that serves one call after the other.
 pub struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
-    /// `None` once the connection is closed. Only then the sender notices.
+    /// `None` once the connection is closed. `sender` notices the end only when the driver is
+    /// dropped.
     driver: Option<Driver>,
 }
 
@@ -141,7 +142,7 @@ impl Connections {
     pub async fn connect(&self, _turn: &Turn<'_>) -> io::Result<Connection> {
         let Endpoint { host, port, tls, proxy } = &self.endpoint;
         let stream = tunnel::connect(host, *port, proxy.as_ref()).await?;
-        // Otherwise a small request waits for the acknowledgement of the last one.
+        // Without this option, a small request waits for the acknowledgement of the previous one.
         stream.set_nodelay(true)?;
         match tls {
             None => Connection::new(stream).await,
@@ -216,7 +217,7 @@ impl Connection {
         }
     }
 
-    /// Whether the server has not closed the idle connection, as far as is known.
+    /// Whether the idle connection is still open, as far as otter knows.
     fn is_open(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         poll_driver(&mut self.driver, &mut context);
@@ -234,7 +235,7 @@ impl Connection {
 async fn drive<T>(driver: &mut Option<Driver>, work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     std::future::poll_fn(|context| {
-        // The work is first, so that it hands its request to the connection.
+        // Poll `work` first, so that it hands its request to the connection.
         if let Poll::Ready(done) = work.as_mut().poll(context) {
             return Poll::Ready(done);
         }

@@ -39,7 +39,8 @@ const PATHS: [&str; 10] = [
     "config.files.vmPathName",
 ];
 
-/// The most times that a machine is read, because `recentTask` names a task that was not read yet.
+/// The most times that a machine is read. It is read again if `recentTask` names a task that was
+/// not read yet.
 const TRIES: usize = 5;
 
 /// The most tasks that one call reads.

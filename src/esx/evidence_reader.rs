@@ -30,7 +30,7 @@ struct Queue(Mutex<Callers>);
 
 #[derive(Debug, Default)]
 struct Callers {
-    /// Whether a caller leads now.
+    /// Whether a caller has the [`Lead`].
     is_led: bool,
     waiting: Vec<Caller>,
 }
@@ -61,7 +61,7 @@ impl EvidenceReader {
         Self { session, ended_tasks, queue: Arc::default() }
     }
 
-    /// Reads the evidence of a machine, with that of other callers if there are any.
+    /// Reads the evidence of a machine. May read the machines of other callers in the same calls.
     ///
     /// # Errors
     /// As [`read_evidence`].
@@ -86,7 +86,8 @@ impl EvidenceReader {
             &self.session,
             &self.ended_tasks,
             &machines,
-            // One connection for many callers. They would wait behind their own calls.
+            // This read serves many callers. In the ordinary lane it would wait behind their own
+            // calls.
             Lane::Reserved,
         )
         .await;
@@ -94,7 +95,7 @@ impl EvidenceReader {
         let found: HashMap<MachineId, Evidence> = read.unwrap_or_default();
         for other in lead.others.drain(..) {
             if let Some(evidence) = found.get(&other.machine) {
-                // It fails if the caller no longer waits.
+                // `send` fails if the caller no longer waits.
                 let _ = other.turn.send(Turn::Read(Box::new(evidence.clone())));
             }
         }
@@ -144,7 +145,7 @@ impl Drop for Lead {
         let number = callers.waiting.len().min(MACHINES_PER_READ - 1);
         let others = callers.waiting.drain(..number).collect();
         drop(callers);
-        // A caller that has just gone drops the lead, which passes it on.
+        // If the caller no longer waits, the lead is dropped, which passes it to the next caller.
         let _ = next.turn.send(Turn::Lead(Self { queue: Arc::clone(&self.queue), others }));
     }
 }
@@ -168,7 +169,8 @@ mod tests {
         drop(first);
         let Ok(Turn::Lead(lead)) = second.try_recv() else { panic!("the second caller leads") };
         assert_eq!(lead.others.len(), 1);
-        // The leader goes before it has read: the others are notified, and the next caller leads.
+        // The leader is dropped before it has read. The channels of the other callers close, and
+        // the next caller leads.
         drop(second);
         drop(lead);
         assert!(third.try_recv().is_err());

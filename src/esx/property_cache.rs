@@ -239,7 +239,7 @@ impl PropertyCache {
         }
     }
 
-    /// The properties of an object, to set them.
+    /// The properties of an object, for a change of their values.
     fn properties(&mut self, object: &Reference) -> ObjectProperties<'_> {
         let found = match object.kind.as_str() {
             "VirtualMachine" => self

@@ -17,8 +17,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// once with logins.
 const LONGEST_PAUSE_AFTER_SESSION: Duration = Duration::from_secs(2);
 
-/// The pauses of one host. The first connect has no pause, and neither has the first one after a
-/// good session.
+/// The pauses before the connects to one host. The first connect has no pause, and neither has the
+/// first connect after a good session.
 #[derive(Clone, Debug, Default)]
 pub struct RetryPauses {
     /// The pause before the next connect. `None` before the first failure, which means no pause.

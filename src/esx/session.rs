@@ -46,7 +46,7 @@ pub struct Session {
     clock: Clock,
     metrics: Metrics,
     state: watch::Sender<LinkState>,
-    /// The highest generation that a caller wants rechecked, 0 for none.
+    /// The highest generation for which a caller has requested a recheck, 0 for none.
     recheck_generation: watch::Sender<u64>,
     calls_in_flight: TaskTracker,
 }
@@ -326,7 +326,9 @@ impl Session {
         });
     }
 
-    /// Identifies the host and logs in once.
+    /// Reads what the host says about itself, which needs no account, and makes one login. Does not
+    /// repeat a login that fails. The new login gets the number `generation`, which must be one
+    /// higher than that of the last login.
     ///
     /// # Errors
     /// [`ConnectError`].
@@ -465,7 +467,7 @@ impl Session {
     ) -> Result<(Reply, Option<SecretString>), ExchangeError> {
         let method = request.method;
         let turn = self.turn(terms).await;
-        // The time that the request waits for its turn is not of the host.
+        // The measured time excludes the wait for the turn, because the host does not cause it.
         let began = self.clock.elapsed();
         let answer = match turn {
             Ok(turn) => self.exchange_uncounted(turn, version, cookie, request).await,
@@ -569,7 +571,7 @@ impl Login {
 }
 
 impl ExchangeError {
-    /// Converts it to a [`HostError`]. `prefix` begins the message of a fault.
+    /// Converts the error to a [`HostError`]. `prefix` begins the message of a fault.
     #[must_use]
     pub fn into_error(self, prefix: &str) -> HostError {
         match self {
@@ -578,13 +580,13 @@ impl ExchangeError {
         }
     }
 
-    /// Whether a lost session can cause it.
+    /// Whether a lost session can cause this error.
     #[must_use]
     pub fn may_mean_lost_session(&self) -> bool {
         matches!(self, Self::Fault(fault) if fault.may_mean_lost_session())
     }
 
-    /// Whether it is the fault of this name.
+    /// Whether the error is the fault of this name.
     #[must_use]
     pub fn is_fault(&self, name: &str) -> bool {
         matches!(self, Self::Fault(fault) if fault.name == name)

@@ -92,7 +92,8 @@ impl SessionLoop {
             "otter no longer talks to the host: it is shutting down.",
         ));
         if let Some(login) = &self.login {
-            // A call that the host has not processed yet needs the session.
+            // Log out after the calls in flight: a call that the host has not processed yet needs
+            // the session.
             tokio::select! {
                 () = self.session.wait_idle() => {}
                 () = self.clock.sleep(SHUTDOWN_STEP) => {}

@@ -98,8 +98,8 @@ impl FollowedPaths {
         &self.0
     }
 
-    /// Stops following a path or the types that an old host does not know. Returns whether `error`
-    /// is about one.
+    /// If `error` says that an old host does not know a path or a type, stops following the path or
+    /// the networks. Returns whether otter followed them.
     pub fn drop_unknown(&mut self, error: &ExchangeError) -> bool {
         let ExchangeError::Fault(fault) = error else { return false };
         if matches!(fault.name.as_str(), "InvalidType" | "InvalidArgument") {

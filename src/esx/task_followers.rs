@@ -35,7 +35,7 @@ struct Followed {
     /// Whether the host has reported the task since it was added.
     is_reported: bool,
     /// Whether the task must be read when it is added, because the `ListView` may have it already.
-    /// A host then reports nothing.
+    /// In that case the host does not report the task.
     must_read: bool,
 }
 
@@ -49,8 +49,8 @@ pub struct ListViewChanges {
 }
 
 impl TaskFollowers {
-    /// Follows a task. Several callers can follow the same task. The receiver is closed if the
-    /// followers are.
+    /// Follows a task. Several callers can follow the same task. After [`close`](Self::close), the
+    /// receiver is closed.
     #[must_use]
     pub fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
         let new = || watch::Sender::new(TaskStatus::Running { progress: None });
@@ -74,7 +74,8 @@ impl TaskFollowers {
     /// to add and few tasks to remove.
     #[must_use]
     pub fn take_list_changes(&self) -> Option<ListViewChanges> {
-        /// This many tasks to remove justify a call of their own. Fewer cost the host little.
+        /// From this number of tasks on, their removal gets a call of its own. Fewer tasks cost the
+        /// host little.
         const MANY: usize = 200;
         let mut guard = self.table();
         let table = &mut *guard;
@@ -109,7 +110,7 @@ impl TaskFollowers {
         Some(ListViewChanges { add, remove, read })
     }
 
-    /// Those of these tasks that the host has not reported since they were added.
+    /// The tasks among `tasks` that the host has not reported since they were added.
     #[must_use]
     pub fn unreported(&self, tasks: Vec<TaskId>) -> Vec<TaskId> {
         let table = self.table();
@@ -118,7 +119,7 @@ impl TaskFollowers {
         tasks.into_iter().filter(is_unreported).collect()
     }
 
-    /// The `ListView` was created again and is empty.
+    /// Records that the `ListView` was created again and is empty.
     pub fn list_view_recreated(&self) {
         let mut table = self.table();
         table.to_remove.clear();
@@ -144,8 +145,8 @@ impl TaskFollowers {
         self.table().followed.contains_key(task)
     }
 
-    /// Sends the status of a task to its followers. An end is sent once. A lower progress than
-    /// before is left out. Returns whether followers received the end.
+    /// Sends the status of a task to its followers. Sends an end once, and never a lower progress
+    /// than before. Returns whether followers received the end.
     pub fn report(&self, task: &TaskId, info: &TaskInfo) -> bool {
         if info.state == TaskState::Running {
             if let Some(followed) = self.table().followed.get_mut(task) {

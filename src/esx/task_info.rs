@@ -94,7 +94,7 @@ impl TaskInfo {
             ))
     }
 
-    /// The status that its followers receive.
+    /// The status that the followers of the task receive.
     #[must_use]
     pub fn status(&self) -> TaskStatus {
         match self.state {

@@ -23,7 +23,7 @@ type TaskReadings = Vec<(TaskId, Option<TaskInfo>)>;
 pub struct ListUpdate {
     /// The tasks that were read.
     pub read: TaskReadings,
-    /// The other added tasks, which the stream reports.
+    /// The added tasks that were not read. The stream of updates reports them.
     pub listed: Vec<TaskId>,
 }
 

@@ -77,7 +77,8 @@ pub fn client_config(verify: &Verify) -> Result<ClientConfig, TlsError> {
 pub struct Endpoint {
     pub host: String,
     pub port: u16,
-    /// Whether the URL is `https`. If not, it is plain HTTP on this machine.
+    /// Whether the URL is `https`. Otherwise the connection is plain HTTP, and the host is this
+    /// machine.
     pub is_tls: bool,
     name: ServerName<'static>,
 }

@@ -53,7 +53,7 @@ pub struct HttpAnswer {
     pub cookie: Option<SecretString>,
 }
 
-/// No complete answer came.
+/// The error of a request that got no complete answer.
 #[derive(Debug)]
 pub struct TransportError {
     /// The request was not sent. This proves that the call did not run.
@@ -263,7 +263,7 @@ impl Transport {
         let unpack = move || {
             let mut unpacked = Vec::new();
             let decoder = flate2::bufread::MultiGzDecoder::new(&body[..]);
-            // One byte more shows that the answer is longer.
+            // One byte more than the limit shows that the answer is too long.
             decoder.take(limit as u64 + 1).read_to_end(&mut unpacked).map(|_| unpacked)
         };
         let unpacked = if is_large {
@@ -326,7 +326,7 @@ impl Transport {
         }
     }
 
-    /// The connection broke after the request was sent, or its answer is no HTTP.
+    /// The connection broke after the request was sent, or its answer is not HTTP.
     fn broken(&self, error: impl Error + Send + Sync + 'static) -> TransportError {
         let host = self.address();
         let message = if is_not_http(&error) {

@@ -64,7 +64,7 @@ impl TunnelError {
 /// The proxy in the form that the HTTP client of `otter run` takes.
 ///
 /// # Errors
-/// The client cannot use the address.
+/// Fails if the client cannot use the address.
 pub fn client_proxy(proxy: &ProxyUrl) -> reqwest::Result<reqwest::Proxy> {
     let client_proxy = reqwest::Proxy::all(proxy.address())?;
     // The client would decode a percent sign of the password once more.

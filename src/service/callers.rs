@@ -86,7 +86,7 @@ impl Caller {
     /// Checks that the caller may cancel a job of `requested_by`.
     ///
     /// # Errors
-    /// `forbidden` if the caller is not an operator and the job is not its own.
+    /// `forbidden` if the caller is not an operator and did not request the job.
     pub fn may_cancel(&self, requested_by: &str) -> Result<(), Failure> {
         if self.role >= Role::Operator || *self.name == *requested_by {
             return Ok(());
@@ -109,7 +109,7 @@ pub struct Callers {
     changes: watch::Sender<()>,
     uses: Mutex<HashMap<TokenId, RecordedUse>>,
     limiter: Limiter,
-    /// Every caller while otter has no tokens.
+    /// The caller of every request while otter has no tokens.
     anonymous: Caller,
 }
 

@@ -86,8 +86,8 @@ pub struct MachineFilter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WaitCondition {
     PowerState(PowerState),
-    /// A trusted address that counts: inside the network if one is named, else the one that readers
-    /// see.
+    /// The guest has a trusted address: inside this network if there is one, else the address that
+    /// readers see.
     Address(Option<Network>),
     Tools,
     Question,
@@ -158,8 +158,8 @@ impl Machines {
         Ok(views.into_iter().filter(|view| filter.matches_freedom(view)).collect())
     }
 
-    /// The machines of a scope that match the filter, in the order of their names. It does not
-    /// compare whether they are free; see [`MachineFilter::matches_freedom`].
+    /// The machines of a scope that match the filter, in the order of their names. Ignores the
+    /// filter's field `free`; see [`MachineFilter::matches_freedom`].
     #[must_use]
     pub fn search<'s>(
         &self,
@@ -277,7 +277,8 @@ impl Machines {
     }
 
     fn sources_with(&self, contents: Arc<InventoryContents>) -> ViewSources {
-        // First, because the activities are read last.
+        // Read first: the activities, which are read last, are then at least as new as this
+        // version.
         let activity_version = self.jobs.activity_version();
         ViewSources::new(contents, self.leases.load(), self.settings.load(), activity_version)
     }
@@ -300,13 +301,14 @@ impl MachineView {
 }
 
 impl MachineFilter {
-    /// Whether a machine has the power state of the filter, and is a template or not as it says.
+    /// Whether a machine matches the filter in its power state and in whether it is a template.
     fn matches_machine(&self, machine: &Machine) -> bool {
         self.power_state.is_none_or(|state| machine.power_state == Some(state))
             && self.template.is_none_or(|template| machine.template == template)
     }
 
-    /// Whether a machine is free or not as the filter says.
+    /// Whether a machine matches the filter's field `free`. Every machine does if the field is not
+    /// set.
     #[must_use]
     pub fn matches_freedom(&self, view: &MachineView) -> bool {
         self.free.is_none_or(|free| view.not_free_because.is_empty() == free)

@@ -152,8 +152,8 @@ struct JobProgress {
     has_ended: bool,
 }
 
-/// How far the jobs are that have not ended, as the last commits stored them. A job that it does
-/// not have is read from the database.
+/// How far the jobs are that have not ended, as the last commits stored them. A job that is not in
+/// this map is read from the database.
 #[derive(Default)]
 pub struct OpenJobs(HashMap<JobId, JobProgress>);
 
@@ -195,7 +195,7 @@ impl JobWrite {
         })
     }
 
-    /// The job that it writes.
+    /// The id of the job that is written.
     pub const fn id(&self) -> JobId {
         self.id
     }
@@ -288,7 +288,7 @@ pub async fn apply(
 }
 
 impl OpenJobs {
-    /// These jobs are committed. Those that have ended need not be known any more.
+    /// Records that the writes of these jobs are committed. Removes the jobs that have ended.
     pub fn committed(&mut self, jobs: impl Iterator<Item = JobId>) {
         for id in jobs {
             if self.0.get(&id).is_some_and(|progress| progress.has_ended) {
@@ -297,7 +297,8 @@ impl OpenJobs {
         }
     }
 
-    /// It is not known how far these jobs are, because their commit failed.
+    /// Removes these jobs, because their commit failed and the progress that it stored is not
+    /// known.
     pub fn forget(&mut self, jobs: impl Iterator<Item = JobId>) {
         for id in jobs {
             self.0.remove(&id);

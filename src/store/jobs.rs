@@ -75,7 +75,7 @@ fn page_query(filter: &JobFilter, after: Option<&JobCursor>, limit: u32) -> Quer
 
 const NEWEST_FIRST: &str = " ORDER BY created_at DESC, id DESC LIMIT ";
 
-/// A part of the jobs whose newest are read without the others.
+/// A part of the jobs. A page reads the newest jobs of each part separately.
 enum PartByState {
     /// The jobs with this end and of this kind. The index `jobs_by_end` has them in their order.
     Ended(JobState, JobKind),
@@ -84,7 +84,8 @@ enum PartByState {
 }
 
 /// Whether to read the jobs of each state and kind separately. Otherwise a page of a rare state or
-/// kind would be searched among all jobs. Another condition of the filter finds fewer jobs.
+/// kind would be searched among all jobs. That is not needed if another condition of the filter
+/// leaves few jobs.
 fn is_read_by_state(filter: &JobFilter) -> bool {
     let JobFilter { states, machine, kinds, requested_by, reference, lease } = filter;
     let has_states = !states.is_empty() || !kinds.is_empty();

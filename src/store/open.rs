@@ -31,7 +31,7 @@ const READERS: u32 = 4;
 /// How long a read waits for a connection.
 const READER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// sqlx logs statements that take longer than this separately.
+/// sqlx logs a statement as slow if it takes longer than this.
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
 
 pub struct OpenedDatabase {

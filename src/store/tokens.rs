@@ -147,7 +147,7 @@ impl Write for MarkTokensUsed {
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
         for TokenUse { id, digest, at } in &self.0 {
-            // The digest excludes a use of the secret before a rotation.
+            // The condition on the digest excludes a use of an earlier secret, before a rotation.
             sqlx::query("UPDATE tokens SET last_used_at = $3 WHERE id = $1 AND digest = $2")
                 .bind(id.to_string())
                 .bind(hex::encode(digest.0))

@@ -57,7 +57,8 @@ impl Writer {
         self.sender.send(request).await.map_err(|_| StorageError::Closed)
     }
 
-    /// The same for the write of a job.
+    /// Hands the write of a job to the writer. The writer sends the result to `reply` after the
+    /// commit.
     pub async fn send_job(
         &self,
         write: JobWrite,
@@ -182,8 +183,8 @@ pub async fn run(store: &Store, stop: CancellationToken) -> Result<(), StoreErro
 async fn checkpoint_log(store: &Store) {
     let mut connection = store.0.writer.connection.lock().await;
     if store.0.lock.is_none() {
-        // A daemon may be running. This form does not wait for other processes. If one prevents
-        // the checkpoint, the daemon moves the rest of the log later.
+        // A daemon may be running. The mode PASSIVE does not wait for other processes. If a process
+        // prevents the checkpoint, the daemon moves the rest of the log later.
         let folded = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut *connection).await;
         if let Err(error) = folded {
             tracing::warn!(%error, "the last commits stay in otter.db-wal: copy it with otter.db");
@@ -288,7 +289,7 @@ struct Refusal {
 
 impl TransactionError {
     /// The failure of the only statement of a transaction, which commits as well. The writes are
-    /// tried separately only if nothing can be committed.
+    /// tried separately only if the statement certainly committed nothing.
     fn from_only_statement(source: sqlx::Error) -> Self {
         if may_be_committed(&source) && !ended_before_commit(&source) {
             Self::Commit(source)

@@ -50,7 +50,7 @@ impl LogLevel {
     /// Changes the level.
     ///
     /// # Errors
-    /// It is not a level; the old one stays.
+    /// Fails if `level` is not a level. The old level then stays.
     pub fn set(&self, level: &str) -> Result<(), LogsError> {
         self.0.reload(filter(level)?).map_err(LogsError::Gone)
     }

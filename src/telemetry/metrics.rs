@@ -81,11 +81,12 @@ struct HttpLabels {
 /// The classes of HTTP status.
 const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// The requests of one operation. It finds their histograms without a look into the registry.
+/// Records the requests of one operation. Keeps their histograms, so that a request needs no lookup
+/// in the registry.
 pub struct OperationMetrics {
     requests: HttpRequests,
     operation: String,
-    /// For each class of status; made by the first request of the class.
+    /// The histogram of each class of status. The first request of the class creates it.
     by_class: [OnceLock<Histogram>; STATUS_CLASSES.len()],
 }
 
@@ -302,7 +303,8 @@ impl Metrics {
         self.0.jobs_ended.get_or_create(&JobEndLabels { kind, state }).observe(took.as_secs_f64());
     }
 
-    /// Forgets the numbers of all settings. A reload can remove a setting.
+    /// Removes the numbers of unmatched patterns of all settings, because a reload can remove a
+    /// setting.
     pub fn clear_unmatched_patterns(&self) {
         self.0.unmatched_patterns.clear();
     }

@@ -195,7 +195,8 @@ async fn a_power_job_alone_makes_six_calls_whatever_the_history_of_its_machine()
                 power_all(&lab, 1..=1, action).await;
             }
         }
-        // The wait after the last job may be sent after the count.
+        // The call that waits for updates after the last job may be sent after its round was
+        // counted.
         let calls = all_calls(&lab) - before;
         assert!(calls <= 6 * 10 + 1, "{calls} calls for 10 jobs in round {round}");
     }
@@ -235,7 +236,7 @@ async fn six_hundred_power_jobs_at_once_share_eight_connections_and_the_wait() {
     }
     let control = lab.control();
     assert!(control.peak_connections() <= 9, "{}", control.peak_connections());
-    // They are kept: no call needed another TLS handshake.
+    // The connections stay open: no call needed another TLS handshake.
     assert!(control.accepted_connections() <= 9, "{}", control.accepted_connections());
 }
 

@@ -20,7 +20,8 @@ async fn lab() -> Lab {
     Lab::with_options(LabOptions { settings, ..LabOptions::default() }).await
 }
 
-/// The machine as every read shows it, which is the same, and the tag of the whole list.
+/// The machine, and the entity tag of the whole list. Checks that every read shows the machine
+/// equally.
 async fn shown(lab: &Lab) -> (Value, String) {
     let list = lab.get("/v1/machines").await.expect(200);
     let machine = lab.get(&format!("/v1/machines/{ID}")).await.expect(200).json;
@@ -46,7 +47,7 @@ async fn shown(lab: &Lab) -> (Value, String) {
     (machine, tag)
 }
 
-/// Makes a change, and waits until one read shows it. Then every read shows it.
+/// Makes a change, and waits until one read shows it. Then checks that every read shows it.
 async fn changes(
     lab: &Lab,
     first_read: &str,
@@ -213,8 +214,8 @@ async fn allocations(lab: &Lab, path: &str, header: (&str, &str)) -> (u16, Alloc
     least
 }
 
-/// The texts of 1,000 machines have more than a million bytes. What a response with them allocates
-/// is what a response with ten machines allocates: it copies none of them.
+/// The texts of 1,000 machines have more than a million bytes. A response with these texts copies
+/// none of them, so it allocates as much as a response with ten machines.
 #[tokio::test]
 async fn a_list_that_did_not_change_allocates_the_same_with_ten_and_a_thousand_machines() {
     let (few, lots) = (many(10).await, many(1_000).await);
@@ -234,7 +235,7 @@ async fn a_list_that_did_not_change_allocates_the_same_with_ten_and_a_thousand_m
     let of_lots = allocations(&lots, "/v1/machines", ("if-none-match", &tag)).await;
     assert_eq!((known.0, of_lots.0), (304, 304));
     assert_eq!(known.1.count, of_lots.1.count);
-    // The version has some more digits.
+    // With 1,000 machines, the version has a few more digits.
     assert!(of_lots.1.bytes < known.1.bytes + 100, "{known:?} {of_lots:?}");
 }
 

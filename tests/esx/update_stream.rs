@@ -101,7 +101,7 @@ async fn the_wait_after_the_end_of_a_task_is_its_barrier() {
         drop(in_time("the end", end).await.unwrap());
         in_time("the barrier", running.esx.barrier_after_task()).await.unwrap();
         assert_eq!(running.observer.recording().machines[&id].power_state, Some(state));
-        // The barrier has passed already, so this one returns without a further wait.
+        // The stream has already passed this point, so this barrier returns without a further wait.
         let waits = control.calls("WaitForUpdatesEx");
         running.esx.barrier_after_task().await.unwrap();
         assert!(control.calls("WaitForUpdatesEx") <= waits + 1);

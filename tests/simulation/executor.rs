@@ -39,7 +39,8 @@ pub enum Progress {
     Stuck,
 }
 
-/// The executor.
+/// Runs the spawned tasks in one thread. `random` chooses which ready task is polled next. The time
+/// moves to the next timer once no task is ready.
 pub struct Executor {
     handle: Handle,
     tasks: BTreeMap<u64, (Owner, BoxFuture<'static, ()>)>,

@@ -223,7 +223,7 @@ impl Job {
             origin: _,
             reference,
             lease,
-            // The decision is visible as the job itself or as a problem.
+            // Internal: the permission of the job to change snapshots.
             authority: _,
             result,
             warnings,

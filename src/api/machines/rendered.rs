@@ -18,15 +18,16 @@ use crate::domain::ids::MachineId;
 use crate::domain::machine::Machine;
 use crate::service::machines::{MachineView, Machines, SourcesKey, ViewSources};
 
-/// The texts that were made.
+/// A cache of the texts of machines and of their list.
 #[derive(Default)]
 pub struct RenderedMachines {
-    /// The newest state of which something was made.
+    /// The newest sources from which a text was made.
     newest: ArcSwapOption<NumberedSources>,
     last_number: AtomicU64,
     machines: RwLock<HashMap<MachineId, Known>>,
     list: ArcSwapOption<RenderedList>,
-    /// Several readers of a new state make its list once.
+    /// Locked while a list is made, so that concurrent readers of new sources make the list only
+    /// once.
     making_list: Mutex<()>,
 }
 
@@ -44,19 +45,19 @@ pub struct RenderedMachine {
 #[derive(Debug)]
 pub struct RenderedList {
     number: u64,
-    /// In the order of their names.
+    /// Sorted by name.
     machines: Vec<Arc<RenderedMachine>>,
     /// The response with all machines.
     pub body: Arc<SharedBody>,
 }
 
-/// A state, and the number by which what was made of it is found.
+/// The key of some sources, and the number under which the texts made from them are cached.
 struct NumberedSources {
     key: SourcesKey,
     number: u64,
 }
 
-/// A machine that was compared with the state of this number.
+/// A cached machine, and the number of sources that it is known to match.
 struct Known {
     number: u64,
     machine: Arc<RenderedMachine>,
@@ -66,7 +67,7 @@ impl RenderedMachines {
     /// The text of a machine.
     ///
     /// # Parameters
-    /// - `machine`: a machine of these sources.
+    /// - `machine`: a machine in `sources`.
     pub fn machine(
         &self,
         machines: &Machines,
@@ -126,7 +127,7 @@ impl RenderedMachines {
         list
     }
 
-    /// The number of a state.
+    /// The number of these sources. New sources get a new number.
     fn number(&self, sources: &ViewSources) -> u64 {
         if let Some(newest) = self.newest.load().as_ref().filter(|newest| newest.key.is_of(sources))
         {
@@ -164,7 +165,7 @@ impl RenderedList {
     /// The text of a machine.
     ///
     /// # Parameters
-    /// - `sources`: those of the list.
+    /// - `sources`: the sources from which the list was made.
     #[must_use]
     pub fn get(&self, sources: &ViewSources, machine: &Machine) -> Option<&RenderedMachine> {
         let position = sources.contents().position(&machine.id)?;
@@ -180,7 +181,7 @@ impl RenderedMachine {
     }
 }
 
-/// The text of a view: the known one if it shows the same.
+/// The text of a view. Reuses `known` if it was made from an equal view.
 fn rendered(view: MachineView, known: Option<Arc<RenderedMachine>>) -> Arc<RenderedMachine> {
     known.filter(|known| known.view == view).unwrap_or_else(|| Arc::new(RenderedMachine::new(view)))
 }

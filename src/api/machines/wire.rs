@@ -281,7 +281,7 @@ impl Machine {
             serial_ports,
             snapshots,
             question,
-            // Only datastores show the relation, as a count.
+            // Only datastores show this relation, as the number of their machines.
             datastores: _,
         } = &**machine;
         Self {
@@ -337,7 +337,7 @@ impl Quarantine {
 
 impl MachineLease {
     fn from_domain(holder: &HoldingLease) -> Self {
-        // The network shows in the machine's address.
+        // The response does not show `cidr`, which only selects the `ip_address` of the machine.
         let HoldingLease { lease, holder, expires_at, cidr: _ } = holder;
         Self { id: lease.to_string(), holder: Some(holder.clone()), expires_at: *expires_at }
     }

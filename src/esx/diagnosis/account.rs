@@ -294,7 +294,7 @@ impl<'a> AccountChecks<'a> {
     }
 }
 
-/// `1 machine`, `2 machines`.
+/// The number with the noun, such as `1 machine` or `2 machines`.
 fn count_text(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

@@ -9,10 +9,10 @@ use crate::domain::failure::Fault;
 use crate::domain::ids::TaskId;
 use crate::hypervisor::{HostError, HostErrorKind};
 
-/// The fields that contain other faults. Of the causes, the types and the messages are kept.
+/// The fields that contain other faults. Only the types and the messages of the causes are kept.
 const NESTED: [&str; 2] = ["faultCause", "fault"];
 
-/// The most causes of causes that are read, and the most messages and keys that are kept.
+/// The largest number of nested causes that are read, and of the messages and keys that are kept.
 const MAX_CAUSES: usize = 8;
 const MAX_MESSAGES: usize = 16;
 

@@ -54,7 +54,7 @@ pub fn login(session_manager: &Reference, username: &str, password: &str) -> Req
     call.finish()
 }
 
-/// `Logout`
+/// `Logout`: ends the session.
 #[must_use]
 pub fn logout(session_manager: &Reference) -> Request {
     EnvelopeBuilder::new("Logout", session_manager, None).finish()
@@ -82,7 +82,7 @@ pub fn create_list_view(view_manager: &Reference) -> Request {
     EnvelopeBuilder::new("CreateListView", view_manager, None).finish()
 }
 
-/// `ModifyListView`
+/// `ModifyListView`: adds objects to a `ListView` and removes others.
 #[must_use]
 pub fn modify_list_view(view: &Reference, add: &[Reference], remove: &[Reference]) -> Request {
     let mut call = EnvelopeBuilder::new("ModifyListView", view, None);
@@ -95,7 +95,7 @@ pub fn modify_list_view(view: &Reference, add: &[Reference], remove: &[Reference
     call.finish()
 }
 
-/// `DestroyView`
+/// `DestroyView`: removes a view from the host.
 #[must_use]
 pub fn destroy_view(view: &Reference) -> Request {
     EnvelopeBuilder::new("DestroyView", view, None).finish()
@@ -113,7 +113,7 @@ pub fn create_filter(
     call.finish()
 }
 
-/// `DestroyPropertyFilter`
+/// `DestroyPropertyFilter`: removes a filter from the host.
 #[must_use]
 pub fn destroy_property_filter(filter: &Reference) -> Request {
     EnvelopeBuilder::new("DestroyPropertyFilter", filter, None).finish()
@@ -142,7 +142,7 @@ pub fn cancel_wait_for_updates(collector: &Reference) -> Request {
     EnvelopeBuilder::new("CancelWaitForUpdates", collector, None).finish()
 }
 
-/// `RetrievePropertiesEx`
+/// `RetrievePropertiesEx`: reads properties of the selected objects.
 #[must_use]
 pub fn retrieve_properties(
     collector: &Reference,
@@ -155,7 +155,7 @@ pub fn retrieve_properties(
     call.finish()
 }
 
-/// `ContinueRetrievePropertiesEx`
+/// `ContinueRetrievePropertiesEx`: reads the next part of a truncated result.
 #[must_use]
 pub fn continue_retrieve_properties(collector: &Reference, token: &str) -> Request {
     let mut call = EnvelopeBuilder::new("ContinueRetrievePropertiesEx", collector, None);
@@ -173,7 +173,7 @@ pub fn without_parameters(
     EnvelopeBuilder::new(method, object, operation_id).finish()
 }
 
-/// `RevertToSnapshot_Task`
+/// `RevertToSnapshot_Task`: reverts the machine of a snapshot to the snapshot.
 #[must_use]
 pub fn revert_to_snapshot(
     snapshot: &Reference,
@@ -185,8 +185,8 @@ pub fn revert_to_snapshot(
     call.finish()
 }
 
-/// `CreateSnapshot_Task`: the name (escaped) and the description, and whether to include the memory
-/// and to quiesce the guest.
+/// `CreateSnapshot_Task`: the name (escaped by the caller) and the description, and whether to
+/// include the memory and to quiesce the guest.
 #[must_use]
 pub fn create_snapshot(
     machine: &Reference,
@@ -200,7 +200,7 @@ pub fn create_snapshot(
     call.finish()
 }
 
-/// `RemoveSnapshot_Task`
+/// `RemoveSnapshot_Task`: removes a snapshot, and its children if `children` is true.
 #[must_use]
 pub fn remove_snapshot(snapshot: &Reference, children: bool, operation_id: &str) -> Request {
     let mut call = EnvelopeBuilder::new("RemoveSnapshot_Task", snapshot, Some(operation_id));
@@ -208,7 +208,7 @@ pub fn remove_snapshot(snapshot: &Reference, children: bool, operation_id: &str)
     call.finish()
 }
 
-/// `RenameSnapshot`. The name is escaped. `None` keeps the name or the description.
+/// `RenameSnapshot`. The caller escapes the name. `None` keeps the name or the description.
 #[must_use]
 pub fn rename_snapshot(
     snapshot: &Reference,
@@ -226,7 +226,7 @@ pub fn rename_snapshot(
     call.finish()
 }
 
-/// `AnswerVM`. `choice` is the key of a choice.
+/// `AnswerVM`: answers a question of a machine. `choice` is the key of a choice.
 #[must_use]
 pub fn answer_question(
     machine: &Reference,

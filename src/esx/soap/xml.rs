@@ -330,7 +330,7 @@ impl TreeBuilder {
             }
         }
         node.attributes = Span::new(first_attribute, self.document.attributes.len())?;
-        // MAX_ELEMENTS is far below what an u32 holds.
+        // MAX_ELEMENTS is far below the largest `u32`.
         let index =
             u32::try_from(self.document.nodes.len()).map_err(|_| XmlError::TooManyElements)?;
         self.document.nodes.push(node);
@@ -362,7 +362,7 @@ impl TreeBuilder {
                         push_allowed(texts, text);
                         *known = Text::Span(Span::new(span.start as usize, texts.len())?);
                     }
-                    // A child has text of its own in between.
+                    // The text of a child is between the two parts of this text in `texts`.
                     Text::Span(span) => {
                         let mut mixed = texts[span.range()].to_owned();
                         push_allowed(&mut mixed, text);

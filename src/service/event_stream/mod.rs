@@ -28,7 +28,8 @@ pub struct EventStreamSettings {
     /// The approximate memory of these events, in bytes. The limit is reached only if ids or faults
     /// are very long.
     pub bytes: usize,
-    /// The number of matching events, published since it began, that a reader may have unread.
+    /// The number of unread events that a reader may have. Only events that match its filter and
+    /// were published after it began count.
     pub max_unread: usize,
 }
 
@@ -73,7 +74,7 @@ pub struct EventReader {
     /// The number of the newest event when the reader began. Older events are history and do not
     /// count as unread.
     begun_at: u64,
-    /// The last event that it reads, if it finishes.
+    /// The number of the last event to read. `None` if the reader has no end.
     end: Option<u64>,
     newest: watch::Receiver<u64>,
 }
@@ -120,14 +121,15 @@ impl EventStream {
     }
 
     /// Makes every reader read all objects again, because any of them may have changed. Call it
-    /// once the changes can be read. A reader that resumes at an earlier version cannot.
+    /// once the changes can be read. A reader cannot resume at an earlier version.
     pub fn start_over(&self) {
         let mut buffer = self.buffer();
         buffer.start_over();
         self.wake_readers(&buffer);
     }
 
-    /// Call it under the lock of the buffer, so that the number never decreases.
+    /// Tells the readers the number of the newest event. Call it under the lock of the buffer, so
+    /// that the number never decreases.
     fn wake_readers(&self, buffer: &RingBuffer) {
         self.0.newest.send_if_modified(|newest| {
             std::mem::replace(newest, buffer.newest()) != buffer.newest()
@@ -135,7 +137,7 @@ impl EventStream {
     }
 
     /// The version of the newest event. Take the version of a list before the list is read: a
-    /// stream from there may then repeat a change that the list shows, but misses none.
+    /// stream from that version may repeat a change that the list shows, but misses none.
     #[must_use]
     pub fn version(&self) -> Version {
         self.at(*self.0.newest.borrow())
@@ -208,7 +210,7 @@ impl EventReader {
         NextEvent::Nothing
     }
 
-    /// Makes the event that is the newest now the last one that it reads.
+    /// Makes the current newest event the last one that the reader reads.
     pub fn finish(&mut self) {
         self.end.get_or_insert(*self.newest.borrow());
     }
@@ -220,7 +222,8 @@ impl EventReader {
         let _ = self.newest.wait_for(|newest| *newest > read).await;
     }
 
-    /// The version at the cursor. A reader that resumes there misses and repeats no event.
+    /// The version at the cursor. A reader that resumes at this version misses and repeats no
+    /// event.
     #[must_use]
     pub fn version(&self) -> Version {
         self.event_stream.at(self.cursor)
@@ -232,7 +235,7 @@ impl EventReader {
         self.version()
     }
 
-    /// The filter of the events that it reads.
+    /// The filter of the events that the reader reads.
     #[must_use]
     pub const fn filter(&self) -> &EventFilter {
         &self.filter

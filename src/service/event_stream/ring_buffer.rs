@@ -36,7 +36,7 @@ impl RingBuffer {
         }
     }
 
-    /// Drops all events. Every reader has then missed one.
+    /// Drops all events. Every reader has then missed an event.
     pub fn start_over(&mut self) {
         self.newest += 1;
         self.events.clear();

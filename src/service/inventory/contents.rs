@@ -41,8 +41,8 @@ pub struct InventoryContents {
     index: Arc<OnceLock<MachineIndex>>,
 }
 
-/// The ids, names, UUIDs and hardware addresses of all machines. Equal ones have not changed in
-/// between; unequal ones may be the same again.
+/// The ids, names, UUIDs and hardware addresses of all machines. If two values are equal, the keys
+/// did not change between them. If they are unequal, the keys may still be the same.
 #[derive(Clone, Debug)]
 pub struct SharedKeys(Arc<OnceLock<MachineIndex>>);
 
@@ -101,7 +101,7 @@ impl InventoryContents {
         self.datastores.iter().find(|datastore| datastore.id == *id)
     }
 
-    /// Some machines in the order of their names, among them every one that a reference matches.
+    /// All machines that a reference matches, and possibly others, in the order of their names.
     #[must_use]
     pub fn near_reference(&self, reference: &MachineReference) -> Vec<&Arc<Machine>> {
         if let MachineReference::Id(id) = reference {
@@ -118,8 +118,9 @@ impl InventoryContents {
         }
     }
 
-    /// The machines whose name contains a fragment (see [`contains_loosely`]) and that have a
-    /// network card with an address, if these are given, in the order of their names.
+    /// The machines in the order of their names. If `name` is given, only those whose name contains
+    /// it (see [`contains_loosely`]). If `mac` is given, only those that have a network card with
+    /// this address.
     pub fn search(
         &self,
         name: Option<&str>,
@@ -154,8 +155,8 @@ impl InventoryContents {
         })
     }
 
-    /// The first address of the guest that counts and is inside this network, if there is one. See
-    /// [`Machine::addresses`]. `None` if the addresses are not trusted.
+    /// The first of the guest's addresses (see [`Machine::addresses`]) that is inside the network
+    /// `within`, if a network is given. `None` if the addresses are not trusted.
     #[must_use]
     pub fn ip_address(&self, id: &MachineId, within: Option<Network>) -> Option<IpAddr> {
         let machine = self.machine(id).filter(|_| self.has_trusted_addresses(id))?;
@@ -367,7 +368,7 @@ impl<'a> Editor<'a> {
         (contents, changes)
     }
 
-    /// The machines if each one has kept its place.
+    /// The new list and its positions if each machine has kept its place.
     fn replaced(self) -> (MachineList, Arc<HashMap<MachineId, usize>>) {
         let positions = &self.before.positions;
         let replacements =
@@ -375,8 +376,8 @@ impl<'a> Editor<'a> {
         (self.before.machines.with_replaced(replacements), Arc::clone(positions))
     }
 
-    /// The machines if some were added, removed or renamed. Those that stay keep their order, and
-    /// the others are inserted.
+    /// The new list and its positions if machines were added, removed or renamed. Those that stay
+    /// keep their order, and the others are inserted.
     fn sorted(mut self) -> (MachineList, Arc<HashMap<MachineId, usize>>) {
         let stays = |changed: &Entry| {
             let before = self.before.machine(&changed.machine.id);

@@ -66,9 +66,9 @@ impl MachineIndex {
         self.by_mac.positions(&address).collect()
     }
 
-    /// Some machines, among them every one whose name contains the fragment by
-    /// [`contains_loosely`](crate::domain::names::contains_loosely). `None` if the index cannot
-    /// tell: then each machine can be one.
+    /// All machines whose name contains the fragment by
+    /// [`contains_loosely`](crate::domain::names::contains_loosely), and possibly others. `None` if
+    /// the index cannot exclude any machine.
     #[must_use]
     pub fn near_name(&self, fragment: &str) -> Option<Positions> {
         if fragment.contains('%') {
@@ -86,8 +86,8 @@ impl MachineIndex {
         Some(positions)
     }
 
-    /// Some machines, among them every one that a reference matches. `None` if the index cannot
-    /// tell, as for an id: then each machine can be one.
+    /// All machines that a reference matches, and possibly others. `None` if the index cannot
+    /// exclude any machine, for example if the reference is an id.
     #[must_use]
     pub fn near_reference(&self, reference: &MachineReference) -> Option<Positions> {
         match reference {
@@ -122,14 +122,14 @@ impl<K: Ord> SortedIndex<K> {
 }
 
 impl UuidKey {
-    /// Two texts have one key if they are equal without regard to case, or the same UUID.
+    /// Two texts have the same key if they are equal without regard to case, or the same UUID.
     fn new(text: &str) -> Self {
         parse_uuid(text).map_or_else(|| Self::Text(text.to_ascii_lowercase()), Self::Uuid)
     }
 }
 
-/// Whether two lists of machines have the same indexes: the values with which callers search are
-/// equal.
+/// Whether a list keeps its indexes if `after` replaces `before`: the values by which callers
+/// search are equal.
 #[must_use]
 pub fn has_same_keys(before: &Machine, after: &Machine) -> bool {
     let macs = |machine: &Machine| -> Vec<Option<MacAddress>> {

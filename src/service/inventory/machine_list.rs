@@ -19,7 +19,7 @@ pub struct MachineList {
     len: usize,
 }
 
-/// The machines of a list in its order.
+/// An iterator over the machines of a list, in the order of the list.
 #[derive(Clone)]
 pub struct Iter<'a> {
     list: &'a MachineList,
@@ -115,7 +115,7 @@ impl Index<usize> for MachineList {
     }
 }
 
-/// Compares the machines, and not the histories of their guests.
+/// Compares only the machines. The histories of their guests do not count.
 impl PartialEq for MachineList {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other)

@@ -112,7 +112,7 @@ impl Inventory {
         if let Some(watcher) = watchers.get(machine) {
             return watcher.subscribe();
         }
-        // Otherwise the watchers of machines that never change again would accumulate.
+        // Without this removal, the watchers of machines that never change again would accumulate.
         watchers.retain(|_, watcher| watcher.receiver_count() > 0);
         watchers.entry(machine.clone()).or_insert_with(|| watch::Sender::new(())).subscribe()
     }
@@ -142,7 +142,8 @@ impl Inventory {
         let confirm = async {
             loop {
                 self.connected().await;
-                // Each guest once, so that a guest that cannot be read does not delay the others.
+                // Read each guest once, so that a guest that cannot be read does not delay the
+                // others.
                 let due = self.due_for_confirmation();
                 for machine in &due {
                     if let Err(error) = hosts.for_machine(machine).confirm_guest(machine).await {

@@ -25,7 +25,7 @@ use crate::storage::{IdempotencyKey, KeyOwner};
 
 impl Jobs {
     /// Claims a key for a call that starts a job. Waits until no other call has the key, and looks
-    /// up which job it started.
+    /// up the job that an earlier call with the key started.
     ///
     /// # Errors
     /// `idempotency-mismatch` if the key was used for another request; errors of the store.
@@ -131,8 +131,8 @@ impl Jobs {
         Ok(Arc::new(job))
     }
 
-    /// Checks whether the job may change the machine's snapshots. Returns whether it may only
-    /// because of an override, which this adds to the job's warnings.
+    /// Checks whether the job may change the machine's snapshots. Returns whether only an override
+    /// allows this. In that case, adds a warning to the job.
     async fn check_snapshot_rules(
         &self,
         job: &mut Job,

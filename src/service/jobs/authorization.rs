@@ -57,8 +57,8 @@ pub trait JobAuthorizer: Send + Sync {
     fn authorize(&self, machine: &Machine, requester: &Requester)
     -> Result<Authorization, Failure>;
 
-    /// The network in which the address of the machine must be, by the lease that holds it. `None`
-    /// if any address is good.
+    /// The network in which the address of the machine must be according to the lease that holds
+    /// the machine. `None` if any address is acceptable.
     fn cidr(&self, _machine: &MachineIdentity) -> Option<Network> {
         None
     }

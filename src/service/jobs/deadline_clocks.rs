@@ -14,7 +14,7 @@ use crate::domain::job::Job;
 /// time.
 const MIN_JUMP: SignedDuration = SignedDuration::from_secs(1);
 
-/// One moment, by both clocks.
+/// One moment on two clocks: the wall clock, and the clock that never jumps.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     pub wall: Timestamp,
@@ -23,7 +23,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// Now.
+    /// Reads both clocks.
     pub fn now(clock: &Clock) -> Self {
         Self { wall: clock.now(), elapsed: clock.elapsed() }
     }
@@ -33,7 +33,7 @@ impl Moment {
         self.elapsed + Duration::try_from(at.duration_since(self.wall)).unwrap_or_default()
     }
 
-    /// By how much the wall clock is ahead of the other.
+    /// How far the wall clock is ahead of the clock that never jumps.
     fn offset(&self) -> SignedDuration {
         let elapsed = SignedDuration::try_from(self.elapsed).unwrap_or(SignedDuration::MAX);
         self.wall.duration_since(Timestamp::UNIX_EPOCH).saturating_sub(elapsed)
@@ -47,7 +47,7 @@ pub struct JumpDetector {
 }
 
 impl JumpDetector {
-    /// The jumps after this moment.
+    /// Detects the jumps after this moment.
     pub fn new(now: Moment) -> Self {
         Self { offset: now.offset() }
     }
@@ -81,7 +81,7 @@ impl JumpSender {
         self.0.send_modify(|sum| *sum = sum.saturating_add(by));
     }
 
-    /// The jumps from now on.
+    /// Receives the jumps from now on.
     pub fn subscribe(&self) -> JumpReceiver {
         let sum = self.0.subscribe();
         let followed = *sum.borrow();

@@ -46,8 +46,8 @@ impl Jobs {
         }
     }
 
-    /// Follows the wall clock, until it is stopped. After a jump, computes the shown and stored
-    /// deadlines again. While there are jobs, records that otter runs.
+    /// Detects jumps of the wall clock until `stop` is cancelled. After a jump, computes the shown
+    /// and stored deadlines again. While there are jobs, records that otter runs.
     pub async fn follow_wall_clock(self, stop: CancellationToken) {
         let parts = &self.0.parts;
         let mut jumps = JumpDetector::new(Moment::now(&parts.clock));
@@ -77,7 +77,8 @@ impl Jobs {
         let moved = self.0.table.shift_deadlines(by, now);
         let storing = StoringDeadline(&self.0.storing_deadline_of);
         for job in moved {
-            // A runner that takes the job after this line waits. Its commits and events come later.
+            // A runner that takes the job from now on waits until the deadline is stored. Its
+            // commits and events come later.
             storing.0.send_replace(Some(job.id));
             let Some(job) = self.0.table.pending_job(job.id) else { continue };
             self.0.parts.event_stream.publish([Subject::from_job(&job)]);

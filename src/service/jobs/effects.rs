@@ -30,7 +30,7 @@ impl Runner<'_> {
     /// Performs one effect, and returns the next input of the state machine.
     ///
     /// # Parameters
-    /// - `tools_stops`: how often the guest's tools had stopped before the last call.
+    /// - `tools_stops`: how often the guest's tools stopped before the last call was sent.
     /// - `due`: the deadline of the job.
     /// - `task_ended`: whether the last effect, except commits, followed a task to its end.
     ///
@@ -209,7 +209,8 @@ impl Runner<'_> {
         tracing::debug!(job = %job.id, machine = %self.machine.id, call = kind, "asking the host");
         let terms = CallTerms {
             urgent: job.kind().ignores_blockers(),
-            // A call that is made after the deadline must be made.
+            // After the deadline, a job makes only calls that must be made, so they have no time
+            // limit.
             not_after: (self.parts.clock.elapsed() < due).then_some(due),
         };
         match self.host.call_on_terms(&self.machine.id, call, job.id, terms).await {
@@ -219,7 +220,8 @@ impl Runner<'_> {
                 tracing::debug!(job = %job.id, error = cause, "the host refused");
                 CallResult::Refused(HostFailure::from(&error))
             }
-            // The task of a call may end with the same fault, and then means the same.
+            // If the host itself sends this fault, the call did not run. The end of a task with
+            // this fault is treated in the same way.
             Err(CallError::Lost(error))
                 if error.outcome_uncertain && !self.is_behind_a_manager() =>
             {
@@ -296,7 +298,7 @@ impl Runner<'_> {
 
     async fn await_task(&self, task: &TaskId) {
         let mut status = self.host.follow(task).await;
-        // Returns as well if the host no longer knows the task, or the backend is gone.
+        // The wait also ends if the host no longer knows the task, or if the backend is gone.
         let _ = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. })).await;
         if matches!(*status.borrow(), TaskStatus::Vanished | TaskStatus::Running { .. }) {
             self.parts.clock.sleep(Duration::from_secs(1)).await;
@@ -387,7 +389,7 @@ impl Runner<'_> {
     }
 }
 
-/// The network in which the address must be that a job waits for. `None` if any is good.
+/// The network of the address that a job waits for. `None` if any address is acceptable.
 const fn awaited_network(job: &Job) -> Option<Network> {
     match &job.request {
         JobRequest::Prepare { cidr, .. } => *cidr,

@@ -39,7 +39,7 @@ struct Kept {
     generation: u64,
 }
 
-/// A moment before a read of the store.
+/// Marks a moment before a read of the store: the number of times that all jobs had been dropped.
 #[derive(Clone, Copy, Debug)]
 pub struct BeforeRead(u64);
 
@@ -74,7 +74,7 @@ impl EndedJobs {
         }
     }
 
-    /// Call it before a read of the store.
+    /// The mark that [`add_read`](Self::add_read) needs. Call this before the read of the store.
     pub fn before_read(&self) -> BeforeRead {
         BeforeRead(self.lock().generation)
     }

@@ -44,7 +44,7 @@ impl Jobs {
     /// Resumes every job that had not ended when otter last stopped. Returns the number of jobs.
     ///
     /// # Errors
-    /// The store's.
+    /// Errors of the store.
     pub async fn recover(&self) -> Result<usize, StorageError> {
         fail_point!("recover");
         let mut jobs = self.0.parts.store.unfinished_jobs().await?;
@@ -88,7 +88,7 @@ impl Jobs {
             fail_point!("cancel");
             self.0.table.interrupt(id, Interrupt::Cancel(by));
             // The job shows the request as soon as the request is committed. A job that is being
-            // reloaded takes it later.
+            // reloaded takes the request later.
             let is_taken = |status: &JobStatus| {
                 status.job.cancel_requested_at.is_some() || status.job.state.is_end()
             };
@@ -304,7 +304,8 @@ impl Jobs {
             let mut status = inner.0.parts.hosts.for_machine(machine).follow(task).await;
             tokio::select! {
                 biased;
-                // Returns as well if the host no longer knows the task, or the backend is gone.
+                // The wait also ends if the host no longer knows the task, or if the backend is
+                // gone.
                 _ = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. })) => {}
                 () = inner.0.stop.cancelled() => return,
             }

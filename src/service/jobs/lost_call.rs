@@ -61,7 +61,7 @@ pub enum Resolution {
     SnapshotCreated(SnapshotId),
     /// The call did not run and will not run. The text says why.
     NotDone(&'static str),
-    /// The guest executes the call, or does not. The job must wait to find out.
+    /// It is not known yet whether the guest executes the call. The job must wait to find out.
     WaitForGuest,
     /// The call's own task. The end of the task is the end of the call.
     FollowTask(TaskId),
@@ -69,8 +69,8 @@ pub enum Resolution {
     Unknown(&'static str),
 }
 
-/// Resolves a lost call from the evidence before it and the evidence now. `known` are the tasks of
-/// otter's other jobs on the machine.
+/// Resolves a lost call from the evidence before the call and the evidence now. `known` are the
+/// tasks of otter's other jobs on the machine.
 #[must_use]
 pub fn resolve(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Resolution {
     if let Some(task) = own_task(intent, now, known) {

@@ -53,7 +53,7 @@ use crate::telemetry::metrics::Metrics;
 #[derive(Clone)]
 pub struct Jobs(Arc<Shared>);
 
-/// What all clones share.
+/// The state that all clones of [`Jobs`] share.
 struct Shared {
     parts: JobsParts,
     table: JobTable,

@@ -47,7 +47,7 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
         JobRequest::Shutdown { .. } if on && !has_attempted(job, CallKind::ShutdownGuest) => {
             Plan::Call(HostCall::ShutdownGuest)
         }
-        // The guest did not shut down, or it has no tools that could.
+        // The guest did not shut down, or it cannot because it has no tools.
         JobRequest::Shutdown { force_after: Some(_) } => Plan::Call(HostCall::PowerOff),
         JobRequest::Shutdown { force_after: None } => fail_not_on("shut down by its guest"),
         JobRequest::Reboot if on => Plan::Call(HostCall::RebootGuest),
@@ -179,8 +179,8 @@ pub fn may_continue(job: &Job) -> bool {
     }
 }
 
-/// Whether the guest was asked to shut down and may still do so, although the job no longer waits
-/// for it.
+/// Whether the guest was asked to shut down and may still shut down, although the job no longer
+/// waits for that.
 #[must_use]
 pub fn guest_may_still_obey(job: &Job) -> bool {
     let shutdown = StepName::Call(CallKind::ShutdownGuest);
@@ -214,7 +214,7 @@ fn next_for_power(now: &Evidence, expected: PowerState) -> Plan {
     match expected {
         expected if now.power_state == Some(expected) => Plan::Done,
         PowerState::On => Plan::Call(HostCall::PowerOn),
-        // A suspended machine too: the host decides whether it can be powered off.
+        // This includes a suspended machine: the host decides whether it can be powered off.
         _ => Plan::Call(HostCall::PowerOff),
     }
 }
@@ -229,7 +229,8 @@ fn next_to_be_off(job: &Job, now: &Evidence) -> Plan {
     next_for_power_limited(job, now, expected)
 }
 
-/// As [`next_for_power`], at most [`MAX_SENDS`] times: another user may undo the change each time.
+/// The plan of [`next_for_power`], but each call succeeds at most [`MAX_SENDS`] times: another user
+/// may undo its effect each time.
 fn next_for_power_limited(job: &Job, now: &Evidence, expected: PowerState) -> Plan {
     let plan = next_for_power(now, expected);
     let Plan::Call(call) = &plan else { return plan };

@@ -98,7 +98,8 @@ impl Jobs {
         Ok(JobsPage { items, next })
     }
 
-    /// The store has deleted ended jobs. Reads do not return them any more.
+    /// Drops all ended jobs from memory, because the store has deleted some. Reads no longer return
+    /// the deleted jobs.
     pub fn forget_ended(&self) {
         self.0.ended.clear();
     }
@@ -115,8 +116,8 @@ impl Jobs {
         self.0.table.activities()
     }
 
-    /// A number that differs whenever an activity may have changed. Read it before the activities:
-    /// if it is the same later, what was read is still true.
+    /// A number that differs whenever an activity may have changed. Read it before the activities.
+    /// While the number stays the same, the activities that were read are still true.
     #[must_use]
     pub fn activity_version(&self) -> u64 {
         self.0.table.activity_version()

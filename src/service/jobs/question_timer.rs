@@ -36,7 +36,7 @@ impl<'r> QuestionTimer<'r> {
         machine: &'r MachineId,
         job: &Job,
     ) -> Self {
-        // The caller of another job sees the question and can answer it.
+        // The caller of a job that is not a preparation sees the question and can answer it.
         let is_preparation = job.kind() == JobKind::LeasePrepare;
         let timer = Box::pin(std::future::pending());
         let mut this = Self { parts, table, machine, is_preparation, question: None, timer };
@@ -44,7 +44,7 @@ impl<'r> QuestionTimer<'r> {
         this
     }
 
-    /// Reads the question from the inventory. Returns whether it is another one than before.
+    /// Reads the question from the inventory. Returns whether the question changed.
     pub fn update(&mut self) -> bool {
         let contents = self.parts.inventory.contents();
         let question = observation::question(&contents, self.machine);

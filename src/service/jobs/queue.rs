@@ -28,7 +28,7 @@ struct Queue {
     running: Option<JobId>,
     /// A kill, which runs at the same time as `running`.
     killing: Option<JobId>,
-    /// An answer, which runs at the same time as both.
+    /// An answer, which runs at the same time as `running` and `killing`.
     answering: Option<JobId>,
     /// Kills, then answers, then the rest; each in order of arrival.
     waiting: VecDeque<QueueEntry>,

@@ -137,7 +137,7 @@ impl Runner<'_> {
                 let is_question = matches!(interrupt, Interrupt::QuestionUnanswered(_));
                 let reaction = state_machine.interrupt(interrupt, self.parts.clock.now());
                 if is_question && reaction != Reaction::default() {
-                    // A question that nothing answered ends the job as its deadline does: the host
+                    // An unanswered question ends the job in the same way as the deadline: the host
                     // gets `GRACE` to cancel the task.
                     timer = Box::pin(self.parts.clock.sleep(GRACE));
                     alarms.truncate(1);
@@ -175,8 +175,8 @@ impl Runner<'_> {
         }
     }
 
-    /// Tries once to commit the job. Returns whether it succeeded. The next commit includes the
-    /// same change.
+    /// Tries once to commit the job. Returns whether the commit succeeded. If not, the next commit
+    /// includes the same change.
     async fn try_to_save(&self, job: &Job) -> bool {
         self.parts.store.update_job(job).await.is_ok()
     }

@@ -53,8 +53,8 @@ impl JobStatus {
         }
     }
 
-    /// Whether a task of the host that is not the job's own blocks the job, or may run after a lost
-    /// call.
+    /// Whether a task of the host that is not the job's own blocks the job, or whether a call of
+    /// the job was lost and is not resolved yet.
     #[must_use]
     pub fn is_blocked_by_host(&self) -> bool {
         let blocker = self.blocker.as_ref().map(|(blocker, _)| blocker);

@@ -46,16 +46,16 @@ pub struct JobTable {
     /// How often an activity of a machine may have changed.
     activity_version: AtomicU64,
     jumps: JumpSender,
-    /// The earliest deadline of the queued jobs may have changed.
+    /// Notifies that the earliest deadline of the queued jobs may have changed.
     deadline_added: Notify,
 }
 
-/// What the lock protects.
+/// The contents of the table, which its lock protects.
 #[derive(Debug)]
 struct Inner {
     /// Which job is next on each target. A job in a queue without an entry here is being accepted.
     queues: Queues,
-    /// In the order of their ids, so that a simulation replays identically.
+    /// The jobs in the order of their ids, so that a simulation replays identically.
     entries: BTreeMap<JobId, Entry>,
     /// The deadlines of the committed jobs that wait in a queue, by the clock that never jumps.
     deadlines: BTreeSet<(Duration, JobId)>,
@@ -98,9 +98,9 @@ pub struct OrphanedTask {
 pub struct MachineActivity {
     /// The running job, or the first queued one.
     pub active_job: Option<JobId>,
-    /// Whether a task of the host works on the machine, or may do so, other than the active job's
-    /// own task: an orphaned task, a task that the active job waits for, or a lost call of the
-    /// active job.
+    /// Whether the host works on the machine, or may do so, apart from the task that the active job
+    /// follows: an orphaned task runs, another task blocks the active job, or a call of the active
+    /// job was lost and is not resolved yet.
     pub is_host_busy: bool,
 }
 
@@ -162,7 +162,7 @@ impl JobTable {
         self.insert(&mut self.change(), state_machine, due);
     }
 
-    /// The job is committed: it can start, be cancelled and expire.
+    /// Marks a job as committed: from now on it can start, be cancelled and expire.
     pub fn commit(&self, target: &TargetId, id: JobId) {
         let mut inner = self.change();
         inner.queues.mark_ready(target, id);
@@ -250,7 +250,7 @@ impl JobTable {
     /// passed.
     ///
     /// # Parameters
-    /// - `now`: by the clock that never jumps.
+    /// - `now`: the current time by the clock that never jumps.
     pub fn withdraw_overdue(&self, now: Duration) -> Option<PendingJob> {
         let mut inner = self.change();
         let (_, id) = inner.deadlines.first().copied().filter(|(due, _)| *due <= now)?;
@@ -410,8 +410,8 @@ impl JobTable {
         activities
     }
 
-    /// A number that differs whenever an activity may have changed. Read it before the activities:
-    /// if it is the same later, what was read is still true.
+    /// A number that differs whenever an activity may have changed. Read it before the activities.
+    /// While the number stays the same, the activities that were read are still true.
     pub fn activity_version(&self) -> u64 {
         self.activity_version.load(Ordering::Acquire)
     }
@@ -465,15 +465,16 @@ impl JobTable {
         Reading(self.change_unseen())
     }
 
-    /// For a transition that the view of a machine can show. The version of the activities changes
-    /// before the transition: who reads the new version and then an activity waits for the lock.
+    /// Locks the table for a transition that the view of a machine can show. The version of the
+    /// activities changes before the transition: a reader that reads the new version and then an
+    /// activity waits for the lock.
     fn change(&self) -> MutexGuard<'_, Inner> {
         let inner = self.change_unseen();
         self.activity_version.fetch_add(1, Ordering::Release);
         inner
     }
 
-    /// For a transition that no view of a machine shows.
+    /// Locks the table for a read, or for a transition that no view of a machine shows.
     fn change_unseen(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -488,7 +489,8 @@ impl Deref for Reading<'_> {
 }
 
 impl Inner {
-    /// Whether this active job waits for a task of the host, or may have an unknown one.
+    /// Whether a task of the host blocks this active job, or a lost call of the job is not resolved
+    /// yet.
     fn is_blocked_by_host(&self, active: Option<JobId>) -> bool {
         let entry = active.and_then(|id| self.entries.get(&id));
         entry.is_some_and(|entry| entry.status.borrow().is_blocked_by_host())

@@ -13,7 +13,7 @@ pub struct JobView {
     pub job: Arc<Job>,
     /// The progress of the job's task in percent. `None` if the host does not report it.
     pub progress: Option<u8>,
-    /// The number of jobs before it in its target's queue. `None` if it does not wait there.
+    /// The number of jobs before it in its target's queue. `None` if it does not wait in the queue.
     pub position: Option<usize>,
     pub blocked_by: Option<BlockedBy>,
     pub cancelable: bool,

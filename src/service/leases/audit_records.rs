@@ -81,7 +81,8 @@ fn transitions(
     let since_request = Some(between(lease.created_at, now));
     if was.is_none() {
         let record = record_of(AuditAction::LeaseQueued, AuditOutcome::Queued, &requester);
-        // The same transition may have granted a machine.
+        // The lease may have a machine already, if the same transition granted one. This record
+        // must not name it.
         let record = AuditRecord { machine: None, ..record };
         records.push(record.with_detail(format!("for {}", lease.holder)));
     }

@@ -45,7 +45,7 @@ impl CandidateCache {
         let contents = parts.inventory.contents();
         let settings = parts.settings.load();
         let is_connected = parts.inventory.away_for().is_none();
-        // A machine that has no job and no orphaned task is not among them.
+        // A machine that has no job and no orphaned task is not in `activities`.
         let activities = parts.jobs.activities();
         let is_free = |Source { machine, is_idle }: &Source| {
             is_connected && *is_idle && !activities.contains_key(&machine.id)
@@ -60,7 +60,7 @@ impl CandidateCache {
 }
 
 impl CachedCandidates {
-    /// Builds the candidates that are new or differ from the last use.
+    /// Builds the candidates whose machines are new or changed since the last use.
     fn follow(
         &mut self,
         contents: &InventoryContents,
@@ -104,7 +104,8 @@ impl CachedCandidates {
         }
     }
 
-    /// Sets a candidate, if it differs. Whether it is free is set later.
+    /// Sets a candidate if it differs. Keeps whether it is free; [`set_free`](Self::set_free)
+    /// updates that later.
     fn set(&mut self, index: usize, candidate: CandidateMachine) {
         let known = self.machines.get(index);
         let candidate =

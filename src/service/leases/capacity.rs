@@ -19,7 +19,7 @@ pub struct ReachedLimit {
     pub maximum: u64,
 }
 
-/// The kind of a limit.
+/// Whether a limit is a number of machines or an amount of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitKind {
     /// `max_running`

@@ -22,7 +22,8 @@ pub enum LeaseCommand {
     End { id: LeaseId, reason: EndReason, by: String, detail: Option<String> },
     /// The use of a machine failed: its lease is kept or ends.
     EndFailed { id: LeaseId, reason: EndReason, by: String, detail: Option<String> },
-    /// The job of a preparation or a release was started. The state says which.
+    /// The job of a preparation or a release was started. The state of the lease says which of the
+    /// two.
     JobStarted(LeaseId, LeaseState, JobId),
     /// The preparation has ended.
     PrepareFinished(LeaseId, Result<(), Failure>),
@@ -43,8 +44,8 @@ pub enum LeaseCommand {
 }
 
 impl LeaseCommand {
-    /// The input to the lease table. `Request` and `AwaitPublication` have none of their own: the
-    /// actor handles them before.
+    /// The input to the lease table. The actor handles `Request` and `AwaitPublication` without
+    /// this input.
     pub fn input(&self) -> LeaseInput<'_> {
         match self {
             Self::Request { .. } | Self::AwaitPublication => LeaseInput::TimePassed,

@@ -180,7 +180,7 @@ impl LeaseActor {
             let due = table.next_due().map_or(checkpoint_at, |due| due.min(checkpoint_at));
             let after_command = std::mem::take(&mut handled_command);
             if after_command {
-                // Otherwise a steady stream of commands would delay grants and expiries.
+                // Without this call, a steady stream of commands would delay grants and expiries.
                 let follow_ups = this.catch_up(&mut table, &mut changes, &mut tokens).await;
                 Self::spawn_follow_ups(this, follow_ups);
             }
@@ -190,7 +190,7 @@ impl LeaseActor {
                 () = stop.cancelled() => {
                     receiver.close();
                     while let Some(SubmittedCommand { reply, .. }) = receiver.recv().await {
-                        // The caller may have disconnected.
+                        // The reply fails if the caller has disconnected.
                         let _ = reply.map(|reply| reply.send(Err(stopped())));
                     }
                     this.checkpoint(&mut table, &mut jumps).await;
@@ -265,7 +265,7 @@ impl LeaseActor {
             Err(failure) => (Err(failure), Vec::new()),
         };
         if let Some(reply) = reply {
-            // The caller may have disconnected. The command stays applied.
+            // The reply fails if the caller has disconnected. The command stays applied.
             drop(reply.send(answer));
         }
         follow_ups
@@ -398,7 +398,7 @@ impl LeaseActor {
             return Vec::new();
         };
         if table.is_evaluated() {
-            // It was time for nothing but polls.
+            // Only polls were due.
             return follow_ups;
         }
         follow_ups.extend(self.reevaluate(table).await);
@@ -603,15 +603,15 @@ impl LeaseActor {
     }
 }
 
-/// Whether a machine or the session changed since the last call. The events of leases count too for
-/// [`EventReader::wait_for_more`].
+/// Whether a machine or the session changed since the last call. [`EventReader::wait_for_more`]
+/// also returns for events of leases.
 fn has_machine_changes(changes: &mut EventReader) -> bool {
     let has_any = changes.read() != NextEvent::Nothing;
     changes.skip_unread();
     has_any
 }
 
-/// The failure of a command that the actor does not take any more.
+/// The failure of a command that the actor rejects because otter stops.
 fn stopped() -> Failure {
     let detail = "otter is shutting down; try again once it has restarted.";
     Failure::new(FailureKind::ShuttingDown, detail)

@@ -39,7 +39,7 @@ impl LeaseActor {
                     }));
                 }
                 FollowUp::Recover(attempt, pause) => Self::spawn_recovery(this, attempt, pause),
-                // The event of this transition has the warning in the history of the lease.
+                // The transition has already added the warning to the history of the lease.
                 FollowUp::Warn(id) => tracing::info!(lease = %id, "the lease ends soon"),
             }
         }
@@ -88,7 +88,7 @@ impl LeaseActor {
         }));
     }
 
-    /// Waits for this time. Returns false if otter stops first.
+    /// Waits for the duration of `pause`. Returns false if otter stops first.
     async fn sleep(&self, pause: Duration) -> bool {
         tokio::select! {
             biased;
@@ -197,7 +197,8 @@ impl LeaseActor {
         }
     }
 
-    /// Releases a machine that no lease holds, unless that is no longer the next attempt.
+    /// Makes this attempt to release a machine that no lease holds. Does nothing if it is no longer
+    /// the next attempt.
     async fn recover(&self, attempt: RecoveryAttempt) {
         let outcome = loop {
             match self.start_recovery_job(&attempt).await {
@@ -323,7 +324,8 @@ fn idempotency_key(lease: &Lease, state: LeaseState, now: Timestamp) -> Idempote
     IdempotencyKey { key, ..key_of_otter(lease.id, now) }
 }
 
-/// An idempotency key of otter's own jobs for a lease, without its text.
+/// An idempotency key of otter's own jobs for a lease. The caller sets its field `key`, which is
+/// empty.
 #[must_use]
 fn key_of_otter(lease: LeaseId, now: Timestamp) -> IdempotencyKey {
     IdempotencyKey {
@@ -342,8 +344,8 @@ fn internal_error() -> Failure {
     Failure::new(FailureKind::OutcomeUnknown, detail)
 }
 
-/// The machine of a recovery. `None` if it is not among these. Copies of a machine share its key,
-/// so the key alone does not name it.
+/// The machine of a recovery. `None` if it is not among `machines`. Copies of a machine share its
+/// key, so the key alone does not identify it.
 ///
 /// # Errors
 /// - `inventory-loading`: the host cannot read the machine
@@ -372,7 +374,8 @@ fn machine_of<'m>(
     Ok(first)
 }
 
-/// Whether the recovery of a machine cannot be started at all for now, so that this attempt ends.
+/// Whether the attempt of a recovery ends if its job cannot be started because of this failure.
+/// After any other failure, otter tries to start the job again.
 const fn is_final(failure: &Failure) -> bool {
     matches!(
         failure.kind,

@@ -208,7 +208,7 @@ impl Leases {
         if !visibility.shows_lease(caller, &view.lease) {
             return None;
         }
-        // It sees the queued leases that it requested.
+        // A restricted caller sees only the queued leases that it requested.
         let position =
             view.position.and_then(|_| parts.published.load().position_of_requester(view.lease.id));
         Some(LeaseView { position, ..view })
@@ -225,8 +225,8 @@ impl Leases {
         }
         let mut stored = self.stored(id).await?;
         if stored.as_ref().is_some_and(|lease| !lease.state.is_end()) {
-            // It is committed and not yet published. Once the actor handles the next command, the
-            // lease is published or has ended.
+            // The lease is committed and not yet published. Once the actor handles the next
+            // command, the lease is published or has ended.
             self.0.submit(LeaseCommand::AwaitPublication).await?;
             if let Some(view) = self.0.view(id) {
                 return Ok(Some(view));
@@ -307,7 +307,7 @@ impl Leases {
             let clients = self.0.clients(id);
             let mut changed = pin!(clients.as_ref().map(|clients| clients.state_changed()));
             if let Some(changed) = changed.as_mut().as_pin_mut() {
-                // A change after the read below completes it.
+                // From now on, a change of the lease completes `changed`.
                 changed.enable();
             }
             let Some(view) = self.get_for(caller, id).await? else { return Ok(None) };
@@ -316,7 +316,7 @@ impl Leases {
                 return Ok(Some(view));
             }
             let (Some(clients), Some(changed)) = (&clients, changed.as_pin_mut()) else {
-                // It was published after its clients were read.
+                // The lease was published after its clients were looked up above.
                 continue;
             };
             let _waits = WaitingClient::new(Arc::clone(clients), self.0.parts.clock.clone());

@@ -62,7 +62,7 @@ impl<K: Ord + Clone, V: Clone> PersistentMap<K, V> {
                 entries.insert(index, (key, value));
                 self.len += 1;
                 if entries.len() > MAX_CHUNK {
-                    // Keys that only grow leave full chunks behind.
+                    // If keys are added in ascending order, all chunks but the last stay full.
                     let is_last = index + 1 == entries.len();
                     let middle = if is_last { index } else { entries.len() / 2 };
                     let rest = entries.split_off(middle);

@@ -26,7 +26,7 @@ impl Machines {
         self.resolve_parsed(scope, &parse_reference(reference)?, reference)
     }
 
-    /// As [`Machines::resolve`], but the machine without its view.
+    /// Finds a machine like [`Machines::resolve`], but does not build its view.
     ///
     /// # Errors
     /// As for [`Machines::resolve`].

@@ -45,8 +45,8 @@ impl Machines {
         }))
     }
 
-    /// The name of the pool in a path. A slash may have the escape of names, because some proxies
-    /// refuse `%2F` in a URL.
+    /// The name of the pool that a path contains. A slash in the name may be escaped as in vim25
+    /// (`%2f`), because some proxies refuse `%2F` in a URL.
     ///
     /// # Errors
     /// - `not-found`, with the names of the existing pools
@@ -176,7 +176,8 @@ impl Machines {
         Ok(self.combination_without_match(&views, select))
     }
 
-    /// The same, if each part of the request by itself matches a machine.
+    /// The JSON pointer and the reason if each part of the request matches a machine by itself, but
+    /// no machine matches all parts.
     fn combination_without_match(
         &self,
         views: &[MachineView],

@@ -280,7 +280,7 @@ fn a_suspended_machine_that_must_be_off_is_powered_on_and_off() {
         assert_eq!(next(&["power_on", "power_off"], Off), Done, "{request:?}");
         assert!(may_continue(&job_after(request.clone(), &succeeded(&["power_on"]))));
     }
-    // Where a snapshot is named, the revert sets the state.
+    // If a snapshot is named, the revert sets the power state.
     assert_eq!(next_after(&release(true, false), &[], Suspended), reverted());
     assert_eq!(next_after(&release(true, false), &["revert"], Suspended), Call(HostCall::PowerOn));
     assert!(!may_continue(&job_after(JobRequest::Kill, &succeeded(&["power_off"]))));
@@ -344,7 +344,7 @@ fn a_wait_counts_until_the_next_call_and_only_if_it_succeeded() {
         next_after(&all, &["power_on", "wait_tools", "settle", "power_on", "wait_tools"], On),
         Settle(MINUTE)
     );
-    // Another wait neither counts as this one nor makes it obsolete.
+    // A wait of another kind neither replaces this wait nor makes it obsolete.
     assert_eq!(next_after(&all, &["wait_ip"], On), Await(Readiness::Tools));
     assert_eq!(next_after(&all, &["wait_tools", "wait_ip"], On), Settle(MINUTE));
     let failed = [("wait_tools", JobStepState::Failed)];

@@ -144,7 +144,7 @@ impl Model {
 #[derive(Clone, Debug)]
 enum Action {
     Arrive(Lane),
-    /// After a restart: a job that waited, or that ran if this is true.
+    /// Restores a job after a restart: a job that ran (`true`) or that waited (`false`).
     Restore(Lane, bool),
     Commit(prop::sample::Index),
     Withdraw(prop::sample::Index),
@@ -170,7 +170,7 @@ fn some<T: Copy>(index: prop::sample::Index, of: &[T]) -> Option<T> {
 }
 
 proptest! {
-    /// After any sequence of actions, the queues agree with the model, also about an unknown job.
+    /// After any sequence of actions, the queues agree with the model, also for an unknown job.
     #[test]
     fn the_queues_agree_with_the_model(
         actions in prop::collection::vec((0..3u8, any_action()), 0..80)

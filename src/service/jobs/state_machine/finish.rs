@@ -54,8 +54,9 @@ impl JobStateMachine {
     }
 
     /// Ends the job if the last sending of its call is proven not to have run. An earlier lost
-    /// sending may have run. For most calls, the evidence proved that it did not. For the calls
-    /// below, nothing proves it. A call whose task vanished may even still run.
+    /// sending may have run. For most calls, the evidence proved that it did not. For a revert, an
+    /// answer, a removal of snapshots and a consolidation, nothing proves it. A call whose task
+    /// vanished may even still run.
     pub(super) fn end_after_call_not_run(&mut self, end: JobEnd, now: Timestamp) -> Effect {
         let is_unprovable = |call: CallKind| {
             matches!(
@@ -278,8 +279,8 @@ impl JobStateMachine {
         }
     }
 
-    /// The failure of a preparation whose deadline passed during its wait. `None`: during the
-    /// pause that the caller asked for.
+    /// The failure of a preparation whose deadline passed while it waited for `readiness`. If
+    /// `readiness` is `None`, it waited for the end of the pause that the caller asked for.
     pub(super) fn not_ready_failure(&self, readiness: Option<Readiness>) -> Failure {
         let missing = match readiness {
             Some(Readiness::On) => "the machine was on",
@@ -330,9 +331,9 @@ impl JobStateMachine {
                     "The deadline passed before otter could call the host; {}.",
                     self.progress_text()
                 ));
-                // If otter or the host was down until the deadline, nothing is known of the
-                // machine. A machine that another job or task kept until then, or that does not get
-                // ready, is another case.
+                // The host is the cause only if otter or the host was down until the deadline. It
+                // is not the cause if another job or task blocked this job until then, or if the
+                // machine did not become ready.
                 let awaits_readiness = matches!(self.run_state, RunState::AwaitingReadiness(_));
                 if self.was_away && !awaits_readiness && !self.has_done_a_step() {
                     Self::caused_by_host(failure, FailureKind::HostUnreachable)

@@ -69,7 +69,7 @@ impl JobStateMachine {
         self.watch_guest(Some(observation), now)
     }
 
-    /// `force_after` is over and the guest is not off: powers the machine off.
+    /// Powers the machine off, because `force_after` is over and the guest did not shut down.
     fn power_off_after_timeout(&mut self, now: Timestamp) -> Effect {
         let JobRequest::Shutdown { force_after: Some(after) } = self.job.request else {
             return self.watch_guest(None, now);

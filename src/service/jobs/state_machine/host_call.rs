@@ -42,8 +42,8 @@ impl JobStateMachine {
         self.was_away &= self.is_overdue();
         let plan = plan::next(&self.job, &evidence);
         // A kill waits neither for a running task nor for an answer, because it ends both. But if
-        // the machine is off while a task runs, the task may be about to power it on, unless it
-        // waits for an answer itself.
+        // the machine is off while a task runs, the kill waits for the task, which may be about to
+        // power the machine on. If the machine waits for an answer, the task cannot do that.
         let waits_for_others = !self.job.kind().ignores_blockers();
         let killing = self.job.kind() == JobKind::MachineKill;
         let not_off_yet = killing && plan == Plan::Done && evidence.question.is_none();
@@ -175,7 +175,8 @@ impl JobStateMachine {
         if let Some(step) = self.job.steps.iter_mut().find(running) {
             step.started_at = Some(now);
         } else {
-            // A call that did not run is no longer needed, or comes again later.
+            // A running step of another call remains if that call did not run. The call is no
+            // longer needed, or the job makes it again later.
             let detail = "The state of the machine changed before this call ran.";
             self.finish_step(JobStepState::Skipped, Some(detail), now);
             self.job.steps.push(JobStep {
@@ -310,8 +311,8 @@ impl JobStateMachine {
             self.job.intent.as_ref().filter(removes).filter(|intent| intent.asked > 1)
             && lost_call::resolve(intent, &evidence, &others.tasks) == Resolution::Succeeded
         {
-            // They disappeared after the evidence was read and before this sending was refused: the
-            // lost sending removed them.
+            // The effect came after the evidence was read and before this sending was refused: the
+            // lost sending caused it.
             return self.call_succeeded(now);
         }
         let expected = match self.job.intent.as_ref().map(|intent| &intent.call) {

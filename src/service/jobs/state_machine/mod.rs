@@ -72,7 +72,8 @@ pub struct JobStateMachine {
     blocker: Option<(Blocker, Timestamp)>,
     /// The last refusal that was not final. A failure at the deadline reports it.
     last_host_failure: Option<HostFailure>,
-    /// The host was away, or otter was down, and the machine was not read in time since.
+    /// The host was away or otter was down, and the machine was not read between that time and the
+    /// deadline.
     was_away: bool,
     /// The answer or the task of the current call was lost, now or before a restart.
     after_loss: bool,
@@ -136,7 +137,8 @@ enum RunState {
     ReadingAfterTask,
     /// The job's end is decided. The inventory must show the effect of its calls first.
     AwaitingInventory(Box<JobEnd>),
-    /// The same, while the host is away.
+    /// The job's end is decided. The host is away, and the job waits for it before it waits for the
+    /// inventory.
     AwaitingHostAtEnd(Box<JobEnd>),
     /// The end is committed.
     Ended,
@@ -156,9 +158,9 @@ enum AfterSave {
     WaitAfterLoss(Box<Effect>),
     /// Follow the task of the call.
     FollowTask(TaskId),
-    /// Watch the guest.
+    /// Watch how the guest reacts to the call.
     WatchGuest,
-    /// Publish the end.
+    /// Publish the committed end of the job.
     Publish,
 }
 

@@ -153,7 +153,7 @@ pub struct ObservedMachine {
 /// An event that comes while an effect is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Interrupt {
-    /// A request to cancel.
+    /// This actor requested to cancel the job.
     Cancel(Actor),
     /// The deadline passed. `question`: whether the machine waits for an answer.
     Deadline { question: bool },

@@ -135,7 +135,8 @@ fn a_task_that_outlives_its_job_keeps_its_machine_busy() {
     assert!(!is_busy());
 }
 
-/// Readers keep what they made of the activities for as long as the version is the same.
+/// Readers keep the results that they computed from the activities while the version stays the
+/// same.
 #[test]
 fn each_change_of_an_activity_changes_its_version() {
     let (table, job) = (JobTable::new(16, 100), job(1));

@@ -10,12 +10,12 @@ use tokio::sync::futures::Notified;
 
 use crate::clock::Clock;
 
-/// The clients of a lease.
+/// The clients that poll a lease or wait for it.
 #[derive(Debug)]
 pub struct LeaseClients {
-    /// When a client last polled it, in nanoseconds of the monotonic clock.
+    /// When a client last polled the lease, in nanoseconds of the monotonic clock.
     last_polled: AtomicU64,
-    /// The number of clients that wait for it.
+    /// The number of clients that wait for the lease.
     waiting: AtomicUsize,
     state_changed: Notify,
 }
@@ -42,7 +42,7 @@ impl LeaseClients {
         self.last_polled.fetch_max(nanoseconds(elapsed), Ordering::Relaxed);
     }
 
-    /// When a client last polled it: now, if one waits for it.
+    /// When a client last polled the lease. This is `elapsed` if a client waits for the lease now.
     #[must_use]
     pub fn last_polled(&self, elapsed: Duration) -> Duration {
         if self.waiting.load(Ordering::Acquire) > 0 {
@@ -56,7 +56,8 @@ impl LeaseClients {
         self.state_changed.notify_waiters();
     }
 
-    /// Completes at the next [`LeaseClients::wake`]. Enable it before reading the state.
+    /// The returned future completes at the next [`LeaseClients::wake`]. Call its method `enable`
+    /// before you read the state, so that a change after the read is not missed.
     pub fn state_changed(&self) -> Notified<'_> {
         self.state_changed.notified()
     }

@@ -10,7 +10,7 @@ use crate::domain::lease::{Lease, Select};
 use crate::domain::scope::Scope;
 use crate::service::leases::matching::required_snapshots;
 
-/// All that decides which machines may be granted to a queued lease.
+/// The properties of a queued lease that decide which machines may be granted to it.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GrantClass {
     select: Select,
@@ -18,7 +18,8 @@ pub struct GrantClass {
     snapshots: Vec<String>,
     has_preparation: bool,
     may_wait: bool,
-    /// The lease, if it met a fault of the host: it then has machines and times of its own.
+    /// The id of the lease if it met a fault of the host. The lease is then alone in its class,
+    /// because it has a retry time and failed machines of its own.
     with_setback: Option<LeaseId>,
 }
 
@@ -26,8 +27,9 @@ pub struct GrantClass {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Blockers(BTreeMap<Arc<GrantClass>, ClassBlockers>);
 
-/// The reasons within a class. Each is that of the leases from this place in the order of arrival
-/// on. The leases before the first one have [`LeaseBlocker::NoFreeMachine`].
+/// The reasons within a class. Each reason applies to the leases from its place in the order of
+/// arrival on, up to the place of the next reason. The leases before the first one have
+/// [`LeaseBlocker::NoFreeMachine`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ClassBlockers(Vec<(u64, LeaseBlocker)>);
 
@@ -45,7 +47,8 @@ impl GrantClass {
         }
     }
 
-    /// Whether a queued lease is in this class. A lease changes in no other part of it.
+    /// Whether a lease that was in this class still is. Compares only whether the lease met a fault
+    /// of the host, because the other fields of its class never change.
     #[must_use]
     pub fn has(&self, lease: &Lease) -> bool {
         self.with_setback == lease.setback.as_ref().map(|_| lease.id)
@@ -74,7 +77,7 @@ impl Blockers {
 }
 
 impl ClassBlockers {
-    /// Sets the reason of the leases from this place on.
+    /// Adds the reason of the leases from this place in the order of arrival on.
     pub fn push(&mut self, arrival: u64, blocker: LeaseBlocker) {
         if *self.0.last().map_or(&LeaseBlocker::NoFreeMachine, |(_, last)| last) != blocker {
             self.0.push((arrival, blocker));

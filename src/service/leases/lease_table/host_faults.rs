@@ -22,8 +22,9 @@ pub enum LeaseStep {
     Release,
 }
 
-/// The last fault that each machine met and that is not its own. A success of the same step on a
-/// machine shows that the host works again for the pools of that machine, and removes their faults.
+/// For each machine, the last fault that a step met on it and that the machine did not cause. A
+/// success of the same step on a machine shows that the host works again for the pools of that
+/// machine, and removes their faults.
 #[derive(Clone, Debug, Default)]
 pub struct HostFaults {
     met: BTreeMap<MachineKey, MetFault>,
@@ -49,7 +50,7 @@ struct MetFault {
     detail: String,
     since: Timestamp,
     retry_at: Timestamp,
-    /// The pause before that.
+    /// The pause before `retry_at`.
     pause: Duration,
     /// When the step is tried again, by the monotonic clock. `None` once this time has passed.
     retry: Option<Duration>,
@@ -65,13 +66,13 @@ impl MetFault {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolFault {
     pub code: FailureKind,
-    /// When a machine of the pool first met it.
+    /// When a machine of the pool first met the fault.
     pub since: Timestamp,
-    /// What happened last.
+    /// The detail of the last failure.
     pub detail: String,
     /// When otter tries again.
     pub retry_at: Timestamp,
-    /// The same by the monotonic clock. `None` if this time has passed.
+    /// `retry_at` by the monotonic clock. `None` if this time has passed.
     pub(super) retry: Option<Duration>,
 }
 
@@ -107,8 +108,8 @@ impl HostFaults {
     }
 
     /// The pause after one more failure of a machine: at least the pause that runs for the same
-    /// fault in its pools, or twice the last one if that is over. Leases that take turns would
-    /// otherwise each begin with the shortest pause.
+    /// fault in its pools. If no such pause runs, at least twice the last one. Otherwise each lease
+    /// that is tried in the pool would begin with the shortest pause.
     #[must_use]
     pub fn pool_pause(
         &self,
@@ -160,7 +161,7 @@ impl HostFaults {
         self.met.insert(machine, met);
     }
 
-    /// A step succeeded on a machine, so the host works for its pools.
+    /// Records that a step succeeded on a machine, which shows that the host works for its pools.
     pub fn succeeded(&mut self, machine: &MachineKey, step: LeaseStep) {
         let met = self.met.iter();
         let over = met.filter(|(other, met)| met.step == step && self.share_a_pool(machine, other));
@@ -175,19 +176,19 @@ impl HostFaults {
         self.met.remove(machine);
     }
 
-    /// Ends the pauses that are over. Returns whether there was one.
+    /// Clears the pauses that are over. Returns whether a pause was over.
     pub fn time_passed(&mut self, elapsed: Duration) -> bool {
         let over = self.met.values_mut().filter(|met| met.retry.is_some_and(|at| at <= elapsed));
         over.map(|met| met.retry = None).count() > 0
     }
 
-    /// When the first pause is over. `None` if there is none.
+    /// When the pause that ends first is over. `None` if no pause runs.
     pub fn next_retry(&self) -> Option<Duration> {
         self.met.values().filter_map(|met| met.retry).min()
     }
 
-    /// The fault that at least two of these machines met, the one with the latest retry if there
-    /// are several. `None` if there is none.
+    /// The fault that at least two of these machines met. If there are several such faults, the one
+    /// with the latest retry. `None` if there is none.
     pub fn of_pool<'m>(&self, machines: impl Iterator<Item = &'m MachineKey>) -> Option<PoolFault> {
         if self.met.len() < MACHINES_OF_A_POOL_FAULT {
             return None;

@@ -27,11 +27,11 @@ pub struct LeaseIndex {
     due: PersistentMap<(Duration, LeaseId), ()>,
 }
 
-/// The least id of a lease or a token.
+/// The smallest id of a lease or a token.
 const FIRST: Uuid = Uuid::nil();
 
 impl LeaseIndex {
-    /// Follows a change of a lease.
+    /// Updates the indexes after a change of a lease.
     ///
     /// # Parameters
     /// - `before`: `None` if the lease is new.

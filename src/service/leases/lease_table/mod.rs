@@ -110,12 +110,13 @@ pub struct LeaseRules {
     pub grace: Duration,
     /// The number of leases that may be queued.
     pub max_queued: usize,
-    /// otter deletes the ledger of a machine that is absent from the host for longer, unless the
-    /// machine is quarantined or leased.
+    /// otter deletes the ledger of a machine that is absent from the host for longer than this,
+    /// unless the machine is quarantined or leased.
     pub ledger_retention: Duration,
-    /// The first pause after a fault that is not the machine's. It doubles with each failure.
+    /// The first pause after a fault that the machine did not cause. The pause doubles with each
+    /// failure.
     pub fault_pause: Duration,
-    /// The longest of these pauses.
+    /// The longest pause after a fault that the machine did not cause.
     pub max_fault_pause: Duration,
     /// The first pause before otter tries to release a machine that it quarantined by itself. It
     /// doubles with each failure, up to [`MAX_QUARANTINE_RETRY`]. Zero: otter never tries.
@@ -147,9 +148,9 @@ impl Default for LeaseRules {
 /// The data that otter stores about a machine in addition to its leases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MachineLedger {
-    /// The fence of its last grant.
+    /// The fence of the machine's last grant.
     pub fence: u64,
-    /// When its last lease ended.
+    /// When the machine's last lease ended.
     pub last_lease_end: Option<Timestamp>,
     pub quarantine: Option<Quarantine>,
     /// When otter first found the machine absent from the host; `None` if it is present.
@@ -158,8 +159,8 @@ pub struct MachineLedger {
     pub recovery: Option<Recovery>,
 }
 
-/// All leases that have not ended, and the ledgers. A clone shares all entries, so each transition
-/// is tried on one.
+/// All leases that have not ended, and the ledgers. A clone shares all entries, so it is cheap, and
+/// each transition is applied to a clone first.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseTable {
     rules: LeaseRules,
@@ -170,7 +171,7 @@ pub struct LeaseTable {
     fence_floor: u64,
     /// The number of leases that were added.
     appended: u64,
-    /// The faults that are not of a machine. They are not stored.
+    /// The faults that no machine caused itself. They are not stored.
     host_faults: HostFaults,
     /// Why the last attempt to grant machines to the queued leases failed. Not stored.
     blockers: Arc<Blockers>,
@@ -183,21 +184,21 @@ pub struct LeaseTable {
 #[derive(Clone, Debug)]
 pub struct OpenLease {
     pub lease: Arc<Lease>,
-    /// Its number in the order of arrival. Ids do not give this order, because the wall clock may
-    /// go back.
+    /// The place of the lease in the order of arrival. Ids do not give this order, because the wall
+    /// clock may go back.
     arrival: u64,
     /// When `lease.time_left` was computed.
     measured_elapsed: Duration,
     /// The name of the caller that requested it.
     requester: Arc<str>,
     pub clients: Arc<LeaseClients>,
-    /// If it is queued: the time before which it is not granted, because it met a fault of the
-    /// host. Not stored: after a restart it is tried at once.
+    /// If the lease is queued: the time before which it gets no machine, because it met a fault of
+    /// the host. Not stored: after a restart, otter tries to grant a machine at once.
     retry_at: Option<Duration>,
     /// `None` if it is not queued.
     class: Option<Arc<GrantClass>>,
-    /// When [`LeaseInput::TimePassed`] is due for it, or earlier: polls do not move it. `None` if
-    /// no time of it runs.
+    /// When [`LeaseInput::TimePassed`] is due for the lease. It can be too early, because a poll
+    /// does not change it. `None` if the lease has no time that runs.
     due: Option<Duration>,
 }
 
@@ -279,7 +280,8 @@ pub enum FollowUp {
     Prepare(LeaseId),
     /// Start the release once every job of the lease has ended.
     Release(LeaseId),
-    /// The same after this pause, because the release met a fault of the host.
+    /// Start the release again after this pause, because the previous attempt met a fault of the
+    /// host.
     ReleaseAgain(LeaseId, Duration),
     /// Start the release of a machine that no lease holds after this pause.
     Recover(RecoveryAttempt, Duration),
@@ -414,8 +416,8 @@ impl LeaseTable {
         })
     }
 
-    /// The fault that two of these machines met and that is not a machine's own. `None` if there is
-    /// none.
+    /// The fault that at least two of these machines met and that no machine caused itself. `None`
+    /// if there is none.
     #[must_use]
     pub fn pool_fault<'m>(
         &self,
@@ -501,7 +503,8 @@ impl LeaseTable {
         Some(self.blockers.get(open.class.as_ref()?, open.arrival))
     }
 
-    /// Whether queued leases have the same reasons in another version of the table.
+    /// Whether the reasons why queued leases got no machine are the same in another version of the
+    /// table.
     #[must_use]
     pub fn has_blockers_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.blockers, &other.blockers)
@@ -581,7 +584,8 @@ impl LeaseTable {
         self.evaluated.is_some()
     }
 
-    /// Whether this is so, and the attempt was for this version of the machines.
+    /// Whether nothing changed since the last attempt to grant machines, which granted none, and
+    /// the attempt used this version of the machines.
     #[must_use]
     pub fn is_evaluated_for(&self, machines: u64) -> bool {
         self.evaluated == Some(machines)
@@ -654,7 +658,8 @@ impl LeaseTable {
 }
 
 impl OpenLease {
-    /// Whether its time runs: the queue time if it is queued, the lease time if it is active.
+    /// Whether the lease has time that runs: the queue time if it is queued, the lease time if it
+    /// is active.
     fn has_running_time(&self) -> bool {
         matches!(self.lease.state, LeaseState::Queued | LeaseState::Active)
     }

@@ -102,8 +102,8 @@ impl<'t> Transition<'t> {
         }
         let may_queue_again =
             open.lease.queue_for.is_some() && !open.lease.time_left.queue.is_zero();
-        // If the lease is not queued again, it keeps its machine for the release, and a recovery
-        // must not compete with that.
+        // If the lease is not queued again, it keeps its machine until the release. A recovery must
+        // not compete with that release.
         let left = open.lease.machine.as_ref().map(MachineKey::from_identity);
         let left = left.filter(|_| may_queue_again);
         let mut retry_at = None;
@@ -133,7 +133,8 @@ impl<'t> Transition<'t> {
         self.fail_preparation(id, failure);
     }
 
-    /// Queues a lease again whose preparation failed, at its place in the order of arrival.
+    /// Queues a lease again after its preparation failed. The lease keeps its place in the order of
+    /// arrival.
     fn queue_again(&mut self, id: LeaseId, failure: &Failure) {
         self.change_lease(id, |lease, now| {
             let machine = lease.machine_name.take().unwrap_or_default();

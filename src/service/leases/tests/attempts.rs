@@ -68,7 +68,8 @@ fn random_lease(number: u128, selection: u32) -> Lease {
     lease
 }
 
-/// The machine of each lease, or why it gets none, if each is looked at in order of arrival.
+/// The expected result for each lease: its machine, or why it gets none. Decides the leases one by
+/// one in order of arrival.
 fn one_by_one(
     leases: &[Lease],
     candidates: &[CandidateMachine],

@@ -337,7 +337,7 @@ fn without_a_retry_time_a_quarantine_stays_and_a_machine_is_given_back_all_the_s
         LeaseTable::from_stored(rules, [], ledgers, None, at(3)).unfinished_work(at(3).wall)
     };
     assert_eq!(work(never), [FollowUp::Recover(attempt(2, 1, 0), Duration::ZERO)]);
-    // If the setting changes, otter tries with the next start.
+    // If the setting changes, otter tries the recovery at the next start.
     assert_eq!(work(rules())[0], FollowUp::Recover(attempt(1, 1, 0), Duration::ZERO));
     assert_eq!(work(rules()).len(), 2);
 }

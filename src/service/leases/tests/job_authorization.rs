@@ -86,7 +86,7 @@ fn a_machine_with_a_reused_id_is_not_the_holders() {
 
 #[test]
 fn of_two_machines_with_one_id_each_has_its_own_holder() {
-    // In either order of the lease ids.
+    // The order of the lease ids makes no difference.
     for (older, newer) in [(1, 2), (2, 1)] {
         let machine = samples::machine("16", "qubes-1");
         let other = Machine { instance_uuid: Some("another".to_owned()), ..machine.clone() };

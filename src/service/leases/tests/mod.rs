@@ -137,7 +137,7 @@ fn host_failed() -> Failure {
         .with_fault(Some(fault))
 }
 
-/// What a step left of a lease, ended or not.
+/// The state of a lease after a step, also if the lease has ended.
 fn state(changes: &TableChanges, number: u128) -> LeaseState {
     changes.leases[&id(number)].state
 }

@@ -189,7 +189,7 @@ impl Model {
                 None => Ok(TableChanges::default()),
             },
             RandomEvent::RecoveryFinished { machine, outcome } => match self.attempt(machine) {
-                // Its job is not authorized while a lease holds the machine.
+                // The job of a recovery is not authorized while a lease holds the machine.
                 Some(attempt) if !self.is_held(&attempt.machine) => {
                     apply(&mut self.table, LeaseInput::RecoveryFinished(attempt, outcome.result()))
                 }
@@ -341,7 +341,8 @@ impl Model {
         })
     }
 
-    /// Grants machines, and checks that no machine went to a later lease than one that it matches.
+    /// Grants machines. Checks that no lease got a machine that matches an earlier lease that is
+    /// still queued.
     fn check_fairness(&mut self) -> Result<(), String> {
         let candidates = self.candidates();
         let queued: Vec<LeaseId> = self
@@ -367,7 +368,7 @@ impl Model {
                     continue;
                 };
                 let taken = candidates.iter().find(|candidate| candidate.identity == granted);
-                // With a preparation it also waits for the retry of the pool.
+                // A lease with a preparation also waits for the retry of the pool.
                 let may_wait = |candidate: &CandidateMachine| {
                     open.lease.prepare.is_some() && self.is_pool_waiting(candidate)
                 };

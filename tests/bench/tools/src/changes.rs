@@ -157,7 +157,7 @@ async fn seen_in_stream(
         .with_context(|| format!("the stream did not show {power} of machine {machine}"))?
 }
 
-/// Follows the changes of machines on a connection of their own.
+/// Follows the changes of machines on a separate connection.
 async fn follow_events(server: SocketAddr) -> anyhow::Result<Events> {
     let mut connection = Connection::open(server).await?;
     let path = "/v1/events?types=machine.changed";
@@ -217,7 +217,7 @@ impl SentAt {
     /// Notes that the host sends now, unless it sent earlier since `forget`.
     fn note(&self) {
         let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        // An error is the time that was noted before.
+        // An error means that an earlier time is noted already.
         let _ = self.nanoseconds.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
     }
 

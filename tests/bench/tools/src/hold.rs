@@ -39,7 +39,7 @@ pub struct HoldArguments {
     /// The path that is posted to end the requests.
     #[arg(long)]
     end: Option<String>,
-    /// The status of the answers after that.
+    /// The status of the answers after `end` was posted.
     #[arg(long, default_value_t = 200)]
     status: u16,
 }

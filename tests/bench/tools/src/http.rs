@@ -16,7 +16,7 @@ pub struct Connection<S> {
     received: Vec<u8>,
 }
 
-/// An answer.
+/// A complete HTTP answer.
 pub struct Answer {
     pub status: u16,
     /// The status line and the headers.

@@ -34,15 +34,15 @@ struct Row {
     before: Evidence,
     /// The machine after the call ran.
     after: Evidence,
-    /// The machine is unchanged.
+    /// The expected end if the machine is unchanged.
     unchanged: Expected,
-    /// The machine is unchanged, and the job is cancelled meanwhile.
+    /// The expected end if the machine is unchanged and the job is cancelled meanwhile.
     cancelled: Expected,
-    /// The machine shows the effect of the call.
+    /// The expected end if the machine shows the effect of the call.
     done: Expected,
-    /// A foreign task ran, and the machine is unchanged.
+    /// The expected end if a foreign task ran and the machine is unchanged.
     foreign: Expected,
-    /// A foreign task ran, and the machine shows the effect of the call.
+    /// The expected end if a foreign task ran and the machine shows the effect of the call.
     foreign_done: Expected,
     /// Other states of the machine. The end is unknown for each.
     unclear: Vec<Evidence>,
@@ -197,7 +197,7 @@ impl Row {
         !matches!(self.call, CallKind::RenameSnapshot | CallKind::Answer)
     }
 
-    /// Each way in which the end of the call is lost, and whether the call was seen to run.
+    /// Each way in which the end of the call is lost, and whether otter saw that the call ran.
     fn losses(&self) -> Vec<(Vec<ScriptLine>, bool)> {
         let saw = Saw(self.before.clone());
         let mut losses =
@@ -208,7 +208,7 @@ impl Row {
         losses
     }
 
-    /// The call, sent again, succeeds.
+    /// The script lines in which the call is sent again and succeeds.
     fn second_sending(&self) -> Vec<ScriptLine> {
         match self.call {
             CallKind::RenameSnapshot | CallKind::Answer => vec![Done],
@@ -231,7 +231,8 @@ impl Row {
         assert_eq!((played.ending(), sendings), expected, "{:?}: {script:?}", self.request);
     }
 
-    /// A foreign task ran: a task of another account, or of another job of otter.
+    /// The script lines after a foreign task ran: a task of another account, or of another job of
+    /// otter.
     fn after_foreign_task(&self, evidence: &Evidence) -> [Vec<ScriptLine>; 2] {
         let task = |by_us| with_task(evidence.clone(), "foreign", self.call, by_us);
         let others =

@@ -52,8 +52,8 @@ fn answer() -> JobRequest {
     JobRequest::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() }
 }
 
-/// A machine that has the snapshots `base`, `kickstart` and `leaf`, each below the one before.
-/// `kickstart` is current.
+/// A machine that has the snapshots `base`, `kickstart` and `leaf`, each the child of the previous
+/// one. `kickstart` is current.
 fn machine(power: PowerState) -> Evidence {
     Evidence {
         current_snapshot: Some(id("kickstart")),

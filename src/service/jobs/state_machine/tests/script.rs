@@ -25,7 +25,7 @@ use crate::service::jobs::state_machine::{
 pub enum ScriptLine {
     /// The host shows the machine like this.
     Saw(Evidence),
-    /// The same, while otter's other jobs do something to the machine.
+    /// The host shows the machine like this, while otter's other jobs work on it.
     SawWithOthers(Evidence, OtherJobs),
     /// The host shows the machine like this before and after `esx.settle`.
     Settled(Evidence),
@@ -67,7 +67,7 @@ pub enum ScriptLine {
     Paused,
     /// The host goes away before the inventory is up to date.
     Unsynced,
-    /// The job is on disk.
+    /// The commit of the job succeeds.
     Committed,
     Cancel,
     Deadline,
@@ -301,7 +301,7 @@ impl Play {
         if let Some(effect) = reaction.instead {
             self.take(effect);
         }
-        // The request to cancel is committed, and with it how far the job is.
+        // The commit of the request to cancel also contains the current progress of the job.
         if is_cancel && self.effect != Effect::Save && !self.committed.state.is_end() {
             self.committed = self.state_machine.job().clone();
         }

@@ -134,14 +134,14 @@ fn every_kind_that_is_refused_fails_and_changed_nothing() {
 #[test]
 fn every_kind_goes_on_after_a_crash() {
     for (request, before, call, answers) in every_kind() {
-        // Before the intent is on disk nothing was sent.
+        // While the intent is not on disk, no call was sent.
         let lines = [&[Committed, Crash, Saw(before.clone()), Crash, Saw(before)], &*answers];
         check(request, &lines.concat(), Changed, &[call]);
     }
     for (request, before, call, answers) in every_kind() {
         let [Accepted(task), end] = &*answers else { continue };
         let lines = [Saw(before), Accepted(task), Committed, Crash, end.clone()];
-        // After a loss a revert counts only if the snapshot is current.
+        // After a lost call, a revert succeeds only if the machine shows the snapshot as current.
         let verified = [lines.to_vec(), vec![Saw(off())]].concat();
         let lines = if call == REVERT { verified } else { lines.to_vec() };
         check(request, &lines, Changed, &[call]);
@@ -161,7 +161,7 @@ fn every_task_is_cancelled_on_request_and_at_the_deadline() {
                 [Saw(before.clone()), Accepted(task), Committed, interrupt, TaskCancelled];
             check(request.clone(), &while_running, ending, &[call]);
         }
-        // The request to cancel outlives a crash.
+        // A crash does not lose the request to cancel.
         let crash = [
             Saw(before.clone()),
             Accepted(task),
@@ -172,7 +172,7 @@ fn every_task_is_cancelled_on_request_and_at_the_deadline() {
             TaskCancelled,
         ];
         check(request.clone(), &crash, Cancelled, &[call]);
-        // A host that does not cancel the task.
+        // The host does not cancel the task.
         let goes_on = [Saw(before.clone()), Accepted(task), Committed, Deadline, GraceOver];
         check(request.clone(), &goes_on, Unknown, &[call]);
         let with_question =
@@ -222,7 +222,7 @@ fn a_foreign_task_or_a_question_is_waited_for() {
     let waits = [&[asks(), QuestionGone, Saw(off())], &call[..]].concat();
     check(JobRequest::PowerOn, &waits, Changed, &[ON]);
     check(JobRequest::PowerOn, &[asks(), Deadline], QUESTION, &[]);
-    // A question does not hold up a kill or an answer.
+    // A question does not block a kill or an answer.
     for request in [JobRequest::Kill, answer()] {
         let lines = [Unreadable(Error::Unreachable), DeadlineWithQuestion];
         check(request, &lines, Failed(FailureKind::DeadlineExceeded), &[]);
@@ -232,7 +232,7 @@ fn a_foreign_task_or_a_question_is_waited_for() {
 #[test]
 fn a_kill_waits_only_for_what_may_power_the_machine_on() {
     let call = [Saw(on()), Accepted("task"), TaskSucceeded];
-    // The kill calls at once, and again after the task that the host names.
+    // The kill sends its call at once, and again after the end of the task that the host names.
     let foreign = || Saw(with_running_task(on(), "foreign", REVERT, false));
     let again = [&[foreign(), RefusedBecauseOf("foreign"), OtherTaskEnded], &call[..]].concat();
     check(JobRequest::Kill, &again, Changed, &[OFF, OFF]);
@@ -285,7 +285,7 @@ fn a_wrong_power_state_is_the_same_from_the_call_and_from_the_task() {
         let failed = Failed(FailureKind::InvalidPowerState);
         check(JobRequest::Reset, &lines(on(), &[off()]), failed, &[CallKind::Reset]);
     }
-    // After a loss the refusal says that the first sending had run.
+    // After a lost call, the refusal proves that the first sending ran.
     let lines = [Saw(off()), Lost, Settled(off()), Refused(wrong), Saw(on()), Saw(on())];
     check(JobRequest::PowerOn, &lines, Changed, &[ON; 2]);
 }
@@ -444,7 +444,7 @@ fn a_guest_is_asked_once_and_then_watched() {
         };
         asked(&obeys, Changed);
         asked(&[Deadline], Unknown);
-        // A guest that was asked cannot be called back.
+        // A request to the guest cannot be cancelled.
         asked(&[Cancel, Deadline], Unknown);
         asked(&[&[Cancel], &*obeys].concat(), Changed);
         asked(&[GuestGone], Unknown);
@@ -484,11 +484,11 @@ fn a_preparation_fails_at_a_question_that_nobody_answers() {
     };
     let asks = || Saw(with_question(off(), "q-7"));
     check(prepare(), &[asks(), QuestionUnanswered], QUESTION, &[]);
-    // The task of the power-on waits at the question, and the host cancels it or does not.
+    // The task of the power-on waits at the question, and the host cancels the task or does not.
     let held = [Saw(off()), Accepted("task"), Committed, QuestionUnanswered];
     check(prepare(), &[&held[..], &[TaskCancelled]].concat(), QUESTION, &[ON]);
     check(prepare(), &[&held[..], &[GraceOver]].concat(), QUESTION, &[ON]);
-    // The answer comes just then: what remains is not done.
+    // If the answer comes at that moment, the job does not make its remaining calls.
     check(prepare(), &[&held[..], &[TaskSucceeded, Saw(on())]].concat(), QUESTION, &[ON]);
     let powered = [Saw(off()), Accepted("task"), TaskSucceeded, Saw(on())];
     check(prepare(), &[&powered[..], &[QuestionUnanswered]].concat(), QUESTION, &[ON]);
@@ -524,7 +524,7 @@ fn a_preparation_reverts_powers_on_waits_and_settles() {
         Changed,
         &[REVERT, ON],
     );
-    // Off again before the tools run.
+    // The machine is off again before the tools run.
     let again =
         [&powered[..], &[Ready(false), Saw(off())], &call[..], &[Saw(on())], &rest].concat();
     check(prepare(), &again, Changed, &[REVERT, ON, ON]);

@@ -22,7 +22,8 @@ use crate::service::leases::matching::{
 /// The machines and limits during an attempt to grant machines.
 struct Attempt<'m> {
     candidates: &'m [CandidateMachine],
-    /// The machines that are left, the one whose last lease ended longest ago first.
+    /// The free machines that are not granted yet, the one whose last lease ended longest ago
+    /// first.
     free: Vec<&'m CandidateMachine>,
     capacity: Capacity,
     waiting_pools: BTreeSet<String>,
@@ -34,7 +35,8 @@ enum Decision<'m> {
     Grant(usize),
     /// No free machine matches the lease, whatever else is granted.
     NoMatch,
-    /// The machines that it may get are over a limit, or it waits for the end of a fault.
+    /// The lease gets no machine. With each of these machines, the grant would exceed a limit. If
+    /// the list is empty, the lease waits for the end of a fault of the host.
     Blocked(LeaseBlocker, Vec<&'m CandidateMachine>),
 }
 
@@ -91,8 +93,9 @@ impl Transition<'_> {
         self.attempt_grants(candidates, None);
     }
 
-    /// The same. If only `new` may get a machine, looks at it and at the classes whose reasons can
-    /// change or that reserve limits.
+    /// Grants machines like [`Self::grant_queued`]. If `new` is set, only that lease may get a
+    /// machine. Then looks only at its class and at the classes whose reasons can change or that
+    /// reserve limits.
     fn attempt_grants(&mut self, candidates: &[CandidateMachine], new: Option<LeaseId>) {
         self.table.host_faults.set_pools(candidates);
         let mut attempt = self.new_attempt(candidates);
@@ -103,7 +106,8 @@ impl Transition<'_> {
             let first = self.table.index.next_of_class(&turn.class, 0);
             turns.extend(first.map(|(arrival, _)| Reverse((arrival, index))));
         }
-        // The classes whose leases all have the last decision, until something changes.
+        // The classes whose last decision applies to all their further leases, until a grant or a
+        // new reservation changes that.
         let mut sleeping = Vec::new();
         while let Some(Reverse((arrival, index))) = turns.pop() {
             let class = Arc::clone(&classes[index].class);
@@ -181,7 +185,7 @@ impl Transition<'_> {
         classes
     }
 
-    /// Decides about one lease. Each attempt sees the grants before it.
+    /// Decides whether a lease gets a machine. `attempt` contains the grants that were made before.
     fn decide<'m>(&self, id: LeaseId, attempt: &Attempt<'m>) -> Decision<'m> {
         let Some(open) = self.table.get(id) else { return Decision::NoMatch };
         let (lease, free) = (&*open.lease, &attempt.free);

@@ -72,8 +72,8 @@ impl Transition<'_> {
         self.table.evaluated = None;
     }
 
-    /// Plans the release of a machine that its lease is about to leave. It is not granted until
-    /// that succeeded.
+    /// Plans the release of a machine that its lease is about to leave. The machine is not granted
+    /// until its release has succeeded.
     pub(super) fn give_back(&mut self, id: LeaseId) {
         let Some((key, recovery)) = self.new_recovery(id, Duration::ZERO) else { return };
         if !self.is_quarantined_by_person(&key) {
@@ -96,8 +96,8 @@ impl Transition<'_> {
         Some((MachineKey::from_identity(recovery.machine.as_ref()?), recovery))
     }
 
-    /// A lease no longer holds its machine: if the machine still has to be released, that begins
-    /// now.
+    /// Records that a lease no longer holds its machine. If the machine still has to be released
+    /// after this lease, starts its recovery.
     pub(super) fn machine_left(&mut self, id: LeaseId, machine: &MachineKey) {
         let now = self.now.wall;
         let mut is_due = false;
@@ -169,7 +169,7 @@ impl Transition<'_> {
             self.change_ledger(machine, |ledger| ledger.quarantine = Some(quarantine));
         }
         if !is_of_machine && origin != FaultOrigin::Person {
-            // The pause of a quarantined machine is too long for others to wait for it.
+            // The pause of a quarantined machine is too long for the other machines of its pools.
             let (key, pause) = (machine.clone(), self.fault_pause(attempts));
             let times = (now.wall, pause);
             self.table.host_faults.record(key, LeaseStep::Release, &failure, times, now);
@@ -273,7 +273,7 @@ impl OpenLease {
             (Some(setback), Some(retry_at)) if retry_at > elapsed => {
                 setback.attempts == 1 && !setback.machines.contains(&machine.key.0) && !waits
             }
-            // The pause of its pool may be longer than its own.
+            // The lease's own pause is over, but the pause of the machine's pool may be longer.
             (Some(_), _) => !waits,
             // A lease that cannot wait is tried, and fails with the fault.
             (None, _) => !waits || prepare.is_none() || queue_for.is_none(),
