@@ -98,7 +98,8 @@ pub struct TokenLimits {
     pub queued_jobs: Option<u32>,
     /// Open streams of events.
     pub streams: Option<u32>,
-    /// Requests per second, of any kind.
+    /// The maximum number of requests per second, of all kinds together. `None` if there is no
+    /// limit.
     pub requests_per_second: Option<u32>,
 }
 

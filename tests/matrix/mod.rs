@@ -41,7 +41,8 @@ type Case<C> = (C, <C as MatrixCell>::Expected);
 /// The cells that still have to run.
 type CaseQueue<C> = Arc<Mutex<Vec<Case<C>>>>;
 
-/// A cell that can run on a test bench.
+/// A kind of cell: a job or a lease, at one step, with one fault. A cell runs on an otter and a
+/// simulated host that it shares with other cells.
 trait MatrixCell: Copy + Ord + Send + 'static {
     type Expected: Send + 'static;
 

@@ -30,7 +30,7 @@ pub struct InvariantChecker {
     state: Mutex<CheckerState>,
 }
 
-/// The knowledge of the checker.
+/// What the checker has observed so far.
 #[derive(Default)]
 pub struct CheckerState {
     pub disk: Committed,

@@ -10,7 +10,7 @@ use super::{lease_header, lease_path};
 use crate::api::tokens::Guarded;
 use crate::harness::{Answer, eventually};
 
-/// Machines of the lab.
+/// The moids of machines of the lab's host.
 const HELD: &str = "16";
 const OTHER: &str = "32";
 
