@@ -478,7 +478,7 @@ impl<'a> Table<'a> {
         );
     }
 
-    /// Adds a problem for each key that was not taken.
+    /// Reports each key that no reader took as an unknown key.
     fn finish(self) {
         for (key, (offset, _)) in &self.entries {
             let nearest = self.known_keys.iter().max_by(|one, other| {

@@ -244,7 +244,7 @@ impl JobKind {
         }
     }
 
-    /// Parses the word. `None` if it names none.
+    /// Parses the word. `None` if it names no kind of job.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.as_str() == word)
@@ -320,7 +320,7 @@ impl JobState {
         }
     }
 
-    /// Parses the word. `None` if it names none.
+    /// Parses the word. `None` if it names no state of a job.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|state| state.as_str() == word)

@@ -48,7 +48,7 @@ impl CallLog {
         self.by_method.clone()
     }
 
-    /// For each operation: how often each method was called.
+    /// For each operation id that clients sent: how often each method was called with it.
     pub fn by_operation(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
         let counted = |methods: &Vec<String>| {
             let mut counts = BTreeMap::new();

@@ -141,7 +141,8 @@ impl Page {
 /// Removes the developer's configuration of curl and otter from the environment of a command.
 pub fn isolate(command: &mut Command) {
     command.env("CURL_HOME", "/nonexistent").env("HOME", "/nonexistent").env("no_proxy", "*");
-    // These variables name the tools of the tests. otter would warn that it does not read them.
+    // Removes the variables that name the tools of the tests, because otter would warn that it does
+    // not read them.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("OTTER_") {
             command.env_remove(&name);

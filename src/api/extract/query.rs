@@ -141,7 +141,7 @@ fn deserialize_set<Q: Parameters>(given: &Value) -> Result<Q, Failure> {
             Some(Segment::Map { key }) => key.clone(),
             _ => String::new(),
         };
-        // The message of an `InvalidValue`.
+        // The inner error is an `InvalidValue`: its message is a code, a space and the detail.
         let message = error.inner().to_string();
         let (code, rest) = message.split_once(' ').unwrap_or_default();
         failure_at(FailureKind::InvalidRequest, &name, code.to_owned(), format!("{name} {rest}"))

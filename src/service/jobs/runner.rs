@@ -105,7 +105,8 @@ impl Runner<'_> {
                     Some(interrupt) = interrupts.recv() => interrupt,
                     by = jumps.next() => {
                         state_machine.shift_deadline(by, self.parts.clock.now());
-                        // If two commits run at the same time, the older one could finish last.
+                        // The effect may commit the job, too. Of two commits at the same time, the
+                        // older one could finish last, and the new deadline would be lost.
                         if saves {
                             deadline_unsaved = true;
                         } else {
@@ -150,7 +151,8 @@ impl Runner<'_> {
                     effect = instead;
                     break None;
                 }
-                // If two commits run at the same time, the older one could finish last.
+                // The effect may commit the job, too. Of two commits at the same time, the older one
+                // could finish last, and the request to cancel would be lost.
                 if cancel_unsaved && !saves {
                     cancel_unsaved = !self.try_to_save(state_machine.job()).await;
                 }
