@@ -34,11 +34,11 @@ async fn power_follows_the_rules_of_the_host() {
 #[tokio::test]
 async fn the_next_machine_with_a_moid_has_a_guest_of_its_own() {
     let lab = Lab::stepped().await;
-    assert_eq!(lab.run_task("PowerOffVM_Task", "32", "").await.0, "success");
+    assert_eq!(lab.run_task("PowerOffVM_Task", "31", "").await.0, "success");
     while lab.control().step_guests() > 0 {}
-    assert_eq!(lab.run_task("PowerOnVM_Task", "32", "").await.0, "success");
+    assert_eq!(lab.run_task("PowerOnVM_Task", "31", "").await.0, "success");
     lab.control().mutate(|world| {
-        let removed = world.remove_machine("32").unwrap();
+        let removed = world.remove_machine("31").unwrap();
         world.add_machine(removed);
     });
     assert_eq!(lab.control().step_guests(), 0);
