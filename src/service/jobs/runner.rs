@@ -151,8 +151,8 @@ impl Runner<'_> {
                     effect = instead;
                     break None;
                 }
-                // The effect may commit the job, too. Of two commits at the same time, the older one
-                // could finish last, and the request to cancel would be lost.
+                // The effect may commit the job, too. Of two commits at the same time, the older
+                // one could finish last, and the request to cancel would be lost.
                 if cancel_unsaved && !saves {
                     cancel_unsaved = !self.try_to_save(state_machine.job()).await;
                 }
