@@ -53,7 +53,7 @@ def parse(arguments):
         prog="tests/bench/run", description="Measures otter and its yardsticks in turns."
     )
     parser.add_argument(
-        "--quick", action="store_true", help="only the rows 1, 2, 4, 5 and 9, in three minutes"
+        "--quick", action="store_true", help="only the rows 1, 2, 4, 5 and 9"
     )
     parser.add_argument(
         "--rows", type=rows, metavar="N,N", help="only these rows of tests/bench/README.md"

@@ -69,7 +69,7 @@ impl CellRun<'_> {
         }
     }
 
-    /// The disruption of the read before the call.
+    /// The disruption of a read: the one before the call, or the wait that is the barrier.
     pub fn read_disruption(&self) -> Disruption {
         match self.cell.fault {
             Fault::CutBefore => Disruption::CloseBeforeRunning,
@@ -282,7 +282,7 @@ impl CellRun<'_> {
             } else {
                 // The wait after the end of the task is the barrier.
                 self.until("a wait", |run| run.control().pending_waits() == 1).await?;
-                let disruption = self.disruption_of_barrier_wait();
+                let disruption = self.read_disruption();
                 self.control().disrupt_next("WaitForUpdatesEx", disruption)
             };
             let task = self.task.clone();
@@ -293,22 +293,9 @@ impl CellRun<'_> {
         Ok(DeliveryProof::planned(planned))
     }
 
-    /// The disruption of the wait that is the barrier.
-    fn disruption_of_barrier_wait(&self) -> Disruption {
-        match self.cell.fault {
-            Fault::CutBefore => Disruption::CloseBeforeRunning,
-            Fault::CutMid => Disruption::CloseMidAnswer,
-            Fault::CutAfter => Disruption::CloseAfterRunning,
-            Fault::SlowDone => Disruption::NeverAnswer { run: true },
-            Fault::Garbage => garbage(),
-            Fault::Unavailable => unavailable(),
-            _ => Disruption::Hook(self.hook(false), None),
-        }
-    }
-
     /// The disruption of a barrier that begins with a cancel of the pending wait.
     pub fn barrier_disruption(&self) -> Disruption {
-        match self.disruption_of_barrier_wait() {
+        match self.read_disruption() {
             hook @ Disruption::Hook(..) => hook,
             disruption => {
                 let hook = TestHook::new(move |control| {
