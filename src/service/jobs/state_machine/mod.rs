@@ -12,7 +12,7 @@
 //! - Before each call, the job reads the machine and decides the call (`plan`). It waits if the
 //!   machine is busy, the host is away or the machine asks a question.
 //! - The job commits its intent before the call, the reference of the task after the call, and its
-//!   end before readers see it.
+//!   end before readers see it. Its start is committed with the intent, or before it waits.
 //! - A shutdown or a reboot by the guest has no task. After the call, or after its loss, the job
 //!   watches the guest in the inventory (`guest_watch`).
 //! - If the answer or the task of a call is lost, the job resolves the call from the evidence
@@ -86,6 +86,8 @@ pub struct JobStateMachine {
     deadline: DeadlineState,
     /// The text of the question because of which the job ends before its deadline.
     unanswered: Option<String>,
+    /// The start of the job is not committed yet. The next commit of the job includes it.
+    start_unsaved: bool,
 }
 
 /// The state of the job's deadline.
@@ -160,6 +162,8 @@ enum AfterSave {
     FollowTask(TaskId),
     /// Watch how the guest reacts to the call.
     WatchGuest,
+    /// Perform this wait in this state. No call of the job is under way.
+    Resume(Box<(RunState, Effect)>),
     /// Publish the committed end of the job.
     Publish,
 }
@@ -242,7 +246,9 @@ impl JobStateMachine {
         self.job.state = JobState::Running;
         self.job.started_at = Some(now);
         self.set_phase("reading the machine", now);
-        self.save(AfterSave::ReadMachine)
+        // A crash before the commit has no effect: no call was sent, and the job waits again.
+        self.start_unsaved = true;
+        self.read_before_call()
     }
 
     /// Cancels a job that waits in its queue. Nothing was done.
@@ -267,6 +273,11 @@ impl JobStateMachine {
 
     /// Takes the result of the last effect, and returns the next effect.
     pub fn step(&mut self, input: Input, now: Timestamp) -> Effect {
+        let effect = self.next_effect(input, now);
+        self.save_start_before(effect)
+    }
+
+    fn next_effect(&mut self, input: Input, now: Timestamp) -> Effect {
         let run_state = std::mem::replace(&mut self.run_state, RunState::Ended);
         match (run_state, input) {
             (RunState::Saving(after), Input::Saved) => self.on_saved(after, now),
@@ -438,6 +449,7 @@ impl JobStateMachine {
             tools_stopped: false,
             deadline: DeadlineState::Ahead,
             unanswered: None,
+            start_unsaved: false,
         }
     }
 
@@ -475,6 +487,7 @@ impl JobStateMachine {
             }
             AfterSave::FollowTask(task) => self.follow(task),
             AfterSave::WatchGuest => self.watch_guest(None, now),
+            AfterSave::Resume(wait) => self.resume_wait(*wait),
             AfterSave::Publish => {
                 self.run_state = RunState::Ended;
                 Effect::Finish
@@ -499,8 +512,32 @@ impl JobStateMachine {
     }
 
     fn save(&mut self, after: AfterSave) -> Effect {
+        self.start_unsaved = false;
         self.run_state = RunState::Saving(after);
         Effect::Save
+    }
+
+    /// Commits the start of the job first if the job is about to wait.
+    fn save_start_before(&mut self, effect: Effect) -> Effect {
+        let waits = !matches!(effect, Effect::Examine | Effect::Save | Effect::Barrier);
+        if !self.start_unsaved || !waits {
+            return effect;
+        }
+        let run_state = std::mem::replace(&mut self.run_state, RunState::Ended);
+        self.save(AfterSave::Resume(Box::new((run_state, effect))))
+    }
+
+    fn resume_wait(&mut self, (run_state, effect): (RunState, Effect)) -> Effect {
+        let is_interrupted = self.is_overdue() || self.job.cancel_requested_at.is_some();
+        // An interrupt that came during the commit does not end this wait. The next read of the
+        // machine takes it into account.
+        if is_interrupted && matches!(run_state, RunState::Blocked | RunState::AwaitingReadiness(_))
+        {
+            self.blocker = None;
+            return self.read_before_call();
+        }
+        self.run_state = run_state;
+        effect
     }
 
     const fn replace_effect(effect: Effect) -> Reaction {

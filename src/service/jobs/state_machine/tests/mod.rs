@@ -150,7 +150,6 @@ fn a_jump_of_the_wall_clock_does_not_change_an_end() {
 fn a_deadline_that_passes_while_the_host_is_away_has_the_outage_as_its_cause() {
     let mut waiting = JobStateMachine::from_queued(job(JobRequest::PowerOff), RULES);
     waiting.start(start());
-    waiting.step(Input::Saved, start());
     let away = HostFailure {
         kind: HostErrorKind::Unreachable,
         message: "It does not answer.".to_owned(),
@@ -158,7 +157,8 @@ fn a_deadline_that_passes_while_the_host_is_away_has_the_outage_as_its_cause() {
         blocking_task: None,
         outcome_uncertain: false,
     };
-    waiting.step(Input::Examined(Err(away)), start());
+    assert_eq!(waiting.step(Input::Examined(Err(away)), start()), Effect::Save, "its start");
+    waiting.step(Input::Saved, start());
     waiting.interrupt(Interrupt::Deadline { question: false }, start());
     let failure = waiting.job().error.clone().unwrap();
     assert_eq!(failure.kind, FailureKind::DeadlineExceeded);
@@ -170,7 +170,6 @@ fn a_deadline_that_passes_while_the_host_is_away_has_the_outage_as_its_cause() {
 fn a_deadline_that_passes_while_the_host_answers_has_no_outage_as_its_cause() {
     let mut waiting = JobStateMachine::from_queued(job(JobRequest::PowerOff), RULES);
     waiting.start(start());
-    waiting.step(Input::Saved, start());
     waiting.interrupt(Interrupt::Deadline { question: false }, start());
     let read = Ok((machine(PowerState::On), OtherJobs::default()));
     waiting.step(Input::Examined(read), start());
@@ -200,7 +199,6 @@ fn a_suspended_machine_that_was_powered_on_to_be_powered_off_is_not_left_on() {
             };
             let done = || Input::TaskEnded(TaskEnd::Succeeded { snapshot: None });
             killing.start(start());
-            killing.step(Input::Saved, start());
             killing.step(read(PowerState::Suspended), start());
             let on = killing.step(Input::Saved, start());
             assert_eq!(on, Effect::Call(HostCall::PowerOn), "{request:?}");
