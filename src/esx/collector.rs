@@ -437,7 +437,10 @@ impl Collector {
         if cache.take_unauthenticated() && !self.session.is_valid(login).await? {
             return Err(session_lost());
         }
-        self.verify_removals(login, subscription, cache).await?;
+        // Almost no set adds or removes machines, so that a host with many machines costs no more.
+        if complete || cache.has_membership_changed() {
+            self.verify_removals(login, subscription, cache).await?;
+        }
         let tasks = cache.take_tasks();
         let restarted =
             tasks.iter().filter_map(|(task, info)| self.guest_restart(cache, task, info.as_ref()));
@@ -447,7 +450,9 @@ impl Collector {
         let mut facts = cache.take_facts(complete);
         changes.append(&mut facts.changes);
         if complete || !changes.is_empty() {
-            self.reported = cache.machines().cloned().collect();
+            if cache.take_membership_changed() || complete {
+                self.reported = cache.machines().cloned().collect();
+            }
             self.observer.observe(Facts { complete: facts.complete, changes });
         }
         for (task, info) in &tasks {

@@ -29,6 +29,8 @@ pub struct PropertyCache {
     reported_names: NetworkNames,
     changed: BTreeSet<Reference>,
     removed: BTreeSet<Reference>,
+    /// Whether a machine came or went since the last call of `take_membership_changed`.
+    membership_changed: bool,
     incomplete: BTreeSet<Reference>,
     /// The last `info` of each task in the set, `None` if it left the `ListView` or only a part of
     /// it came.
@@ -105,6 +107,19 @@ impl PropertyCache {
     /// All machines.
     pub fn machines(&self) -> impl Iterator<Item = &MachineId> {
         self.machines.keys()
+    }
+
+    /// Whether the host has other machines than at the last call of
+    /// [`take_membership_changed`](Self::take_membership_changed).
+    #[must_use]
+    pub const fn has_membership_changed(&self) -> bool {
+        self.membership_changed
+    }
+
+    /// As [`has_membership_changed`](Self::has_membership_changed). The next call compares with the
+    /// machines of this moment.
+    pub fn take_membership_changed(&mut self) -> bool {
+        std::mem::take(&mut self.membership_changed)
     }
 
     /// Whether the host has this machine.
@@ -208,7 +223,8 @@ impl PropertyCache {
         match object.kind.as_str() {
             "VirtualMachine" => {
                 let id = MachineId::from_backend(&object.value);
-                self.machines.insert(id.clone(), MachineProperties::new(id));
+                let before = self.machines.insert(id.clone(), MachineProperties::new(id));
+                self.membership_changed |= before.is_none();
             }
             "Datastore" => {
                 let id = DatastoreId::from_backend(&object.value);
@@ -226,7 +242,10 @@ impl PropertyCache {
         self.incomplete.remove(object);
         let was_known = match object.kind.as_str() {
             "VirtualMachine" => {
-                self.machines.remove(&MachineId::from_backend(&object.value)).is_some()
+                let machine = MachineId::from_backend(&object.value);
+                let was_known = self.machines.remove(&machine).is_some();
+                self.membership_changed |= was_known;
+                was_known
             }
             "Datastore" => {
                 self.datastores.remove(&DatastoreId::from_backend(&object.value)).is_some()

@@ -1,6 +1,7 @@
 //! Performs one effect of a [`JobStateMachine`](super::state_machine::JobStateMachine) with the
 //! host, the store and the inventory.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -50,6 +51,7 @@ impl Runner<'_> {
             Effect::Save => {
                 let [before, after] = fail_points_of_save(&job);
                 fail_point!(before);
+                self.follow_during_commit(&job).await;
                 self.save(&job).await?;
                 fail_point!(after);
                 Input::Saved
@@ -237,8 +239,28 @@ impl Runner<'_> {
         }
     }
 
+    /// Begins to follow the task whose reference the commit contains. The host then reports the
+    /// task while the commit is under way.
+    async fn follow_during_commit(&self, job: &Job) {
+        if let (Some(_), Some(task)) = (&job.intent, &job.host_task)
+            && !job.state.is_end()
+        {
+            let followed = Some((task.clone(), self.host.follow(task).await));
+            *self.followed.lock().unwrap_or_else(PoisonError::into_inner) = followed;
+        }
+    }
+
+    /// The status of a task, from [`Self::follow_during_commit`] or from the host.
+    async fn task_status(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
+        let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match followed {
+            Some((same, status)) if same == *task => status,
+            _ => self.host.follow(task).await,
+        }
+    }
+
     async fn follow_task(&self, task: &TaskId, status: &watch::Sender<JobStatus>) -> TaskEnd {
-        let mut task_status = self.host.follow(task).await;
+        let mut task_status = self.task_status(task).await;
         let mut last_published = None;
         loop {
             let now = task_status.borrow_and_update().clone();
@@ -404,7 +426,6 @@ fn fail_points_of_save(job: &Job) -> [&'static str; 2] {
         Some(_) if job.host_task.is_some() => ["task", "task-committed"],
         Some(intent) if intent.asked > 1 => ["intent", "again-committed"],
         Some(_) => ["intent", "intent-committed"],
-        None if job.steps.is_empty() => ["start", "start-committed"],
         None => ["step-done", "step-done-committed"],
     }
 }

@@ -1,6 +1,6 @@
 //! Starts each job when its turn comes, and brings it to its end, even after a panic or a restart.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -272,6 +272,7 @@ impl Jobs {
             host: self.0.parts.hosts.for_machine(&machine.id),
             machine,
             started: Moment::now(&self.0.parts.clock),
+            followed: Mutex::default(),
         };
         let job = runner.run(pending, first).await?;
         self.count_end(&job);

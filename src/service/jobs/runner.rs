@@ -2,7 +2,7 @@
 //! [`JobStateMachine`], and the state machine takes each input and interrupt.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -19,9 +19,10 @@ use super::status::JobStatus;
 use super::table::{JobTable, PendingJob};
 use crate::clock::Clock;
 use crate::domain::event::Subject;
+use crate::domain::ids::TaskId;
 use crate::domain::job::Job;
 use crate::domain::machine::MachineIdentity;
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Hypervisor, TaskStatus};
 use crate::storage::StorageError;
 
 /// How long a job waits after its deadline for the host to cancel its task.
@@ -38,6 +39,8 @@ pub struct Runner<'a> {
     pub host: &'a Arc<dyn Hypervisor>,
     /// The start of the run. The job's times count from here, by the clock that never jumps.
     pub started: Moment,
+    /// The task that the host was asked to report while the reference of the task was committed.
+    pub followed: Mutex<Option<(TaskId, watch::Receiver<TaskStatus>)>>,
 }
 
 /// Why a run did not reach the end of its job.
