@@ -2,7 +2,7 @@
 //! audit records, so that a job costs as few statements as commits.
 //!
 //! ```text
-//! JSON array of rows ──► INSERT INTO job_writes SELECT … ──► jobs, idempotency_keys, audit
+//! rows ──► INSERT INTO job_writes VALUES (…), (…) ──► jobs, idempotency_keys, audit
 //! ```
 //! `job_writes` is a temporary view of the connection of the writer. Its triggers, also temporary,
 //! change the tables row by row. Nothing of them is in the file.
@@ -14,7 +14,8 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
-use sqlx::SqliteConnection;
+use sqlx::query_builder::Separated;
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::audit::{self, insert_statement};
 use super::created_snapshots::SnapshotOriginChange;
@@ -26,7 +27,7 @@ use crate::domain::job::{Job, JobState};
 use crate::storage::{IdempotencyKey, StorageError};
 
 /// Creates the view and its triggers on a connection.
-const INSTALL: [&str; 5] = [
+const INSTALL: [&str; 6] = [
     "CREATE TEMP VIEW job_writes (is_new, id, state, kind, target_kind, target, requested_by, \
      reference, lease, created_at, ended_at, document_version, document, key, audit) AS \
      SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
@@ -53,24 +54,23 @@ const INSTALL: [&str; 5] = [
      UPDATE jobs SET state = NEW.state, ended_at = NEW.ended_at, \
      document_version = NEW.document_version, document = NEW.document WHERE id = NEW.id; \
      END",
+    "CREATE TEMP TRIGGER job_described INSTEAD OF INSERT ON job_writes WHEN NOT NEW.is_new BEGIN \
+     UPDATE jobs SET kind = NEW.kind, target_kind = NEW.target_kind, target = NEW.target, \
+     requested_by = NEW.requested_by, reference = NEW.reference, created_at = NEW.created_at \
+     WHERE id = NEW.id AND (kind <> NEW.kind OR target_kind <> NEW.target_kind \
+     OR target <> NEW.target OR requested_by <> NEW.requested_by \
+     OR created_at <> NEW.created_at OR reference IS DISTINCT FROM NEW.reference); \
+     END",
     concat!(
-        "CREATE TEMP TRIGGER job_audited INSTEAD OF INSERT ON job_writes BEGIN \
-         UPDATE jobs SET kind = NEW.kind, target_kind = NEW.target_kind, target = NEW.target, \
-         requested_by = NEW.requested_by, reference = NEW.reference, \
-         created_at = NEW.created_at WHERE id = NEW.id AND (kind <> NEW.kind \
-         OR target_kind <> NEW.target_kind OR target <> NEW.target \
-         OR requested_by <> NEW.requested_by OR created_at <> NEW.created_at \
-         OR reference IS DISTINCT FROM NEW.reference); ",
+        "CREATE TEMP TRIGGER job_audited INSTEAD OF INSERT ON job_writes \
+         WHEN NEW.audit IS NOT NULL BEGIN ",
         insert_statement!("NEW.audit"),
         "; END"
     ),
 ];
 
-/// Commits the rows of a JSON array of [`RowValues`].
-const WRITE: &str = "INSERT INTO job_writes \
-     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, \
-     value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, \
-     value ->> 12, value ->> 13, value ->> 14 FROM json_each($1)";
+/// The maximum number of rows of one statement. SQLite allows 32,766 values.
+const MAX_ROWS: usize = 1_000;
 
 /// Prepares the connection of the writer for the writes of jobs.
 pub async fn install(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
@@ -113,26 +113,6 @@ struct Row {
 /// The values of a key: caller, method, path, key, fingerprint, time of the call.
 #[derive(Clone, Serialize)]
 struct KeyValues(String, String, String, String, String, i64);
-
-/// The values of `job_writes`, in the order of its columns.
-#[derive(Serialize)]
-struct RowValues<'a>(
-    bool,
-    String,
-    &'static str,
-    &'static str,
-    &'static str,
-    &'a str,
-    &'a str,
-    Option<&'a str>,
-    Option<&'a str>,
-    i64,
-    Option<i64>,
-    i64,
-    &'a str,
-    Option<&'a KeyValues>,
-    Vec<audit::RowValues>,
-);
 
 /// The condition under which a write adds an audit record.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -216,7 +196,12 @@ impl JobWrite {
         new.map(|(record, _)| record.clone()).collect()
     }
 
-    fn row_values(&self, audit: &[AuditRecord]) -> RowValues<'_> {
+    /// Adds the values of `job_writes`, in the order of its columns.
+    fn push_values(
+        &self,
+        mut values: Separated<'_, Sqlite, &'static str>,
+        audit: &[AuditRecord],
+    ) -> Result<(), sqlx::Error> {
         let Row {
             state,
             kind,
@@ -230,23 +215,23 @@ impl JobWrite {
             document,
             key,
         } = &self.row;
-        RowValues(
-            self.is_new,
-            self.id.to_string(),
-            state,
-            kind,
-            target_kind,
-            target,
-            requested_by,
-            reference.as_deref(),
-            lease.as_deref(),
-            *created_at,
-            *ended_at,
-            document::VERSION,
-            document,
-            key.as_ref(),
-            audit::row_values(audit),
-        )
+        let audit = (!audit.is_empty()).then(|| to_json(&audit::row_values(audit))).transpose()?;
+        values.push_bind(self.is_new);
+        values.push_bind(self.id.to_string());
+        values.push_bind(*state);
+        values.push_bind(*kind);
+        values.push_bind(*target_kind);
+        values.push_bind(target.clone());
+        values.push_bind(requested_by.clone());
+        values.push_bind(reference.clone());
+        values.push_bind(lease.clone());
+        values.push_bind(*created_at);
+        values.push_bind(*ended_at);
+        values.push_bind(document::VERSION);
+        values.push_bind(document.clone());
+        values.push_bind(key.as_ref().map(to_json).transpose()?);
+        values.push_bind(audit);
+        Ok(())
     }
 }
 
@@ -270,14 +255,12 @@ pub async fn apply(
             }
         };
         let audit = write.records_after(stored);
-        rows.push(write.row_values(&audit));
+        rows.push((*write, audit.clone()));
         results.push(Ok(audit));
         open_jobs.0.insert(write.id, write.written);
     }
-    if !rows.is_empty() {
-        let rows =
-            serde_json::to_string(&rows).map_err(|error| sqlx::Error::Encode(error.into()))?;
-        sqlx::query(WRITE).bind(rows).execute(transaction.statement()).await?;
+    for rows in rows.chunks(MAX_ROWS) {
+        insert(transaction, rows).await?;
     }
     for (write, result) in writes.iter().zip(&results) {
         if let (Some(origin), Ok(_)) = (&write.origin, result) {
@@ -285,6 +268,28 @@ pub async fn apply(
         }
     }
     Ok(results)
+}
+
+/// Commits these rows with one statement.
+async fn insert(
+    transaction: &mut Transaction<'_>,
+    rows: &[(&JobWrite, Vec<AuditRecord>)],
+) -> Result<(), sqlx::Error> {
+    let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO job_writes VALUES ");
+    for (number, (write, audit)) in rows.iter().enumerate() {
+        query.push(if number == 0 { "(" } else { ", (" });
+        write.push_values(query.separated(", "), audit)?;
+        query.push(")");
+    }
+    // The connection keeps only the statement for a single row. It keeps few statements, and there
+    // is one for each number of rows.
+    let statement = query.build().persistent(rows.len() == 1);
+    statement.execute(transaction.statement()).await?;
+    Ok(())
+}
+
+fn to_json(value: &impl Serialize) -> Result<String, sqlx::Error> {
+    serde_json::to_string(value).map_err(|error| sqlx::Error::Encode(error.into()))
 }
 
 impl OpenJobs {
