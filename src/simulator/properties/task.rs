@@ -26,7 +26,7 @@ pub fn info(task: &Task) -> Object {
         .with("eventChainId", task.number)
 }
 
-/// `TaskDescription`: the methods, states and reasons of tasks.
+/// `TaskDescription`: the descriptions of the methods, states and reasons of tasks.
 pub fn description() -> Object {
     const METHODS: [(&str, &str); 11] = [
         ("VirtualMachine.powerOn", "Power on a machine"),
