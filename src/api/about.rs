@@ -20,7 +20,7 @@ use crate::service::callers::Caller;
 use crate::service::leases::RunningMachines;
 use crate::service::patterns::PatternWarning;
 
-/// The features of this build.
+/// The names of the features that this version of otter has. `GET /v1/about` lists them.
 const FEATURES: &[&str] = &[
     "machines",
     "snapshots",
@@ -197,7 +197,8 @@ pub async fn about(
     }
     warnings.extend(services.storage.refusal().map(|failure| failure.detail));
     if !caller.scope.is_restricted() {
-        // The patterns can name machines that a restricted caller may not see.
+        // The warnings quote patterns of the configuration, and a pattern can name machines that a
+        // restricted caller may not see.
         warnings.extend(services.patterns.warnings().iter().map(PatternWarning::text));
     }
     let about = About {
@@ -290,8 +291,8 @@ pub async fn readyz(
     }
     api.services().machines.contents()?;
     if session == SessionState::Connecting {
-        // otter grants no machine before the session is up, so it would refuse a lease although a
-        // machine is free.
+        // otter is not ready yet: it grants no machine before it has a session with the host, so it
+        // would refuse a lease although a machine is free.
         let detail = "otter has loaded the inventory, but has no session with the host yet; try \
                       again in a moment.";
         return Err(Failure::new(FailureKind::InventoryLoading, detail).into());
@@ -311,7 +312,7 @@ impl AboutSession {
     /// The session on the wire.
     #[must_use]
     pub fn from_status(status: &SessionStatus) -> Self {
-        // `AboutHost` has the product.
+        // `AboutHost` shows the product, so the session does not.
         let SessionStatus { state, since, logins, product: _ } = status;
         Self {
             state: state_word(state).to_owned(),

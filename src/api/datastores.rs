@@ -133,7 +133,7 @@ pub async fn get_datastore(
 }
 
 impl Datastore {
-    /// The datastore on the wire, with the machine count of a scope.
+    /// The datastore on the wire. Its `machine_count` counts only the machines of the scope.
     #[must_use]
     pub fn from_domain(api: &ApiState, scope: &Scope, datastore: &datastore::Datastore) -> Self {
         let visible_machines = api.services().machines.visibility().machine_count(scope, datastore);

@@ -73,7 +73,8 @@ pub enum Problems {
     Server(Problem),
 }
 
-/// The codes that every operation can return before and after its handler.
+/// The codes of the problems that every operation can return, because the code around the handlers
+/// returns them.
 pub const ALL_OPERATIONS: &[&str] = &[
     "invalid-request",
     "forbidden",

@@ -42,7 +42,7 @@ impl Retry {
     }
 }
 
-/// One row of the table.
+/// A row of the table of problems.
 const fn row(
     kind: FailureKind,
     status: StatusCode,
@@ -57,8 +57,9 @@ const fn row(
 use FailureKind as Kind;
 use StatusCode as Status;
 
-/// One row for each kind. The statuses 502, 503 and 504 are only for temporary problems, because
-/// curl and proxies repeat such requests. Not formatted, so that each row keeps its layout.
+/// One row for each kind of failure. The statuses 502, 503 and 504 are only for temporary problems,
+/// because curl and proxies repeat requests that get them. rustfmt skips the table, so that each
+/// row keeps its layout.
 #[rustfmt::skip]
 const TABLE: &[ProblemRow] = &[
     row(Kind::InvalidRequest, Status::BAD_REQUEST, Retry::No, "The request is not valid",
@@ -338,7 +339,7 @@ impl Problem {
             candidates,
             errors,
             retry_after: _,
-            // The detail describes the cause.
+            // Not shown: the cause. The detail describes it in words.
             cause: _,
         } = failure;
         let internal = *kind == FailureKind::Internal;
@@ -401,7 +402,7 @@ impl HostFault {
     }
 }
 
-/// The failure of a handler. `Layers` knows the request id and converts it to a problem.
+/// The failure of a handler. `Layers` adds the request id and converts the failure to a problem.
 #[derive(Debug)]
 pub struct ApiError(pub Failure);
 
@@ -423,7 +424,7 @@ impl IntoResponse for ApiError {
 #[derive(Clone, Debug)]
 pub struct FailedResponse(pub std::sync::Arc<Failure>);
 
-/// The `Retry-After` of failures that end at an unknown time.
+/// The `Retry-After` of a failure for which it is not known when it ends.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// The response for a failure: its status, the problem as the body, `WWW-Authenticate` for status
@@ -432,7 +433,7 @@ const RETRY: Duration = Duration::from_secs(5);
 pub fn respond(failure: &Failure, request_id: &str) -> Response {
     let row = find(failure.kind);
     let problem = Problem::from_failure(failure, Some(request_id));
-    // Serialising plain strings and maps cannot fail.
+    // Serialising a problem cannot fail, because it has only plain strings and maps.
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     let mut response = (row.status, body).into_response();
     let headers = response.headers_mut();
@@ -451,7 +452,7 @@ pub fn respond(failure: &Failure, request_id: &str) -> Response {
     response
 }
 
-/// Whole seconds, rounded up, at least one.
+/// A time in whole seconds, rounded up, and at least one second.
 fn seconds(time: Duration) -> u64 {
     (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
 }
@@ -462,8 +463,8 @@ pub fn status(kind: FailureKind) -> StatusCode {
     find(kind).status
 }
 
-/// Whether clients such as `curl --retry` repeat a request that fails with this kind, whatever its
-/// retry advice is.
+/// Whether clients such as `curl --retry` repeat a request that fails with this kind of failure.
+/// They look only at the status, not at the retry advice of the problem.
 #[must_use]
 pub fn invites_repetition(kind: FailureKind) -> bool {
     matches!(status(kind).as_u16(), 408 | 429 | 500 | 502..=504)
@@ -483,7 +484,7 @@ pub fn pages() -> Vec<ProblemPage<'static>> {
     TABLE.iter().map(page).collect()
 }
 
-/// All codes.
+/// The codes of all problems.
 fn codes() -> Vec<&'static str> {
     TABLE.iter().map(|row| row.kind.code()).collect()
 }

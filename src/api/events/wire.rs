@@ -69,7 +69,8 @@ impl StreamFormat {
     /// # Parameters
     /// - `resumable`: whether a client may resume at the version of this event.
     pub fn event(self, out: &mut String, event: &Event, resumable: bool) {
-        // Serialising plain structs with text keys cannot fail. The JSON has no line breaks.
+        // Serialising plain structs with text keys cannot fail. The JSON has no line breaks, so it
+        // fits into one line of the stream.
         let json = serde_json::to_string(event).unwrap_or_default();
         match self {
             Self::Sse => {

@@ -212,7 +212,7 @@ impl Job {
             phase,
             steps,
             cancel_requested_at,
-            // Only the audit shows this field and the origin.
+            // Only the audit shows who requested the cancellation, and the origin of the request.
             cancel_requested_by: _,
             created_at,
             updated_at,
@@ -223,13 +223,13 @@ impl Job {
             origin: _,
             reference,
             lease,
-            // Internal: the permission of the job to change snapshots.
+            // Not shown, because it is internal: what the job may do to snapshots.
             authority: _,
             result,
             warnings,
             error,
             host_task,
-            // Internal: the evidence for the recovery of a lost call.
+            // Not shown, because it is internal: the evidence by which otter resolves a lost call.
             intent: _,
         } = &**job;
         let machine = target.machine();

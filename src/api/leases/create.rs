@@ -78,7 +78,7 @@ pub struct CreateHeaders {
 
 /// The largest number of characters of a holder.
 const MAX_HOLDER: usize = 255;
-/// The largest number of pools, and of excluded machines.
+/// The largest number of pools in `select.pools`, and of machines in `select.exclude`.
 const MAX_SELECTED: usize = 100;
 
 /// Take a machine
@@ -118,7 +118,7 @@ pub async fn create_lease(
     let lease = Lease::from_view(&view, Some(api.services().leases.secret_of(view.lease.id)));
     let mut response = respond::object(&api, &version, &lease);
     *response.status_mut() = status_for(view.lease.state);
-    // The body has the secret of the lease.
+    // No cache may store the response, because its body has the secret of the lease.
     respond::set(&mut response, CACHE_CONTROL, "no-store");
     respond::set(&mut response, LOCATION, &links::lease(view.lease.id));
     if is_replay {
@@ -216,7 +216,7 @@ fn parse_select(request: SelectRequest) -> Result<Select, Failure> {
 /// The elements of a list, each with its JSON pointer.
 ///
 /// # Errors
-/// `invalid-request` if there are more than [`MAX_SELECTED`].
+/// `invalid-request` if the list has more elements than [`MAX_SELECTED`].
 fn bounded(
     pointer: &'static str,
     list: Vec<String>,
@@ -246,8 +246,8 @@ fn parse_reference(pointer: &str, text: &str) -> Result<MachineReference, Failur
     })
 }
 
-/// Parses the reference to an excluded machine. Refuses a malformed UUID, because it would exclude
-/// no machine.
+/// Parses one entry of `select.exclude`. Refuses a malformed UUID, because it would exclude no
+/// machine.
 fn parse_excluded(pointer: &str, text: &str) -> Result<MachineReference, Failure> {
     let reference = parse_reference(pointer, text)?;
     if let MachineReference::Uuid(uuid) = &reference

@@ -118,7 +118,8 @@ pub async fn end_lease(
     let failed = outcome.map(Parsed::value) == Some(Outcome::Failed);
     let detail = reason.or(override_reason);
     let view = api.services().leases.end(&caller, id, end, failed, detail).await?;
-    // A lease that is kept does not end during the wait.
+    // Do not wait for the end of a lease that is kept because its use failed: it does not end
+    // during the wait.
     let is_kept = failed && view.lease.state == LeaseState::Active;
     let Some(time) = wait.filter(|_| !is_kept) else {
         return Ok(respond::object(&api, &version, &Lease::from_view(&view, None)));

@@ -77,7 +77,7 @@ pub async fn list_leases(
     let limit = limit.unwrap_or(PAGE);
     let after: Option<LeaseId> = cursors.position()?;
     let version = api.services().event_stream.version();
-    // If there is one lease more than the limit, there is a next page.
+    // One lease more than the limit is read. If there is one, there is a next page.
     let mut views = api.services().leases.list(&caller, &filter, after, limit + 1).await?;
     let more = views.len() > limit as usize;
     views.truncate(limit as usize);

@@ -336,7 +336,7 @@ impl Lease {
             id,
             state,
             select,
-            // Not shown: the scope belongs to the token.
+            // Not shown: the scope, which belongs to the token of the caller.
             scope: _,
             machine,
             machine_name,
@@ -344,11 +344,11 @@ impl Lease {
             holder,
             requested_by,
             token: _,
-            // Shown in the audit.
+            // Not shown: the origin of the request. Only the audit shows it.
             origin: _,
             reference,
             ttl,
-            // Shown as `max_expires_at`.
+            // Shown as `max_expires_at`: the longest time of the lease with all its renewals.
             max_total: _,
             queue_for,
             prepare,
@@ -360,17 +360,19 @@ impl Lease {
             fence,
             grants: _,
             job,
-            // Shown as `expires_at`.
+            // Shown as `expires_at`: the time that the lease has left.
             time_left: _,
             measured_at: _,
             warned: _,
             history,
             end,
             ended_at: _,
-            // Shown as a problem by a wait, and in `end`.
+            // Not shown here: the failure. `end` has its text, and a wait for the lease returns it
+            // as a problem.
             error: _,
             warnings,
-            // Shown in the history and by the pool.
+            // Not shown here: the fault of the host that the lease met. The history and the pool
+            // show it.
             setback: _,
         } = &**lease;
         Self {

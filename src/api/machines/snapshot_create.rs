@@ -132,7 +132,8 @@ pub fn check_description(description: &str) -> Result<(), Failure> {
             ),
         );
     }
-    // XML cannot represent other control characters.
+    // ESX receives the description as XML. Of the control characters, XML can represent line feed,
+    // carriage return and tab, but no others.
     let unsayable =
         |character: char| character.is_control() && !matches!(character, '\n' | '\r' | '\t');
     if description.chars().any(unsayable) {

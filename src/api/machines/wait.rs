@@ -31,7 +31,7 @@ pub struct UntilQuery {
     cidr: Option<Parsed<Network>>,
 }
 
-/// A condition and its name.
+/// A condition, and the word by which a request names it.
 struct Condition(&'static str, WaitCondition);
 
 const CONDITIONS: [(&str, WaitCondition); 9] = [

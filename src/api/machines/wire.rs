@@ -251,7 +251,7 @@ impl Machine {
     pub fn from_view(view: &MachineView) -> Self {
         let MachineView {
             machine,
-            // Used by the methods of the view that return addresses.
+            // Not shown. The methods of the view that return addresses use it.
             addresses_trusted: _,
             protected,
             active_job,
@@ -281,7 +281,7 @@ impl Machine {
             serial_ports,
             snapshots,
             question,
-            // Only datastores show this relation, as the number of their machines.
+            // Not shown. Only datastores show which machines have files on them, as a number.
             datastores: _,
         } = &**machine;
         Self {
@@ -337,7 +337,8 @@ impl Quarantine {
 
 impl MachineLease {
     fn from_domain(holder: &HoldingLease) -> Self {
-        // The response does not show `cidr`, which only selects the `ip_address` of the machine.
+        // The response does not show the network `cidr`, which only selects the `ip_address` of the
+        // machine.
         let HoldingLease { lease, holder, expires_at, cidr: _ } = holder;
         Self { id: lease.to_string(), holder: Some(holder.clone()), expires_at: *expires_at }
     }
