@@ -142,7 +142,7 @@ impl Machines {
     /// The state that views show now, to view several machines or to compare it later.
     ///
     /// # Errors
-    /// As for [`Machines::contents`].
+    /// The errors of [`Machines::contents`].
     pub fn sources(&self) -> Result<ViewSources, Failure> {
         self.contents().map(|contents| self.sources_with(contents))
     }
@@ -150,7 +150,7 @@ impl Machines {
     /// The machines of a scope that match the filter, in the order of their names.
     ///
     /// # Errors
-    /// As for [`Machines::contents`].
+    /// The errors of [`Machines::contents`].
     pub fn list(&self, scope: &Scope, filter: &MachineFilter) -> Result<Vec<MachineView>, Failure> {
         let sources = self.sources()?;
         let machines = self.search(&sources, scope, filter);

@@ -29,7 +29,7 @@ impl Machines {
     /// Finds a machine like [`Machines::resolve`], but does not build its view.
     ///
     /// # Errors
-    /// As for [`Machines::resolve`].
+    /// The errors of [`Machines::resolve`].
     pub fn find<'s>(
         &self,
         sources: &'s ViewSources,
@@ -55,7 +55,7 @@ impl Machines {
     /// The machine of a scope with exactly this name.
     ///
     /// # Errors
-    /// As for [`Machines::resolve`].
+    /// The errors of [`Machines::resolve`].
     pub fn resolve_name(&self, scope: &Scope, name: &str) -> Result<MachineView, Failure> {
         self.resolve_parsed(scope, &parse_reference(&format!("name:{name}"))?, name)
     }

@@ -19,7 +19,7 @@ impl Machines {
     /// scope, only the pools that have a machine in the scope.
     ///
     /// # Errors
-    /// As for [`Machines::contents`].
+    /// The errors of [`Machines::contents`].
     pub fn pool_names(&self, scope: &Scope) -> Result<BTreeSet<String>, Failure> {
         self.contents()?;
         let machines = self.visibility.machines(scope);
@@ -73,7 +73,7 @@ impl Machines {
     /// A sentence for each of these pools that does not exist.
     ///
     /// # Errors
-    /// As for [`Machines::contents`].
+    /// The errors of [`Machines::contents`].
     pub fn unknown_pools(&self, scope: &Scope, pools: &[String]) -> Result<Vec<String>, Failure> {
         if pools.is_empty() {
             return Ok(Vec::new());
@@ -87,7 +87,7 @@ impl Machines {
     /// request that matches no machine.
     ///
     /// # Errors
-    /// As for [`Machines::contents`].
+    /// The errors of [`Machines::contents`].
     pub fn why_none_fits(&self, scope: &Scope, select: &Select) -> Result<Failure, Failure> {
         let (pointer, why) = self.part_without_match(scope, select)?;
         let detail = format!("No machine matches the request, whatever becomes free: {why}");
