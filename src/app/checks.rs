@@ -22,7 +22,7 @@ use crate::supervisor::{PassedListener, PassedSocket};
 pub struct CheckedSettings {
     /// The loaded certificate and key. `None` if TLS is not configured.
     pub tls: Option<Tls>,
-    /// Whether tokens cross a network without TLS.
+    /// Whether clients send their tokens over a network without TLS.
     pub is_unencrypted: bool,
     /// Warnings about the settings. Each is one sentence. `serve` logs them, and `check-config`
     /// prints them.

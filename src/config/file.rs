@@ -288,7 +288,8 @@ fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {
     let Esx {
         url,
         username,
-        password: _, // read later, because the environment may name another file
+        // The password is read later, because the environment may name another password file.
+        password: _,
         headers,
         verify,
         proxy,

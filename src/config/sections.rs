@@ -84,7 +84,7 @@ pub struct Host {
     pub password: SecretString,
 }
 
-/// `[http]`: the HTTP server.
+/// `[http]`: the settings of otter's HTTP server.
 #[derive(Clone, Debug)]
 pub struct Http {
     pub listen: Listen,

@@ -33,7 +33,7 @@ macro_rules! backend_id {
                 &self.0
             }
 
-            /// The length of the text in bytes.
+            /// The length of the id's text in bytes.
             #[must_use]
             pub fn size(&self) -> usize {
                 self.0.len()

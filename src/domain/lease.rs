@@ -31,7 +31,7 @@ pub enum LeaseState {
     Queued,
     /// The lease holds a machine, which otter prepares.
     Preparing,
-    /// The holder uses the machine.
+    /// The lease holds a machine, and the holder may use it.
     Active,
     /// The lease is ending: otter releases its machine.
     Releasing,

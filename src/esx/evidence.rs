@@ -49,7 +49,7 @@ const TASKS_PER_READ: usize = 500;
 /// Reads the evidence of one machine.
 ///
 /// # Errors
-/// `NotFound` if the host does not know the machine; otherwise as
+/// `NotFound` if the host does not know the machine; otherwise the errors of
 /// [`read_object`](super::property_reader::read_object).
 pub async fn read_evidence(
     session: &Session,

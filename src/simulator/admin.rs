@@ -25,7 +25,7 @@ use super::control::Control;
 use super::fault_config::FaultEntry;
 use super::world::{Machine, World};
 
-/// Serves until `stop` is cancelled.
+/// Serves the admin endpoint on `listener` until `stop` is cancelled.
 pub async fn serve(listener: TcpListener, control: Control, stop: CancellationToken) {
     let router = Router::new()
         .route("/calls", get(calls))

@@ -148,7 +148,7 @@ impl Control {
         }
     }
 
-    /// Applies a change to the host.
+    /// Applies a change to the host as a whole, and counts it by its kind.
     pub fn apply(&self, change: HostChange) {
         self.mutate_and_apply(|_| (), Some(change));
     }

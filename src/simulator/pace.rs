@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 
-/// What advances tasks and guests.
+/// What advances the tasks and guests of the simulated host.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
     /// The clock advances them. A task takes its

@@ -10,7 +10,7 @@ use super::key::KeyError;
 use super::schema::current;
 use crate::storage::StorageError;
 
-/// A failure of the store.
+/// A failure of the state directory or of the database in it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(

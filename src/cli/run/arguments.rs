@@ -46,7 +46,7 @@ pub struct RunCommand {
     #[command(flatten)]
     pub server: ServerArguments,
     /// Take a machine of this pool, or of one of these pools if the option is repeated. If several
-    /// options select the machine, it must match all.
+    /// options select the machine, it must match all of them.
     #[arg(long, value_name = "POOL")]
     pool: Vec<String>,
     /// Take this machine: an id, name:<exact>, uuid:<…> or mac:<…>.
@@ -90,11 +90,11 @@ pub struct RunCommand {
     /// when this time is over.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = positive_duration)]
     pub ttl: Duration,
-    /// The longest wait if no machine is free or a limit of the token is reached. By default
+    /// The longest wait if no machine is free or if a limit of the token is reached. By default
     /// `otter run` does not wait.
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     pub queue_for: Option<Duration>,
-    /// The power state after the release. The default is the pool's setting, or off.
+    /// The power state of the machine after the release. The default is the pool's setting, or off.
     #[arg(long, value_name = "off|keep", value_parser = ["off", "keep"])]
     release_power: Option<String>,
     /// Revert the machine to this snapshot at the release.
@@ -108,7 +108,8 @@ pub struct RunCommand {
     /// A name for the holder of the machine, for people. The default is the token's name.
     #[arg(long, value_name = "TEXT")]
     holder: Option<String>,
-    /// A text that is stored with the lease and finds it later, such as the address of a CI job.
+    /// A text that is stored with the lease, such as the address of a CI job. The lease can be
+    /// found by this text.
     #[arg(long, value_name = "TEXT")]
     pub reference: Option<String>,
     /// Remove `OTTER_TOKEN` from the environment of the command.

@@ -88,7 +88,7 @@ struct RemoteQuarantine {
     reason: String,
 }
 
-/// The outcome of a release.
+/// What became of a lease and its machine when `otter run` released the lease.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ReleaseOutcome {
     /// The machine is free, or another lease already holds it.
@@ -365,7 +365,8 @@ impl LeaseClient {
         Ok(())
     }
 
-    /// Sends a request with retries. Fails if the answer is not a success.
+    /// Sends a request, and sends it again after a failure that may pass. Fails if the last answer
+    /// is not a success.
     async fn send_expecting_success(
         &self,
         request: impl Fn() -> RequestBuilder,

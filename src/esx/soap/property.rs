@@ -73,7 +73,7 @@ pub enum ChangedValue<'d> {
     Partial,
 }
 
-/// The objects of a `RetrieveResult`.
+/// Reads the objects in a `RetrieveResult`.
 pub fn object_contents(result: Element<'_>) -> impl Iterator<Item = ObjectContent<'_>> {
     result.children_named("objects").filter_map(|object| {
         Some(ObjectContent {

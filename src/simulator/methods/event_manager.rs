@@ -1,4 +1,4 @@
-//! The methods of `EventManager` and `EventHistoryCollector`.
+//! The simulator's implementation of the methods of `EventManager` and `EventHistoryCollector`.
 
 use super::Call;
 use crate::simulator::event_collector::{EventCollector, EventFilter, page_size};

@@ -1,4 +1,5 @@
-//! The methods of `VirtualMachine`, `VirtualMachineSnapshot` and `Task`.
+//! The simulator's implementation of the methods of `VirtualMachine`, `VirtualMachineSnapshot` and
+//! `Task`.
 
 use super::Call;
 use crate::domain::names::unescape_vim;

@@ -1,4 +1,4 @@
-//! The methods of `SearchIndex`.
+//! The searches of the simulated host: the methods of `SearchIndex`.
 
 use crate::simulator::properties;
 use crate::simulator::soap::Request;

@@ -1,4 +1,4 @@
-//! The methods of `ViewManager` and of views.
+//! The simulator's implementation of the methods of `ViewManager` and of views.
 
 use super::Call;
 use crate::simulator::properties;

@@ -1,4 +1,4 @@
-//! `TaskInfo`, and the `TaskDescription` of the task manager.
+//! The vim25 objects `TaskInfo` (of a task) and `TaskDescription` (of the task manager).
 
 use super::super::value::{Moref, Object, enum_value, list};
 use super::super::world::Task;

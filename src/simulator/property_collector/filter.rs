@@ -73,7 +73,7 @@ struct Property {
     parts: BTreeMap<String, u64>,
 }
 
-/// An object that is no longer selected.
+/// An object that the filter selected earlier and no longer selects.
 #[derive(Debug)]
 struct LeftObject {
     object: Moref,

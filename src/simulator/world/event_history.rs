@@ -34,7 +34,7 @@ pub struct EventMachine {
     pub template: bool,
 }
 
-/// The type of an event, with its own fields.
+/// The type of an event, with the fields that only events of this type have.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EventDetail {
     LoggedIn {

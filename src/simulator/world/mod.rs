@@ -101,7 +101,7 @@ impl Network {
     }
 }
 
-/// Rules of the host that a test may change.
+/// How the simulated host behaves, as far as a test may change it.
 #[derive(Clone, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent rules")]
 pub struct HostRules {

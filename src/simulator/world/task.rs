@@ -86,7 +86,7 @@ impl Operation {
     }
 }
 
-/// `TaskInfoState`
+/// The state of a task (`TaskInfoState`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskState {
     Queued,
