@@ -97,7 +97,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Those of the settings that a reload of the configuration replaces.
+    /// The part of the settings that a reload of the configuration replaces.
     #[must_use]
     pub fn reloadable(&self) -> ReloadableSettings {
         ReloadableSettings {

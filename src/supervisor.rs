@@ -242,8 +242,8 @@ impl Supervisor {
         self.spawn_in(&self.0.services, name, task);
     }
 
-    /// Starts a service task that the other service tasks need while they finish. The token of this
-    /// task is cancelled after all of the others have ended.
+    /// Starts a service task that other service tasks need while they finish, such as the store.
+    /// The token of this task is cancelled after those tasks have ended.
     pub fn spawn_stopping_last<F>(
         &self,
         name: &'static str,

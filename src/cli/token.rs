@@ -126,13 +126,13 @@ struct CreateArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum RoleArgument {
-    /// May read.
+    /// A viewer may read.
     Viewer,
-    /// May also take leases, and change the machines that it holds.
+    /// A runner may also take leases, and change the machines that it holds.
     Runner,
-    /// May also change any machine, revoke leases and quarantine machines.
+    /// An operator may also change any machine, revoke leases and quarantine machines.
     Operator,
-    /// May do everything.
+    /// An admin may do everything.
     Admin,
 }
 
@@ -307,7 +307,7 @@ struct ListedScope {
     pools: Vec<String>,
 }
 
-/// The limits of a token. A limit is null if otter sets none.
+/// The limits of a token. A limit is null if otter does not limit it.
 #[derive(Serialize)]
 struct ListedLimits {
     leases: Option<u32>,

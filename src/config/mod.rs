@@ -189,8 +189,9 @@ impl Config {
     }
 }
 
-/// The variables whose name and value are UTF-8. Of the others, a variable that otter reads is a
-/// problem, and a variable whose name begins with `OTTER_` leads to a warning.
+/// The environment variables whose name and value are UTF-8. If another variable is one that otter
+/// reads, it is reported as a problem. If its name only begins with `OTTER_`, it leads to a
+/// warning.
 fn readable_variables(
     environment: &BTreeMap<OsString, OsString>,
     problems: &mut Vec<ConfigProblem>,

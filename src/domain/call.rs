@@ -8,13 +8,13 @@ use super::power::PowerState;
 /// One host call that changes a machine. A job makes one such call, or several one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostCall {
-    /// `PowerOnVM_Task`
+    /// Powers the machine on (`PowerOnVM_Task`).
     PowerOn,
     /// `PowerOffVM_Task`. The guest is not shut down first.
     PowerOff,
-    /// `ResetVM_Task`
+    /// Resets the machine (`ResetVM_Task`).
     Reset,
-    /// `SuspendVM_Task`
+    /// Suspends the machine (`SuspendVM_Task`).
     Suspend,
     /// `ShutdownGuest`. The host makes no task for this call: the power state shows when the guest
     /// has shut down.
@@ -33,9 +33,9 @@ pub enum HostCall {
     /// `RemoveSnapshot_Task`. If `children` is set, all snapshots below are removed too. Otherwise
     /// the children of the snapshot move up to its parent.
     RemoveSnapshot { snapshot: SnapshotId, children: bool },
-    /// `RemoveAllSnapshots_Task`
+    /// Removes all snapshots of the machine (`RemoveAllSnapshots_Task`).
     RemoveAllSnapshots,
-    /// `ConsolidateVMDisks_Task`
+    /// Consolidates the disks of the machine (`ConsolidateVMDisks_Task`).
     ConsolidateDisks,
     /// `RenameSnapshot`. The host makes no task for this call. A `None` leaves the name or the
     /// description unchanged.

@@ -23,8 +23,8 @@ pub enum DatastoreReference {
 }
 
 impl DatastoreReference {
-    /// Those of the datastores that match the reference, in their order. If there are several, the
-    /// reference is ambiguous.
+    /// The datastores of `datastores` that match the reference, in the same order. If several
+    /// match, the reference is ambiguous.
     pub fn matching<'d, D: AsRef<Datastore>>(
         &self,
         datastores: impl Iterator<Item = &'d D>,

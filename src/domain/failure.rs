@@ -56,9 +56,9 @@ failure_kinds! {
     /// A caller waited for a lease that failed.
     LeaseFailed = "lease-failed",
     JobCancelled = "job-cancelled",
-    /// A call without an `Idempotency-Key` started a job that called the host and then failed. This
-    /// code replaces that of the job's failure, because the latter would invite clients to repeat
-    /// the call.
+    /// A call without an `Idempotency-Key` started a job that called the host and then failed. The
+    /// call does not get the code of the job's failure, because some of these codes invite clients
+    /// to repeat the call.
     JobFailed = "job-failed",
     JobStillRunning = "job-still-running",
     /// The answer of the host was lost, or the store did not confirm a commit.
@@ -129,8 +129,8 @@ pub struct Failure {
     /// internal error.
     pub detail: String,
     pub fault: Option<Fault>,
-    /// The failure of the host that lasted until the deadline of the job, if this failure is that
-    /// the deadline passed while the job waited.
+    /// The failure of the host that made the job wait until its deadline. Only set if this failure
+    /// is that the deadline passed.
     pub cause: Option<FailureKind>,
     pub machine: Option<(MachineId, String)>,
     pub job: Option<JobId>,

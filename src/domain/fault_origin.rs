@@ -151,7 +151,8 @@ const fn from_kind(kind: FailureKind) -> FaultOrigin {
         | FailureKind::NotSupported
         | FailureKind::DeadlineExceeded
         | FailureKind::OutcomeUnknown
-        // The machine has no snapshot with the requested name, or several such snapshots.
+        // These two kinds mean that the machine has no snapshot with the requested name, or
+        // several.
         | FailureKind::NotFound
         | FailureKind::AmbiguousName
         // The following kinds refuse a request, so a preparation or a release should never end with

@@ -180,8 +180,8 @@ impl Guest {
         let is_preferred_new = self.ip_address.is_some() && self.ip_address != earlier.ip_address;
         is_preferred_new
             || self.interfaces.iter().any(|interface| {
-                // Several interfaces can count as the same one, because a bridge in the guest can
-                // have the hardware address of its network card.
+                // A bridge in the guest can have the hardware address of its network card. So
+                // several interfaces can count as the same interface.
                 let same = || {
                     let all = earlier.interfaces.iter();
                     all.filter(|other| other.is_same_interface(interface))

@@ -58,8 +58,8 @@ impl MachineReference {
         matches!(self, Self::Id(_))
     }
 
-    /// Those of the machines that match the reference, in their order. If there are several, the
-    /// reference is ambiguous.
+    /// The machines of `machines` that match the reference, in the same order. If several match,
+    /// the reference is ambiguous.
     pub fn matching<'m, M: ReferencedMachine>(
         &self,
         machines: impl Iterator<Item = &'m M> + Clone,

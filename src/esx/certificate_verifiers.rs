@@ -63,6 +63,8 @@ pub struct AuthorityVerifier {
 }
 
 impl AuthorityVerifier {
+    /// Makes a verifier with these trusted certificates.
+    ///
     /// # Errors
     /// Fails if there is no trusted certificate.
     pub fn new(

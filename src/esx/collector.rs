@@ -78,7 +78,7 @@ pub enum Command {
     Report(Fact, oneshot::Sender<()>),
 }
 
-/// Follows the host on one login after the other, with one stream of updates for each.
+/// Follows the host on one login after the other. Each login gets a stream of updates.
 pub struct Collector {
     session: Arc<Session>,
     observer: Arc<dyn Observer>,
@@ -245,7 +245,8 @@ impl Collector {
         }
     }
 
-    /// Creates the views and filters on the host. Destroys earlier ones of the same login.
+    /// Creates the views and filters on the host. If the collector has created views and filters on
+    /// this login before, it destroys those first.
     async fn subscribe(&mut self, login: &Login) -> Result<Subscription, HostError> {
         if let Some(old) = self.subscription.take().filter(|old| old.belongs_to(login)) {
             old.destroy(&self.session, login).await;

@@ -39,8 +39,8 @@ const PATHS: [&str; 10] = [
     "config.files.vmPathName",
 ];
 
-/// How often a machine is read at most. It is read again if its `recentTask` refers to a task that
-/// was not read yet.
+/// The maximum number of times that a machine is read. A machine is read again if its `recentTask`
+/// refers to a task that was not read yet.
 const TRIES: usize = 5;
 
 /// The maximum number of tasks that one call reads.

@@ -45,7 +45,7 @@ struct Caller {
 /// alone.
 #[derive(Debug)]
 enum Turn {
-    /// The right to read: the caller reads for itself and for the other callers in it.
+    /// The right to read: the caller reads for itself and for the callers that the [`Lead`] lists.
     Lead(Lead),
     Read(Box<Evidence>),
 }

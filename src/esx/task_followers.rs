@@ -110,7 +110,7 @@ impl TaskFollowers {
         Some(ListViewChanges { add, remove, read })
     }
 
-    /// Those of `tasks` that the host has not reported since they were added to the `ListView`.
+    /// The tasks in `tasks` that the host has not reported since they were added to the `ListView`.
     #[must_use]
     pub fn unreported(&self, tasks: Vec<TaskId>) -> Vec<TaskId> {
         let table = self.table();

@@ -153,8 +153,8 @@ impl Control {
         self.mutate_and_apply(|_| (), Some(change));
     }
 
-    /// Changes the world and applies a change to the host in one step: no call runs after the one
-    /// change and before the other.
+    /// Changes the world and applies a change to the host in one step, so that no call runs between
+    /// these two changes.
     pub fn mutate_and_apply<T>(
         &self,
         change: impl FnOnce(&mut World) -> T,

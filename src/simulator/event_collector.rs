@@ -73,7 +73,8 @@ impl EventCollector {
         self.filter.matching(world).rev().take(self.page_size).collect()
     }
 
-    /// `ReadNextEvents`: up to `limit` events after the position, oldest first.
+    /// `ReadNextEvents`: up to `limit` events after the read position, oldest first. The read
+    /// position moves behind them.
     pub fn read_next<'w>(&mut self, world: &'w World, limit: usize) -> Vec<&'w HostEvent> {
         let position = self.position;
         let read: Vec<_> =
@@ -84,7 +85,8 @@ impl EventCollector {
         read
     }
 
-    /// `ReadPreviousEvents`: up to `limit` events before the position, newest first.
+    /// `ReadPreviousEvents`: up to `limit` events before the read position, newest first. The read
+    /// position moves before them.
     pub fn read_previous<'w>(&mut self, world: &'w World, limit: usize) -> Vec<&'w HostEvent> {
         let position = self.position;
         let read: Vec<_> = self
@@ -100,12 +102,12 @@ impl EventCollector {
         read
     }
 
-    /// `RewindCollector`: moves the position before the oldest event.
+    /// `RewindCollector`: moves the read position before the oldest event.
     pub const fn rewind(&mut self) {
         self.position = 0;
     }
 
-    /// `ResetCollector`: moves the position after the newest event.
+    /// `ResetCollector`: moves the read position behind the newest event.
     pub const fn reset(&mut self, world: &World) {
         self.position = world.history().last_key() + 1;
     }

@@ -185,7 +185,8 @@ pub struct FaultPlan {
     entries: Vec<PlanEntry>,
     /// How the host answers a call whose session has ended.
     pub session_loss: SessionLoss,
-    /// The maximum number of objects in one answer, even if the caller asks for more.
+    /// The maximum number of objects in one answer to a read or a wait for updates, even if the
+    /// caller asks for more.
     pub page_limit: Option<usize>,
     /// Whether a pending wait reports an object that was added to a view only with the next change
     /// of the world.

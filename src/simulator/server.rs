@@ -101,7 +101,8 @@ pub async fn serve(
     serve_with(listener, acceptor, shared, stop, answer).await;
 }
 
-/// Like [`serve`], but the caller chooses the function `answer`, which answers each request.
+/// Accepts connections in the way of [`serve`], but with a function `answer` that the caller
+/// chooses and that answers each request.
 async fn serve_with<A>(
     listener: TcpListener,
     acceptor: TlsAcceptor,
@@ -118,8 +119,8 @@ async fn serve_with<A>(
             () = stop.cancelled() => break,
         };
         let Ok((stream, address)) = accepted else {
-            // Accepting a connection usually fails because the process has no free file descriptor
-            // until another connection ends, so the server pauses before it tries again.
+            // If accepting a connection fails, the process usually has no free file descriptor
+            // until another connection ends. So the server pauses before it tries again.
             shared.clock.sleep(Duration::from_millis(50)).await;
             continue;
         };

@@ -140,8 +140,8 @@ fn check_children<'d>(
             check_required(&parent, skipped)?;
             at += ahead;
             let field = &fields[at];
-            // The declaration stays in place after a repeated field, because the next child may
-            // repeat the field.
+            // After a field that is not repeated, the check goes on to the next declaration. After
+            // a repeated field it stays, because the next child may repeat the field.
             if field.occurs != Occurs::Repeated {
                 at += 1;
             }

@@ -265,8 +265,8 @@ async fn a_different_copy_of_an_earlier_migration_is_kept() {
     migrated_again().await;
     assert_eq!(std::fs::read_to_string(file("otter.db.before-3.old")).unwrap(), "another copy");
     assert_eq!(std::fs::read(file("otter.db.before-3")).unwrap().len(), first.len());
-    // A second start, for example after a crash, makes the same copy again and keeps the other
-    // copy.
+    // A second start, for example after a crash, makes an equal copy again. It keeps the copy that
+    // an earlier migration left.
     let store = Store::open(directory.path()).await.unwrap();
     drop(store);
     assert_eq!(std::fs::read_to_string(file("otter.db.before-3.old")).unwrap(), "another copy");

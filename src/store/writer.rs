@@ -272,7 +272,7 @@ fn record_outcome(store: &Store, writes: usize, refusal: Option<&Refusal>) {
     }
 }
 
-/// Why a transaction failed. If its `COMMIT` failed, the transaction may be committed all the same.
+/// Why a transaction failed. A transaction whose `COMMIT` failed may still be committed.
 enum TransactionError {
     /// A statement of one write failed. The other writes of the transaction may succeed separately.
     Statement(sqlx::Error),

@@ -25,7 +25,7 @@ impl fmt::Display for Signal {
     }
 }
 
-/// A source of signals.
+/// A source from which the daemon gets its signals.
 #[derive(Debug)]
 pub struct Signals(SignalSource);
 

@@ -72,7 +72,7 @@ pub struct RunCommand {
     /// --snapshot, --power, --until, --cidr and --settle replace the preparation of the pool.
     #[arg(long, value_name = "SNAPSHOT")]
     snapshot: Option<String>,
-    /// Before the command, power the machine on or off, after the revert.
+    /// Before the command and after a revert, power the machine on or off.
     #[arg(long, value_name = "on|off", value_parser = ["on", "off"])]
     power: Option<String>,
     /// Before the command, wait until the machine is on, has an IP address, or runs VMware Tools.

@@ -218,8 +218,8 @@ impl OtterClient {
                 value.set_sensitive(true);
                 request.header(OTTER_LEASE, value)
             }
-            // An id and a secret in hexadecimal digits always make a valid header. If `credential`
-            // is something else, the request has no header, and otter refuses it.
+            // An id and a secret in hexadecimal digits always make a valid header. If `lease` is
+            // something else, the request has no header, and otter refuses the request.
             Some(Err(_)) | None => request,
         }
     }
@@ -343,7 +343,8 @@ impl Answer {
     }
 }
 
-/// Lists the machines that an ambiguous reference may mean, as a sentence. Empty if there are none.
+/// Lists the machines that an ambiguous reference may mean, as a sentence. Empty if `candidates` is
+/// empty.
 fn candidates_text(candidates: &[Candidate]) -> String {
     let each = candidates.iter().map(|Candidate { id, name }| format!("{id} ({name})"));
     match candidates {
@@ -468,7 +469,7 @@ fn certificate_refusal(refused: &RefusedCertificate) -> String {
     )
 }
 
-/// The same address with the other scheme: `https` instead of `http`, or `http` instead of `https`.
+/// The same address, but with the scheme `https` instead of `http`, or `http` instead of `https`.
 fn with_other_scheme(url: &reqwest::Url) -> String {
     let origin = url.origin().ascii_serialization();
     match origin.split_once("://") {

@@ -42,8 +42,8 @@ const NO_FREE_MACHINE_NOW: &str = "no-free-machine: No matching machine is free 
 /// on with it alone.
 const RELEASE_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// How long one request waits for the lease, before `otter run` prints the progress and sends the
-/// next one.
+/// How long one request waits for the lease on a terminal, before `otter run` prints the progress
+/// and sends the next request. `POLL_IN_LOG` is the time if there is no terminal.
 const POLL_ON_TERMINAL: Duration = Duration::from_secs(1);
 const POLL_IN_LOG: Duration = Duration::from_secs(3);
 

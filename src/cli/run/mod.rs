@@ -317,7 +317,7 @@ enum Termination {
     NotRequested,
     /// The command got a signal to end. It will be killed at this time.
     Requested(Duration),
-    /// The command was killed. If it has not ended at this time, `otter run` exits all the same.
+    /// The command was killed. `otter run` exits at this time, even if the command has not ended.
     Killed(Duration),
 }
 

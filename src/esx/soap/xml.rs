@@ -98,6 +98,8 @@ enum Text {
 }
 
 impl Span {
+    /// Makes the range from `start` to `end`.
+    ///
     /// # Errors
     /// Fails if the document is larger than 4 GiB.
     fn new(start: usize, end: usize) -> Result<Self, XmlError> {

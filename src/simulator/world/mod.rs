@@ -31,8 +31,8 @@ use super::pace::Pace;
 use super::value::Moref;
 use super::vim_fault::Fault;
 
-/// The maximum number of changes in the journal. A reader that needs an older change reads every
-/// object again.
+/// The maximum number of entries in the journal, which lists the latest changes of objects. A
+/// reader that needs an older change reads every object again.
 const MAX_JOURNAL: usize = 8_192;
 
 /// A moment in time, by the wall clock (for timestamps) and by the elapsed time (for scheduled
@@ -154,9 +154,10 @@ pub struct World {
     stepped_events: Vec<ScheduledEvent>,
     next_event: u64,
     revision: u64,
-    /// The revision at which an object other than a task was last added or removed.
+    /// The revision (the number of the change) at which an object other than a task was last added
+    /// or removed.
     structure: u64,
-    /// The revision at which a task was last added or removed.
+    /// The revision (the number of the change) at which a task was last added or removed.
     task_structure: u64,
     journal: VecDeque<(u64, Moref)>,
     /// The first revision of the journal: the journal holds every change from this revision on.
@@ -417,13 +418,14 @@ impl World {
         self.revision
     }
 
-    /// The revision at which an object other than a task was last added or removed.
+    /// The revision (the number of the change) at which an object other than a task was last added
+    /// or removed.
     #[must_use]
     pub const fn structure(&self) -> u64 {
         self.structure
     }
 
-    /// The revision at which a task was last added or removed.
+    /// The revision (the number of the change) at which a task was last added or removed.
     #[must_use]
     pub const fn task_structure(&self) -> u64 {
         self.task_structure

@@ -65,7 +65,8 @@ pub struct EvidenceDocument {
     #[serde(default)]
     tools_running: bool,
     question: Option<String>,
-    /// Absent in documents that an earlier version of otter wrote.
+    /// Whether the disks of the machine need a consolidation. Absent in documents that an earlier
+    /// version of otter wrote.
     #[serde(default)]
     consolidation_needed: Option<bool>,
     host_boot_time: Option<String>,

@@ -43,7 +43,8 @@ pub struct JobDocument {
     reference: Option<String>,
     #[serde(default)]
     lease: Option<String>,
-    /// `None` in jobs that an earlier version of otter stored.
+    /// On whose behalf the job changes snapshots. `None` in jobs that an earlier version of otter
+    /// stored.
     #[serde(default)]
     authority: Option<AuthorityDocument>,
     result: Option<ResultDocument>,

@@ -63,8 +63,8 @@ struct LeaseDocument {
     pool: Option<String>,
     holder: String,
     requested_by: String,
-    /// `None` if callers needed no token. Also `None` in leases that an earlier version of otter
-    /// stored.
+    /// The token of the caller that requested the lease. `None` if callers needed no token, and in
+    /// leases that an earlier version of otter stored.
     #[serde(default)]
     token: Option<String>,
     #[serde(default)]
