@@ -152,7 +152,7 @@ pub struct Health {
     pub status: String,
 }
 
-/// The readiness level to check.
+/// The query of `/readyz`: the level of readiness to check.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ReadyQuery {

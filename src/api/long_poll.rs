@@ -30,7 +30,7 @@ pub enum WaitMode {
     Preferred(Duration),
 }
 
-/// The time limit of an operation that always waits.
+/// The query parameter that limits the time of an operation that always waits.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct WaitQuery {

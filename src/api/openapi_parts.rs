@@ -5,7 +5,7 @@ use utoipa::{IntoParams, IntoResponses};
 
 use super::problem::Problem;
 
-/// The machine in the path.
+/// The path parameter that names a machine.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "documents the segment")]
@@ -16,7 +16,7 @@ pub struct MachinePath {
     machine: String,
 }
 
-/// The snapshot in the path.
+/// The path parameter that names a snapshot.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "documents the segment")]
@@ -26,7 +26,7 @@ pub struct SnapshotPath {
     snapshot: String,
 }
 
-/// The job in the path.
+/// The path parameter that names a job.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "documents the segment")]
@@ -35,7 +35,7 @@ pub struct JobPath {
     job: String,
 }
 
-/// The headers of calls that start a job.
+/// The request headers of calls that start a job.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the headers")]

@@ -18,7 +18,7 @@ use super::extract::{Limit, Parameters, Parsed, Query, QueryValues, failure_at};
 use super::problem::ApiError;
 use crate::domain::failure::{Failure, FailureKind};
 
-/// The parameters that select a page of a list.
+/// The query parameters that select a page of a list.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PageQuery {

@@ -47,7 +47,7 @@ pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-
 const MAX_KEY: usize = 255;
 const MAX_REFERENCE: usize = 512;
 
-/// The parameters of calls that start a job.
+/// The query parameters of calls that start a job.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct StartQuery {

@@ -162,7 +162,8 @@ impl Audit {
         page.map_err(|error| super::storage_watch::store_failure(&error))
     }
 
-    /// Writes pending records every minute, after each call of [`Audit::record`], and at `stop`.
+    /// Writes pending records to the storage: every minute, after each call of [`Audit::record`],
+    /// and when `stop` is cancelled.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut minute_end = self.clock.elapsed() + MINUTE;
         loop {

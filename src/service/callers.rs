@@ -278,8 +278,9 @@ impl Callers {
         &self.limiter
     }
 
-    /// Reloads the tokens and writes their last uses, repeatedly until `stop`. While the tokens
-    /// cannot be read, the known ones stay in force.
+    /// Reloads the tokens from the storage and writes their last uses to it, again and again until
+    /// `stop` is cancelled. While the tokens cannot be read, the tokens that were read last stay in
+    /// force.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let mut is_failing = false;
         let mut in_force = self.in_force();

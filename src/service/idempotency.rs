@@ -18,7 +18,7 @@ pub struct IdempotencyKeys {
     claims: Arc<Claims>,
 }
 
-/// The result of a claim.
+/// The result of the claim of an idempotency key.
 #[derive(Debug)]
 pub enum Claimed<T> {
     /// The key is new: the call starts a job or lease.

@@ -47,7 +47,7 @@ pub struct Machines {
 pub struct MachineView {
     /// The machine as the host reports it.
     pub machine: Arc<Machine>,
-    /// Whether the addresses of its guest are trusted. If not, callers see no address.
+    /// Whether the addresses of the machine's guest are trusted. If not, callers see no address.
     pub addresses_trusted: bool,
     pub protected: bool,
     pub active_job: Option<JobId>,

@@ -26,7 +26,7 @@ use crate::storage::AuditFilter;
 /// The default number of entries of a page.
 const PAGE: u32 = 100;
 
-/// The filters. An entry must match all of them.
+/// The query parameters that filter the audit. An entry must match all of them.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct AuditQuery {

@@ -43,7 +43,7 @@ pub fn routes() -> Routes {
     Routes::default().role(Role::Viewer, routes!(stream_events))
 }
 
-/// The parameters: the start of the stream, its end, and its filters.
+/// The query parameters of a stream of events: its start, its end, and its filters.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct EventsQuery {
@@ -78,7 +78,7 @@ pub struct EventsQuery {
     reference: Option<Parsed<String>>,
 }
 
-/// The headers.
+/// The request headers of a stream of events.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the header")]

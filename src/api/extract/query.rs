@@ -26,7 +26,7 @@ use crate::service::machines::shorten;
 /// The query parameters of an operation: the sets `A` and `B`.
 pub struct Query<A, B = NoParameters>(pub A, pub B);
 
-/// The empty set, for operations without parameters.
+/// The empty set of query parameters, for operations that have none.
 #[derive(Deserialize, IntoParams)]
 pub struct NoParameters {}
 

@@ -17,7 +17,7 @@ use crate::api::problem::ApiError;
 use crate::api::{ApiState, respond};
 use crate::service::callers::Caller;
 
-/// The parameters.
+/// The query parameter with which a read of a job waits for the job.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct JobQuery {

@@ -13,7 +13,7 @@ use crate::api::{ApiState, respond};
 use crate::service::callers::Caller;
 use crate::service::machines::empty_name;
 
-/// The pool in the path.
+/// The path parameter that names a pool.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "documents the segment")]

@@ -62,7 +62,7 @@ pub struct LeaseRequest {
     keep_on_failure: Option<String>,
 }
 
-/// The headers of the request.
+/// The headers of a request for a lease.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the headers")]

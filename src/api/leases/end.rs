@@ -24,7 +24,7 @@ use crate::domain::failure::FailureKind;
 use crate::domain::lease::{EndReason, LeaseState};
 use crate::service::callers::Caller;
 
-/// The query of the request.
+/// The query parameters of a request to end a lease.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct EndQuery {
@@ -59,7 +59,7 @@ impl Parameter for Outcome {
     }
 }
 
-/// The headers of the request.
+/// The headers of a request to end a lease.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the headers")]

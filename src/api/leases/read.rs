@@ -23,7 +23,7 @@ use crate::storage::LeaseFilter;
 /// The default page size.
 const PAGE: u32 = 100;
 
-/// The filter of the request.
+/// The query parameters that filter the list of leases. A lease must match all of them.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct LeasesQuery {

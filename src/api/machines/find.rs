@@ -20,7 +20,7 @@ use crate::service::machines::ambiguous;
 
 const OTTER_MATCHES: HeaderName = HeaderName::from_static("otter-matches");
 
-/// The parameter that refuses several matches.
+/// The query parameter that says what happens if several machines match.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UniqueQuery {

@@ -64,7 +64,7 @@ pub fn routes() -> Routes {
         .role(Role::Runner, routes!(revert::revert_to_snapshot))
 }
 
-/// The filters. A machine must match all of them.
+/// The query parameters that filter machines. A machine must match all of them.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct MachinesQuery {

@@ -17,7 +17,7 @@ use crate::api::start_job::{StartQuery, StartRequest};
 use crate::domain::failure::FailureKind;
 use crate::domain::job::JobRequest;
 
-/// The confirmation.
+/// The query parameter that confirms the removal of all snapshots.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct RemoveAllQuery {
@@ -27,7 +27,7 @@ pub struct RemoveAllQuery {
     all: Option<Parsed<bool>>,
 }
 
-/// Whether to remove the children too.
+/// The query parameter that says whether the children of the snapshot are removed too.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct RemoveQuery {

@@ -18,7 +18,7 @@ use crate::domain::power::PowerState;
 use crate::service::callers::Caller;
 use crate::service::machines::WaitCondition;
 
-/// The condition to wait for.
+/// The query parameters with the condition to wait for.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UntilQuery {

@@ -28,8 +28,8 @@ pub struct EventStreamSettings {
     /// The largest approximate memory of these events, in bytes. The events reach this limit only
     /// if ids or faults are very long.
     pub bytes: usize,
-    /// The number of unread events that a reader may have. Only events that match its filter and
-    /// were published after it began count.
+    /// The number of unread events that a reader may have. Only events count that match the
+    /// reader's filter and were published after the reader began.
     pub max_unread: usize,
 }
 
@@ -83,7 +83,8 @@ pub struct EventReader {
 #[derive(Clone, Debug, PartialEq)]
 pub enum NextEvent {
     Event(Event),
-    /// Every event was read. [`EventReader::wait_for_more`] waits for the next.
+    /// There is no unread event at present. [`EventReader::wait_for_more`] waits for the next
+    /// event.
     Nothing,
     /// Too many events are unread, or the ring buffer has dropped some of them.
     TooSlow,
@@ -178,9 +179,9 @@ impl EventStream {
 }
 
 impl EventReader {
-    /// Moves back to a version, so that the next read gives the event after it. Returns `false`,
-    /// and does not move, if the version has another epoch or the ring buffer has dropped events
-    /// after it.
+    /// Moves the reader back to a version, so that its next read gives the event after this
+    /// version. Returns `false`, and does not move the reader, if the version has another epoch, or
+    /// if the ring buffer has dropped events after the version.
     #[must_use]
     pub fn resume(&mut self, since: &Version) -> bool {
         let can_resume = since.epoch == self.event_stream.0.epoch
@@ -191,7 +192,7 @@ impl EventReader {
         can_resume
     }
 
-    /// Reads the next event that matches the filter.
+    /// Reads the next unread event that matches the reader's filter.
     pub fn read(&mut self) -> NextEvent {
         let buffer = self.event_stream.buffer();
         let Some(events) = buffer.events_after(self.cursor) else { return NextEvent::TooSlow };

@@ -1,5 +1,5 @@
-//! The inventory: the machines and datastores as the host last reported them, in memory. The
-//! backend changes it by reporting facts.
+//! The inventory: the machines and datastores in memory, as the host last reported them. The
+//! backend reports facts, which change the inventory.
 
 mod address_trust;
 mod contents;

@@ -33,8 +33,8 @@ impl Jobs {
         self.0.keys.claim(key, KeyOwner::job).await
     }
 
-    /// Accepts a job. When this returns, the job is on disk, and it will have exactly one end. The
-    /// job is accepted even if the caller disconnects meanwhile.
+    /// Accepts a job. When this method returns a job id, the job is on disk, and the job will have
+    /// exactly one end. The job is accepted even if the caller disconnects meanwhile.
     ///
     /// # Errors
     /// `shutting-down`, `host-unreachable` after a long outage, `question-pending`, `queue-full`;

@@ -1,4 +1,5 @@
-//! Authorization of jobs: the requester with its role, its lease or its override, and the check.
+//! Authorization of jobs: the requester of a job with its role, its lease or its override, and the
+//! check whether the requester may change the machine.
 
 use crate::domain::access::{Authority, Role};
 use crate::domain::failure::Failure;
@@ -64,9 +65,9 @@ pub trait JobAuthorizer: Send + Sync {
         None
     }
 
-    /// Checks, when the turn of a job has come, whether it may still start. A job that was
-    /// authorized by its lease must not run between the end of the lease and the release of the
-    /// machine, or after it.
+    /// Checks whether a job whose turn has come may still start. A job that was authorized by its
+    /// lease must not run between the end of the lease and the release of the machine, nor after
+    /// this release.
     ///
     /// # Errors
     /// `job-cancelled` if the lease of the job has ended.

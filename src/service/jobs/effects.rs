@@ -32,7 +32,8 @@ impl Runner<'_> {
     /// # Parameters
     /// - `tools_stops`: how often the guest's tools stopped before the last call was sent.
     /// - `due`: the deadline of the job.
-    /// - `task_ended`: whether the last effect, except commits, followed a task to its end.
+    /// - `task_ended`: whether the last effect followed a task to its end. Commits do not count as
+    ///   effects here.
     ///
     /// # Errors
     /// The error of the store if it can never commit the job.

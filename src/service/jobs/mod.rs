@@ -87,7 +87,7 @@ pub struct JobSettings {
     pub settle: Duration,
     /// How long jobs are still accepted after the host became unreachable.
     pub outage_grace: Duration,
-    /// How long a preparation waits at a question.
+    /// How long a preparation waits for the answer to a question of its machine.
     pub question_grace: Duration,
     pub queue_per_machine: usize,
     pub queue_in_all: usize,
@@ -105,7 +105,7 @@ pub struct Deadlines {
     pub revert: Duration,
     /// Removals of snapshots.
     pub remove: Duration,
-    /// Prepares a machine for a lease, and releases it after one.
+    /// The jobs that prepare a machine for a lease, and that release it after the lease.
     pub prepare: Duration,
 }
 

@@ -63,8 +63,8 @@ impl<'r> QuestionTimer<'r> {
         self.question.is_some()
     }
 
-    /// Waits until the question counts as unanswered, and returns its text. Waits forever if the
-    /// job does not end at a question.
+    /// Waits until the question counts as unanswered, and returns its text. Waits forever if a
+    /// question does not end the job.
     pub async fn unanswered(&mut self) -> String {
         loop {
             self.timer.as_mut().await;

@@ -2,9 +2,9 @@
 //!
 //! One job at a time runs on a target, in order of arrival. Different targets are independent. A
 //! kill goes before all waiting jobs and does not wait for the running one. An answer to a question
-//! runs at the same time as the job that it unblocks. A job enters the queue before it is committed
-//! to disk, and it counts at once, so that the limits hold. It can start once its entry is
-//! [`QueueEntry::ready`].
+//! runs at the same time as the job that it unblocks. A job enters the queue before the job is
+//! committed to disk, and counts at once, so that the limits hold. A job can start once its entry
+//! is [`QueueEntry::ready`].
 
 #[cfg(test)]
 mod tests;
@@ -100,7 +100,10 @@ impl Queues {
         (self.waiting, self.targets.values().map(run).sum())
     }
 
-    /// Adds a job that is not yet committed.
+    /// Adds a job to the queue before the job is committed.
+    ///
+    /// # Errors
+    /// Returns the limit of waiting jobs that the job would exceed.
     pub fn reserve(&mut self, target: &TargetId, job: JobId, lane: Lane) -> Result<(), QueueLimit> {
         let full =
             self.targets.get(target).is_some_and(|queue| queue.waiting.len() >= self.per_machine);

@@ -1,9 +1,9 @@
 //! The job table: all jobs that have not ended, in memory, and the host's tasks that outlived
 //! their jobs.
 //!
-//! The table has one lock. Each method is one transition or one read under it, so that no reader
-//! sees half of a transition. A transition that the view of a machine can show raises the version
-//! of the activities, so that readers know whether what they read before is still true.
+//! The table has one lock. Each method makes one transition or one read under this lock, so that no
+//! reader sees half of a transition. A transition that the view of a machine can show raises the
+//! version of the activities, so that readers know whether what they read before is still true.
 //!
 //! ```text
 //! reserve ─► show ─► commit ─► start_next ─► take ─► finish
@@ -98,7 +98,7 @@ pub struct OrphanedTask {
 /// What the view of a machine shows of the jobs and of the host's tasks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MachineActivity {
-    /// The running job, or the first queued one.
+    /// The running job of the machine, or the first queued one. `None` if there is neither.
     pub active_job: Option<JobId>,
     /// Whether the host works on the machine, or may do so, apart from the task that the active job
     /// follows: an orphaned task runs, another task blocks the active job, or a call of the active

@@ -133,15 +133,15 @@ impl Leases {
         LeaseActor::run(&self.0, stop).await;
     }
 
-    /// Requests a lease. It is granted at once if a matching machine is free, and queued otherwise
-    /// if `queue_for` is set.
+    /// Requests a lease. The lease is granted at once if a matching machine is free. Otherwise it
+    /// is queued if `queue_for` is set.
     ///
     /// # Errors
     /// `no-free-machine`; `not-found`; `ambiguous-name`; `queue-full`; `too-many-requests`;
     /// `invalid-request` if `ttl` is too long; `forbidden` if the caller may not keep the power on;
     /// `idempotency-mismatch`, also if the machine of the earlier lease has left the caller's
-    /// scope; `storage-unavailable`, or `outcome-unknown` if the request has no key and the lease
-    /// may be stored.
+    /// scope; `storage-unavailable`, or `outcome-unknown` if the request has no idempotency key and
+    /// the lease may be stored.
     pub async fn request(&self, caller: &Caller, new: NewLease) -> Result<RequestedLease, Failure> {
         let lease = self.lease_from_request(caller, &new)?;
         let claim = match new.key.clone() {

@@ -63,7 +63,7 @@ impl Machines {
     /// The snapshot that a path or a body names, by id, else by name, else by path.
     ///
     /// # Errors
-    /// As for the function [`snapshot`].
+    /// The errors of the function [`snapshot`].
     pub fn snapshot<'m>(
         &self,
         view: &'m MachineView,

@@ -9,8 +9,8 @@
 //!            │ question                                read the machine
 //!            └─ next call of the same job (power after a revert)
 //! ```
-//! - Before each call, the job reads the machine and decides the call (`plan`). It waits if the
-//!   machine is busy, the host is away or the machine asks a question.
+//! - Before each call, the job reads the machine and decides the call (`plan`). The job waits if
+//!   the machine is busy, the host is away or the machine asks a question.
 //! - The job commits its intent before the call, the reference of the task after the call, and its
 //!   end before readers see it.
 //! - A shutdown or a reboot by the guest has no task. After the call, or after its loss, the job
@@ -50,7 +50,7 @@ use crate::domain::origin::Actor;
 use crate::service::host_failure::HostFailure;
 use crate::service::jobs::deadline_clocks;
 
-/// The pause before the host is called again.
+/// The pause before a job tries to reach the host again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The error detail if a lost call is not resolved before the deadline.

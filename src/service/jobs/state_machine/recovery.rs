@@ -1,5 +1,5 @@
-//! Recovery from a lost call: waits for the host, waits until no task runs on the machine, then
-//! resolves the call.
+//! Resolves a lost call: waits for the host, waits until no task runs on the machine, then finds
+//! out what became of the call.
 
 use std::time::Duration;
 

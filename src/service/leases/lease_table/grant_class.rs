@@ -10,7 +10,8 @@ use crate::domain::lease::{Lease, Select};
 use crate::domain::scope::Scope;
 use crate::service::leases::matching::required_snapshots;
 
-/// The properties of a queued lease that decide which machines may be granted to it.
+/// The class of a queued lease: the properties of the lease that decide which machines may be
+/// granted to it.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GrantClass {
     select: Select,

@@ -3,10 +3,10 @@
 //! follow-ups to start.
 //!
 //! The states of a lease that has not ended:
-//! - queued: waits for a machine.
-//! - preparing: holds a machine that otter prepares for it.
-//! - active: holds a machine that its holder uses.
-//! - releasing: ends. It holds the machine until otter has released it.
+//! - queued: the lease waits for a machine.
+//! - preparing: the lease holds a machine that otter prepares for it.
+//! - active: the lease holds a machine that its holder uses.
+//! - releasing: the lease ends. It holds the machine until otter has released the machine.
 //!
 //! | event | queued | preparing | active | releasing |
 //! | --- | --- | --- | --- | --- |
@@ -14,53 +14,60 @@
 //! | the preparation succeeds | – | active | – | – |
 //! | the preparation fails | – | queued or releasing | – | – |
 //! | the preparation meets a fault of the host | – | queued or releasing | – | – |
-//! | its holder ends it | released | releasing | releasing | – |
-//! | its use failed, and it is kept | – | – | active | – |
-//! | an operator revokes it | revoked | releasing | releasing | – |
-//! | its token is revoked or expires | revoked | – | – | – |
-//! | its queue time is over | failed | – | – | – |
-//! | no client polls it for `abandon_after` | failed | – | – | – |
-//! | its time is over | – | – | releasing | – |
-//! | its machine is absent from the host | – | failed | failed | ended |
+//! | the holder ends the lease | released | releasing | releasing | – |
+//! | the use of the machine failed, and the lease is kept | – | – | active | – |
+//! | an operator revokes the lease | revoked | releasing | releasing | – |
+//! | the token of the lease is revoked or expires | revoked | – | – | – |
+//! | the queue time is over | failed | – | – | – |
+//! | no client polls the lease for `abandon_after` | failed | – | – | – |
+//! | the time of the lease is over | – | – | releasing | – |
+//! | the machine is absent from the host | – | failed | failed | ended |
 //! | the release succeeds | – | – | – | ended |
 //! | the release fails | – | – | – | ended |
 //! | the release meets a fault of the host | – | – | – | tried again |
-//! | an operator quarantines its machine | – | – | – | ended once it met such a fault |
+//! | an operator quarantines the machine | – | – | – | ended after a fault of the host |
 //!
-//! - "–": the state does not change. "ended": the end state of the reason for the release.
+//! - "–": the state does not change. "ended": the end state of the reason for the release. "tried
+//!   again": the state stays, and the release is tried again.
 //! - A granted lease without a `prepare` is active at once.
-//! - A preparation or a release fails, too, if its outcome is unknown. The machine is quarantined.
-//!   After a failed preparation the lease is queued again if queue time is left. After a failed
-//!   release it has a warning.
+//! - A preparation or a release also counts as failed if its outcome is unknown. After a failure
+//!   the machine is quarantined. After a failed preparation, the lease is queued again if queue
+//!   time is left. After a failed release, the lease has a warning.
 //! - "A fault of the host" is every fault that is not the machine's
-//!   ([`FaultOrigin`](crate::domain::fault_origin::FaultOrigin)). It never quarantines a machine.
-//!   - A preparation that meets one gives its machine back, and the lease returns to its place in
-//!     the queue if queue time is left. It gets another machine at once the first time. After that
-//!     it is tried again after a pause that grows, first on machines on which it has not failed. If
-//!     the queue time ends meanwhile, it fails with that fault.
+//!   ([`FaultOrigin`](crate::domain::fault_origin::FaultOrigin)). Such a fault never quarantines a
+//!   machine.
+//!   - A preparation that meets a fault of the host gives its machine back, and the lease returns
+//!     to its place in the queue if queue time is left. After the first such fault, the lease gets
+//!     another machine at once. After further ones, the lease is tried again after a pause that
+//!     grows, first on machines on which it has not failed. If the queue time ends before a
+//!     preparation succeeds, the lease fails with the last fault.
 //!   - Once two machines of a pool met the same fault, all queued leases with a preparation wait
-//!     for the retry. The pause grows with each retry in the pool, whichever lease makes it.
-//!   - A release that meets one is tried again after a pause that grows.
+//!     until the pause of the pool is over. The pause grows with each further fault in the pool,
+//!     whichever lease meets it.
+//!   - A release that meets a fault of the host is tried again after a pause that grows.
 //! - A machine that was given back, and a machine that otter quarantined by itself, has a recovery:
-//!   a release without a lease, which is tried until it succeeds. It then clears the quarantine.
-//!   The machine is not granted before. A recovery that fails by its machine quarantines it.
-//!   - It begins once no lease holds the machine. The release of the lease whose preparation failed
-//!     does not replace it: a machine that cannot be prepared can often be powered off, and without
-//!     the pause of the quarantine it would fail the next lease at once.
-//! - A preparation or a release that a person cancelled says nothing about its machine, which is
-//!   given back. A release then ends its lease.
-//! - A quarantine by a person ends what otter does with the machine by itself: it gets no recovery,
-//!   and a release that meets a fault of the host ends its lease.
-//! - A machine is absent, too, if its identity is present under another id. It is quarantined.
+//!   a release without a lease, which is tried until it succeeds. A recovery that succeeds clears
+//!   the quarantine. Until then the machine is not granted. A recovery that fails because of the
+//!   machine quarantines the machine.
+//!   - A recovery begins once no lease holds the machine. After a failed preparation, the release
+//!     at the end of the lease does not replace the recovery: a machine that cannot be prepared can
+//!     often be powered off, and without the pause of its quarantine, the machine would fail the
+//!     next lease at once.
+//! - A preparation or a release that a person cancelled says nothing about its machine, so the
+//!   machine is given back. If it was a release, the lease ends.
+//! - A quarantine by a person ends what otter does with the machine by itself: the machine gets no
+//!   recovery, and if the release of its lease meets a fault of the host, the lease ends.
+//! - The machine of a lease also counts as absent if its identity is present under another id. An
+//!   absent machine of a lease is quarantined.
 //! - A new name or power state of the machine changes nothing. A removed snapshot makes the
 //!   preparation or the release fail.
-//! - While the host is unreachable, no lease is granted, and preparations and releases wait. Times
-//!   run on.
-//! - A lease whose use failed is kept only if its request has `keep_on_failure`: it expires after
-//!   that time. A second failure changes nothing.
+//! - While the host is unreachable, no lease is granted, and preparations and releases wait. The
+//!   times of leases run on.
+//! - A lease whose machine's use failed is kept only if its request has `keep_on_failure`. The
+//!   lease then expires after that time. A second failed use changes nothing.
 //! - A matching machine is granted only within the limits of its host and its pools (`capacity`).
-//! - After a restart times run on by the wall clock, but no active lease ends before `grace`.
-//!   Preparations and releases continue.
+//! - After a restart, the times of leases run on by the wall clock, but no active lease ends before
+//!   `grace` is over. Preparations and releases continue.
 //! - If the storage fails, nothing changes: the actor drops the command and reports the failure, or
 //!   tries again.
 //!

@@ -1,4 +1,5 @@
-//! Random histories of the lease table, and the invariants that hold in each of them.
+//! Tests with random histories of the lease table, and the invariants that must hold in each of
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
