@@ -71,8 +71,8 @@ pub struct Esx {
     pub outage_grace: Duration,
     /// The maximum size of an answer from the host, in bytes.
     pub answer_limit: usize,
-    /// The limits for machines of the host that run at the same time. A lease waits until they
-    /// allow it.
+    /// The limits for machines of the host that run at the same time. A lease waits until the
+    /// limits allow its machine to run.
     pub limits: RunningLimits,
 }
 

@@ -60,8 +60,8 @@ pub struct Pool {
     pub protected_snapshots: Vec<String>,
     /// The rules that answer the questions of the machines in the pool.
     pub answers: AnswerRules,
-    /// The limits for machines of the pool that run at the same time. A lease waits until they
-    /// allow it.
+    /// The limits for machines of the pool that run at the same time. A lease waits until the
+    /// limits allow its machine to run.
     pub limits: RunningLimits,
 }
 

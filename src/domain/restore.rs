@@ -7,7 +7,7 @@ use super::failure::{Failure, FailureKind};
 use super::job::{Job, JobState, JobStepState};
 use super::lease::{EndReason, Lease, LeaseEnd, LeaseState, Quarantine};
 
-/// How much a restore raises the lowest allowed fence at least, even if the wall clock is wrong.
+/// The minimum by which a restore raises the fence floor, even if the wall clock is wrong.
 const FENCE_STEP: u64 = 1_000_000;
 
 /// The reason of a quarantine that a restore makes. Operators and programs can search for this

@@ -190,7 +190,7 @@ impl Collector {
         self.followers.list_view_recreated();
         let mut stream = StreamState::default();
         // `version` is the version of the last complete update set, and `next` is the version from
-        // which to wait. Only between the parts of a truncated set they differ. A failed wait
+        // which to wait. The two differ only between the parts of a truncated set. A failed wait
         // begins again at `version`, because the version of a part is valid only once.
         let (mut version, mut next) = (String::new(), String::new());
         let (mut from_scratch, mut first, mut failed_waits, mut idle) = (true, true, 0, 0);

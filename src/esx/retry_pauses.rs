@@ -39,8 +39,8 @@ impl RetryPauses {
         self.lengthen(LONGEST_PAUSE);
     }
 
-    /// Records that a session failed. `held` is the time that it lasted after the inventory was
-    /// loaded.
+    /// Records that a session failed. `held` is the time for which the session lasted after the
+    /// inventory was loaded.
     pub fn session_ended(&mut self, held: Duration) {
         if held >= GOOD_SESSION {
             self.next = Some(Duration::ZERO);

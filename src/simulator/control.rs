@@ -221,8 +221,8 @@ impl Control {
         self.shared.lock().fault_plan.add(method, skip, times, disruption)
     }
 
-    /// Removes all planned disruptions, the limit of objects in an answer, and the settings of lost
-    /// sessions and of added objects.
+    /// Removes all planned disruptions. Also resets the page limit, how the host answers calls with
+    /// a lost session, and whether waits report objects that are added to views.
     pub fn clear_disruptions(&self) {
         self.shared.lock().fault_plan.clear();
     }

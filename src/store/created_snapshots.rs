@@ -27,8 +27,8 @@ pub enum SnapshotOriginChange {
 }
 
 impl SnapshotOriginChange {
-    /// The change of the table that the end of a job causes. `None` if the job did not succeed, or
-    /// if it neither creates nor removes snapshots.
+    /// The change of the table `created_snapshots` that the end of a job causes. `None` if the job
+    /// did not succeed, or if it neither creates nor removes snapshots.
     pub fn from_job(job: &Job) -> Option<Self> {
         if job.state != JobState::Succeeded {
             return None;

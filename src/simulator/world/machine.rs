@@ -139,7 +139,7 @@ pub enum CardNetwork {
     Opaque(String),
 }
 
-/// A serial port.
+/// A serial port of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SerialPort {
     pub key: i32,
@@ -155,7 +155,7 @@ pub enum SerialBacking {
     Device { name: String },
 }
 
-/// A snapshot.
+/// A snapshot of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// The moid of the snapshot, for example `16-snapshot-3`.

@@ -70,7 +70,7 @@ pub struct Datastore {
     pub uncommitted_bytes: i64,
     pub accessible: bool,
     pub url: String,
-    /// The server and the path that it exports, if the datastore is one of NFS.
+    /// The server and the path that the server exports, if the datastore is on NFS.
     pub remote: Option<(String, String)>,
 }
 

@@ -1,4 +1,4 @@
-//! Snapshots: creating, reverting and renaming.
+//! The operations on the snapshots of a simulated machine: create, revert and rename.
 
 use super::{Machine, PowerState, World};
 use crate::simulator::value::{Moref, Value};
