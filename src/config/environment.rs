@@ -40,7 +40,7 @@ const RUN_COMMAND_VARIABLES: [&str; 12] = [
 pub enum UnreadVariable {
     /// The name begins with `OTTER_ESX_`. The configuration is refused with this error message.
     HostSetting(String),
-    /// The name begins otherwise. This message is only a warning.
+    /// The name does not begin with `OTTER_ESX_`. This message is only a warning.
     Other(String),
 }
 

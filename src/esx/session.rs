@@ -422,7 +422,8 @@ impl Session {
         self.password.subscribe()
     }
 
-    /// Requests that otter connects without a pause. It has no effect while there is a session.
+    /// Requests that otter connects without a pause. The request has no effect while there is a
+    /// session.
     pub fn connect_now(&self) {
         self.connect_requests.send_replace(());
     }

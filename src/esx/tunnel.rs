@@ -69,8 +69,8 @@ impl TunnelError {
 /// Fails if the client cannot use the address of the proxy.
 pub fn client_proxy(proxy: &ProxyUrl) -> reqwest::Result<reqwest::Proxy> {
     let client_proxy = reqwest::Proxy::all(proxy.address())?;
-    // The header is made here, because the client would decode a percent sign in the password once
-    // more.
+    // otter itself makes the header `Proxy-Authorization`, because the HTTP client would decode a
+    // percent sign in the password once more.
     let authorization =
         proxy.authorization().and_then(|value| HeaderValue::from_str(value.expose_secret()).ok());
     Ok(match authorization {

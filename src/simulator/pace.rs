@@ -10,12 +10,12 @@ use super::Shared;
 /// What advances the tasks and guests of the simulated host.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
-    /// The clock advances them. A task takes its
+    /// The clock advances the tasks and guests. A task takes its
     /// [`Operation::duration`](super::world::Operation::duration) times `scale`; with a scale of
     /// 0.0 every event happens at once.
     Auto { scale: f64 },
-    /// A test advances them with [`Control::step_tasks`](super::Control::step_tasks) and the other
-    /// functions of `Control` that take steps.
+    /// A test advances the tasks and guests, with
+    /// [`Control::step_tasks`](super::Control::step_tasks) and similar functions of `Control`.
     Stepped,
 }
 

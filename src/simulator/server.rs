@@ -129,8 +129,8 @@ async fn serve_with<A>(
             (state.down, state.hostd_lifetime.clone())
         };
         if down == Some(DownMode::Refuse) {
-            // The test asks for a host that refuses connections. The server closes the accepted
-            // connection before the handshake, because it keeps the port bound.
+            // A test has set the host to refuse connections. The server closes the accepted
+            // connection before the handshake instead, because it keeps the port bound.
             continue;
         }
         // Without `TCP_NODELAY`, the kernel would hold back a small answer until the client has
