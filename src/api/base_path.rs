@@ -74,7 +74,7 @@ pub fn remove(base: &BasePath, request: &mut Request) {
     }
 }
 
-/// The URI of a request without the base path. `None` if the URI does not begin with it.
+/// The URI of a request without the base path. `None` if the URI does not begin with the base path.
 fn without(base: &BasePath, uri: &Uri) -> Option<Uri> {
     let own = base.strip(uri.path());
     if own == uri.path() {

@@ -50,7 +50,7 @@ struct OpenConnections {
 /// The key of a connection that is not idle.
 const BUSY: u64 = u64::MAX;
 
-/// One open connection. It counts towards the limit until the slot is dropped.
+/// One open connection. The connection counts towards the limit until the slot is dropped.
 pub struct ConnectionSlot {
     connections: Arc<Connections>,
     /// The key of the connection in `OpenConnections::idle`, or [`BUSY`].
@@ -58,8 +58,8 @@ pub struct ConnectionSlot {
     close: CancellationToken,
     has_accepted_request: AtomicBool,
     is_upgraded: Arc<AtomicBool>,
-    /// The task that waits until the connection is idle. It is woken when the connection becomes
-    /// idle.
+    /// The task that waits until the connection is idle. The task is woken when the connection
+    /// becomes idle.
     became_idle: AtomicWaker,
 }
 
@@ -239,7 +239,7 @@ impl Drop for InFlight {
     }
 }
 
-/// A response body that keeps its request in flight until it is dropped.
+/// A response body that keeps its request in flight until the body is dropped.
 pub struct AnswerBody {
     body: Body,
     _request: InFlight,

@@ -315,8 +315,9 @@ impl JobStart {
         let mut response = match permit {
             None => self.accepted(api, id, &self.current(api, id).await?),
             Some((mode, permit)) => {
-                // A failure becomes a response first, so that a problem has the same headers as a
-                // success: the wait time, and whether the call is a replay.
+                // Turn a failure into a response before the headers are added, so that a problem
+                // has the same headers as a success: the wait time, and whether the call is a
+                // replay.
                 let result = self.wait_and_answer(api, id, mode, permit).await;
                 let mut response =
                     result.unwrap_or_else(|failure| ApiError(failure).into_response());
@@ -422,9 +423,9 @@ impl JobStart {
     /// Checks that the ended job succeeded.
     ///
     /// # Errors
-    /// The failure of the job. `job-failed` replaces it if the call has no key, the job may have
-    /// called the host, and clients repeat a call with that failure: a repeat would start a second
-    /// job.
+    /// The failure of the job. `job-failed` replaces it if the call has no idempotency key, the job
+    /// may have called the host, and clients repeat a call with that failure: a repeat would start
+    /// a second job.
     fn succeeded(&self, view: &JobView) -> Result<(), Failure> {
         succeeded(view).map_err(|failure| {
             let keeps_code = self.key.is_some()
@@ -547,18 +548,18 @@ fn missing_job(id: JobId) -> Failure {
     Failure::new(FailureKind::Internal, "an accepted job is not in the store")
 }
 
-/// Reads `Otter-Reference`.
+/// Reads the header `Otter-Reference`.
 ///
 /// # Errors
-/// `invalid-request` if it is malformed or too long.
+/// `invalid-request` if the header is malformed or too long.
 pub fn read_reference(headers: &HeaderMap) -> Result<Option<String>, Failure> {
     read_bounded_header(headers, "otter-reference", 0, MAX_REFERENCE)
 }
 
-/// Reads `Idempotency-Key`. A key is valid for one caller, method and path.
+/// Reads the header `Idempotency-Key`. A key is valid for one caller, method and path.
 ///
 /// # Errors
-/// `invalid-request` if it is malformed, empty or too long.
+/// `invalid-request` if the header is malformed, empty or too long.
 pub fn read_idempotency_key(
     api: &ApiState,
     caller: &Caller,

@@ -170,10 +170,10 @@ fn wants_ndjson(headers: &HeaderMap) -> bool {
         .is_some_and(|first| first == NDJSON)
 }
 
-/// Reads `Last-Event-ID`. `None` if the request does not have it.
+/// Reads the header `Last-Event-ID`. `None` if the request does not have the header.
 ///
 /// # Errors
-/// `invalid-request` if it is not a version.
+/// `invalid-request` if the header is not a version.
 fn last_event_version(headers: &HeaderMap) -> Result<Option<Version>, Failure> {
     let name = "last-event-id";
     let Some(given) = header(headers, name)? else { return Ok(None) };

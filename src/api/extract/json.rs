@@ -15,10 +15,10 @@ use crate::domain::duration;
 use crate::domain::failure::Failure;
 use crate::service::machines::shorten;
 
-/// Parses a body.
+/// Parses the JSON body of a request.
 ///
 /// # Errors
-/// `invalid-request` if it is not UTF-8, not JSON or not an object, or if a field is unknown,
+/// `invalid-request` if the body is not UTF-8, not JSON or not an object, or if a field is unknown,
 /// missing, repeated, null or of the wrong type.
 pub fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T, Failure> {
     let text = std::str::from_utf8(bytes).map_err(|error| {

@@ -33,7 +33,7 @@ pub fn routes() -> Routes {
 /// Parses the id of a job in a path.
 ///
 /// # Errors
-/// `invalid-request` if it is empty, `not-found` if it is not an id.
+/// `invalid-request` if the text is empty, `not-found` if the text is not the id of a job.
 fn job_id(text: &str) -> Result<JobId, Failure> {
     if text.is_empty() {
         return Err(empty_name("job"));

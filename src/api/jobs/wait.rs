@@ -43,7 +43,8 @@ pub async fn wait_for_job(
 ) -> Result<Response, ApiError> {
     let id = job_id(&text)?;
     let time = query.time(&api);
-    // A failure becomes a response first, so that its headers show the wait time too.
+    // Turn a failure into a response before the headers of the wait are added, so that a problem
+    // shows the wait time too.
     let mut response = outcome_within(&api, &caller, id, time)
         .await
         .unwrap_or_else(|failure| ApiError(failure).into_response());

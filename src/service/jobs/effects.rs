@@ -222,9 +222,9 @@ impl Runner<'_> {
                 tracing::debug!(job = %job.id, error = cause, "the host refused");
                 CallResult::Refused(HostFailure::from(&error))
             }
-            // This fault leaves open whether the call ran only if a manager such as vCenter sends
-            // it. If the host itself sends the fault, the call did not run. The end of a task with
-            // such a fault is treated in the same way.
+            // An error with `outcome_uncertain` leaves open whether the call ran only if a manager
+            // such as vCenter sends it. If the host itself sends the error, the call did not run.
+            // The end of a task with such an error is treated in the same way.
             Err(CallError::Lost(error))
                 if error.outcome_uncertain && !self.is_behind_a_manager() =>
             {

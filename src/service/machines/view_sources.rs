@@ -21,7 +21,8 @@ pub struct ViewSources {
     activity_version: u64,
 }
 
-/// A key that recognises the same sources later, and keeps no part of them in memory.
+/// A key by which the same sources of views are recognised later. The key keeps no part of the
+/// sources in memory.
 #[derive(Clone, Debug)]
 pub struct SourcesKey {
     // A weak pointer identifies its value by the address: while the pointer exists, no other value

@@ -138,7 +138,8 @@ fn a_guest_is_asked_once_to_shut_down() {
     }
     let asking = job_after(forced.clone(), &[("shutdown", JobStepState::Running)]);
     assert_eq!(next(&asking, &evidence(On)), Call(HostCall::ShutdownGuest));
-    // Only a step that asked the guest to shut down counts. This job has another step.
+    // Only a step that asked the guest to shut down counts as a request to the guest. This job has
+    // another step, so the guest is still asked.
     let other = job_after(forced.clone(), &[("power_off", JobStepState::Failed)]);
     assert_eq!(next(&other, &evidence(On)), Call(HostCall::ShutdownGuest));
 

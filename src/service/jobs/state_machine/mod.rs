@@ -108,7 +108,7 @@ enum DeadlineState {
 enum RunState {
     /// The job waits for its turn.
     Queued,
-    /// The job is being committed. Afterwards it continues as [`AfterSave`] says.
+    /// The job is being committed. After the commit, the job continues as [`AfterSave`] says.
     Saving(AfterSave),
     /// The job reads the machine to decide its next call. No call is under way.
     ReadingBeforeCall,

@@ -49,8 +49,8 @@ impl LeaseClients {
         self.last_polled.fetch_max(nanoseconds(elapsed), Ordering::Relaxed);
     }
 
-    /// When a client last polled the lease. If a client waits for the lease now, this is now, that
-    /// is `elapsed`.
+    /// When a client last polled the lease. If a client waits for the lease at present, the result
+    /// is the present time, which is `elapsed`.
     #[must_use]
     pub fn last_polled(&self, elapsed: Duration) -> Duration {
         if self.waiting.load(Ordering::Acquire) > 0 {
