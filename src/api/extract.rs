@@ -26,7 +26,7 @@ use super::problem::ApiError;
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::terminal::first_unprintable;
 
-/// The body of operations without fields.
+/// The JSON body of a request to an operation whose body has no fields: empty, or `{}`.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NoFields {}

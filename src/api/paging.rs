@@ -22,7 +22,7 @@ use crate::domain::failure::{Failure, FailureKind};
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PageQuery {
-    /// The largest number of items, 1 to 1,000. Default: see the operation.
+    /// The largest number of items, 1 to 1,000. The description of the operation has the default.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 1000)]
     limit: Option<Parsed<Limit>>,
     /// The `next` of an earlier response to a request with the same filters.

@@ -238,10 +238,11 @@ const TABLE: &[ProblemRow] = &[
 /// An invalid part of a request, or the failure of the job that the request started.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ProblemError {
-    /// JSON Pointer (RFC 6901) to a field of the body.
+    /// JSON Pointer (RFC 6901) to the invalid field of the body. Null if the part is no field.
     #[schema(required, example = "/action")]
     pub pointer: Option<String>,
-    /// The name of the query parameter, path parameter or header.
+    /// The name of the invalid query parameter, path parameter or header. Null if the part is no
+    /// parameter.
     #[schema(required, example = "limit")]
     pub parameter: Option<String>,
     /// A stable code of the mistake, or the code of the job's failure.
@@ -254,7 +255,7 @@ pub struct ProblemError {
 /// One of the objects that an ambiguous name matches.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Candidate {
-    /// The unique id.
+    /// The unique id of the object.
     pub id: String,
     /// The name of the machine, or the path of the snapshot.
     pub name: String,
@@ -280,9 +281,9 @@ pub struct Problem {
     #[serde(rename = "type")]
     #[schema(example = "/problems/not-found")]
     pub problem_type: String,
-    /// A summary, the same for all problems with this code.
+    /// A summary of the code, the same for all problems with this code.
     pub title: String,
-    /// The HTTP status of the code.
+    /// The HTTP status of all problems with this code.
     #[schema(example = 404)]
     pub status: u16,
     /// The failure in a sentence: the object, the cause, and the remedy.
@@ -302,16 +303,16 @@ pub struct Problem {
     pub errors: Vec<ProblemError>,
     /// The objects that an ambiguous name matches.
     pub candidates: Vec<Candidate>,
-    /// The id of the machine concerned.
+    /// The id of the machine that the problem concerns. Null if there is none.
     #[schema(required)]
     pub machine: Option<String>,
-    /// The name of the machine concerned.
+    /// The name of the machine that the problem concerns. Null if there is none.
     #[schema(required)]
     pub machine_name: Option<String>,
-    /// The id of the job concerned.
+    /// The id of the job that the problem concerns. Null if there is none.
     #[schema(required)]
     pub job: Option<String>,
-    /// The id of the lease concerned.
+    /// The id of the lease that the problem concerns. Null if there is none.
     #[schema(required)]
     pub lease: Option<String>,
     /// Paths by kind of object: `machine`, `job`, `lease`, and `wait`, which waits for the job.

@@ -51,10 +51,11 @@ const MAX_REFERENCE: usize = 512;
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct StartQuery {
-    /// Waits for the outcome, at most this long: `30s`, `10m`. 200 if the job succeeded, its
-    /// problem if it failed, and `wait-timeout` or `job-still-running` if the time is up. Without
-    /// an `Idempotency-Key`, a problem of status 429, 500 or 502 to 504 of a job that called the
-    /// host is `job-failed`, because clients repeat requests with those statuses.
+    /// The longest time that the call waits for the end of the job: `30s`, `10m`. The response is
+    /// 200 if the job succeeded, the problem of the job if it failed, and `wait-timeout` or
+    /// `job-still-running` if the time is up. Without an `Idempotency-Key`, a problem of status
+    /// 429, 500 or 502 to 504 of a job that called the host is `job-failed`, because clients repeat
+    /// requests with those statuses.
     #[param(value_type = Option<String>)]
     wait: Option<Parsed<Duration>>,
     /// The time limit of the job, including its time in the queue: `1s` to `168h`.

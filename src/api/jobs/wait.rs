@@ -20,8 +20,9 @@ use crate::service::callers::Caller;
 
 /// Wait for the outcome of a job
 ///
-/// 200 with the job if it succeeded, else the problem of the job with its status. 504
-/// `wait-timeout` if the time is up first: the job is still running, wait again.
+/// Returns 200 with the job if it succeeded, else the problem of the job with the status of that
+/// problem. Returns 504 `wait-timeout` if the time is up first: the job has not ended, so wait
+/// again.
 #[utoipa::path(get, path = "/v1/jobs/{job}/wait", operation_id = "wait_for_job", tag = "jobs",
     params(JobPath, WaitQuery),
     responses(

@@ -48,7 +48,7 @@ pub struct LeasePath {
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the header")]
 pub struct LeaseHeader {
-    /// `<id>.<secret>` from the response of `POST /v1/leases`.
+    /// `<id>.<secret>` of the lease, from the response of `POST /v1/leases`.
     #[param(rename = "Otter-Lease", value_type = String, required = false)]
     otter_lease: Option<String>,
 }

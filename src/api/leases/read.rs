@@ -30,16 +30,16 @@ pub struct LeasesQuery {
     /// One or more states, separated by commas: `queued,active`.
     #[param(value_type = Option<String>)]
     state: Option<Parsed<Vec<LeaseState>>>,
-    /// A machine's id, `name:…`, `uuid:…` or `mac:…`.
+    /// The machine of the lease: an id, `name:…`, `uuid:…` or `mac:…`.
     #[param(value_type = Option<String>)]
     machine: Option<Parsed<String>>,
-    /// The pool of the lease.
+    /// The `pool` of the lease.
     #[param(value_type = Option<String>)]
     pool: Option<Parsed<String>>,
-    /// The exact holder.
+    /// The exact `holder` of the lease.
     #[param(value_type = Option<String>)]
     holder: Option<Parsed<String>>,
-    /// The exact `Otter-Reference` of the request.
+    /// The exact `Otter-Reference` of the request for the lease.
     #[param(value_type = Option<String>)]
     reference: Option<Parsed<String>>,
 }

@@ -21,8 +21,8 @@ use crate::domain::job::JobRequest;
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct RemoveAllQuery {
-    /// Must be `true`. Guards against the removal of all snapshots if the id of one was omitted by
-    /// mistake.
+    /// Must be `true`, so that a client that omits the id of a snapshot by mistake does not remove
+    /// all snapshots.
     #[param(value_type = bool)]
     all: Option<Parsed<bool>>,
 }
@@ -31,8 +31,8 @@ pub struct RemoveAllQuery {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct RemoveQuery {
-    /// Whether the children of the snapshot are removed too. Default: false, and they become
-    /// children of its parent.
+    /// Whether the job also removes all snapshots below the snapshot. Default: false. The children
+    /// of the removed snapshot then become children of its parent.
     #[param(value_type = Option<bool>)]
     children: Option<Parsed<bool>>,
 }
