@@ -67,7 +67,8 @@ pub struct Login {
     account_names: Vec<String>,
 }
 
-/// On which lane a request is sent, and until when it may be sent.
+/// The terms of sending one request: the lane, which says which connections to the host the request
+/// may use, and the time until which it may be sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     pub lane: Lane,

@@ -418,9 +418,10 @@ impl LeaseActor {
         follow_ups
     }
 
-    /// Records in the store that otter runs, with one statement for any number of leases. If the
-    /// wall clock jumped, first computes the expiry times that are stored and shown to callers
-    /// again.
+    /// Stores the present time as the time at which otter was last running. This is one statement,
+    /// however many leases there are. If the wall clock jumped, first corrects the expiry times of
+    /// the leases, which are stored and shown to callers. Does nothing if no lease is queued or
+    /// active.
     async fn checkpoint(&self, table: &mut LeaseTable, jumps: &mut JumpDetector) {
         if !table.has_running_time() {
             return;

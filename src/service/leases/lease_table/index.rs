@@ -1,6 +1,6 @@
-//! The indexes of the lease table: the queue in order of arrival, the queued leases of each class
-//! and each token, the leases of each requester, the holders of machines, and the times at which
-//! leases are due.
+//! The indexes of the lease table: the queue in order of arrival, the queued leases of each
+//! [`GrantClass`] and of each token, the leases of each requester, the leases that hold machines,
+//! and the times at which leases are due.
 
 use std::sync::Arc;
 use std::time::Duration;

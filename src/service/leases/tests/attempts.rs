@@ -45,7 +45,7 @@ fn candidates(
         let of_host = ScopedLimits { scope: LimitScope::Host, limits: host };
         let limits = [(has_host_limit, of_host), (has_pool_limit, of_pool)];
         CandidateMachine {
-            // Only a machine that is not free may run, because a machine that runs is not free.
+            // A machine that is on is never free. So a random machine that is free is never on.
             running: running && !free,
             memory_bytes: gibibytes << 30,
             limits: limits.into_iter().filter_map(|(has, limits)| has.then_some(limits)).collect(),
