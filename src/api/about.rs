@@ -128,7 +128,7 @@ pub struct AboutSession {
     pub state: String,
     /// When the session entered this state.
     pub since: Timestamp,
-    /// The number of logins since otter started.
+    /// The number of successful logins to the host since otter started.
     pub logins: u64,
     /// Why otter has no session with the host. Null while otter is connected or connects for the
     /// first time.

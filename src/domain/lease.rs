@@ -312,14 +312,15 @@ impl Lease {
     }
 }
 
-/// The times that a lease has left.
+/// The times that a lease has left at one moment, for example at [`Lease::measured_at`]. Each field
+/// counts from that moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TimeLeft {
-    /// How long the lease may still be queued.
+    /// How long the lease may still be queued after that moment.
     pub queue: Duration,
-    /// How long it takes until the lease expires, if the lease is active.
+    /// The time from that moment until the lease expires, if the lease is active.
     pub lease: Duration,
-    /// How long it takes until the latest expiry to which renewals can extend the lease.
+    /// The time from that moment until the latest expiry to which renewals can extend the lease.
     pub total: Duration,
 }
 

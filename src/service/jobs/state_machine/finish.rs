@@ -1,4 +1,5 @@
-//! The one end of a job: the inventory catches up, the end is committed, and a failure says why.
+//! The one end of a job: the inventory catches up, and then the end is committed. If the job did
+//! not succeed, a failure gives the reason.
 
 use jiff::Timestamp;
 
