@@ -312,15 +312,14 @@ impl Lease {
     }
 }
 
-/// The times that a lease has left at one moment, for example at [`Lease::measured_at`]. Each field
-/// counts from that moment.
+/// The times that a lease has left at one moment, for example at [`Lease::measured_at`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TimeLeft {
-    /// How long the lease may still be queued after that moment.
+    /// The time that is left until the lease must leave the queue.
     pub queue: Duration,
-    /// The time from that moment until the lease expires, if the lease is active.
+    /// The time that is left until the lease expires, if the lease is active.
     pub lease: Duration,
-    /// The time from that moment until the latest expiry to which renewals can extend the lease.
+    /// The time that is left until the latest expiry to which renewals can extend the lease.
     pub total: Duration,
 }
 
