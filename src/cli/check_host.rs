@@ -1,5 +1,6 @@
-//! `otter check-config --host`: reads the machines of the host once, and warns of each pattern in
-//! the configuration that matches none of them, and of each protected machine that is named by id.
+//! `otter check-config --host`: reads the machines of the host once. Warns of each pattern in the
+//! configuration that matches none of the machines, and of each protected machine that the
+//! configuration names by its id.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,16 +21,17 @@ use crate::service::live_settings::LiveSettings;
 use crate::service::patterns::PatternWatch;
 use crate::telemetry::metrics::Metrics;
 
-/// The longest wait until the machines of the host are read.
+/// The maximum time that the command waits until it has read the machines of the host.
 const READ_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// The longest wait for the logout.
+/// The maximum time that the command waits for the logout.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Reads the host and prints a warning for each pattern and id that matches no machine.
+/// Reads the machines of the host, and prints a warning for each pattern and id that matches none
+/// of them.
 ///
 /// # Errors
-/// The host is unreachable, refuses the account, or does not list its machines in time.
+/// Fails if the host is unreachable, refuses the account, or does not list its machines in time.
 pub async fn check_host(settings: &Settings) -> anyhow::Result<()> {
     let clock = Clock::system();
     let hypervisor = EsxHypervisor::with_metrics(&settings.esx, clock.clone(), Metrics::default())
@@ -79,7 +81,7 @@ async fn wait_for_machines(
         match inventory.session().state {
             SessionState::Connecting => {}
             SessionState::Connected => {
-                // After the barrier the inventory has every machine of the host.
+                // The barrier guarantees that the inventory has every machine of the host.
                 if hypervisor.barrier().await.is_ok() && inventory.contents().loaded {
                     return Ok(());
                 }

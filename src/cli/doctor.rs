@@ -1,5 +1,5 @@
 //! `otter doctor`: checks the connection to the host step by step and prints one line for each
-//! finding. It exits with 0 if no check fails; a warning is no failure.
+//! finding. The exit code is 0 if no check fails. A warning is not a failure.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

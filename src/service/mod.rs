@@ -1,4 +1,5 @@
-//! The use cases and their rules. The API calls these modules; they know nothing of HTTP.
+//! The rules of otter, one module for each subject. The API calls these modules, and they know
+//! nothing of HTTP.
 
 pub mod audit;
 pub mod callers;
@@ -46,6 +47,6 @@ pub struct Services {
     pub leases: Leases,
     pub storage: StorageWatch,
     pub audit: Arc<Audit>,
-    /// For reads that go to the host and not to the inventory.
+    /// The hosts, for reads that go to the host and not to the inventory.
     pub hosts: Hosts,
 }

@@ -1,15 +1,16 @@
 //! The writes of jobs. One statement commits any number of new and changed jobs with their keys and
-//! audit records, so that a job costs as few statements as commits.
+//! audit records, so that a job needs no more statements than commits.
 //!
 //! ```text
 //! rows ──► INSERT INTO job_writes VALUES (…), (…) ──► jobs, idempotency_keys, audit
 //! ```
-//! `job_writes` is a temporary view of the connection of the writer. Its triggers, also temporary,
-//! change the tables row by row. Nothing of them is in the file.
+//! `job_writes` is a temporary view on the connection of the writer. Its triggers are temporary
+//! too, and they change the tables row by row. The database file contains neither the view nor the
+//! triggers.
 //!
-//! Which audit records belong to an update depends on the stored job. The writer is the only one
-//! that changes jobs, so [`OpenJobs`] remembers what it needs of the jobs that have not ended, and
-//! the stored job is read only for the first update after a start or after a failed commit.
+//! The stored job decides which audit records belong to an update. Only the writer changes jobs, so
+//! [`OpenJobs`] remembers what the writer needs to know of the jobs that have not ended. The stored
+//! job itself is read only for the first update after a start or after a failed commit.
 
 use std::collections::HashMap;
 
@@ -26,7 +27,7 @@ use crate::domain::ids::JobId;
 use crate::domain::job::{Job, JobState};
 use crate::storage::{IdempotencyKey, StorageError};
 
-/// Creates the view and its triggers on a connection.
+/// The statements that create the view and its triggers on a connection.
 const INSTALL: [&str; 6] = [
     "CREATE TEMP VIEW job_writes (is_new, id, state, kind, target_kind, target, requested_by, \
      reference, lease, created_at, ended_at, document_version, document, key, audit) AS \
@@ -42,8 +43,8 @@ const INSTALL: [&str; 6] = [
      SELECT NEW.key ->> 0, NEW.key ->> 1, NEW.key ->> 2, NEW.key ->> 3, NEW.key ->> 4, NEW.id, \
      NEW.key ->> 5 WHERE NEW.key IS NOT NULL; \
      END",
-    // Only the columns that an update changes are assigned, because SQLite rewrites every index of
-    // an assigned column.
+    // The trigger assigns only the columns that an update changes, because SQLite rewrites every
+    // index of an assigned column.
     "CREATE TEMP TRIGGER job_updated INSTEAD OF INSERT ON job_writes \
      WHEN NOT NEW.is_new AND NEW.ended_at IS NULL BEGIN \
      UPDATE jobs SET state = NEW.state, document_version = NEW.document_version, \
@@ -72,7 +73,7 @@ const INSTALL: [&str; 6] = [
 /// The maximum number of rows of one statement. SQLite allows 32,766 values.
 const MAX_ROWS: usize = 1_000;
 
-/// Prepares the connection of the writer for the writes of jobs.
+/// Creates the view and its triggers on the connection of the writer.
 pub async fn install(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     for statement in INSTALL {
         sqlx::query(statement).execute(&mut *connection).await?;
@@ -80,22 +81,22 @@ pub async fn install(connection: &mut SqliteConnection) -> Result<(), sqlx::Erro
     Ok(())
 }
 
-/// A new job, or the new state of a job.
+/// A write of a new job, or of the new state of a job.
 pub struct JobWrite {
     id: JobId,
     is_new: bool,
     row: Row,
-    /// The audit records that this write may add, in order.
+    /// The audit records that this write may add, in order, each with its condition.
     records: Vec<(AuditRecord, RecordCondition)>,
-    /// The change of the snapshots' origins, if the job ends with one.
+    /// The change of the table `created_snapshots`, if the job ends with this write and causes one.
     origin: Option<SnapshotOriginChange>,
     written: JobProgress,
 }
 
-/// The result of a write: the audit records that were committed with it.
+/// The result of a write of a job: the audit records that were committed with the job.
 pub type JobWritten = Result<Vec<AuditRecord>, StorageError>;
 
-/// The values of a row, except the audit records.
+/// The values of a row of `job_writes`, except the audit records.
 struct Row {
     state: &'static str,
     kind: &'static str,
@@ -110,21 +111,22 @@ struct Row {
     key: Option<KeyValues>,
 }
 
-/// The values of a key: caller, method, path, key, fingerprint, time of the call.
+/// The values of an idempotency key: caller, method, path, key, fingerprint, and the time of the
+/// call.
 #[derive(Clone, Serialize)]
 struct KeyValues(String, String, String, String, String, i64);
 
 /// The condition under which a write adds an audit record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RecordCondition {
-    /// The stored job is queued.
+    /// The record is added if the stored job is still queued.
     Start,
-    /// The stored job has no cancellation request.
+    /// The record is added if the stored job has no cancellation request.
     CancelRequest,
     Always,
 }
 
-/// How far a stored job is.
+/// How far a stored job has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct JobProgress {
     has_started: bool,
@@ -132,16 +134,16 @@ struct JobProgress {
     has_ended: bool,
 }
 
-/// How far the jobs are that have not ended, as the last commits stored them. A job that is not in
-/// this map is read from the database.
+/// How far those jobs have come that have not ended, as the last commits stored them. A job that is
+/// missing in this map is read from the database.
 #[derive(Default)]
 pub struct OpenJobs(HashMap<JobId, JobProgress>);
 
 impl JobWrite {
-    /// A new job.
+    /// The write of a new job.
     ///
     /// # Parameters
-    /// - `audit`: the audit records of the job's acceptance.
+    /// - `audit`: the audit records of the acceptance of the job.
     pub fn insert(
         job: &Job,
         key: Option<&IdempotencyKey>,
@@ -158,7 +160,7 @@ impl JobWrite {
         })
     }
 
-    /// The new state of a job.
+    /// The write of the new state of a job.
     pub fn update(job: &Job) -> Result<Self, StorageError> {
         let start = AuditRecord::job_started(job).map(|record| (record, RecordCondition::Start));
         let cancel = AuditRecord::job_cancel_requested(job)
@@ -180,12 +182,12 @@ impl JobWrite {
         self.id
     }
 
-    /// Whether one statement makes the whole change.
+    /// Whether the write needs only one statement, and no change of the table `created_snapshots`.
     pub const fn is_one_statement(&self) -> bool {
         self.origin.is_none()
     }
 
-    /// The audit records whose condition is true.
+    /// The audit records of this write whose condition holds for the stored job.
     fn records_after(&self, stored: JobProgress) -> Vec<AuditRecord> {
         let is_new = |condition: RecordCondition| match condition {
             RecordCondition::Start => !stored.has_started,
@@ -235,11 +237,12 @@ impl JobWrite {
     }
 }
 
-/// Applies writes in their order, with one statement for all of them, and one more for each change
-/// of the origin of snapshots. Returns the result of each write.
+/// Applies writes of jobs in their order, with one statement for all of them, and one more
+/// statement for each change of the table `created_snapshots`. Returns the result of each write.
 ///
 /// # Errors
-/// An error changes nothing. The caller must then call [`OpenJobs::forget`] for all of them.
+/// If the function fails, nothing is changed. The caller must then call [`OpenJobs::forget`] with
+/// all these jobs.
 pub async fn apply(
     transaction: &mut Transaction<'_>,
     open_jobs: &mut OpenJobs,
@@ -293,7 +296,7 @@ fn to_json(value: &impl Serialize) -> Result<String, sqlx::Error> {
 }
 
 impl OpenJobs {
-    /// Records that the writes of these jobs are committed. Removes the jobs that have ended.
+    /// Records that the writes of these jobs are committed. Forgets those jobs that have ended.
     pub fn committed(&mut self, jobs: impl Iterator<Item = JobId>) {
         for id in jobs {
             if self.0.get(&id).is_some_and(|progress| progress.has_ended) {
@@ -302,22 +305,22 @@ impl OpenJobs {
         }
     }
 
-    /// Removes these jobs, because their commit failed and the progress that it stored is not
-    /// known.
+    /// Forgets these jobs. Their commit failed, so it is not known how far the stored jobs have
+    /// come.
     pub fn forget(&mut self, jobs: impl Iterator<Item = JobId>) {
         for id in jobs {
             self.0.remove(&id);
         }
     }
 
-    /// How far the job of a write is, or why the write is refused.
+    /// How far the stored job of a write has come. The inner error says why the write is refused.
     async fn stored(
         &self,
         transaction: &mut Transaction<'_>,
         write: &JobWrite,
     ) -> Result<Result<JobProgress, StorageError>, sqlx::Error> {
         if write.is_new {
-            // The database refuses the write if there is a job with this id.
+            // The job is new. If a job with its id exists, the database itself refuses the write.
             return Ok(Ok(write.written));
         }
         let stored = match self.0.get(&write.id) {

@@ -18,7 +18,7 @@ use crate::domain::power::PowerState;
 use crate::service::callers::Caller;
 use crate::service::machines::WaitCondition;
 
-/// The condition to wait for.
+/// The query parameters with the condition to wait for.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UntilQuery {
@@ -26,12 +26,12 @@ pub struct UntilQuery {
     /// `question`, `no_question`, `free` or `no_job`.
     #[param(value_type = String)]
     until: Option<Parsed<Condition>>,
-    /// Only with `until=ip`: the network in which the address must be, such as `10.0.0.0/8`.
+    /// The network in which the address must be, such as `10.0.0.0/8`. Only with `until=ip`.
     #[param(value_type = Option<String>)]
     cidr: Option<Parsed<Network>>,
 }
 
-/// A condition and its name.
+/// A condition, and the word by which a request names it.
 struct Condition(&'static str, WaitCondition);
 
 const CONDITIONS: [(&str, WaitCondition); 9] = [
@@ -48,8 +48,8 @@ const CONDITIONS: [(&str, WaitCondition); 9] = [
 
 /// Wait for a machine
 ///
-/// Waits until the condition is true and returns the machine. 504 `wait-timeout` if the time is up
-/// first. 409 at once if the condition cannot become true.
+/// Waits until the condition in `until` is true for the machine, and returns the machine. 504
+/// `wait-timeout` if the time is up first. 409 at once if the condition cannot become true.
 #[utoipa::path(
     get,
     path = "/v1/machines/{machine}/wait",

@@ -24,7 +24,7 @@ use crate::hypervisor::{CallError, CallTerms, TaskStatus};
 use crate::service::host_failure::HostFailure;
 use crate::storage::StorageError;
 
-/// otter publishes the progress of a task at most this often.
+/// The least time between two published values of a task's progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 impl Runner<'_> {
@@ -33,7 +33,8 @@ impl Runner<'_> {
     /// # Parameters
     /// - `tools_stops`: how often the guest's tools stopped before the last call was sent.
     /// - `due`: the deadline of the job.
-    /// - `task_ended`: whether the last effect, except commits, followed a task to its end.
+    /// - `task_ended`: whether the last effect followed a task to its end. Commits do not count as
+    ///   effects here.
     ///
     /// # Errors
     /// The error of the store if it can never commit the job.
@@ -138,14 +139,14 @@ impl Runner<'_> {
                 fail_point!("synced");
                 Input::Synced(passed.is_ok().then(|| self.observed_machine()))
             }
-            // Not reached: the loop of `run` ends at this effect.
+            // This is never reached, because the loop of `run` ends at this effect.
             Effect::Finish => Input::Saved,
         };
         Ok(input)
     }
 
-    /// Commits the job, and tries again while the store refuses writes. Neither the next call nor
-    /// the publication of an end may come before the commit.
+    /// Commits the job, and tries again while the store refuses writes. The job makes its next
+    /// call, and its end is published, only after this commit.
     ///
     /// # Errors
     /// The error of the store if another try would fail as well.
@@ -155,8 +156,8 @@ impl Runner<'_> {
         let mut refused = false;
         loop {
             let error = match self.parts.store.update_job(job).await {
-                // The job on disk has ended: an earlier try was committed although it reported an
-                // error.
+                // `AlreadyEnded` is a success: the job on disk has ended, because an earlier try
+                // was committed although it reported an error.
                 Ok(()) | Err(StorageError::AlreadyEnded(_)) => break,
                 Err(error) => error,
             };
@@ -187,7 +188,8 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// The current rules for the machine's snapshots. Tries again while the store fails.
+    /// The rules that apply at present to changes of the machine's snapshots. Tries again while the
+    /// store fails.
     async fn snapshot_rules(&self, job: &Job) -> SnapshotRules {
         let mut pause = Duration::from_millis(100);
         loop {
@@ -211,8 +213,8 @@ impl Runner<'_> {
         tracing::debug!(job = %job.id, machine = %self.machine.id, call = kind, "asking the host");
         let terms = CallTerms {
             urgent: job.kind().ignores_blockers(),
-            // After the deadline, a job makes only calls that must be made, so they have no time
-            // limit.
+            // A call after the deadline has no time limit, because after its deadline a job makes
+            // only calls that must be made.
             not_after: (self.parts.clock.elapsed() < due).then_some(due),
         };
         match self.host.call_on_terms(&self.machine.id, call, job.id, terms).await {
@@ -222,8 +224,9 @@ impl Runner<'_> {
                 tracing::debug!(job = %job.id, error = cause, "the host refused");
                 CallResult::Refused(HostFailure::from(&error))
             }
-            // If the host itself sends this fault, the call did not run. The end of a task with
-            // this fault is treated in the same way.
+            // An error with `outcome_uncertain` leaves open whether the call ran only if a manager
+            // such as vCenter sends it. If the host itself sends the error, the call did not run.
+            // The end of a task with such an error is treated in the same way.
             Err(CallError::Lost(error))
                 if error.outcome_uncertain && !self.is_behind_a_manager() =>
             {
@@ -294,7 +297,8 @@ impl Runner<'_> {
         }
     }
 
-    /// Whether otter talks to a manager such as vCenter, which may lose the connection to the host.
+    /// Whether otter talks to a manager such as vCenter, which may lose its own connection to the
+    /// host.
     fn is_behind_a_manager(&self) -> bool {
         self.parts.inventory.session().product.is_some_and(|product| !product.is_standalone_host())
     }
@@ -320,7 +324,7 @@ impl Runner<'_> {
 
     async fn await_task(&self, task: &TaskId) {
         let mut status = self.host.follow(task).await;
-        // The wait also ends if the host no longer knows the task, or if the backend is gone.
+        // The wait also ends if the host no longer knows the task, or if the backend has stopped.
         let _ = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. })).await;
         if matches!(*status.borrow(), TaskStatus::Vanished | TaskStatus::Running { .. }) {
             self.parts.clock.sleep(Duration::from_secs(1)).await;
@@ -335,7 +339,8 @@ impl Runner<'_> {
     ) -> GuestWatchResult {
         let machine = &self.machine.id;
         let mut changes = self.parts.inventory.watch(machine);
-        // The inventory may still show the state before the call.
+        // Wait until the inventory is up to date, because it may still show the guest as it was
+        // before the call.
         if known.is_none() {
             self.await_host().await;
         }
@@ -354,8 +359,8 @@ impl Runner<'_> {
         }
     }
 
-    /// Waits until the machine is ready. Returns false if the machine is off or gone, so that it
-    /// cannot become ready.
+    /// Waits until the machine is ready. Returns false if the machine cannot become ready, because
+    /// it is off or no longer on the host.
     ///
     /// # Parameters
     /// - `cidr`: the network in which an awaited address must be.
@@ -391,8 +396,8 @@ impl Runner<'_> {
             if observation::question(&self.parts.inventory.contents(), &self.machine.id).as_ref()
                 != Some(question)
             {
-                // Without this pause, a job reads the machine in a tight loop if the inventory
-                // never shows the question.
+                // The inventory never showed the question. Pause, because the job would otherwise
+                // read the machine again and again without a pause.
                 if !seen {
                     self.parts.clock.sleep(Duration::from_secs(1)).await;
                 }
@@ -411,7 +416,8 @@ impl Runner<'_> {
     }
 }
 
-/// The network of the address that a job waits for. `None` if any address is acceptable.
+/// The network in which the address must be for which a job waits. `None` if any address is
+/// acceptable.
 const fn awaited_network(job: &Job) -> Option<Network> {
     match &job.request {
         JobRequest::Prepare { cidr, .. } => *cidr,
@@ -419,7 +425,8 @@ const fn awaited_network(job: &Job) -> Option<Network> {
     }
 }
 
-/// The fail points before and after a commit. The job's progress selects them.
+/// The names of the fail points before and after a commit of the job. The progress of the job
+/// selects them.
 fn fail_points_of_save(job: &Job) -> [&'static str; 2] {
     match &job.intent {
         _ if job.state.is_end() => ["end", "end-committed"],
