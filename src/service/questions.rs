@@ -104,8 +104,12 @@ impl QuestionWatch {
         let mut changes =
             self.event_stream.subscribe(EventFilter { types, ..EventFilter::default() });
         let mut memory = Memory::default();
+        let mut again = None;
+        let mut may_have_changed = true;
         loop {
-            let again = self.answer_all(&mut memory).await;
+            if std::mem::take(&mut may_have_changed) {
+                again = self.answer_all(&mut memory).await;
+            }
             let wait = async {
                 match again {
                     Some(pause) => self.clock.sleep(pause).await,
@@ -116,9 +120,11 @@ impl QuestionWatch {
                 biased;
                 () = stop.cancelled() => return,
                 () = changes.wait_for_more() => {
-                    changes.skip_unread();
+                    // If no question is pending, an event of a job or of a lease changes nothing.
+                    let is_pending = again.is_some() || !memory.questions.is_empty();
+                    may_have_changed = changes.take_unread() || is_pending;
                 }
-                () = wait => {}
+                () = wait => may_have_changed = true,
             }
         }
     }

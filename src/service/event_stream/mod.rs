@@ -240,6 +240,14 @@ impl EventReader {
         self.version()
     }
 
+    /// Skips all unread events. Returns whether one of them matches the filter, or may do so because
+    /// the ring buffer has dropped it.
+    pub fn take_unread(&mut self) -> bool {
+        let has_any = self.read() != NextEvent::Nothing;
+        self.skip_unread();
+        has_any
+    }
+
     /// The filter of the events that the reader reads.
     #[must_use]
     pub const fn filter(&self) -> &EventFilter {

@@ -28,7 +28,7 @@ use crate::domain::lease::Lease;
 use crate::domain::machine::MachineIdentity;
 use crate::domain::origin::Actor;
 use crate::fail_points::fail_point;
-use crate::service::event_stream::{EventReader, NextEvent};
+use crate::service::event_stream::EventReader;
 use crate::service::idempotency::{IdempotencyKeys, KeyClaim};
 use crate::service::jobs::deadline_clocks::{JumpDetector, Moment};
 use crate::service::storage_watch::{start_failure, unconfirmed_start, write_failure};
@@ -211,7 +211,7 @@ impl LeaseActor {
                     None => return,
                 },
                 () = changes.wait_for_more(), if takes_command => {
-                    if has_machine_changes(&mut changes) {
+                    if changes.take_unread() {
                         this.reevaluate(&mut table).await
                     } else {
                         Vec::new()
@@ -256,7 +256,7 @@ impl LeaseActor {
     ) -> Vec<FollowUp> {
         let has_changed_tokens = tokens.has_changed().unwrap_or_default();
         tokens.mark_unchanged();
-        if has_machine_changes(changes) || has_changed_tokens {
+        if changes.take_unread() || has_changed_tokens {
             self.reevaluate(table).await
         } else {
             Vec::new()
@@ -621,15 +621,6 @@ impl LeaseActor {
     fn now(&self) -> Moment {
         Moment { wall: self.parts.clock.now(), elapsed: self.parts.clock.elapsed() }
     }
-}
-
-/// Whether a machine or the session changed since the last call of this function. A return of
-/// [`EventReader::wait_for_more`] does not prove it, because that method also returns for events of
-/// leases.
-fn has_machine_changes(changes: &mut EventReader) -> bool {
-    let has_any = changes.read() != NextEvent::Nothing;
-    changes.skip_unread();
-    has_any
 }
 
 /// The failure of a command that the actor rejects because otter stops.
