@@ -433,7 +433,11 @@ impl JobStateMachine {
     /// lost call this is not so, because the job first resolves the call.
     fn may_wait_at_question(&self) -> bool {
         let blocker = self.blocker.as_ref().map(|(blocker, _)| blocker);
-        match &self.run_state {
+        let run_state = match &self.run_state {
+            RunState::Saving(AfterSave::Resume(wait)) => &wait.0,
+            run_state => run_state,
+        };
+        match run_state {
             RunState::FollowingTask(_) | RunState::AwaitingReadiness(_) => true,
             RunState::Blocked => !matches!(blocker, Some(Blocker::HostAway(_))),
             _ => false,
@@ -500,7 +504,7 @@ impl JobStateMachine {
             }
             AfterSave::FollowTask(task) => self.follow(task),
             AfterSave::WatchGuest => self.watch_guest(None, now),
-            AfterSave::Resume(wait) => self.resume_wait(*wait),
+            AfterSave::Resume(wait) => self.resume_wait(*wait, now),
             AfterSave::Publish => {
                 self.run_state = RunState::Ended;
                 Effect::Finish
@@ -540,17 +544,22 @@ impl JobStateMachine {
         self.save(AfterSave::Resume(Box::new((run_state, effect))))
     }
 
-    fn resume_wait(&mut self, (run_state, effect): (RunState, Effect)) -> Effect {
-        let is_interrupted = self.is_overdue() || self.job.cancel_requested_at.is_some();
-        // An interrupt that came during the commit does not end this wait. The next read of the
-        // machine takes it into account.
-        if is_interrupted && matches!(run_state, RunState::Blocked | RunState::AwaitingReadiness(_))
-        {
-            self.blocker = None;
-            return self.read_before_call();
-        }
+    /// Performs a wait whose state is committed now, unless an interrupt came during the commit.
+    fn resume_wait(&mut self, (run_state, effect): (RunState, Effect), now: Timestamp) -> Effect {
+        let is_cancelled = self.job.cancel_requested_at.is_some();
         self.run_state = run_state;
-        effect
+        match self.run_state {
+            RunState::Blocked | RunState::AwaitingReadiness(_) if is_cancelled => {
+                self.end(JobEnd::Cancelled(self.cancelled_failure()), now)
+            }
+            RunState::Blocked if self.is_overdue() => {
+                self.end(JobEnd::Failed(self.blocked_failure()), now)
+            }
+            RunState::AwaitingReadiness(readiness) if self.is_overdue() => {
+                self.end(JobEnd::Failed(self.not_ready_failure(readiness)), now)
+            }
+            _ => effect,
+        }
     }
 
     const fn replace_effect(effect: Effect) -> Reaction {

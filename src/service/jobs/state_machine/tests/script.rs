@@ -312,7 +312,14 @@ impl Play {
     }
 
     fn crash(&mut self) -> bool {
-        let (state_machine, effect) = JobStateMachine::resume(self.committed.clone(), RULES);
+        let committed = self.committed.clone();
+        let (state_machine, effect) = if committed.state == JobState::Queued {
+            let mut queued = JobStateMachine::from_queued(committed, RULES);
+            let effect = queued.start(self.now());
+            (queued, effect)
+        } else {
+            JobStateMachine::resume(committed, RULES)
+        };
         self.state_machine = state_machine;
         self.take(effect);
         true
