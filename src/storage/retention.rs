@@ -72,6 +72,6 @@ impl Default for RecordRetention {
 pub struct Purged {
     pub jobs: u64,
     pub leases: u64,
-    /// Idempotency keys of jobs and of leases.
+    /// Idempotency keys of jobs, of leases and of input.
     pub keys: u64,
 }

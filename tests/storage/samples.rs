@@ -374,6 +374,7 @@ fn any_failure() -> impl Strategy<Value = Failure> {
             candidates,
             errors,
             retry_after: None,
+            sent: None,
         })
 }
 
