@@ -175,34 +175,14 @@ impl InputStroke {
     }
 }
 
-/// Characters that no key of the layout can type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Untypable {
-    pub character: char,
-    /// The number of characters before it.
-    pub index: usize,
-}
-
 /// The time between two strokes if the caller chooses none.
 #[must_use]
 pub fn default_interval(screen: ScreenSize) -> Duration {
     if screen == TEXT_SCREEN { TEXT_SCREEN_INTERVAL } else { INTERVAL }
 }
 
-/// Checks that a layout has keys for each character of a text.
-///
-/// # Errors
-/// The first character without a key.
-pub fn check_text(layout: Layout, text: &str) -> Result<(), Untypable> {
-    let untypable = |(_, character): &(usize, char)| layout.strokes(*character).is_none();
-    match text.chars().enumerate().find(untypable) {
-        Some((index, character)) => Err(Untypable { character, index }),
-        None => Ok(()),
-    }
-}
-
-/// The strokes that type a character. Empty if no key of the layout types it; [`check_text`] finds
-/// such characters.
+/// The strokes that type a character. Empty if no key of the layout types it; the check of a call
+/// refuses such characters.
 #[must_use]
 pub fn character_strokes(layout: Layout, character: char, held: &HeldKeys) -> Vec<InputStroke> {
     let strokes = layout.strokes(character).unwrap_or_default();
@@ -418,14 +398,6 @@ mod tests {
         let order: Vec<bool> = capital.iter().map(|(_, down)| *down).collect();
         assert_eq!(order, [true, true, false, false]);
         assert_eq!(capital.first().map(|key| key.0), capital.last().map(|key| key.0));
-    }
-
-    #[test]
-    fn a_character_without_a_key_is_named_with_its_place() {
-        assert_eq!(check_text(Layout::Us, "user\n"), Ok(()));
-        let untypable = Untypable { character: '日', index: 3 };
-        assert!(check_text(Layout::Us, "Öl").is_err());
-        assert_eq!(check_text(Layout::Us, "abc日本"), Err(untypable));
     }
 
     #[test]
