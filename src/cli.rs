@@ -7,8 +7,11 @@
 mod check_host;
 mod doctor;
 mod run;
+mod screen;
+mod server;
 mod store;
 mod token;
+mod type_keys;
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
@@ -21,8 +24,10 @@ use clap_complete::Shell;
 use secrecy::SecretString;
 
 use self::run::{Exit, ReleaseCommand, RunCommand};
+use self::screen::ScreenCommand;
 use self::store::StoreCommand;
 use self::token::TokenCommand;
+use self::type_keys::TypeCommand;
 use crate::app::{self, App, CheckedSettings, Reload, RenewedSettings, Settings, SimulatedHost};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Flags, LoadedConfig, LogFormat};
@@ -48,6 +53,10 @@ enum Subcommands {
     Run(Box<RunCommand>),
     /// End a lease, such as one that `otter run` kept after a failure, and give its machine back.
     Release(ReleaseCommand),
+    /// Show the screen of a machine as a picture or as text, or wait for a text on it.
+    Screen(Box<ScreenCommand>),
+    /// Type a text, or press keys, on a machine.
+    Type(Box<TypeCommand>),
     /// Create, list, rotate and revoke the tokens that identify callers.
     Token(TokenCommand),
     /// Back up, restore, check and compact the state directory.
@@ -200,6 +209,8 @@ pub fn run(command: Command) -> ExitCode {
             .and_then(|passed| on_runtime(self::serve(serve, passed))),
         Subcommands::Run(command) => run::run(&command),
         Subcommands::Release(command) => run::release_lease(&command),
+        Subcommands::Screen(command) => on_runtime(screen::screen(*command)),
+        Subcommands::Type(command) => on_runtime(type_keys::type_keys(*command)),
         Subcommands::Token(command) => on_runtime(token::token(command)),
         Subcommands::Store(command) => on_runtime(store::store(command)),
         Subcommands::Simulate(simulate) => on_runtime(self::simulate(simulate)),

@@ -1,5 +1,5 @@
-//! The HTTP client of `otter run`: TLS trust, token, proxy, timeouts and size limits. It follows no
-//! redirect, and retries nothing by itself.
+//! The HTTP client of `otter run` and of the other commands that call otter: TLS trust, token,
+//! proxy, timeouts and size limits. It follows no redirect, and retries nothing by itself.
 
 use std::error::Error;
 use std::time::Duration;
@@ -223,6 +223,18 @@ impl OtterClient {
     /// # Errors
     /// Fails if no complete answer comes in time, or if the server does not speak HTTP.
     pub async fn answer(request: RequestBuilder, timeout: Duration) -> Result<Answer, NoAnswer> {
+        Self::answer_up_to(request, timeout, ANSWER_LIMIT).await
+    }
+
+    /// As [`OtterClient::answer`], for answers of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`OtterClient::answer`].
+    pub async fn answer_up_to(
+        request: RequestBuilder,
+        timeout: Duration,
+        limit: usize,
+    ) -> Result<Answer, NoAnswer> {
         let mut response =
             request.timeout(timeout).send().await.map_err(|error| no_answer(&error))?;
         let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
@@ -231,7 +243,7 @@ impl OtterClient {
         let retry_after = retry_after(response.headers());
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| no_answer(&error))? {
-            if body.len() + chunk.len() > ANSWER_LIMIT {
+            if body.len() + chunk.len() > limit {
                 return Err(NoAnswer::temporary("the answer is too long to be otter's"));
             }
             body.extend_from_slice(&chunk);
@@ -294,6 +306,11 @@ impl Answer {
             let reason = format!("the server is not otter, or is another version of it: {error}");
             Failure::new(Exit::Unavailable, reason)
         })
+    }
+
+    /// The bytes of the body.
+    pub fn bytes(&self) -> &[u8] {
+        &self.body
     }
 
     /// The code of the problem. Empty if the body is not a problem of otter.
