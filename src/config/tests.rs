@@ -483,7 +483,7 @@ settle = "90s"
     assert_eq!(machines, ["qubes-*", "17"]);
     let prepare = pool.prepare.as_ref().unwrap();
     assert_eq!(
-        (prepare.until, prepare.settle),
+        (prepare.until.clone(), prepare.settle),
         (Some(Readiness::Address), Some(Duration::from_secs(90)))
     );
     assert_eq!(prepare.cidr, Some("10.0.0.0/8".parse().unwrap()));

@@ -132,7 +132,8 @@ pub struct JobRequestView {
     /// The power state into which the machine is put before or after a lease. Null: unchanged.
     #[schema(required)]
     pub power: Option<crate::api::machines::wire::PowerStateName>,
-    /// The condition for which a preparation waits: `power_state:on`, `ip` or `tools`.
+    /// The condition for which a preparation waits: `power_state:on`, `ip`, `tools` or
+    /// `screen:<text>`.
     #[schema(required)]
     pub until: Option<String>,
     /// The network in which an awaited address must be.
@@ -325,7 +326,7 @@ impl JobRequestView {
                 snapshot: snapshot.as_ref().map(|(id, _)| id.to_string()),
                 snapshot_path: snapshot.as_ref().map(|(_, path)| path.clone()),
                 power: power.map(Into::into),
-                until: until.map(|until| until.as_str().to_owned()),
+                until: until.as_ref().map(ToString::to_string),
                 cidr: cidr.map(|cidr| cidr.to_string()),
                 settle: settle.map(duration::format),
                 ..empty

@@ -21,7 +21,7 @@ use crate::api::start_job::{IDEMPOTENT_REPLAYED, read_idempotency_key, read_refe
 use crate::api::{ApiState, links, respond};
 use crate::domain::duration;
 use crate::domain::failure::Failure;
-use crate::domain::lease::{LeaseState, Prepare, Readiness, Release, Select};
+use crate::domain::lease::{InvalidReadiness, LeaseState, Prepare, Readiness, Release, Select};
 use crate::domain::machine_reference::{InvalidMachineReference, MachineReference};
 use crate::domain::machine_uuid::parse_uuid;
 use crate::domain::network::Network;
@@ -274,10 +274,17 @@ fn parse_prepare(request: PrepareRequest) -> Result<Prepare, Failure> {
         }
     });
     let until = until.map(|name| {
-        Readiness::parse(&name).ok_or_else(|| {
-            let detail =
-                format!("prepare.until is {}; write power_state:on, ip or tools.", shorten(&name));
-            failure_in_body("/prepare/until", "not-one-of", detail)
+        Readiness::parse(&name).map_err(|error| {
+            let detail = format!(
+                "prepare.until is {}, which {error}; write power_state:on, ip, tools or \
+                 screen:<text>.",
+                shorten(&name)
+            );
+            let code = match error {
+                InvalidReadiness::Unknown => "not-one-of",
+                InvalidReadiness::Screen(_) => "invalid-text",
+            };
+            failure_in_body("/prepare/until", code, detail)
         })
     });
     let cidr = cidr.map(|text| {

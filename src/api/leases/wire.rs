@@ -298,7 +298,8 @@ pub struct PrepareRequest {
     /// `on` or `off`.
     #[schema(nullable = false, example = "on")]
     pub power: Option<String>,
-    /// Wait for `power_state:on`, `ip` or `tools`.
+    /// Wait for `power_state:on`, `ip`, `tools`, or a text on the screen: `screen:<text>`. All after
+    /// the first colon is the text, at most 256 characters.
     #[schema(nullable = false, example = "power_state:on")]
     pub until: Option<String>,
     /// Only with `"until": "ip"`: the network in which the address must be. During the lease,
@@ -482,7 +483,7 @@ impl LeasePrepare {
         Self {
             snapshot: snapshot.clone(),
             power: power.map(Into::into),
-            until: until.map(|until| until.as_str().to_owned()),
+            until: until.as_ref().map(ToString::to_string),
             cidr: cidr.map(|cidr| cidr.to_string()),
             settle: settle.map(duration::format),
         }
