@@ -6,6 +6,8 @@
 
 mod check_host;
 mod doctor;
+mod doctor_console;
+mod host_session;
 mod run;
 mod screen;
 mod server;
@@ -25,6 +27,7 @@ use secrecy::SecretString;
 
 use self::run::{Exit, ReleaseCommand, RunCommand};
 use self::screen::ScreenCommand;
+use self::server::CallArguments;
 use self::store::StoreCommand;
 use self::token::TokenCommand;
 use self::type_keys::TypeCommand;
@@ -67,7 +70,7 @@ enum Subcommands {
     /// Creates and changes nothing.
     CheckConfig(CheckConfigArgs),
     /// Connect to the host once, as `serve` does, and report which steps work and which fail.
-    Doctor(ConfigArgs),
+    Doctor(Box<DoctorArgs>),
     /// Print the OpenAPI document: `otter openapi >openapi/otter.json`.
     Openapi {
         /// The OpenAPI version of the document. 3.0 is converted from 3.1.
@@ -107,6 +110,21 @@ struct CheckConfigArgs {
     /// Also read the machines of the host once, and warn of each pattern that matches none.
     #[arg(long)]
     host: bool,
+    #[command(flatten)]
+    config_args: ConfigArgs,
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    /// Also check the way to the screen of this machine: an id, name:<exact>, uuid:<…> or mac:<…>.
+    #[arg(long, value_name = "MACHINE")]
+    console: Option<String>,
+    /// With --console: let the otter at --url reset the machine and revert it to its current
+    /// snapshot, by the lease of --lease, and check its screen after each.
+    #[arg(long, requires = "console")]
+    restart: bool,
+    #[command(flatten)]
+    call: CallArguments,
     #[command(flatten)]
     config_args: ConfigArgs,
 }
@@ -215,7 +233,7 @@ pub fn run(command: Command) -> ExitCode {
         Subcommands::Store(command) => on_runtime(store::store(command)),
         Subcommands::Simulate(simulate) => on_runtime(self::simulate(simulate)),
         Subcommands::CheckConfig(check) => on_runtime(check_config(check)),
-        Subcommands::Doctor(config_args) => on_runtime(doctor::doctor(config_args)),
+        Subcommands::Doctor(args) => on_runtime(doctor::doctor(*args)),
         Subcommands::Openapi { version } => openapi(version),
         Subcommands::Completions { shell } => Ok(completions(shell)),
     };
