@@ -2,6 +2,7 @@
 //! small however slow the viewer is, because old changes become part of larger regions.
 
 use crate::domain::screen::{Region, ScreenSize};
+use crate::rfb::constants::TIGHT_MAX_WIDTH;
 
 /// The most regions that are kept apart. More become one.
 const MAX_REGIONS: usize = 16;
@@ -74,22 +75,32 @@ fn without(region: Region, inside: Region) -> impl Iterator<Item = Region> {
     parts.into_iter().filter(|part| part.width > 0 && part.height > 0)
 }
 
-/// Splits regions into pieces of at most `max_pixels`, or of one row if a row has more. Each piece
-/// is sent on its own, so that a viewer that reads slowly holds little memory.
+/// Splits regions into pieces of at most `max_pixels`, or of one row if a row has more, and not
+/// wider than a Tight rectangle. Each piece is sent on its own, so that a viewer that reads slowly
+/// holds little memory.
 pub fn split(regions: &[Region], max_pixels: usize) -> Vec<Region> {
     let mut pieces = Vec::new();
-    for region in regions {
+    for region in regions.iter().flat_map(|region| columns(*region)) {
         let rows = (max_pixels / usize::from(region.width.max(1))).max(1);
         let rows = u16::try_from(rows).unwrap_or(u16::MAX);
         let mut y = region.y;
         let end = region.y.saturating_add(region.height);
         while y < end {
             let height = rows.min(end - y);
-            pieces.push(Region { y, height, ..*region });
+            pieces.push(Region { y, height, ..region });
             y += height;
         }
     }
     pieces
+}
+
+/// A region in columns that are not wider than a Tight rectangle.
+fn columns(region: Region) -> impl Iterator<Item = Region> {
+    (0..region.width).step_by(TIGHT_MAX_WIDTH.into()).map(move |offset| Region {
+        x: region.x.saturating_add(offset),
+        width: TIGHT_MAX_WIDTH.min(region.width - offset),
+        ..region
+    })
 }
 
 #[cfg(test)]
@@ -161,6 +172,13 @@ mod tests {
                 piece.height == 1 || pixels(piece) <= max_pixels
             }));
         }
+    }
+
+    #[test]
+    fn no_piece_is_wider_than_a_tight_rectangle() {
+        let pieces = split(&[Region { x: 7, y: 1, width: 5_000, height: 2 }], 1 << 20);
+        let columns: Vec<_> = pieces.iter().map(|piece| (piece.x, piece.width)).collect();
+        assert_eq!(columns, [(7, 2_048), (2_055, 2_048), (4_103, 904)]);
     }
 
     #[test]

@@ -473,11 +473,7 @@ impl<'s> Writer<'s> {
         let size = self.frame_size;
         self.size = Some(size);
         self.pending.set_whole(size);
-        let mut update = viewer_updates::Update::new();
-        update.desktop_size(size);
-        for part in update.finish() {
-            feed(outgoing, ToViewer::Bytes(part)).await?;
-        }
+        feed(outgoing, ToViewer::Bytes(viewer_updates::resize(size))).await?;
         flush(outgoing).await
     }
 
