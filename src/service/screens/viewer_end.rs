@@ -38,4 +38,17 @@ impl ViewerEnd {
             Self::MachineGone => "machine-gone",
         }
     }
+    /// The reason as a text for people. The close message of a WebSocket has it.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::RightEnded(detail) | Self::LeaseEnded(detail) | Self::Protocol(detail) => detail,
+            Self::Left => "the viewer left",
+            Self::TokenRefused => "the token was revoked, rotated or has expired",
+            Self::TakenOver => "another viewer drives now",
+            Self::ShuttingDown => "otter is shutting down",
+            Self::Silent => "the viewer was silent for too long",
+            Self::MachineGone => "the machine is gone",
+        }
+    }
 }

@@ -138,8 +138,9 @@ pub fn check(
             caller.name,
             caller.role.with_article()
         );
-        return Err(Failure::new(FailureKind::Forbidden, detail)
-            .with_machine(&machine.id, &machine.name));
+        return Err(
+            Failure::new(FailureKind::Forbidden, detail).with_machine(&machine.id, &machine.name)
+        );
     }
     screens.may_drive(requester, machine).map(drop)
 }

@@ -1,7 +1,7 @@
 //! One viewer of a screen: otter's own RFB server over the frame that all viewers share.
 //!
 //! ```text
-//! handshake ──ClientInit──► (the first frame, at most 2 s) ──ServerInit──► serving ──► ended
+//! handshake ──ClientInit──► (first frame, at most 2 s) ──ServerInit──► serving ──► ended
 //! ```
 //! Three parts run at the same time, and the first that ends, ends the viewer:
 //! - the guard judges the right of the viewer again after each change that may end it;
@@ -60,6 +60,8 @@ const INPUT_BATCH: usize = 64;
 pub enum FromViewer {
     /// Bytes of RFB.
     Bytes(Bytes),
+    /// A text, which RFB does not use.
+    Text,
     /// Something else, which shows that the viewer is there.
     Alive,
 }
@@ -183,7 +185,14 @@ impl Reader<'_> {
         self.send_handshake(&mut stream);
         while let Some(received) = incoming.next().await {
             self.exchange.note_alive();
-            let FromViewer::Bytes(bytes) = received else { continue };
+            let bytes = match received {
+                FromViewer::Bytes(bytes) => bytes,
+                FromViewer::Alive => continue,
+                FromViewer::Text => {
+                    let error = "RFB needs binary messages, and this was a text message";
+                    return ViewerEnd::Protocol(error.to_owned());
+                }
+            };
             stream.feed(&bytes);
             let mut input = Vec::new();
             loop {

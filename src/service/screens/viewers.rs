@@ -376,8 +376,7 @@ impl Drop for DriveRecord {
         let InputCounts { keys, pointer_events, lost } = self.counts;
         let reason = self.end.as_ref().map_or("interrupted", ViewerEnd::as_str);
         let lost = if lost > 0 { format!(", {lost} of them lost") } else { String::new() };
-        let detail =
-            format!("{reason}; {keys} key events, {pointer_events} pointer events{lost}");
+        let detail = format!("{reason}; {keys} key events, {pointer_events} pointer events{lost}");
         let at = self.clock.now();
         let duration = Some(between(self.record.at, at));
         self.audit.record(AuditRecord { at, duration, ..self.record.clone() }.with_detail(detail));
