@@ -12,6 +12,7 @@ use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::input_request::{InputRequest, input_list};
+use super::wait_request::MAX_BODY;
 use crate::api::extract::{JsonBody, NoParameters, Query, Segment};
 use crate::api::lease_authorization::read_authorization;
 use crate::api::long_poll::WaitPermit;
@@ -137,7 +138,7 @@ impl FromRequest<ApiState> for InputBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, api: &ApiState) -> Result<Self, ApiError> {
-        match JsonBody::<InputRequest>::from_request(request, api).await {
+        match JsonBody::<InputRequest, MAX_BODY>::from_request(request, api).await {
             Ok(JsonBody { value, bytes }) => Ok(Self { value, bytes }),
             Err(ApiError(failure)) => Err(ApiError(without_values(failure))),
         }

@@ -18,6 +18,7 @@ use crate::domain::input::{
 };
 use crate::domain::keyboard::{self, Keysym, Layout, Stroke, type_text};
 use crate::service::machines::shorten;
+use crate::service::screens::conditions::MAX_IMAGES;
 use crate::service::screens::input_calls::Until;
 
 /// The interval with which the time of a call is estimated, if it sets none.
@@ -222,6 +223,7 @@ pub fn input_list(request: InputRequest, max_wait: Duration) -> Result<InputList
             failure_in_body("/layout", "not-one-of", detail)
         })?,
     };
+    check_images(&events)?;
     let mut check = Check { layout, secret, max_wait, bytes: 0, held: Vec::new(), found: false };
     let events: Vec<InputEvent<Until>> = events
         .into_iter()
@@ -417,6 +419,19 @@ impl Check {
     }
 }
 
+/// Checks the number of images of all conditions, before one of them is decoded: a small PNG can be
+/// a large picture.
+fn check_images(events: &[InputEventRequest]) -> Result<(), Failure> {
+    let conditions = events.iter().filter_map(|event| event.until.as_ref()?.any.as_ref());
+    let images = conditions.flatten().filter(|condition| condition.has_image()).count();
+    if images <= MAX_IMAGES {
+        return Ok(());
+    }
+    let detail =
+        format!("The conditions of all events have {images} images; at most {MAX_IMAGES}.");
+    Err(failure_in_body("/events", "out-of-range", detail))
+}
+
 /// The field of an event that is set.
 ///
 /// # Errors
@@ -493,7 +508,7 @@ fn parse_time(at: &str, text: &str) -> Result<Duration, Failure> {
     duration::parse_short(text).map_err(|error| {
         let name = at.rsplit('/').next().unwrap_or_default();
         let detail = format!("{name} is {}: {error}.", shorten(text));
-        failure_in_body(at, "invalid-duration", detail)
+        failure_in_body(at, "not-a-duration", detail)
     })
 }
 
@@ -569,7 +584,7 @@ mod tests {
             (json!({"keys": ["enter", "entr"]}), "/keys/1", "not-one-of"),
             (json!({"hold": "shft"}), "/hold", "not-one-of"),
             (json!({"release": "shift"}), "/release", "not-with-this"),
-            (json!({"pause": "soon"}), "/pause", "invalid-duration"),
+            (json!({"pause": "soon"}), "/pause", "not-a-duration"),
             (json!({"pause": "11m"}), "/pause", "out-of-range"),
             (json!({"click": {}}), "/click/x", "missing"),
             (json!({"click": {"x": 1}}), "/click/y", "missing"),
@@ -592,6 +607,10 @@ mod tests {
             (json!({"events": [{"pause": "1s"}], "layout": "fr"}), "/layout"),
             (json!({"events": vec![json!({"pause": "0s"}); 1001]}), "/events"),
             (json!({"events": [{"hold": "a"}, {"hold": "A"}]}), "/events/1/hold"),
+            (
+                json!({"events": vec![json!({"until": {"any": [{"image": ""}], "wait": "1s"}}); 5]}),
+                "/events",
+            ),
         ] {
             assert_eq!(mistake(wrong).0, pointer);
         }

@@ -403,7 +403,7 @@ impl<'c> InputRun<'c> {
             .with_failure(interruption);
         AuditRecord {
             machine: Some((self.machine.id.clone(), self.machine.name.clone())),
-            lease: self.right.lease,
+            lease: self.right.lease(),
             reference: reference.clone(),
             duration: Some(parts.clock.elapsed().saturating_sub(self.started)),
             ..record
