@@ -14,6 +14,7 @@ mod server;
 mod store;
 mod token;
 mod type_keys;
+mod vnc;
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
@@ -31,6 +32,7 @@ use self::server::CallArguments;
 use self::store::StoreCommand;
 use self::token::TokenCommand;
 use self::type_keys::TypeCommand;
+use self::vnc::VncCommand;
 use crate::app::{self, App, CheckedSettings, Reload, RenewedSettings, Settings, SimulatedHost};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Flags, LoadedConfig, LogFormat};
@@ -60,6 +62,8 @@ enum Subcommands {
     Screen(Box<ScreenCommand>),
     /// Type a text, or press keys, on a machine.
     Type(Box<TypeCommand>),
+    /// Pass the screen, the keyboard and the mouse of a machine on to a VNC viewer.
+    Vnc(Box<VncCommand>),
     /// Create, list, rotate and revoke the tokens that identify callers.
     Token(TokenCommand),
     /// Back up, restore, check and compact the state directory.
@@ -229,6 +233,7 @@ pub fn run(command: Command) -> ExitCode {
         Subcommands::Release(command) => run::release_lease(&command),
         Subcommands::Screen(command) => on_runtime(screen::screen(*command)),
         Subcommands::Type(command) => on_runtime(type_keys::type_keys(*command)),
+        Subcommands::Vnc(command) => on_runtime(vnc::vnc(*command)),
         Subcommands::Token(command) => on_runtime(token::token(command)),
         Subcommands::Store(command) => on_runtime(store::store(command)),
         Subcommands::Simulate(simulate) => on_runtime(self::simulate(simulate)),

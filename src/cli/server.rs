@@ -7,7 +7,7 @@ use anyhow::bail;
 use clap::Args;
 use http::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::RequestBuilder;
+use reqwest::{RequestBuilder, Upgraded};
 use secrecy::SecretString;
 
 use super::run::{self, Answer, NoAnswer, OtterClient, ServerArguments};
@@ -66,6 +66,17 @@ impl OtterCalls {
         match OtterClient::answer_up_to(request, timeout, ANSWER_LIMIT).await {
             Ok(answer) if answer.status.is_success() => Ok(answer),
             Ok(answer) => bail!(answer.failure()),
+            Err(NoAnswer { reason, .. }) => bail!("otter gave no answer: {reason}"),
+        }
+    }
+    /// Opens a WebSocket.
+    ///
+    /// # Errors
+    /// No answer came, or the answer is a problem.
+    pub async fn open_websocket(request: RequestBuilder) -> anyhow::Result<Upgraded> {
+        match OtterClient::open_websocket(request).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(refused)) => bail!(refused.failure()),
             Err(NoAnswer { reason, .. }) => bail!("otter gave no answer: {reason}"),
         }
     }
