@@ -301,6 +301,12 @@ impl<U> InputEvent<U> {
         }
     }
 
+    /// Whether the event clicks on what a condition found.
+    #[must_use]
+    pub const fn needs_match(&self) -> bool {
+        matches!(self, Self::Click(Click { at: ClickTarget::LastMatch { .. }, .. }))
+    }
+
     /// The number of strokes of the event, and the time that it takes besides. `None` for
     /// `Until`, whose time is not known before.
     #[must_use]

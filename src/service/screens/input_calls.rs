@@ -169,7 +169,7 @@ impl InputCallsParts {
     fn current(&self, machine: &Machine) -> Result<Arc<Machine>, Failure> {
         let contents = self.inventory.contents();
         let current = contents.machine(&machine.id);
-        let same = current.filter(|current| current.identity() == machine.identity());
+        let same = current.filter(|known| known.identity().agrees_with(&machine.identity()));
         same.cloned().ok_or_else(|| {
             let detail =
                 format!("{} was deleted while the input waited for its turn.", machine.name);

@@ -171,6 +171,9 @@ impl<'c> InputRun<'c> {
             | InputEvent::Click(_)
             | InputEvent::Drag { .. }
             | InputEvent::Scroll { .. } => {
+                if self.last_match.is_none() && event.needs_match() {
+                    return Err(self.no_match(index));
+                }
                 for stroke in pointer_strokes(event, self.last_match) {
                     self.check_on_screen(index, event, &stroke)?;
                     self.send_stroke(stroke).await?;
@@ -206,12 +209,11 @@ impl<'c> InputRun<'c> {
             let detail = format!("until did not become true on {} within {time}.", machine.name);
             return Err(waits.timed_out(&machine, &requester.caller, &sight, &detail).await);
         };
-        if let Some(region) = matched.and_then(|matched| matched.found.region) {
-            self.last_match = Some(Point {
-                x: region.x.saturating_add(region.width / 2),
-                y: region.y.saturating_add(region.height / 2),
-            });
-        }
+        let found = matched.and_then(|matched| matched.found.region);
+        self.last_match = found.map(|region| Point {
+            x: region.x.saturating_add(region.width / 2),
+            y: region.y.saturating_add(region.height / 2),
+        });
         Ok(())
     }
 
@@ -230,8 +232,12 @@ impl<'c> InputRun<'c> {
             let clock = self.parts.clock.clone();
             self.unless_ended(async move { clock.sleep(wait).await }).await?;
         }
-        self.begin().await?;
         self.check_now()?;
+        if !self.has_begun {
+            // The commit takes time.
+            self.begin().await?;
+            self.check_now()?;
+        }
         // Recorded before: a message that may have arrived counts.
         self.held.record(&messages);
         let inputs: Vec<ScreenInput> = messages.iter().map(screen_input).collect();
@@ -324,6 +330,14 @@ impl<'c> InputRun<'c> {
         Ok(())
     }
 
+    fn no_match(&self, index: usize) -> Failure {
+        let detail = format!(
+            "events.{index}.click: the last until found nothing that has a place, so there is \
+             nothing to click on."
+        );
+        self.wrong_event(&format!("/events/{index}/click/last_match"), "not-with-this", detail)
+    }
+
     fn outside(&self, index: usize, field: &str, point: Point) -> Failure {
         let screen = self.user.frame().size;
         let detail = format!(
@@ -331,12 +345,16 @@ impl<'c> InputRun<'c> {
              now.",
             point.x, point.y, self.machine.name
         );
+        self.wrong_event(&format!("/events/{index}/{field}"), "out-of-range", detail)
+    }
+
+    fn wrong_event(&self, pointer: &str, code: &'static str, detail: String) -> Failure {
         Failure::new(FailureKind::InvalidRequest, detail.clone())
             .with_machine(&self.machine.id, &self.machine.name)
             .with_error(InputError {
-                pointer: Some(format!("/events/{index}/{field}")),
+                pointer: Some(pointer.to_owned()),
                 parameter: None,
-                code: "out-of-range".into(),
+                code: code.into(),
                 detail,
             })
     }
