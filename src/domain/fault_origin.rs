@@ -134,7 +134,10 @@ const fn from_kind(kind: FailureKind) -> FaultOrigin {
         FailureKind::InsufficientResources
         | FailureKind::HostUnreachable
         | FailureKind::HostProtocol
-        | FailureKind::HostLoginRefused => FaultOrigin::Host,
+        | FailureKind::HostLoginRefused
+        // The host refuses the console, or otter has no access to it.
+        | FailureKind::ConsoleUnavailable
+        | FailureKind::TooManyConsoles => FaultOrigin::Host,
         FailureKind::ForbiddenByHost => FaultOrigin::Account,
         FailureKind::LicenseRestricted => FaultOrigin::Licence,
         FailureKind::JobCancelled => FaultOrigin::Person,

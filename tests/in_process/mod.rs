@@ -11,6 +11,7 @@
 mod backend;
 mod hooks;
 mod host;
+mod no_screens;
 mod planned_faults;
 mod session;
 mod task_followers;
@@ -24,5 +25,6 @@ mod wire_comparison;
 pub use backend::InProcess;
 pub use hooks::{Hooks, Interruption, Request};
 pub use host::SimulatedHost;
+pub use no_screens::NoScreens;
 pub use planned_faults::{CallFault, PlannedFaults};
 pub use translation::{datastore, machine};

@@ -97,7 +97,8 @@ const MAX_SELECTED: usize = 100;
     extensions(("x-otter-problems" = json!([
         "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "request-timeout",
         "payload-too-large", "unsupported-media-type", "idempotency-mismatch", "no-free-machine",
-        "queue-full", "inventory-loading", "storage-unavailable", "outcome-unknown", "shutting-down"
+        "queue-full", "inventory-loading", "storage-unavailable", "outcome-unknown", "shutting-down",
+        "not-supported"
     ]))))]
 pub async fn create_lease(
     State(api): State<ApiState>,
@@ -111,6 +112,9 @@ pub async fn create_lease(
     let version = api.services().event_stream.version();
     let key = read_idempotency_key(&api, &caller, &method, &uri, &headers, &bytes)?;
     let new = NewLease { key, reference: read_reference(&headers)?, ..new_lease(value)? };
+    if let Some(Prepare { until: Some(Readiness::Screen(_)), .. }) = &new.prepare {
+        api.services().screen_waits.ocr().check_installed()?;
+    }
     let (view, is_replay) = match api.services().leases.request(&caller, new).await? {
         RequestedLease::New(view) => (view, false),
         RequestedLease::Existing(view) => (view, true),

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::observation;
 use super::runner::{Runner, sleep_until};
+use super::screen_watch::ScreenSight;
 use super::state_machine::{
     CallResult, Effect, GuestObservation, GuestWatchResult, Input, ObservedMachine, TaskEnd,
 };
@@ -14,7 +15,7 @@ use super::status::JobStatus;
 use crate::domain::call::HostCall;
 use crate::domain::ids::{QuestionId, TaskId};
 use crate::domain::job::{Job, JobRequest};
-use crate::domain::lease::Readiness;
+use crate::domain::lease::{Readiness, ReadinessKind};
 use crate::domain::network::Network;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::SnapshotRules;
@@ -24,7 +25,7 @@ use crate::service::host_failure::HostFailure;
 use crate::storage::StorageError;
 
 /// otter publishes the progress of a task at most this often.
-const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 impl Runner<'_> {
     /// Performs one effect, and returns the next input of the state machine.
@@ -33,6 +34,7 @@ impl Runner<'_> {
     /// - `tools_stops`: how often the guest's tools stopped before the last call was sent.
     /// - `due`: the deadline of the job.
     /// - `task_ended`: whether the last effect, except commits, followed a task to its end.
+    /// - `sight`: gets what the screen shows while the effect waits for a text on it.
     ///
     /// # Errors
     /// The error of the store if it can never commit the job.
@@ -44,6 +46,7 @@ impl Runner<'_> {
         tools_stops: u64,
         task_ended: bool,
         status: &watch::Sender<JobStatus>,
+        sight: &watch::Sender<ScreenSight>,
     ) -> Result<Input, StorageError> {
         let machine = &self.machine.id;
         let input = match effect {
@@ -116,8 +119,15 @@ impl Runner<'_> {
                 self.await_answer(&question).await;
                 Input::Waited
             }
+            Effect::AwaitReady(Readiness::Screen(text)) => {
+                self.await_host().await;
+                match self.parts.screens.await_text(&self.machine, &text, sight).await {
+                    Ok(ready) => Input::Ready(ready),
+                    Err(failure) => Input::NoReadiness(failure),
+                }
+            }
             Effect::AwaitReady(readiness) => {
-                Input::Ready(self.await_ready(readiness, awaited_network(&job)).await)
+                Input::Ready(self.await_ready(readiness.kind(), awaited_network(&job)).await)
             }
             Effect::Pause(pause) => {
                 if status.borrow().settling {
@@ -337,7 +347,7 @@ impl Runner<'_> {
     ///
     /// # Parameters
     /// - `cidr`: the network in which an awaited address must be.
-    async fn await_ready(&self, readiness: Readiness, cidr: Option<Network>) -> bool {
+    async fn await_ready(&self, readiness: ReadinessKind, cidr: Option<Network>) -> bool {
         let machine = &self.machine.id;
         let mut changes = self.parts.inventory.watch(machine);
         self.await_host().await;
@@ -348,9 +358,11 @@ impl Runner<'_> {
             let Some(known) = known else { return false };
             let on = known.power_state == Some(PowerState::On);
             let ready = match readiness {
-                Readiness::On => on,
-                Readiness::Address => contents.ip_address(machine, cidr).is_some(),
-                Readiness::Tools => on && known.guest.tools_running,
+                ReadinessKind::On => on,
+                ReadinessKind::Address => contents.ip_address(machine, cidr).is_some(),
+                ReadinessKind::Tools => on && known.guest.tools_running,
+                // `perform` waits for a screen in another way.
+                ReadinessKind::Screen => return false,
             };
             if ready || !on {
                 return ready;

@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::JobsParts;
 use super::deadline_clocks::Moment;
+use super::effects::PROGRESS_EVERY;
 use super::question_timer::QuestionTimer;
+use super::screen_watch::ScreenSight;
 use super::state_machine::{Effect, Input, Interrupt, JobStateMachine, Reaction, TaskEnd};
 use super::status::JobStatus;
 use super::table::{JobTable, PendingJob};
@@ -71,6 +73,8 @@ impl Runner<'_> {
         // Whether a request to cancel is not committed yet. A crash would lose it, so readers do
         // not see it.
         let mut cancel_unsaved = false;
+        let (sight, mut seen) = watch::channel(ScreenSight::default());
+        let mut seen_published = None;
         loop {
             if effect == Effect::Finish {
                 return Ok(state_machine.job().clone());
@@ -90,7 +94,8 @@ impl Runner<'_> {
                 due,
                 tools_stops,
                 task_ended,
-                &status
+                &status,
+                &sight
             ));
             let input = loop {
                 let interrupt = tokio::select! {
@@ -119,6 +124,18 @@ impl Runner<'_> {
                         // Readers see the machine's question as the reason why the job is blocked.
                         if question.update() {
                             self.publish_change(&status);
+                        }
+                        continue;
+                    }
+                    Ok(()) = seen.changed() => {
+                        let sight = seen.borrow_and_update().clone();
+                        state_machine.see_screen(sight, self.parts.clock.now());
+                        let now = self.parts.clock.elapsed();
+                        let is_early =
+                            seen_published.is_some_and(|last| now < last + PROGRESS_EVERY);
+                        if !is_early {
+                            seen_published = Some(now);
+                            self.publish(&state_machine, &status, cancel_unsaved);
                         }
                         continue;
                     }

@@ -22,11 +22,11 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::Semaphore;
 
-use super::metrics::ScreenMetrics;
 use super::text_match::ReadText;
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::screen::Picture;
+use crate::telemetry::screens::ScreenMetrics;
 
 /// The largest number of pictures that wait for a processor.
 const MAX_WAITING: usize = 64;
@@ -162,7 +162,7 @@ impl Ocr {
                 .await
                 .map_err(|error| OcrError::Failed(error.to_string()))??;
             let output = process::run(&clock, &command, &prepared.png, size.height).await;
-            metrics.ocr_ended(clock.elapsed().saturating_sub(started));
+            metrics.record_read(clock.elapsed().saturating_sub(started));
             let text = Arc::new(tsv::parse(&output?, prepared.scale, size));
             lock(&results).keep(hash, Arc::clone(&text));
             Ok(text)
@@ -234,6 +234,7 @@ mod tests {
 
     use super::*;
     use crate::domain::screen::ScreenSize;
+    use crate::telemetry::metrics::Metrics;
 
     const SIZE: ScreenSize = ScreenSize { width: 100, height: 50 };
 
@@ -248,7 +249,11 @@ mod tests {
         let text = format!("#!/bin/sh\necho run >>{}\ncat >/dev/null\n{script}", runs.display());
         std::fs::write(&file, text).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Ocr::new(Clock::system(), &[file.display().to_string()], 4, ScreenMetrics::default())
+        Ocr::new(Clock::system(), &[file.display().to_string()], 4, metrics())
+    }
+
+    fn metrics() -> ScreenMetrics {
+        Metrics::default().screens().clone()
     }
 
     fn runs(folder: &TempDir) -> usize {
@@ -297,7 +302,7 @@ mod tests {
             Clock::system(),
             &["otter-has-no-such-program".to_owned()],
             1,
-            ScreenMetrics::default(),
+            metrics(),
         );
         let failure = ocr.check_installed().unwrap_err();
         assert_eq!(failure.kind, FailureKind::NotSupported);

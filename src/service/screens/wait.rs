@@ -141,6 +141,10 @@ impl ScreenWaits {
         Self { screens, inventory, clock, ocr, pictures, searches }
     }
 
+    pub(super) const fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// Reads text from pictures.
     #[must_use]
     pub const fn ocr(&self) -> &Ocr {
@@ -460,8 +464,7 @@ impl ScreenWaits {
         let known = contents.machine(&machine.id).filter(|known| machine.can_be(&known.identity()));
         known.cloned().ok_or_else(|| {
             let detail = "The machine was removed from the host while its screen was waited for.";
-            let failure = Failure::new(FailureKind::MachineGone, detail);
-            failure.with_machine(&machine.id, "")
+            Failure::new(FailureKind::MachineGone, detail)
         })
     }
 
