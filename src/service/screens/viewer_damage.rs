@@ -75,32 +75,31 @@ fn without(region: Region, inside: Region) -> impl Iterator<Item = Region> {
     parts.into_iter().filter(|part| part.width > 0 && part.height > 0)
 }
 
-/// Splits regions into pieces of at most `max_pixels`, or of one row if a row has more, and not
-/// wider than a Tight rectangle. Each piece is sent on its own, so that a viewer that reads slowly
-/// holds little memory.
-pub fn split(regions: &[Region], max_pixels: usize) -> Vec<Region> {
+/// The largest piece of a region that is sent at once.
+#[derive(Clone, Copy, Debug)]
+pub struct PieceLimits {
+    pub width: u16,
+    /// A piece of one row may have more.
+    pub pixels: usize,
+}
+
+/// Splits regions into pieces within the limits. Each piece is sent on its own, so that a viewer
+/// that reads slowly holds little memory.
+pub fn split(regions: &[Region], limits: PieceLimits) -> Vec<Region> {
     let mut pieces = Vec::new();
-    for region in regions.iter().flat_map(|region| columns(*region)) {
-        let rows = (max_pixels / usize::from(region.width.max(1))).max(1);
+    for region in regions {
+        let rows = (limits.pixels / usize::from(region.width.clamp(1, limits.width))).max(1);
         let rows = u16::try_from(rows).unwrap_or(u16::MAX);
-        let mut y = region.y;
-        let end = region.y.saturating_add(region.height);
-        while y < end {
-            let height = rows.min(end - y);
-            pieces.push(Region { y, height, ..region });
-            y += height;
+        let (right, bottom) =
+            (region.x.saturating_add(region.width), region.y.saturating_add(region.height));
+        for y in (region.y..bottom).step_by(usize::from(rows)) {
+            let height = rows.min(bottom - y);
+            for x in (region.x..right).step_by(usize::from(limits.width)) {
+                pieces.push(Region { x, y, width: limits.width.min(right - x), height });
+            }
         }
     }
     pieces
-}
-
-/// A region in columns that are not wider than a Tight rectangle.
-fn columns(region: Region) -> impl Iterator<Item = Region> {
-    (0..region.width).step_by(TIGHT_MAX_WIDTH.into()).map(move |offset| Region {
-        x: region.x.saturating_add(offset),
-        width: TIGHT_MAX_WIDTH.min(region.width - offset),
-        ..region
-    })
 }
 
 #[cfg(test)]
@@ -162,23 +161,17 @@ mod tests {
         #[test]
         fn pieces_cover_the_regions_without_overlap(
             region in region(),
-            max_pixels in 0..60_usize,
+            pixels in 0..60_usize,
+            width in 1..15_u16,
         ) {
-            let pieces = split(&[region], max_pixels);
+            let pieces = split(&[region], PieceLimits { width, pixels });
             prop_assert_eq!(points(&pieces), points(&[region]));
-            let pixels = |region: &Region| usize::from(region.width) * usize::from(region.height);
-            prop_assert_eq!(pieces.iter().map(pixels).sum::<usize>(), pixels(&region));
+            let pixels_of = |piece: &Region| usize::from(piece.width) * usize::from(piece.height);
+            prop_assert_eq!(pieces.iter().map(pixels_of).sum::<usize>(), pixels_of(&region));
             prop_assert!(pieces.iter().all(|piece| {
-                piece.height == 1 || pixels(piece) <= max_pixels
+                piece.width <= width && (piece.height == 1 || pixels_of(piece) <= pixels)
             }));
         }
-    }
-
-    #[test]
-    fn no_piece_is_wider_than_a_tight_rectangle() {
-        let pieces = split(&[Region { x: 7, y: 1, width: 5_000, height: 2 }], 1 << 20);
-        let columns: Vec<_> = pieces.iter().map(|piece| (piece.x, piece.width)).collect();
-        assert_eq!(columns, [(7, 2_048), (2_055, 2_048), (4_103, 904)]);
     }
 
     #[test]

@@ -8,8 +8,10 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::OnceCell;
 
 use super::frame::Frame;
+use super::viewer_damage::PieceLimits;
 use super::{no_signal, png};
 use crate::domain::screen::{Picture, Region, ScreenSize};
+use crate::rfb::constants::TIGHT_MAX_WIDTH;
 use crate::rfb::{PixelFormat, RfbError, viewer_updates};
 
 /// The most pixels of a piece without compression: 64 KiB in the usual format.
@@ -63,12 +65,12 @@ struct PieceKey {
 }
 
 impl Coding {
-    /// The most pixels of a piece.
+    /// The largest piece.
     #[must_use]
-    pub const fn piece_pixels(self) -> usize {
+    pub const fn limits(self) -> PieceLimits {
         match self {
-            Self::Raw(_) => RAW_PIXELS,
-            Self::TightPng => PNG_PIXELS,
+            Self::Raw(_) => PieceLimits { width: u16::MAX, pixels: RAW_PIXELS },
+            Self::TightPng => PieceLimits { width: TIGHT_MAX_WIDTH, pixels: PNG_PIXELS },
         }
     }
 }
@@ -81,7 +83,7 @@ impl SharedPieces {
     ///   black.
     ///
     /// # Errors
-    /// The piece cannot be encoded, which does not happen to pieces that [`Coding::piece_pixels`]
+    /// The piece cannot be encoded, which does not happen to pieces that [`Coding::limits`]
     /// allows.
     pub async fn piece(
         &self,

@@ -495,11 +495,11 @@ impl<'s> Writer<'s> {
         coding: Coding,
         outgoing: &mut (impl Sink<ToViewer> + Unpin),
     ) -> Result<(), ConnectionLost> {
-        let mut pieces = split(regions, coding.piece_pixels());
+        let mut pieces = split(regions, coding.limits());
         if pieces.len() > usize::from(u16::MAX) {
             // Regions that overlap on a very large screen.
             let whole = regions.iter().copied().reduce(Region::union);
-            pieces = split(whole.as_slice(), coding.piece_pixels());
+            pieces = split(whole.as_slice(), coding.limits());
         }
         let count = u16::try_from(pieces.len()).map_err(|_| ConnectionLost)?;
         let header = Bytes::copy_from_slice(&viewer_updates::update_header(count));
