@@ -26,6 +26,7 @@ use tokio_rustls::TlsConnector;
 
 use super::tunnel;
 use crate::domain::proxy_url::ProxyUrl;
+use crate::hypervisor::ByteStream;
 
 /// The most connections for calls. A host serves about a hundred connections for all its clients.
 pub const MAX_SHARED: usize = 8;
@@ -137,18 +138,27 @@ impl Connections {
     /// Connects to the host.
     ///
     /// # Errors
+    /// As [`Connections::dial`].
+    pub async fn connect(&self, _turn: &Turn<'_>) -> io::Result<Connection> {
+        Connection::new(self.dial().await?).await
+    }
+
+    /// Opens a stream of bytes to the API's port, with the TLS of the API. It does not count as one
+    /// of the connections.
+    ///
+    /// # Errors
     /// The error of the connection or of its handshake. Through a proxy, the error contains a
     /// [`TunnelError`](super::tunnel::TunnelError).
-    pub async fn connect(&self, _turn: &Turn<'_>) -> io::Result<Connection> {
+    pub async fn dial(&self) -> io::Result<Box<dyn ByteStream>> {
         let Endpoint { host, port, tls, proxy } = &self.endpoint;
         let stream = tunnel::connect(host, *port, proxy.as_ref()).await?;
         // Without this option, a small request waits for the acknowledgement of the previous one.
         stream.set_nodelay(true)?;
         match tls {
-            None => Connection::new(stream).await,
+            None => Ok(Box::new(stream)),
             Some((config, name)) => {
                 let connector = TlsConnector::from(Arc::clone(config));
-                Connection::new(connector.connect(name.clone(), stream).await?).await
+                Ok(Box::new(connector.connect(name.clone(), stream).await?))
             }
         }
     }

@@ -115,6 +115,7 @@ impl VimFault {
             "NoPermission" => HostErrorKind::Forbidden,
             "RestrictedVersion" => HostErrorKind::LicenseRestricted,
             "ToolsUnavailable" => HostErrorKind::ToolsUnavailable,
+            "MksConnectionLimitReached" => HostErrorKind::ScreenLimitReached,
             "NotSupported" | "MethodNotFound" | "NotImplemented" => HostErrorKind::NotSupported,
             "HostCommunication" | "HostNotConnected" | "HostNotReachable" => {
                 HostErrorKind::Unreachable

@@ -141,7 +141,7 @@ impl AddressTrust {
 
 /// Whether a revert changed the current snapshot. A new snapshot also becomes the current one, and
 /// so does the parent of a removed one, but neither changes the guest.
-fn reverted(before: &Snapshots, after: &Snapshots) -> bool {
+pub fn reverted(before: &Snapshots, after: &Snapshots) -> bool {
     if before.current == after.current {
         return false;
     }
