@@ -40,6 +40,7 @@ pub fn pointer(buttons: u8, x: u16, y: u16) -> [u8; 6] {
 pub fn set_pixel_format(format: &PixelFormat) -> [u8; 20] {
     let mut message = [0; 20];
     message[0] = SET_PIXEL_FORMAT;
+    // The message has 4 bytes more than the format.
     message[4..].copy_from_slice(&format.to_bytes());
     message
 }

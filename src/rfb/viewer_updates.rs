@@ -102,8 +102,8 @@ fn put_head(out: &mut BytesMut, region: Region, encoding: i32) {
     out.put_i32(encoding);
 }
 
-/// A length of up to 22 bits: 7 bits, 7 bits and 8 bits, the lowest first. The high bit of the first
-/// two bytes says that another byte follows.
+/// A length of up to 22 bits: 7 bits, 7 bits and 8 bits, the lowest first. The high bit of each of
+/// the first two bytes says that another byte follows.
 fn put_compact_length(out: &mut BytesMut, length: usize) {
     let [low, middle, high, _] = u32::try_from(length).unwrap_or_default().to_le_bytes();
     let (first, second) = (low & 0x7f, ((middle << 1) | (low >> 7)) & 0x7f);

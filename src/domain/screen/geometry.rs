@@ -234,7 +234,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn regions_are_sets_of_points(a in regions(), b in regions(), x in 0..90u16, y in 0..90u16) {
+        fn regions_are_sets_of_points(
+            (a, b) in (regions(), regions()),
+            (x, y) in (0..90u16, 0..90u16),
+        ) {
             let common = a.intersect(b).is_some_and(|common| common.has_point(x, y));
             prop_assert_eq!(common, a.has_point(x, y) && b.has_point(x, y));
             if a.has_point(x, y) || b.has_point(x, y) {

@@ -298,7 +298,11 @@ fn brightness(row: &[u8]) -> impl Iterator<Item = u32> {
 
 /// The sum of the square differences of two rows. The fourth byte of each pixel is 0 in both.
 fn row_difference(row: &[u8], other: &[u8]) -> u64 {
-    let square = |(one, other): (&u8, &u8)| u32::from(one.abs_diff(*other)).pow(2);
+    let square = |(one, other): (&u8, &u8)| {
+        // The square of a byte fits into 16 bits, which makes the sum much faster than 32 bits.
+        let difference = u16::from(one.abs_diff(*other));
+        u32::from(difference * difference)
+    };
     // A row has at most 8,192 pixels, so that its sum fits into 32 bits.
     let sum: u32 = row.iter().zip(other).map(square).sum();
     sum.into()
