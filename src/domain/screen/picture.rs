@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::geometry::{Region, ScreenSize};
-use super::resample::resample;
+use super::resample::shrink;
 
 /// A picture of a screen or of a region of it. A copy shares the pixels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,18 +64,25 @@ impl Picture {
         Self { size: region.size(), pixels: pixels.into() }
     }
 
-    /// The picture with this width and the same proportions. A smaller picture has the mean colour
-    /// of the pixels that it combines; a larger one is smooth.
+    /// The picture with this width and the same proportions. Each pixel has the mean colour of what
+    /// it covers. The picture itself if it is not wider than that.
     ///
     /// # Parameters
     /// - `width`: at least 1 pixel; 0 means 1.
     #[must_use]
     pub fn scale_to_width(&self, width: u16) -> Self {
-        let to = scaled(self.size, width);
-        if to == self.size || !self.is_whole() {
+        let is_whole = !self.pixels.is_empty() && self.pixels.len() == self.size.bytes();
+        if width >= self.size.width || !is_whole {
             return self.clone();
         }
-        Self { size: to, pixels: resample::<4>(&self.pixels, self.size, to).into() }
+        let width = width.max(1);
+        let (old_width, product) =
+            (u32::from(self.size.width), u32::from(self.size.height) * u32::from(width));
+        let height = (product + old_width / 2) / old_width;
+        // The picture becomes smaller, so its height fits.
+        let height = u16::try_from(height).unwrap_or(self.size.height).max(1);
+        let to = ScreenSize { width, height };
+        Self { size: to, pixels: shrink(&self.pixels, self.size, to).into() }
     }
 
     /// Whether all pixels have the same colour. A machine that blanks its screen shows such a
@@ -118,11 +125,6 @@ impl Picture {
             .sum()
     }
 
-    /// Whether the picture has pixels, and as many as its size says.
-    fn is_whole(&self) -> bool {
-        !self.pixels.is_empty() && self.pixels.len() == self.size.bytes()
-    }
-
     /// The rows of a region of the picture.
     fn rows_of(&self, region: Region) -> impl Iterator<Item = &[u8]> {
         let (start, width) = (usize::from(region.x) * 4, usize::from(region.width) * 4);
@@ -136,16 +138,6 @@ impl Picture {
 }
 
 impl GrayPicture {
-    /// The picture with this width and the same proportions, as [`Picture::scale_to_width`].
-    #[must_use]
-    pub fn scale_to_width(&self, width: u16) -> Self {
-        let to = scaled(self.size, width);
-        if to == self.size || !self.is_whole() {
-            return self.clone();
-        }
-        Self { size: to, pixels: resample::<1>(&self.pixels, self.size, to) }
-    }
-
     /// The picture with black and white exchanged.
     #[must_use]
     pub fn inverted(mut self) -> Self {
@@ -160,20 +152,6 @@ impl GrayPicture {
         let mean = sum.checked_div(self.pixels.len() as u64).unwrap_or_default();
         u8::try_from(mean).unwrap_or(u8::MAX)
     }
-
-    fn is_whole(&self) -> bool {
-        !self.pixels.is_empty() && self.pixels.len() == self.size.pixels()
-    }
-}
-
-/// The size with another width and the same proportions. No side is 0 or above the maximum.
-fn scaled(size: ScreenSize, width: u16) -> ScreenSize {
-    let width = width.clamp(1, ScreenSize::MAX_SIDE);
-    let product = u32::from(size.height) * u32::from(width);
-    let from = u32::from(size.width).max(1);
-    let height = (product + from / 2) / from;
-    let height = u16::try_from(height).unwrap_or(u16::MAX).clamp(1, ScreenSize::MAX_SIDE);
-    ScreenSize { width, height }
 }
 
 #[cfg(test)]
@@ -215,7 +193,8 @@ mod tests {
     fn an_empty_picture_stays_empty() {
         let empty = Picture::blank(ScreenSize::new(0, 0));
         assert_eq!(empty.scale_to_width(10), empty);
-        assert_eq!(empty.gray().scale_to_width(10).mean(), 0);
+        assert_eq!(empty.scale_to_width(0), empty);
+        assert_eq!(empty.gray().mean(), 0);
     }
 
     #[test]
@@ -230,11 +209,13 @@ mod tests {
     #[test]
     fn a_scaled_picture_keeps_its_proportions() {
         let picture = Picture::blank(ScreenSize::new(720, 400));
-        assert_eq!(picture.scale_to_width(1440).size, ScreenSize::new(1440, 800));
-        assert_eq!(picture.scale_to_width(100).size, ScreenSize::new(100, 56));
-        assert_eq!(picture.scale_to_width(0).size, ScreenSize::new(1, 1));
-        let high = Picture::blank(ScreenSize::new(1, 800));
-        assert_eq!(high.scale_to_width(60).size, ScreenSize::new(60, 8192));
+        for (width, size) in [(100, (100, 56)), (0, (1, 1)), (719, (719, 399)), (1440, (720, 400))]
+        {
+            let scaled = picture.scale_to_width(width).size;
+            assert_eq!((scaled.width, scaled.height), size, "{width}");
+        }
+        let flat = Picture::blank(ScreenSize::new(800, 1));
+        assert_eq!(flat.scale_to_width(3).size, ScreenSize::new(3, 1));
     }
 
     proptest! {
@@ -267,7 +248,7 @@ mod tests {
         #[test]
         fn a_picture_of_one_colour_keeps_it_in_every_size(
             colour: [u8; 3],
-            (width, height, to) in (1..40u16, 1..40u16, 1..90u16),
+            (width, height, to) in (1..90u16, 1..40u16, 0..90u16),
         ) {
             let size = ScreenSize::new(width, height);
             let [blue, green, red] = colour;

@@ -197,6 +197,7 @@ impl Folded {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::path::Path;
 
     use proptest::prelude::*;
 
@@ -287,6 +288,21 @@ mod tests {
         for Confusion { characters, folded } in CONFUSIONS {
             assert!(characters.chars().all(|character| known.insert(character)), "{characters}");
             assert_eq!(fold(folded), *folded, "a folded text stays");
+        }
+    }
+
+    #[test]
+    fn the_guide_has_the_table() {
+        let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("GUIDE.md");
+        let guide = std::fs::read_to_string(guide).unwrap();
+        for Confusion { characters, folded } in CONFUSIONS {
+            let cells = characters.chars().map(|character| match character {
+                '`' => "`` ` ``".to_owned(),
+                '|' => r"`\|`".to_owned(),
+                other => format!("`{other}`"),
+            });
+            let row = format!("| {} | `{folded}` |", cells.collect::<Vec<_>>().join(" "));
+            assert!(guide.contains(&row), "GUIDE.md lacks {row}");
         }
     }
 
