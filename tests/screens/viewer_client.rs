@@ -1,5 +1,6 @@
 //! A viewer for tests: an RFB client on otter's WebSocket.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -56,7 +57,16 @@ pub fn viewer_path(machine: &str, query: &str) -> String {
 impl ViewerClient {
     /// Opens a WebSocket and ends the handshake of RFB.
     pub async fn open(lab: &Lab, path: &str, headers: &[(&str, &str)]) -> Result<Self, Refused> {
-        let mut viewer = Self::open_silent(lab, path, headers).await?;
+        Self::open_at(lab.address, path, headers).await
+    }
+
+    /// As [`ViewerClient::open`], at the address of an otter.
+    pub async fn open_at(
+        address: SocketAddr,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, Refused> {
+        let mut viewer = Self::connect(address, path, headers).await?;
         loop {
             match viewer.next().await.expect("the handshake") {
                 ServerEvent::Ready { size, name } => {
@@ -75,7 +85,15 @@ impl ViewerClient {
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Self, Refused> {
-        let mut request = format!("ws://{}{path}", lab.address).into_client_request().unwrap();
+        Self::connect(lab.address, path, headers).await
+    }
+
+    async fn connect(
+        address: SocketAddr,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, Refused> {
+        let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
         if !headers.iter().any(|(name, _)| *name == "sec-websocket-protocol") {
             let binary = http::HeaderValue::from_static("binary");
             request.headers_mut().insert("sec-websocket-protocol", binary);
@@ -84,7 +102,7 @@ impl ViewerClient {
             let name = http::HeaderName::try_from(*name).unwrap();
             request.headers_mut().insert(name, http::HeaderValue::from_str(value).unwrap());
         }
-        let stream = TcpStream::connect(lab.address).await.unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let opened = tokio::time::timeout(TIMEOUT, client_async(request, stream)).await;
         match opened.expect("an answer") {

@@ -96,10 +96,13 @@ pub async fn open_screen_viewer(
     Query(query, _): Query<ViewerQuery>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
-    let upgrade = websocket::check(upgrade, &headers)?;
+    let screens = &api.services().screens;
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
     let request = viewer_request(&api, caller, access, &headers, &query, &view.machine)?;
-    let viewer = api.services().screens.open_viewer(request, &view.machine)?;
+    // First, so that a plain GET shows why a browser's WebSocket would be refused.
+    screens.check_viewer(&request, &view.machine)?;
+    let upgrade = websocket::check(upgrade, &headers)?;
+    let viewer = screens.open_viewer(request, &view.machine)?;
     let state = api.clone();
     Ok(upgrade.on_upgrade(move |socket| async move {
         let served = serve(state.clone(), socket, viewer);
