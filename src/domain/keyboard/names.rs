@@ -158,6 +158,7 @@ pub fn is_shift(key: Keysym) -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::path::Path;
 
     use super::*;
 
@@ -179,6 +180,19 @@ mod tests {
             [("Page_Up", "pageup"), ("PGUP", "pageup"), ("Caps Lock", "capslock"), ("A", "a")]
         {
             assert_eq!(key(name), key(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_guide_lists_the_names() {
+        let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("GUIDE.md");
+        let guide = std::fs::read_to_string(guide).unwrap();
+        let is_in_a_range = |name: &&str| {
+            let number = name.trim_start_matches("kp").trim_start_matches('f');
+            name.len() == 1 || number.parse::<u8>().is_ok()
+        };
+        for name in key_names().filter(|name| !is_in_a_range(name)) {
+            assert!(guide.contains(&format!("`{name}`")), "GUIDE.md lacks {name}");
         }
     }
 
