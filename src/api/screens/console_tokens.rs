@@ -96,7 +96,7 @@ pub struct ConsoleToken {
         "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading",
         "request-timeout", "payload-too-large", "unsupported-media-type", "machine-leased",
         "lease-ended", "lease-not-active", "self-protection", "console-busy", "too-many-consoles",
-        "not-supported"
+        "not-supported", "shutting-down"
     ]))))]
 pub async fn create_console_token(
     State(api): State<ApiState>,

@@ -21,6 +21,7 @@ use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord, between};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{LeaseId, MachineId, ViewerId};
 use crate::domain::machine::Machine;
+use crate::hypervisor::Capability;
 use crate::service::audit::Audit;
 use crate::service::callers::Credential;
 use crate::service::jobs::authorization::Requester;
@@ -102,6 +103,12 @@ impl Screens {
         let ViewerRequest { requester, mode, force, .. } = request;
         viewer_rights::check(self, requester, *mode, machine)?;
         let viewers = self.viewers();
+        if viewers.supervisor.shutdown_token().is_cancelled() {
+            let detail = "otter is shutting down; open the screen when it is back.";
+            return Err(Failure::new(FailureKind::ShuttingDown, detail)
+                .with_machine(&machine.id, &machine.name));
+        }
+        self.hosts.with_capability(Capability::Screens, machine)?;
         viewers.open.check(machine, viewers.max_per_machine)?;
         match mode {
             ViewerMode::View => Ok(()),

@@ -64,9 +64,11 @@ impl Operation {
                 vec![format!("machine={machine}")]
             }
             "get_readiness" => vec!["host=true".to_owned()],
+            "open_screen_viewer" => vec!["mode=drive".to_owned()],
             _ => Vec::new(),
         };
         let body = match self.id.as_str() {
+            "create_console_token" => Some(json!({"kind": "screen", "mode": "drive"})),
             "create_lease" => Some(json!({"select": {"name": subject}, "ttl": "1m"})),
             "renew_lease" => Some(json!({})),
             "quarantine_machine" => Some(json!({"reason": "its disk"})),

@@ -16,6 +16,7 @@ mod leases;
 mod limits;
 mod refusals;
 mod request;
+mod screens;
 
 use futures_util::future::{LocalBoxFuture, join_all};
 use otter::api::problem;
@@ -82,9 +83,18 @@ const RECIPES: &[Recipe] = &[
             "quarantine_machine",
             "clear_quarantine",
             "clear_pool_quarantine",
+            "open_screen_viewer",
+            "create_console_token",
         ],
         |pairs| Box::pin(leases::after_the_stop(pairs)),
     ),
+    for_operations(
+        &["too-many-consoles"],
+        &["open_screen_viewer", "create_console_token"],
+        |pairs| Box::pin(screens::without_room(pairs)),
+    ),
+    for_all(&["console-busy"], |pairs| Box::pin(screens::while_another_drives(pairs))),
+    for_all(&["upgrade-required"], |pairs| Box::pin(request::plain(pairs))),
     for_operations(&["machine-gone", "shutting-down"], &["wait_for_machine"], |pairs| {
         Box::pin(gone::while_waited_for(pairs))
     }),
@@ -96,9 +106,11 @@ const RECIPES: &[Recipe] = &[
         &["get_machine_properties"],
         |pairs| Box::pin(refusals::of_reads(pairs)),
     ),
-    for_operations(&["not-supported"], &["get_machine_properties"], |pairs| {
-        Box::pin(refusals::of_the_backend(pairs))
-    }),
+    for_operations(
+        &["not-supported"],
+        &["get_machine_properties", "open_screen_viewer", "create_console_token"],
+        |pairs| Box::pin(refusals::of_the_backend(pairs)),
+    ),
     for_operations(&["host-unreachable"], &["wait_for_job"], |pairs| {
         Box::pin(gone::with_the_host(pairs))
     }),

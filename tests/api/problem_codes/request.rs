@@ -43,6 +43,7 @@ async fn provoke(lab: &Lab, pair: &Pair) -> Answer {
         "unsupported-media-type" => {
             pair.call().header("content-type", "text/plain").body(json!({}))
         }
+        "upgrade-required" => pair.call(),
         "uri-too-long" => pair.call().parameter(&format!("x={}", "x".repeat(17_000))),
         "wait-timeout" => pair.call().parameter("wait=0s"),
         other => panic!("no way to provoke {other}"),
