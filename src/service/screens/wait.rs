@@ -377,7 +377,10 @@ impl ScreenWaits {
             };
             let may_come = matches!(
                 failure.kind,
-                FailureKind::ConsoleUnavailable | FailureKind::InvalidPowerState
+                FailureKind::ConsoleUnavailable
+                    | FailureKind::HostUnreachable
+                    | FailureKind::HostLoginRefused
+                    | FailureKind::InvalidPowerState
             );
             if terms.once || !may_come {
                 return Err(failure);
