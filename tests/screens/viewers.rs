@@ -18,8 +18,9 @@ const MACHINE: &str = "16";
 /// The longest time from the end of a right to the close of its sockets.
 const CLOSED_WITHIN: Duration = Duration::from_millis(100);
 
-const SHIFT: u32 = 0xffe1;
-const CONTROL: u32 = 0xffe3;
+/// The keys that the tests hold: as a keysym, and as a USB usage.
+const SHIFT: (u32, u8) = (0xffe1, 0xe1);
+const CONTROL: (u32, u8) = (0xffe3, 0xe0);
 
 async fn lab() -> Lab {
     let lab = Lab::start().await;
@@ -32,24 +33,33 @@ async fn power_on(lab: &Lab) {
     lab.post(&path, json!({"action": "on"})).await.expect(200);
 }
 
-/// An otter with tokens, whose machine is on.
+/// An otter with tokens. Its machine is off, and stays on after a lease that powered it on.
 async fn guarded() -> Guarded {
-    guarded_with(|_| {}).await
+    guarded_with(|settings| {
+        let machines = vec!["qubes-*".parse().unwrap()];
+        let lab = Pool { machines, may_keep_power: true, ..Pool::default() };
+        settings.pools = Pools([("lab".to_owned(), lab)].into());
+    })
+    .await
 }
 
 async fn guarded_with(settings: fn(&mut Settings)) -> Guarded {
-    let guarded = Guarded::with(LabOptions { settings, ..LabOptions::default() }).await;
-    let path = format!("/v1/machines/{MACHINE}/power?wait=30s");
-    let on = guarded.request("operator", Method::POST, &path).json(&json!({"action": "on"}));
-    Answer::from_request(on).await.expect(200);
-    guarded
+    Guarded::with(LabOptions { settings, ..LabOptions::default() }).await
 }
 
+/// Leases the machine and powers it on. Returns the id of the lease, and the lease as a header.
 async fn take_lease(guarded: &Guarded, role: &str) -> (String, String) {
-    let ask = json!({"select": {"machine": MACHINE}, "ttl": "30m", "release": {"power": "keep"}});
+    let ask = json!({
+        "select": {"machine": MACHINE, "pool": "lab"},
+        "ttl": "30m",
+        "prepare": {"power": "on"},
+        "release": {"power": "keep"},
+    });
     let taken = guarded.request(role, Method::POST, "/v1/leases").json(&ask);
     let lease = Answer::from_request(taken).await.expect(201).json;
     let id = lease["id"].as_str().unwrap().to_owned();
+    let wait = format!("/v1/leases/{id}/wait?wait=30s");
+    Answer::from_request(guarded.request(role, Method::GET, &wait)).await.expect(200);
     let shown = format!("{id}.{}", lease["secret"].as_str().unwrap());
     (id, shown)
 }
@@ -64,8 +74,8 @@ fn bearer(guarded: &Guarded, role: &str) -> String {
 }
 
 /// The number of keys that the guest of the machine sees as held.
-fn held_keys(lab: &Lab) -> usize {
-    lab.control().look(|world| world.machine(MACHINE).unwrap().screen.held_keys().len())
+fn held_keys(lab: &Lab) -> Vec<u8> {
+    lab.control().screen(MACHINE).unwrap().held_keys
 }
 
 async fn screen_state(lab: &Lab) -> Value {
@@ -148,17 +158,17 @@ async fn a_viewer_cannot_type_and_a_driver_can() {
     let mut viewer = ViewerClient::open(&lab, &viewer_path(MACHINE, ""), &[]).await.unwrap();
     let path = viewer_path(MACHINE, "?mode=drive");
     let mut driver = ViewerClient::open(&lab, &path, &[]).await.unwrap();
-    viewer.key(CONTROL, true).await;
+    viewer.key(CONTROL.0, true).await;
     viewer.pointer(1, 10, 10).await;
     viewer.update(false).await.unwrap();
     driver.update(false).await.unwrap();
-    driver.key(SHIFT, true).await;
-    eventually("the key of the driver", async || held_keys(&lab) == 1).await;
+    driver.key(SHIFT.0, true).await;
+    eventually("the key of the driver", async || held_keys(&lab) == [SHIFT.1]).await;
     let state = screen_state(&lab).await;
     assert_eq!(state["driver"]["caller"], "anonymous");
     // A driver that leaves, in whatever way, holds nothing.
     drop(driver);
-    eventually("the key to be released", async || held_keys(&lab) == 0).await;
+    eventually("the key to be released", async || held_keys(&lab).is_empty()).await;
     eventually("the seat to be free", async || screen_state(&lab).await["driver"].is_null()).await;
     let audit = lab.get("/v1/audit?action=screen.driver_ended").await.expect(200).json;
     let ended = &audit["items"][0];
@@ -172,22 +182,15 @@ async fn a_second_driver_is_refused_or_takes_over() {
     let drive = viewer_path(MACHINE, "?mode=drive");
     let mut first = ViewerClient::open(&lab, &drive, &[]).await.unwrap();
     first.update(false).await.unwrap();
-    first.key(SHIFT, true).await;
-    eventually("the key of the first", async || held_keys(&lab) == 1).await;
+    first.key(SHIFT.0, true).await;
+    eventually("the key of the first", async || held_keys(&lab) == [SHIFT.1]).await;
     let refused = ViewerClient::open(&lab, &drive, &[]).await.err().unwrap();
     refused.expect(409, "console-busy");
     let force = viewer_path(MACHINE, "?mode=drive&force=true");
     let mut second = ViewerClient::open(&lab, &force, &[]).await.unwrap();
     assert_eq!(first.closed().await.code, Some(4409));
-    second.key(CONTROL, true).await;
-    eventually("only the key of the second", async || {
-        let is_released = lab.control().look(|world| {
-            let held = world.machine(MACHINE).unwrap().screen.held_keys().to_vec();
-            held.len() == 1 && !format!("{held:?}").contains("Shift")
-        });
-        is_released
-    })
-    .await;
+    second.key(CONTROL.0, true).await;
+    eventually("only the key of the second", async || held_keys(&lab) == [CONTROL.1]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,8 +208,8 @@ async fn when_a_lease_ends_its_viewers_close_at_once_and_keys_are_released() {
         ViewerClient::open(lab, &viewer_path(MACHINE, ""), &[("authorization", operator.as_str())])
             .await
             .unwrap();
-    driver.key(SHIFT, true).await;
-    eventually("the key of the driver", async || held_keys(lab) == 1).await;
+    driver.key(SHIFT.0, true).await;
+    eventually("the key of the driver", async || held_keys(lab) == [SHIFT.1]).await;
     let clock = otter::clock::Clock::system();
     let ending = async {
         end_lease(&guarded, &id).await;
@@ -220,7 +223,7 @@ async fn when_a_lease_ends_its_viewers_close_at_once_and_keys_are_released() {
     assert_eq!(closed.code, Some(4423), "{closed:?}");
     assert!(closed_at <= answered_at + CLOSED_WITHIN, "{closed_at:?} after {answered_at:?}");
     assert_eq!(viewer.closed().await.code, Some(4423));
-    eventually("the key to be released", async || held_keys(lab) == 0).await;
+    eventually("the key to be released", async || held_keys(lab).is_empty()).await;
     watching.update(false).await.unwrap();
     let refused = ViewerClient::open(lab, &path, &headers).await.err().unwrap();
     assert!([403, 423].contains(&refused.status), "{refused:?}");
@@ -403,7 +406,7 @@ async fn rubbish_ends_only_its_viewer() {
     let mut viewer = ViewerClient::open(&lab, &path, &[]).await.unwrap();
     viewer.send_text("hello").await;
     assert_eq!(viewer.closed().await.code, Some(1002));
-    assert_eq!(held_keys(&lab), 0);
+    assert!(held_keys(&lab).is_empty());
     let mut other = ViewerClient::open(&lab, &viewer_path(MACHINE, ""), &[]).await.unwrap();
     other.update(false).await.unwrap();
 }

@@ -96,7 +96,7 @@ async fn lab() -> Lab {
 }
 
 fn held_keys(lab: &Lab) -> usize {
-    lab.control().look(|world| world.machine(MACHINE).unwrap().screen.held_keys().len())
+    lab.control().screen(MACHINE).unwrap().held_keys.len()
 }
 
 #[tokio::test(flavor = "multi_thread")]
