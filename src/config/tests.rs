@@ -489,6 +489,9 @@ settle = "90s"
     assert_eq!(prepare.cidr, Some("10.0.0.0/8".parse().unwrap()));
     assert!(pool.may_keep_power && pool.release.as_ref().unwrap().keep_power);
     assert_eq!(config.pools["plain"], Pool::default());
+    let config = loaded("[pools.a]\nprepare = { until = \"screen:Log In, please\" }\n");
+    let until = config.pools["a"].prepare.as_ref().unwrap().until.as_ref().unwrap();
+    assert_eq!(until.to_string(), "screen:Log In, please");
     let config = loaded(
         "[esx]\nmax_running = 20\n[pools.qubes]\nmax_running = 4\nmax_memory_bytes = 34359738368\n",
     );
@@ -511,6 +514,8 @@ settle = "90s"
     assert!(messages.iter().any(|line| line.contains("pools.qubes.prepare.power")), "{messages:?}");
     for (prepare, message) in [
         ("until = \"ip\", cidr = \"ten\"", "cidr: write an IP network"),
+        ("until = \"screen: \"", "until: the text has no text after screen:"),
+        ("until = \"tool\"", "until: the text is not one of power_state:on, ip, tools and"),
         ("until = \"tools\", cidr = \"10.0.0.0/8\"", "cidr: it is the network of the address"),
         ("cidr = \"10.0.0.0/8\"", "set until to ip"),
         ("until = \"ip\", cdir = \"10.0.0.0/8\"", "did you mean pools.qubes.prepare.cidr?"),
