@@ -21,7 +21,9 @@ use crate::api::long_poll::{WaitEnd, WaitMode, WaitPermit};
 use crate::api::openapi_parts::{MachinePath, Problems};
 use crate::api::problem::ApiError;
 use crate::api::{ApiState, links, respond};
+use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::LeaseId;
 use crate::domain::machine::Machine;
 use crate::service::callers::Caller;
 use crate::service::jobs::authorization::Requester;
@@ -159,15 +161,18 @@ impl ScreenCall<'_> {
     ) -> Result<ScreenMatch, Failure> {
         let (services, machine) = (self.api.services(), self.machine);
         let may_look = |machine: &Machine| self.check_may_look(machine);
-        let may_wake =
-            |machine: &Machine| services.screens.may_drive(self.requester, machine).map(|_| ());
+        let may_wake = |machine: &Machine| {
+            let right = services.screens.may_drive(self.requester, machine)?;
+            services.audit.record(self.wake_record(machine, right.lease()));
+            Ok(())
+        };
         let has_job = |machine: &Machine| {
             let view = services.machines.get(&machine.id);
             view.is_some_and(|view| view.active_job.is_some())
         };
         may_look(machine)?;
         if self.wake {
-            may_wake(machine)?;
+            services.screens.may_drive(self.requester, machine)?;
         }
         let wake: &(dyn Fn(&Machine) -> Result<(), Failure> + Send + Sync) = &may_wake;
         let terms = WaitTerms {
@@ -217,6 +222,16 @@ impl ScreenCall<'_> {
             return Err(Failure::new(FailureKind::MachineGone, detail));
         }
         services.screens.may_look(self.requester, machine)
+    }
+
+    /// The audit record of a key that wakes a blank screen.
+    fn wake_record(&self, machine: &Machine, lease: Option<LeaseId>) -> AuditRecord {
+        let now = self.api.clock().now();
+        let record = AuditRecord::new(now, AuditAction::ScreenInput, AuditOutcome::Done)
+            .with_actor(&self.requester.caller.actor())
+            .with_detail("Shift, which wakes the blank screen".to_owned());
+        let machine = Some((machine.id.clone(), machine.name.clone()));
+        AuditRecord { machine, lease, ..record }
     }
 
     fn with_machine(&self, failure: Failure) -> Failure {
