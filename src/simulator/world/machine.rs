@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::super::guest_screen::{GuestScreen, ScreenStage};
 use super::super::vim_fault::Fault;
+use super::ScreenSource;
 
 /// `VirtualMachinePowerState`, and any other text that a test sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +73,17 @@ pub struct Machine {
     pub consolidation_needed: bool,
     /// Counts the starts, stops and reverts. Guest events of an earlier run are dropped.
     pub run: u64,
+    pub screen: GuestScreen,
+    /// What the console shows.
+    pub screen_source: ScreenSource,
+    /// The maximum number of console connections.
+    pub max_mks_connections: i32,
+    /// The number of console connections, with those that clients left without a close.
+    pub mks_connections: i32,
+    /// Counts the power-offs, suspends and reverts, which end all consoles.
+    pub console_epoch: u64,
+    /// The files that `CreateScreenshot_Task` has written.
+    pub screenshots: Vec<String>,
 }
 
 /// The guest of a machine, and what the host reports of it.
@@ -159,6 +172,8 @@ pub struct Snapshot {
     /// The power state after a revert. It is on only if the snapshot holds memory.
     pub state: PowerState,
     pub quiesced: bool,
+    /// The screen of a snapshot with memory.
+    pub screen: Option<Box<GuestScreen>>,
 }
 
 /// A question of a machine (`VirtualMachineQuestionInfo`).
@@ -217,7 +232,8 @@ impl Machine {
         self.snapshots.iter().find(|snapshot| snapshot.id == id)
     }
 
-    /// Adds a snapshot below `parent` and returns its moid. The current snapshot stays the same.
+    /// Adds a snapshot below `parent` and returns its moid. The current snapshot stays the same. A
+    /// snapshot with memory shows the desktop.
     pub fn add_snapshot(
         &mut self,
         parent: Option<&str>,
@@ -227,6 +243,12 @@ impl Machine {
     ) -> String {
         let number = self.next_snapshot;
         self.next_snapshot += 1;
+        let has_memory = matches!(state, PowerState::On | PowerState::Suspended);
+        let screen = has_memory.then(|| {
+            let mut screen = GuestScreen::new(self.screen.layout());
+            screen.show(ScreenStage::Desktop, Duration::ZERO);
+            Box::new(screen)
+        });
         let id = format!("{}-snapshot-{number}", self.id);
         self.snapshots.push(Snapshot {
             id: id.clone(),
@@ -237,6 +259,7 @@ impl Machine {
             created_at: at,
             state,
             quiesced: false,
+            screen,
         });
         id
     }

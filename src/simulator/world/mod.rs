@@ -10,6 +10,7 @@ mod event_history;
 mod guest;
 mod machine;
 mod power;
+mod screens;
 mod snapshots;
 mod task;
 mod task_lifecycle;
@@ -25,6 +26,7 @@ pub use machine::{
     CardNetwork, Choice, Guest, GuestInterface, Machine, NetworkCard, PowerState, Question,
     SerialBacking, SerialPort, Snapshot,
 };
+pub use screens::ScreenSource;
 pub use task::{Operation, Task, TaskState};
 
 use super::pace::Pace;
