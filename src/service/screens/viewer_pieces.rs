@@ -227,6 +227,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_compressed_piece_is_a_png_of_its_region() {
+        let (pieces, shown) = (SharedPieces::default(), Shown::NoSignal);
+        let size = ScreenSize { width: 200, height: 90 };
+        for region in [
+            Region { x: 50, y: 40, width: 9, height: 5 },
+            Region { x: 1, y: 0, width: 199, height: 90 },
+        ] {
+            let piece = pieces.piece(&shown, size, region, Coding::TightPng).await.unwrap();
+            // After the header of the rectangle: the control byte, and the length in 7 bits each.
+            assert_eq!(piece[12], 0xa0);
+            let length_bytes = piece[13..].iter().position(|byte| byte & 0x80 == 0).unwrap() + 1;
+            let picture = png::decode(&piece[13 + length_bytes..]).unwrap();
+            assert_eq!(picture.size, ScreenSize { width: region.width, height: region.height });
+            assert_eq!(picture.pixels, pixels_of(&shown, size, region));
+        }
+    }
+
+    #[tokio::test]
     async fn the_number_of_kept_pieces_is_bounded() {
         let pieces = SharedPieces::default();
         for y in 0..1_000 {

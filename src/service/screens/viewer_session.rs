@@ -131,8 +131,8 @@ struct Wishes {
     encodings: ViewerEncodings,
     /// The region for which an update is due.
     requested: Option<Region>,
-    /// Regions that must be sent even if they did not change.
-    repaint: Vec<Region>,
+    /// The region that must be sent even if it did not change.
+    repaint: Option<Region>,
     /// When the viewer last sent or read anything, by the monotonic clock.
     alive_at: Duration,
 }
@@ -145,7 +145,7 @@ impl Exchange {
             format: PixelFormat::BGR0,
             encodings: ViewerEncodings::default(),
             requested: None,
-            repaint: Vec::new(),
+            repaint: None,
             alive_at: clock.elapsed(),
         };
         Self { clock: clock.clone(), wishes: Mutex::new(wishes), changed: Notify::new() }
@@ -236,9 +236,8 @@ impl Reader<'_> {
                 wishes.requested = Some(requested);
                 if !incremental {
                     // A viewer that asks more often than it reads gets one repaint.
-                    let earlier = wishes.repaint.drain(..).reduce(Region::union);
-                    let repaint = earlier.map_or(region, |earlier| earlier.union(region));
-                    wishes.repaint.push(repaint);
+                    let earlier = wishes.repaint;
+                    wishes.repaint = Some(earlier.map_or(region, |earlier| earlier.union(region)));
                 }
             }
             ViewerEvent::Key { keysym, down } if self.driver.is_some() => {
@@ -440,7 +439,7 @@ impl<'s> Writer<'s> {
         let (requested, repaint, coding, encodings) = {
             let mut wishes = self.exchange.wishes();
             let Some(requested) = wishes.requested else { return Ok(()) };
-            let repaint = std::mem::take(&mut wishes.repaint);
+            let repaint = wishes.repaint.take();
             let coding = match wishes.encodings.tight_png {
                 true => Coding::TightPng,
                 false => Coding::Raw(wishes.format),
@@ -451,7 +450,7 @@ impl<'s> Writer<'s> {
             self.exchange.wishes().requested = None;
             return self.send_resize(outgoing).await;
         }
-        for region in repaint {
+        if let Some(region) = repaint {
             self.pending.add(region, size);
         }
         if !self.pending.touches(requested) {
