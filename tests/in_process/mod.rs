@@ -13,6 +13,7 @@ mod hooks;
 mod host;
 mod no_screens;
 mod planned_faults;
+mod screens;
 mod session;
 mod task_followers;
 mod tests;

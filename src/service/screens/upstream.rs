@@ -737,8 +737,7 @@ impl Probe {
     /// Aims at the top left corner of the screen.
     fn aim(&mut self, canvas: &Canvas) {
         let size = canvas.size();
-        self.region =
-            Region::new(0, 0, size.width.min(PROBE_SIDE), size.height.min(PROBE_SIDE));
+        self.region = Region::new(0, 0, size.width.min(PROBE_SIDE), size.height.min(PROBE_SIDE));
         (self.is_exact, self.is_covered, self.covering_updates) = (false, false, 0);
     }
 

@@ -394,7 +394,8 @@ impl UpstreamTask {
             }
             Effect::ReadPicture => {
                 let (host, machine) = (Arc::clone(&self.host), self.shared.machine.id.clone());
-                self.io.picture = Some(Box::pin(read_picture(host, ScreenObject::Machine(machine))));
+                self.io.picture =
+                    Some(Box::pin(read_picture(host, ScreenObject::Machine(machine))));
                 Ok(())
             }
         }
@@ -444,10 +445,7 @@ impl From<&HostError> for Refusal {
 }
 
 /// Reads and decodes a picture of a screen.
-async fn read_picture(
-    host: Arc<dyn Hypervisor>,
-    object: ScreenObject,
-) -> Result<Picture, Refusal> {
+async fn read_picture(host: Arc<dyn Hypervisor>, object: ScreenObject) -> Result<Picture, Refusal> {
     let bytes = host.screen_picture(&object).await.map_err(|error| Refusal::from(&error))?;
     let unreadable = |error: String| Refusal {
         kind: HostErrorKind::Protocol,
