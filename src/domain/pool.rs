@@ -54,12 +54,24 @@ pub struct Pool {
     pub max_ttl: Option<Duration>,
     /// Whether a lease of a runner may end without a power-off.
     pub may_keep_power: bool,
+    /// Who may look at the screens of its machines while no lease holds them.
+    pub screens: ScreenAccess,
     /// Patterns of names and paths of snapshots that only an operator with an override may change.
     pub protected_snapshots: Vec<String>,
     /// The answers to questions of the machines in the pool.
     pub answers: AnswerRules,
     /// The limits of its machines that run at the same time. A lease waits for them.
     pub limits: RunningLimits,
+}
+
+/// Who may look at the screen of a machine that no lease holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ScreenAccess {
+    /// Operators. Others need a lease.
+    #[default]
+    Lease,
+    /// Every caller who sees the machine.
+    Public,
 }
 
 impl RunningLimits {

@@ -16,7 +16,9 @@ use utoipa::IntoParams;
 use super::{LookHeaders, check_region};
 use crate::api::content_coding::Coding;
 use crate::api::entity_tag::{Digest, EntityTag, digest};
-use crate::api::extract::{InvalidValue, NoParameters, Parameter, Parsed, Query, Segment, Segments};
+use crate::api::extract::{
+    InvalidValue, NoParameters, Parameter, Parsed, Query, Segment, Segments,
+};
 use crate::api::lease_authorization::read_authorization;
 use crate::api::long_poll::WaitPermit;
 use crate::api::openapi_parts::{MachinePath, Problems, SnapshotPath};
@@ -97,7 +99,8 @@ pub async fn get_screen_picture(
     let max_age = max_age.map(Parsed::value).unwrap_or_default();
     let _permit = WaitPermit::acquire(&api)?;
     let user = screens.use_screen(&view.machine)?;
-    let known = Some(max_age).filter(|age| !age.is_zero()).and_then(|age| user.confirmed_within(age));
+    let known =
+        Some(max_age).filter(|age| !age.is_zero()).and_then(|age| user.confirmed_within(age));
     let frame = match known {
         Some(frame) => frame,
         None => user.confirmed(LIMIT).await?,
@@ -188,9 +191,8 @@ fn shortened(digest: &[u8; 32]) -> Digest {
 impl Parameter for Width {
     fn from_text(text: &str) -> Result<Self, InvalidValue> {
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-        let width = text.parse().ok().filter(|width| {
-            digits && (1..=ScreenSize::MAX_SIDE).contains(width)
-        });
+        let width =
+            text.parse().ok().filter(|width| digits && (1..=ScreenSize::MAX_SIDE).contains(width));
         width.map(Self).ok_or_else(|| {
             InvalidValue::new("out-of-range", text, "write a whole number from 1 to 8192")
         })

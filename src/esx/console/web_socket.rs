@@ -63,8 +63,7 @@ pub async fn open(transport: &Transport, ticket: &SecretString) -> Result<ByteSo
 fn request(transport: &Transport, ticket: &SecretString) -> http::Result<Request<()>> {
     let scheme = if transport.is_tls() { "wss" } else { "ws" };
     let path = format!("/ticket/{}", ticket.expose_secret());
-    let mut request =
-        Request::get(format!("{scheme}://{}{path}", transport.address())).body(())?;
+    let mut request = Request::get(format!("{scheme}://{}{path}", transport.address())).body(())?;
     let headers = request.headers_mut();
     headers.clone_from(transport.headers());
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -85,10 +84,9 @@ fn refused(address: &str, error: Error) -> HostError {
             HostErrorKind::Unreachable,
             format!("it answered the ticket with HTTP status {}", answer.status().as_u16()),
         ),
-        Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => (
-            HostErrorKind::Protocol,
-            format!("it does not offer the subprotocol {SUBPROTOCOL}"),
-        ),
+        Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => {
+            (HostErrorKind::Protocol, format!("it does not offer the subprotocol {SUBPROTOCOL}"))
+        }
         Error::Io(_) | Error::ConnectionClosed | Error::AlreadyClosed => {
             (HostErrorKind::Unreachable, "the connection broke".to_owned())
         }
@@ -170,17 +168,11 @@ impl AsyncWrite for ByteSocket {
         Poll::Ready(Ok(bytes.len()))
     }
 
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_flush(context).map_err(to_io)
     }
 
-    fn poll_shutdown(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.closing == Closing::No {
             // If the close cannot be sent any more, the stream below is closed all the same.
             let is_sent = ready!(Pin::new(&mut self.socket).poll_close(context)).is_ok();

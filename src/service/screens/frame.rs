@@ -279,9 +279,8 @@ impl Canvas {
         if !source.is_within(self.size) || !region.is_within(self.size) {
             return;
         }
-        let mut pixels = Vec::with_capacity(
-            usize::from(region.width) * usize::from(region.height) * PIXEL,
-        );
+        let mut pixels =
+            Vec::with_capacity(usize::from(region.width) * usize::from(region.height) * PIXEL);
         let row_length = usize::from(self.size.width) * PIXEL;
         let (start, length) = (usize::from(from_x) * PIXEL, usize::from(region.width) * PIXEL);
         for y in from_y..from_y + region.height {
@@ -444,7 +443,8 @@ impl DamageHistory {
     #[must_use]
     pub fn since(&self, seen: SeenFrame, frame: &Frame) -> Vec<Region> {
         let whole = frame.size.whole();
-        let reaches_back = self.versions.front().is_some_and(|(first, _)| *first <= seen.version + 1);
+        let reaches_back =
+            self.versions.front().is_some_and(|(first, _)| *first <= seen.version + 1);
         if seen.version == frame.version {
             return Vec::new();
         }

@@ -77,8 +77,7 @@ impl Registry {
         }
         let mut screens = self.screens();
         let known = screens.get(&machine.id).filter(|known| {
-            !known.stop.is_cancelled()
-                && known.machine.identity().agrees_with(&machine.identity())
+            !known.stop.is_cancelled() && known.machine.identity().agrees_with(&machine.identity())
         });
         if let Some(known) = known {
             return Ok(ScreenUser::new(UseCount::of(known), clock.clone()));
@@ -117,19 +116,15 @@ impl Registry {
             unavailable_reason,
             size: seen.map(|frame| frame.size),
             changed_at: seen.map(|frame| frame.changed_at),
-            connection: published.as_ref().map_or(ConnectionState::Closed, |published| {
-                published.connection
-            }),
+            connection: published
+                .as_ref()
+                .map_or(ConnectionState::Closed, |published| published.connection),
             viewers: Vec::new(),
             driver: None,
         }
     }
 
-    fn start(
-        &self,
-        shared: Arc<SharedScreen>,
-        inputs: mpsc::Receiver<InputMessage>,
-    ) {
+    fn start(&self, shared: Arc<SharedScreen>, inputs: mpsc::Receiver<InputMessage>) {
         let Inner { hosts, inventory, supervisor, clock, metrics, idle, .. } = &*self.0;
         let task = UpstreamTask::new(TaskParts {
             host: Arc::clone(hosts.for_machine(&shared.machine.id)),

@@ -79,8 +79,9 @@ pub(super) fn may_look(
             caller.name,
             caller.role.with_article()
         );
-        return Err(Failure::new(FailureKind::Forbidden, detail)
-            .with_machine(&machine.id, &machine.name));
+        return Err(
+            Failure::new(FailureKind::Forbidden, detail).with_machine(&machine.id, &machine.name)
+        );
     }
     let table = screens.leases.load();
     if let Some(open) = table.holder_of(&machine.identity()) {
@@ -136,8 +137,7 @@ pub(super) fn may_drive(
         } else {
             "machines.protected of otter's configuration names it"
         };
-        let detail =
-            format!("{} is protected: {why}. Nothing was typed or clicked.", machine.name);
+        let detail = format!("{} is protected: {why}. Nothing was typed or clicked.", machine.name);
         return Err(Failure::new(FailureKind::SelfProtection, detail)
             .with_machine(&machine.id, &machine.name));
     }

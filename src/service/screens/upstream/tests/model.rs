@@ -16,14 +16,28 @@ const SIDES: std::ops::Range<u16> = 1..70;
 #[derive(Clone, Debug)]
 enum Step {
     /// The guest paints a rectangle between two points.
-    Draw { from: (u16, u16), to: (u16, u16), colour: u8 },
+    Draw {
+        from: (u16, u16),
+        to: (u16, u16),
+        colour: u8,
+    },
     /// The guest switches to another mode.
-    Resize { width: u16, height: u16, colour: u8 },
+    Resize {
+        width: u16,
+        height: u16,
+        colour: u8,
+    },
     /// The server answers an outstanding request with this share of what it has to send.
-    Answer { percent: u8 },
+    Answer {
+        percent: u8,
+    },
     /// This many bytes arrive.
-    Deliver { bytes: usize },
-    Wait { millis: u64 },
+    Deliver {
+        bytes: usize,
+    },
+    Wait {
+        millis: u64,
+    },
     /// Somebody asks for a confirmed frame.
     Ask,
     /// The guest restarts, and the connection stands.
