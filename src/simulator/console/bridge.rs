@@ -10,7 +10,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-use super::connection::{ConversationEnd, send};
+use super::conversation::{ConversationEnd, send};
 use super::slices::Slices;
 
 /// The maximum number of bytes that are read at once.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio_tungstenite::WebSocketStream;
@@ -15,6 +15,7 @@ use tokio_tungstenite::tungstenite::{self, Error};
 use super::super::Shared;
 use super::super::guest_screen::Picture;
 use super::bridge;
+use super::conversation::{ConversationEnd, send};
 use super::rfb_server::{GuestInput, RfbServer};
 use super::slices::Slices;
 use super::{ConsoleEnd, ConsoleQuirks};
@@ -51,15 +52,6 @@ pub struct Connection {
     /// Whether the client has left without a close, so that the machine goes on counting the
     /// connection.
     pub is_abandoned: bool,
-}
-
-/// How the conversation with a client ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConversationEnd {
-    /// The client closes the WebSocket, or the host closes it after an error.
-    Closed,
-    /// The client is gone without a close.
-    Abandoned,
 }
 
 impl Connection {
@@ -217,18 +209,6 @@ impl Drop for Connection {
         drop(state);
         self.shared.notify();
     }
-}
-
-/// Sends bytes in messages of odd sizes.
-pub async fn send<S: AsyncRead + AsyncWrite + Unpin>(
-    socket: &mut WebSocketStream<S>,
-    slices: &mut Slices,
-    bytes: Bytes,
-) -> tungstenite::Result<()> {
-    for message in slices.cut(bytes) {
-        socket.feed(Message::Binary(message)).await?;
-    }
-    socket.flush().await
 }
 
 /// Waits until the machine stops or a mishap ends the connection.

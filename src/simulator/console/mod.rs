@@ -13,6 +13,7 @@
 mod bridge;
 mod client_message;
 mod connection;
+mod conversation;
 mod damage;
 mod encodings;
 mod endpoint;

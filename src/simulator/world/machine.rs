@@ -6,7 +6,6 @@ use jiff::Timestamp;
 
 use super::super::guest_screen::{GuestScreen, ScreenStage};
 use super::super::vim_fault::Fault;
-use super::ScreenSource;
 
 /// `VirtualMachinePowerState`, and any other text that a test sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,6 +156,16 @@ pub enum SerialBacking {
     Uri { service: String, direction: String, proxy: Option<String> },
     File { path: String },
     Device { name: String },
+}
+
+/// What the console of a machine shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ScreenSource {
+    /// The simulated guest.
+    #[default]
+    Guest,
+    /// A real RFB server, `HOST:PORT`.
+    Bridge(String),
 }
 
 /// A snapshot.

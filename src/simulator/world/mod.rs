@@ -24,9 +24,8 @@ pub use event_history::{EventDetail, EventHistory, EventMachine, HostEvent, Mach
 pub use guest::GuestEvent;
 pub use machine::{
     CardNetwork, Choice, Guest, GuestInterface, Machine, NetworkCard, PowerState, Question,
-    SerialBacking, SerialPort, Snapshot,
+    ScreenSource, SerialBacking, SerialPort, Snapshot,
 };
-pub use screens::ScreenSource;
 pub use task::{Operation, Task, TaskState};
 
 use super::pace::Pace;

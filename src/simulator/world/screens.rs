@@ -10,16 +10,6 @@ use super::{Machine, PowerState, World};
 use crate::simulator::guest_screen::GuestScreen;
 use crate::simulator::pace::Pace;
 
-/// What the console of a machine shows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum ScreenSource {
-    /// The simulated guest.
-    #[default]
-    Guest,
-    /// A real RFB server, `HOST:PORT`.
-    Bridge(String),
-}
-
 impl World {
     /// The screen of a machine, for an input. An input is no change of the machine.
     pub fn screen_mut(&mut self, id: &str) -> Option<&mut GuestScreen> {
