@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::screen_user::{InputLost, ScreenInput, ScreenUser};
+use super::screen_input::{InputLost, ScreenInput};
+use super::screen_user::ScreenUser;
 use super::state::DriverInfo;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{MachineId, ViewerId};

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 
-use super::frame::Frame;
 use super::png;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::screen::{Picture, Region};
@@ -37,25 +36,28 @@ pub struct EncodedPictures(Mutex<Vec<Kept>>);
 
 type Kept = (PictureRequest, Arc<OnceCell<EncodedPicture>>);
 
-impl Frame {
+impl EncodedPictures {
     /// A picture of the frame as PNG. Callers that ask for the same picture share one encoding.
-    /// `None` unless the frame is complete.
+    ///
+    /// # Parameters
+    /// - `whole`: the picture of the whole frame.
     ///
     /// # Errors
     /// `internal` if the picture could not be encoded.
-    pub async fn png(&self, request: PictureRequest) -> Result<Option<EncodedPicture>, Failure> {
-        let Some(picture) = self.picture() else { return Ok(None) };
-        let cell = self.encoded().cell(request);
+    pub async fn png(
+        &self,
+        whole: Picture,
+        request: PictureRequest,
+    ) -> Result<EncodedPicture, Failure> {
+        let cell = self.cell(request);
         let encode = async {
             // Encoding takes some milliseconds, which would delay the other tasks of the thread.
-            let encoded = tokio::task::spawn_blocking(move || encode(&picture, request)).await;
+            let encoded = tokio::task::spawn_blocking(move || encode(&whole, request)).await;
             encoded.unwrap_or_else(|error| Err(not_encoded(&error)))
         };
-        cell.get_or_try_init(|| encode).await.cloned().map(Some)
+        cell.get_or_try_init(|| encode).await.cloned()
     }
-}
 
-impl EncodedPictures {
     fn cell(&self, request: PictureRequest) -> Arc<OnceCell<EncodedPicture>> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, cell)) = kept.iter().find(|(known, _)| *known == request) {

@@ -10,7 +10,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::encoded::EncodedPictures;
+use super::encoded::{EncodedPicture, EncodedPictures, PictureRequest};
+use crate::domain::failure::Failure;
 use crate::domain::screen::{Picture, Region, ScreenSize};
 
 /// Bytes of one pixel: blue, green, red, and a byte without meaning.
@@ -92,9 +93,16 @@ impl Frame {
         Some(picture.clone())
     }
 
-    /// The pictures of the frame that were encoded.
-    pub(super) const fn encoded(&self) -> &EncodedPictures {
-        &self.encoded
+    /// A picture of the frame as PNG, encoded once for all who ask for it. `None` unless the frame
+    /// is complete.
+    ///
+    /// # Errors
+    /// `internal` if the picture could not be encoded.
+    pub async fn png(&self, request: PictureRequest) -> Result<Option<EncodedPicture>, Failure> {
+        match self.picture() {
+            Some(picture) => self.encoded.png(picture, request).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Appends the pixels of a region to `out`, row by row, 4 bytes a pixel. Appends nothing unless

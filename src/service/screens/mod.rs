@@ -23,6 +23,7 @@ pub mod png;
 mod prepare_wait;
 mod registry;
 pub mod rights;
+mod screen_input;
 mod screen_user;
 mod shared_screen;
 pub mod state;
@@ -46,7 +47,8 @@ use bytes::Bytes;
 
 pub use self::frame::{Frame, FrameChange};
 pub use self::rights::{DriveRight, RightChanges};
-pub use self::screen_user::{InputLost, ScreenInput, ScreenUser};
+pub use self::screen_input::{InputLost, ScreenInput};
+pub use self::screen_user::ScreenUser;
 pub use self::state::{ConnectionState, DriverInfo, ScreenState, ViewerInfo, ViewerMode};
 
 use self::registry::Registry;

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::ScreenSettings;
 use super::frame::Frame;
 use super::screen_user::ScreenUser;
-use super::shared_screen::{InputMessage, SharedScreen};
+use super::shared_screen::{InputMessage, SharedScreen, UseCount};
 use super::state::{ConnectionState, ScreenState};
 use super::upstream_task::{TaskParts, UpstreamTask};
 use crate::clock::Clock;
@@ -36,9 +36,6 @@ struct Inner {
     max_open: usize,
     screens: Mutex<HashMap<MachineId, Arc<SharedScreen>>>,
 }
-
-/// One use of a screen. It ends when the value is dropped.
-pub struct UseCount(Arc<SharedScreen>);
 
 impl Registry {
     /// No screen is open.
@@ -195,24 +192,4 @@ fn remove_unused(screens: &mut HashMap<MachineId, Arc<SharedScreen>>) -> bool {
         unused.stop.cancel();
     }
     unused.is_some()
-}
-
-impl UseCount {
-    /// Begins a use. The registry must be locked, so that the screen is not removed meanwhile.
-    fn of(shared: &Arc<SharedScreen>) -> Self {
-        shared.users.send_modify(|users| *users += 1);
-        Self(Arc::clone(shared))
-    }
-
-    /// The screen that is used.
-    #[must_use]
-    pub const fn screen(&self) -> &Arc<SharedScreen> {
-        &self.0
-    }
-}
-
-impl Drop for UseCount {
-    fn drop(&mut self) {
-        self.0.users.send_modify(|users| *users -= 1);
-    }
 }

@@ -6,13 +6,12 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 use super::frame::{Frame, FrameChange, SeenFrame};
-use super::registry::UseCount;
-use super::shared_screen::{InputMessage, Published};
+use super::screen_input::{InputLost, ScreenInput};
+use super::shared_screen::{InputMessage, Published, UseCount};
 use super::state::ConnectionState;
 use super::upstream::Refusal;
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::keyboard::Keysym;
 use crate::hypervisor::HostErrorKind;
 
 /// A caller that waits for a frame gives up after so many failures of the connection: the one that
@@ -27,28 +26,6 @@ pub struct ScreenUser {
     /// The frame that [`ScreenUser::changed`] last returned.
     seen: SeenFrame,
     clock: Clock,
-}
-
-/// One message of input to the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ScreenInput {
-    Key {
-        keysym: Keysym,
-        down: bool,
-    },
-    /// `buttons`: bit 0 is the left button, 1 the middle, 2 the right, 3 and 4 the wheel.
-    Pointer {
-        buttons: u8,
-        x: u16,
-        y: u16,
-    },
-}
-
-/// Input that the host's socket did not take for certain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InputLost {
-    /// Whether the machine may have got a part of it. If false, it got nothing.
-    pub maybe_sent: bool,
 }
 
 impl ScreenUser {

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::frame::{DamageHistory, Frame, FrameChange};
-use super::screen_user::{InputLost, ScreenInput};
+use super::screen_input::{InputLost, ScreenInput};
 use super::state::ConnectionState;
 use super::upstream::Status;
 use crate::domain::failure::Failure;
@@ -47,6 +47,9 @@ pub struct Published {
     /// Why there will be no more frames.
     pub end: Option<Failure>,
 }
+
+/// One use of a screen. It ends when the value is dropped.
+pub struct UseCount(Arc<SharedScreen>);
 
 /// Input on its way to the task.
 pub struct InputMessage {
@@ -141,5 +144,25 @@ impl SharedScreen {
             published.connection = ConnectionState::Closed;
             published.end.get_or_insert(failure);
         });
+    }
+}
+
+impl UseCount {
+    /// Begins a use. The registry must be locked, so that the screen is not removed meanwhile.
+    pub fn of(shared: &Arc<SharedScreen>) -> Self {
+        shared.users.send_modify(|users| *users += 1);
+        Self(Arc::clone(shared))
+    }
+
+    /// The screen that is used.
+    #[must_use]
+    pub const fn screen(&self) -> &Arc<SharedScreen> {
+        &self.0
+    }
+}
+
+impl Drop for UseCount {
+    fn drop(&mut self) {
+        self.0.users.send_modify(|users| *users -= 1);
     }
 }

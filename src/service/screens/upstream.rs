@@ -23,7 +23,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::frame::{Canvas, FrameChange};
-use super::screen_user::ScreenInput;
+use super::screen_input::ScreenInput;
 use super::state::ConnectionState;
 use crate::domain::screen::{Picture, Region};
 use crate::hypervisor::HostErrorKind;

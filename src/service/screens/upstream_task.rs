@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 
 use super::png;
-use super::screen_user::InputLost;
+use super::screen_input::InputLost;
 use super::shared_screen::{InputMessage, SharedScreen};
 use super::upstream::{Effect, Event, Moment, Refusal, Upstream};
 use crate::clock::Clock;

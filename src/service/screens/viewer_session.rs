@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::drive::DriverInput;
 use super::frame::{Frame, FrameChange};
-use super::screen_user::{ScreenInput, ScreenUser};
+use super::screen_input::ScreenInput;
+use super::screen_user::ScreenUser;
 use super::viewer_damage::{PendingDamage, split};
 use super::viewer_end::ViewerEnd;
 use super::viewer_pieces::{Coding, SharedPieces, Shown};
