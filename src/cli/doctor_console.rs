@@ -296,8 +296,8 @@ impl Checks<'_> {
 
     fn skip_restarts(&mut self) {
         let found = "Whether a console can be opened after a reset and a revert was not checked.";
-        let advice = "Pass --restart, --url and --lease: otter then resets the machine, and reverts \
-                      it to its current snapshot.";
+        let advice = "Pass --restart, --url and --lease: otter then resets the machine, and \
+                      reverts it to its current snapshot.";
         self.add("restart", Outcome::Warning, found, Some(advice));
     }
 
@@ -355,8 +355,8 @@ const fn advice(kind: HostErrorKind) -> Option<&'static str> {
              VirtualMachine.Interact.ConsoleInteract.",
         ),
         HostErrorKind::ScreenLimitReached => Some(
-            "Close the consoles of other programs, or raise RemoteDisplay.maxConnections in the vmx \
-             file of the machine.",
+            "Close the consoles of other programs, or raise RemoteDisplay.maxConnections in the \
+             vmx file of the machine.",
         ),
         HostErrorKind::NotSupported => {
             Some("This host has no webmks consoles: it is older than ESX 6.0, or no ESX.")

@@ -37,7 +37,8 @@ pub struct InputRequest {
     #[serde(default, deserialize_with = "some_duration_text")]
     interval: Option<String>,
     /// The keyboard layout of the guest, for `text`: `us` or `de`. Default: `us`.
-    #[schema(nullable = false, example = "us", extensions(("x-extensible-enum" = json!(["us", "de"]))))]
+    #[schema(nullable = false, example = "us",
+        extensions(("x-extensible-enum" = json!(["us", "de"]))))]
     layout: Option<String>,
     /// Whether the texts are secret: no error shows a part of one. otter never writes a text to its
     /// log, its store, its metrics or the audit in any case. What the guest then shows on its
@@ -437,8 +438,8 @@ fn check_images(events: &[InputEventRequest]) -> Result<(), Failure> {
 /// # Errors
 /// `invalid-request` if none is set, or several are.
 fn only_field(at: &str, event: InputEventRequest) -> Result<EventField, Failure> {
-    let InputEventRequest { text, keys, hold, release, pause, move_to, click, drag, scroll, until } =
-        event;
+    let InputEventRequest { text, keys, hold, release, pause, .. } = event;
+    let InputEventRequest { move_to, click, drag, scroll, until, .. } = event;
     let fields = [
         text.map(|text| ("text", EventField::Text(text))),
         keys.map(|keys| ("keys", EventField::Keys(keys))),
@@ -600,6 +601,7 @@ mod tests {
             let found = (error.pointer.as_deref().unwrap(), &*error.code);
             assert_eq!(found, (format!("/events/0{pointer}").as_str(), code), "{wrong}");
         }
+        let image = json!({"until": {"any": [{"image": ""}], "wait": "1s"}});
         for (wrong, pointer) in [
             (json!({"events": []}), "/events"),
             (json!({"events": [{"pause": "1s"}], "interval": "4ms"}), "/interval"),
@@ -607,10 +609,7 @@ mod tests {
             (json!({"events": [{"pause": "1s"}], "layout": "fr"}), "/layout"),
             (json!({"events": vec![json!({"pause": "0s"}); 1001]}), "/events"),
             (json!({"events": [{"hold": "a"}, {"hold": "A"}]}), "/events/1/hold"),
-            (
-                json!({"events": vec![json!({"until": {"any": [{"image": ""}], "wait": "1s"}}); 5]}),
-                "/events",
-            ),
+            (json!({"events": vec![image; 5]}), "/events"),
         ] {
             assert_eq!(mistake(wrong).0, pointer);
         }

@@ -1,5 +1,5 @@
 //! The turn of one call of input: sends its events one after the other, as long as the right to
-//! drive, the connection to the screen, the client and otter itself last, and releases what it held.
+//! drive, the connection to the screen, the client and otter itself last, and releases its keys.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -342,8 +342,8 @@ impl<'c> InputRun<'c> {
     fn outside(&self, index: usize, field: &str, point: Point) -> Failure {
         let screen = self.user.frame().size;
         let detail = format!(
-            "events.{index}.{field}: the point {},{} is outside the screen of {}, which is {screen} \
-             now.",
+            "events.{index}.{field}: the point {},{} is outside the screen of {}, which is \
+             {screen} now.",
             point.x, point.y, self.machine.name
         );
         self.wrong_event(&format!("/events/{index}/{field}"), "out-of-range", detail)
