@@ -129,8 +129,8 @@ impl Frame {
     #[must_use]
     pub fn is_same_in(&self, other: &Self, region: Region) -> bool {
         let both = region.is_within(self.size) && region.is_within(other.size);
-        let rows = region.y..region.y.saturating_add(region.height);
-        both && rows.into_iter().all(|y| {
+        let mut rows = region.y..region.y.saturating_add(region.height);
+        both && rows.all(|y| {
             let row = Region { y, height: 1, ..region };
             let shares_band = self.size == other.size && {
                 let index = usize::from(y / BAND_ROWS);
@@ -399,7 +399,7 @@ impl Coverage {
         for (y, row) in (0..size.height).zip(self.bits.chunks(self.words_per_row)) {
             let is_missing = |x: &u16| {
                 let word = row.get(usize::from(*x) / 64).copied().unwrap_or(u64::MAX);
-                word & (1 << (x % 64)) == 0
+                word & (1u64 << (x % 64)) == 0
             };
             // Most rows are complete or empty, so the scans from both ends are short.
             let Some(first) = (0..size.width).find(is_missing) else { continue };

@@ -259,7 +259,7 @@ impl Upstream {
 
     /// The state of the connection.
     #[must_use]
-    pub const fn connection(&self) -> ConnectionState {
+    pub fn connection(&self) -> ConnectionState {
         match &self.link {
             Link::Closed => ConnectionState::Closed,
             Link::Opening { from_fallback: true, .. } | Link::Fallback(_) => {
