@@ -22,7 +22,7 @@ use crate::api::start_job::{IDEMPOTENT_REPLAYED, read_idempotency_key, read_refe
 use crate::api::{ApiState, respond};
 use crate::domain::failure::{Failure, InputError};
 use crate::service::callers::Caller;
-use crate::service::screens::input_calls::{InputCall, InputDone};
+use crate::service::screens::input_call::{InputCall, InputDone};
 use crate::storage::IdempotencyKey;
 
 /// The headers of the request.

@@ -19,7 +19,7 @@ use crate::domain::input::{
 use crate::domain::keyboard::{self, Keysym, Layout, Stroke, type_text};
 use crate::service::machines::shorten;
 use crate::service::screens::conditions::MAX_IMAGES;
-use crate::service::screens::input_calls::Until;
+use crate::service::screens::input_call::Until;
 
 /// The interval with which the time of a call is estimated, if it sets none.
 const ESTIMATED_INTERVAL: Duration = Duration::from_millis(40);

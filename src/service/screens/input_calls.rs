@@ -13,26 +13,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::Screens;
-use super::conditions::ScreenConditions;
-use super::input_lane::InputLanes;
-use super::input_record::{ClaimedInput, InputRecords};
+use super::input_call::{CallEnds, InputCall, InputCallsParts, InputDone};
+use super::input_record::ClaimedInput;
 use super::input_run::InputRun;
-use super::wait::ScreenWaits;
-use crate::clock::Clock;
-use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::input::{InputList, SentInput};
 use crate::domain::machine::Machine;
-use crate::service::audit::Audit;
-use crate::service::inventory::Inventory;
-use crate::service::jobs::authorization::{Authorization, Requester};
-use crate::service::leases::Leases;
-use crate::storage::{IdempotencyKey, InputAnswer};
-use crate::supervisor::Supervisor;
+use crate::storage::InputAnswer;
 
 /// How long a call waits until the screen of its machine is open. Right after a power-on, a host
 /// needs several attempts.
@@ -41,64 +29,13 @@ const OPEN_LIMIT: Duration = Duration::from_mins(1);
 /// Sends input to machines.
 pub struct InputCalls(Arc<InputCallsParts>);
 
-/// What [`InputCalls`] is made of.
-pub struct InputCallsParts {
-    pub screens: Arc<Screens>,
-    pub waits: Arc<ScreenWaits>,
-    pub inventory: Arc<Inventory>,
-    pub leases: Leases,
-    pub records: InputRecords,
-    pub lanes: InputLanes,
-    pub audit: Arc<Audit>,
-    pub supervisor: Supervisor,
-    pub clock: Clock,
-}
-
-/// One call.
-pub struct InputCall {
-    pub machine: Arc<Machine>,
-    pub requester: Requester,
-    /// The value of `Otter-Reference`.
-    pub reference: Option<String>,
-    pub list: InputList<Until>,
-    pub key: Option<IdempotencyKey>,
-    /// The longest time of the whole call.
-    pub limit: Duration,
-}
-
-/// The condition of an `until`.
-#[derive(Debug)]
-pub struct Until {
-    pub conditions: Arc<ScreenConditions>,
-    /// The longest wait.
-    pub wait: Duration,
-}
-
-/// The end of a call that sent all its input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InputDone {
-    pub sent: SentInput,
-    pub finished_at: Timestamp,
-    /// Whether an earlier call with the same key sent it.
-    pub replayed: bool,
-}
-
-/// What ends a call before its last event.
-pub(super) struct CallEnds {
-    hung_up: CancellationToken,
-    shutdown: CancellationToken,
-    /// The latest end, by the monotonic clock.
-    deadline: Duration,
-    clock: Clock,
-}
-
 impl InputCalls {
     #[must_use]
     pub fn new(parts: InputCallsParts) -> Self {
         Self(Arc::new(parts))
     }
 
-    /// The fingerprint of a request, for its [`IdempotencyKey`].
+    /// The fingerprint of a request, for its idempotency key.
     #[must_use]
     pub fn fingerprint(&self, body: &[u8]) -> [u8; 32] {
         self.0.records.fingerprint(body)
@@ -136,12 +73,8 @@ impl InputCallsParts {
         call: &InputCall,
         hung_up: CancellationToken,
     ) -> Result<InputDone, Failure> {
-        let ends = CallEnds {
-            hung_up,
-            shutdown: self.supervisor.shutdown_token(),
-            deadline: self.clock.elapsed() + call.limit,
-            clock: self.clock.clone(),
-        };
+        let shutdown = self.supervisor.shutdown_token();
+        let ends = CallEnds::new(hung_up, shutdown, call.limit, &self.clock);
         let machine = &call.machine;
         let mut claim = None;
         if let Some(key) = call.key.clone() {
@@ -175,85 +108,6 @@ impl InputCallsParts {
                 format!("{} was deleted while the input waited for its turn.", machine.name);
             Failure::new(FailureKind::MachineGone, detail).with_machine(&machine.id, &machine.name)
         })
-    }
-
-    /// Records that an operator types on a machine that another caller leases.
-    pub(super) async fn record_override(
-        &self,
-        machine: &Machine,
-        requester: &Requester,
-        authorization: Authorization,
-    ) {
-        let (Authorization::Override(holder), Some(reason)) =
-            (authorization, &requester.override_reason)
-        else {
-            return;
-        };
-        let action = AuditAction::MachineOverridden;
-        let record = AuditRecord::new(self.clock.now(), action, AuditOutcome::Done)
-            .with_actor(&requester.caller.actor())
-            .with_detail(format!("{}: {reason}", AuditAction::ScreenInput.as_str()));
-        self.audit.record(AuditRecord {
-            machine: Some((machine.id.clone(), machine.name.clone())),
-            lease: Some(holder),
-            ..record
-        });
-        self.leases.record_override(machine, &requester.caller.name, reason).await;
-    }
-}
-
-impl CallEnds {
-    /// Waits for `work`, unless the call must end before.
-    ///
-    /// # Errors
-    /// As [`CallEnds::ended`].
-    pub(super) async fn or<T>(
-        &self,
-        machine: &Machine,
-        work: impl Future<Output = T>,
-    ) -> Result<T, Failure> {
-        tokio::select! {
-            biased;
-            failure = self.ended(machine) => Err(failure),
-            done = work => Ok(done),
-        }
-    }
-
-    /// Waits until the call must end.
-    ///
-    /// # Returns
-    /// `shutting-down`, or `wait-timeout` if the time of the call is up. A client that hung up does
-    /// not read the failure.
-    pub(super) async fn ended(&self, machine: &Machine) -> Failure {
-        tokio::select! {
-            biased;
-            () = self.hung_up.cancelled() => {}
-            () = self.shutdown.cancelled() => {}
-            () = self.clock.sleep(self.left()) => {}
-        }
-        self.failure().unwrap_or_else(Self::time_up).with_machine(&machine.id, &machine.name)
-    }
-
-    /// The failure if the call must end now.
-    pub(super) fn failure(&self) -> Option<Failure> {
-        if self.hung_up.is_cancelled() {
-            let detail = "The client hung up.";
-            return Some(Failure::new(FailureKind::ShuttingDown, detail));
-        }
-        if self.shutdown.is_cancelled() {
-            let detail = "otter is shutting down; try again when it is back.";
-            return Some(Failure::new(FailureKind::ShuttingDown, detail));
-        }
-        self.left().is_zero().then(Self::time_up)
-    }
-
-    fn left(&self) -> Duration {
-        self.deadline.saturating_sub(self.clock.elapsed())
-    }
-
-    fn time_up() -> Failure {
-        let detail = "The time of the call was up before all its input was sent.";
-        Failure::new(FailureKind::WaitTimeout, detail)
     }
 }
 

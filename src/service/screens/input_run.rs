@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::input_calls::{CallEnds, InputCall, InputCallsParts, InputDone, Until};
+use super::input_call::{CallEnds, InputCall, InputCallsParts, InputDone, Until};
 use super::input_lane::Turn;
 use super::rights::DriveRight;
 use super::screen_input::{InputLost, ScreenInput};
