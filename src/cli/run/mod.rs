@@ -171,7 +171,7 @@ async fn otter_client(
     OtterClient::new(server, &url, token, proxy).await
 }
 
-/// As [`otter_client`], for the commands beside `otter run`.
+/// As [`otter_client`], for other commands than `otter run`.
 ///
 /// # Errors
 /// As [`otter_client`].
