@@ -146,10 +146,14 @@ impl Keyboard {
         let has_third_level = is_german && is_held(&Key::RIGHT_ALT);
         let has_alt = is_held(&Key::ALT) || (!is_german && is_held(&Key::RIGHT_ALT));
         let typed = self.layout.character(key, has_shift, has_third_level);
-        let typed = typed.map(|character| match character.is_alphabetic() && self.has_caps_lock {
-            true if has_shift => lower(character),
-            true => upper(character),
-            false => character,
+        let typed = typed.map(|character| {
+            if !self.has_caps_lock || !character.is_alphabetic() {
+                character
+            } else if has_shift {
+                lower(character)
+            } else {
+                upper(character)
+            }
         });
         let character = match typed {
             Some(typed) if !has_control && !has_alt => self.compose(key, typed, has_third_level),

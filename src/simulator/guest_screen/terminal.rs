@@ -113,15 +113,14 @@ impl Terminal {
         self.grip = None;
     }
 
-    /// One step of the wheel. Returns whether the pointer is on the window.
-    pub fn scroll(&mut self, x: i32, y: i32, is_up: bool) -> bool {
+    /// One step of the wheel. It does nothing outside of the window.
+    pub fn scroll(&mut self, x: i32, y: i32, is_up: bool) {
         if !self.window().contains(x, y) {
-            return false;
+            return;
         }
         let most = self.all_lines().len().saturating_sub(ROWS);
         self.scrolled =
             if is_up { (self.scrolled + 3).min(most) } else { self.scrolled.saturating_sub(3) };
-        true
     }
 
     pub fn draw(&self, picture: &mut Picture, shows_cursor: bool) {
@@ -190,7 +189,7 @@ impl Terminal {
             ["hostname"] => self.print("dom0"),
             ["whoami"] => self.print("user"),
             ["seq", last] => {
-                for number in 1..=last.parse().unwrap_or(0).min(MAX_LINES) {
+                for number in 1..=last.parse::<usize>().unwrap_or(0).min(MAX_LINES) {
                     self.print(&number.to_string());
                 }
             }
