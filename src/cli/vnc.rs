@@ -150,9 +150,10 @@ async fn bridge(viewer: TcpStream, connection: Upgraded) -> ViewerEnd {
         let _ = to_otter.send(Message::Close(None)).await;
         while let Some(Ok(_)) = from_otter.next().await {}
     };
+    let clock = Clock::system();
     tokio::select! {
         () = closing => {}
-        () = Clock::system().sleep(CLOSING) => {}
+        () = clock.sleep(CLOSING) => {}
     }
     end
 }

@@ -2,7 +2,6 @@
 //! small however slow the viewer is, because old changes become part of larger regions.
 
 use crate::domain::screen::{Region, ScreenSize};
-use crate::rfb::constants::TIGHT_MAX_WIDTH;
 
 /// The most regions that are kept apart. More become one.
 const MAX_REGIONS: usize = 16;

@@ -519,16 +519,18 @@ impl<'s> Writer<'s> {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a screen is not encoded");
                 ConnectionLost
             })?;
-            let mut sending = std::pin::pin!(feed(outgoing, ToViewer::Bytes(encoded)));
-            tokio::select! {
-                biased;
-                sent = &mut sending => {
-                    sent?;
-                    kept = Some(shown);
-                }
-                () = self.exchange.clock.sleep(SLOW) => {
-                    drop(shown);
-                    sending.await?;
+            {
+                let mut sending = std::pin::pin!(feed(outgoing, ToViewer::Bytes(encoded)));
+                tokio::select! {
+                    biased;
+                    sent = &mut sending => {
+                        sent?;
+                        kept = Some(shown);
+                    }
+                    () = self.exchange.clock.sleep(SLOW) => {
+                        drop(shown);
+                        sending.await?;
+                    }
                 }
             }
             self.exchange.note_alive();
