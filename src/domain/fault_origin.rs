@@ -172,6 +172,9 @@ const fn from_kind(kind: FailureKind) -> FaultOrigin {
         | FailureKind::UnsupportedMediaType
         | FailureKind::HeadersTooLarge
         | FailureKind::IdempotencyMismatch
+        | FailureKind::InputInterrupted
+        | FailureKind::ConsoleBusy
+        | FailureKind::UpgradeRequired
         | FailureKind::MachineLeased
         | FailureKind::LeaseEnded
         | FailureKind::LeaseNotActive

@@ -138,7 +138,7 @@ mod tests {
     const MIB: usize = 1024 * 1024;
 
     fn machine() -> MachineIdentity {
-        MachineIdentity { id: MachineId::new("16"), instance_uuid: None, path: None }
+        MachineIdentity { id: MachineId::from_backend("16"), instance_uuid: None, path: None }
     }
 
     fn pictures(clock: &Clock) -> LastPictures {
