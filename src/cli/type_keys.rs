@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::print;
 use super::run::{NoAnswer, OtterClient};
-use super::server::{CallArguments, OtterCalls};
+use super::server::CallArguments;
 use crate::clock::Clock;
 use crate::domain::input::MAX_TEXT_BYTES;
 
