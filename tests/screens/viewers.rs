@@ -347,9 +347,8 @@ async fn viewers_that_read_nothing_cost_little_and_others_are_served() {
     let daemon = Daemon::start(&["--simulate", "--config", config.to_str().unwrap()], &[]).await;
     eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200)
         .await;
-    let on =
-        daemon.post(&format!("/v1/machines/{MACHINE}/power?wait=30s"), json!({"action": "on"}));
-    on.await.expect(200);
+    let power = format!("/v1/machines/{MACHINE}/power?wait=30s");
+    daemon.post(&power, json!({"action": "on"})).await.expect(200);
     let (address, path) = (daemon.address().parse().unwrap(), viewer_path(MACHINE, ""));
     let mut reader = ViewerClient::open_at(address, &path, &[]).await.unwrap();
     eventually("the login of the guest", async || {

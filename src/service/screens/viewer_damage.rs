@@ -167,9 +167,10 @@ mod tests {
             prop_assert_eq!(points(&pieces), points(&[region]));
             let pixels_of = |piece: &Region| usize::from(piece.width) * usize::from(piece.height);
             prop_assert_eq!(pieces.iter().map(pixels_of).sum::<usize>(), pixels_of(&region));
-            prop_assert!(pieces.iter().all(|piece| {
+            let fits = |piece: &Region| {
                 piece.width <= width && (piece.height == 1 || pixels_of(piece) <= pixels)
-            }));
+            };
+            prop_assert!(pieces.iter().all(fits));
         }
     }
 
