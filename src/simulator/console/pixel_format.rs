@@ -15,9 +15,6 @@ pub struct PixelFormat {
 }
 
 impl PixelFormat {
-    /// The size of a format in a message.
-    pub const ENCODED: usize = 16;
-
     /// 32 bits, depth 24, little-endian: the format of bitmaps, which the host proposes.
     pub const NATIVE: Self =
         Self { size: 4, is_big_endian: false, max: [255, 255, 255], shift: [16, 8, 0] };
