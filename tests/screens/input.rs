@@ -36,12 +36,23 @@ fn typed(lab: &Lab) -> String {
 
 fn typed_on(control: &otter::simulator::Control) -> String {
     let screen = control.screen(RUNNING).expect("a screen");
-    let line = screen.lines.iter().rfind(|line| line.starts_with("[user@dom0 ~]$ "));
-    let line = line.unwrap_or_else(|| panic!("no prompt in {:?}", screen.lines));
-    line["[user@dom0 ~]$ ".len()..].to_owned()
+    let mut lines = screen.lines.iter().rev();
+    let typed = lines.find_map(|line| line.strip_prefix("[user@dom0 ~]$"));
+    typed.unwrap_or_else(|| panic!("no prompt in {:?}", screen.lines)).trim_start().to_owned()
 }
 
-/// Nothing is held down in the guest.
+/// Waits until the terminal shows this text after its prompt. The guest gets it shortly after the
+/// answer.
+async fn shows_typed(lab: &Lab, text: &str) {
+    let what = format!("{text:?} in the terminal");
+    eventually(&what, async || typed(lab) == text).await;
+}
+
+/// Waits until nothing is held down in the guest.
+async fn is_released(lab: &Lab) {
+    eventually("the release of all keys", async || holds_nothing(lab)).await;
+}
+
 fn holds_nothing(lab: &Lab) -> bool {
     let screen = lab.control().screen(RUNNING).expect("a screen");
     screen.held_keys.is_empty() && screen.held_buttons == 0
@@ -89,15 +100,15 @@ async fn texts_and_keys_reach_the_guest_as_they_were_sent() {
     let answer = send(&lab, body).await.expect(200);
     assert_eq!(answer.json["sent"], json!({"events": 1, "characters": text.chars().count()}));
     assert!(answer.str("finished_at").ends_with('Z'));
-    assert_eq!(typed(&lab), text);
+    shows_typed(&lab, text).await;
     let keys = json!({"events": [{"keys": ["ctrl-u", "shift-a", "b", "left", "minus"]}]});
     let answer = send(&lab, keys).await.expect(200);
     assert_eq!(answer.json["sent"], json!({"events": 1, "characters": 0}));
-    assert_eq!(typed(&lab), "Ab-");
+    shows_typed(&lab, "Ab-").await;
     let held = json!([{"hold": "shift"}, {"keys": ["c"]}, {"release": "shift"}, {"text": "d"}]);
     send(&lab, json!({"events": held})).await.expect(200);
-    assert_eq!(typed(&lab), "Ab-Cd");
-    assert!(holds_nothing(&lab));
+    shows_typed(&lab, "Ab-Cd").await;
+    is_released(&lab).await;
     assert_eq!(lab.control().calls("AcquireTicket"), 1, "all calls share one connection");
 }
 
@@ -135,7 +146,7 @@ async fn the_pointer_moves_clicks_drags_and_scrolls() {
         json!({"events": [{"scroll": {"x": 300, "y": 300, "amount": -20}}], "interval": "5ms"});
     send(&lab, up).await.expect(200);
     let first = |lab: &Lab| lab.control().screen(RUNNING).unwrap().lines.contains(&"2".to_owned());
-    assert!(first(&lab), "the terminal shows its beginning");
+    eventually("the beginning", async || first(&lab)).await;
     // The window is dragged by its title, and closed by its box.
     let events = json!([
         {"scroll": {"x": 300, "y": 300, "amount": 100}},
@@ -143,7 +154,7 @@ async fn the_pointer_moves_clicks_drags_and_scrolls() {
         {"move": {"x": 1, "y": 1}},
     ]);
     send(&lab, json!({"events": events, "interval": "5ms"})).await.expect(200);
-    assert!(holds_nothing(&lab));
+    is_released(&lab).await;
     let open = |lab: &Lab| lab.control().screen(RUNNING).unwrap().stage;
     // Where the box was before.
     let old = json!({"events": [{"click": {"x": 977, "y": 53}}]});
@@ -151,7 +162,7 @@ async fn the_pointer_moves_clicks_drags_and_scrolls() {
     assert_eq!(open(&lab), ScreenStage::Terminal, "the window has moved");
     let new = json!({"events": [{"click": {"x": 1177, "y": 153}}]});
     send(&lab, new).await.expect(200);
-    assert_eq!(open(&lab), ScreenStage::Desktop);
+    eventually("the desktop", async || open(&lab) == ScreenStage::Desktop).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,7 +196,7 @@ async fn mistakes_are_found_before_the_first_key() {
     let named = send(&lab, json!({"events": [{"keys": ["ctrl-alt-delte"]}]})).await;
     let named = named.problem(400, "invalid-request");
     assert!(named.str("detail").contains("delete"), "{}", named.text);
-    let large = send(&lab, json!({"events": [{"text": "a".repeat(10_000_000)}]})).await;
+    let large = send(&lab, json!({"events": [{"text": "a".repeat(4 << 20)}]})).await;
     large.problem(413, "payload-too-large");
     let nothing = lab.post(&format!("{INPUT}?wait=1s"), json!({"events": [{"text": "a"}]})).await;
     nothing.problem(400, "unknown-parameter");
@@ -218,14 +229,14 @@ async fn a_repeat_types_nothing_twice() {
     let again = send_with_key(&lab, "k", body).await.expect(200);
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
     assert_eq!(again.json, first.json);
-    assert_eq!(typed(&lab), "once");
+    shows_typed(&lab, "once").await;
     let other = send_with_key(&lab, "k", json!({"events": [{"text": "other"}]})).await;
     other.problem(422, "idempotency-mismatch");
     // A call that typed nothing leaves its key free.
     let wrong = send_with_key(&lab, "free", json!({"events": [{"text": "日"}]})).await;
     wrong.problem(400, "invalid-request");
     send_with_key(&lab, "free", json!({"events": [{"text": "!"}]})).await.expect(200);
-    assert_eq!(typed(&lab), "once!");
+    shows_typed(&lab, "once!").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -237,7 +248,7 @@ async fn repeats_wait_for_the_first_call() {
     assert!(answers.iter().all(|answer| answer.status == 200) && results.len() == 1, "{results:?}");
     let first = answers.iter().filter(|answer| answer.header("idempotent-replayed").is_none());
     assert_eq!(first.count(), 1);
-    assert_eq!(typed(&lab), "twenty characters...");
+    shows_typed(&lab, "twenty characters...").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -261,7 +272,7 @@ async fn calls_for_one_machine_run_in_order_and_the_ninth_that_waits_is_refused(
     for answer in join_all(waiting).await {
         answer.unwrap().expect(200);
     }
-    assert_eq!(typed(&lab), "aaaaaaaaaaaaaaaaaaaa01234567");
+    shows_typed(&lab, "aaaaaaaaaaaaaaaaaaaa01234567").await;
 }
 
 /// Whatever ends a call after its first key: the machine has a beginning of the text, the answer
@@ -293,7 +304,8 @@ async fn is_interrupted(
     assert_eq!(again.json["detail"], answer.json["detail"]);
 }
 
-const LONG: &str = "a text that takes about five seconds to type, at ten a second";
+/// A text that takes six seconds to type, at ten characters a second.
+const LONG: &str = "a-text-that-takes-six-seconds-to-type-at-ten-letters-a-second";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_the_connection_interrupts() {
@@ -307,7 +319,7 @@ async fn the_end_of_the_connection_interrupts() {
         let shown = typed(&lab);
         assert!(LONG.starts_with(&shown) && shown.len() < LONG.len(), "{shown}");
         send(&lab, json!({"events": [{"keys": ["ctrl-u"]}, {"text": "new"}]})).await.expect(200);
-        assert_eq!(typed(&lab), "new");
+        shows_typed(&lab, "new").await;
     }
 }
 
@@ -354,7 +366,7 @@ async fn the_end_of_the_lease_interrupts_and_releases_what_is_held() {
         answer.text
     );
     assert_eq!(answer.json["sent"]["events"], 3);
-    assert!(holds_nothing(&lab));
+    is_released(&lab).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -363,12 +375,12 @@ async fn a_client_that_hangs_up_stops_its_input() {
     let body = json!({"events": [{"hold": "shift"}, {"text": LONG}], "interval": "50ms"});
     let call = begun(&lab, &[("idempotency-key", "k")], body.clone()).await;
     call.abort();
-    eventually("the release of Shift", async || holds_nothing(&lab)).await;
+    is_released(&lab).await;
     let shown = typed(&lab);
     assert!(shown.len() < LONG.len());
     // The next call has its turn at once, and the guest gets nothing else.
     send(&lab, json!({"events": [{"text": "!"}]})).await.expect(200);
-    assert_eq!(typed(&lab), format!("{shown}!"));
+    shows_typed(&lab, &format!("{shown}!")).await;
     let again = send_with_key(&lab, "k", body).await.problem(409, "input-interrupted");
     assert_eq!(characters(&again), shown.len());
 }
@@ -388,7 +400,7 @@ async fn a_condition_that_does_not_come_true_ends_the_call() {
     let late = send(&lab, body).await.problem(409, "input-interrupted");
     assert_eq!(late.json["sent"], json!({"events": 1, "characters": 2}));
     assert_eq!(late.json["errors"][0]["code"], "wait-timeout");
-    assert_eq!(typed(&lab), "ab");
+    shows_typed(&lab, "ab").await;
 }
 
 /// A PNG of 8 × 8 pink pixels, which no simulated guest shows.
@@ -403,7 +415,7 @@ async fn a_job_does_not_block_input() {
     let job = lab.post(&path, json!({"name": "meanwhile"})).await.expect(202).json;
     lab.wait_for_job_task(&job).await;
     send(&lab, json!({"events": [{"text": "typed"}]})).await.expect(200);
-    assert_eq!(typed(&lab), "typed");
+    shows_typed(&lab, "typed").await;
     assert_eq!(
         lab.get(&format!("/v1/jobs/{}", job["id"].as_str().unwrap())).await.json["state"],
         "running"
@@ -412,7 +424,9 @@ async fn a_job_does_not_block_input() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_screen_is_typed_on_slowly() {
-    let lab = Lab::start().await;
+    // At this pace the kernel shows its text long enough.
+    let pace = Pace::Auto { scale: 1.0 };
+    let lab = Lab::with_options(LabOptions { pace, ..LabOptions::default() }).await;
     let duration = async |stage, body: Value| {
         lab.control().show_screen(RUNNING, stage);
         // The screen is open, so that only the typing counts.
@@ -442,8 +456,10 @@ async fn the_audit_has_each_call_and_nothing_has_its_text() {
     let body = json!({"events": [{"text": secret}], "secret": true, "interval": "5ms"});
     let headers = [("idempotency-key", "k"), ("otter-reference", "run 7")];
     lab.post_with(INPUT, body, &headers).await.expect(200);
+    send(&lab, json!({"events": [{"keys": ["ctrl-u"]}]})).await.expect(200);
+    shows_typed(&lab, "").await;
     let long = json!({
-        "events": [{"keys": ["ctrl-u"]}, {"text": format!("{secret}{LONG}")}],
+        "events": [{"text": format!("{secret}{LONG}")}],
         "secret": true,
         "interval": "50ms",
     });
@@ -457,10 +473,10 @@ async fn the_audit_has_each_call_and_nothing_has_its_text() {
     let audit = lab.get("/v1/audit?action=screen.input").await.expect(200);
     let items = audit.json["items"].as_array().unwrap();
     let outcomes: Vec<&str> = items.iter().map(|item| item["outcome"].as_str().unwrap()).collect();
-    assert_eq!(outcomes, ["failed", "done"], "{}", audit.text);
-    assert_eq!(items[1]["machine"], RUNNING);
-    assert_eq!(items[1]["reference"], "run 7");
-    assert_eq!(items[1]["detail"], format!("1 events, {} characters", secret.len()));
+    assert_eq!(outcomes, ["failed", "done", "done"], "{}", audit.text);
+    assert_eq!(items[2]["machine"], RUNNING);
+    assert_eq!(items[2]["reference"], "run 7");
+    assert_eq!(items[2]["detail"], format!("events: 1, characters: {}", secret.len()));
     assert_eq!(items[0]["code"], "input-interrupted");
     let metrics = lab.get("/metrics").await.expect(200);
     assert!(metrics.text.contains("otter_screen_input_seconds_count"), "{}", metrics.text);
@@ -486,6 +502,7 @@ async fn at_most_once_under_each_cut() {
     let text = "abcdefghijklmnopqrstuvwxyz";
     for cut_after in 0..12 {
         send(&lab, json!({"events": [{"keys": ["ctrl-u"]}]})).await.expect(200);
+        shows_typed(&lab, "").await;
         let key = format!("cut {cut_after}");
         let body = json!({"events": [{"text": text}], "interval": "15ms"});
         let request = lab.request(Method::POST, INPUT).header("idempotency-key", &key).json(&body);
@@ -538,7 +555,7 @@ async fn a_crash_types_nothing_twice() {
     assert_eq!(typed_on(host.control()), shown);
     let next = daemon.post(INPUT, json!({"events": [{"keys": ["ctrl-u"]}, {"text": "new"}]})).await;
     next.expect(200);
-    assert_eq!(typed_on(host.control()), "new");
+    eventually("the new text", async || typed_on(host.control()) == "new").await;
     drop(daemon);
     host.stop().await;
 }
@@ -555,10 +572,10 @@ async fn the_commands_type_and_show() {
     let machine = format!("name:{NAME}");
     let (code, text) = otter(&["type", &machine, "Hello", "--interval", "5ms"]).await;
     assert_eq!((code, text.as_str()), (Some(0), "5 characters were typed.\n"));
-    assert_eq!(typed(&lab), "Hello");
+    shows_typed(&lab, "Hello").await;
     let (code, text) = otter(&["type", RUNNING, "--keys", "ctrl-u", "x"]).await;
     assert_eq!(code, Some(0), "{text}");
-    assert_eq!(typed(&lab), "x");
+    shows_typed(&lab, "x").await;
     let (code, text) = otter(&["type", RUNNING, "--keys", "entr"]).await;
     assert!(code == Some(1) && text.contains("enter"), "{text}");
     let file = tempfile::tempdir().unwrap();
@@ -572,5 +589,33 @@ async fn the_commands_type_and_show() {
     let (code, text) = otter(&["screen", "16"]).await;
     assert!(code == Some(0) && text.contains("is off"), "{text}");
     let (code, text) = otter(&["screen", RUNNING, "--text", "--wait-text", "Terminal"]).await;
-    assert!(code == Some(0) && text.contains("user@dom0"), "{text}");
+    assert!(code == Some(0) && text.contains("Terminal"), "{text}");
+}
+
+/// `otter doctor --console`: each step, and a machine that has no screen.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_checks_the_way_to_a_screen() {
+    let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
+    let host = Simulator::start(options).await.unwrap();
+    let doctor = async |arguments: &[&str]| {
+        let mut command = otter_command(&["doctor", "--console"]);
+        command.args(arguments);
+        command.env("OTTER_ESX_URL", host.url());
+        command.env("OTTER_ESX_VERIFY", format!("sha256:{}", host.fingerprint()));
+        command.env("OTTER_ESX_USERNAME", "root").env("OTTER_ESX_PASSWORD", "otter");
+        run_to_exit(command).await
+    };
+    let (code, text) = doctor(&[&format!("name:{NAME}")]).await;
+    assert_eq!(code, Some(0), "{text}");
+    for check in ["ok     machine", "ok     ticket", "ok     frame", "ok     picture"] {
+        assert!(text.contains(check), "{check} in {text}");
+    }
+    assert!(text.contains("800×600") || text.contains("1280×1024"), "{text}");
+    assert_eq!(host.control().open_consoles(RUNNING), 0, "each console is closed");
+    assert_eq!(host.control().sessions(), 0, "doctor logs out");
+    let (code, text) = doctor(&["16"]).await;
+    assert!(code == Some(1) && text.contains("is not on"), "{text}");
+    let (code, text) = doctor(&["none"]).await;
+    assert!(code == Some(1) && text.contains("No machine"), "{text}");
+    host.stop().await;
 }

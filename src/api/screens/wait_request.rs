@@ -184,7 +184,7 @@ fn parse_region(at: &str, text: &str) -> Result<Region, Failure> {
 }
 
 fn parse_still(at: &str, text: &str) -> Result<StillCondition, Failure> {
-    let time = duration::parse(text).map_err(|error| {
+    let time = duration::parse_short(text).map_err(|error| {
         failure_in_body(at, "not-a-duration", format!("still is {}: {error}.", shorten(text)))
     })?;
     if time < Duration::from_millis(1) {

@@ -418,7 +418,7 @@ impl<'c> InputRun<'c> {
         let parts = self.parts;
         let record = AuditRecord::new(parts.clock.now(), AuditAction::ScreenInput, outcome)
             .with_actor(&requester.caller.actor())
-            .with_detail(format!("{events} events, {characters} characters"))
+            .with_detail(format!("events: {events}, characters: {characters}"))
             .with_failure(interruption);
         AuditRecord {
             machine: Some((self.machine.id.clone(), self.machine.name.clone())),
