@@ -163,7 +163,7 @@ impl UpstreamTask {
         self.inputs.close();
         while let Ok(message) = self.inputs.try_recv() {
             // The sender may have gone.
-            drop(message.reply.send(Err(InputLost { maybe_sent: false })));
+            let _ = message.reply.send(Err(InputLost { maybe_sent: false }));
         }
         self.disconnect().await;
     }
@@ -341,7 +341,7 @@ impl UpstreamTask {
             self.metrics.record_input(self.clock.elapsed().saturating_sub(began));
         }
         // The sender may have gone.
-        drop(reply.send(result));
+        let _ = reply.send(result);
     }
 
     async fn lost(&mut self, error: &io::Error) {
